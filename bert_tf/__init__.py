@@ -1,0 +1,40 @@
+"""BERT on today's TensorFlow and Keras: the names below are the package's front door.
+
+Attributes are imported on first use (PEP 562), so that a data preparation worker that needs the
+tokenizer alone does not pay for Keras, and `import bert_tf` works where TensorFlow is absent.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "BertConfig": "config",
+    "SIZES": "config",
+    "FullTokenizer": "tokenization",
+    "bert_encoder": "modeling",
+    "bert_pretrainer": "heads",
+    "AdamWeightDecay": "optimization",
+    "WarmupLinearDecay": "optimization",
+    "create_optimizer": "optimization",
+    "pretraining_dataset": "input_pipeline",
+    "Trainer": "training",
+}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str):
+    """Import the module that holds a public name, or a submodule, on first use."""
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _MODULE_OF.values():
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Names a user can complete."""
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Scripts that turn raw text into TFRecords."""

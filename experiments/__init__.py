@@ -1,0 +1,1 @@
+"""Scripts that train, evaluate, export and benchmark BERT."""
