@@ -1,0 +1,179 @@
+"""Masks of the masked language model drawn anew in tf.data, by the original's rule.
+
+Shapes: B batch, L sequence length, P predictions per sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskingRule:
+    """Which pieces are masked, how many, and what stands in their place.
+
+    Attributes:
+        vocab: piece -> id, in the order of the vocabulary file.
+        masked_lm_prob: fraction of the pieces of a sequence (specials counted) that is predicted.
+        whole_word: choose whole words; a piece beginning with `##` belongs to the word before it.
+        mask_prob: fraction of the chosen pieces that becomes [MASK].
+        random_prob: fraction that becomes a piece drawn from the whole vocabulary.
+        keep_prob: fraction that stays as it is. The three sum to 1.
+
+    Reference:
+        google-research/bert create_pretraining_data.py, lines 342-415; the mix of the three is
+        that of table 8 of arXiv 1810.04805.
+    """
+
+    vocab: Mapping[str, int]
+    masked_lm_prob: float = 0.15
+    whole_word: bool = False
+    mask_prob: float = 0.8
+    random_prob: float = 0.1
+    keep_prob: float = 0.1
+
+    def __post_init__(self):
+        missing = [t for t in ("[PAD]", "[CLS]", "[SEP]", "[MASK]") if t not in self.vocab]
+        if missing:
+            raise ValueError(f"vocab: expected the special tokens, missing {', '.join(missing)}")
+        if not 0.0 < self.masked_lm_prob <= 1.0:
+            raise ValueError(f"masked_lm_prob: expected within (0, 1], got {self.masked_lm_prob}")
+        mix = (self.mask_prob, self.random_prob, self.keep_prob)
+        if min(mix) < 0 or abs(sum(mix) - 1.0) > 1e-9:
+            raise ValueError(
+                f"mask_prob, random_prob, keep_prob: expected fractions that sum to 1, got {mix}"
+            )
+
+    def num_to_predict(self, max_seq_length: int, max_predictions_per_seq: int) -> np.ndarray:
+        """Pieces to predict for each sequence length 0..L: int32 [L + 1].
+
+        A table, because Python rounds halves to even in double precision and the graph must agree.
+        """
+        return np.array(
+            [
+                min(max_predictions_per_seq, max(1, int(round(n * self.masked_lm_prob))))
+                for n in range(max_seq_length + 1)
+            ],
+            np.int32,
+        )
+
+
+def mask_batch(
+    features: Mapping[str, tf.Tensor],
+    *,
+    rule: MaskingRule,
+    max_predictions_per_seq: int,
+    seed: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """Masks a batch of unmasked pre-training examples.
+
+    Args:
+        features: int32 tensors input_ids, input_mask, segment_ids [B, L] with static L, and
+            whatever else should pass through (next_sentence_labels).
+        rule: what to mask.
+        max_predictions_per_seq: P.
+        seed: int32 [2]; the masks depend on it and on the features alone.
+
+    Returns:
+        The features with input_ids masked, and masked_lm_positions, masked_lm_ids (int32 [B, P],
+        ascending positions, padded with 0) and masked_lm_weights (float32 [B, P], 1 where real).
+    """
+    input_ids = features["input_ids"]
+    length = input_ids.shape[1]
+    if length is None:
+        raise ValueError("features['input_ids']: expected a static length, got an unknown one")
+    real = features["input_mask"] > 0
+    special = (input_ids == rule.vocab["[CLS]"]) | (input_ids == rule.vocab["[SEP]"])
+    candidate = real & ~special  # [B, L]
+    seeds = tf.random.split(seed, 3)
+
+    word = _word_index(candidate, input_ids, rule)  # [B, L]
+    budget = tf.gather(
+        tf.constant(rule.num_to_predict(length, max_predictions_per_seq)),
+        tf.reduce_sum(tf.cast(real, tf.int32), axis=1),
+    )  # [B]
+    chosen_word = _choose_words(word, candidate, budget, rule.whole_word, seeds[0])  # [B, L]
+    masked = candidate & tf.gather(chosen_word, tf.maximum(word, 0), batch_dims=1)  # [B, L]
+
+    draw = tf.random.stateless_uniform(tf.shape(input_ids), seeds[1])
+    whole_vocab = tf.constant(list(rule.vocab.values()), tf.int32)
+    random_ids = tf.gather(
+        whole_vocab,
+        tf.random.stateless_uniform(
+            tf.shape(input_ids), seeds[2], 0, len(rule.vocab), dtype=tf.int32
+        ),
+    )
+    replacement = tf.where(
+        draw < rule.mask_prob,
+        rule.vocab["[MASK]"],
+        tf.where(draw < rule.mask_prob + rule.keep_prob, input_ids, random_ids),
+    )
+
+    # The largest of (L - position) are the first positions: top_k sorts them into ascending order.
+    order = tf.where(masked, length - tf.range(length)[None, :], 0)
+    found = tf.math.top_k(order, k=min(max_predictions_per_seq, length)).values  # [B, P]
+    found = tf.pad(found, [[0, 0], [0, max_predictions_per_seq - found.shape[1]]])
+    is_prediction = found > 0
+    positions = tf.where(is_prediction, length - found, 0)
+    labels = tf.gather(input_ids, positions, batch_dims=1)
+    return {
+        **features,
+        "input_ids": tf.where(masked, replacement, input_ids),
+        "masked_lm_positions": positions,
+        "masked_lm_ids": tf.where(is_prediction, labels, 0),
+        "masked_lm_weights": tf.cast(is_prediction, tf.float32),
+    }
+
+
+def _word_index(candidate: tf.Tensor, input_ids: tf.Tensor, rule: MaskingRule) -> tf.Tensor:
+    """Index of the word that each candidate belongs to, int32 [B, L]; -1 before the first."""
+    if not rule.whole_word:
+        return tf.cumsum(tf.cast(candidate, tf.int32), axis=1) - 1
+    continues = np.zeros(max(rule.vocab.values()) + 1, bool)
+    continues[[i for piece, i in rule.vocab.items() if piece.startswith("##")]] = True
+    first = candidate & (tf.cumsum(tf.cast(candidate, tf.int32), axis=1) == 1)
+    starts = candidate & (~tf.gather(tf.constant(continues), input_ids) | first)
+    return tf.cumsum(tf.cast(starts, tf.int32), axis=1) - 1
+
+
+def _choose_words(
+    word: tf.Tensor, candidate: tf.Tensor, budget: tf.Tensor, whole_word: bool, seed: tf.Tensor
+) -> tf.Tensor:
+    """Draws words in random order until the budget is full: bool [B, L] over word indices."""
+    batch, length = tf.shape(word)[0], word.shape[1]
+    num_words = 1 + tf.reduce_max(word, axis=1)  # [B]
+    exists = tf.range(length)[None, :] < num_words[:, None]
+    key = tf.where(exists, tf.random.stateless_uniform(tf.shape(word), seed), 2.0)
+    order = tf.argsort(key, axis=1)  # [B, L]: rank -> word
+    rank = tf.argsort(order, axis=1)  # [B, L]: word -> rank
+    if not whole_word:
+        return exists & (rank < budget[:, None])
+
+    rows = tf.range(batch)[:, None] * length
+    sizes = tf.math.unsorted_segment_sum(
+        tf.reshape(tf.cast(candidate, tf.int32), [-1]),
+        tf.reshape(rows + tf.maximum(word, 0), [-1]),
+        batch * length,
+    )
+    sizes = tf.gather(tf.reshape(sizes, [batch, length]), order, batch_dims=1)
+    # A word that would exceed the budget is passed over and the search goes on, so the sum over
+    # earlier ranks depends on what was taken: one step per rank, for all rows at once.
+    taken = tf.TensorArray(tf.bool, size=length)
+
+    def step(index, filled, taken):
+        size = sizes[:, index]
+        take = (size > 0) & (filled + size <= budget)
+        return index + 1, filled + tf.where(take, size, 0), taken.write(index, take)
+
+    taken = tf.while_loop(
+        lambda index, filled, taken: index < length,
+        step,
+        (0, tf.zeros([batch], tf.int32), taken),
+    )[2]
+    flags = tf.transpose(taken.stack())  # [B, L] by rank
+    flags.set_shape([None, length])
+    return tf.gather(flags, rank, batch_dims=1)
