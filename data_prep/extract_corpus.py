@@ -39,6 +39,7 @@ import os
 import re
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import IO
@@ -65,7 +66,9 @@ _TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
 _EMPTY_BRACKETS = re.compile(r"\s*\([\s,;:/–—-]*\)")
 _BRACKET_LEFTOVER = re.compile(r"\((?:\s*[,;:])+\s*")
 _DOUBLE_PUNCTUATION = re.compile(r"\s+([,;])(?:\s*[,;])*")
-_BULLET = re.compile(r"^(?:BULLET::::[-*#:;.\d]*|[*#:;]+(?=\s))\s*")
+_BULLET = re.compile(r"^(?:BULLET::::[-*#:;.\d]*|[*#:;]+(?=\s)|[•·])\s*")
+# A date or a sound file that was a template leaves its comma: "It fell. , nobody lives there."
+_LEADING_PUNCTUATION = re.compile(r"(^|[.!?][\"')]?\s)\s*[,;]\s+")
 _TABLE_LINE = re.compile(r"^(?:\{\||\|\}|\||!\s)")
 _HEADING_LINE = re.compile(r"^(?:=+[^=].*=+|#+\s.*)$")
 _SENTENCE_END = re.compile(r"[.!?。！？…।؟][\"'”’»)\]]*$")
@@ -166,6 +169,16 @@ def _open_input(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
             yield raw, raw
 
 
+def _readable_lines(path: str, stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines of a stream; a broken compressed file is an error that names the file and the line."""
+    number = 0
+    try:
+        for number, line in enumerate(stream, 1):  # noqa: B007
+            yield line
+    except (EOFError, zlib.error, OSError) as error:
+        raise ValueError(f"{path}:{number + 1}: cannot read further: {error}") from error
+
+
 def _recognise(path: str, first_line: bytes) -> str:
     """Format of a file by its first line that is not empty."""
     start = first_line.lstrip()
@@ -197,7 +210,7 @@ def read_documents(
       OSError: where it cannot be read.
     """
     with _open_input(path) as (stream, raw):
-        numbered = enumerate(stream, 1)
+        numbered = enumerate(_readable_lines(path, stream), 1)
         held: list[tuple[int, bytes]] = []
         for number, line in numbered:
             if number == 1 and line.startswith(b"\xef\xbb\xbf"):
@@ -215,13 +228,10 @@ def read_documents(
 
         def lines() -> Iterator[tuple[int, bytes]]:
             yield from held
-            try:
-                for number, line in numbered:
-                    if progress and number % 1024 == 0:
-                        progress(raw.tell())
-                    yield number, line
-            except (EOFError, gzip.zlib.error, gzip.BadGzipFile) as error:  # type: ignore[attr-defined]
-                raise ValueError(f"{path}: broken compressed file: {error}") from error
+            for number, line in numbered:
+                if progress and number % 1024 == 0:
+                    progress(raw.tell())
+                yield number, line
 
         cutter = {"wikiextractor": _cut_wiki, "jsonl": _cut_jsonl, "text": _cut_text}[kind]
         yield from cutter(path, lines(), options)
@@ -338,6 +348,7 @@ def clean_wiki_line(line: str) -> str:
         line = re.sub("'{2,5}", "", line)
     if "(" in line:  # Pronunciations and coordinates leave "()" and "(; " behind.
         line = _BRACKET_LEFTOVER.sub("(", _EMPTY_BRACKETS.sub("", line))
+    line = _LEADING_PUNCTUATION.sub(r"\1", line)
     if " ," in line or " ;" in line:
         line = _DOUBLE_PUNCTUATION.sub(r"\1", line)
     return line.strip()
