@@ -575,7 +575,7 @@ def _results(batches, options: Options, num_workers: int) -> Iterator[tuple[byte
 
 
 @contextlib.contextmanager
-def _atomic_output(path: str | None) -> Iterator[Callable[[bytes], object]]:
+def atomic_output(path: str | None) -> Iterator[Callable[[bytes], object]]:
     """Yield a write function; the file gets its name only when everything was written."""
     if path is None:
         yield lambda data: None
@@ -673,8 +673,8 @@ def extract_corpus(
             def progress(position: int) -> None:
                 bar.update(position - bar.n)
 
-        write = stack.enter_context(_atomic_output(output_file))
-        write_heldout = stack.enter_context(_atomic_output(heldout_output_file or None))
+        write = stack.enter_context(atomic_output(output_file))
+        write_heldout = stack.enter_context(atomic_output(heldout_output_file or None))
         batches = _batches(paths, options, max_documents, progress)
         for train, heldout, batch_counts in _results(batches, options, num_workers):
             write(train)
