@@ -8,18 +8,34 @@ setup(
     name="bert-tf",
     version="0.1.0",
     description="BERT, whole, on today's TensorFlow and Keras",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-    if Path(__file__).with_name("README.md").exists()
-    else "",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.11,<3.13",
     packages=["bert_tf", "data_prep", "experiments"],
     install_requires=[
         "absl-py>=2.1",
-        "google-crc32c>=1.5",
-        "keras>=3.10,<4",
+        "google-crc32c>=1.5",  # checksums of TFRecords in workers that do not load TensorFlow
+        "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
+        "keras>=3.13,<4",
+        "keras-nlp>=0.26",
+        "matplotlib>=3.8",
         "numpy>=1.26",
-        "tensorflow>=2.19,<2.22",
+        "sentencex>=1.0",  # sentence splitting with rules inside the package
+        "tensorboard>=2.20",
+        "tensorflow>=2.20,<2.22",
+        "tensorflow-datasets>=4.9.8",
+        "tensorflow-text>=2.20,<2.22",
+        "tokenizers>=0.20",  # the trainer of WordPiece vocabularies
+        "tqdm>=4.66",
     ],
+    extras_require={
+        "test": [
+            "psutil>=5.9",
+            "pyright[nodejs]>=1.1.390",
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff>=0.9",
+        ],
+    },
 )

@@ -1,0 +1,46 @@
+# Each target sets up what it needs: a virtual environment in .venv with the tested versions.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# Two processes share small machines well: each test file stays in one of them.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.PHONY: quickstart test test-slow lint format clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python experiments/quickstart.py --output_dir=quickstart
+
+test: $(VENV)/.installed-test
+	$(PYTEST)
+
+test-slow: $(VENV)/.installed-test
+	$(PYTEST) -m slow
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else \
+	"bert-tf needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + \
+	"; name another with make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python setup.py constraints.txt
+	@echo "Installing TensorFlow and the rest into $(VENV): about 2 GB and a few minutes, once"
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) quickstart *.egg-info

@@ -1,0 +1,131 @@
+"""Imports point downward, and the light modules stay light."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+PACKAGES = ("bert_tf", "data_prep", "experiments")
+
+LEVELS = {
+    "config": 0,
+    "tokenization": 0,
+    "losses": 0,
+    "metrics": 0,
+    "optimization": 0,
+    "records": 1,
+    "layers": 2,
+    "preprocessing": 2,
+    "dynamic_masking": 2,
+    "modeling": 3,
+    "checkpoints": 4,
+    "input_pipeline": 4,
+    "heads": 4,
+    "training": 5,
+    "export": 5,
+}
+DATA_PREP_MAY_USE = {"config", "tokenization", "records", "tasks"}
+BACKEND_NEUTRAL = ("config", "losses", "optimization", "layers", "modeling", "heads")
+
+
+def imports_of(path: pathlib.Path) -> set[str]:
+    """Dotted names that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the full name"
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def own_modules(path: pathlib.Path) -> set[str]:
+    """Names of bert_tf modules that a file imports."""
+    modules = set()
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] == "bert_tf" and len(parts) > 1:
+            modules.add(parts[1])
+    return modules
+
+
+def library_files():
+    return [p for p in sorted((REPOSITORY / "bert_tf").glob("*.py")) if p.stem != "__init__"]
+
+
+@pytest.mark.parametrize("path", library_files(), ids=lambda p: p.stem)
+def test_library_imports_point_downward(path):
+    assert path.stem in LEVELS, f"give {path.stem} its level in DESIGN order"
+    for module in own_modules(path):
+        assert LEVELS[module] < LEVELS[path.stem], (
+            f"{path.stem} imports {module}, which is not below"
+        )
+    for name in imports_of(path):
+        assert name.split(".")[0] not in ("data_prep", "experiments"), f"{path.stem} imports {name}"
+
+
+def test_data_prep_uses_the_light_modules_only():
+    for path in sorted((REPOSITORY / "data_prep").glob("*.py")):
+        assert own_modules(path) <= DATA_PREP_MAY_USE, path.name
+        for name in imports_of(path):
+            assert name.split(".")[0] not in ("experiments", "tensorflow", "keras"), path.name
+
+
+@pytest.mark.parametrize("module", BACKEND_NEUTRAL)
+def test_backend_neutral_modules_do_not_name_tensorflow(module):
+    names = imports_of(REPOSITORY / "bert_tf" / f"{module}.py")
+    assert not [n for n in names if n.split(".")[0] in ("tensorflow", "tensorflow_text", "jax")]
+
+
+def python(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_light_imports_load_neither_tensorflow_nor_keras():
+    code = (
+        "import sys, bert_tf, bert_tf.tokenization, bert_tf.records\n"
+        "import data_prep.create_pretraining_data, data_prep.extract_corpus\n"
+        "import data_prep.learn_vocab\n"
+        "print(sorted({'tensorflow', 'keras', 'keras_hub', 'torch'} & set(sys.modules)))"
+    )
+    assert python(code).strip() == "[]"
+
+
+BLOCK_TENSORFLOW = (
+    "import sys\n"
+    "class Block:\n"
+    "    def find_spec(self, name, path=None, target=None):\n"
+    "        if name.split('.')[0] in ('tensorflow', 'tensorflow_text', 'tensorboard'):\n"
+    "            raise ModuleNotFoundError(name)\n"
+    "sys.meta_path.insert(0, Block())\n"
+)
+
+
+@pytest.mark.jax
+def test_model_runs_where_tensorflow_is_not_installed():
+    pytest.importorskip("jax")
+    code = BLOCK_TENSORFLOW + (
+        "import numpy as np, bert_tf\n"
+        "config = bert_tf.BertConfig(vocab_size=31, hidden_size=14, num_hidden_layers=2,"
+        " num_attention_heads=2, intermediate_size=17, max_position_embeddings=13)\n"
+        "model = bert_tf.bert_pretrainer(config)\n"
+        "x = {k: np.ones((3, 11), 'int32') for k in ('input_ids', 'input_mask', 'segment_ids')}\n"
+        "x['masked_lm_positions'] = np.ones((3, 5), 'int32')\n"
+        "print({k: v.shape for k, v in sorted(model(x).items())})\n"
+    )
+    out = python(code, KERAS_BACKEND="jax")
+    assert "'masked_lm_logits': (3, 5, 31)" in out and "'next_sentence_logits': (3, 2)" in out
