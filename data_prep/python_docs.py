@@ -152,13 +152,21 @@ def source_texts(source: str) -> list[str]:
         tree = ast.parse(source)
     texts: list[tuple[int, str]] = []
     in_string: set[int] = set()
-    for node in ast.walk(tree):
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node)
             if docstring:
                 texts.append((node.body[0].lineno, docstring))
-        elif isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno:
-            in_string.update(range(node.lineno, node.end_lineno + 1))
+        if isinstance(node, ast.Constant | ast.JoinedStr):
+            in_string.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        # What stands on one line cannot hide a comment in a string: most expressions end here.
+        pending += [
+            child
+            for child in ast.iter_child_nodes(node)
+            if (getattr(child, "end_lineno", None) or 1) > getattr(child, "lineno", 0)
+        ]
     block: list[str] = []
     for number, line in enumerate([*source.split("\n"), ""], 1):
         comment = _COMMENT.match(line) if number not in in_string else None
