@@ -1,0 +1,406 @@
+"""The configuration of a BERT model: one frozen dataclass, and the sizes that were released."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+_logger = logging.getLogger(__name__)
+
+# The names of activations. Inside this package "gelu" alone is never used: the original code means
+# the tanh form by it (since bee6030, 2019-02-07), transformers the exact form.
+ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu", "tanh", "linear")
+
+# What `hidden_act` says in a file, and what it means there. "gelu_tanh" and "gelu_erf" may stand in
+# Google's files as well: we write the exact form so, since the original code has no name for it.
+_GOOGLE_ACTIVATIONS = {
+    "gelu": "gelu_tanh",
+    "gelu_tanh": "gelu_tanh",
+    "gelu_erf": "gelu_erf",
+    "relu": "relu",
+    "tanh": "tanh",
+    "linear": "linear",
+    "": "linear",
+}
+_HF_ACTIVATIONS = {
+    "gelu": "gelu_erf",
+    "gelu_python": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "tanh": "tanh",
+    "linear": "linear",
+}
+
+# Keys of released files by Google (Chinese and multilingual models) that no code of theirs reads.
+_GOOGLE_UNUSED_KEYS = frozenset(
+    {
+        "directionality",
+        "pooler_fc_size",
+        "pooler_num_attention_heads",
+        "pooler_num_fc_layers",
+        "pooler_size_per_head",
+        "pooler_type",
+    }
+)
+# Keys that only transformers writes: one of them makes a file theirs.
+_HF_MARKS = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "dtype",
+        "is_decoder",
+        "model_type",
+        "position_embedding_type",
+        "torch_dtype",
+        "transformers_version",
+    }
+)
+# Keys of transformers that change the computation, and the only values that BERT has.
+_HF_REQUIRED = {
+    "model_type": "bert",
+    "position_embedding_type": "absolute",
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+# Defaults of transformers' BertConfig for keys of ours that a file of theirs may leave out.
+_HF_DEFAULTS = {"vocab_size": 30522, "hidden_act": "gelu"}
+# transformers' names for keys of ours.
+_HF_RENAMED = {"is_decoder": "left_to_right"}
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """The sizes and rates of a BERT model, under the keys of `bert_config.json`.
+
+    Reference: `BertConfig` of google-research/bert `modeling.py`; arXiv 1810.04805, section 3.
+
+    Raises:
+        ValueError: on construction, if a value has the wrong type or is out of its range.
+    """
+
+    vocab_size: int  # Rows of the word embeddings; no default, it must equal the vocabulary.
+    hidden_size: int = 768  # Width of the encoder; BASE's.
+    num_hidden_layers: int = 12  # Transformer layers; BASE's.
+    num_attention_heads: int = 12  # Must divide hidden_size; 64 wide each in all released models.
+    intermediate_size: int = 3072  # Width of the feed-forward layer; 4 * hidden_size in the paper.
+    hidden_act: str = "gelu_tanh"  # One of ACTIVATIONS; the form of the original's current code.
+    hidden_dropout_prob: float = 0.1  # On embeddings and on what joins the residual; the paper's.
+    attention_probs_dropout_prob: float = 0.1  # On attention probabilities; the paper's.
+    max_position_embeddings: int = 512  # Longest sequence; any size, the paper's is 512.
+    # The original's code says 16, but every released file says 2: next sentence prediction knows
+    # two segments, and a default must not give a model no released weights fit.
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02  # Deviation of the normal that is cut off at twice this.
+    layer_norm_eps: float = 1e-12  # The original's, from tf.contrib.layers.layer_norm.
+    left_to_right: bool = False  # Causal mask: the paper's LTR ablation (section 5.1).
+    # Whether the pre-training model has the NSP head. Without it nothing trains the pooler.
+    next_sentence_prediction: bool = True
+    # Keys of the file this was read from that mean nothing to the model: kept to be shown.
+    ignored_keys: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
+
+    def __post_init__(self):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < 1:
+                raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+        for name in ("initializer_range", "layer_norm_eps"):
+            value = getattr(self, name)
+            if not _is_number(value) or not value > 0:
+                raise ValueError(f"{name} must be a positive number, got {value!r}")
+        for name in ("left_to_right", "next_sentence_prediction"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r}")
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(
+                f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r} "
+                "('gelu' alone is the tanh form in Google's files and the exact one in those of "
+                "transformers: name which)"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} "
+                f"and {self.num_attention_heads}"
+            )
+
+    @classmethod
+    def from_size(cls, size: str, *, vocab_size: int, **overrides: Any) -> BertConfig:
+        """Make the configuration of a released size.
+
+        Args:
+            size: a key of SIZES, as "mini" or "4/256" (layers/width).
+            vocab_size: rows of the word embeddings.
+            **overrides: any other field.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: if the size is not in SIZES or a field is wrong.
+        """
+        if size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+        row = dataclasses.asdict(SIZES[size])
+        del row["parameters"]
+        return cls.from_dict({"vocab_size": vocab_size, **row, **overrides})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BertConfig:
+        """Make a configuration from the field names and values of this class (see `to_dict`).
+
+        Raises:
+            ValueError: if a key is unknown, vocab_size is missing or a value is wrong.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - fields)
+        if unknown:
+            raise ValueError(
+                f"unknown configuration keys: {', '.join(unknown)}; known are "
+                f"{', '.join(sorted(fields))}"
+            )
+        if "vocab_size" not in values:
+            raise ValueError("the configuration lacks vocab_size")
+        values = dict(values)
+        values["ignored_keys"] = tuple(values.get("ignored_keys", ()))
+        return cls(**values)
+
+    @classmethod
+    def from_json_file(cls, path: str | os.PathLike, *, style: str | None = None) -> BertConfig:
+        """Read Google's `bert_config.json` or the `config.json` of transformers.
+
+        Which of the two it is shows in its keys: `model_type`, `architectures`,
+        `transformers_version` and the like are only written by transformers. This matters, because
+        `hidden_act` "gelu" is the tanh form in Google's files and the exact form in the others.
+
+        Keys without meaning for the model are listed in `ignored_keys` of the result and logged: in
+        Google's files those of its own unused pooler settings, in transformers' files any.
+
+        Args:
+            path: the file.
+            style: "google" or "hf" to say which it is, None (default) to find out.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is not a JSON object, a key of a Google file is unknown, or a
+                value is wrong; the message names the file.
+        """
+        path = os.fspath(path)
+        with open(path, encoding="utf-8") as file:
+            try:
+                values = json.load(file)
+            except ValueError as error:
+                raise ValueError(f"{path}: not a JSON file: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
+        if style not in (None, "google", "hf"):
+            raise ValueError(f"style must be 'google', 'hf' or None, got {style!r}")
+        if style is None:
+            style = "hf" if _HF_MARKS & set(values) else "google"
+        try:
+            config = cls.from_dict(_READERS[style](values))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if config.ignored_keys:
+            _logger.info("%s: ignored keys: %s", path, ", ".join(config.ignored_keys))
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field under its name, without `ignored_keys`, as plain JSON values."""
+        values = dataclasses.asdict(self)
+        del values["ignored_keys"]
+        return values
+
+    def to_json_string(self) -> str:
+        """Return the text of a `bert_config.json`: Google's keys, sorted, read back identically.
+
+        The tanh form of gelu is written "gelu", as the original code reads it; the exact form, for
+        which it has no name, "gelu_erf". Keys that the original lacks are written only where they
+        differ from their defaults.
+        """
+        values = self.to_dict()
+        if self.hidden_act == "gelu_tanh":
+            values["hidden_act"] = "gelu"
+        for name, default in _OWN_KEYS.items():
+            if values[name] == default:
+                del values[name]
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, path: str | os.PathLike) -> None:
+        """Write `to_json_string` to a file.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(self.to_json_string())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(BertConfig)}
+# Fields that the original's configuration does not have, with their defaults.
+_OWN_KEYS = {
+    name: _FIELDS[name].default
+    for name in ("layer_norm_eps", "left_to_right", "next_sentence_prediction")
+}
+
+
+def _activation(values: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Translate what a file calls its activation."""
+    name = values.get("hidden_act", "gelu")
+    if name is None:
+        name = ""  # The original takes null as no activation.
+    if not isinstance(name, str) or name.lower() not in names:
+        raise ValueError(f"hidden_act must be one of {', '.join(names)}, got {name!r}")
+    return names[name.lower()]
+
+
+def _read_google(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate the keys of Google's `bert_config.json`."""
+    if "type_vocab_size" not in values:
+        raise ValueError(
+            "type_vocab_size is missing: the original code would take 16, every released model "
+            "has 2; write the one that is meant into the file"
+        )
+    ignored = _GOOGLE_UNUSED_KEYS & set(values)
+    result = {key: value for key, value in values.items() if key not in ignored}
+    result["hidden_act"] = _activation(values, _GOOGLE_ACTIVATIONS)
+    result["ignored_keys"] = tuple(sorted(ignored))
+    return result
+
+
+def _read_hf(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate the keys of the `config.json` of transformers."""
+    values = {**_HF_DEFAULTS, **values}
+    for key, expected in _HF_REQUIRED.items():
+        if key in values and values[key] != expected:
+            raise ValueError(f"{key} must be {expected!r} for BERT, got {values[key]!r}")
+    result = {}
+    ignored = []
+    for key, value in values.items():
+        key_here = _HF_RENAMED.get(key, key)
+        if key_here in _FIELDS and key != "ignored_keys":
+            result[key_here] = value
+        elif key not in _HF_REQUIRED:
+            ignored.append(key)
+    result["hidden_act"] = _activation(values, _HF_ACTIVATIONS)
+    result["ignored_keys"] = tuple(sorted(ignored))
+    return result
+
+
+_READERS = {"google": _read_google, "hf": _read_hf}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """The sizes of a released model, and its exact number of parameters.
+
+    `parameters` counts the encoder with its pooler, without pre-training heads, for the uncased
+    English vocabulary (30,522), 512 positions and 2 segments.
+    """
+
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+    parameters: int
+
+
+def _size(num_hidden_layers: int, hidden_size: int, parameters: int) -> Size:
+    """Make a row: heads are 64 wide and the feed-forward layer is four times the width in all."""
+    return Size(num_hidden_layers, hidden_size, hidden_size // 64, hidden_size * 4, parameters)
+
+
+# BASE and LARGE: arXiv 1810.04805, section 3. The 24 small models ("layers/width"): arXiv
+# 1908.08962, and the table in the README of google-research/bert (12/768 is BASE).
+SIZES: dict[str, Size] = {
+    "2/128": _size(2, 128, 4_385_920),
+    "2/256": _size(2, 256, 9_591_040),
+    "2/512": _size(2, 512, 22_458_880),
+    "2/768": _size(2, 768, 38_603_520),
+    "4/128": _size(4, 128, 4_782_464),
+    "4/256": _size(4, 256, 11_170_560),
+    "4/512": _size(4, 512, 28_763_648),
+    "4/768": _size(4, 768, 52_779_264),
+    "6/128": _size(6, 128, 5_179_008),
+    "6/256": _size(6, 256, 12_750_080),
+    "6/512": _size(6, 512, 35_068_416),
+    "6/768": _size(6, 768, 66_955_008),
+    "8/128": _size(8, 128, 5_575_552),
+    "8/256": _size(8, 256, 14_329_600),
+    "8/512": _size(8, 512, 41_373_184),
+    "8/768": _size(8, 768, 81_130_752),
+    "10/128": _size(10, 128, 5_972_096),
+    "10/256": _size(10, 256, 15_909_120),
+    "10/512": _size(10, 512, 47_677_952),
+    "10/768": _size(10, 768, 95_306_496),
+    "12/128": _size(12, 128, 6_368_640),
+    "12/256": _size(12, 256, 17_488_640),
+    "12/512": _size(12, 512, 53_982_720),
+    "12/768": _size(12, 768, 109_482_240),
+    "24/1024": _size(24, 1024, 335_141_888),
+}
+SIZES |= {
+    "tiny": SIZES["2/128"],
+    "mini": SIZES["4/256"],
+    "small": SIZES["4/512"],
+    "medium": SIZES["8/512"],
+    "base": SIZES["12/768"],
+    "large": SIZES["24/1024"],
+}
+
+BASE = BertConfig.from_size("base", vocab_size=30522)
+LARGE = BertConfig.from_size("large", vocab_size=30522)
+
+
+def parameter_count(
+    config: BertConfig, pooler: bool = True, pretraining_heads: bool = False
+) -> int:
+    """Return the exact number of trainable parameters of a model.
+
+    Args:
+        config: the model's configuration.
+        pooler: whether to count the pooler, as papers do.
+        pretraining_heads: whether to count the heads of `heads.bert_pretrainer` (the next sentence
+            head where the configuration has it); the tied word embeddings count once.
+
+    Returns:
+        The number of parameters.
+    """
+    width, inner = config.hidden_size, config.intermediate_size
+    layer_norm = 2 * width
+    square = width * width + width
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    feed_forward = (width * inner + inner) + (inner * width + width)
+    count = rows * width + layer_norm
+    count += config.num_hidden_layers * (4 * square + feed_forward + 2 * layer_norm)
+    if pooler:
+        count += square
+    if pretraining_heads:
+        count += square + layer_norm + config.vocab_size
+        if config.next_sentence_prediction:
+            count += 2 * width + 2
+    return count

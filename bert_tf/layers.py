@@ -1,0 +1,532 @@
+"""The layers of BERT: pure functions for the mathematics, layers for the variables.
+
+Layers are named so that `variable.path` is the variable's name in the original's checkpoints. The
+encoder keeps hidden states as a matrix of rows, as the original does: dense layers are then plain
+matrix products, without reshapes.
+
+Shape legend: B batch, F from-length (queries), T to-length (keys), N heads, H head size, D hidden
+size, I intermediate size, V vocabulary, S segments, R = B * F rows.
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from bert_tf.config import BertConfig
+
+# What the original adds to the attention scores of masked keys. It is not minus infinity: where all
+# keys are masked, the scores still count.
+MASKED_SCORE = -10000.0
+
+# Dropout sites of one transformer layer: attention probabilities, attention output, layer output.
+_DROPOUTS_PER_LAYER = 3
+
+
+def gelu_tanh(x):
+    """Return the Gaussian error linear unit in its tanh form, the original's. Any float tensor."""
+    return ops.gelu(x, approximate=True)
+
+
+def gelu_erf(x):
+    """Return the exact Gaussian error linear unit, that of transformers. Any float tensor."""
+    # Not ops.gelu(approximate=False): that exports to ONNX as Erfc, which ONNX does not have.
+    half = ops.cast(0.5, x.dtype)
+    return half * x * (1.0 + ops.erf(x * ops.cast(math.sqrt(0.5), x.dtype)))
+
+
+# config.ACTIVATIONS to functions.
+ACTIVATION_FUNCTIONS = {
+    "gelu_tanh": gelu_tanh,
+    "gelu_erf": gelu_erf,
+    "relu": ops.relu,
+    "tanh": ops.tanh,
+    "linear": lambda x: x,
+}
+
+
+def layer_norm(x, gamma, beta, epsilon):
+    """Normalise the last axis to mean 0 and variance 1, then scale and shift; all in float32.
+
+    Args:
+        x: float [..., D].
+        gamma: float32 [D].
+        beta: float32 [D].
+        epsilon: added to the variance.
+
+    Returns:
+        float32 [..., D].
+
+    Reference: `layer_norm` of google-research/bert `modeling.py` (epsilon 1e-12, which is 0 in
+    float16: hence float32).
+    """
+    x = ops.cast(x, "float32")
+    centred = x - ops.mean(x, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+    return centred * (ops.rsqrt(variance + epsilon) * gamma) + beta
+
+
+def attention_adder(input_mask, length=None, left_to_right=False):
+    """Return what to add to attention scores: 0 where a query may see a key, else -10000.
+
+    Args:
+        input_mask: integer [B, T], 1 for tokens and 0 for padding. It hides keys only: padding
+            queries still attend, as in the original.
+        length: F, the number of queries; only needed for `left_to_right`.
+        left_to_right: whether a query sees only keys up to its own position.
+
+    Returns:
+        float32 [B, 1, 1, T], or [B, 1, F, T] with `left_to_right`.
+    """
+    mask = ops.cast(input_mask, "float32")[:, None, None, :]  # [B, 1, 1, T]
+    if left_to_right:
+        positions = ops.arange(length)
+        causal = ops.expand_dims(positions, 1) >= ops.expand_dims(positions, 0)  # [F, T]
+        mask = mask * ops.cast(causal, "float32")  # [B, 1, F, T]
+    return (1.0 - mask) * MASKED_SCORE
+
+
+def attention_probabilities(query, key, adder):
+    """Return how much each query attends to each key, in float32.
+
+    Args:
+        query: float [B, F, N, H].
+        key: float [B, T, N, H].
+        adder: float32 [B, 1, 1 or F, T], see `attention_adder`.
+
+    Returns:
+        float32 [B, N, F, T], summing to 1 over T.
+    """
+    # The original scales the scores. Scaling queries is exact for heads of 64 (by 1/8), touches
+    # fewer numbers, and keeps float16 scores from overflowing.
+    query = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
+    scores = ops.einsum("BFNH,BTNH->BNFT", query, key)  # [B, N, F, T]
+    return ops.softmax(ops.cast(scores, "float32") + adder)
+
+
+def check_length(length, config):
+    """Refuse sequences for which the model has no position embeddings.
+
+    Args:
+        length: the number of positions F, or None if it is not known yet.
+        config: the model's configuration.
+
+    Raises:
+        ValueError: if F is above max_position_embeddings.
+    """
+    if length is not None and length > config.max_position_embeddings:
+        raise ValueError(
+            f"input_ids has {length} positions, but max_position_embeddings of the configuration "
+            f"is {config.max_position_embeddings}"
+        )
+
+
+# --- Dropout ------------------------------------------------------------------------------------
+# A mask bit is a hash of the element's index and of a key. Against the usual generators this costs
+# a few integer operations that XLA fuses into the multiplication (it draws philox numbers 15 to 20
+# times slower than TensorFlow's kernel on CPU), and gives the same masks on every backend, compiled
+# or not. It also makes recomputation safe: the key is an argument, not a state.
+
+
+def _uint32(value):
+    return ops.convert_to_tensor(np.uint32(value), dtype="uint32")
+
+
+def _wrap(x):
+    """Keep the low 32 bits on torch, where Keras holds uint32 in int64."""
+    if keras.backend.backend() == "torch":
+        return ops.bitwise_and(x, 0xFFFFFFFF)
+    return x
+
+
+def _xor_shift(x, bits):
+    return ops.bitwise_xor(x, ops.right_shift(x, _uint32(bits)))
+
+
+def hash_uint32(x, key):
+    """Hash integers under a key of two words.
+
+    The rounds are those of triple32 (C. Wellons, hash-prospector), whose output bits each depend on
+    every input bit nearly evenly. The second word enters between the rounds: with the first alone
+    masks of two keys would be reorderings of one another.
+
+    Args:
+        x: uint32 tensor.
+        key: uint32 [2].
+
+    Returns:
+        uint32 tensor of the shape of x.
+    """
+    x = ops.bitwise_xor(x, key[0])
+    x = _wrap(_xor_shift(x, 17) * _uint32(0xED5AD4BB))
+    x = ops.bitwise_xor(_xor_shift(x, 11), key[1])
+    x = _wrap(x * _uint32(0xAC4C1B51))
+    x = _wrap(_xor_shift(x, 15) * _uint32(0x31848BAB))
+    return _xor_shift(x, 14)
+
+
+def dropout_keys(seed, count):
+    """Derive independent keys for the dropouts of one forward pass.
+
+    Args:
+        seed: integer [2] with values below 2**32, as `keras.random.SeedGenerator.next` gives.
+        count: the number of keys.
+
+    Returns:
+        uint32 [count, 2].
+    """
+    indices = ops.convert_to_tensor(np.arange(2 * count, dtype=np.uint32), dtype="uint32")
+    return ops.reshape(hash_uint32(indices, ops.cast(seed, "uint32")), (count, 2))
+
+
+def dropout(x, rate, key):
+    """Set a fraction of elements to 0 and scale the others up to keep the mean.
+
+    Args:
+        x: float tensor of fewer than 2**32 elements.
+        rate: Python float, the probability to drop an element.
+        key: uint32 [2], from `dropout_keys`; None for no dropout, as in evaluation.
+
+    Returns:
+        Tensor like x.
+    """
+    if key is None or rate == 0.0:
+        return x
+    shape = ops.shape(x)
+    index = ops.cast(ops.arange(math.prod(shape), dtype="int32"), "uint32")
+    bits = ops.reshape(hash_uint32(index, key), shape)
+    kept = ops.cast(bits >= _uint32(round(rate * 2**32)), x.dtype)
+    return x * (kept * ops.cast(1.0 / (1.0 - rate), x.dtype))
+
+
+# --- Layers -------------------------------------------------------------------------------------
+
+
+class ConfiguredLayer(keras.layers.Layer):
+    """A layer whose sizes are those of a `BertConfig`.
+
+    Args:
+        config: the model's configuration.
+        **kwargs: `name`, `dtype` (a policy) and `trainable` of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if config is not a BertConfig.
+    """
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(config, BertConfig):
+            raise ValueError(f"config must be a BertConfig, got {type(config).__name__}")
+        self.config = config
+
+    def make_kernel(self, name: str, shape: tuple[int, ...], **kwargs):
+        """Add a weight drawn from the original's normal, cut off at two deviations."""
+        initializer = keras.initializers.TruncatedNormal(stddev=self.config.initializer_range)
+        return self.add_weight(name=name, shape=shape, initializer=initializer, **kwargs)
+
+    def make_dense(self, units: int, name: str) -> keras.layers.Dense:
+        """Make a dense layer with the original's initial values."""
+        initializer = keras.initializers.TruncatedNormal(stddev=self.config.initializer_range)
+        return keras.layers.Dense(
+            units, kernel_initializer=initializer, name=name, dtype=self.dtype_policy
+        )
+
+    def make_layer(self, layer_class, name: str):
+        """Make a layer of the same configuration and precision."""
+        return layer_class(self.config, name=name, dtype=self.dtype_policy)
+
+    def get_config(self):
+        """Return the arguments."""
+        return {**super().get_config(), "config": self.config.to_dict()}
+
+    @classmethod
+    def from_config(cls, config):
+        """Make the layer from what `get_config` returned."""
+        return super().from_config({**config, "config": BertConfig.from_dict(config["config"])})
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class LayerNorm(ConfiguredLayer):
+    """Layer normalisation over the hidden size, in float32 whatever the policy.
+
+    Variables: gamma [D], beta [D].
+    """
+
+    def build(self, input_shape=None):
+        """Make the variables."""
+        shape = (self.config.hidden_size,)
+        self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones", autocast=False)
+        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros", autocast=False)
+
+    def call(self, x):
+        """Normalise [..., D]; returns the compute dtype."""
+        x = layer_norm(x, self.gamma, self.beta, self.config.layer_norm_eps)
+        return ops.cast(x, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class Embeddings(ConfiguredLayer):
+    """Sum of word, position and segment embeddings, then LayerNorm and dropout.
+
+    Variables: word_embeddings [V, D], token_type_embeddings [S, D], position_embeddings
+    [max_position_embeddings, D], LayerNorm.
+
+    Reference: `embedding_lookup` and `embedding_postprocessor` of google-research/bert.
+    """
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.layer_norm = self.make_layer(LayerNorm, "LayerNorm")
+
+    def build(self, input_shape=None):
+        """Make the variables."""
+        # In float32 up to LayerNorm: looking up rows first is less work than casting the tables.
+        config, width = self.config, self.config.hidden_size
+        self.word_embeddings = self.make_kernel(
+            "word_embeddings", (config.vocab_size, width), autocast=False
+        )
+        self.token_type_embeddings = self.make_kernel(
+            "token_type_embeddings", (config.type_vocab_size, width), autocast=False
+        )
+        self.position_embeddings = self.make_kernel(
+            "position_embeddings", (config.max_position_embeddings, width), autocast=False
+        )
+        self.layer_norm.build()
+
+    def call(self, input_ids, segment_ids, dropout_key=None):
+        """Embed word pieces.
+
+        Args:
+            input_ids: integer [B, F].
+            segment_ids: integer [B, F].
+            dropout_key: uint32 [2], or None for no dropout.
+
+        Returns:
+            Rows [R, D] in the compute dtype.
+
+        Raises:
+            ValueError: if F is known and above max_position_embeddings.
+        """
+        config = self.config
+        check_length(input_ids.shape[1], config)
+        batch, length = ops.shape(input_ids)
+        flat_ids = ops.reshape(input_ids, (-1,))  # [R]
+        flat_segment_ids = ops.reshape(segment_ids, (-1,))  # [R]
+        words = ops.take(self.word_embeddings, flat_ids, axis=0)  # [R, D]
+        # Few segments: a product with one-hot rows, whose gradient is a product as well.
+        one_hot = ops.one_hot(flat_segment_ids, config.type_vocab_size, dtype="float32")  # [R, S]
+        segments = ops.matmul(one_hot, self.token_type_embeddings)  # [R, D]
+        positions = ops.convert_to_tensor(self.position_embeddings)[None, :length]  # [1, F, D]
+        embedded = ops.reshape(words + segments, (batch, length, config.hidden_size)) + positions
+        embedded = ops.reshape(embedded, (-1, config.hidden_size))  # [R, D]
+        # LayerNorm casts to the compute dtype; its own autocasting of inputs would come too early.
+        embedded = layer_norm(
+            embedded, self.layer_norm.gamma, self.layer_norm.beta, config.layer_norm_eps
+        )
+        embedded = ops.cast(embedded, self.compute_dtype)
+        return dropout(embedded, config.hidden_dropout_prob, dropout_key)
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class SelfAttention(ConfiguredLayer):
+    """Multi-head attention of a sequence to itself, before the output projection.
+
+    Variables: query, key, value, each a dense layer with kernel [D, N * H].
+
+    Reference: `attention_layer` of google-research/bert `modeling.py`.
+    """
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.query = self.make_dense(config.hidden_size, "query")
+        self.key = self.make_dense(config.hidden_size, "key")
+        self.value = self.make_dense(config.hidden_size, "value")
+
+    def build(self, input_shape=None):
+        """Make the variables."""
+        for layer in (self.query, self.key, self.value):
+            layer.build((None, self.config.hidden_size))
+
+    def call(self, rows, adder, dropout_key=None):
+        """Attend.
+
+        Args:
+            rows: float [R, D].
+            adder: float32 [B, 1, 1 or F, F], see `attention_adder`.
+            dropout_key: uint32 [2], or None for no dropout.
+
+        Returns:
+            (context, probabilities): rows [R, D], and float32 [B, N, F, T] before dropout.
+        """
+        config = self.config
+        heads = config.num_attention_heads
+        shape = (ops.shape(adder)[0], ops.shape(adder)[-1], heads, config.hidden_size // heads)
+        query = ops.reshape(self.query(rows), shape)  # [B, F, N, H]
+        key = ops.reshape(self.key(rows), shape)  # [B, T, N, H]
+        value = ops.reshape(self.value(rows), shape)  # [B, T, N, H]
+        probabilities = attention_probabilities(query, key, adder)  # [B, N, F, T]
+        dropped = dropout(probabilities, config.attention_probs_dropout_prob, dropout_key)
+        dropped = ops.cast(dropped, self.compute_dtype)
+        context = ops.einsum("BNFT,BTNH->BFNH", dropped, value)  # [B, F, N, H]
+        return ops.reshape(context, (-1, config.hidden_size)), probabilities
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class ResidualOutput(ConfiguredLayer):
+    """Dense layer back to the hidden size, dropout, residual sum, LayerNorm (post-LN).
+
+    Variables: dense with kernel [D or I, D], LayerNorm.
+    """
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.dense = self.make_dense(config.hidden_size, "dense")
+        self.layer_norm = self.make_layer(LayerNorm, "LayerNorm")
+
+    def build(self, input_shape):
+        """Make the variables; input_shape [R, D or I]."""
+        self.dense.build(input_shape)
+        self.layer_norm.build()
+
+    def call(self, rows, residual, dropout_key=None):
+        """Project rows [R, D or I] and join the residual [R, D]; returns rows [R, D]."""
+        rows = dropout(self.dense(rows), self.config.hidden_dropout_prob, dropout_key)
+        return self.layer_norm(rows + residual)
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class Attention(ConfiguredLayer):
+    """Self-attention with its output projection. Variables: self, output."""
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.self_attention = self.make_layer(SelfAttention, "self")
+        self.residual_output = self.make_layer(ResidualOutput, "output")
+
+    def build(self, input_shape=None):
+        """Make the variables."""
+        self.self_attention.build()
+        self.residual_output.build((None, self.config.hidden_size))
+
+    def call(self, rows, adder, dropout_keys=None):
+        """Attend from rows [R, D]; returns (rows [R, D], probabilities [B, N, F, T])."""
+        context, probabilities = self.self_attention(rows, adder, _pick(dropout_keys, 0))
+        return self.residual_output(context, rows, _pick(dropout_keys, 1)), probabilities
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class Intermediate(ConfiguredLayer):
+    """The wide dense layer with the activation. Variables: dense with kernel [D, I]."""
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.dense = self.make_dense(config.intermediate_size, "dense")
+
+    def build(self, input_shape=None):
+        """Make the variables."""
+        self.dense.build((None, self.config.hidden_size))
+
+    def call(self, rows):
+        """Map rows [R, D] to [R, I]."""
+        return ACTIVATION_FUNCTIONS[self.config.hidden_act](self.dense(rows))
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class TransformerLayer(ConfiguredLayer):
+    """One layer of the encoder. Variables: attention, intermediate, output.
+
+    Reference: `transformer_model` of google-research/bert `modeling.py`.
+    """
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.attention = self.make_layer(Attention, "attention")
+        self.intermediate = self.make_layer(Intermediate, "intermediate")
+        self.residual_output = self.make_layer(ResidualOutput, "output")
+
+    def build(self, input_shape=None):
+        """Make the variables."""
+        self.attention.build()
+        self.intermediate.build()
+        self.residual_output.build((None, self.config.intermediate_size))
+
+    def call(self, rows, adder, dropout_keys=None):
+        """Transform a sequence.
+
+        Args:
+            rows: float [R, D].
+            adder: float32 [B, 1, 1 or F, F], see `attention_adder`.
+            dropout_keys: uint32 [3, 2], or None for no dropout.
+
+        Returns:
+            (rows [R, D], attention probabilities float32 [B, N, F, T]).
+        """
+        attended, probabilities = self.attention(rows, adder, dropout_keys)
+        inner = self.intermediate(attended)  # [R, I]
+        return self.residual_output(inner, attended, _pick(dropout_keys, 2)), probabilities
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class Encoder(ConfiguredLayer):
+    """The stack of transformer layers. Variables: layer_0, layer_1, ..."""
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.transformer_layers = [
+            self.make_layer(TransformerLayer, f"layer_{index}")
+            for index in range(config.num_hidden_layers)
+        ]
+
+    @property
+    def num_dropouts(self) -> int:
+        """How many dropout keys a call takes."""
+        return _DROPOUTS_PER_LAYER * len(self.transformer_layers)
+
+    def build(self, input_shape=None):
+        """Make the variables."""
+        for layer in self.transformer_layers:
+            layer.build()
+
+    def call(self, rows, adder, dropout_keys=None):
+        """Run all layers.
+
+        Args:
+            rows: float [R, D].
+            adder: float32 [B, 1, 1 or F, F], see `attention_adder`.
+            dropout_keys: uint32 [num_dropouts, 2], or None for no dropout.
+
+        Returns:
+            (rows of each layer: list of L [R, D]; probabilities: list of L float32 [B, N, F, T]).
+        """
+        all_rows, all_probabilities = [], []
+        for index, layer in enumerate(self.transformer_layers):
+            first = _DROPOUTS_PER_LAYER * index
+            keys = dropout_keys
+            if keys is not None:
+                keys = keys[first : first + _DROPOUTS_PER_LAYER]
+            rows, probabilities = layer(rows, adder, keys)
+            all_rows.append(rows)
+            all_probabilities.append(probabilities)
+        return all_rows, all_probabilities
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class Pooler(ConfiguredLayer):
+    """Dense layer with tanh over the first token. Variables: dense with kernel [D, D]."""
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.dense = self.make_dense(config.hidden_size, "dense")
+
+    def build(self, input_shape=None):
+        """Make the variables."""
+        self.dense.build((None, self.config.hidden_size))
+
+    def call(self, sequence):
+        """Pool [B, F, D] to [B, D]."""
+        return ops.tanh(self.dense(sequence[:, 0]))
+
+
+def _pick(keys, index):
+    return None if keys is None else keys[index]

@@ -1,0 +1,336 @@
+"""BERT's optimizer and learning rate, and rules over variable paths."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+# What the original leaves out of weight decay, searched for anywhere in a variable's path. Note
+# that "bias" also finds `cls/predictions/output_bias`, and that embeddings are decayed.
+EXCLUDE_FROM_WEIGHT_DECAY = ("LayerNorm", "layer_norm", "bias")
+
+
+def first_match(rules: Sequence[tuple[str, Any]], path: str) -> Any:
+    """Return the value of the first rule whose pattern occurs in a variable's path.
+
+    Args:
+        rules: (regular expression, value) pairs, searched for with `re.search`, in order.
+        path: the variable's path, as "bert/pooler/dense/kernel".
+
+    Returns:
+        The value of the first rule that matches.
+
+    Raises:
+        ValueError: if no rule matches: a variable that a rule forgot is an error, not a default.
+    """
+    for pattern, value in rules:
+        if re.search(pattern, path):
+            return value
+    raise ValueError(
+        f"no rule covers variable {path!r}; the patterns are "
+        f"{', '.join(repr(pattern) for pattern, _ in rules) or '(none)'}"
+    )
+
+
+def global_norm(tensors):
+    """Return the square root of the sum of squares over all tensors, a float32 scalar."""
+    return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
+
+
+def clip_by_global_norm(tensors, clip_norm):
+    """Scale tensors so that their common norm is at most `clip_norm`.
+
+    Args:
+        tensors: a list of float tensors.
+        clip_norm: the largest norm; a positive number.
+
+    Returns:
+        (list of tensors, norm): the norm, a float32 scalar, is that before clipping. If it is not
+        finite all tensors become NaN, so that the fault shows.
+
+    Reference: `tf.clip_by_global_norm`.
+    """
+    norm = global_norm(tensors)
+    # Written so that a norm of 0 gives a scale of 1 without a 0 / 0.
+    scale = clip_norm * ops.minimum(1.0 / norm, ops.ones_like(norm) / clip_norm)
+    scale = ops.where(ops.isfinite(norm), scale, ops.full_like(norm, float("nan")))
+    return [t * ops.cast(scale, t.dtype) for t in tensors], norm
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """The original's learning rate: linear warm-up, then linear decay to 0.
+
+    Step t (from 0) of T has `init_lr * (1 - t / T)`, and during the W warm-up steps
+    `init_lr * t / W` instead. So the first step's rate is 0, and at t = W the rate jumps from
+    nearly `init_lr` down to `init_lr * (1 - W / T)`: decay counts from step 0.
+
+    Args:
+        init_lr: the peak rate; a positive number.
+        num_train_steps: T; from there on the rate is 0.
+        num_warmup_steps: W; 0 (default) for no warm-up.
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Reference: `create_optimizer` of google-research/bert `optimization.py`.
+    """
+
+    def __init__(self, init_lr: float, num_train_steps: int, num_warmup_steps: int = 0):
+        super().__init__()
+        if init_lr <= 0:
+            raise ValueError(f"init_lr must be positive, got {init_lr}")
+        if num_train_steps < 1:
+            raise ValueError(f"num_train_steps must be at least 1, got {num_train_steps}")
+        if num_warmup_steps < 0:
+            raise ValueError(f"num_warmup_steps must be at least 0, got {num_warmup_steps}")
+        self.init_lr = float(init_lr)
+        self.num_train_steps = int(num_train_steps)
+        self.num_warmup_steps = int(num_warmup_steps)
+
+    def __call__(self, step):
+        """Return the float32 rate of a step.
+
+        Args:
+            step: integer scalar, the number of updates already made.
+        """
+        step = ops.cast(step, "float32")
+        done_fraction = ops.minimum(step, self.num_train_steps) / self.num_train_steps
+        rate = self.init_lr * (1.0 - done_fraction)
+        if self.num_warmup_steps:
+            warmup_rate = self.init_lr * (step / self.num_warmup_steps)
+            rate = ops.where(step < self.num_warmup_steps, warmup_rate, rate)
+        return rate
+
+    def get_config(self):
+        """Return the arguments."""
+        return {
+            "init_lr": self.init_lr,
+            "num_train_steps": self.num_train_steps,
+            "num_warmup_steps": self.num_warmup_steps,
+        }
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class AdamWeightDecay(keras.optimizers.Optimizer):
+    """BERT's Adam: no bias correction, epsilon outside the root, decoupled weight decay.
+
+    One update, in this order: gradients are made dense, summed over replicas, clipped by their
+    global norm; then for each variable p with gradient g
+
+        m = beta_1 * m + (1 - beta_1) * g
+        v = beta_2 * v + (1 - beta_2) * g**2
+        p -= learning_rate * (m / (sqrt(v) + epsilon) + weight_decay_rate * p)
+
+    Dense first, because Keras gives the second moment of an embedding row that a batch uses twice
+    the sum of squares instead of the square of the sum. Summed before clipping, because Keras clips
+    each replica by itself. (The original's clip counts the duplicates of a sparse embedding
+    gradient one by one; dense gradients, as it has on TPUs, are what the released models had.)
+
+    Args:
+        learning_rate: a number or a schedule. Default 1e-3 as other Keras optimizers; see
+            `create_optimizer` for BERT's.
+        weight_decay_rate: decay of all variables that are not excluded.
+        beta_1: decay of the first moment.
+        beta_2: decay of the second moment.
+        epsilon: added to the root of the second moment.
+        exclude_from_weight_decay: regular expressions, searched for in `variable.path`; what one
+            finds is not decayed.
+        decay_rules: (regular expression, rate) pairs that replace the two arguments above; the
+            first match wins, and a variable that none matches raises on `build`.
+        clip_norm: largest global norm of the gradients, or None not to clip.
+        name: name of the optimizer.
+        **kwargs: `gradient_accumulation_steps`, `use_ema` and such of `keras.optimizers.Optimizer`,
+            but not its ways to clip and to decay.
+
+    Raises:
+        ValueError: if an argument is out of range, or is one of Keras' that this class replaces.
+
+    Reference: `AdamWeightDecayOptimizer` of google-research/bert `optimization.py`.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        weight_decay_rate=0.01,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-6,
+        exclude_from_weight_decay=EXCLUDE_FROM_WEIGHT_DECAY,
+        decay_rules=None,
+        clip_norm=1.0,
+        name="adam_weight_decay",
+        **kwargs,
+    ):
+        for argument in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"):
+            if kwargs.pop(argument, None) is not None:
+                raise ValueError(
+                    f"{argument} is not an argument of AdamWeightDecay: use weight_decay_rate and "
+                    "clip_norm"
+                )
+        if clip_norm is not None and clip_norm <= 0:
+            raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
+        if weight_decay_rate < 0:
+            raise ValueError(f"weight_decay_rate must be at least 0, got {weight_decay_rate}")
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.weight_decay_rate = weight_decay_rate
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.clip_norm = clip_norm
+        self._excluded = tuple(exclude_from_weight_decay or ())
+        self._decay_rules = decay_rules
+
+    @property
+    def decay_rules(self) -> tuple[tuple[str, float], ...]:
+        """The (regular expression, rate) pairs that give each variable its decay."""
+        if self._decay_rules is not None:
+            return tuple((pattern, rate) for pattern, rate in self._decay_rules)
+        return (*((pattern, 0.0) for pattern in self._excluded), ("", self.weight_decay_rate))
+
+    def build(self, variables):
+        """Make the moments of each variable and look up its decay.
+
+        Args:
+            variables: list of the trainable variables.
+
+        Raises:
+            ValueError: if no decay rule covers a variable.
+        """
+        if self.built:
+            return
+        super().build(variables)
+        rules = self.decay_rules
+        self._decay_rates = [first_match(rules, variable.path) for variable in variables]
+        self._m, self._v = self.add_optimizer_variables(variables, ["adam_m", "adam_v"])
+
+    def slot_variables(self) -> dict[str, Any]:
+        """Return the moments under the names they have in the original's checkpoints.
+
+        Returns:
+            "<variable.path>/adam_m" and "<variable.path>/adam_v" to `keras.Variable`; empty before
+            the optimizer is built.
+        """
+        if not self.built:
+            return {}
+        slots = {}
+        for variable, m, v in zip(self._trainable_variables, self._m, self._v, strict=True):
+            slots[f"{variable.path}/adam_m"] = m
+            slots[f"{variable.path}/adam_v"] = v
+        return slots
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Refuse: Keras' method would change nothing here.
+
+        Raises:
+            ValueError: always; give the constructor patterns over paths instead.
+        """
+        raise ValueError(
+            "AdamWeightDecay takes exclude_from_weight_decay (or decay_rules) when it is made; it "
+            "matches variable.path, which Keras' method does not"
+        )
+
+    def apply(self, grads, trainable_variables=None):
+        """Update the variables.
+
+        Args:
+            grads: list of gradients: tensors, `tf.IndexedSlices`, or None for an unused variable.
+            trainable_variables: the variables, in the same order; needed on the first call unless
+                the optimizer is built.
+        """
+        # The conversion sums the rows of duplicate indices.
+        grads = [None if grad is None else ops.convert_to_tensor(grad) for grad in grads]
+        super().apply(grads, trainable_variables)
+
+    def reduce_gradients(self, grads):
+        """Sum gradients over replicas.
+
+        Args:
+            grads: list of dense gradients of this replica.
+
+        Returns:
+            List of the gradients to clip and apply, the same on each replica.
+        """
+        # Only Keras' TensorFlow optimizer has this step of its own, and takes it after clipping.
+        reduce = getattr(super(), "_all_reduce_sum_gradients", None)
+        if reduce is None:
+            return grads
+        return [grad for grad, _ in reduce([(grad, None) for grad in grads])]
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        """Do not sum again what `reduce_gradients` has summed."""
+        return list(grads_and_vars)
+
+    def _clip_gradients(self, grads):
+        """Sum over replicas, then clip: Keras calls this once an update, before `update_step`."""
+        grads = self.reduce_gradients(grads)
+        if self.clip_norm is None:
+            return grads
+        return clip_by_global_norm(grads, self.clip_norm)[0]
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Update one variable and its moments.
+
+        Args:
+            gradient: dense gradient.
+            variable: the variable.
+            learning_rate: scalar.
+        """
+        index = self._get_variable_index(variable)
+        m, v, decay_rate = self._m[index], self._v[index], self._decay_rates[index]
+        gradient = ops.cast(gradient, m.dtype)
+        learning_rate = ops.cast(learning_rate, m.dtype)
+        next_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
+        next_v = self.beta_2 * v + (1.0 - self.beta_2) * ops.square(gradient)
+        update = next_m / (ops.sqrt(next_v) + self.epsilon)
+        if decay_rate:
+            update = update + decay_rate * ops.convert_to_tensor(variable)
+        self.assign(m, next_m)
+        self.assign(v, next_v)
+        self.assign_sub(variable, learning_rate * update)
+
+    def get_config(self):
+        """Return the arguments."""
+        config = super().get_config()
+        for argument in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"):
+            config.pop(argument, None)
+        config.update(
+            weight_decay_rate=self.weight_decay_rate,
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+            exclude_from_weight_decay=list(self._excluded),
+            decay_rules=None if self._decay_rules is None else [list(r) for r in self._decay_rules],
+            clip_norm=self.clip_norm,
+        )
+        return config
+
+
+def create_optimizer(
+    init_lr: float,
+    num_train_steps: int,
+    num_warmup_steps: int,
+    weight_decay_rate: float = 0.01,
+    clip_norm: float | None = 1.0,
+) -> AdamWeightDecay:
+    """Make the original's optimizer with its learning rate schedule.
+
+    Args:
+        init_lr: peak learning rate; 1e-4 in the paper's pre-training.
+        num_train_steps: steps after which the rate is 0.
+        num_warmup_steps: steps of linear warm-up.
+        weight_decay_rate: decay of all but LayerNorm and biases.
+        clip_norm: largest global norm of the gradients, or None not to clip.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Reference: `create_optimizer` of google-research/bert `optimization.py`.
+    """
+    schedule = WarmupLinearDecay(init_lr, num_train_steps, num_warmup_steps)
+    return AdamWeightDecay(schedule, weight_decay_rate=weight_decay_rate, clip_norm=clip_norm)
