@@ -1,0 +1,603 @@
+"""The train step, and a Trainer that logs, saves and resumes to the bit.
+
+Losses, optimizer and schedule are those that `compile` and `fit` use; what the Trainer adds is
+resuming exactly, metrics that stay on the device between two log lines, and one step function
+that a distribution strategy can run.
+
+Shapes: B batch, L sequence length, P predictions per sequence, V vocabulary, K metrics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from bert_tf import losses
+from bert_tf.checkpoints import CheckpointKeeper, checkpoint_steps, training_variables
+
+_log = logging.getLogger(__name__)
+
+METRICS_NAME = "metrics.jsonl"
+CONFIG_NAME = "config.json"
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+# (total loss, name -> (sum, weight)); the mean of a metric is sum / weight over many batches.
+StepResult = tuple[Any, dict[str, tuple[Any, Any]]]
+
+
+class Objective(Protocol):
+    """Turns a model's outputs into the loss to minimise and the metrics to report."""
+
+    metric_names: tuple[str, ...]
+
+    def __call__(self, outputs: Any, labels: Any, weights: Any) -> StepResult:
+        """Returns the loss of the batch and, for each of `metric_names`, (sum, weight)."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingObjective:
+    """Masked language model and next sentence prediction, added without weights.
+
+    Each loss is the mean over its batch, the first as sum / (weight + 1e-5).
+
+    Attributes:
+        next_sentence: whether the model predicts the next sentence.
+
+    Reference:
+        google-research/bert run_pretraining.py, lines 140-148 and 245-305.
+    """
+
+    next_sentence: bool = True
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics, in the order of the log."""
+        names = ("loss", "mlm_loss", "mlm_accuracy")
+        return (*names, "nsp_loss", "nsp_accuracy") if self.next_sentence else names
+
+    def __call__(self, outputs: Any, labels: Any, weights: Any) -> StepResult:
+        """Computes loss and metrics of a batch.
+
+        Args:
+            outputs: masked_lm_logits [B, P, V] and, with next_sentence,
+                next_sentence_logits [B, 2].
+            labels: int32 masked_lm_logits [B, P], next_sentence_logits [B].
+            weights: float32, of the labels' shapes.
+
+        Returns:
+            The total loss, a float32 scalar, and name -> (sum, weight).
+        """
+        logits = outputs["masked_lm_logits"]
+        ids, real = labels["masked_lm_logits"], weights["masked_lm_logits"]
+        loss_sum, loss_weight = losses.masked_lm_loss(logits, ids, real)
+        total = loss_sum / (loss_weight + losses.MASKED_LM_WEIGHT_EPSILON)
+        found = {
+            "mlm_loss": (loss_sum, loss_weight),
+            "mlm_accuracy": losses.masked_lm_accuracy(logits, ids, real),
+        }
+        if self.next_sentence:
+            logits = outputs["next_sentence_logits"]
+            ids, real = labels["next_sentence_logits"], weights["next_sentence_logits"]
+            loss_sum, loss_weight = losses.next_sentence_loss(logits, ids, real)
+            total += keras.ops.divide_no_nan(loss_sum, loss_weight)
+            found["nsp_loss"] = (loss_sum, loss_weight)
+            found["nsp_accuracy"] = losses.next_sentence_accuracy(logits, ids, real)
+        found["loss"] = (total, keras.ops.ones_like(total))
+        return total, found
+
+
+def set_precision(precision: str) -> None:
+    """Sets the Keras policy under which models are built from now on.
+
+    Raises:
+        ValueError: not one of PRECISIONS.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    keras.config.set_dtype_policy(precision)
+
+
+def resolve_jit_compile(choice: str | bool) -> bool:
+    """Whether to compile the step with XLA.
+
+    "auto" is true on a GPU and false on CPU, where XLA draws dropout many times slower than
+    TensorFlow's own kernel.
+
+    Args:
+        choice: "auto", "true", "false" or a bool.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(choice, bool):
+        return choice
+    if choice not in ("auto", "true", "false"):
+        raise ValueError(f"jit_compile: expected auto, true or false, got {choice!r}")
+    if choice == "auto":
+        return bool(tf.config.list_physical_devices("GPU"))
+    return choice == "true"
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss became infinite or not a number."""
+
+
+class Trainer:
+    """Trains a model step by step, with logs, checkpoints and an exact continuation.
+
+    The output folder receives `metrics.jsonl` (one object a log line), `config.json`,
+    `model.ckpt-<step>.*` and, under `tensorboard/`, summaries.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        objective: Objective,
+        output_dir: str | os.PathLike,
+        *,
+        jit_compile: str | bool = "auto",
+        log_steps: int = 25,
+        save_checkpoints_steps: int = 1000,
+        keep_checkpoints: int = 5,
+        steps_per_call: int = 1000,
+        tensorboard: bool = True,
+        verbose: bool = True,
+    ):
+        """Builds the optimizer on the model; nothing is read or written yet but the folder.
+
+        Args:
+            model: takes the first part of a batch, its outputs go to `objective`.
+            optimizer: a Keras optimizer, under mixed_float16 a LossScaleOptimizer.
+            objective: loss and metrics.
+            output_dir: made where it is missing.
+            jit_compile: XLA: True, False or "auto", see `resolve_jit_compile`.
+            log_steps: steps between two log lines; metrics are means over them.
+            save_checkpoints_steps: steps between two checkpoints.
+            keep_checkpoints: how many checkpoints to keep.
+            steps_per_call: steps at most that run in one call of the graph; a call ends at the
+                next log line, checkpoint or evaluation anyway.
+            tensorboard: whether to write summaries.
+            verbose: whether to show a progress bar.
+
+        Raises:
+            ValueError: a number is less than 1.
+        """
+        for name, value in (
+            ("log_steps", log_steps),
+            ("save_checkpoints_steps", save_checkpoints_steps),
+            ("steps_per_call", steps_per_call),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        self.model = model
+        self.optimizer = optimizer
+        self.objective = objective
+        self.output_dir = pathlib.Path(output_dir)
+        self.jit_compile = resolve_jit_compile(jit_compile)
+        self.log_steps = log_steps
+        self.save_checkpoints_steps = save_checkpoints_steps
+        self.steps_per_call = steps_per_call
+        self.verbose = verbose
+        self._tensorboard = tensorboard
+
+        optimizer.build(model.trainable_variables)
+        names = objective.metric_names
+        # float64: a sum over a large evaluation exceeds float32's 24 bits.
+        self._train_sums = tf.Variable(tf.zeros([len(names), 2], tf.float64), trainable=False)
+        self._eval_sums = tf.Variable(tf.zeros([len(names), 2], tf.float64), trainable=False)
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._first_bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False)
+        self._learning_rate = tf.Variable(0.0, trainable=False)
+        self._tokens = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.keeper = CheckpointKeeper(
+            self.output_dir,
+            {
+                **training_variables(model, optimizer),
+                "global_step": self._step,
+                # A checkpoint may fall between two log lines, whose means cover both sides of it.
+                "training/metric_sums": self._train_sums,
+                "training/tokens": self._tokens,
+            },
+            keep=keep_checkpoints,
+        )
+        self._run_steps = tf.function(
+            self._steps_of(tf.function(self._train_step, jit_compile=self.jit_compile))
+        )
+        self._run_eval = tf.function(self._eval_step, jit_compile=self.jit_compile)
+
+    # --- graph ---
+
+    def _train_step(self, batch: Any) -> None:
+        inputs, labels, weights = batch
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            outputs = self.model(inputs, training=True)
+            loss, found = self.objective(outputs, labels, weights)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = [
+            # Dense, since Keras optimizers square the slices of repeated ids one by one.
+            gradient if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(scaled, variables)
+        ]
+        self._learning_rate.assign(tf.cast(self.optimizer.learning_rate, tf.float32))
+        self.optimizer.apply(gradients, variables)
+        bad = tf.logical_and(self._first_bad_step < 0, tf.logical_not(tf.math.is_finite(loss)))
+        self._step.assign_add(1)
+        self._first_bad_step.assign(tf.where(bad, self._step, self._first_bad_step))
+        self._train_sums.assign_add(self._stack(found))
+        self._tokens.assign_add(_real_tokens(inputs))
+
+    def _steps_of(self, step: Callable[[Any], None]) -> Callable[[Any, Any], None]:
+        def run(iterator, count):
+            for _ in tf.range(count):
+                step(next(iterator))
+
+        return run
+
+    def _eval_step(self, batch: Any) -> None:
+        inputs, labels, weights = batch
+        outputs = self.model(inputs, training=False)
+        _, found = self.objective(outputs, labels, weights)
+        self._eval_sums.assign_add(self._stack(found))
+
+    def _stack(self, found: Mapping[str, tuple[Any, Any]]) -> tf.Tensor:
+        """Metrics in the order of their names, float64 [K, 2]."""
+        return tf.stack(
+            [
+                tf.stack([tf.cast(part, tf.float64) for part in found[name]])
+                for name in self.objective.metric_names
+            ]
+        )
+
+    # --- state ---
+
+    @property
+    def step(self) -> int:
+        """Steps taken, those before a resume included."""
+        return int(self._step.numpy())
+
+    def restore(self) -> int | None:
+        """Goes back to the newest undamaged checkpoint of the output folder, where there is one.
+
+        Log lines after its step are cut, so that the log becomes that of a run never stopped.
+
+        Returns:
+            The step restored, or None where training begins anew.
+
+        Raises:
+            ValueError: the checkpoint is of another model or optimizer.
+            CorruptCheckpointError: all checkpoints are damaged.
+        """
+        restored = self.keeper.restore()
+        cut_metrics(self.output_dir / METRICS_NAME, self.step)
+        return restored
+
+    def save(self) -> pathlib.Path:
+        """Writes a checkpoint of the present state.
+
+        Raises:
+            NonFiniteLossError: the loss is not finite, so the state is not worth keeping.
+            OSError: the files cannot be written.
+        """
+        self._check_finite()
+        return self.keeper.save(self.step)
+
+    def _check_finite(self) -> None:
+        bad = int(self._first_bad_step.numpy())
+        if bad < 0:
+            return
+        steps = [step for step in checkpoint_steps(self.keeper.directory) if step < bad]
+        last = f"model.ckpt-{steps[-1]}" if steps else "none"
+        raise NonFiniteLossError(
+            f"the loss is not finite at step {bad}; the newest checkpoint before it is {last}. "
+            "Lower the learning rate or lengthen the warm-up; under mixed_float16 try "
+            "mixed_bfloat16 or float32"
+        )
+
+    def log_line(self, kind: str, values: Mapping[str, float]) -> None:
+        """Appends a line to metrics.jsonl, stamped with the present step.
+
+        Args:
+            kind: "train", "eval", or a kind of the caller's own.
+            values: name -> figure.
+        """
+        append_metrics(self.output_dir / METRICS_NAME, kind, {"step": self.step, **values})
+
+    # --- training and evaluation ---
+
+    def train(
+        self,
+        make_dataset: Callable[[int], tf.data.Dataset],
+        num_train_steps: int,
+        *,
+        sequences_per_batch: int,
+        eval_every_steps: int | None = None,
+        evaluate: Callable[[], Mapping[str, float]] | None = None,
+    ) -> dict[str, float]:
+        """Trains until `num_train_steps` steps have been taken in all.
+
+        Args:
+            make_dataset: step -> endless dataset of (inputs, labels, weights) from that step on.
+            num_train_steps: where to stop, counted from the very beginning.
+            sequences_per_batch: B, for the rates that are logged.
+            eval_every_steps: steps between two evaluations; None means none.
+            evaluate: what to call then; its figures are logged with the prefix "eval_".
+
+        Returns:
+            The last log line; empty where there was nothing to do.
+
+        Raises:
+            NonFiniteLossError: the loss became infinite or not a number.
+        """
+        step = self.step
+        last: dict[str, float] = {}
+        if step >= num_train_steps:
+            return last
+        iterator = iter(make_dataset(step))
+        log = _RunLog(self, num_train_steps, step)
+        try:
+            while step < num_train_steps:
+                ends = [self.log_steps, self.save_checkpoints_steps]
+                if eval_every_steps:
+                    ends.append(eval_every_steps)
+                count = min(
+                    self.steps_per_call,
+                    num_train_steps - step,
+                    *(every - step % every for every in ends),
+                )
+                self._run_steps(iterator, tf.constant(count, tf.int32))
+                step += count
+                is_last = step == num_train_steps
+                if step % self.log_steps == 0 or is_last:
+                    last = log.write(step, sequences_per_batch)
+                if step % self.save_checkpoints_steps == 0 or is_last:
+                    with log.paused():
+                        self.save()
+                if evaluate and eval_every_steps and (step % eval_every_steps == 0 or is_last):
+                    with log.paused():
+                        log.write_eval(step, evaluate())
+        finally:
+            log.close()
+        return last
+
+    def evaluate(self, dataset: tf.data.Dataset) -> dict[str, float]:
+        """Mean of every metric over a finite dataset, dropout off.
+
+        Args:
+            dataset: of (inputs, labels, weights).
+
+        Returns:
+            name -> sum / weight; "loss" is the mean of the batches' losses, as the original has it.
+
+        Raises:
+            ValueError: the dataset is empty.
+        """
+        self._eval_sums.assign(tf.zeros_like(self._eval_sums))
+        batches = 0
+        for batch in dataset:
+            self._run_eval(batch)
+            batches += 1
+        if not batches:
+            raise ValueError("dataset: expected at least one batch to evaluate, got none")
+        return _means(self.objective.metric_names, self._eval_sums)
+
+
+def _real_tokens(inputs: Any) -> tf.Tensor:
+    """Tokens of a batch without padding, int64; 0 where the inputs have no mask."""
+    if isinstance(inputs, Mapping) and "input_mask" in inputs:
+        return tf.reduce_sum(tf.cast(inputs["input_mask"], tf.int64))
+    return tf.constant(0, tf.int64)
+
+
+def _means(names: Sequence[str], sums: tf.Variable) -> dict[str, float]:
+    table = sums.numpy()
+    return {
+        name: float(total / weight) if weight else math.nan
+        for name, (total, weight) in zip(names, table, strict=True)
+    }
+
+
+# --- logs -----------------------------------------------------------------------------------------
+
+
+class _Progress(keras.utils.Progbar):
+    """A Keras progress bar for a run that may begin in the middle; plain lines without a terminal.
+
+    The time left follows from the steps after the first log line, since those before it are slowed
+    by tracing and compiling.
+    """
+
+    def __init__(self, target: int, start: int, names: Sequence[str]):
+        super().__init__(target, stateful_metrics=names, interval=0)
+        self._is_terminal = sys.stdout.isatty()
+        self._origin: tuple[int, float] = (start, time.time())
+        self._has_first_line = False
+
+    def _estimate_step_duration(self, current: int, now: float) -> float:
+        step, since = self._origin
+        seconds = (now - since) / max(1, current - step)
+        if not self._has_first_line:
+            self._has_first_line, self._origin = True, (current, now)
+        return seconds
+
+    def update(self, current: int, values: Any = None, finalize: bool | None = None) -> None:
+        if self._is_terminal:
+            super().update(current, values, finalize)
+            return
+        left = self._estimate_step_duration(current, time.time()) * (self.target - current)
+        figures = " - ".join(f"{name}: {value:.5g}" for name, value in values)
+        sys.stdout.write(f"{current}/{self.target} - {left:.0f} s left - {figures}\n")
+        sys.stdout.flush()
+
+
+class _RunLog:
+    """Writes log lines to metrics.jsonl, the progress bar and TensorBoard."""
+
+    def __init__(self, trainer: Trainer, num_train_steps: int, start: int):
+        self.trainer = trainer
+        self._path = trainer.output_dir / METRICS_NAME
+        self._bar = None
+        if trainer.verbose:
+            names = [*trainer.objective.metric_names, "lr", "seq/s", "tokens/s", "loss_scale"]
+            self._bar = _Progress(num_train_steps, start, names)
+        self._summaries = _summary_writer(trainer.output_dir) if trainer._tensorboard else None
+        # Rates leave out the first call, which traces and compiles, where there is another.
+        self._mark = time.perf_counter()
+        self._step = start
+        self._tokens = int(trainer._tokens.numpy())
+
+    def write(self, step: int, sequences_per_batch: int) -> dict[str, float]:
+        trainer = self.trainer
+        trainer._check_finite()
+        means = _means(trainer.objective.metric_names, trainer._train_sums)
+        trainer._train_sums.assign(tf.zeros_like(trainer._train_sums))
+        now, tokens = time.perf_counter(), int(trainer._tokens.numpy())
+        seconds = max(now - self._mark, 1e-9)
+        line: dict[str, float] = {
+            "step": step,
+            **means,
+            "learning_rate": float(trainer._learning_rate.numpy()),
+            "sequences_per_second": (step - self._step) * sequences_per_batch / seconds,
+            "tokens_per_second": (tokens - self._tokens) / seconds,
+            "time_seconds": time.time(),
+        }
+        scale = getattr(trainer.optimizer, "dynamic_scale", None)
+        if scale is not None:
+            line["loss_scale"] = float(scale.numpy())
+        self._mark, self._step, self._tokens = now, step, tokens
+        self._emit("train", line)
+        if self._bar is not None:
+            shown = {
+                **means,
+                "lr": line["learning_rate"],
+                "seq/s": line["sequences_per_second"],
+                "tokens/s": line["tokens_per_second"],
+            }
+            if "loss_scale" in line:
+                shown["loss_scale"] = line["loss_scale"]
+            self._bar.update(step, list(shown.items()))
+        return line
+
+    def write_eval(self, step: int, figures: Mapping[str, float]) -> None:
+        self._emit("eval", {"step": step, **{f"eval_{k}": v for k, v in figures.items()}})
+
+    def _emit(self, kind: str, line: Mapping[str, float]) -> None:
+        append_metrics(self._path, kind, line)
+        if self._summaries is not None:
+            with self._summaries.as_default(step=int(line["step"])):
+                for name, value in line.items():
+                    if name not in ("step", "time_seconds"):
+                        tf.summary.scalar(f"{kind}/{name.removeprefix('eval_')}", value)
+            self._summaries.flush()
+
+    def paused(self) -> _Paused:
+        """Takes the time of a block (saving, evaluating) out of the rates."""
+        return _Paused(self)
+
+    def close(self) -> None:
+        if self._summaries is not None:
+            self._summaries.close()
+
+
+class _Paused:
+    def __init__(self, log: _RunLog):
+        self._log = log
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *exception: Any) -> None:
+        self._log._mark += time.perf_counter() - self._since
+
+
+def _summary_writer(output_dir: pathlib.Path):
+    try:
+        return tf.summary.create_file_writer(str(output_dir / "tensorboard"))
+    except (ImportError, AttributeError, tf.errors.OpError):
+        _log.warning("no TensorBoard summaries: the package tensorboard is not installed")
+        return None
+
+
+def append_metrics(path: str | os.PathLike, kind: str, line: Mapping[str, Any]) -> None:
+    """Appends one line to a metrics file.
+
+    Args:
+        path: metrics.jsonl.
+        kind: what sort of line; see `read_metrics`.
+        line: must hold "step".
+    """
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"kind": kind, **line}) + "\n")
+
+
+def cut_metrics(path: str | os.PathLike, step: int) -> None:
+    """Removes from a metrics file the lines after a step, and a last line that was cut off.
+
+    Args:
+        path: metrics.jsonl; nothing happens where it is missing.
+        step: the last step to keep.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # the process was killed while it wrote this line
+        if line["step"] <= step:
+            kept.append(text)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(text + "\n" for text in kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_metrics(path: str | os.PathLike, kind: str = "train") -> list[dict[str, float]]:
+    """Lines of a metrics file.
+
+    Args:
+        path: metrics.jsonl.
+        kind: "train" or "eval".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is not JSON; names file and line.
+    """
+    lines = []
+    with open(path, encoding="utf-8") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
+            if line.get("kind") == kind:
+                lines.append(line)
+    return lines
+
+
+def read_metrics_or_nothing(path: str | os.PathLike, kind: str) -> list[dict[str, float]]:
+    """As `read_metrics`; a file that does not exist has no lines."""
+    return read_metrics(path, kind) if os.path.exists(path) else []
+
+
+def write_config(output_dir: str | os.PathLike, values: Mapping[str, Any]) -> None:
+    """Writes config.json: all that a run was begun with."""
+    folder = pathlib.Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{CONFIG_NAME}.tmp"
+    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / CONFIG_NAME)

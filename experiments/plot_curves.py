@@ -1,0 +1,88 @@
+"""Draws a run's curves to PNG from its metrics.jsonl, and from nothing else.
+
+python experiments/plot_curves.py --output_dir=RUN [--png=curves.png]
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from absl import app, flags
+
+from bert_tf.training import METRICS_NAME, read_metrics
+
+
+def plot_curves(metrics_file: str | os.PathLike, png: str | os.PathLike) -> pathlib.Path:
+    """Draws losses with their baselines, accuracies, learning rate and throughput.
+
+    Args:
+        metrics_file: metrics.jsonl of a run.
+        png: the picture to write.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        FileNotFoundError: there is no metrics file.
+        ValueError: the file has no training line, or a line is damaged.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    train, evaluations = read_metrics(metrics_file), read_metrics(metrics_file, "eval")
+    baselines = read_metrics(metrics_file, "baseline")
+    if not train:
+        raise ValueError(f"{metrics_file}: no training line to draw")
+    figure, axes = pyplot.subplots(2, 2, figsize=(12, 8), layout="constrained")
+
+    def lines(axis, names, log):
+        for name in names:
+            for rows, prefix, style in ((train, "", "-"), (evaluations, "eval_", "o--")):
+                points = [(r["step"], r[prefix + name]) for r in rows if prefix + name in r]
+                if points:
+                    label = f"{name} (held out)" if prefix else name
+                    axis.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        if log:
+            axis.set_yscale("log")
+
+    lines(axes[0, 0], ("mlm_loss", "nsp_loss"), log=False)
+    for row in baselines[-1:]:
+        for name, style in (("uniform_loss", ":"), ("unigram_loss", "--")):
+            if name in row:
+                axes[0, 0].axhline(
+                    row[name], color="grey", linestyle=style, label=name.replace("_", " ")
+                )
+    axes[0, 0].set_ylabel("nats")
+    lines(axes[0, 1], ("mlm_accuracy", "nsp_accuracy"), log=False)
+    axes[0, 1].set_ylim(0, 1)
+    lines(axes[1, 0], ("learning_rate",), log=False)
+    lines(axes[1, 1], ("tokens_per_second",), log=False)
+    axes[1, 1].set_ylim(bottom=0)
+    for axis, title in zip(
+        axes.flat, ("Loss", "Accuracy", "Learning rate", "Tokens per second"), strict=True
+    ):
+        axis.set_title(title)
+        axis.legend()
+    png = pathlib.Path(png)
+    temporary = png.with_name(f".{png.name}.tmp.png")
+    figure.savefig(temporary, dpi=110)
+    pyplot.close(figure)
+    os.replace(temporary, png)
+    return png
+
+
+def main(_) -> None:
+    """Draws the curves of one run."""
+    folder = pathlib.Path(flags.FLAGS.output_dir)
+    print(plot_curves(folder / METRICS_NAME, flags.FLAGS.png or folder / "curves.png"))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("output_dir", None, "Folder of the run.", required=True)
+    flags.DEFINE_string("png", None, "Picture to write; curves.png in the folder by default.")
+    app.run(main)

@@ -1,0 +1,578 @@
+"""Pre-trains BERT on records of create_pretraining_data, and evaluates it.
+
+    python experiments/run_pretraining.py --input_file='records/train-*.tfrecord' \
+        --eval_input_file='records/dev-*.tfrecord' --model_size=mini --vocab_file=vocab.txt \
+        --do_train --do_eval --output_dir=runs/mini \
+        --num_train_steps=10000 --num_warmup_steps=1000 --learning_rate=1e-4
+
+Flags and defaults are those of google-research/bert's run_pretraining.py wherever it has the flag.
+The same command continues a run that was stopped, to the bit. The output folder is a model
+directory (bert_config.json, vocab.txt, bert_model.ckpt.*) and holds metrics.jsonl, config.json,
+curves.png, eval_results.txt and the last checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+import resource
+import sys
+import time
+from typing import Any
+
+from absl import app, flags, logging
+
+FLAGS = flags.FLAGS
+
+_EVAL_SEED = 12345  # of dynamic masks: the same at every evaluation, whatever --seed
+_UNIGRAM_RECORDS = 102_400  # training records looked at for the unigram baseline
+_EVAL_NAMES = {  # ours -> the original's
+    "loss": "loss",
+    "mlm_loss": "masked_lm_loss",
+    "mlm_accuracy": "masked_lm_accuracy",
+    "nsp_loss": "next_sentence_loss",
+    "nsp_accuracy": "next_sentence_accuracy",
+}
+# What may differ from the run that is continued only at the price of another trajectory.
+_TRAJECTORY_FLAGS = (
+    "train_batch_size",
+    "learning_rate",
+    "num_train_steps",
+    "num_warmup_steps",
+    "seed",
+    "precision",
+    "jit_compile",
+    "input_file",
+)
+
+
+def _define_flags() -> None:
+    text, integer, switch = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
+    text("bert_config_file", None, "bert_config.json of the model.")
+    text("model_size", None, "Instead of bert_config_file: tiny, mini, small, medium, base, large.")
+    text("input_file", None, "Training records: names and globs, comma separated.")
+    text("output_dir", None, "Folder of checkpoints, logs and results.")
+    text("init_checkpoint", None, "Weights to begin with: checkpoint prefix or model directory.")
+    text("init_ignore", "", "Regular expressions of checkpoint tensors to leave, comma separated.")
+    text("init_allow_missing", "", "Regular expressions of weights that it may lack, likewise.")
+    integer("max_seq_length", 128, "Tokens in a sequence; must be that of the records.")
+    integer("max_predictions_per_seq", 20, "Predictions in a sequence; must be the records'.")
+    switch("do_train", False, "Whether to train.")
+    switch("do_eval", False, "Whether to evaluate.")
+    integer("train_batch_size", 32, "Sequences in a training batch.")
+    integer("eval_batch_size", 8, "Sequences in an evaluation batch.")
+    flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate.")
+    integer("num_train_steps", 100000, "Training steps in all.")
+    integer("num_warmup_steps", 10000, "Steps of linear warm-up.")
+    integer("save_checkpoints_steps", 1000, "Steps between two checkpoints.")
+    integer("iterations_per_loop", 1000, "Steps at most in one call of the graph.")
+    integer("max_eval_steps", 100, "Evaluation batches at most; 0 for all of the records.")
+    text("eval_input_file", None, "Held-out records to evaluate on; input_file by default.")
+    integer("eval_every_steps", 0, "Also evaluate every so many training steps; 0 for never.")
+    text("vocab_file", None, "Vocabulary of the records: checked, and copied to output_dir.")
+    switch("do_lower_case", None, "Casing of the records, where no manifest says it.")
+    switch("do_whole_word_mask", False, "Dynamic masking of records without a manifest.")
+    flags.DEFINE_float("masked_lm_prob", 0.15, "Dynamic masking of records without a manifest.")
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        ["float32", "mixed_bfloat16", "mixed_float16"],
+        "Computation: the last with dynamic loss scaling. Weights stay float32.",
+    )
+    flags.DEFINE_enum(
+        "jit_compile", "auto", ["auto", "true", "false"], "XLA; auto means on a GPU only."
+    )
+    switch("deterministic", False, "Deterministic GPU kernels, slower; on CPU they are already.")
+    integer("seed", 12345, "Of initial weights, dropout, order of records and dynamic masks.")
+    integer("log_steps", 25, "Steps between two log lines.")
+    integer("keep_checkpoints", 5, "Checkpoints to keep.")
+    switch("tensorboard", True, "Whether to write TensorBoard summaries.")
+    switch("use_tpu", False, "Not supported.")
+    integer("num_tpu_cores", 8, "Accepted for old commands; without effect.")
+    for name in ("tpu_name", "tpu_zone", "gcp_project", "master"):
+        text(name, None, "Not supported.")
+
+
+class InputError(ValueError):
+    """Something about flags or data that the user can put right."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What validation found out, before anything is built."""
+
+    config: Any
+    train_files: list[str]
+    train_counts: list[int]
+    eval_files: list[str]
+    held_out: bool
+    masking: Any
+    eval_masking: Any
+    vocab_file: str | None
+    init: Any
+    manifest: dict[str, Any] | None
+
+
+# --- validation -----------------------------------------------------------------------------------
+
+
+def _check_flags() -> None:
+    if FLAGS.use_tpu or FLAGS.tpu_name or FLAGS.tpu_zone or FLAGS.gcp_project or FLAGS.master:
+        raise InputError(
+            "use_tpu, tpu_name, tpu_zone, gcp_project, master: TPUs and TensorFlow masters are not "
+            "supported; drop these flags to train on this machine's GPU or CPU"
+        )
+    if not FLAGS.do_train and not FLAGS.do_eval:
+        raise InputError("do_train, do_eval: expected at least one of them, got neither")
+    for name in ("input_file", "output_dir"):
+        if not getattr(FLAGS, name):
+            raise InputError(f"{name}: this flag is required")
+    for name in (
+        *("max_seq_length", "max_predictions_per_seq", "train_batch_size", "eval_batch_size"),
+        *("num_train_steps", "save_checkpoints_steps", "iterations_per_loop", "log_steps"),
+        "keep_checkpoints",
+    ):
+        if getattr(FLAGS, name) < 1:
+            raise InputError(f"{name}: expected at least 1, got {getattr(FLAGS, name)}")
+    for name in ("num_warmup_steps", "max_eval_steps", "eval_every_steps", "seed"):
+        if getattr(FLAGS, name) < 0:
+            raise InputError(f"{name}: expected at least 0, got {getattr(FLAGS, name)}")
+    if FLAGS.learning_rate <= 0:
+        raise InputError(f"learning_rate: expected above 0, got {FLAGS.learning_rate}")
+    if FLAGS.bert_config_file and FLAGS.model_size:
+        raise InputError("bert_config_file, model_size: expected one of them, got both")
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def _find_vocabulary(manifests: list[dict[str, Any]], init: Any) -> str | None:
+    """The vocabulary file: as given, as the records' manifest names it, or the checkpoint's."""
+    if FLAGS.vocab_file:
+        if not os.path.isfile(FLAGS.vocab_file):
+            raise InputError(f"vocab_file: no such file: {FLAGS.vocab_file}")
+        return FLAGS.vocab_file
+    sums = {m["vocab_sha256"] for m in manifests if "vocab_sha256" in m}
+    places = [m.get("flags", {}).get("vocab_file") for m in manifests]
+    places += [init.vocab_file if init else None, f"{FLAGS.output_dir}/vocab.txt"]
+    for place in places:
+        if place and os.path.isfile(place) and _sha256(place) in sums:
+            return place
+    return None
+
+
+def _check_vocabulary(vocab_file: str | None, manifests: list[dict[str, Any]], init: Any) -> None:
+    from bert_tf import tokenization
+
+    known = {m["vocab_sha256"] for m in manifests if "vocab_sha256" in m}
+    if vocab_file and known and known != {_sha256(vocab_file)}:
+        raise InputError(
+            f"vocab_file: {vocab_file} is not the vocabulary that the records were made with "
+            "(the checksum in their manifest differs)"
+        )
+    casings = {m["do_lower_case"] for m in manifests if "do_lower_case" in m}
+    if FLAGS.do_lower_case is not None:
+        casings.add(FLAGS.do_lower_case)
+    if len(casings) > 1:
+        raise InputError(
+            "do_lower_case: records of different casing, or another casing than the flag says"
+        )
+    if init is None:
+        return
+    for casing in casings:
+        tokenization.validate_case_matches_checkpoint(casing, init.prefix)
+    sums = known or ({_sha256(vocab_file)} if vocab_file else set())
+    if init.vocab_file and sums and sums != {_sha256(init.vocab_file)}:
+        raise InputError(
+            f"init_checkpoint: its vocabulary {init.vocab_file} is not the one that the records "
+            "were made with"
+        )
+
+
+def _find_config(vocab_size: int | None, init: Any) -> Any:
+    from bert_tf.config import BertConfig
+
+    if FLAGS.bert_config_file:
+        return BertConfig.from_json_file(FLAGS.bert_config_file)
+    if FLAGS.model_size:
+        if vocab_size is None:
+            raise InputError(
+                "model_size: the vocabulary's size is not known, since the records have no "
+                "manifest; give vocab_file"
+            )
+        return BertConfig.from_size(FLAGS.model_size, vocab_size=vocab_size)
+    if init is not None and init.config_file:
+        return BertConfig.from_json_file(init.config_file)
+    raise InputError("bert_config_file, model_size: expected one of them, got neither")
+
+
+def _masking_rule(manifest: dict[str, Any] | None, vocab_file: str | None) -> Any:
+    from bert_tf import tokenization
+    from bert_tf.dynamic_masking import MaskingRule
+
+    if vocab_file is None:
+        raise InputError(
+            "vocab_file: the records are unmasked, for dynamic masking, which needs the "
+            "vocabulary that they were made with"
+        )
+    made = {**(manifest or {}).get("flags", {}), **(manifest or {})}
+    return MaskingRule(
+        tokenization.load_vocab(vocab_file),
+        masked_lm_prob=made.get("masked_lm_prob", FLAGS.masked_lm_prob),
+        whole_word=made.get("do_whole_word_mask", FLAGS.do_whole_word_mask),
+        **{k: made[k] for k in ("mask_prob", "random_prob", "keep_prob") if k in made},
+    )
+
+
+def make_plan() -> Plan:
+    """Checks flags, files and data against each other before anything is built.
+
+    Raises:
+        ValueError: something does not fit; one line says what.
+        OSError: a file is missing or cannot be read.
+    """
+    _check_flags()
+    from bert_tf import checkpoints, input_pipeline, tokenization
+
+    train_files = input_pipeline.expand_files(FLAGS.input_file)
+    eval_files = (
+        input_pipeline.expand_files(FLAGS.eval_input_file) if FLAGS.eval_input_file else train_files
+    )
+    every_file = list(dict.fromkeys(train_files + eval_files))
+    manifests = input_pipeline.manifests_of(every_file)
+    manifest = manifests[0] if manifests else None
+    init = checkpoints.locate(FLAGS.init_checkpoint) if FLAGS.init_checkpoint else None
+
+    vocab_file = _find_vocabulary(manifests, init)
+    _check_vocabulary(vocab_file, manifests, init)
+    vocab_size = None
+    if vocab_file:
+        vocab = tokenization.load_vocab(vocab_file)
+        tokenization.check_special_tokens(vocab, vocab_file)
+        vocab_size = max(vocab.values()) + 1
+    elif manifest and "vocab_size" in manifest:
+        vocab_size = manifest["vocab_size"]
+    config = _find_config(vocab_size, init)
+    if vocab_size is not None and config.vocab_size < vocab_size:
+        raise InputError(
+            f"vocab_size: the model has {config.vocab_size} pieces, the vocabulary {vocab_size}"
+        )
+    if FLAGS.max_seq_length > config.max_position_embeddings:
+        raise InputError(
+            f"max_seq_length: the model has {config.max_position_embeddings} positions, "
+            f"got {FLAGS.max_seq_length}"
+        )
+
+    def check_shapes(files):
+        return input_pipeline.check_record_shape(
+            files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq
+        )
+
+    train_shape, eval_shape = check_shapes(train_files), check_shapes(eval_files)
+    logging.info("checking %d record files", len(every_file))
+    counts = dict(zip(every_file, input_pipeline.count_records(every_file), strict=True))
+    for path in every_file:
+        of_path = input_pipeline.manifests_of([path])
+        highest = (
+            of_path[0]["max_token_id"]
+            if of_path and "max_token_id" in of_path[0]
+            else input_pipeline.max_token_id(path)
+        )
+        if highest >= config.vocab_size:
+            raise InputError(
+                f"{path}: holds token id {highest}, but the model's vocab_size is "
+                f"{config.vocab_size}; were the records made with another vocabulary?"
+            )
+
+    def masking(files, shape):
+        of_files = input_pipeline.manifests_of(files)
+        return None if shape.masked else _masking_rule(next(iter(of_files), None), vocab_file)
+
+    return Plan(
+        config=config,
+        train_files=train_files,
+        train_counts=[counts[path] for path in train_files],
+        eval_files=eval_files,
+        held_out=not set(eval_files) & set(train_files),
+        masking=masking(train_files, train_shape),
+        eval_masking=masking(eval_files, eval_shape),
+        vocab_file=vocab_file,
+        init=init,
+        manifest=manifest,
+    )
+
+
+def _check_continuation(plan: Plan, values: dict[str, Any]) -> None:
+    """Compares this command with the one that began the run in the output folder."""
+    from bert_tf.checkpoints import checkpoint_steps
+
+    path = pathlib.Path(FLAGS.output_dir) / "config.json"
+    if not checkpoint_steps(FLAGS.output_dir) or not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before.get("bert_config") != values["bert_config"]:
+        raise InputError(
+            f"{FLAGS.output_dir} holds a run of another model configuration; use another output_dir"
+        )
+    if not FLAGS.do_train:
+        return
+    for name in _TRAJECTORY_FLAGS:
+        was, now = before.get("flags", {}).get(name), values["flags"][name]
+        if was != now:
+            logging.warning(
+                "%s is %r and was %r when this run began: it goes on, but not as it would have",
+                name,
+                now,
+                was,
+            )
+
+
+# --- the run --------------------------------------------------------------------------------------
+
+
+def _datasets(plan: Plan):
+    """(step -> training dataset, () -> evaluation dataset)."""
+    from bert_tf.input_pipeline import pretraining_dataset
+
+    common = {
+        "max_seq_length": FLAGS.max_seq_length,
+        "max_predictions_per_seq": FLAGS.max_predictions_per_seq,
+        "vocab_size": plan.config.vocab_size,
+        "next_sentence": plan.config.next_sentence_prediction,
+    }
+
+    def train(step: int, batch_size: int | None = None):
+        return pretraining_dataset(
+            plan.train_files,
+            batch_size=batch_size or FLAGS.train_batch_size,
+            is_training=True,
+            seed=FLAGS.seed,
+            start_step=step,
+            masking=plan.masking,
+            record_counts=plan.train_counts,
+            **common,
+        )
+
+    def evaluation():
+        return pretraining_dataset(
+            plan.eval_files,
+            batch_size=FLAGS.eval_batch_size,
+            is_training=False,
+            seed=_EVAL_SEED,
+            masking=plan.eval_masking,
+            max_steps=FLAGS.max_eval_steps or None,
+            **common,
+        )
+
+    return train, evaluation
+
+
+def _baselines(plan: Plan, train, evaluation) -> dict[str, float]:
+    """What a masked language model's loss should be compared with, in nats per piece."""
+    from bert_tf.input_pipeline import label_counts, unigram_cross_entropy
+
+    records = min(sum(plan.train_counts), _UNIGRAM_RECORDS)
+    batch = min(512, records)
+    counts = label_counts(train(0, batch), plan.config.vocab_size, records // batch)
+    held_out = label_counts(evaluation(), plan.config.vocab_size)
+    return {
+        "uniform_loss": math.log(plan.config.vocab_size),
+        "unigram_loss": unigram_cross_entropy(counts, held_out),
+    }
+
+
+def _print_table(rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"  {name:<{width}}  {value}")
+
+
+def _write_eval_results(figures: dict[str, float], step: int) -> dict[str, Any]:
+    folder = pathlib.Path(FLAGS.output_dir)
+    results: dict[str, Any] = {_EVAL_NAMES[name]: value for name, value in figures.items()}
+    results["global_step"] = step
+    lines = [f"{name} = {results[name]}\n" for name in sorted(results)]
+    (folder / "eval_results.txt").write_text("".join(lines), encoding="utf-8")
+    (folder / "eval_results.json").write_text(
+        json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    return results
+
+
+def run(plan: Plan) -> None:
+    """Trains and evaluates as the flags say."""
+    import keras
+    import tensorflow as tf
+
+    from bert_tf import checkpoints, training
+    from bert_tf.heads import bert_pretrainer
+    from bert_tf.optimization import create_optimizer
+    from experiments.plot_curves import plot_curves
+
+    began = time.time()
+    if FLAGS.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(FLAGS.seed)
+    training.set_precision(FLAGS.precision)
+    folder = pathlib.Path(FLAGS.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    values = {
+        "bert_config": plan.config.to_dict(),
+        "flags": {name: FLAGS[name].value for name in _own_flags()},
+        "train_records": dict(zip(plan.train_files, plan.train_counts, strict=True)),
+        "eval_files": plan.eval_files,
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+    }
+    _check_continuation(plan, values)
+    model = bert_pretrainer(plan.config)
+    optimizer = create_optimizer(FLAGS.learning_rate, FLAGS.num_train_steps, FLAGS.num_warmup_steps)
+    if FLAGS.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    trainer = training.Trainer(
+        model,
+        optimizer,
+        training.PretrainingObjective(plan.config.next_sentence_prediction),
+        folder,
+        jit_compile=FLAGS.jit_compile,
+        log_steps=FLAGS.log_steps,
+        save_checkpoints_steps=FLAGS.save_checkpoints_steps,
+        keep_checkpoints=FLAGS.keep_checkpoints,
+        steps_per_call=FLAGS.iterations_per_loop,
+        tensorboard=FLAGS.tensorboard,
+    )
+    try:
+        restored = trainer.restore()
+        if restored is None and plan.init is not None:
+            kept = checkpoints.load_tf1(
+                model,
+                plan.init.prefix,
+                ignore=[x for x in FLAGS.init_ignore.split(",") if x],
+                allow_missing=[x for x in FLAGS.init_allow_missing.split(",") if x],
+            )
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
+    if restored is None and plan.init is not None:
+        print(f"weights from {plan.init.description}")
+        if kept:
+            print(f"not in it, so freshly drawn: {', '.join(kept)}")
+    elif restored is None and not FLAGS.do_train:
+        raise InputError(
+            f"do_eval: {folder} holds no checkpoint and init_checkpoint is not given: there is "
+            "nothing to evaluate"
+        )
+    if FLAGS.do_train:
+        training.write_config(folder, values)
+        checkpoints.save_config_and_vocabulary(folder, plan.config, plan.vocab_file)
+
+    train, evaluation = _datasets(plan)
+    baselines = _baselines(plan, train, evaluation)
+    gpus = tf.config.list_physical_devices("GPU")
+    examples = sum(plan.train_counts)
+    epochs = FLAGS.num_train_steps * FLAGS.train_batch_size / examples
+    where = "held-out" if plan.held_out else "training (no eval_input_file)"
+    print("pre-training:")
+    _print_table(
+        [
+            ("parameters", f"{model.count_params():,}"),
+            ("training records", f"{examples:,} in {len(plan.train_files)} files"),
+            (
+                "steps",
+                f"{FLAGS.num_train_steps:,} of {FLAGS.train_batch_size} ({epochs:.2f} epochs)",
+            ),
+            ("begins at", f"step {trainer.step:,}" + (" (continued)" if restored else "")),
+            ("device", f"{len(gpus)} GPU" if gpus else "CPU"),
+            ("precision", FLAGS.precision + (", XLA" if trainer.jit_compile else "")),
+            ("MLM loss, uniform", f"{baselines['uniform_loss']:.4f} (ln of the vocabulary size)"),
+            ("MLM loss, unigram", f"{baselines['unigram_loss']:.4f} (on the {where} records)"),
+        ]
+    )
+    sys.stdout.flush()
+
+    last: dict[str, float] = {}
+    trained_seconds, first_step = 0.0, trainer.step
+    if FLAGS.do_train:
+        if not training.read_metrics_or_nothing(folder / training.METRICS_NAME, "baseline"):
+            trainer.log_line("baseline", baselines)
+        since = time.time()
+        last = trainer.train(
+            train,
+            FLAGS.num_train_steps,
+            sequences_per_batch=FLAGS.train_batch_size,
+            eval_every_steps=FLAGS.eval_every_steps or None,
+            evaluate=lambda: trainer.evaluate(evaluation()),
+        )
+        trained_seconds = time.time() - since
+        checkpoints.save_model_directory(folder, model, plan.config, plan.vocab_file)
+
+    results: dict[str, Any] = {}
+    if FLAGS.do_eval:
+        figures = trainer.evaluate(evaluation())
+        results = _write_eval_results(figures, trainer.step)
+        print(f"evaluation on {where} records:")
+        _print_table([(name, f"{results[name]:.6g}") for name in sorted(results)])
+    summary = [("global step", f"{trainer.step:,}")]
+    if last:
+        steps = trainer.step - first_step
+        sequences = steps * FLAGS.train_batch_size / trained_seconds
+        summary += [
+            ("training MLM loss", f"{last['mlm_loss']:.4f} (last {FLAGS.log_steps} steps)"),
+            ("wall time of training", f"{trained_seconds:.0f} s, {sequences:.1f} sequences/s"),
+        ]
+    if results:
+        gain = baselines["unigram_loss"] - results["masked_lm_loss"]
+        summary.append(
+            (
+                f"{where} MLM loss",
+                f"{results['masked_lm_loss']:.4f} (unigram {baselines['unigram_loss']:.4f}, "
+                f"uniform {baselines['uniform_loss']:.4f}; {gain:+.4f} better than unigram)",
+            )
+        )
+    if training.read_metrics_or_nothing(folder / training.METRICS_NAME, "train"):
+        try:
+            png = plot_curves(folder / training.METRICS_NAME, folder / "curves.png")
+            summary.append(("curves", str(png)))
+        except ImportError:
+            logging.warning("no curves: the package matplotlib is not installed")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    summary += [
+        ("model directory", str(folder)),
+        ("wall time in all", f"{time.time() - began:.0f} s"),
+        ("peak memory", f"{peak:.2f} GiB"),
+    ]
+    print("summary:")
+    _print_table(summary)
+
+
+def _own_flags() -> list[str]:
+    return sorted(flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0]))
+
+
+def main(_) -> int:
+    """Runs the script; bad input gives one line and exit status 1."""
+    from bert_tf.training import NonFiniteLossError
+
+    logging.set_verbosity(logging.INFO)
+    try:
+        plan = make_plan()
+    except (ValueError, OSError) as error:
+        if FLAGS.verbosity > 0:
+            raise
+        print(f"run_pretraining.py: error: {error}", file=sys.stderr)
+        return 1
+    try:
+        run(plan)
+    except (InputError, NonFiniteLossError) as error:
+        print(f"run_pretraining.py: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main)
