@@ -21,7 +21,7 @@ _MODULE_OF = {
     "Trainer": "training",
 }
 
-__all__ = ["__version__", *_MODULE_OF]
+__all__ = ["__version__", *_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):

@@ -88,7 +88,7 @@ def mask_batch(
         raise ValueError("features['input_ids']: expected a static length, got an unknown one")
     real = features["input_mask"] > 0
     special = (input_ids == rule.vocab["[CLS]"]) | (input_ids == rule.vocab["[SEP]"])
-    candidate = real & ~special  # [B, L]
+    candidate = real & tf.logical_not(special)  # [B, L]
     seeds = tf.random.split(seed, 3)
 
     word = _word_index(candidate, input_ids, rule)  # [B, L]
@@ -136,7 +136,7 @@ def _word_index(candidate: tf.Tensor, input_ids: tf.Tensor, rule: MaskingRule) -
     continues = np.zeros(max(rule.vocab.values()) + 1, bool)
     continues[[i for piece, i in rule.vocab.items() if piece.startswith("##")]] = True
     first = candidate & (tf.cumsum(tf.cast(candidate, tf.int32), axis=1) == 1)
-    starts = candidate & (~tf.gather(tf.constant(continues), input_ids) | first)
+    starts = candidate & (tf.logical_not(tf.gather(tf.constant(continues), input_ids)) | first)
     return tf.cumsum(tf.cast(starts, tf.int32), axis=1) - 1
 
 
@@ -144,7 +144,7 @@ def _choose_words(
     word: tf.Tensor, candidate: tf.Tensor, budget: tf.Tensor, whole_word: bool, seed: tf.Tensor
 ) -> tf.Tensor:
     """Draws words in random order until the budget is full: bool [B, L] over word indices."""
-    batch, length = tf.shape(word)[0], word.shape[1]
+    batch, length = tf.shape(word)[0], int(word.shape[1])
     num_words = 1 + tf.reduce_max(word, axis=1)  # [B]
     exists = tf.range(length)[None, :] < num_words[:, None]
     key = tf.where(exists, tf.random.stateless_uniform(tf.shape(word), seed), 2.0)
