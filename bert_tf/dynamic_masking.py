@@ -83,7 +83,7 @@ def mask_batch(
         ascending positions, padded with 0) and masked_lm_weights (float32 [B, P], 1 where real).
     """
     input_ids = features["input_ids"]
-    length = input_ids.shape[1]
+    length = input_ids.shape.as_list()[1]
     if length is None:
         raise ValueError("features['input_ids']: expected a static length, got an unknown one")
     real = features["input_mask"] > 0
@@ -144,7 +144,7 @@ def _choose_words(
     word: tf.Tensor, candidate: tf.Tensor, budget: tf.Tensor, whole_word: bool, seed: tf.Tensor
 ) -> tf.Tensor:
     """Draws words in random order until the budget is full: bool [B, L] over word indices."""
-    batch, length = tf.shape(word)[0], int(word.shape[1])
+    batch, length = tf.shape(word)[0], word.shape.as_list()[1]
     num_words = 1 + tf.reduce_max(word, axis=1)  # [B]
     exists = tf.range(length)[None, :] < num_words[:, None]
     key = tf.where(exists, tf.random.stateless_uniform(tf.shape(word), seed), 2.0)
