@@ -96,7 +96,9 @@ def mask_batch(
         tf.constant(rule.num_to_predict(length, max_predictions_per_seq)),
         tf.reduce_sum(tf.cast(real, tf.int32), axis=1),
     )  # [B]
-    chosen_word = _choose_words(word, candidate, budget, rule.whole_word, seeds[0])  # [B, L]
+    chosen_word = _choose_words(
+        word, candidate, budget, length, rule.whole_word, seeds[0]
+    )  # [B, L]
     masked = candidate & tf.gather(chosen_word, tf.maximum(word, 0), batch_dims=1)  # [B, L]
 
     draw = tf.random.stateless_uniform(tf.shape(input_ids), seeds[1])
@@ -141,10 +143,15 @@ def _word_index(candidate: tf.Tensor, input_ids: tf.Tensor, rule: MaskingRule) -
 
 
 def _choose_words(
-    word: tf.Tensor, candidate: tf.Tensor, budget: tf.Tensor, whole_word: bool, seed: tf.Tensor
+    word: tf.Tensor,
+    candidate: tf.Tensor,
+    budget: tf.Tensor,
+    length: int,
+    whole_word: bool,
+    seed: tf.Tensor,
 ) -> tf.Tensor:
     """Draws words in random order until the budget is full: bool [B, L] over word indices."""
-    batch, length = tf.shape(word)[0], word.shape.as_list()[1]
+    batch = tf.shape(word)[0]
     num_words = 1 + tf.reduce_max(word, axis=1)  # [B]
     exists = tf.range(length)[None, :] < num_words[:, None]
     key = tf.where(exists, tf.random.stateless_uniform(tf.shape(word), seed), 2.0)
