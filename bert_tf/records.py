@@ -399,19 +399,18 @@ def frame_record(record: bytes) -> bytes:
 # Files
 
 
-def gzip_member(data: bytes, level: int = 6) -> bytes:
-    """Compresses bytes as one gzip member that depends on the data only (no name, no time).
+def gzip_stream(raw: BinaryIO) -> gzip.GzipFile:
+    """Opens a gzip stream whose bytes depend on what is written only (no name, no time).
 
-    Members may be appended to each other: gzip readers, and TensorFlow's, see one stream.
+    Streams may be appended to each other as files: gzip readers, and TensorFlow's, see one.
 
     Args:
-      data: what to compress.
-      level: zlib's compression level, 0 to 9.
+      raw: binary file to write to; it stays open when the stream is closed.
 
     Returns:
-      The gzip member.
+      The stream, a context manager.
     """
-    return gzip.compress(data, compresslevel=level, mtime=0)
+    return gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
 
 
 def manifest_path(record_file: str | os.PathLike) -> str:
@@ -467,9 +466,7 @@ class RecordWriter:
         self._file: BinaryIO | None = open(self._temporary, "wb")
         self._stream: Any = self._file
         if compression == "gzip":
-            self._stream = gzip.GzipFile(
-                filename="", mode="wb", compresslevel=6, fileobj=self._file, mtime=0
-            )
+            self._stream = gzip_stream(self._file)
 
     def write(self, record: bytes) -> None:
         """Appends one record.

@@ -1,0 +1,171 @@
+"""Makes masked language model and next sentence prediction records from text.
+
+The flags, their defaults and what comes out are those of google-research/bert
+create_pretraining_data.py; new flags are new abilities. The input is UTF-8 text with one sentence a
+line and blank lines between documents (extract_corpus.py makes it):
+
+    python data_prep/create_pretraining_data.py \
+      --input_file='corpus/*.txt' --output_file=records/wiki.tfrecord \
+      --vocab_file=bert-base-uncased-vocab.txt --num_shards=16
+
+The random choices have the original's distribution. With --compatible they are the original's own:
+the same records in the same order, for the same seed and order of input files (the original leaves
+the order of a glob's files to the file system; here they are sorted).
+
+A run that was stopped or killed is continued by the same command, and gives the same bytes. Beside
+the records lies their manifest, <output>.manifest.json: counts, settings, and the loss of a unigram
+model. On a machine with several cores all are used; --num_workers sets how many.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from data_prep import pretraining_pipeline, token_store
+
+
+def _define_flags() -> None:
+    default = {
+        field.name: field.default
+        for field in pretraining_pipeline.Options.__dataclass_fields__.values()
+    }
+    string, boolean = flags.DEFINE_string, flags.DEFINE_bool
+    integer, fraction = flags.DEFINE_integer, flags.DEFINE_float
+    string(
+        "input_file",
+        None,
+        "Input text files or globs, comma-separated; files named .gz are decompressed.",
+    )
+    string(
+        "output_file",
+        None,
+        "Output TFRecord file, or several, comma-separated; files named .gz are compressed.",
+    )
+    string("vocab_file", None, "Vocabulary of the model, one WordPiece a line.")
+    boolean(
+        "do_lower_case",
+        default["do_lower_case"],
+        "Lower-case the text: True for uncased models, False for cased ones.",
+    )
+    boolean(
+        "do_whole_word_mask",
+        default["do_whole_word_mask"],
+        "Mask whole words instead of single pieces.",
+    )
+    integer("max_seq_length", default["max_seq_length"], "Tokens of a sequence, at least 5.")
+    integer(
+        "max_predictions_per_seq",
+        default["max_predictions_per_seq"],
+        "Most masked tokens in a sequence; about max_seq_length * masked_lm_prob.",
+    )
+    integer("random_seed", default["random_seed"], "Seed of all random choices.")
+    integer(
+        "dupe_factor",
+        None,
+        "How often the text is gone through, with other pairs and masks each time. Default: "
+        f"{default['dupe_factor']}, or 1 with --dynamic_masking.",
+    )
+    fraction("masked_lm_prob", default["masked_lm_prob"], "Fraction of tokens to predict.")
+    fraction(
+        "short_seq_prob",
+        default["short_seq_prob"],
+        "Probability that a document is cut into shorter sequences.",
+    )
+    fraction("mask_prob", default["mask_prob"], "Fraction of predicted tokens that become [MASK].")
+    fraction(
+        "random_prob",
+        default["random_prob"],
+        "Fraction of predicted tokens that become a random piece.",
+    )
+    fraction("keep_prob", default["keep_prob"], "Fraction of predicted tokens that stay.")
+    integer(
+        "num_shards",
+        1,
+        "Number of output files to make of one --output_file: NAME-00000-of-00016.tfrecord, ...",
+        lower_bound=1,
+    )
+    integer("num_workers", 0, "Worker processes; 0 for one per core.", lower_bound=0)
+    boolean("gzip", False, "Compress the output; .gz is added to names that lack it.")
+    boolean(
+        "dynamic_masking",
+        default["dynamic_masking"],
+        "Write unmasked pairs; masks are drawn anew in each epoch of training.",
+    )
+    boolean(
+        "compatible",
+        default["compatible"],
+        "Make exactly the original script's records, in one process and in memory.",
+    )
+    flags.mark_flags_as_required(["input_file", "output_file", "vocab_file"])
+
+
+def options_from_flags(values: flags.FlagValues) -> pretraining_pipeline.Options:
+    """Options of a run.
+
+    Args:
+      values: parsed flags.
+
+    Returns:
+      The options.
+
+    Raises:
+      ValueError: flags out of range or contradicting each other.
+      FileNotFoundError: a pattern of --input_file that matches nothing.
+    """
+    outputs = values.output_file.split(",")
+    if values.num_shards > 1:
+        if len(outputs) > 1:
+            raise ValueError("num_shards: give one --output_file with it, or list the files")
+        outputs = pretraining_pipeline.shard_names(outputs[0], values.num_shards)
+    if values.gzip:
+        outputs = [name if name.endswith(".gz") else name + ".gz" for name in outputs]
+    dupe_factor = values.dupe_factor
+    if dupe_factor is None:
+        dupe_factor = 1 if values.dynamic_masking else pretraining_pipeline.Options.dupe_factor
+    given = {
+        name: values[name].value
+        for name in pretraining_pipeline.Options.__dataclass_fields__
+        if name in values
+    }
+    return pretraining_pipeline.Options(
+        **{
+            **given,
+            "input_files": tuple(token_store.expand_patterns(values.input_file)),
+            "output_files": tuple(outputs),
+            "dupe_factor": dupe_factor,
+        }
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the script; bad input ends it with one line on standard error and exit status 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}: quote globs (--input_file='a/*')")
+    values = flags.FLAGS
+    try:
+        options = options_from_flags(values)
+        manifest = pretraining_pipeline.create_pretraining_data(
+            options, values.num_workers or None, show_progress=True
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"create_pretraining_data: {error}")
+    except KeyboardInterrupt:
+        sys.exit("create_pretraining_data: stopped; the same command continues where it was")
+    counts = manifest["counts"]
+    print(
+        f"{counts['instances']:,} instances from {counts['documents']:,} documents, "
+        f"{counts['sentences']:,} sentences, {counts['tokens']:,} tokens"
+    )
+    print(
+        f"random next {counts['random_next_fraction']:.1%}, unknown tokens "
+        f"{counts['unknown_token_rate']:.2%}, padding {counts['padding_fraction']:.1%}"
+    )
+    for path in options.output_files:
+        print(f"wrote {path} ({os.path.getsize(path):,} bytes)")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main)

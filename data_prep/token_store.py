@@ -1,0 +1,406 @@
+r"""A corpus as memory-mapped token ids: reading text, tokenizing it piece by piece, and the files.
+
+Text is read in pieces of a fixed size, cut at line ends, so that what is written does not depend
+on the number of worker processes. The rules of google-research/bert hold: lines end at \n,
+carriage returns vanish, a line without text ends a document, a line without tokens is nothing, and
+a new file continues the document of the file before it.
+"""
+
+import array
+import contextlib
+import dataclasses
+import glob
+import gzip
+import json
+import mmap
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from bert_tf import tokenization
+
+PIECE_BYTES = 1 << 20
+# A larger mapping is dropped from a process's resident set between batches of look-ups.
+MAX_RESIDENT_BYTES = 1 << 27
+
+
+# --------------------------------------------------------------------------------------------------
+# Text
+
+
+@dataclasses.dataclass(frozen=True)
+class TextPiece:
+    """A run of whole lines of one input file.
+
+    Attributes:
+      path: the file.
+      start: nominal offset of the piece in the file; 0 where `data` holds the text.
+      size: nominal bytes; the piece has the lines that begin within them.
+      data: the text itself, for a compressed file, which cannot be read from the middle.
+      first_line: number of the first line of `data`, from 1.
+      file_bytes: bytes of the file that the piece accounts for, for progress.
+    """
+
+    path: str
+    start: int
+    size: int
+    data: bytes | None = None
+    first_line: int = 1
+    file_bytes: int = 0
+
+
+def expand_patterns(patterns: str) -> list[str]:
+    """Finds the input files.
+
+    Args:
+      patterns: comma-separated paths or globs.
+
+    Returns:
+      The files, those of one glob sorted by name.
+
+    Raises:
+      FileNotFoundError: a pattern that matches no file.
+    """
+    files = []
+    for pattern in patterns.split(","):
+        found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
+        found = [path for path in found if os.path.isfile(path)]
+        if not found:
+            raise FileNotFoundError(f"input_file: no file matches {pattern!r}")
+        files.extend(found)
+    return files
+
+
+@contextlib.contextmanager
+def _open_text(path: str):
+    """Opens a text file as (stream of its text's bytes, raw file), through gzip if named .gz."""
+    with open(path, "rb") as raw:
+        if not path.endswith(".gz"):
+            yield raw, raw
+            return
+        try:
+            with gzip.GzipFile(fileobj=raw, mode="rb") as stream:
+                yield stream, raw
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{path}: broken gzip file: {error}") from error
+
+
+def text_pieces(files: Sequence[str], piece_bytes: int = PIECE_BYTES) -> Iterator[TextPiece]:
+    """Cuts the input into pieces.
+
+    Args:
+      files: input files in order; those named .gz are decompressed here, one after another.
+      piece_bytes: nominal size of a piece of uncompressed text.
+
+    Yields:
+      The pieces in order; every line of every file is in exactly one.
+
+    Raises:
+      ValueError: a broken gzip file.
+    """
+    for path in files:
+        if path.endswith(".gz"):
+            line, before = 1, 0
+            with _open_text(path) as (stream, raw):
+                while data := stream.read(piece_bytes):
+                    data += stream.readline()
+                    yield TextPiece(path, 0, 0, data, line, raw.tell() - before)
+                    line, before = line + data.count(b"\n"), raw.tell()
+        else:
+            size = os.path.getsize(path)
+            for start in range(0, size, piece_bytes):
+                nominal = min(size - start, piece_bytes)
+                yield TextPiece(path, start, piece_bytes, file_bytes=nominal)
+
+
+def _read_piece(piece: TextPiece) -> tuple[bytes, int]:
+    """The piece's text and its offset in the file (0 for compressed files)."""
+    if piece.data is not None:
+        return piece.data, 0
+    with open(piece.path, "rb") as stream:
+        if piece.start:
+            stream.seek(piece.start - 1)
+            stream.readline()  # belongs to the piece before, unless it is but a line end
+        begin = stream.tell()
+        size = piece.start + piece.size - begin
+        if size <= 0:
+            return b"", begin
+        data = stream.read(size)
+        if not data.endswith(b"\n"):
+            data += stream.readline()
+        return data, begin
+
+
+def _location(piece: TextPiece, begin: int, newlines: int) -> str:
+    """File and line for a message: the line after so many line ends of the piece's text."""
+    line = piece.first_line + newlines
+    if piece.data is None:
+        with open(piece.path, "rb") as stream:
+            while begin > 0 and (before := stream.read(min(begin, PIECE_BYTES))):
+                begin -= len(before)
+                line += before.count(b"\n")
+    return f"{piece.path}, line {line}"
+
+
+def piece_lines(piece: TextPiece) -> tuple[list[str], int]:
+    """Reads a piece as lines.
+
+    Args:
+      piece: which.
+
+    Returns:
+      The lines without their ends (carriage returns are gone, wherever they stood), and the offset
+      of the first in the file.
+
+    Raises:
+      ValueError: bytes that are not UTF-8, naming file and line.
+    """
+    data, begin = _read_piece(piece)
+    try:
+        lines = data.decode("utf-8").replace("\r", "").split("\n")
+    except UnicodeDecodeError as error:
+        where = _location(piece, begin, data.count(b"\n", 0, error.start))
+        raise ValueError(
+            f"{where}: not UTF-8: {error.reason} (byte 0x{data[error.start]:02x}); convert the "
+            "file, for example with iconv"
+        ) from None
+    if not lines[-1]:
+        lines.pop()  # nothing follows the last line end
+    return lines, begin
+
+
+# --------------------------------------------------------------------------------------------------
+# Tokens
+
+
+def is_uncased_vocabulary(vocab: Mapping[str, int]) -> bool:
+    """Whether a vocabulary is that of an uncased model of a language with cases.
+
+    Args:
+      vocab: piece to id.
+
+    Returns:
+      True if no ordinary piece has an upper-case letter though most have lower-case ones.
+    """
+    pieces = [p for p in vocab if not (len(p) > 2 and p[0] + p[-1] in ("[]", "<>"))]
+    if any(piece != piece.lower() for piece in pieces):
+        return False
+    return sum(piece != piece.upper() for piece in pieces) * 2 >= len(pieces)
+
+
+def token_dtype(vocab: Mapping[str, int]) -> np.dtype:
+    """Smallest type that holds a vocabulary's ids: uint16 or uint32."""
+    return np.dtype(np.uint16 if max(vocab.values()) < 1 << 16 else np.uint32)
+
+
+@dataclasses.dataclass(eq=False)
+class TokenizedPiece:
+    """Tokens of a piece.
+
+    Attributes:
+      tokens: uint16 or uint32 [tokens], all sentences one after another.
+      sentence_lengths: uint32 [sentences], each at least 1.
+      document_starts: uint32 [breaks], sentences of the piece before each blank line, increasing.
+      unknown_tokens: how many tokens are [UNK].
+    """
+
+    tokens: np.ndarray
+    sentence_lengths: np.ndarray
+    document_starts: np.ndarray
+    unknown_tokens: int
+
+    def save(self, path: str) -> None:
+        """Writes the piece; the file appears under its name once it is whole."""
+        temporary = f"{path}.tmp-{os.getpid()}"
+        with open(temporary, "wb") as stream:
+            np.savez(stream, **dataclasses.asdict(self))
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str) -> "TokenizedPiece":
+        """Reads what `save` wrote."""
+        with np.load(path) as loaded:
+            fields = {name: loaded[name] for name in loaded.files}
+        return cls(**{**fields, "unknown_tokens": int(fields["unknown_tokens"])})
+
+
+def tokenize_piece(
+    piece: TextPiece, tokenizer: tokenization.FullTokenizer, refuse_upper_case: bool
+) -> TokenizedPiece:
+    """Tokenizes the lines of a piece.
+
+    Args:
+      piece: which.
+      tokenizer: tokenizer whose vocabulary has [UNK].
+      refuse_upper_case: whether a capital letter is an error.
+
+    Returns:
+      The tokens.
+
+    Raises:
+      ValueError: bytes that are not UTF-8, or a refused capital letter, naming file and line.
+    """
+    lines, begin = piece_lines(piece)
+    tokens = array.array("H" if token_dtype(tokenizer.vocab).itemsize == 2 else "I")
+    sentence_lengths = []
+    document_starts = []
+    encode = tokenizer.encode
+    for number, line in enumerate(lines):
+        line = line.strip()
+        if not line:
+            document_starts.append(len(sentence_lengths))
+            continue
+        if refuse_upper_case and line != line.lower():
+            raise ValueError(
+                f"{_location(piece, begin, number)}: cased text ({line[:40]!r}...), but the "
+                f"vocabulary {tokenizer.vocab_file} has no upper-case letters; pass "
+                "--do_lower_case=True, or a cased vocabulary"
+            )
+        ids = encode(line)
+        if ids:
+            tokens.extend(ids)
+            sentence_lengths.append(len(ids))
+    ids = np.array(tokens, token_dtype(tokenizer.vocab))
+    unknown = tokenizer.vocab[tokenization.UNK_TOKEN]
+    return TokenizedPiece(
+        ids,
+        np.array(sentence_lengths, np.uint32),
+        np.unique(np.array(document_starts, np.uint32)),
+        int(np.count_nonzero(ids == unknown)),
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Files
+
+_TOKENS, _SENTENCES, _DOCUMENTS, _COUNTS = "tokens", "sentences", "documents", "counts.json"
+
+
+class StoreWriter:
+    """Puts tokenized pieces together into the files of a store.
+
+    Use as a context manager; the store is complete once `close` has written its counts.
+    """
+
+    def __init__(self, folder: str):
+        """Opens the files, replacing any incomplete ones.
+
+        Args:
+          folder: existing folder of the store.
+        """
+        self._folder = folder
+        self._files = {
+            name: open(os.path.join(folder, name), "wb")
+            for name in (_TOKENS, _SENTENCES, _DOCUMENTS)
+        }
+        self._counts = {"tokens": 0, "sentences": 0, "documents": 0, "unknown_tokens": 0}
+        self._dtype = np.dtype(np.uint16)
+        self._last_document = -1
+
+    def append(self, piece: TokenizedPiece) -> None:
+        """Adds the next piece of the corpus."""
+        counts = self._counts
+        self._dtype = piece.tokens.dtype
+        piece.tokens.tofile(self._files[_TOKENS])
+        ends = np.cumsum(piece.sentence_lengths, dtype=np.int64)
+        (counts["tokens"] + ends - piece.sentence_lengths).tofile(self._files[_SENTENCES])
+        # A document begins at each sentence that follows a blank line, and at the first of all.
+        starts = counts["sentences"] + piece.document_starts.astype(np.int64)
+        if not counts["sentences"] and ends.size:
+            starts = np.unique(np.concatenate([[0], starts]))
+        self._add_documents(starts)
+        counts["tokens"] += piece.tokens.size
+        counts["sentences"] += ends.size
+        counts["unknown_tokens"] += piece.unknown_tokens
+
+    def _add_documents(self, starts: np.ndarray) -> None:
+        starts = starts[starts > self._last_document]  # documents without sentences are none
+        if starts.size:
+            starts.tofile(self._files[_DOCUMENTS])
+            self._last_document = int(starts[-1])
+            self._counts["documents"] += starts.size
+
+    def close(self) -> dict[str, int]:
+        """Completes the store.
+
+        Returns:
+          Numbers of tokens, sentences, documents and unknown_tokens.
+        """
+        counts = self._counts
+        np.array([counts["tokens"]], np.int64).tofile(self._files[_SENTENCES])
+        if self._last_document == counts["sentences"]:  # blank lines at the end of the corpus
+            counts["documents"] -= 1
+        else:
+            np.array([counts["sentences"]], np.int64).tofile(self._files[_DOCUMENTS])
+        self._close_files()
+        path = os.path.join(self._folder, _COUNTS)
+        with open(path + ".tmp", "w", encoding="utf-8") as stream:
+            json.dump({**counts, "token_dtype": self._dtype.name}, stream)
+        os.replace(path + ".tmp", path)
+        return counts
+
+    def _close_files(self) -> None:
+        for stream in self._files.values():
+            stream.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exception_type, exception, traceback):
+        if exception_type is None:
+            self.close()
+        else:
+            self._close_files()
+
+
+def is_complete(folder: str) -> bool:
+    """Whether a folder holds a complete store."""
+    return os.path.exists(os.path.join(folder, _COUNTS))
+
+
+class TokenStore:
+    """A complete store, memory-mapped.
+
+    Attributes:
+      tokens: uint16 or uint32 [tokens].
+      sentence_offsets: int64 [sentences + 1], tokens before each sentence.
+      document_offsets: int64 [documents + 1], sentences before each document.
+      counts: numbers of tokens, sentences, documents and unknown_tokens.
+    """
+
+    def __init__(self, folder: str):
+        """Maps the files.
+
+        Args:
+          folder: folder of a complete store.
+
+        Raises:
+          OSError: there is none.
+        """
+        with open(os.path.join(folder, _COUNTS), encoding="utf-8") as stream:
+            self.counts = json.load(stream)
+        self._maps: list[mmap.mmap] = []
+        dtype = np.dtype(self.counts.pop("token_dtype"))
+        self.tokens = self._map(os.path.join(folder, _TOKENS), dtype, self.counts["tokens"])
+        self.sentence_offsets = self._map(
+            os.path.join(folder, _SENTENCES), np.dtype("<i8"), self.counts["sentences"] + 1
+        )
+        self.document_offsets = self._map(
+            os.path.join(folder, _DOCUMENTS), np.dtype("<i8"), self.counts["documents"] + 1
+        )
+
+    def _map(self, path: str, dtype: np.dtype, count: int) -> np.ndarray:
+        if not count:
+            return np.zeros(0, dtype)
+        with open(path, "rb") as stream:
+            mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._maps.append(mapping)
+        return np.frombuffer(mapping, dtype, count)
+
+    def release(self) -> None:
+        """Drops large mappings from this process's resident set (they stay in the page cache)."""
+        for mapping in self._maps:
+            if len(mapping) > MAX_RESIDENT_BYTES and hasattr(mapping, "madvise"):
+                mapping.madvise(mmap.MADV_DONTNEED)
