@@ -17,6 +17,7 @@ the records lies their manifest, <output>.manifest.json: counts, settings, and t
 model. On a machine with several cores all are used; --num_workers sets how many.
 """
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -26,13 +27,20 @@ from absl import app, flags
 from data_prep import pretraining_pipeline, token_store
 
 
-def _define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the script's flags.
+
+    Args:
+      values: where to define them.
+    """
     default = {
         field.name: field.default
         for field in pretraining_pipeline.Options.__dataclass_fields__.values()
     }
-    string, boolean = flags.DEFINE_string, flags.DEFINE_bool
-    integer, fraction = flags.DEFINE_integer, flags.DEFINE_float
+    string = functools.partial(flags.DEFINE_string, flag_values=values)
+    boolean = functools.partial(flags.DEFINE_bool, flag_values=values)
+    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+    fraction = functools.partial(flags.DEFINE_float, flag_values=values)
     string(
         "input_file",
         None,
@@ -98,7 +106,7 @@ def _define_flags() -> None:
         default["compatible"],
         "Make exactly the original script's records, in one process and in memory.",
     )
-    flags.mark_flags_as_required(["input_file", "output_file", "vocab_file"])
+    flags.mark_flags_as_required(["input_file", "output_file", "vocab_file"], values)
 
 
 def options_from_flags(values: flags.FlagValues) -> pretraining_pipeline.Options:
@@ -167,5 +175,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    define_flags()
     app.run(main)

@@ -599,7 +599,7 @@ def _tokenize(options: Options, pool: WorkerPool, work: str, show: bool) -> dict
         sizes: collections.deque[int] = collections.deque()  # of the pieces under way
 
         def calls() -> Iterator[tuple[int, token_store.TextPiece]]:
-            for index, piece in enumerate(token_store.text_pieces(options.input_files)):
+            for index, piece in enumerate(token_store.text_pieces(options.input_files, token_store.PIECE_BYTES)):
                 sizes.append(piece.file_bytes)
                 yield index, piece
 
@@ -846,7 +846,7 @@ def _read_documents(
     counts = {"documents": 0, "sentences": 0, "tokens": 0, "unknown_tokens": 0}
     total = sum(map(os.path.getsize, options.input_files))
     with Progress("1/3 tokenizing", total, "B", show=show) as progress:
-        for piece in token_store.text_pieces(options.input_files):
+        for piece in token_store.text_pieces(options.input_files, token_store.PIECE_BYTES):
             tokenized = token_store.tokenize_piece(piece, tokenizer, refuse_upper_case=False)
             ends = np.cumsum(tokenized.sentence_lengths)[:-1]
             sentences = np.split(tokenized.tokens, ends) if tokenized.tokens.size else []
