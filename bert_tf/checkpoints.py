@@ -37,6 +37,8 @@ TRAINING_STATE = (
     r"^training/",
 )
 
+# What TensorFlow raises on truncated or altered files, depending on where they are damaged.
+_READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, IndexError)
 _STEP = re.compile(r"^model\.ckpt-(\d+)\.index$")
 
 
@@ -106,7 +108,7 @@ def read_tensors(
     for name in wanted:
         try:
             read[name] = reader.get_tensor(name)
-        except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        except _READ_ERRORS as error:
             raise CorruptCheckpointError(f"{prefix}: cannot read {name!r}: {error}") from error
     return read
 
@@ -124,7 +126,7 @@ def _reader(prefix: str | os.PathLike):
         )
     try:
         return tf.train.load_checkpoint(prefix)
-    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+    except _READ_ERRORS as error:
         raise CorruptCheckpointError(f"{prefix}: cannot read the checkpoint: {error}") from error
 
 

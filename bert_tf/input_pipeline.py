@@ -16,7 +16,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -267,7 +267,7 @@ def pretraining_dataset(
         batch = parse(serialized)
         if vocab_size is not None:
             batch["input_ids"] = _checked_ids(batch, vocab_size)
-        if not shape.masked:
+        if masking is not None and not shape.masked:
             batch = mask_batch(
                 batch,
                 rule=masking,
@@ -292,7 +292,7 @@ def _check_positive(**values: int) -> None:
             raise ValueError(f"{name}: expected at least 1, got {value}")
 
 
-def _compression(path: str) -> str:
+def _compression(path: str) -> Any:
     return "GZIP" if records.compression_of(path) == "gzip" else ""
 
 
@@ -327,18 +327,20 @@ def _endless(
     start_epoch, skip_records = divmod(start_record, epoch_records)
     kinds = [_compression(path) for path in paths]
 
-    def read(path: tf.Tensor, is_gzip: tf.Tensor) -> tf.data.Dataset:
+    def read(path: Any, is_gzip: Any) -> Any:
         # TFRecordDataset takes its compression as a tensor, so one stage reads both kinds.
-        return tf.data.TFRecordDataset(path, compression_type=tf.where(is_gzip, "GZIP", ""))
+        return tf.data.TFRecordDataset(
+            path, compression_type=cast(Any, tf.where(is_gzip, "GZIP", ""))
+        )
 
-    def epoch_dataset(epoch: tf.Tensor) -> tf.data.Dataset:
+    def epoch_dataset(epoch: Any) -> Any:
         # Inside this function the graph's seed, not the process', is what shuffle combines with its
         # own: fixing it keeps the order independent of any tf.random.set_seed of the user.
         tf.random.set_seed(1)
         draws = _mix(seed, _ORDER_STREAM, epoch)
         order = tf.argsort(
             tf.random.stateless_uniform(
-                [len(paths)], draws[:2], maxval=None, minval=None, dtype=tf.int32, alg="philox"
+                [len(paths)], draws[:2], 0, 2**31 - 1, dtype=tf.int32, alg="philox"
             ),
             stable=True,
         )
@@ -349,14 +351,16 @@ def _endless(
             )
         )
         dataset = dataset.interleave(
-            read,
+            cast(Any, read),
             cycle_length=min(_READ_FILES, len(paths)),
             block_length=1,
             num_parallel_calls=min(2, len(paths)),
             deterministic=True,
         )
         dataset = dataset.shuffle(
-            buffer_records, seed=tf.cast(draws[2], tf.int64), reshuffle_each_iteration=False
+            buffer_records,
+            seed=cast(Any, tf.cast(draws[2], tf.int64)),
+            reshuffle_each_iteration=False,
         )
         return dataset.skip(tf.where(epoch == start_epoch, tf.constant(skip_records, tf.int64), 0))
 

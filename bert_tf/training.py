@@ -198,10 +198,10 @@ class Trainer:
         # float64: a sum over a large evaluation exceeds float32's 24 bits.
         self._train_sums = tf.Variable(tf.zeros([len(names), 2], tf.float64), trainable=False)
         self._eval_sums = tf.Variable(tf.zeros([len(names), 2], tf.float64), trainable=False)
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._first_bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False)
-        self._learning_rate = tf.Variable(0.0, trainable=False)
-        self._tokens = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._step = _counter(0)
+        self._first_bad_step = _counter(-1)
+        self._learning_rate = tf.Variable(tf.constant(0.0), trainable=False)
+        self._tokens = _counter(0)
         self.keeper = CheckpointKeeper(
             self.output_dir,
             {
@@ -333,7 +333,7 @@ class Trainer:
             make_dataset: step -> endless dataset of (inputs, labels, weights) from that step on.
             num_train_steps: where to stop, counted from the very beginning.
             sequences_per_batch: B, for the rates that are logged.
-            eval_every_steps: steps between two evaluations; None means none.
+            eval_every_steps: steps between two evaluations on the way; None means none.
             evaluate: what to call then; its figures are logged with the prefix "eval_".
 
         Returns:
@@ -363,12 +363,13 @@ class Trainer:
                 is_last = step == num_train_steps
                 if step % self.log_steps == 0 or is_last:
                     last = log.write(step, sequences_per_batch)
+                if evaluate and eval_every_steps and step % eval_every_steps == 0 and not is_last:
+                    with log.paused():
+                        log.write_eval(step, evaluate())
+                # Last, so that a checkpoint never stands before a log line of its own step.
                 if step % self.save_checkpoints_steps == 0 or is_last:
                     with log.paused():
                         self.save()
-                if evaluate and eval_every_steps and (step % eval_every_steps == 0 or is_last):
-                    with log.paused():
-                        log.write_eval(step, evaluate())
         finally:
             log.close()
         return last
@@ -393,6 +394,10 @@ class Trainer:
         if not batches:
             raise ValueError("dataset: expected at least one batch to evaluate, got none")
         return _means(self.objective.metric_names, self._eval_sums)
+
+
+def _counter(start: int) -> tf.Variable:
+    return tf.Variable(tf.constant(start, tf.int64), trainable=False)
 
 
 def _real_tokens(inputs: Any) -> tf.Tensor:

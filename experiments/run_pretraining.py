@@ -27,6 +27,7 @@ from typing import Any
 from absl import app, flags, logging
 
 FLAGS = flags.FLAGS
+_FLAG_NAMES: list[str] = []
 
 _EVAL_SEED = 12345  # of dynamic masks: the same at every evaluation, whatever --seed
 _UNIGRAM_RECORDS = 102_400  # training records looked at for the unigram baseline
@@ -50,8 +51,27 @@ _TRAJECTORY_FLAGS = (
 )
 
 
-def _define_flags() -> None:
-    text, integer, switch = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
+def _define_flags(values: flags.FlagValues) -> None:
+    def integer(name: str, default: int, meaning: str) -> None:
+        _FLAG_NAMES.append(name)
+        flags.DEFINE_integer(name, default, meaning, flag_values=values)
+
+    def text(name: str, default: str | None, meaning: str) -> None:
+        _FLAG_NAMES.append(name)
+        flags.DEFINE_string(name, default, meaning, flag_values=values)
+
+    def switch(name: str, default: bool | None, meaning: str) -> None:
+        _FLAG_NAMES.append(name)
+        flags.DEFINE_bool(name, default, meaning, flag_values=values)
+
+    def number(name: str, default: float, meaning: str) -> None:
+        _FLAG_NAMES.append(name)
+        flags.DEFINE_float(name, default, meaning, flag_values=values)
+
+    def choice(name: str, choices: list[str], meaning: str) -> None:
+        _FLAG_NAMES.append(name)
+        flags.DEFINE_enum(name, choices[0], choices, meaning, flag_values=values)
+
     text("bert_config_file", None, "bert_config.json of the model.")
     text("model_size", None, "Instead of bert_config_file: tiny, mini, small, medium, base, large.")
     text("input_file", None, "Training records: names and globs, comma separated.")
@@ -65,7 +85,7 @@ def _define_flags() -> None:
     switch("do_eval", False, "Whether to evaluate.")
     integer("train_batch_size", 32, "Sequences in a training batch.")
     integer("eval_batch_size", 8, "Sequences in an evaluation batch.")
-    flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate.")
+    number("learning_rate", 5e-5, "Peak learning rate.")
     integer("num_train_steps", 100000, "Training steps in all.")
     integer("num_warmup_steps", 10000, "Steps of linear warm-up.")
     integer("save_checkpoints_steps", 1000, "Steps between two checkpoints.")
@@ -76,16 +96,13 @@ def _define_flags() -> None:
     text("vocab_file", None, "Vocabulary of the records: checked, and copied to output_dir.")
     switch("do_lower_case", None, "Casing of the records, where no manifest says it.")
     switch("do_whole_word_mask", False, "Dynamic masking of records without a manifest.")
-    flags.DEFINE_float("masked_lm_prob", 0.15, "Dynamic masking of records without a manifest.")
-    flags.DEFINE_enum(
+    number("masked_lm_prob", 0.15, "Dynamic masking of records without a manifest.")
+    choice(
         "precision",
-        "float32",
         ["float32", "mixed_bfloat16", "mixed_float16"],
         "Computation: the last with dynamic loss scaling. Weights stay float32.",
     )
-    flags.DEFINE_enum(
-        "jit_compile", "auto", ["auto", "true", "false"], "XLA; auto means on a GPU only."
-    )
+    choice("jit_compile", ["auto", "true", "false"], "XLA; auto means on a GPU only.")
     switch("deterministic", False, "Deterministic GPU kernels, slower; on CPU they are already.")
     integer("seed", 12345, "Of initial weights, dropout, order of records and dynamic masks.")
     integer("log_steps", 25, "Steps between two log lines.")
@@ -424,7 +441,7 @@ def run(plan: Plan) -> None:
 
     values = {
         "bert_config": plan.config.to_dict(),
-        "flags": {name: FLAGS[name].value for name in _own_flags()},
+        "flags": {name: FLAGS[name].value for name in _FLAG_NAMES},
         "train_records": dict(zip(plan.train_files, plan.train_counts, strict=True)),
         "eval_files": plan.eval_files,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
@@ -513,6 +530,9 @@ def run(plan: Plan) -> None:
     results: dict[str, Any] = {}
     if FLAGS.do_eval:
         figures = trainer.evaluate(evaluation())
+        known = training.read_metrics_or_nothing(folder / training.METRICS_NAME, "eval")
+        if FLAGS.do_train and not any(line["step"] == trainer.step for line in known):
+            trainer.log_line("eval", {f"eval_{name}": value for name, value in figures.items()})
         results = _write_eval_results(figures, trainer.step)
         print(f"evaluation on {where} records:")
         _print_table([(name, f"{results[name]:.6g}") for name in sorted(results)])
@@ -549,19 +569,15 @@ def run(plan: Plan) -> None:
     _print_table(summary)
 
 
-def _own_flags() -> list[str]:
-    return sorted(flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0]))
-
-
 def main(_) -> int:
     """Runs the script; bad input gives one line and exit status 1."""
     from bert_tf.training import NonFiniteLossError
 
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(max(logging.INFO, logging.get_verbosity()))
     try:
         plan = make_plan()
     except (ValueError, OSError) as error:
-        if FLAGS.verbosity > 0:
+        if logging.level_debug():
             raise
         print(f"run_pretraining.py: error: {error}", file=sys.stderr)
         return 1
@@ -574,5 +590,5 @@ def main(_) -> int:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    _define_flags(FLAGS)
     app.run(main)
