@@ -84,10 +84,12 @@ def prose_paragraphs(text: str) -> list[str]:
     literal_indent = -1  # Inside the literal block that "::" opens at this indent.
     awaits_literal = False
     previous_indent = 0
+    in_example = False
     for line in lines:
         stripped = line.strip()
         indent = len(line) - len(line.lstrip())
         if not stripped or _UNDERLINE.match(line):
+            in_example = False
             if blocks[-1]:
                 # The line above an underline is a heading.
                 if stripped and len(blocks[-1]) == 1:
@@ -106,9 +108,10 @@ def prose_paragraphs(text: str) -> list[str]:
         if _SIGNATURE.search(stripped) or _CODE_LINE.match(line):
             blocks.append([])
             # What an example prints follows it, up to the next empty line.
-            if _CODE_LINE.match(line):
-                literal_indent = indent if indent else -1
+            in_example = in_example or bool(_CODE_LINE.match(line))
             previous_indent = indent
+            continue
+        if in_example:
             continue
         is_item = bool(_BULLET.match(line))
         # A line that goes further in opens a literal block, an item's text or a definition.
