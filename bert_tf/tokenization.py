@@ -29,9 +29,9 @@ SPECIAL_TOKENS = (PAD_TOKEN, UNK_TOKEN, CLS_TOKEN, SEP_TOKEN, MASK_TOKEN)
 
 MAX_CHARS_PER_WORD = 200  # a longer word becomes [UNK] (the original's limit)
 
-DEFAULT_MAX_MEMO_BYTES = 128 * 2**20  # holds about 600,000 distinct chunks of English
+DEFAULT_MAX_MEMO_BYTES = 256 * 2**20  # holds about a million distinct chunks of English
 _MAX_MEMO_KEY_CHARS = 64  # longer chunks hardly ever come again
-_MEMO_ENTRY_BYTES = 120  # a dict slot at its emptiest and the tuple's garbage collector header
+_MEMO_ENTRY_BYTES = 96  # a slot of a dict that has just grown, and the tuple's hidden header
 _MAX_TABLE_CHARS = 2**16  # characters a table remembers; rarer ones are asked anew
 
 _T = TypeVar("_T")
@@ -142,7 +142,8 @@ class BasicTokenizer:
         if not self.do_lower_case:
             return text.translate(_CLEAN_AND_SPLIT).split()
         if text.isascii():
-            return text.lower().translate(_CLEAN_AND_SPLIT).split()
+            text = text.lower()
+            return [text] if text.isalnum() else text.translate(_CLEAN_AND_SPLIT).split()
         # Cleaning comes first: a character that vanishes is no context for a final sigma. Neither
         # lower() nor NFD looks across the spaces, so the words need not be parted before them.
         text = unicodedata.normalize("NFD", text.translate(_CLEAN).lower())
