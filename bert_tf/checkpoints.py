@@ -368,8 +368,12 @@ def training_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer
     """
     pairs: list[tuple[str, Any]] = [(variable.path, variable) for variable in model.weights]
     flat = {path.replace("/", "_"): path for path, _ in pairs}
+    seen: dict[str, int] = {}
     for variable in optimizer.variables:
-        pairs.append((_optimizer_name(variable, flat), variable))
+        name = _optimizer_name(variable, flat)
+        # A loss-scale optimizer and the one within it each have their count of iterations.
+        seen[name] = seen.get(name, -1) + 1
+        pairs.append((f"{name}_{seen[name]}" if seen[name] else name, variable))
     # The states of random generators are among the variables of a Keras model, not its weights.
     weights = {id(variable) for variable in model.weights}
     seeds = [v for v in model.variables if id(v) not in weights and "seed" in v.path]

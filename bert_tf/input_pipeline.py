@@ -144,9 +144,10 @@ def manifests_of(files: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: a manifest is not a JSON object; names the file.
     """
-    found = []
-    for path in sorted({records.manifest_path(name) for name in files}):
-        if not os.path.exists(path):
+    found: dict[str, dict[str, Any]] = {}
+    for name in files:
+        path = records.manifest_path(name)
+        if path in found or not os.path.exists(path):
             continue
         try:
             manifest = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
@@ -154,8 +155,10 @@ def manifests_of(files: Sequence[str]) -> list[dict[str, Any]]:
             raise ValueError(f"{path}: not a JSON file: {error}") from error
         if not isinstance(manifest, dict):
             raise ValueError(f"{path}: expected a JSON object, got {type(manifest).__name__}")
-        found.append(manifest)
-    return found
+        # A file that was put there under the same base name later is not what it describes.
+        if os.path.basename(name) in manifest.get("files", ()):
+            found[path] = manifest
+    return [found[path] for path in sorted(found)]
 
 
 def count_records(files: Sequence[str]) -> list[int]:

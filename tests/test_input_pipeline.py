@@ -1,0 +1,268 @@
+"""Order, resuming, padding and checks of the pre-training input pipeline."""
+
+import collections
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert_tf import input_pipeline as pipeline
+from bert_tf import records
+from bert_tf.dynamic_masking import MaskingRule
+from tests import synthetic_records as synthetic
+from tests.synthetic_records import LENGTH, PREDICTIONS, VOCAB, VOCAB_SIZE
+
+COUNTS = (101, 53, 37)
+BATCH = 13
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    return [
+        synthetic.write(folder / "a.tfrecord", COUNTS[0], 1),
+        synthetic.write(folder / "b.tfrecord.gz", COUNTS[1], 2),
+        synthetic.write(folder / "c.tfrecord", COUNTS[2], 3),
+    ]
+
+
+@pytest.fixture(scope="module")
+def unmasked(tmp_path_factory):
+    return synthetic.write(tmp_path_factory.mktemp("unmasked") / "u.tfrecord", 59, 4, masked=False)
+
+
+def take(files, count=None, **changes):
+    settings = {
+        "batch_size": BATCH,
+        "max_seq_length": LENGTH,
+        "max_predictions_per_seq": PREDICTIONS,
+        "is_training": True,
+        "seed": 7,
+        **changes,
+    }
+    dataset = pipeline.pretraining_dataset(files, **settings)
+    if count is not None:
+        dataset = dataset.take(count)
+    return list(dataset.as_numpy_iterator())
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def rows(batches):
+    return [row.tobytes() for batch in batches for row in batch[0]["input_ids"]]
+
+
+def test_begins_anywhere_as_if_it_had_run_from_the_start(files):
+    steps = 2 * sum(COUNTS) // BATCH + 3  # into the third epoch, across both ends
+    whole = take(files, steps)
+    for start in (1, 14, 15, 29):
+        tf.random.set_seed(start)  # the user's seeds have no say
+        assert_same(whole[start:], take(files, steps - start, start_step=start))
+
+
+def test_epochs_hold_every_record_once_in_orders_of_their_own(files):
+    total = sum(COUNTS)
+    order = rows(take(files, 2 * total // BATCH + 1))
+    expected = collections.Counter(
+        row.tobytes()
+        for count, seed in zip(COUNTS, (1, 2, 3), strict=True)
+        for row in synthetic.make_arrays(count, seed)["input_ids"].astype(np.int32)
+    )
+    assert max(expected.values()) == 1
+    first, second = order[:total], order[total : 2 * total]
+    assert collections.Counter(first) == collections.Counter(second) == expected
+    same = sum(one == other for one, other in zip(first, second, strict=True))
+    assert same < 10  # of 191; about 1 is expected by chance
+
+
+def test_shuffling_mixes_files_and_depends_on_the_seed(files):
+    of_file = {
+        row.tobytes(): name
+        for name, count, seed in zip("abc", COUNTS, (1, 2, 3), strict=True)
+        for row in synthetic.make_arrays(count, seed)["input_ids"].astype(np.int32)
+    }
+    batches = take(files, 4)
+    for batch in batches:
+        assert len({of_file[row] for row in rows([batch])}) > 1
+    assert rows(batches) != rows(take(files, 4, seed=8))
+    # With nothing to shuffle what remains is the order of files, of which there are six.
+    orders = {tuple(rows(take(files, 1, shuffle_buffer_records=1, seed=i))) for i in range(6)}
+    assert len(orders) > 1
+
+
+def test_element_is_what_fit_takes(files):
+    inputs, labels, weights = take(files[0], 1)[0]
+    shapes = {name: (a.shape, a.dtype.name) for name, a in inputs.items()}
+    assert shapes == {
+        "input_ids": ((BATCH, LENGTH), "int32"),
+        "input_mask": ((BATCH, LENGTH), "int32"),
+        "segment_ids": ((BATCH, LENGTH), "int32"),
+        "masked_lm_positions": ((BATCH, PREDICTIONS), "int32"),
+    }
+    assert labels["masked_lm_logits"].shape == weights["masked_lm_logits"].shape
+    assert labels["masked_lm_logits"].dtype == labels["next_sentence_logits"].dtype == np.int32
+    assert labels["next_sentence_logits"].shape == weights["next_sentence_logits"].shape == (BATCH,)
+    # The labels stand with their own inputs.
+    arrays = synthetic.make_arrays(COUNTS[0], 1)
+    index = {row.tobytes(): i for i, row in enumerate(arrays["input_ids"].astype(np.int32))}
+    for i, row in enumerate(inputs["input_ids"]):
+        source = index[row.tobytes()]
+        for name, got in (
+            ("masked_lm_ids", labels["masked_lm_logits"]),
+            ("masked_lm_weights", weights["masked_lm_logits"]),
+            ("masked_lm_positions", inputs["masked_lm_positions"]),
+            ("segment_ids", inputs["segment_ids"]),
+        ):
+            np.testing.assert_array_equal(got[i], arrays[name][source], err_msg=name)
+        assert labels["next_sentence_logits"][i] == arrays["next_sentence_labels"][source, 0]
+    _, labels, weights = take(files[0], 1, next_sentence=False)[0]
+    assert set(labels) == set(weights) == {"masked_lm_logits"}
+
+
+def test_evaluation_counts_every_example_once_in_order(files):
+    batches = take(files, is_training=False)
+    assert len(batches) == -(-sum(COUNTS) // BATCH)
+    real = np.concatenate([weights["next_sentence_logits"] for _, _, weights in batches])
+    assert real.sum() == sum(COUNTS) and (np.diff(real) <= 0).all()
+    expected = np.concatenate(
+        [
+            synthetic.make_arrays(count, seed)["input_ids"]
+            for count, seed in zip(COUNTS, (1, 2, 3), strict=True)
+        ]
+    )
+    ids = np.concatenate([inputs["input_ids"] for inputs, _, _ in batches])
+    np.testing.assert_array_equal(ids[: len(expected)], expected)
+    weights = np.concatenate([weights["masked_lm_logits"] for _, _, weights in batches])
+    assert not weights[len(expected) :].any()
+    assert len(take(files, is_training=False, max_steps=4)) == 4
+    assert_same(batches[3:], take(files, is_training=False, start_step=3))
+
+
+def test_dynamic_masks_are_fresh_each_epoch_and_the_same_on_resuming(unmasked):
+    rule = MaskingRule(VOCAB)
+    whole = take(unmasked, 20, masking=rule)
+    assert_same(whole[11:], take(unmasked, 9, masking=rule, start_step=11))
+    by_text = collections.defaultdict(set)
+    for inputs, labels, weights in whole:
+        positions, ids = inputs["masked_lm_positions"], labels["masked_lm_logits"]
+        for i in range(BATCH):
+            text = inputs["input_ids"][i].copy()
+            chosen = weights["masked_lm_logits"][i] > 0
+            text[positions[i][chosen]] = ids[i][chosen]
+            by_text[text.tobytes()].add(positions[i].tobytes())
+    assert len(by_text) == 59  # the records, once the masks are undone
+    assert sum(len(masks) > 1 for masks in by_text.values()) > 50
+    evaluations = [take(unmasked, is_training=False, masking=rule) for _ in range(2)]
+    assert_same(*evaluations)
+
+
+def test_whole_epoch_from_one_file_smaller_than_a_batch(tmp_path):
+    path = synthetic.write(tmp_path / "few.tfrecord", 3, 5)
+    batches = take(path, 2)
+    counts = collections.Counter(rows(batches))
+    assert len(counts) == 3 and set(counts.values()) <= {8, 9}
+    assert_same(batches[1:], take(path, 1, start_step=1))
+
+
+def test_files_are_expanded_in_order_and_missing_ones_named(tmp_path):
+    for name in ("x-1.tfrecord", "x-0.tfrecord", "y.tfrecord"):
+        (tmp_path / name).write_bytes(b"")
+    found = pipeline.expand_files(f"{tmp_path}/x-*.tfrecord, {tmp_path}/y.tfrecord")
+    assert [name.rsplit("/", 1)[1] for name in found] == [
+        "x-0.tfrecord",
+        "x-1.tfrecord",
+        "y.tfrecord",
+    ]
+    with pytest.raises(FileNotFoundError, match="z-\\*"):
+        pipeline.expand_files([f"{tmp_path}/y.tfrecord", f"{tmp_path}/z-*"])
+    with pytest.raises(FileNotFoundError, match="no record files"):
+        pipeline.expand_files("")
+    with pytest.raises(ValueError, match="twice.*y.tfrecord"):
+        pipeline.expand_files([f"{tmp_path}/y.tfrecord", f"{tmp_path}/*.tfrecord"])
+
+
+def test_what_does_not_fit_is_said(files, unmasked, tmp_path):
+    with pytest.raises(ValueError, match=r"a.tfrecord: .* max_seq_length 31, expected 29"):
+        take(files, max_seq_length=29)
+    with pytest.raises(ValueError, match=r"max_predictions_per_seq 5, expected 7"):
+        take(files, max_predictions_per_seq=7)
+    with pytest.raises(ValueError, match="unmasked.*masking="):
+        take(unmasked)
+    with pytest.raises(ValueError, match="one kind at a time"):
+        take([files[0], unmasked])
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+        take(files, batch_size=0)
+    with pytest.raises(ValueError, match="start_step"):
+        take(files, start_step=-1)
+    with pytest.raises(ValueError, match="record_counts"):
+        take(files, record_counts=[1, 2])
+    empty = tmp_path / "empty.tfrecord"
+    empty.write_bytes(b"")
+    with pytest.raises(ValueError, match="empty.tfrecord: no records"):
+        take(str(empty))
+    other = tmp_path / "other.tfrecord"
+    features = (records.FeatureSpec("label", "int64", 1),)
+    with records.RecordWriter(other) as writer:
+        writer.write(records.encode_examples(features, {"label": np.array([[1]])})[0])
+    with pytest.raises(ValueError, match="other.tfrecord: record 0: expected the features"):
+        take(str(other))
+
+
+def test_damaged_records_are_named(files, tmp_path):
+    damaged = tmp_path / "damaged.tfrecord"
+    data = bytearray(pathlib.Path(files[0]).read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    with pytest.raises(ValueError, match=r"damaged.tfrecord: record \d+"):
+        pipeline.count_records([files[2], str(damaged)])
+    assert pipeline.count_records(files) == list(COUNTS)
+
+
+def test_an_id_outside_the_vocabulary_stops_the_stream(files):
+    highest = max(map(pipeline.max_token_id, files))
+    assert highest == VOCAB_SIZE - 1
+    take(files, 20, vocab_size=highest + 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="outside the vocabulary of 96"):
+        take(files, 20, vocab_size=highest)
+
+
+def test_unigram_baseline_is_the_cross_entropy_with_one_added(files):
+    dataset = pipeline.pretraining_dataset(
+        files,
+        batch_size=BATCH,
+        max_seq_length=LENGTH,
+        max_predictions_per_seq=PREDICTIONS,
+        is_training=False,
+    )
+    counts = pipeline.label_counts(dataset, VOCAB_SIZE)
+    expected = collections.Counter()
+    for count, seed in zip(COUNTS, (1, 2, 3), strict=True):
+        arrays = synthetic.make_arrays(count, seed)
+        expected.update(arrays["masked_lm_ids"][arrays["masked_lm_weights"] > 0].tolist())
+    assert {i: n for i, n in enumerate(counts) if n} == expected
+    assert pipeline.label_counts(dataset, VOCAB_SIZE, max_steps=1).sum() < counts.sum()
+    with pytest.raises(ValueError, match="vocab_size 11"):
+        pipeline.label_counts(dataset, 11)
+    # By hand: training counts (3, 0, 1) become 4/7, 1/7, 2/7.
+    value = pipeline.unigram_cross_entropy(np.array([3, 0, 1]), np.array([2, 1, 0]))
+    assert value == pytest.approx(-(2 * np.log(4 / 7) + np.log(1 / 7)) / 3, rel=1e-12)
+    with pytest.raises(ValueError, match="held_out_counts"):
+        pipeline.unigram_cross_entropy(np.array([1]), np.array([0]))
+
+
+def test_manifests_count_only_for_the_files_they_name(tmp_path):
+    manifest = {"files": ["m-00000-of-00002.tfrecord"], "max_token_id": 3}
+    (tmp_path / "m.manifest.json").write_text(json.dumps(manifest))
+    named, other = (str(tmp_path / f"m-0000{i}-of-00002.tfrecord") for i in (0, 1))
+    assert pipeline.manifests_of([named, other]) == [manifest]
+    assert pipeline.manifests_of([other]) == []
+    assert pipeline.manifests_of([str(tmp_path / "n.tfrecord")]) == []
+    (tmp_path / "m.manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="m.manifest.json: not a JSON file"):
+        pipeline.manifests_of([named])
