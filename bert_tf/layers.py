@@ -160,8 +160,8 @@ def hash_uint32(x, key):
     """
     x = ops.bitwise_xor(x, key[0])
     x = _wrap(_xor_shift(x, 17) * _uint32(0xED5AD4BB))
-    x = ops.bitwise_xor(_xor_shift(x, 11), key[1])
-    x = _wrap(x * _uint32(0xAC4C1B51))
+    x = ops.bitwise_xor(x, key[1])
+    x = _wrap(_xor_shift(x, 11) * _uint32(0xAC4C1B51))
     x = _wrap(_xor_shift(x, 15) * _uint32(0x31848BAB))
     return _xor_shift(x, 14)
 
@@ -176,8 +176,13 @@ def dropout_keys(seed, count):
     Returns:
         uint32 [count, 2].
     """
+    seed = ops.cast(seed, "uint32")
+    # Scramble the seed first: its words are small numbers, as the indices below are, and would
+    # give the same keys in another order for neighbouring seeds.
+    second = hash_uint32(seed[1], ops.stack([seed[0], _uint32(0x9E3779B9)]))
+    first = hash_uint32(seed[0], ops.stack([second, _uint32(0x85EBCA6B)]))
     indices = ops.convert_to_tensor(np.arange(2 * count, dtype=np.uint32), dtype="uint32")
-    return ops.reshape(hash_uint32(indices, ops.cast(seed, "uint32")), (count, 2))
+    return ops.reshape(hash_uint32(indices, ops.stack([first, second])), (count, 2))
 
 
 def dropout(x, rate, key):
