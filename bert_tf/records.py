@@ -625,7 +625,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
                 raise IndexError
             position += size
         else:
-            raise ValueError(f"wire type {wire}")
+            raise IndexError
         yield number, wire, value
 
 

@@ -42,6 +42,8 @@ SHUFFLED_PAIRS = 1 << 20  # pairs shuffled at once in memory
 CHUNK_INSTANCES = 1 << 14
 BATCH_TOKENS = 1 << 18  # padded tokens masked and encoded at once
 
+TOKENIZER_MEMO_BYTES = 384 << 20  # English needs about 100 MB per 400,000 distinct chunks
+
 UNKNOWN_RATE_TO_WARN = 0.05
 _PAIRS_STAGE, _PLAN_STAGE, _RECORDS_STAGE = 1, 2, 3
 
@@ -443,7 +445,9 @@ class _Worker:
             return
         if self._tokenizer is None:
             self._tokenizer = tokenization.FullTokenizer(
-                self.options.vocab_file, self.options.do_lower_case
+                self.options.vocab_file,
+                self.options.do_lower_case,
+                max_memo_bytes=TOKENIZER_MEMO_BYTES,
             )
         refuse_upper_case = not self.options.do_lower_case and token_store.is_uncased_vocabulary(
             self._tokenizer.vocab

@@ -1,0 +1,232 @@
+"""Tests of the record schema: bytes against protobuf and TensorFlow, and damaged files."""
+
+import gzip
+import os
+
+import numpy as np
+import pytest
+
+from bert_tf import records
+from bert_tf.records import FeatureSpec
+
+FEATURES = (
+    FeatureSpec("b", "int64", 7),
+    FeatureSpec("a", "float32", 3),
+    FeatureSpec("wide", "int64", 331),
+    FeatureSpec("one", "int64", 1),
+)
+
+
+def _arrays(rows, rng):
+    return {
+        "b": rng.integers(-(2**63), 2**63 - 1, (rows, 7)),
+        "a": rng.normal(size=(rows, 3)).astype(np.float32),
+        "wide": (2 ** rng.uniform(0, 63, (rows, 331))).astype(np.int64),
+        "one": rng.integers(0, 2, (rows, 1)).astype(bool),
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bytes_are_those_of_protobuf(seed):
+    import tensorflow as tf
+
+    arrays = _arrays(11, np.random.default_rng(seed))
+    encoded = records.encode_examples(FEATURES, arrays)
+    assert len(encoded) == 11
+    for row, data in enumerate(encoded):
+        feature = {
+            name: tf.train.Feature(float_list=tf.train.FloatList(value=values[row]))
+            if name == "a"
+            else tf.train.Feature(int64_list=tf.train.Int64List(value=values[row].astype(int)))
+            for name, values in arrays.items()
+        }
+        example = tf.train.Example(features=tf.train.Features(feature=feature))
+        assert data == example.SerializeToString(deterministic=True)
+        for name, values in records.decode_example(data, FEATURES).items():
+            np.testing.assert_array_equal(values, arrays[name][row])
+            assert values.dtype == (np.float32 if name == "a" else np.int64)
+
+
+@pytest.mark.parametrize("bits", range(64))
+def test_varints_of_every_size(bits):
+    """One value on each side of every power of two, alone in its batch and beside small ones."""
+    import tensorflow as tf
+
+    feature = (FeatureSpec("x", "int64", 3),)
+    top = np.uint64(1) << np.uint64(bits)
+    values = np.array([[top - np.uint64(1), top, 5]], np.uint64)
+    if top < 2**63:
+        for dtype in (np.int64, np.uint64):
+            (data,) = records.encode_examples(feature, {"x": values.astype(dtype)})
+            parsed = tf.train.Example.FromString(data).features.feature["x"].int64_list.value
+            assert list(parsed) == values[0].tolist()
+
+
+@pytest.mark.parametrize("length", [1, 2, 119, 120, 121, 127, 128, 16377, 16384, 2097153])
+def test_lengths_around_the_sizes_of_length_prefixes(length):
+    feature = (FeatureSpec("x", "int64", length), FeatureSpec("n", "int64", 1))
+    rng = np.random.default_rng(length)
+    arrays = {"x": rng.integers(0, 300, (3, length)), "n": np.array([[1], [200], [70000]])}
+    for row, data in enumerate(records.encode_examples(feature, arrays)):
+        decoded = records.decode_example(data, feature)
+        np.testing.assert_array_equal(decoded["x"], arrays["x"][row])
+        assert decoded["n"].tolist() == arrays["n"][row].tolist()
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_tensorflow_reads_the_files(tmp_path, compression):
+    import tensorflow as tf
+
+    arrays = _arrays(13, np.random.default_rng(5))
+    path = tmp_path / "x.tfrecord"
+    encoded = records.encode_examples(FEATURES, arrays)
+    with records.RecordWriter(path, compression) as writer:
+        writer.write(encoded[0])
+        writer.write_framed(records.encode_framed_examples(FEATURES, arrays))
+        assert not path.exists()
+    assert os.listdir(tmp_path) == ["x.tfrecord"]
+    assert records.scan_records(path) == 14
+    assert records.compression_of(path) == compression
+    dataset = tf.data.TFRecordDataset(
+        str(path), compression_type="GZIP" if compression else ""
+    ).batch(14)
+    (batch,) = dataset
+    assert batch.numpy().tolist() == [encoded[0], *encoded]
+    # int64 values beyond int32 are no ids; the parser is for ids.
+    parsed = records.parse_example_fn([FEATURES[1], FEATURES[3]])(batch)
+    assert parsed["one"].dtype == tf.int32 and parsed["a"].dtype == tf.float32
+    np.testing.assert_array_equal(parsed["a"][1:], arrays["a"])
+    np.testing.assert_array_equal(parsed["one"][1:], arrays["one"])
+    examples = list(records.read_examples(path, FEATURES))
+    np.testing.assert_array_equal([e["b"] for e in examples[1:]], arrays["b"])
+
+
+def test_reader_takes_what_other_writers_write(tmp_path):
+    import tensorflow as tf
+
+    example = tf.train.Example()
+    example.features.feature["x"].int64_list.value.extend([3, -1, 2**40])
+    example.features.feature["other"].bytes_list.value.append(b"text")
+    with tf.io.TFRecordWriter(str(tmp_path / "x")) as writer:
+        writer.write(example.SerializeToString())
+    (decoded,) = records.read_examples(tmp_path / "x", [FeatureSpec("x", "int64", 3)])
+    assert decoded["x"].tolist() == [3, -1, 2**40]
+    unpacked = b"\n\x0d\n\x0b\n\x01x\x12\x06\x1a\x04\x08\x07\x08\x09"  # fields 1: 7 and 1: 9
+    decoded = records.decode_example(unpacked, [FeatureSpec("x", "int64", 2)])
+    assert decoded["x"].tolist() == [7, 9]
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_bytes_do_not_depend_on_the_time(tmp_path, compression, monkeypatch):
+    written = []
+    for now in (1, 2_000_000):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        with records.RecordWriter(tmp_path / f"{now}", compression) as writer:
+            writer.write(b"record")
+        written.append((tmp_path / f"{now}").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_writer_leaves_nothing_after_an_error(tmp_path):
+    with pytest.raises(KeyError), records.RecordWriter(tmp_path / "x") as writer:
+        writer.write(b"record")
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(ValueError, match="compression must be None or 'gzip', got 'zip'"):
+        records.RecordWriter(tmp_path / "x", "zip")
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_every_cut_and_every_flipped_byte_is_found(tmp_path, compression):
+    path = tmp_path / "x"
+    with records.RecordWriter(path, compression) as writer:
+        for size in (0, 5, 23):
+            writer.write(bytes(range(size)))
+    whole = path.read_bytes()
+    assert records.scan_records(path) == 3
+    frames = [0, 16, 16 + 21, len(whole)]
+    for cut in range(1, len(whole)):
+        path.write_bytes(whole[:cut])
+        if compression is None and cut in frames:
+            assert records.scan_records(path) == frames.index(cut)
+            continue
+        with pytest.raises(ValueError, match=r"x: record \d: (file is truncated|corrupt)"):
+            records.scan_records(path)
+    for index in range(len(whole)):
+        if compression and index < 10:
+            continue  # gzip's own header: some of its bytes mean nothing
+        damaged = bytearray(whole)
+        damaged[index] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"x: record \d: (file is truncated|corrupt)"):
+            records.scan_records(path)
+
+
+def test_errors_name_file_record_and_feature(tmp_path):
+    path = tmp_path / "x.tfrecord"
+    feature = (FeatureSpec("x", "int64", 2),)
+    with records.RecordWriter(path) as writer:
+        writer.write(records.encode_examples(feature, {"x": np.ones((1, 2), int)})[0])
+        writer.write(b"no example \xff")
+    with pytest.raises(ValueError, match="x.tfrecord: record 1: not a serialized tf.train.Example"):
+        list(records.read_examples(path, feature))
+    for wanted, message in (
+        (FeatureSpec("y", "int64", 2), r"record 0: no feature 'y'; the record has \['x'\]"),
+        (FeatureSpec("x", "int64", 3), "record 0: feature 'x': expected 3 values, got 2"),
+        (FeatureSpec("x", "float32", 2), "record 0: feature 'x': expected float32, got int64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(records.read_examples(path, [wanted]))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, r"missing \['x'\], not in it \[\]"),
+        ({"x": np.ones((2, 3), int), "z": 1}, r"missing \[\], not in it \['z'\]"),
+        ({"x": np.ones((2, 5), int)}, r"feature 'x': expected shape \[B, 3\], got \[2, 5\]"),
+        ({"x": np.ones((2, 3))}, "feature 'x': expected integers, got float64"),
+    ],
+)
+def test_arrays_must_match_the_schema(arrays, message):
+    with pytest.raises(ValueError, match=message):
+        records.encode_examples([FeatureSpec("x", "int64", 3)], arrays)
+
+
+def test_features_must_be_sound():
+    with pytest.raises(ValueError, match="dtype must be 'int64' or 'float32', got 'int32'"):
+        FeatureSpec("x", "int32", 3)
+    with pytest.raises(ValueError, match="length must be at least 1, got 0"):
+        FeatureSpec("x", "int64", 0)
+    with pytest.raises(ValueError, match="feature names must be distinct"):
+        records.encode_examples([FeatureSpec("x", "int64", 1)] * 2, {"x": np.ones((1, 1), int)})
+    assert (
+        records.encode_examples([FeatureSpec("x", "int64", 3)], {"x": np.ones((0, 3), int)}) == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "manifest"),
+    [
+        ("out/wiki.tfrecord", "out/wiki.manifest.json"),
+        ("out/wiki-00003-of-00016.tfrecord.gz", "out/wiki.manifest.json"),
+        ("/a.b/wiki.v2.tfrecords", "/a.b/wiki.v2.manifest.json"),
+        ("plain", "plain.manifest.json"),
+        ("x/.tfrecord", "x/.tfrecord.manifest.json"),
+    ],
+)
+def test_manifest_lies_beside_its_shard_set(name, manifest):
+    assert records.manifest_path(name) == manifest
+
+
+def test_gzip_streams_can_be_appended(tmp_path):
+    import tensorflow as tf
+
+    path = tmp_path / "x.gz"
+    for value in (b"one", b"two"):
+        with open(path, "ab") as raw, records.gzip_stream(raw) as stream:
+            stream.write(records.frame_record(value))
+    assert list(records.read_records(path)) == [b"one", b"two"]
+    dataset = tf.data.TFRecordDataset(str(path), compression_type="GZIP")
+    assert [record.numpy() for record in dataset] == [b"one", b"two"]
+    assert gzip.decompress(path.read_bytes()).count(b"o") == 2
