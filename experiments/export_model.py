@@ -1,0 +1,67 @@
+"""Exports a model directory as a SavedModel that takes plain strings.
+
+    python experiments/export_model.py --model_dir=runs/mini --saved_model=exported/mini
+
+The model directory holds bert_config.json, vocab.txt and bert_model.ckpt.*, as run_pretraining.py
+leaves it. The SavedModel is written as a new version in --saved_model, as TF Serving reads it, and
+answers with candidates for each [MASK] (see bert_tf/export.py).
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app, flags  # noqa: E402
+
+
+def main(argv: list[str]) -> None:
+    """Run the script; bad input ends it with one line on standard error and exit status 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    values = flags.FLAGS
+    from bert_tf.checkpoints import load_tf1, locate
+    from bert_tf.config import BertConfig
+    from bert_tf.export import export_fill_mask
+    from bert_tf.heads import bert_pretrainer
+
+    try:
+        found = locate(values.model_dir)
+        if not found.config_file:
+            raise FileNotFoundError(f"--model_dir: no bert_config.json in {values.model_dir!r}")
+        vocab_file = values.vocab_file or found.vocab_file
+        if not vocab_file:
+            raise FileNotFoundError(
+                f"--model_dir: no vocab.txt in {values.model_dir!r}; name it with --vocab_file"
+            )
+        config = BertConfig.from_json_file(found.config_file)
+        if values.max_seq_length > config.max_position_embeddings:
+            raise ValueError(
+                f"--max_seq_length: the model has {config.max_position_embeddings} positions, "
+                f"got {values.max_seq_length}"
+            )
+        model = bert_pretrainer(config)
+        load_tf1(model, found.prefix)
+        folder = export_fill_mask(
+            model,
+            vocab_file,
+            values.saved_model,
+            do_lower_case=values.do_lower_case,
+            max_seq_length=values.max_seq_length,
+            top_k=values.top_k,
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"export_model: {error}")
+    size = sum(p.stat().st_size for p in pathlib.Path(folder).rglob("*") if p.is_file())
+    print(f"{found.description} exported to {folder} ({size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("model_dir", None, "Model directory.", required=True)
+    flags.DEFINE_string("saved_model", None, "Folder of the SavedModel's versions.", required=True)
+    flags.DEFINE_string("vocab_file", None, "Vocabulary; by default the model directory's.")
+    flags.DEFINE_bool("do_lower_case", True, "Whether the vocabulary is uncased.")
+    flags.DEFINE_integer("max_seq_length", 128, "Pieces of a sentence at most.", lower_bound=3)
+    flags.DEFINE_integer("top_k", 5, "Candidates for each [MASK].", lower_bound=1)
+    app.run(main)

@@ -1,0 +1,84 @@
+"""Fills in [MASK] with a SavedModel that `bert_tf.export.export_fill_mask` wrote.
+
+It needs TensorFlow and tensorflow_text and nothing of this package: what the SavedModel holds is
+enough.
+
+    python experiments/fill_mask.py --saved_model=quickstart/fill_mask \
+      --text='Return the [MASK] of the list.'
+
+Without --text it reads sentences from standard input, one a line.
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app, flags  # noqa: E402
+
+MASK_TOKEN = "[MASK]"
+
+
+def newest_version(path: str) -> pathlib.Path:
+    """Folder of a SavedModel: the path, or its subfolder with the highest number.
+
+    Raises:
+        FileNotFoundError: neither holds a SavedModel.
+    """
+    root = pathlib.Path(path)
+    versions = [p for p in root.glob("*/saved_model.pb") if p.parent.name.isdecimal()]
+    if (root / "saved_model.pb").is_file():
+        return root
+    if not versions:
+        raise FileNotFoundError(f"--saved_model: no saved_model.pb in {path!r} or its versions")
+    return max(versions, key=lambda p: int(p.parent.name)).parent
+
+
+def filled(sentence: str, pieces: list[str]) -> str:
+    """The sentence with each [MASK] replaced; a piece that begins with ## joins the word before."""
+    parts = sentence.split(MASK_TOKEN)
+    text = parts[0]
+    for piece, part in zip(pieces, parts[1:], strict=False):
+        text = text.rstrip() + piece[2:] if piece.startswith("##") else text + piece
+        text += part
+    # Masks beyond the model's longest sequence stay.
+    return MASK_TOKEN.join([text, *parts[len(pieces) + 1 :]])
+
+
+def main(argv: list[str]) -> None:
+    """Run the script."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}: use --text")
+    values = flags.FLAGS
+    sentences = values.text or [line.strip() for line in sys.stdin if line.strip()]
+    try:
+        if not sentences:
+            raise ValueError("no sentences: give --text or lines on standard input")
+        for sentence in sentences:
+            if MASK_TOKEN not in sentence:
+                raise ValueError(f"--text: expected {MASK_TOKEN} in {sentence!r}")
+        folder = newest_version(values.saved_model)
+    except (ValueError, OSError) as error:
+        sys.exit(f"fill_mask: {error}")
+
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401  (registers the operations of the tokenizer)
+
+    model = tf.saved_model.load(str(folder))
+    output = model.signatures["serving_default"](text=tf.constant(sentences))
+    for i, sentence in enumerate(sentences):
+        masks = int(output["mask_count"][i])
+        tokens = [[t.decode() for t in row] for row in output["tokens"][i, :masks].numpy()]
+        scores = output["scores"][i, :masks].numpy()
+        print(sentence)
+        print("  " + filled(sentence, [row[0] for row in tokens]))
+        for row, row_scores in zip(tokens, scores, strict=True):
+            candidates = zip(row, row_scores, strict=True)
+            print("    " + "  ".join(f"{token} {score:.3f}" for token, score in candidates))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("saved_model", None, "SavedModel, or folder of versions.", required=True)
+    flags.DEFINE_multi_string("text", None, "Sentence with [MASK]; may be given several times.")
+    app.run(main)

@@ -1,0 +1,141 @@
+"""From raw text to a filled-in sentence, through the scripts as a user runs them."""
+
+import gzip
+import json
+import pathlib
+import random
+import subprocess
+import sys
+
+from bert_tf.input_pipeline import manifests_of
+from experiments import quickstart
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+LENGTH, PREDICTIONS, STEPS = 31, 5, 7
+
+
+def wiki_extract(path: pathlib.Path) -> None:
+    """Write articles as WikiExtractor does, of sentences that a model can learn from."""
+    rng = random.Random(5)
+    names = ["the cat", "a dog", "Dr. Smith", "the red house", "one small bird"]
+    verbs = ["sees", "likes", "does not want", "waits for"]
+    articles = []
+    for i in range(61):
+        sentences = [
+            f"{rng.choice(names)} {rng.choice(verbs)} {rng.choice(names)}.".capitalize()
+            for _ in range(rng.randint(3, 13))
+        ]
+        articles.append(
+            f'<doc id="{i}" url="u?curid={i}" title="Article {i}">\nArticle {i}\n\n'
+            f"{' '.join(sentences)}\n\n</doc>\n"
+        )
+    path.write_bytes(gzip.compress("".join(articles).encode()))
+
+
+def test_text_to_filled_sentence(tmp_path, capfd):
+    wiki_extract(tmp_path / "wiki_00.gz")
+
+    def step(script, **arguments):
+        quickstart.run_step(script, script, **arguments)
+        return capfd.readouterr().out
+
+    step(
+        "data_prep/extract_corpus.py",
+        input_file=tmp_path / "wiki_*",
+        output_file=tmp_path / "train.txt",
+        heldout_output_file=tmp_path / "heldout.txt",
+        heldout_fraction=0.2,
+        num_workers=1,
+    )
+    step(
+        "data_prep/learn_vocab.py",
+        input_file=tmp_path / "train.txt",
+        output_file=tmp_path / "vocab.txt",
+        vocab_size=113,
+        num_unused=0,
+    )
+    for split in ("train", "heldout"):
+        step(
+            "data_prep/create_pretraining_data.py",
+            input_file=tmp_path / f"{split}.txt",
+            output_file=tmp_path / f"{split}.tfrecord",
+            vocab_file=tmp_path / "vocab.txt",
+            max_seq_length=LENGTH,
+            max_predictions_per_seq=PREDICTIONS,
+            dupe_factor=2,
+            num_workers=1,
+        )
+    manifest = manifests_of([str(tmp_path / "train.tfrecord")])[0]
+    assert manifest["counts"]["documents"] > 40
+
+    config = {
+        "vocab_size": len((tmp_path / "vocab.txt").read_text().splitlines()),
+        "hidden_size": 22,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 37,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "max_position_embeddings": 41,
+        "type_vocab_size": 2,
+        "initializer_range": 0.02,
+    }
+    (tmp_path / "bert_config.json").write_text(json.dumps(config))
+    out = step(
+        "experiments/run_pretraining.py",
+        input_file=tmp_path / "train.tfrecord",
+        eval_input_file=tmp_path / "heldout.tfrecord",
+        bert_config_file=tmp_path / "bert_config.json",
+        vocab_file=tmp_path / "vocab.txt",
+        max_seq_length=LENGTH,
+        max_predictions_per_seq=PREDICTIONS,
+        do_train=True,
+        do_eval=True,
+        train_batch_size=11,
+        eval_batch_size=13,
+        max_eval_steps=0,
+        learning_rate=1e-3,
+        num_train_steps=STEPS,
+        num_warmup_steps=2,
+        log_steps=2,
+        tensorboard=False,
+        output_dir=tmp_path / "model",
+    )
+    assert "held-out" in out
+    result = json.loads((tmp_path / "model/eval_results.json").read_text())
+    assert result["global_step"] == STEPS
+    base = quickstart.baselines(tmp_path / "model/metrics.jsonl")
+    assert base["unigram_loss"] < base["uniform_loss"]
+    # Seven steps of a hundred words: no more than nearer to the data than a uniform guess.
+    assert result["masked_lm_loss"] < base["uniform_loss"]
+
+    step(
+        "experiments/export_model.py",
+        model_dir=tmp_path / "model",
+        saved_model=tmp_path / "fill",
+        max_seq_length=LENGTH,
+        top_k=3,
+    )
+    out = step(
+        "experiments/fill_mask.py",
+        saved_model=tmp_path / "fill",
+        text=["The cat sees [MASK] dog.", "[MASK] [MASK] waits."],
+    )
+    lines = out.split("The cat sees [MASK] dog.\n", 1)[1].splitlines()
+    words = (tmp_path / "vocab.txt").read_text().splitlines()
+    assert lines[0].startswith("  The cat sees ") and lines[0].endswith(" dog.")
+    candidates = lines[1].split()
+    assert len(candidates) == 6 and set(candidates[::2]) <= set(words)
+
+
+def test_unusable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = subprocess.run(
+        [sys.executable, "experiments/quickstart.py", f"--output_dir={tmp_path / 'file'}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("quickstart: ")
