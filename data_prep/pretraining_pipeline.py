@@ -329,17 +329,26 @@ def _work_folder(options: Options) -> Iterator[str]:
     if lock is None:
         raise RuntimeError(f"another run is making the same records; it holds {work}")
     with lock:
+        for removed in glob.glob(f"{glob.escape(base)}*.removed"):
+            shutil.rmtree(removed, ignore_errors=True)
         for other in set(glob.glob(glob.escape(base) + "?" * 16)) - {work}:
             other_lock = _lock(other)
             if other_lock is not None:  # left by a killed run on other input or with other flags
                 with other_lock:
-                    shutil.rmtree(other)
+                    _remove_folder(other)
         try:
             yield work
         except ValueError:
-            shutil.rmtree(work, ignore_errors=True)
+            _remove_folder(work)
             raise
-        shutil.rmtree(work)
+        _remove_folder(work)
+
+
+def _remove_folder(work: str) -> None:
+    """Removes a work folder so that nobody takes half of it for a whole one."""
+    removed = f"{work}-{os.getpid()}.removed"
+    os.rename(work, removed)
+    shutil.rmtree(removed)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -603,7 +612,9 @@ def _tokenize(options: Options, pool: WorkerPool, work: str, show: bool) -> dict
         sizes: collections.deque[int] = collections.deque()  # of the pieces under way
 
         def calls() -> Iterator[tuple[int, token_store.TextPiece]]:
-            for index, piece in enumerate(token_store.text_pieces(options.input_files, token_store.PIECE_BYTES)):
+            for index, piece in enumerate(
+                token_store.text_pieces(options.input_files, token_store.PIECE_BYTES)
+            ):
                 sizes.append(piece.file_bytes)
                 yield index, piece
 
