@@ -72,7 +72,6 @@ class MaskedLMHead(ConfiguredLayer):
             name="output_bias",
             shape=(self.config.vocab_size,),
             initializer="zeros",
-            autocast=False,
         )
 
     def call(self, sequence_output, embedding_table, positions):
@@ -88,7 +87,8 @@ class MaskedLMHead(ConfiguredLayer):
         """
         # Gathering first: the products below, the costliest of all, run over P positions, not F.
         rows = self.transform(gather_positions(sequence_output, positions))  # [B * P, D]
-        logits = ops.matmul(rows, ops.transpose(embedding_table))  # [B * P, V]
+        table = ops.cast(embedding_table, self.compute_dtype)
+        logits = ops.matmul(rows, ops.transpose(table))  # [B * P, V]
         logits = ops.cast(logits, "float32") + self.output_bias
         return ops.reshape(logits, (*ops.shape(positions), self.config.vocab_size))
 
@@ -104,12 +104,8 @@ class NextSentenceHead(ConfiguredLayer):
 
     def build(self, input_shape=None):
         """Make the variables."""
-        self.output_weights = self.make_kernel(
-            "output_weights", (2, self.config.hidden_size), autocast=False
-        )
-        self.output_bias = self.add_weight(
-            name="output_bias", shape=(2,), initializer="zeros", autocast=False
-        )
+        self.output_weights = self.make_kernel("output_weights", (2, self.config.hidden_size))
+        self.output_bias = self.add_weight(name="output_bias", shape=(2,), initializer="zeros")
 
     def call(self, pooled_output):
         """Map [B, D] to float32 logits [B, 2]."""

@@ -220,7 +220,9 @@ class ConfiguredLayer(keras.layers.Layer):
     """
 
     def __init__(self, config: BertConfig, **kwargs):
-        super().__init__(**kwargs)
+        # What is cast to the compute dtype is said in the code below: Keras' autocasting would take
+        # away the precision of attention masks and of embeddings before their LayerNorm.
+        super().__init__(autocast=False, **kwargs)
         if not isinstance(config, BertConfig):
             raise ValueError(f"config must be a BertConfig, got {type(config).__name__}")
         self.config = config
@@ -261,8 +263,8 @@ class LayerNorm(ConfiguredLayer):
     def build(self, input_shape=None):
         """Make the variables."""
         shape = (self.config.hidden_size,)
-        self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones", autocast=False)
-        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros", autocast=False)
+        self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros")
 
     def call(self, x):
         """Normalise [..., D]; returns the compute dtype."""
@@ -286,16 +288,13 @@ class Embeddings(ConfiguredLayer):
 
     def build(self, input_shape=None):
         """Make the variables."""
-        # In float32 up to LayerNorm: looking up rows first is less work than casting the tables.
         config, width = self.config, self.config.hidden_size
-        self.word_embeddings = self.make_kernel(
-            "word_embeddings", (config.vocab_size, width), autocast=False
-        )
+        self.word_embeddings = self.make_kernel("word_embeddings", (config.vocab_size, width))
         self.token_type_embeddings = self.make_kernel(
-            "token_type_embeddings", (config.type_vocab_size, width), autocast=False
+            "token_type_embeddings", (config.type_vocab_size, width)
         )
         self.position_embeddings = self.make_kernel(
-            "position_embeddings", (config.max_position_embeddings, width), autocast=False
+            "position_embeddings", (config.max_position_embeddings, width)
         )
         self.layer_norm.build()
 
@@ -325,12 +324,7 @@ class Embeddings(ConfiguredLayer):
         positions = ops.convert_to_tensor(self.position_embeddings)[None, :length]  # [1, F, D]
         embedded = ops.reshape(words + segments, (batch, length, config.hidden_size)) + positions
         embedded = ops.reshape(embedded, (-1, config.hidden_size))  # [R, D]
-        # LayerNorm casts to the compute dtype; its own autocasting of inputs would come too early.
-        embedded = layer_norm(
-            embedded, self.layer_norm.gamma, self.layer_norm.beta, config.layer_norm_eps
-        )
-        embedded = ops.cast(embedded, self.compute_dtype)
-        return dropout(embedded, config.hidden_dropout_prob, dropout_key)
+        return dropout(self.layer_norm(embedded), config.hidden_dropout_prob, dropout_key)
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")

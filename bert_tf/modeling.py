@@ -122,7 +122,7 @@ class Bert(ConfiguredLayer):
     def save_own_variables(self, store):
         """Save the state of the dropout generator, which Keras leaves out of its files."""
         super().save_own_variables(store)
-        store["dropout_seed"] = ops.convert_to_numpy(self.seed_generator.state)
+        store["dropout_seed"] = ops.convert_to_numpy(self.seed_generator.state.value)
 
     def load_own_variables(self, store):
         """Load the state of the dropout generator, so that training goes on as if never saved."""

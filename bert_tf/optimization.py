@@ -59,6 +59,22 @@ def clip_by_global_norm(tensors, clip_norm):
     return [t * ops.cast(scale, t.dtype) for t in tensors], norm
 
 
+def dense_gradient(gradient, variable):
+    """Return a gradient as a tensor, with the rows of repeated indices summed.
+
+    Args:
+        gradient: a tensor, or a sparse gradient with `values` and `indices` (`tf.IndexedSlices`,
+            which Keras' `convert_to_tensor` returns as they are), or None.
+        variable: the variable, whose first axis the indices count.
+
+    Returns:
+        A tensor of the variable's shape, or None.
+    """
+    if hasattr(gradient, "indices") and hasattr(gradient, "values"):
+        return ops.segment_sum(gradient.values, gradient.indices, num_segments=variable.shape[0])
+    return gradient
+
+
 @keras.saving.register_keras_serializable(package="bert_tf")
 class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     """The original's learning rate: linear warm-up, then linear decay to 0.
@@ -240,8 +256,9 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             trainable_variables: the variables, in the same order; needed on the first call unless
                 the optimizer is built.
         """
-        # The conversion sums the rows of duplicate indices.
-        grads = [None if grad is None else ops.convert_to_tensor(grad) for grad in grads]
+        variables = trainable_variables or self._trainable_variables
+        if len(grads) == len(variables):  # Keras raises otherwise, and says what is wrong.
+            grads = [dense_gradient(g, v) for g, v in zip(grads, variables, strict=True)]
         super().apply(grads, trainable_variables)
 
     def reduce_gradients(self, grads):
