@@ -38,6 +38,7 @@ from data_prep.worker_pool import WorkerPool, available_cores
 FORMAT_VERSION = 1  # of what lies in a work folder, and of the order of random draws
 BLOCK_SENTENCES = 1 << 19  # times a block's documents are read, counted in sentences
 LOCKSTEP_DOCUMENTS = 1 << 13
+LOCKSTEP_DOCUMENTS_OF_LARGE = 1 << 7  # where each look-up may map 2 MiB
 SHUFFLED_PAIRS = 1 << 20  # pairs shuffled at once in memory
 CHUNK_INSTANCES = 1 << 14
 BATCH_TOKENS = 1 << 18  # padded tokens masked and encoded at once
@@ -276,6 +277,8 @@ def _fingerprint(options: Options) -> str:
             token_store.PIECE_BYTES,
             BLOCK_SENTENCES,
             LOCKSTEP_DOCUMENTS,
+            LOCKSTEP_DOCUMENTS_OF_LARGE,
+            token_store.MAX_RESIDENT_BYTES,
             SHUFFLED_PAIRS,
             CHUNK_INSTANCES,
             BATCH_TOKENS,
@@ -473,6 +476,7 @@ class _Worker:
         rng = self._generator(_PAIRS_STAGE, block)
         counts: list[int] = []
         waiting: list[np.ndarray] = []
+        num_waiting = 0
 
         def flush() -> None:
             pairs = rng.permutation(np.concatenate(waiting))
@@ -482,7 +486,8 @@ class _Worker:
             counts.append(len(pairs))
             waiting.clear()
 
-        step = max(1, LOCKSTEP_DOCUMENTS // duplicates)
+        lanes = LOCKSTEP_DOCUMENTS_OF_LARGE if store.has_large_offsets else LOCKSTEP_DOCUMENTS
+        step = max(1, lanes // duplicates)
         for start in range(first_document, end_document, step):
             documents = range(start, min(end_document, start + step))
             for pairs in instances.sample_pairs(
@@ -494,9 +499,11 @@ class _Worker:
                 rng,
             ):
                 waiting.append(pairs)
+                num_waiting += len(pairs)
                 store.release()
-                if sum(map(len, waiting)) >= SHUFFLED_PAIRS:
+                if num_waiting >= SHUFFLED_PAIRS:
                     flush()
+                    num_waiting = 0
         if waiting:
             flush()
         _write_json(_block_path(self.work, block), counts)
@@ -507,7 +514,7 @@ class _Worker:
         if os.path.exists(path):
             return
         self._tokenizer = None
-        options, store = self.options, self._store
+        options = self.options
         rng = self._generator(_RECORDS_STAGE, chunk)
         pairs = rng.permutation(self._chunk_pairs(chunk))
         statistics = _Statistics()
@@ -518,13 +525,7 @@ class _Worker:
             if compress:
                 stream = stack.enter_context(records.gzip_stream(raw))
             for start in range(0, len(pairs), batch):
-                packed = instances.pack_pairs(
-                    store.tokens,
-                    pairs[start : start + batch],
-                    options.max_seq_length,
-                    self._vocabulary,
-                )
-                store.release()
+                packed = self._pack(pairs[start : start + batch])
                 masks = {}
                 if not options.dynamic_masking:
                     masks = instances.mask_pairs(packed, self._vocabulary, options.mask_rule, rng)
@@ -534,6 +535,15 @@ class _Worker:
         statistics.counts["bytes"] = os.path.getsize(f"{path}.tmp")
         statistics.save(_statistics_path(self.work, chunk))
         os.replace(f"{path}.tmp", path)
+
+    def _pack(self, pairs: np.ndarray) -> instances.PackedPairs:
+        """Gathers a batch's tokens from the store."""
+        starts = np.concatenate([pairs["a_start"], pairs["b_start"]])
+        lengths = np.concatenate([pairs["a_length"], pairs["b_length"]])
+        tokens, starts = self._store.gather(starts, lengths)
+        pairs = pairs.copy()
+        pairs["a_start"], pairs["b_start"] = np.split(starts, 2)
+        return instances.pack_pairs(tokens, pairs, self.options.max_seq_length, self._vocabulary)
 
     def _chunk_pairs(self, chunk: int) -> np.ndarray:
         """Collects from every block the pairs that the plan gives to a chunk."""

@@ -22,7 +22,8 @@ import numpy as np
 from bert_tf import tokenization
 
 PIECE_BYTES = 1 << 20
-# A larger mapping is dropped from a process's resident set between batches of look-ups.
+# What may stay mapped of one file. Of a larger one each look-up can bring in 2 MiB (the largest
+# folio of Linux's page cache), so a process's resident set is kept small by other means.
 MAX_RESIDENT_BYTES = 1 << 27
 
 
@@ -383,7 +384,8 @@ class TokenStore:
             self.counts = json.load(stream)
         self._maps: list[mmap.mmap] = []
         dtype = np.dtype(self.counts.pop("token_dtype"))
-        self.tokens = self._map(os.path.join(folder, _TOKENS), dtype, self.counts["tokens"])
+        self._tokens_path = os.path.join(folder, _TOKENS)
+        self.tokens = self._map(self._tokens_path, dtype, self.counts["tokens"])
         self.sentence_offsets = self._map(
             os.path.join(folder, _SENTENCES), np.dtype("<i8"), self.counts["sentences"] + 1
         )
@@ -398,6 +400,36 @@ class TokenStore:
             mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._maps.append(mapping)
         return np.frombuffer(mapping, dtype, count)
+
+    @property
+    def has_large_offsets(self) -> bool:
+        """Whether only few offsets should be looked up between two calls of `release`."""
+        return max(self.sentence_offsets.nbytes, self.document_offsets.nbytes) > MAX_RESIDENT_BYTES
+
+    def gather(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Makes ranges of tokens available in memory.
+
+        Args:
+          starts: int64 [N], first token of each range.
+          lengths: integers [N], tokens in each range.
+
+        Returns:
+          tokens, and int64 [N] where in them each range begins: all tokens with `starts` itself, or
+          if those are too many to be mapped a copy of the ranges.
+        """
+        if self.tokens.nbytes <= MAX_RESIDENT_BYTES:
+            return self.tokens, starts
+        ends = np.cumsum(lengths, dtype=np.int64)
+        out = np.empty(int(ends[-1]) if ends.size else 0, self.tokens.dtype)
+        size = out.itemsize
+        target = memoryview(out).cast("B")
+        with open(self._tokens_path, "rb", buffering=0) as stream:
+            begin = 0
+            for start, end in zip((starts * size).tolist(), (ends * size).tolist(), strict=True):
+                stream.seek(start)
+                stream.readinto(target[begin:end])
+                begin = end
+        return out, ends - lengths
 
     def release(self) -> None:
         """Drops large mappings from this process's resident set (they stay in the page cache)."""

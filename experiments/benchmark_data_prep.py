@@ -4,8 +4,8 @@
       --vocab_file=bert-base-uncased-vocab.txt --bert_checkout=PATH_TO_GOOGLE_RESEARCH_BERT
 
 Both get the same flags. The original runs on the first --original_fraction of the text (cut at a
-document) and its time is scaled by the instances written, which the output says; ours runs on the
-whole. Wall time, CPU time and peak memory are of the process with all its children. The original
+document) and on a twentieth of that, and the figures for the whole lie on the line through the two
+(by instances written), as the output says; ours runs on the whole. Wall time, CPU time and peak memory are of the process with all its children. The original
 runs unchanged on the installed TensorFlow, under whose compat.v1 its names still exist.
 """
 
@@ -130,6 +130,18 @@ def _row(name: str, figures: dict[str, float]) -> str:
     )
 
 
+def _extrapolate(
+    small: dict[str, float], large: dict[str, float], instances: int
+) -> dict[str, float]:
+    """Figures for so many instances, on the line through two measurements.
+
+    What does not grow with the text (starting TensorFlow) is not multiplied so.
+    """
+    grown = (instances - large["instances"]) / (large["instances"] - small["instances"])
+    scaled = {name: large[name] + grown * (large[name] - small[name]) for name in large}
+    return {**scaled, "instances": instances}
+
+
 def _compare(values: flags.FlagValues, extra: str, folder: pathlib.Path) -> dict:
     """Runs both with the same flags."""
     source = pathlib.Path(values.input_file).resolve()
@@ -151,24 +163,22 @@ def _compare(values: flags.FlagValues, extra: str, folder: pathlib.Path) -> dict
         print(_row("ours, whole text", figures), flush=True)
     result = {"flags": extra, "ours": min(runs, key=lambda run: run["wall_seconds"])}
     if values.bert_checkout:
-        part = folder / "part.txt"
-        _first_documents(source, part, values.original_fraction)
         script = os.path.abspath(os.path.join(values.bert_checkout, "create_pretraining_data.py"))
-        figures = measure(
-            [sys.executable, "-c", _RUN_ORIGINAL, script, f"--input_file={part}", *common]
-        )
-        figures["instances"] = _count_records(output)
-        output.unlink()
-        share = part.stat().st_size / source.stat().st_size
-        print(_row(f"original, {share:.1%} of the text", figures))
-        scale = result["ours"]["instances"] / figures["instances"]
-        scaled = {
-            **{name: figures[name] * scale for name in ("wall_seconds", "cpu_seconds")},
-            **{name: figures[name] * scale for name in ("peak_bytes", "peak_process_bytes")},
-            "instances": result["ours"]["instances"],
-        }
-        print(_row(f"original, scaled by {scale:.2f}", scaled))
-        result.update(original_part=figures, original_scaled=scaled)
+        parts = []
+        for fraction in (values.original_fraction / 20, values.original_fraction):
+            part = folder / "part.txt"
+            _first_documents(source, part, fraction)
+            figures = measure(
+                [sys.executable, "-c", _RUN_ORIGINAL, script, f"--input_file={part}", *common]
+            )
+            figures["instances"] = _count_records(output)
+            output.unlink()
+            share = part.stat().st_size / source.stat().st_size
+            print(_row(f"original, {share:.2%} of the text", figures), flush=True)
+            parts.append(figures)
+        scaled = _extrapolate(*parts, result["ours"]["instances"])
+        print(_row("original, scaled to the whole", scaled))
+        result.update(original_parts=parts, original_scaled=scaled)
         for name in ("wall_seconds", "cpu_seconds"):
             result[f"{name}_ratio"] = scaled[name] / result["ours"][name]
             print(f"{name.split('_')[0]} time, original / ours: {result[f'{name}_ratio']:.1f}")

@@ -880,6 +880,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
+def test_a_store_too_large_to_map_gives_the_same_records(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        pretraining_pipeline,
+        "LOCKSTEP_DOCUMENTS_OF_LARGE",
+        pretraining_pipeline.LOCKSTEP_DOCUMENTS,
+    )
+    for limit in (token_store.MAX_RESIDENT_BYTES, 0):
+        monkeypatch.setattr(token_store, "MAX_RESIDENT_BYTES", limit)
+        create_pretraining_data(_tiny_options(tmp_path / f"{limit}"), 1, show_progress=False)
+        made.append(_records_of(tmp_path / f"{limit}"))
+    assert made[0] == made[1]
+
+
 @pytest.mark.slow
 def test_memory_stays_below_a_gigabyte(tmp_path, shared_data):
     """The store is 1.9 GB; pairs and records come from all over it."""
