@@ -283,27 +283,27 @@ class WordpieceTokenizer:
         ]
 
 
-class _Memo(dict[str, tuple[int, ...]]):
+class _Memo(dict[str, tuple]):
     """Remembers a function of short strings in bounded memory; the long unused are forgotten.
 
     There are two generations, of half the bytes each. What is asked for again moves from the older
-    to the younger, and the older is dropped whenever the younger is full.
+    to the younger, and the older is dropped whenever the younger is full. What the values refer to
+    is taken to exist anyway: the vocabulary's ids and pieces, and numbers below 257.
     """
 
-    def __init__(self, function: Callable[[str], tuple[int, ...]], max_bytes: int):
+    def __init__(self, function: Callable[[str], tuple], max_bytes: int):
         super().__init__()
         self._function = function
         self._max_bytes = max_bytes // 2
         self._bytes = 0
-        self._older: dict[str, tuple[int, ...]] = {}
+        self._older: dict[str, tuple] = {}
 
-    def __missing__(self, key: str) -> tuple[int, ...]:
+    def __missing__(self, key: str) -> tuple:
         value = self._older.get(key)
         if value is None:
             value = self._function(key)
             if len(key) > _MAX_MEMO_KEY_CHARS:
                 return value
-        # The ids themselves are the vocabulary's own int objects and take nothing.
         size = sys.getsizeof(key) + sys.getsizeof(value) + _MEMO_ENTRY_BYTES
         if self._bytes + size > self._max_bytes:
             self._older = {}
@@ -363,8 +363,10 @@ class FullTokenizer:
         self.basic_tokenizer = BasicTokenizer(self.do_lower_case)
         self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
         # Words differ less than the chunks between spaces, which carry punctuation.
-        self._words = _Memo(self.wordpiece_tokenizer.encode_word, state["max_memo_bytes"] // 4)
-        self._chunks = _Memo(self._encode_chunk, state["max_memo_bytes"] * 3 // 4)
+        eighth = state["max_memo_bytes"] // 8
+        self._words = _Memo(self.wordpiece_tokenizer.encode_word, eighth)
+        self._chunks = _Memo(self._encode_chunk, 6 * eighth)
+        self._offset_chunks = _Memo(self._encode_chunk_with_offsets, eighth)
         specials = [token for token in SPECIAL_TOKENS if token in self.vocab]
         self._special_pattern = (
             re.compile("(" + "|".join(map(re.escape, specials)) + ")")
@@ -418,18 +420,26 @@ class FullTokenizer:
         Raises:
           ValueError: text is neither str nor bytes.
         """
-        text = convert_to_unicode(text)
         pieces: list[str] = []
         offsets: list[tuple[int, int]] = []
         base = 0
-        for is_special, part in self._parts(text):
+        for is_special, part in self._parts(convert_to_unicode(text)):
             if is_special:
                 pieces.append(part)
                 offsets.append((base, base + len(part)))
-            else:
-                for word, spans in self.basic_tokenizer.tokenize_with_offsets(part):
-                    self._append_word(word, spans, base, pieces, offsets)
-            base += len(part)
+                base += len(part)
+                continue
+            for chunk in _as_spaces(part).split(" "):
+                found = self._offset_chunks[chunk]  # piece, start, end, piece, start, end, ...
+                pieces.extend(found[::3])
+                offsets.extend(
+                    [
+                        (base + start, base + end)
+                        for start, end in zip(found[1::3], found[2::3], strict=True)
+                    ]
+                )
+                base += len(chunk) + 1
+            base -= 1  # no space follows the last chunk
         return pieces, offsets
 
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
@@ -458,10 +468,11 @@ class FullTokenizer:
         return ids
 
     def _encode_plain(self, text: str) -> list[int]:
-        # Only U+0020 may part the chunks, and what the cleaning makes one: str.split() would also
-        # cut at characters that must vanish and join their neighbours, such as U+0085 or \x1f.
-        text = text.replace("\n", " ").replace("\t", " ").replace("\r", " ")
-        return list(itertools.chain.from_iterable(map(self._chunks.__getitem__, text.split(" "))))
+        return list(
+            itertools.chain.from_iterable(
+                map(self._chunks.__getitem__, _as_spaces(text).split(" "))
+            )
+        )
 
     def _encode_chunk(self, chunk: str) -> tuple[int, ...]:
         words = self.basic_tokenizer.tokenize(chunk)
@@ -469,34 +480,36 @@ class FullTokenizer:
             return self._words[words[0]]
         return tuple(itertools.chain.from_iterable(map(self._words.__getitem__, words)))
 
+    def _encode_chunk_with_offsets(self, chunk: str) -> tuple[str | int, ...]:
+        """Pieces of a chunk: piece, start, end of the first, then of the second, ..."""
+        inverse = self.wordpiece_tokenizer._inverse
+        found: list[str | int] = []
+        for word, spans in self.basic_tokenizer.tokenize_with_offsets(chunk):
+            ids = self._words[word]
+            first = 0
+            for number, i in enumerate(ids):
+                piece = inverse[i]
+                length = len(piece) - 2 if number else len(piece)
+                covered = spans if len(ids) == 1 else spans[first : first + length]
+                first += length
+                # Reordered marks can be out of order, so the ends are not simply the last one's.
+                found += piece, min(covered)[0], max(end for _, end in covered)
+        return tuple(found)
+
     def _parts(self, text: str) -> list[tuple[bool, str]]:
         """Cut a text at the special tokens to parse: (is special, text) in order."""
         if self._special_pattern is None:
             return [(False, text)]
         return [(i % 2 == 1, part) for i, part in enumerate(self._special_pattern.split(text))]
 
-    def _append_word(
-        self,
-        word: str,
-        spans: list[tuple[int, int]],
-        base: int,
-        pieces: list[str],
-        offsets: list[tuple[int, int]],
-    ) -> None:
-        """Append the pieces of one word and their spans, moved by `base`."""
-        inverse = self.wordpiece_tokenizer._inverse
-        ids = self._words[word]
-        first = 0
-        for number, i in enumerate(ids):
-            piece = inverse[i]
-            length = len(piece) - 2 if number else len(piece)
-            covered = spans if len(ids) == 1 else spans[first : first + length]
-            first += length
-            pieces.append(piece)
-            # Reordered marks can be out of order, so the ends are not simply the last one's.
-            offsets.append(
-                (base + min(start for start, _ in covered), base + max(end for _, end in covered))
-            )
+
+def _as_spaces(text: str) -> str:
+    """Make U+0020 of what is a space at once; chunks between U+0020 can then be taken one by one.
+
+    str.split() would not do: it also cuts where characters must vanish and join their neighbours,
+    such as U+0085 and U+001F.
+    """
+    return text.replace("\n", " ").replace("\t", " ").replace("\r", " ")
 
 
 def _look_up(table: Mapping, keys: Iterable, message: str) -> list:
