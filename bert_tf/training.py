@@ -227,13 +227,15 @@ class Trainer:
             outputs = self.model(inputs, training=True)
             loss, found = self.objective(outputs, labels, weights)
             scaled = self.optimizer.scale_loss(loss)
-        gradients = [
-            # Dense, since Keras optimizers square the slices of repeated ids one by one.
-            gradient if gradient is None else tf.convert_to_tensor(gradient)
-            for gradient in tape.gradient(scaled, variables)
+        # Without next sentence prediction the pooler has no gradient, and stays as it was.
+        pairs = [
+            # Dense, since a loss-scale optimizer cannot look into slices.
+            (tf.convert_to_tensor(gradient), variable)
+            for gradient, variable in zip(tape.gradient(scaled, variables), variables, strict=True)
+            if gradient is not None
         ]
         self._learning_rate.assign(tf.cast(self.optimizer.learning_rate, tf.float32))
-        self.optimizer.apply(gradients, variables)
+        self.optimizer.apply(*map(list, zip(*pairs, strict=True)))
         bad = tf.logical_and(self._first_bad_step < 0, tf.logical_not(tf.math.is_finite(loss)))
         self._step.assign_add(1)
         self._first_bad_step.assign(tf.where(bad, self._step, self._first_bad_step))

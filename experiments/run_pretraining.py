@@ -47,7 +47,6 @@ _TRAJECTORY_FLAGS = (
     "seed",
     "precision",
     "jit_compile",
-    "input_file",
 )
 
 
@@ -338,6 +337,11 @@ def _check_continuation(plan: Plan, values: dict[str, Any]) -> None:
         )
     if not FLAGS.do_train:
         return
+    if before.get("train_records") != values["train_records"]:
+        logging.warning(
+            "the training records are not those that this run began with: it goes on, but not as "
+            "it would have"
+        )
     for name in _TRAJECTORY_FLAGS:
         was, now = before.get("flags", {}).get(name), values["flags"][name]
         if was != now:

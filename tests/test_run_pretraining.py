@@ -1,0 +1,301 @@
+"""The command: a run that is killed and continued, its files, and what it refuses."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from absl import flags
+
+from bert_tf import checkpoints, records, training
+from experiments import run_pretraining
+from tests import synthetic_records as synthetic
+from tests.synthetic_records import LENGTH, PREDICTIONS, VOCAB_SIZE
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+STEPS, SAVE_STEPS, LOG_STEPS = 46, 11, 7
+
+# Runs the command, but dies within the write of the checkpoint of step 22: the kernel kills the
+# process when a file grows beyond the limit, which leaves the data file half written.
+DIES_WHILE_WRITING = """
+import resource, runpy, signal, sys
+from bert_tf import checkpoints
+
+write = checkpoints.write_tensors
+
+def write_and_die(prefix, tensors):
+    if str(prefix).endswith("ckpt-22"):
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    write(prefix, tensors)
+
+checkpoints.write_tensors = write_and_die
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Record files, vocabulary and configuration."""
+    folder = tmp_path_factory.mktemp("data")
+    synthetic.write(folder / "train-0.tfrecord", 101, 1)
+    synthetic.write(folder / "train-1.tfrecord.gz", 53, 2)
+    synthetic.write(folder / "dev.tfrecord", 37, 3)
+    synthetic.write(folder / "unmasked.tfrecord", 37, 4, masked=False)
+    synthetic.write_vocabulary(folder / "vocab.txt")
+    synthetic.small_config(num_hidden_layers=1).to_json_file(folder / "bert_config.json")
+    return folder
+
+
+def arguments(data, output_dir, **changes):
+    values = {
+        "input_file": f"{data}/train-*",
+        "eval_input_file": f"{data}/dev.tfrecord",
+        "bert_config_file": f"{data}/bert_config.json",
+        "vocab_file": f"{data}/vocab.txt",
+        "output_dir": str(output_dir),
+        "max_seq_length": LENGTH,
+        "max_predictions_per_seq": PREDICTIONS,
+        "do_train": True,
+        "do_eval": True,
+        "num_train_steps": STEPS,
+        "num_warmup_steps": 3,
+        "learning_rate": 1e-3,
+        "train_batch_size": 13,
+        "save_checkpoints_steps": SAVE_STEPS,
+        "log_steps": LOG_STEPS,
+        "tensorboard": False,
+        **changes,
+    }
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+
+def start(data, output_dir, *, prelude=(), **changes):
+    script = str(REPOSITORY / "experiments" / "run_pretraining.py")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "CUDA_VISIBLE_DEVICES": "",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    return subprocess.Popen(
+        [sys.executable, *prelude, script, *arguments(data, output_dir, **changes)],
+        cwd=output_dir.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def log_of(folder):
+    timed = ("sequences_per_second", "tokens_per_second", "time_seconds")
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k not in timed} for x in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run never stopped: (folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, finish(start(data, folder, eval_every_steps=20))
+
+
+def test_killed_runs_continue_to_the_bit(data, whole, tmp_path):
+    folder = tmp_path / "run"
+    # Killed by the kernel in the middle of the second checkpoint.
+    process = start(data, folder, prelude=("-c", DIES_WHILE_WRITING), eval_every_steps=20)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == -signal.SIGXFSZ, output
+    assert checkpoints.checkpoint_steps(folder) == [11]
+    assert [p.stat().st_size for p in folder.glob("*ckpt-22*.tempstate*")] == [50_000]
+
+    # Killed from outside at a random moment after it has gone on for a while.
+    process = start(data, folder, eval_every_steps=20)
+    while process.poll() is None:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        if len(lines) > 1 and json.loads(lines[-1])["step"] >= 28:
+            break
+        time.sleep(0.002)
+    time.sleep(random.random() * 0.1)
+    process.kill()
+    output, _ = process.communicate()
+    assert process.returncode in (-signal.SIGKILL, 0), output
+    assert "step 11 (continued)" in output
+    # And the newest checkpoint it left is then found to be damaged.
+    steps = checkpoints.checkpoint_steps(folder)
+    assert steps[0] == 11 and len(steps) > 1
+    newest = folder / f"model.ckpt-{steps[-1]}.data-00000-of-00001"
+    os.truncate(newest, newest.stat().st_size // 2)
+
+    output = finish(start(data, folder, eval_every_steps=20))
+    assert f"step {steps[-2]} (continued)" in output
+    assert f"model.ckpt-{steps[-1]} is damaged" in output and "the one before it" in output
+    assert log_of(folder) == log_of(whole[0])
+    last = f"model.ckpt-{STEPS}"
+    ours, theirs = (checkpoints.read_tensors(f / last) for f in (folder, whole[0]))
+    assert ours.keys() == theirs.keys() and len(ours) > 80
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    for name in ("eval_results.txt", "bert_model.ckpt.data-00000-of-00001"):
+        assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
+
+
+def test_files_and_figures_of_a_run(data, whole):
+    folder, output = whole
+    names = {p.name for p in folder.iterdir()}
+    assert names >= {
+        *("bert_config.json", "vocab.txt", "bert_model.ckpt.index", "checkpoint", "config.json"),
+        *("metrics.jsonl", "curves.png", "eval_results.txt", "eval_results.json"),
+    }
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "vocab.txt").read_bytes() == (data / "vocab.txt").read_bytes()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["flags"]["num_train_steps"] == STEPS
+    assert config["bert_config"]["vocab_size"] == VOCAB_SIZE
+
+    lines = dict(x.split(" = ") for x in (folder / "eval_results.txt").read_text().splitlines())
+    results = json.loads((folder / "eval_results.json").read_text())
+    keys = ["loss", "masked_lm_accuracy", "masked_lm_loss"]
+    keys = ["global_step", *keys, "next_sentence_accuracy", "next_sentence_loss"]
+    assert list(lines) == keys == sorted(results)
+    assert {name: float(value) for name, value in lines.items()} == results
+    assert results["global_step"] == STEPS
+
+    steps = [line["step"] for line in training.read_metrics(folder / "metrics.jsonl")]
+    assert steps == [7, 14, 21, 28, 35, 42, 46]
+    evaluations = training.read_metrics(folder / "metrics.jsonl", "eval")
+    assert [line["step"] for line in evaluations] == [20, 40, 46]
+    assert evaluations[-1]["eval_mlm_loss"] == results["masked_lm_loss"]
+    baseline = training.read_metrics(folder / "metrics.jsonl", "baseline")
+    assert baseline[0]["uniform_loss"] == pytest.approx(np.log(VOCAB_SIZE))
+    train = [
+        synthetic.make_arrays(count, seed, True)["masked_lm_ids"][
+            synthetic.make_arrays(count, seed, True)["masked_lm_weights"] > 0
+        ]
+        for count, seed in ((101, 1), (53, 2))
+    ]
+    counts = 1 + np.bincount(np.concatenate(train), minlength=VOCAB_SIZE)
+    dev = synthetic.make_arrays(37, 3)
+    dev = dev["masked_lm_ids"][dev["masked_lm_weights"] > 0]
+    assert baseline[0]["unigram_loss"] == pytest.approx(-np.log(counts / counts.sum())[dev].mean())
+    for text in ("MLM loss, uniform", "MLM loss, unigram", "held-out MLM loss", "curves.png"):
+        assert text in output
+    assert "46/46" in output and "mlm_accuracy" in output and "tokens/s" in output
+
+
+def test_evaluates_a_finished_run_and_continues_from_its_weights(data, whole, tmp_path):
+    folder = tmp_path / "other"
+    output = finish(
+        start(
+            data,
+            folder,
+            init_checkpoint=whole[0],
+            bert_config_file=None,
+            do_train=False,
+            eval_batch_size=5,
+        )
+    )
+    assert "weights from model directory" in output
+    ours, theirs = (json.loads((f / "eval_results.json").read_text()) for f in (folder, whole[0]))
+    for name in ("masked_lm_loss", "masked_lm_accuracy", "next_sentence_accuracy"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-5)
+
+
+# --- what it refuses, in this process -------------------------------------------------------------
+
+
+@pytest.fixture
+def refused(data, tmp_path, monkeypatch):
+    """Function that validates flags and returns the one line of the error."""
+
+    def check(**changes):
+        values = flags.FlagValues()
+        monkeypatch.setattr(run_pretraining, "FLAGS", values)
+        run_pretraining._define_flags(values)
+        values(["run_pretraining.py", *arguments(data, tmp_path / "out", **changes)])
+        with pytest.raises((ValueError, OSError)) as caught:
+            run_pretraining.make_plan()
+        assert not (tmp_path / "out").exists()
+        text = str(caught.value)
+        assert "\n" not in text
+        return text
+
+    return check
+
+
+def test_flags_that_do_not_fit_are_refused(refused, data):
+    assert "do_train, do_eval" in refused(do_train=False, do_eval=False)
+    assert refused(use_tpu=True).startswith("use_tpu, tpu_name")
+    assert "TPUs" in refused(master="grpc://x")
+    assert refused(train_batch_size=0) == "train_batch_size: expected at least 1, got 0"
+    assert "num_warmup_steps: expected at least 0" in refused(num_warmup_steps=-1)
+    assert "learning_rate" in refused(learning_rate=0)
+    assert "got both" in refused(model_size="tiny")
+    assert "got neither" in refused(bert_config_file=None)
+    assert "input_file: this flag is required" in refused(input_file=None)
+    assert "size must be one of" in refused(model_size="huge", bert_config_file=None)
+    assert "vocabulary's size is not known" in refused(
+        model_size="tiny", bert_config_file=None, vocab_file=None
+    )
+
+
+def test_files_that_do_not_fit_are_refused(refused, data, tmp_path):
+    assert "absent*: no such record file" in refused(input_file=f"{data}/absent*")
+    assert "vocab_file: no such file" in refused(vocab_file="absent.txt")
+    assert "absent.json" in refused(bert_config_file="absent.json")
+    assert "absent.ckpt.index: no such file" in refused(init_checkpoint="absent.ckpt")
+    assert "max_seq_length 31, expected 37" in refused(max_seq_length=37)
+    assert "max_predictions_per_seq 5, expected 3" in refused(max_predictions_per_seq=3)
+    small = tmp_path / "small.json"
+    synthetic.small_config(max_position_embeddings=29).to_json_file(small)
+    assert "max_seq_length: the model has 29 positions" in refused(bert_config_file=small)
+    synthetic.small_config(vocab_size=89).to_json_file(small)
+    assert "the model has 89 pieces, the vocabulary 97" in refused(bert_config_file=small)
+    text = refused(bert_config_file=small, vocab_file=None)
+    assert "train-0.tfrecord: holds token id 96" in text and "vocab_size is 89" in text
+    assert "unmasked, for dynamic masking" in refused(
+        input_file=f"{data}/unmasked.tfrecord", vocab_file=None
+    )
+    damaged = tmp_path / "damaged.tfrecord"
+    damaged.write_bytes((data / "dev.tfrecord").read_bytes()[:-3])
+    assert f"{damaged}: record 36" in refused(input_file=damaged)
+
+
+def test_records_of_another_vocabulary_or_casing_are_refused(refused, data, tmp_path):
+    arrays = synthetic.make_arrays(3, 1)
+    features = records.pretraining_features(LENGTH, PREDICTIONS)
+    path = tmp_path / "cased.tfrecord"
+    with records.RecordWriter(path) as writer:
+        writer.write_framed(records.encode_framed_examples(features, arrays))
+    manifest = {
+        "files": [path.name],
+        "do_lower_case": False,
+        "max_token_id": 96,
+        "vocab_size": VOCAB_SIZE,
+        "vocab_sha256": "0" * 64,
+    }
+    (tmp_path / "cased.manifest.json").write_text(json.dumps(manifest))
+    own = {"input_file": path, "eval_input_file": path}
+    assert "is not the vocabulary that the records were made with" in refused(**own)
+    assert "do_lower_case" in refused(**own, vocab_file=None, do_lower_case=True)
+    uncased = tmp_path / "uncased_L-12_H-768_A-12"
+    uncased.mkdir()
+    (uncased / "bert_model.ckpt.index").write_bytes(b"")
+    text = refused(**own, vocab_file=None, init_checkpoint=uncased / "bert_model.ckpt")
+    assert "uncased" in text
+    assert "mixed" not in text
