@@ -153,8 +153,12 @@ def test_fit_gives_the_same_losses(records_file, tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"precision": "mixed_float16"}, {"precision": "mixed_bfloat16"}, {"jit_compile": True}],
-    ids=["float32", "mixed_float16", "mixed_bfloat16", "xla"],
+    [
+        pytest.param({}, id="float32"),
+        pytest.param({"precision": "mixed_float16"}, id="mixed_float16"),
+        pytest.param({"precision": "mixed_bfloat16"}, id="mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param({"jit_compile": True}, id="xla", marks=pytest.mark.slow),
+    ],
 )
 def test_continued_run_is_the_unbroken_one_to_the_bit(records_file, tmp_path, settings, whole):
     unbroken = whole
