@@ -4,9 +4,10 @@
       --vocab_file=bert-base-uncased-vocab.txt --bert_checkout=PATH_TO_GOOGLE_RESEARCH_BERT
 
 Both get the same flags. The original runs on the first --original_fraction of the text (cut at a
-document) and on a twentieth of that, and the figures for the whole lie on the line through the two
-(by instances written), as the output says; ours runs on the whole. Wall time, CPU time and peak memory are of the process with all its children. The original
-runs unchanged on the installed TensorFlow, under whose compat.v1 its names still exist.
+document) and on a twentieth of that, and its figures for the whole lie on the line through the two
+(by instances written), as the output says; ours runs on the whole. Wall time, CPU time and peak
+memory are of the process with all its children. The original runs unchanged on the installed
+TensorFlow, under whose compat.v1 its names still exist.
 """
 
 import json

@@ -175,10 +175,16 @@ def test_pairs_have_the_distribution_of_the_original(max_seq_length, only):
                 key = (a[0] - FIRST_TOKEN, b[0] - FIRST_TOKEN, len(a), len(b))
                 reference[(*key, int(instance.is_random_next))] += 1
     assert abs(_z_of_two_samples(drawn, reference)) < 4.5
+    coarse = [collections.Counter(), collections.Counter()]  # fewer outcomes show smaller biases
+    for counts, outcomes in zip(coarse, (drawn, reference), strict=True):
+        for (_, _, a_length, _, label), count in outcomes.items():
+            counts[label, a_length > 2, a_length > 4] += count
+    if max_seq_length > 5:  # else A and B are one token each
+        assert abs(_z_of_two_samples(*coarse)) < 4.5
 
 
-# 4 and 6 continue words. B begins in the middle of a word.
-WORDS_A, WORDS_B = [7, 4, 6, 8, 4, 9], [4, 6, 5, 8, 7, 4]
+# 4 and 6 continue words. Both begin in the middle of a word.
+WORDS_A, WORDS_B = [6, 7, 4, 8, 4, 9], [4, 6, 5, 8, 7, 4]
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
@@ -228,9 +234,8 @@ def test_chosen_tokens_have_the_distribution_of_the_original(whole_words, probab
         assert abs(_z_of_two_samples(*sets)) < 4.5
     else:
         assert set(sets[0]) == set(sets[1])
-    words = sets[0] if whole_words else ()
-    for chosen in words:  # B's leading pieces (9, 10) are part of A's last word (7)
-        assert (6 in chosen) == (8 in chosen) == (9 in chosen)
+    for chosen in sets[0] if whole_words else ():
+        assert (6 in chosen) == (8 in chosen) == (9 in chosen)  # B begins within A's last word
 
 
 def test_replacements_are_80_10_10_over_the_whole_vocabulary():
@@ -459,6 +464,30 @@ def test_every_pair_is_dealt_out_once(tmp_path, small_steps, monkeypatch):
     assert made[0] != made[1] != made[2] and len(made[0]) > 80
 
 
+@pytest.mark.parametrize("chunk", [67, 10_007])
+def test_records_are_shuffled(tmp_path, small_steps, monkeypatch, chunk):
+    """Documents of one letter each: the letters must not come in order."""
+    monkeypatch.setattr(pretraining_pipeline, "CHUNK_INSTANCES", chunk)
+    text = tmp_path / "text.txt"
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    text.write_text("\n\n".join("\n".join([" ".join(c * 9)] * 53) for c in letters) + "\n")
+    options = _tiny_options(tmp_path, input_files=(str(text),), dupe_factor=1, dynamic_masking=True)
+    create_pretraining_data(options, 1, show_progress=False)
+    first = np.array(
+        [
+            example["input_ids"][1]
+            for example in records.read_examples(options.output_files[0], options.features)
+        ]
+    )
+    assert len(set(first)) == 26 and len(first) > 300
+    order = np.arange(len(first))
+    for period in (1, 2, 3):  # also no order that repeats itself
+        correlation = np.corrcoef(order % (len(first) / period), first)[0, 1]
+        assert abs(correlation) < 4 / np.sqrt(len(first))
+    neighbours = np.corrcoef(first[1:], first[:-1])[0, 1]
+    assert abs(neighbours) < 4 / np.sqrt(len(first))
+
+
 class _Stop(BaseException):
     """A kill at one moment."""
 
@@ -505,6 +534,23 @@ def test_a_run_stopped_at_any_step_is_continued(tmp_path, small_steps, monkeypat
             shutil.rmtree(folder)
             stop_at = stop_now + 1
         assert first_run > 10
+
+
+def test_a_run_stopped_while_a_chunk_is_appended_is_continued(tmp_path, small_steps, monkeypatch):
+    create_pretraining_data(_tiny_options(tmp_path / "whole"), 1, show_progress=False)
+
+    def half(source, target, _):
+        data = source.read()
+        target.write(data[: len(data) // 2])
+        target.flush()
+        raise _Stop
+
+    options = _tiny_options(tmp_path / "stopped")
+    with monkeypatch.context() as patch, pytest.raises(_Stop):
+        patch.setattr(shutil, "copyfileobj", half)
+        create_pretraining_data(options, 1, show_progress=False)
+    create_pretraining_data(options, 1, show_progress=False)
+    assert _records_of(tmp_path / "stopped") == _records_of(tmp_path / "whole")
 
 
 @pytest.fixture(scope="module")
