@@ -172,7 +172,7 @@ def bert_pretrainer(
 
     Outputs, a dict of float32: "masked_lm_logits" [B, P, V], "next_sentence_logits" [B, 2]. With
     `next_sentence_prediction` off the latter is missing, and the pooler, though it is there for
-    fine-tuning, stays as it was initialised: nothing trains it.
+    fine-tuning, stays as it was initialised: nothing trains it, so its variables are not trainable.
 
     Args:
         config: the model's configuration.
@@ -186,7 +186,8 @@ def bert_pretrainer(
         ValueError: if config is not a BertConfig, or on a call with F too long.
     """
     inputs = encoder_inputs()
-    encoded = Bert(config, name="bert", dtype=dtype)(inputs)
+    bert = Bert(config, train_pooler=config.next_sentence_prediction, name="bert", dtype=dtype)
+    encoded = bert(inputs)
     positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
     outputs = PretrainingHeads(config, name="cls", dtype=dtype)(encoded, positions)
     return keras.Model({**inputs, "masked_lm_positions": positions}, outputs, name=name)

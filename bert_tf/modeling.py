@@ -29,6 +29,8 @@ class Bert(ConfiguredLayer):
         config: the model's configuration.
         hidden_states: whether to return the hidden states of all layers.
         attention_probs: whether to return the attention probabilities of all layers.
+        train_pooler: whether the pooler's variables are trainable. Not so in pre-training without
+            next sentence prediction, where they have no gradient.
         **kwargs: `name`, `dtype` (a policy) and `trainable` of `keras.layers.Layer`.
 
     Reference: `BertModel` of google-research/bert `modeling.py`.
@@ -39,14 +41,17 @@ class Bert(ConfiguredLayer):
         config: BertConfig,
         hidden_states: bool = False,
         attention_probs: bool = False,
+        train_pooler: bool = True,
         **kwargs,
     ):
         super().__init__(config, **kwargs)
         self.hidden_states = hidden_states
         self.attention_probs = attention_probs
+        self.train_pooler = train_pooler
         self.embeddings = self.make_layer(Embeddings, "embeddings")
         self.encoder = self.make_layer(Encoder, "encoder")
         self.pooler = self.make_layer(Pooler, "pooler")
+        self.pooler.trainable = train_pooler
         self.seed_generator = keras.random.SeedGenerator(name="dropout_seed")
 
     def build(self, input_shape=None):
@@ -122,7 +127,9 @@ class Bert(ConfiguredLayer):
     def save_own_variables(self, store):
         """Save the state of the dropout generator, which Keras leaves out of its files."""
         super().save_own_variables(store)
-        store["dropout_seed"] = ops.convert_to_numpy(self.seed_generator.state.value)
+        store["dropout_seed"] = ops.convert_to_numpy(
+            ops.convert_to_tensor(self.seed_generator.state)
+        )
 
     def load_own_variables(self, store):
         """Load the state of the dropout generator, so that training goes on as if never saved."""
@@ -134,6 +141,7 @@ class Bert(ConfiguredLayer):
             **super().get_config(),
             "hidden_states": self.hidden_states,
             "attention_probs": self.attention_probs,
+            "train_pooler": self.train_pooler,
         }
 
 

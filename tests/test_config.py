@@ -39,7 +39,7 @@ def write(path, values):
 
 
 def count(model):
-    return sum(variable.value.shape.num_elements() for variable in model.trainable_variables)
+    return sum(variable.value.shape.num_elements() for variable in model.weights)
 
 
 def test_defaults_are_base_uncased_of_google(tmp_path):
