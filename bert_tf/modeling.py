@@ -127,9 +127,7 @@ class Bert(ConfiguredLayer):
     def save_own_variables(self, store):
         """Save the state of the dropout generator, which Keras leaves out of its files."""
         super().save_own_variables(store)
-        store["dropout_seed"] = ops.convert_to_numpy(
-            ops.convert_to_tensor(self.seed_generator.state)
-        )
+        store["dropout_seed"] = self.seed_generator.state.numpy()
 
     def load_own_variables(self, store):
         """Load the state of the dropout generator, so that training goes on as if never saved."""

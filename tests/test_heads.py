@@ -18,7 +18,7 @@ from bert_tf.heads import (
 )
 from bert_tf.optimization import create_optimizer
 from tests.golden.modeling import make_golden
-from tests.test_modeling import run_on_backend
+from tests.test_modeling import run_on_backend, saves
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "modeling"
 CONFIG = BertConfig(**make_golden.SIZES)
@@ -259,6 +259,7 @@ def test_word_embeddings_are_tied(golden, batch):
     assert (np.abs(rows).max(-1) > 1e-4).all()
 
 
+@saves
 def test_without_next_sentence_prediction(batch, tmp_path):
     config = dataclasses.replace(SHALLOW, next_sentence_prediction=False)
     model = bert_pretrainer(config)
@@ -333,6 +334,7 @@ def test_fit_and_evaluate_count_padding_out(golden, batch):
     assert history["loss"][0] > 0
 
 
+@saves
 def test_keras_file_goes_on_as_if_never_saved(batch, tmp_path):
     model = compiled(SHALLOW, jit_compile=False)
     train(model, batch, 3)
