@@ -13,7 +13,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
 
 
 def main(argv: list[str]) -> None:
@@ -21,6 +21,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     values = flags.FLAGS
+    if not values["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every renamed input.
     from bert_tf.checkpoints import load_tf1, locate
     from bert_tf.config import BertConfig
     from bert_tf.export import export_fill_mask

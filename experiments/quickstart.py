@@ -231,6 +231,11 @@ def main(argv: list[str]) -> None:
         sys.exit(f"quickstart: {error}")
     print("\n== result\n")
     print("\n".join(lines))
+    print(
+        "\nA BERT-Tiny after minutes knows which words are frequent and a little of what stands "
+        "beside them.\nThe same commands, with more text, a larger model and more steps, make one "
+        "that knows more: see README.md."
+    )
 
 
 if __name__ == "__main__":
