@@ -31,11 +31,13 @@ setup(
     ],
     extras_require={
         "test": [
-            "psutil>=5.9",
             "pyright[nodejs]>=1.1.390",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.9",
+            "scipy>=1.13",  # statistical tests
         ],
+        # What results and speed are compared with; the tests that need one skip without it.
+        "peers": ["jax>=0.5", "torch>=2.6", "transformers>=5"],
     },
 )
