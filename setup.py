@@ -38,6 +38,6 @@ setup(
             "scipy>=1.13",  # statistical tests
         ],
         # What results and speed are compared with; the tests that need one skip without it.
-        "peers": ["jax>=0.5", "torch>=2.6", "transformers>=5"],
+        "peers": ["jax>=0.5", "psutil>=5.9", "torch>=2.6", "transformers>=5"],
     },
 )
