@@ -112,8 +112,9 @@ def set_precision(precision: str) -> None:
 def resolve_jit_compile(choice: str | bool) -> bool:
     """Whether to compile the step with XLA.
 
-    "auto" is true on a GPU and false on CPU, where XLA draws dropout many times slower than
-    TensorFlow's own kernel.
+    "auto" is true on a GPU and false on CPU. On CPU a compiled step takes somewhat less processor
+    time, but compiling takes as much as dozens of steps, and it uses several cores less well (see
+    experiments/LOG.md): worth it for long runs.
 
     Args:
         choice: "auto", "true", "false" or a bool.
