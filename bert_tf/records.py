@@ -642,7 +642,7 @@ def _packed_varints(data: bytes) -> np.ndarray:
     values = np.zeros(last.size, np.uint64)
     for k in range(int(size.max())):
         has = size > k
-        values[has] |= (raw[start[has] + k] & np.uint64(0x7F)) << np.uint64(7 * k)
+        values[has] |= (raw[start[has] + k].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * k)
     return values.view(np.int64)
 
 

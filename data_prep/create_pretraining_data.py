@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from bert_tf import records, tokenization
 from data_prep import pretraining_pipeline, token_store
 
 
@@ -147,6 +148,32 @@ def options_from_flags(values: flags.FlagValues) -> pretraining_pipeline.Options
     )
 
 
+def first_example(options: pretraining_pipeline.Options) -> str:
+    """Shows the first record as text, so that a wrong vocabulary or casing is seen at once.
+
+    Args:
+      options: of a finished run.
+
+    Returns:
+      Its pieces, each masked one followed by what it stands for; "" if there is no record.
+    """
+    example = next(records.read_examples(options.output_files[0], options.features), None)
+    if example is None:
+        return ""
+    pieces = {i: piece for piece, i in tokenization.load_vocab(options.vocab_file).items()}
+    shown = [pieces[i] for i in example["input_ids"][: example["input_mask"].sum()].tolist()]
+    if not options.dynamic_masking:
+        count = int((example["masked_lm_weights"] > 0).sum())
+        for position, label in zip(
+            example["masked_lm_positions"][:count].tolist(),
+            example["masked_lm_ids"][:count].tolist(),
+            strict=True,
+        ):
+            shown[position] += f"<{pieces[label]}>"
+    label = "random" if example["next_sentence_labels"][0] else "actual"
+    return f"first record ({label} next): {' '.join(shown)}"
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the script; bad input ends it with one line on standard error and exit status 1."""
     if len(argv) > 1:
@@ -170,6 +197,7 @@ def main(argv: Sequence[str]) -> None:
         f"random next {counts['random_next_fraction']:.1%}, unknown tokens "
         f"{counts['unknown_token_rate']:.2%}, padding {counts['padding_fraction']:.1%}"
     )
+    print(first_example(options))
     for path in options.output_files:
         print(f"wrote {path} ({os.path.getsize(path):,} bytes)")
 

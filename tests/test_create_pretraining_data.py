@@ -871,10 +871,21 @@ def test_script_reports_progress_and_what_it_made(tmp_path):
     assert result.returncode == 0, result.stderr
     steps = [line for line in result.stderr.splitlines() if "/3 " in line]
     assert [line[:3] for line in steps] == ["1/3", "2/3", "3/3"] and "record/s]" in steps[-1]
+    assert "first record (" in result.stdout and " next): [CLS] " in result.stdout
     assert "8 documents" in result.stdout and "x-00002-of-00003.tfrecord.gz" in result.stdout
     manifest = json.loads((tmp_path / "x.manifest.json").read_text())
     assert manifest["kind"] == "pretraining_unmasked" and manifest["flags"]["dupe_factor"] == 1
     assert len(manifest["files"]) == 3
+
+
+def test_first_example_shows_what_was_masked(tmp_path):
+    options = _tiny_options(tmp_path, keep_prob=0.0, random_prob=0.0, mask_prob=1.0)
+    create_pretraining_data(options, 1, show_progress=False)
+    shown = script.first_example(options).split(": ", 1)[1].split()
+    assert shown[0] == "[CLS]" and shown[-1] == "[SEP]" and shown.count("[SEP]") == 2
+    masked = [piece for piece in shown if piece.startswith("[MASK]")]
+    assert masked and all(piece.endswith(">") for piece in masked)
+    assert not any(piece.endswith(">") for piece in shown if not piece.startswith("[MASK]"))
 
 
 def test_flags_have_the_defaults_of_the_original(tmp_path):
