@@ -504,7 +504,8 @@ def run(plan: Plan) -> None:
             ("training records", f"{examples:,} in {len(plan.train_files)} files"),
             (
                 "steps",
-                f"{FLAGS.num_train_steps:,} of {FLAGS.train_batch_size} sequences ({epochs:.2f} epochs)",
+                f"{FLAGS.num_train_steps:,} of {FLAGS.train_batch_size} sequences "
+                f"({epochs:.2f} epochs)",
             ),
             ("begins at", f"step {trainer.step:,}" + (" (continued)" if restored else "")),
             ("device", f"{len(gpus)} GPU" if gpus else "CPU"),
