@@ -176,7 +176,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         epsilon=1e-6,
         exclude_from_weight_decay=EXCLUDE_FROM_WEIGHT_DECAY,
         decay_rules=None,
-        clip_norm=1.0,
+        clip_norm: float | None = 1.0,
         name="adam_weight_decay",
         **kwargs,
     ):
