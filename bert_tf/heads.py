@@ -3,15 +3,17 @@
 Shape legend: B batch, F sequence length, P predictions, D hidden size, V vocabulary.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 from bert_tf.config import BertConfig
-from bert_tf.layers import ACTIVATION_FUNCTIONS, ConfiguredLayer, LayerNorm
+from bert_tf.layers import ACTIVATION_FUNCTIONS, ConfiguredLayer, Dropout, LayerNorm
 from bert_tf.losses import MaskedLMLoss, NextSentenceLoss
-from bert_tf.modeling import Bert, encoder_inputs
+from bert_tf.modeling import Bert, bert_encoder, encoder_inputs
 
 
 def gather_positions(sequence, positions):
@@ -93,8 +95,51 @@ class MaskedLMHead(ConfiguredLayer):
         return ops.reshape(logits, (*ops.shape(positions), self.config.vocab_size))
 
 
+class LinearHead(ConfiguredLayer):
+    """A linear layer over the last axis, laid out as the original's heads are.
+
+    Variables: output_weights [K, D], output_bias [K].
+
+    Args:
+        config: the model's configuration.
+        units: K, the number of logits.
+        **kwargs: `name`, `dtype` (a policy) and `trainable` of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if units is not a positive integer.
+    """
+
+    def __init__(self, config: BertConfig, units: int, **kwargs):
+        super().__init__(config, **kwargs)
+        if isinstance(units, bool) or not isinstance(units, int) or units < 1:
+            raise ValueError(f"num_labels must be an integer of at least 1, got {units!r}")
+        self.units = units
+
+    def build(self, input_shape=None):
+        """Make the variables."""
+        self.output_weights = self.make_kernel(
+            "output_weights", (self.units, self.config.hidden_size)
+        )
+        self.output_bias = self.add_weight(
+            name="output_bias", shape=(self.units,), initializer="zeros"
+        )
+
+    def call(self, x):
+        """Map [..., D] to float32 logits [..., K]."""
+        x = ops.cast(x, "float32")
+        return ops.matmul(x, ops.transpose(self.output_weights)) + self.output_bias
+
+    def compute_output_spec(self, x):
+        """Return the shape and type of what `call` returns."""
+        return keras.KerasTensor((*x.shape[:-1], self.units), "float32")
+
+    def get_config(self):
+        """Return the arguments."""
+        return {**super().get_config(), "units": self.units}
+
+
 @keras.saving.register_keras_serializable(package="bert_tf")
-class NextSentenceHead(ConfiguredLayer):
+class NextSentenceHead(LinearHead):
     """Whether the second segment follows the first: logits of 0 (it does) and 1 (random).
 
     Variables: output_weights [2, D], output_bias [2].
@@ -102,15 +147,95 @@ class NextSentenceHead(ConfiguredLayer):
     Reference: `get_next_sentence_output` of google-research/bert `run_pretraining.py`.
     """
 
+    def __init__(self, config: BertConfig, units: int = 2, **kwargs):
+        super().__init__(config, units, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class ClassificationHead(LinearHead):
+    """Logits of labels from the pooled output.
+
+    Reference: `create_model` of google-research/bert `run_classifier.py`.
+    """
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class TokenClassificationHead(LinearHead):
+    """Logits of labels at each position. Reference: the paper, section 5.3."""
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class MultipleChoiceHead(LinearHead):
+    """A score of each choice from its pooled output. Reference: the paper, section 4.4."""
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class SpanHead(ConfiguredLayer):
+    """Logits of a span's start and end at each position, under the original's name "cls".
+
+    Variables: squad, with output_weights [2, D] and output_bias [2].
+
+    Reference: `create_model` of google-research/bert `run_squad.py`.
+    """
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.squad = LinearHead(config, 2, name="squad", dtype=self.dtype_policy)
+
     def build(self, input_shape=None):
         """Make the variables."""
-        self.output_weights = self.make_kernel("output_weights", (2, self.config.hidden_size))
-        self.output_bias = self.add_weight(name="output_bias", shape=(2,), initializer="zeros")
+        self.squad.build()
+
+    def call(self, sequence_output):
+        """Map [B, F, D] to a dict of float32 [B, F]: "start_logits" and "end_logits"."""
+        logits = self.squad(sequence_output)  # [B, F, 2]
+        return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class NextSentenceScope(ConfiguredLayer):
+    """The next sentence head alone, under the original's name "cls".
+
+    Variables: seq_relationship.
+    """
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.seq_relationship = self.make_layer(NextSentenceHead, "seq_relationship")
+
+    def build(self, input_shape=None):
+        """Make the variables."""
+        self.seq_relationship.build()
 
     def call(self, pooled_output):
         """Map [B, D] to float32 logits [B, 2]."""
-        pooled_output = ops.cast(pooled_output, "float32")
-        return ops.matmul(pooled_output, ops.transpose(self.output_weights)) + self.output_bias
+        return self.seq_relationship(pooled_output)
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class MergeChoices(keras.layers.Layer):
+    """Makes rows of choices: [B, C, F] to [B * C, F]."""
+
+    def call(self, x):
+        """Reshape x."""
+        return ops.reshape(x, (-1, ops.shape(x)[2]))
+
+    def compute_output_spec(self, x):
+        """Return the shape and type of what `call` returns."""
+        return keras.KerasTensor((None, x.shape[2]), x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class SplitChoices(keras.layers.Layer):
+    """Makes choices of rows again: [B * C, 1] to [B, C], as in `like` [B, C, F]."""
+
+    def call(self, x, like):
+        """Reshape x."""
+        return ops.reshape(x, ops.shape(like)[:2])
+
+    def compute_output_spec(self, x, like):
+        """Return the shape and type of what `call` returns."""
+        return keras.KerasTensor(like.shape[:2], x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")
@@ -213,3 +338,188 @@ def pretraining_compile_arguments(config: BertConfig) -> dict[str, Any]:
         output: [keras.metrics.SparseCategoricalAccuracy(name="accuracy")] for output in losses
     }
     return {"loss": losses, "weighted_metrics": metrics}
+
+
+# The original's dropout before a classifier, whatever the configuration says.
+_HEAD_DROPOUT = 0.1
+
+
+def bert_classifier(
+    config: BertConfig,
+    num_labels: int,
+    *,
+    dropout_rate: float = _HEAD_DROPOUT,
+    dtype=None,
+    name: str = "bert_classifier",
+) -> keras.Model:
+    """Make a model that classifies a text or a pair, or with one label gives a number.
+
+    Inputs: those of `modeling.bert_encoder`. Output: float32 logits [B, num_labels].
+
+    Args:
+        config: the model's configuration.
+        num_labels: how many logits; 1 for regression.
+        dropout_rate: dropout of the pooled output.
+        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
+        name: the model's name.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: if an argument is wrong, or on a call with F too long.
+
+    Reference: `create_model` of google-research/bert `run_classifier.py`.
+    """
+    inputs = encoder_inputs()
+    pooled = Bert(config, name="bert", dtype=dtype)(inputs)["pooled_output"]
+    pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
+    logits = ClassificationHead(config, num_labels, name="classifier", dtype=dtype)(pooled)
+    return keras.Model(inputs, logits, name=name)
+
+
+def bert_span_labeler(
+    config: BertConfig, *, dtype=None, name: str = "bert_span_labeler"
+) -> keras.Model:
+    """Make a model that finds the answer to a question as a span of the second segment (SQuAD).
+
+    Inputs: those of `modeling.bert_encoder`. Outputs, a dict of float32 [B, F]: "start_logits" and
+    "end_logits". Nothing reads the pooled output, so the pooler is not trainable.
+
+    Args:
+        config: the model's configuration.
+        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
+        name: the model's name.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: if config is not a BertConfig, or on a call with F too long.
+
+    Reference: `create_model` of google-research/bert `run_squad.py`.
+    """
+    inputs = encoder_inputs()
+    sequence = Bert(config, train_pooler=False, name="bert", dtype=dtype)(inputs)["sequence_output"]
+    return keras.Model(inputs, SpanHead(config, name="cls", dtype=dtype)(sequence), name=name)
+
+
+def bert_token_classifier(
+    config: BertConfig,
+    num_labels: int,
+    *,
+    dropout_rate: float = _HEAD_DROPOUT,
+    dtype=None,
+    name: str = "bert_token_classifier",
+) -> keras.Model:
+    """Make a model that labels each word piece, as for named entities.
+
+    Inputs: those of `modeling.bert_encoder`. Output: float32 logits [B, F, num_labels]. Nothing
+    reads the pooled output, so the pooler is not trainable.
+
+    Args:
+        config: the model's configuration.
+        num_labels: how many logits for each position.
+        dropout_rate: dropout of the sequence output.
+        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
+        name: the model's name.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: if an argument is wrong, or on a call with F too long.
+
+    Reference: the paper, section 5.3.
+    """
+    inputs = encoder_inputs()
+    sequence = Bert(config, train_pooler=False, name="bert", dtype=dtype)(inputs)["sequence_output"]
+    sequence = Dropout(dropout_rate, name="dropout", dtype=dtype)(sequence)
+    head = TokenClassificationHead(config, num_labels, name="token_classification", dtype=dtype)
+    return keras.Model(inputs, head(sequence), name=name)
+
+
+def bert_multiple_choice(
+    config: BertConfig,
+    *,
+    dropout_rate: float = _HEAD_DROPOUT,
+    dtype=None,
+    name: str = "bert_multiple_choice",
+) -> keras.Model:
+    """Make a model that scores choices, each a sequence of its own (SWAG).
+
+    Inputs: those of `modeling.bert_encoder`, each [B, C, F] for C choices, any number of them.
+    Output: float32 logits [B, C], whose softmax is over the choices.
+
+    Args:
+        config: the model's configuration.
+        dropout_rate: dropout of the pooled output.
+        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
+        name: the model's name.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: if an argument is wrong, or on a call with F too long.
+
+    Reference: the paper, section 4.4. Its head is a vector alone; the bias here, which a softmax
+    over choices does not see, is there because transformers' class has one.
+    """
+    inputs = {key: keras.Input((None, None), dtype="int32", name=key) for key in encoder_inputs()}
+    rows = {key: MergeChoices(name=f"merge_{key}")(value) for key, value in inputs.items()}
+    pooled = Bert(config, name="bert", dtype=dtype)(rows)["pooled_output"]
+    pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
+    scores = MultipleChoiceHead(config, 1, name="multiple_choice", dtype=dtype)(pooled)
+    logits = SplitChoices(name="logits")(scores, inputs["input_ids"])
+    return keras.Model(inputs, logits, name=name)
+
+
+def bert_next_sentence_predictor(
+    config: BertConfig, *, dtype=None, name: str = "bert_next_sentence_predictor"
+) -> keras.Model:
+    """Make a model that tells whether the second segment follows the first.
+
+    Inputs: those of `modeling.bert_encoder`. Output: float32 logits [B, 2], 0 meaning that it does.
+
+    Args:
+        config: the model's configuration.
+        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
+        name: the model's name.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: if config is not a BertConfig, or on a call with F too long.
+
+    Reference: `get_next_sentence_output` of google-research/bert `run_pretraining.py`.
+    """
+    inputs = encoder_inputs()
+    pooled = Bert(config, name="bert", dtype=dtype)(inputs)["pooled_output"]
+    logits = NextSentenceScope(config, name="cls", dtype=dtype)(pooled)
+    return keras.Model(inputs, logits, name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A kind of model.
+
+    Attributes:
+        make: (config, ...) -> the model.
+        has_labels: whether `make` takes num_labels.
+    """
+
+    make: Callable[..., keras.Model]
+    has_labels: bool = False
+
+
+HEADS = {
+    "encoder": Head(bert_encoder),
+    "pretraining": Head(bert_pretrainer),
+    "next_sentence": Head(bert_next_sentence_predictor),
+    "classification": Head(bert_classifier, has_labels=True),
+    "span": Head(bert_span_labeler),
+    "token_classification": Head(bert_token_classifier, has_labels=True),
+    "multiple_choice": Head(bert_multiple_choice),
+}

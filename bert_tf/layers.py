@@ -8,6 +8,8 @@ Shape legend: B batch, F from-length (queries), T to-length (keys), N heads, H h
 size, I intermediate size, V vocabulary, S segments, R = B * F rows.
 """
 
+import contextlib
+import contextvars
 import math
 
 import keras
@@ -208,6 +210,30 @@ def dropout(x, rate, key):
 # --- Layers -------------------------------------------------------------------------------------
 
 
+_zero_initial_values = contextvars.ContextVar("zero_initial_values", default=False)
+
+
+@contextlib.contextmanager
+def zero_initial_values():
+    """Within it all new weights begin at zero.
+
+    For models whose weights are about to be loaded: drawing the initial ones takes longer than
+    loading does.
+    """
+    token = _zero_initial_values.set(True)
+    try:
+        yield
+    finally:
+        _zero_initial_values.reset(token)
+
+
+def kernel_initializer(config: BertConfig) -> keras.initializers.Initializer:
+    """Return the original's initializer, a normal cut off at two deviations."""
+    if _zero_initial_values.get():
+        return keras.initializers.Zeros()
+    return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
+
+
 class ConfiguredLayer(keras.layers.Layer):
     """A layer whose sizes are those of a `BertConfig`.
 
@@ -227,14 +253,21 @@ class ConfiguredLayer(keras.layers.Layer):
             raise ValueError(f"config must be a BertConfig, got {type(config).__name__}")
         self.config = config
 
+    def add_weight(self, *args, **kwargs):
+        """Add a weight, which is not cast either.
+
+        Keras would cast those of the outermost layer of a mixed policy, autocast or not.
+        """
+        return super().add_weight(*args, **{"autocast": False, **kwargs})
+
     def make_kernel(self, name: str, shape: tuple[int, ...], **kwargs):
-        """Add a weight drawn from the original's normal, cut off at two deviations."""
-        initializer = keras.initializers.TruncatedNormal(stddev=self.config.initializer_range)
+        """Add a weight with the original's initial values."""
+        initializer = kernel_initializer(self.config)
         return self.add_weight(name=name, shape=shape, initializer=initializer, **kwargs)
 
     def make_dense(self, units: int, name: str) -> keras.layers.Dense:
         """Make a dense layer with the original's initial values."""
-        initializer = keras.initializers.TruncatedNormal(stddev=self.config.initializer_range)
+        initializer = kernel_initializer(self.config)
         return keras.layers.Dense(
             units, kernel_initializer=initializer, name=name, dtype=self.dtype_policy
         )
@@ -525,6 +558,49 @@ class Pooler(ConfiguredLayer):
     def call(self, sequence):
         """Pool [B, F, D] to [B, D]."""
         return ops.tanh(self.dense(sequence[:, 0]))
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class Dropout(keras.layers.Layer):
+    """Dropout before a head, with masks of its own `seed_generator`; see `dropout`.
+
+    Args:
+        rate: the probability to drop an element.
+        **kwargs: `name` and `dtype` (a policy) of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if rate is not in [0, 1).
+    """
+
+    def __init__(self, rate: float, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate must be in [0, 1), got {rate!r}")
+        self.rate = rate
+        self.seed_generator = keras.random.SeedGenerator(name="dropout_seed")
+        self.built = True
+
+    def call(self, x, training=None):
+        """Drop elements of x in training."""
+        if not training or self.rate == 0:
+            return x
+        return dropout(x, self.rate, dropout_keys(self.seed_generator.next(), 1)[0])
+
+    def compute_output_spec(self, x, training=None):
+        """Return the shape and type of x."""
+        return keras.KerasTensor(x.shape, x.dtype)
+
+    def save_own_variables(self, store):
+        """Save the state of the generator, which Keras leaves out of its files."""
+        store["dropout_seed"] = self.seed_generator.state.numpy()
+
+    def load_own_variables(self, store):
+        """Load the state of the generator."""
+        self.seed_generator.state.assign(store["dropout_seed"])
+
+    def get_config(self):
+        """Return the arguments."""
+        return {**super().get_config(), "rate": self.rate}
 
 
 def _pick(keys, index):

@@ -158,6 +158,7 @@ def bert_encoder(
     *,
     hidden_states: bool = False,
     attention_probs: bool = False,
+    pooled_output: bool = True,
     dtype=None,
     name: str = "bert_encoder",
 ) -> keras.Model:
@@ -177,6 +178,8 @@ def bert_encoder(
         config: the model's configuration.
         hidden_states: whether to output the hidden states of all layers.
         attention_probs: whether to output the attention probabilities of all layers.
+        pooled_output: whether to output the pooled output. Without it the pooler's variables are
+            there, but not trainable.
         dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
         name: the model's name.
 
@@ -187,7 +190,9 @@ def bert_encoder(
         ValueError: if config is not a BertConfig, or on a call with F too long.
     """
     inputs = encoder_inputs()
-    bert = Bert(config, hidden_states, attention_probs, name="bert", dtype=dtype)
+    bert = Bert(config, hidden_states, attention_probs, pooled_output, name="bert", dtype=dtype)
     outputs = dict(bert(inputs))
     del outputs["embedding_table"]
+    if not pooled_output:
+        del outputs["pooled_output"]
     return keras.Model(inputs, outputs, name=name)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from bert_tf import losses
 from bert_tf.config import BertConfig
 from bert_tf.heads import (
+    HEADS,
     MaskedLMHead,
     PretrainingHeads,
     bert_pretrainer,
@@ -417,3 +418,253 @@ def test_other_backends_train_alike(batch, tmp_path, backend):
             np.testing.assert_allclose(
                 variable.numpy(), results[variable.path], atol=2e-4, err_msg=variable.path
             )
+
+
+# --- Heads of tasks ---
+
+LABELS = {"classification": 5, "token_classification": 3}
+TASKS = ("next_sentence", "classification", "span", "token_classification", "multiple_choice")
+WITH_DROPOUT = ("classification", "token_classification", "multiple_choice")
+# What each kind has besides the encoder.
+HEAD_SHAPES = {
+    "next_sentence": {
+        "cls/seq_relationship/output_weights": (2, 14),
+        "cls/seq_relationship/output_bias": (2,),
+    },
+    "classification": {"classifier/output_weights": (5, 14), "classifier/output_bias": (5,)},
+    "span": {"cls/squad/output_weights": (2, 14), "cls/squad/output_bias": (2,)},
+    "token_classification": {
+        "token_classification/output_weights": (3, 14),
+        "token_classification/output_bias": (3,),
+    },
+    "multiple_choice": {
+        "multiple_choice/output_weights": (1, 14),
+        "multiple_choice/output_bias": (1,),
+    },
+}
+
+
+def task_model(kind, config=SHALLOW, **kwargs):
+    """Make a model whose weights are far enough from 0 that every part matters."""
+    keras.utils.set_random_seed(3)
+    if kind in LABELS:
+        kwargs = {"num_labels": LABELS[kind], **kwargs}
+    model = HEADS[kind].make(config, **kwargs)
+    rng = np.random.default_rng(3)
+    for weight in model.weights:
+        weight.assign(rng.normal(1.0 if weight.name == "gamma" else 0.0, 0.3, weight.shape))
+    return model
+
+
+def task_inputs(kind, rows=5, length=11, choices=3):
+    rng = np.random.default_rng(6)
+    shape = (rows, choices, length) if kind == "multiple_choice" else (rows, length)
+    mask = np.arange(length) < rng.integers(2, length + 1, shape[:-1])[..., None]
+    segments = (np.arange(length) >= length // 2) & mask
+    inputs = {"input_ids": rng.integers(1, 37, shape) * mask}
+    inputs |= {"input_mask": mask, "segment_ids": segments}
+    return {name: value.astype(np.int32) for name, value in inputs.items()}
+
+
+def flatten(outputs):
+    """Outputs of any kind of model as one list of arrays."""
+    return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(outputs)]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_variables_of_tasks(kind):
+    model = HEADS[kind].make(SHALLOW, **({"num_labels": LABELS[kind]} if kind in LABELS else {}))
+    paths = {weight.path: tuple(weight.shape) for weight in model.weights}
+    encoder = {w.path: tuple(w.shape) for w in HEADS["encoder"].make(SHALLOW).weights}
+    assert paths == {**encoder, **HEAD_SHAPES[kind]}
+    values = {weight.path: np.asarray(weight) for weight in model.weights}
+    for path in HEAD_SHAPES[kind]:  # The original's initial values.
+        if path.endswith("output_bias"):
+            assert (values[path] == 0).all()
+        else:
+            assert 0.003 < values[path].std() < 0.04
+            assert np.abs(values[path]).max() <= 0.04
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_pooler_is_trainable_where_it_is_read(kind):
+    model = task_model(kind)
+    reads = kind not in ("span", "token_classification")
+    frozen = {weight.path for weight in model.non_trainable_weights}
+    poolers = {"bert/pooler/dense/kernel", "bert/pooler/dense/bias"}
+    assert frozen == (set() if reads else poolers)
+    inputs = task_inputs(kind)
+    with tf.GradientTape() as tape:
+        outputs = model(inputs)
+        total = sum(tf.reduce_sum(tf.square(x)) for x in keras.tree.flatten(outputs))
+    gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None, variable.path
+        assert np.abs(tf.convert_to_tensor(gradient)).max() > 0, variable.path
+    before = flatten(outputs)
+    model.get_layer("bert").pooler.dense.kernel.assign(np.ones((14, 14)))
+    assert all((a == b).all() for a, b in zip(flatten(model(inputs)), before, strict=True)) != reads
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_task_logits_by_definition(kind):
+    model, inputs = task_model(kind), task_inputs(kind)
+    values = {weight.path: np.asarray(weight) for weight in model.weights}
+    (weights,) = (values[path] for path in HEAD_SHAPES[kind] if path.endswith("weights"))
+    (bias,) = (values[path] for path in HEAD_SHAPES[kind] if path.endswith("bias"))
+    encoder = HEADS["encoder"].make(SHALLOW)
+    for weight in encoder.weights:
+        weight.assign(values[weight.path])
+    encoded = encoder({name: x.reshape(-1, x.shape[-1]) for name, x in inputs.items()})
+    sequence, pooled = (np.asarray(encoded[f"{x}_output"]) for x in ("sequence", "pooled"))
+    outputs = model(inputs)
+    if kind == "span":
+        assert set(outputs) == {"start_logits", "end_logits"}
+        expected = {
+            name: sequence @ weights[i] + bias[i]
+            for i, name in enumerate(("start_logits", "end_logits"))
+        }
+    elif kind == "token_classification":
+        expected = {"logits": sequence @ weights.T + bias}
+        assert expected["logits"].shape == (5, 11, 3)
+    elif kind == "multiple_choice":
+        expected = {"logits": (pooled @ weights[0] + bias[0]).reshape(5, 3)}
+    else:
+        expected = {"logits": pooled @ weights.T + bias}
+    outputs = outputs if kind == "span" else {"logits": outputs}
+    for name, value in expected.items():
+        assert outputs[name].dtype == tf.float32
+        assert outputs[name].shape == value.shape
+        assert value.std() > 0.1
+        np.testing.assert_allclose(outputs[name], value, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_symbolic_outputs_of_tasks_say_what_comes(kind):
+    model = task_model(kind)
+    outputs = keras.tree.flatten(model(task_inputs(kind)))
+    for spec, value in zip(keras.tree.flatten(model.output), outputs, strict=True):
+        assert len(spec.shape) == len(value.shape)
+        assert all(s in (None, v) for s, v in zip(spec.shape, value.shape, strict=True))
+        assert spec.dtype == "float32"
+
+
+def test_any_choices_and_lengths_in_one_model():
+    """Each choice is scored alone: rows, choices and padding around it change nothing."""
+    model = task_model("multiple_choice")
+    inputs = task_inputs("multiple_choice", rows=3, choices=5)
+    expected = np.asarray(model(inputs))
+    function = tf.function(lambda x: model(x))
+    for rows, choices in ((3, 5), (2, 3), (1, 1)):
+        part = {name: x[:rows, :choices] for name, x in inputs.items()}
+        np.testing.assert_allclose(function(part), expected[:rows, :choices], atol=2e-5)
+        length = part["input_mask"].sum(-1).max()
+        short = {name: x[..., :length] for name, x in part.items()}
+        np.testing.assert_allclose(function(short), expected[:rows, :choices], atol=2e-5)
+    swapped = {name: x[:, ::-1] for name, x in inputs.items()}
+    np.testing.assert_allclose(model(swapped), expected[:, ::-1], atol=2e-5)
+    with pytest.raises(ValueError, match="17 positions"):
+        model(task_inputs("multiple_choice", length=17))
+
+
+@pytest.mark.parametrize("kind", ["span", "token_classification"])
+def test_any_length_in_one_model(kind):
+    model, inputs = task_model(kind), task_inputs(kind, rows=1)
+    inputs["input_mask"] = (np.arange(11) < 7).astype(np.int32)[None]
+    short = {name: x[:, :7] for name, x in inputs.items()}
+    for a, b in zip(flatten(model(short)), flatten(model(inputs)), strict=True):
+        np.testing.assert_allclose(a, b[:, :7], atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", sorted(LABELS))
+@pytest.mark.parametrize("num_labels", [0, -3, 2.0, True, "5", None])
+def test_number_of_labels_is_checked(kind, num_labels):
+    with pytest.raises(ValueError, match="num_labels must be an integer of at least 1, got"):
+        HEADS[kind].make(SHALLOW, num_labels)
+
+
+def test_one_label_for_regression():
+    model = task_model("classification", num_labels=1)
+    assert model(task_inputs("classification")).shape == (5, 1)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_task_configs_are_checked(kind):
+    with pytest.raises(ValueError, match="BertConfig, got dict"):
+        HEADS[kind].make(CONFIG.to_dict(), **({"num_labels": 3} if kind in LABELS else {}))
+
+
+@pytest.mark.parametrize("kind", WITH_DROPOUT)
+def test_dropout_before_the_head(kind):
+    """The rate is the original's 0.1 whatever the configuration says, on in training only."""
+    config = dataclasses.replace(SHALLOW, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model, inputs = task_model(kind, config), task_inputs(kind)
+    assert model.get_layer("dropout").rate == 0.1
+    plain = np.asarray(model(inputs))
+    np.testing.assert_array_equal(model(inputs), plain)
+    first, second = (np.asarray(model(inputs, training=True)) for _ in range(2))
+    assert np.abs(first - plain).max() > 1e-3
+    assert np.abs(first - second).max() > 1e-3
+    off = task_model(kind, config, dropout_rate=0.0)
+    np.testing.assert_array_equal(off(inputs, training=True), plain)
+
+
+@saves
+@pytest.mark.parametrize("kind", TASKS)
+def test_task_models_in_keras_files(kind, tmp_path):
+    """The file keeps head, labels and the state of every dropout."""
+    model, inputs = task_model(kind), task_inputs(kind)
+    model(inputs, training=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [v.path for v in loaded.variables] == [v.path for v in model.variables]
+    trainable = [v.path for v in model.trainable_variables]
+    assert [v.path for v in loaded.trainable_variables] == trainable
+    for training in (False, True, True):
+        results = [flatten(m(inputs, training=training)) for m in (model, loaded)]
+        for a, b in zip(*results, strict=True):
+            np.testing.assert_array_equal(a, b)
+    if kind == "multiple_choice":
+        other = task_inputs(kind, rows=2, length=7, choices=5)
+        np.testing.assert_array_equal(loaded(other), model(other))
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_task_models_in_mixed_precision(kind):
+    exact, model = task_model(kind), task_model(kind, dtype="mixed_bfloat16")
+    inputs = task_inputs(kind)
+    outputs = model(inputs)
+    assert {x.dtype for x in keras.tree.flatten(outputs)} == {tf.float32}
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert model.get_layer("bert").compute_dtype == "bfloat16"
+    for a, b in zip(flatten(outputs), flatten(exact(inputs)), strict=True):
+        assert 0 < np.abs(a - b).max() < 0.15
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_task_models_fit(kind):
+    """A few steps, compiled, learn a batch by heart; the pooler moves where it is read."""
+    config = dataclasses.replace(SHALLOW, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model, inputs = task_model(kind, config), task_inputs(kind)
+    rng = np.random.default_rng(2)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    shapes = {"next_sentence": (2, (5,)), "classification": (5, (5,)), "multiple_choice": (3, (5,))}
+    high, shape = {**shapes, "token_classification": (3, (5, 11)), "span": (11, (5,))}[kind]
+    if kind == "span":
+        names = ("start_logits", "end_logits")
+        labels = {name: rng.integers(0, high, shape) for name in names}
+        loss = dict.fromkeys(names, loss)
+    else:
+        labels = rng.integers(0, high, shape)
+    model.compile(keras.optimizers.Adam(0.03), loss=loss, run_eagerly=False, jit_compile=False)
+    before = {weight.path: np.asarray(weight).copy() for weight in model.weights}
+    history = model.fit(inputs, labels, batch_size=5, epochs=13, shuffle=False, verbose=0).history
+    assert history["loss"][-1] < 0.9 * history["loss"][0]
+    for weight in model.weights:
+        moved = bool((before[weight.path] != np.asarray(weight)).any())
+        # A softmax does not see what is added to all choices, nor to all keys.
+        if weight.path not in ("multiple_choice/output_bias",) and "key/bias" not in weight.path:
+            assert moved == weight.trainable, weight.path
+    predictions = model.predict(inputs, batch_size=2, verbose=0)
+    for a, b in zip(flatten(predictions), flatten(model(inputs)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
