@@ -1,536 +1,541 @@
-"""Weights to and from TF1-format checkpoint files, and the exact state of a training run.
+"""Models from checkpoints of any system that has BERT.
 
-One format serves both: a TensorFlow tensor bundle (`<prefix>.index` and `<prefix>.data-*`) whose
-tensor names are the variable paths, which are the names in google-research/bert's checkpoints.
-A training checkpoint therefore loads wherever a released checkpoint does; what resuming needs
-besides the weights lies beside them (`<variable>/adam_m`, `global_step`, `training/...`).
+`load_bert` and `load_model` make a model of what lies at a path; `load_checkpoint` fills one that
+is there. Every weight must be accounted for on both sides. Writing is in `checkpoint_writers`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-import os
 import pathlib
 import re
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from bert_tf import weight_names
+from bert_tf.checkpoint_formats import (
+    CONFIG_NAME,
+    HF_CONFIG_NAME,
+    LABELS_NAME,
+    Checkpoint,
+    bert_layer,
+    config_of,
+    kind_of,
+    open_checkpoint,
+    read_json,
+    weights_by_name,
+)
 from bert_tf.config import BertConfig
+from bert_tf.heads import HEADS
+from bert_tf.layers import zero_initial_values
+from bert_tf.tensor_files import TensorSource
+from bert_tf.tokenization import FullTokenizer, load_vocab
+from bert_tf.weight_names import HEAD_MARKS, Layout, abbreviate
 
 _log = logging.getLogger(__name__)
+_SPECIAL = re.compile(r"\[.*\]|<.*>")
 
-CONFIG_NAME = "bert_config.json"
-VOCAB_NAME = "vocab.txt"
-WEIGHTS_NAME = "bert_model.ckpt"
-
-# What a checkpoint of the original holds besides weights, and what ours adds for resuming.
-TRAINING_STATE = (
-    r"/adam_[mv]$",
-    r"/(Adam|AdamWeightDecayOptimizer|LAMB)(_1)?$",
-    r"^global_step$",
-    r"^training/",
-)
-
-# What TensorFlow raises on truncated or altered files, depending on where they are damaged.
-_READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, IndexError)
-_STEP = re.compile(r"^model\.ckpt-(\d+)\.index$")
+# Tables whose rows may be cut or extended, and the weights that have these rows.
+RESIZABLE = {
+    "vocab_size": (weight_names.WORD_EMBEDDINGS, HEAD_MARKS["pretraining"]),
+    "max_position_embeddings": ("bert/embeddings/position_embeddings",),
+    "type_vocab_size": ("bert/embeddings/token_type_embeddings",),
+}
 
 
-# --- tensor bundles -------------------------------------------------------------------------------
+# --- filling a model ------------------------------------------------------------------------------
 
 
-def write_tensors(prefix: str | os.PathLike, tensors: Mapping[str, Any]) -> None:
-    """Writes tensors as a TF1-format checkpoint.
+class Moved(NamedTuple):
+    """A weight that was taken over."""
 
-    The data file and then the index are each written under a temporary name and renamed, so a
-    process killed at any point leaves either a whole checkpoint or one without an index.
+    name: str
+    source_name: str
+    shape: tuple[int, ...]
+    source_shape: tuple[int, ...]
 
-    Args:
-        prefix: path without `.index`; its folder is made where it is missing.
-        tensors: name -> array, tensor or variable.
 
-    Raises:
-        OSError: the files cannot be written; the message names the prefix.
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """What `load_checkpoint` did.
+
+    Attributes:
+        description: of the source.
+        layout: name of the source's layout.
+        moved: weights that were taken over.
+        missing: weights of the model that the source lacks; they keep their values.
+        ignored: weights of the source that the model has no place for.
+        step: the training step (`global_step`) of a TF1-format checkpoint, or None.
     """
-    prefix = os.fspath(prefix)
-    os.makedirs(os.path.dirname(prefix) or ".", exist_ok=True)
-    # Were an older index left in place while its data is replaced, a kill between the two renames
-    # would leave an index that describes other data.
-    pathlib.Path(prefix + ".index").unlink(missing_ok=True)
-    names = sorted(tensors)
-    try:
-        with tf.device("/CPU:0"):
-            tf.raw_ops.SaveV2(
-                prefix=prefix,
-                tensor_names=names,
-                shape_and_slices=[""] * len(names),
-                tensors=[tf.convert_to_tensor(_value(tensors[name])) for name in names],
-            )
-    except tf.errors.OpError as error:
-        _remove_temporaries(prefix)
-        raise OSError(f"{prefix}: cannot write the checkpoint: {error.message}") from error
+
+    description: str
+    layout: str
+    moved: tuple[Moved, ...]
+    missing: tuple[str, ...]
+    ignored: tuple[str, ...]
+    step: int | None = None
 
 
-def list_tensors(prefix: str | os.PathLike) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Names in a checkpoint: name -> (shape, dtype name).
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-        CorruptCheckpointError: its index cannot be read.
-    """
-    reader = _reader(prefix)
-    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    return {name: (tuple(shapes[name]), dtypes[name].name) for name in sorted(shapes)}
-
-
-def read_tensors(
-    prefix: str | os.PathLike, names: Iterable[str] | None = None
-) -> dict[str, np.ndarray]:
-    """Reads tensors from a checkpoint, each verified against its checksum.
-
-    Args:
-        prefix: path without `.index`.
-        names: which to read; all by default.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-        CorruptCheckpointError: a file is truncated or its checksum does not match.
-    """
-    reader = _reader(prefix)
-    wanted = list(names) if names is not None else sorted(reader.get_variable_to_shape_map())
-    read = {}
-    for name in wanted:
-        try:
-            read[name] = reader.get_tensor(name)
-        except _READ_ERRORS as error:
-            raise CorruptCheckpointError(f"{prefix}: cannot read {name!r}: {error}") from error
-    return read
-
-
-class CorruptCheckpointError(OSError):
-    """A checkpoint file is truncated, damaged or incomplete."""
-
-
-def _reader(prefix: str | os.PathLike):
-    prefix = os.fspath(prefix)
-    if not os.path.exists(prefix + ".index"):
-        raise FileNotFoundError(
-            f"{prefix}.index: no such file; expected the prefix of a TF checkpoint, "
-            "as in .../bert_model.ckpt"
-        )
-    try:
-        return tf.train.load_checkpoint(prefix)
-    except _READ_ERRORS as error:
-        raise CorruptCheckpointError(f"{prefix}: cannot read the checkpoint: {error}") from error
-
-
-def _value(variable: Any) -> Any:
-    return variable.value if isinstance(variable, keras.Variable) else variable
-
-
-def _remove_temporaries(prefix: str) -> None:
-    folder, base = os.path.split(prefix)
-    for path in pathlib.Path(folder or ".").glob(f"{base}*.tempstate*"):
-        path.unlink(missing_ok=True)
-
-
-# --- weights of a model ---------------------------------------------------------------------------
-
-
-def weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:
-    """Weights of a model by their checkpoint names (the variable paths).
-
-    Raises:
-        ValueError: two weights have one name.
-    """
-    return _unique((variable.path, variable) for variable in model.weights)
-
-
-def save_tf1(model: keras.Model, prefix: str | os.PathLike) -> None:
-    """Writes the weights of a model as a TF1-format checkpoint under the original's names.
-
-    Args:
-        model: any model whose variable paths are the names to write.
-        prefix: path without `.index`.
-    """
-    write_tensors(prefix, weights_by_name(model))
-
-
-def load_tf1(
+def load_checkpoint(
     model: keras.Model,
-    prefix: str | os.PathLike,
+    path: Any,
     *,
     ignore: Sequence[str] = (),
     allow_missing: Sequence[str] = (),
-) -> list[str]:
-    """Loads weights from a TF1-format checkpoint, strictly in both directions.
+    resize: Sequence[str] = (),
+) -> Transfer:
+    """Fill a model with the weights of a checkpoint, strictly in both directions.
+
+    Every weight of the model must be in the checkpoint and the other way round, but for optimizer
+    state and for a pooler that the model's outputs do not depend on. Nothing is assigned unless
+    names and shapes all fit.
 
     Args:
-        model: the model to fill.
-        prefix: path without `.index`.
-        ignore: regular expressions (`re.search`); tensors of the checkpoint that match need no
-            place in the model. Optimizer slots and step counters never need one.
-        allow_missing: regular expressions; weights of the model that match may be absent from the
-            checkpoint and keep their values.
+        model: a model of this package.
+        path: see `open_checkpoint`.
+        ignore: regular expressions (`re.search`) over names of the checkpoint; what matches needs
+            no place in the model.
+        allow_missing: regular expressions over names of the model's weights; what matches may be
+            absent from the checkpoint and keeps its value.
+        resize: of "vocab_size", "max_position_embeddings" and "type_vocab_size" those whose rows
+            may differ. The first rows are taken; rows that the checkpoint lacks keep their initial
+            values, positions continue with the checkpoint's from the first again (as in Longformer,
+            arXiv 2004.05150).
 
     Returns:
-        Names of the weights that kept their values.
+        What was moved, missing and ignored.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
         CorruptCheckpointError: a file is damaged.
-        ValueError: names or shapes differ; the message holds both differences.
+        ValueError: names, shapes or tied weights differ; the message holds all differences.
     """
-    weights, stored = weights_by_name(model), list_tensors(prefix)
-    missing = [name for name in weights if name not in stored]
-    kept = [name for name in missing if _matches(name, allow_missing)]
-    missing = [name for name in missing if name not in kept]
-    extra = [
-        name
-        for name in stored
-        if name not in weights and not _matches(name, (*TRAINING_STATE, *ignore))
-    ]
-    shapes = [
-        f"{name}: model {tuple(weights[name].shape)}, checkpoint {stored[name][0]}"
-        for name in weights
-        if name in stored and tuple(weights[name].shape) != stored[name][0]
-    ]
-    problems = []
-    if missing:
-        problems.append(
-            f"in the model but not in the checkpoint (allow_missing= lets them keep their initial "
-            f"values): {_shorten(missing)}"
-        )
-    if extra:
-        problems.append(
-            f"in the checkpoint but not in the model (ignore= skips them): {_shorten(extra)}"
-        )
-    if shapes:
-        problems.append(f"of another shape: {_shorten(shapes)}")
-    if problems:
-        raise ValueError(f"{os.fspath(prefix)}: weights differ; " + "; ".join(problems))
-    values = read_tensors(prefix, [name for name in weights if name in stored])
-    for name, value in values.items():
-        weights[name].assign(value)
-    return kept
+    checkpoint = open_checkpoint(path, config=config_of(model))
+    return _fill(model, checkpoint, ignore, allow_missing, resize)
+
+
+def _fill(
+    model: keras.Model,
+    checkpoint: Checkpoint,
+    ignore: Sequence[str],
+    allow_missing: Sequence[str],
+    resize: Sequence[str],
+) -> Transfer:
+    unknown = sorted(set(resize) - set(RESIZABLE))
+    if unknown:
+        raise ValueError(f"resize: expected any of {', '.join(RESIZABLE)}, got {unknown[0]!r}")
+    bert, layout, source = bert_layer(model), checkpoint.layout, checkpoint.source
+    if not bert.train_pooler:
+        allow_missing = (*allow_missing, weight_names.POOLER_PATTERN)
+    may_resize = {weight for key in resize for weight in RESIZABLE[key]}
+    names, weights = checkpoint.canonical(), weights_by_name(model)
+
+    moved: list[Moved] = []
+    missing, absent, shapes, resized = [], [], [], set()
+    for name, weight in weights.items():
+        theirs = layout.theirs(name)
+        if theirs is None or theirs not in names:
+            (missing if _matches(name, allow_missing) else absent).append(name)
+            continue
+        actual = names.pop(theirs)
+        found, shape = source.shapes[actual], tuple(weight.shape)
+        moved.append(Moved(name, actual, shape, found))
+        if found == layout.shape(name, shape, bert.config):
+            continue
+        # Tables lie the same way everywhere: rows first.
+        if name in may_resize and found[1:] == shape[1:] and found[0] > 0:
+            resized.add(name)
+        else:
+            shapes.append(_shape_difference(name, shape, found, layout, bert.config))
+    ignored = [a for n, a in names.items() if _matches(n, ignore) or _matches(a, ignore)]
+    extra = [actual for actual in names.values() if actual not in ignored]
+    _refuse(checkpoint, absent, extra, shapes)
+    _check_tied(model, checkpoint)
+
+    by_source = {move.source_name: move for move in moved}
+    source.check(list(by_source))
+    for actual, array in source.read(list(by_source)):
+        move = by_source[actual]
+        weight = weights[move.name]
+        if move.name in resized:
+            array = _resized(move.name, array, np.asarray(weight))
+        tensor = ops.convert_to_tensor(array, dtype="float32")
+        if layout.transposed(move.name):
+            tensor = ops.transpose(tensor)
+        weight.assign(ops.reshape(tensor, move.shape))
+    return Transfer(
+        description=checkpoint.located.description if checkpoint.located else layout.name,
+        layout=layout.name,
+        moved=tuple(moved),
+        missing=tuple(missing),
+        ignored=tuple(ignored),
+        step=_global_step(source),
+    )
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _shorten(names: Sequence[str], limit: int = 12) -> str:
-    more = f", and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def _refuse(
+    checkpoint: Checkpoint, absent: Sequence[str], extra: Sequence[str], shapes: Sequence[str]
+) -> None:
+    problems = []
+    if absent:
+        problems.append(
+            "in the model but not in the checkpoint (allow_missing= lets them keep their initial "
+            f"values): {abbreviate(absent)}"
+        )
+    if extra:
+        problems.append(
+            f"in the checkpoint but not in the model (ignore= skips them): {abbreviate(extra)}"
+        )
+    if shapes:
+        problems.append(f"of another shape: {abbreviate(shapes)}")
+    if problems:
+        raise ValueError(f"{checkpoint.description}: weights differ; " + "; ".join(problems))
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, variable in pairs:
-        if name in found:
-            raise ValueError(f"two variables are named {name!r}; checkpoint names must differ")
-        found[name] = variable
-    return found
+def _shape_difference(
+    name: str, shape: tuple[int, ...], found: tuple[int, ...], layout: Layout, config: BertConfig
+) -> str:
+    expected = layout.shape(name, shape, config)
+    text = f"{name}: model {expected}, checkpoint {found}"
+    for key, weights in RESIZABLE.items():
+        if name in weights and found[1:] == expected[1:]:
+            way = "cut the rest off" if found[0] > expected[0] else "extend it"
+            text += f" ({key} differs; resize=[{key!r}] would {way})"
+    return text
 
 
-# --- model directories ----------------------------------------------------------------------------
+def _resized(name: str, array: np.ndarray, initial: np.ndarray) -> np.ndarray:
+    """Cut an array to the rows of a weight, or extend it; see `load_checkpoint`."""
+    array, rows = np.asarray(array), len(initial)
+    if name in RESIZABLE["max_position_embeddings"]:
+        return array[np.arange(rows) % len(array)]
+    return np.concatenate([array[:rows], initial[len(array) :]])
 
 
-@dataclasses.dataclass(frozen=True)
-class LocatedCheckpoint:
-    """What `locate` found.
+def _check_tied(model: keras.Model, checkpoint: Checkpoint) -> None:
+    """Refuse a file of transformers whose projection onto the vocabulary is not the embeddings."""
+    if checkpoint.layout is not weight_names.HF or not any(
+        weight.path == HEAD_MARKS["pretraining"] for weight in model.weights
+    ):
+        return
+    names = checkpoint.layout.canonical(checkpoint.source.shapes)
+    for copy, original in weight_names.HF_TIED.items():
+        if copy not in names or original not in names:
+            continue
+        (_, one), (_, other) = checkpoint.source.read([names[copy], names[original]])
+        if not np.array_equal(one, other):
+            raise ValueError(
+                f"{checkpoint.description}: {copy} differs from {original}; in BERT, and in the "
+                "models of this package, they are one"
+            )
+
+
+def _global_step(source: TensorSource) -> int | None:
+    if source.shapes.get("global_step") != ():
+        return None
+    ((_, step),) = source.read(["global_step"])
+    return int(step)
+
+
+# --- making a model of a checkpoint ---------------------------------------------------------------
+
+
+class LoadedBert(NamedTuple):
+    """What `load_bert` returns."""
+
+    encoder: keras.Model
+    config: BertConfig
+    tokenizer: FullTokenizer | None
+
+
+class LoadedModel(NamedTuple):
+    """What `load_model` returns.
 
     Attributes:
-        prefix: TF1-format checkpoint, without `.index`.
-        config_file: bert_config.json beside it, or None.
-        vocab_file: vocab.txt beside it, or None.
-        description: one phrase for the log.
+        model: a model of `heads.HEADS`.
+        config: its configuration.
+        tokenizer: None where no vocabulary lies with the weights.
+        kind: key of `heads.HEADS`.
+        labels: names of the labels of a classifier, in order, where they lie with the weights.
+        transfer: what was moved, missing and ignored.
     """
 
-    prefix: str
-    config_file: str | None
-    vocab_file: str | None
-    description: str
+    model: keras.Model
+    config: BertConfig
+    tokenizer: FullTokenizer | None
+    kind: str
+    labels: tuple[str, ...] | None
+    transfer: Transfer
 
 
-def locate(path: str | os.PathLike) -> LocatedCheckpoint:
-    """Finds the checkpoint that a user means: a prefix, one of its files, or a model directory.
+def load_bert(
+    path: Any,
+    *,
+    hidden_states: bool = False,
+    attention_probs: bool = False,
+    dtype=None,
+    do_lower_case: bool | None = None,
+    config: BertConfig | None = None,
+    ignore: Sequence[str] = (),
+    **overrides: Any,
+) -> LoadedBert:
+    """Load the encoder, its configuration and its tokenizer from any checkpoint.
 
-    In a directory `bert_model.ckpt` comes first, then the newest `model.ckpt-<step>` of a run.
+        encoder, config, tokenizer = bert_tf.load_bert("uncased_L-12_H-768_A-12")
+
+    Heads are left behind. Where the checkpoint has no pooler the encoder has no "pooled_output".
+
+    Args:
+        path: a directory, file or TensorFlow prefix (see `locate`), or a KerasHub BertBackbone.
+        hidden_states: whether the encoder outputs the hidden states of all layers.
+        attention_probs: whether the encoder outputs the attention probabilities of all layers.
+        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
+        do_lower_case: casing of the tokenizer; None (default) for what lies with the weights, or
+            else whether no piece of the vocabulary has an upper-case letter.
+        config: the configuration; None (default) for the one that lies with the weights.
+        ignore: as in `load_checkpoint`.
+        **overrides: fields of BertConfig to change. vocab_size, max_position_embeddings and
+            type_vocab_size cut or extend the embeddings as `load_checkpoint(resize=...)` does.
+
+    Returns:
+        (encoder, config, tokenizer), the last None where no vocabulary lies with the weights.
 
     Raises:
-        FileNotFoundError: there is no checkpoint there.
-        ValueError: a format that is not read.
+        FileNotFoundError: there is no such checkpoint, or no configuration with it.
+        CorruptCheckpointError: a file is damaged.
+        ValueError: names or shapes do not fit the configuration.
     """
-    text = os.fspath(path)
-    if text.endswith((".bin", ".pt", ".pth", ".pkl")):
-        raise ValueError(
-            f"{text}: pickled weights are not read, since unpickling runs whatever code the file "
-            "holds; convert it to a TF1-format checkpoint first"
+    checkpoint = open_checkpoint(path, config=config)
+    config = _configured(checkpoint, config, overrides)
+    names, layout = checkpoint.canonical(), checkpoint.layout
+    has_pooler = any(layout.theirs(name) in names for name in weight_names.POOLER)
+    with _initial_values(config, checkpoint, needed=not has_pooler):
+        encoder = HEADS["encoder"].make(
+            config,
+            hidden_states=hidden_states,
+            attention_probs=attention_probs,
+            pooled_output=has_pooler,
+            dtype=dtype,
         )
-    folder = pathlib.Path(text)
-    if folder.is_dir():
-        if (folder / f"{WEIGHTS_NAME}.index").exists():
-            prefix, what = folder / WEIGHTS_NAME, "model directory"
-        elif steps := checkpoint_steps(folder):
-            prefix, what = folder / f"model.ckpt-{steps[-1]}", "newest checkpoint of a run"
-        else:
-            raise FileNotFoundError(
-                f"{text}: expected {WEIGHTS_NAME}.index or model.ckpt-<step>.index in this folder"
-            )
-    else:
-        prefix, what = pathlib.Path(re.sub(r"\.(index|data-\d+-of-\d+|meta)$", "", text)), ""
-        if not pathlib.Path(f"{prefix}.index").exists():
-            raise FileNotFoundError(
-                f"{prefix}.index: no such file; expected the prefix of a TF checkpoint (as in "
-                ".../bert_model.ckpt) or a model directory"
-            )
-        what = "TF1-format checkpoint"
-    beside = prefix.parent
-    config, vocab = beside / CONFIG_NAME, beside / VOCAB_NAME
-    return LocatedCheckpoint(
-        prefix=str(prefix),
-        config_file=str(config) if config.exists() else None,
-        vocab_file=str(vocab) if vocab.exists() else None,
-        description=f"{what} {prefix}",
-    )
+    transfer = _fill(encoder, checkpoint, (*ignore, layout.heads), (), _resizes(overrides))
+    if not has_pooler:
+        _log.info("%s: has no pooler; the encoder gives no pooled output", checkpoint.description)
+    if transfer.ignored:
+        _log.info("%s: left behind: %s", checkpoint.description, abbreviate(transfer.ignored))
+    return LoadedBert(encoder, config, load_tokenizer(checkpoint, do_lower_case))
 
 
-def load_checkpoint(
-    model: keras.Model,
-    path: str | os.PathLike,
+def load_model(
+    path: Any,
     *,
+    kind: str | None = None,
+    dtype=None,
+    do_lower_case: bool | None = None,
+    config: BertConfig | None = None,
     ignore: Sequence[str] = (),
     allow_missing: Sequence[str] = (),
-) -> LocatedCheckpoint:
-    """Loads weights from whatever `locate` finds at `path`; strictness as in `load_tf1`."""
-    found = locate(path)
-    load_tf1(model, found.prefix, ignore=ignore, allow_missing=allow_missing)
-    return found
-
-
-def save_model_directory(
-    directory: str | os.PathLike,
-    model: keras.Model,
-    config: BertConfig,
-    vocab_file: str | os.PathLike | None = None,
-) -> None:
-    """Writes a model directory: bert_config.json, bert_model.ckpt.* and, where given, vocab.txt.
+    **overrides: Any,
+) -> LoadedModel:
+    """Load a model with its head from any checkpoint.
 
     Args:
-        directory: made where it is missing.
-        model: its weights are written under the original's names.
-        config: the model's configuration.
-        vocab_file: copied as vocab.txt.
-    """
-    folder = pathlib.Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tf1(model, folder / WEIGHTS_NAME)
-    save_config_and_vocabulary(folder, config, vocab_file)
+        path: as in `load_bert`.
+        kind: key of `heads.HEADS`; None (default) for what the weights (and for transformers the
+            "architectures" of config.json) say.
+        dtype: as in `load_bert`.
+        do_lower_case: as in `load_bert`.
+        config: as in `load_bert`.
+        ignore: as in `load_checkpoint`.
+        allow_missing: as in `load_checkpoint`.
+        **overrides: as in `load_bert`.
 
-
-def save_config_and_vocabulary(
-    directory: str | os.PathLike, config: BertConfig, vocab_file: str | os.PathLike | None = None
-) -> None:
-    """Writes the files of a model directory other than the weights; see `save_model_directory`."""
-    folder = pathlib.Path(directory)
-    config.to_json_file(folder / CONFIG_NAME)
-    vocab = folder / VOCAB_NAME
-    if vocab_file is not None and not (vocab.exists() and vocab.samefile(vocab_file)):
-        temporary = folder / f"{VOCAB_NAME}.tmp"
-        shutil.copyfile(vocab_file, temporary)
-        os.replace(temporary, vocab)
-
-
-# --- the state of a run ---------------------------------------------------------------------------
-
-
-def training_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    """All that a run of `model` under `optimizer` carries from step to step, by checkpoint name.
-
-    Weights have their paths; an optimizer slot of a weight is `<path>/<slot>` (the original's
-    `adam_m` and `adam_v`); other optimizer variables (iterations, loss scale) are
-    `training/optimizer/...`; the states of the dropout generators are `training/seed_generator/N`
-    in the model's order, since their paths depend on what else the process has built.
-
-    Args:
-        model: a built model.
-        optimizer: built on the model's trainable variables.
+    Returns:
+        The model and what belongs to it.
 
     Raises:
-        ValueError: two variables have one name.
+        FileNotFoundError: there is no such checkpoint, or no configuration with it.
+        CorruptCheckpointError: a file is damaged.
+        ValueError: names or shapes do not fit the configuration, or the kind cannot be told.
     """
-    pairs: list[tuple[str, Any]] = [(variable.path, variable) for variable in model.weights]
-    flat = {path.replace("/", "_"): path for path, _ in pairs}
-    seen: dict[str, int] = {}
-    for variable in optimizer.variables:
-        name = _optimizer_name(variable, flat)
-        # A loss-scale optimizer and the one within it each have their count of iterations.
-        seen[name] = seen.get(name, -1) + 1
-        pairs.append((f"{name}_{seen[name]}" if seen[name] else name, variable))
-    # The states of random generators are among the variables of a Keras model, not its weights.
-    weights = {id(variable) for variable in model.weights}
-    seeds = [v for v in model.variables if id(v) not in weights and "seed" in v.path]
-    pairs.extend((f"training/seed_generator/{i}", v) for i, v in enumerate(seeds))
-    return _unique(pairs)
-
-
-def _optimizer_name(variable: Any, flat: Mapping[str, str]) -> str:
-    """Keras names a slot `<optimizer>/<path with underscores>_<slot>`; ours is `<path>/<slot>`."""
-    last = variable.path.rsplit("/", 1)[-1]
-    best = max((name for name in flat if last.startswith(name + "_")), key=len, default=None)
-    if best is None:
-        return f"training/optimizer/{last}"
-    return f"{flat[best]}/{last[len(best) + 1 :]}"
-
-
-def checkpoint_steps(directory: str | os.PathLike) -> list[int]:
-    """Steps of the `model.ckpt-<step>` checkpoints in a folder, ascending."""
-    folder = pathlib.Path(directory)
-    if not folder.is_dir():
-        return []
-    return sorted(int(m.group(1)) for p in folder.iterdir() if (m := _STEP.match(p.name)))
-
-
-class CheckpointKeeper:
-    """Saves and restores the exact state of a run as `model.ckpt-<step>`, keeping the newest few.
-
-    Safe against a kill at any point, since a checkpoint exists only once its index has been
-    renamed into place, and against damage found later, since every tensor is verified against its
-    checksum before anything is assigned: a damaged checkpoint is put aside and the one before it
-    taken.
-    """
-
-    def __init__(self, directory: str | os.PathLike, variables: Mapping[str, Any], *, keep: int):
-        """Prepares a folder.
-
-        Args:
-            directory: made where it is missing.
-            variables: name -> Keras or TensorFlow variable; the whole state.
-            keep: how many checkpoints to keep, at least 1.
-
-        Raises:
-            ValueError: keep is less than 1.
-        """
-        if keep < 1:
-            raise ValueError(f"keep: expected at least 1 checkpoint, got {keep}")
-        self.directory = pathlib.Path(directory)
-        self.variables = dict(variables)
-        self.keep = keep
-        self.directory.mkdir(parents=True, exist_ok=True)
-
-    def prefix(self, step: int) -> pathlib.Path:
-        """Path of the checkpoint of a step, without `.index`."""
-        return self.directory / f"model.ckpt-{step}"
-
-    def save(self, step: int) -> pathlib.Path:
-        """Writes the state and deletes what exceeds `keep`.
-
-        Returns:
-            The prefix written.
-
-        Raises:
-            OSError: the files cannot be written.
-        """
-        prefix = self.prefix(step)
-        write_tensors(prefix, self.variables)
-        steps = checkpoint_steps(self.directory)
-        kept = steps[-self.keep :]
-        self._write_index_of_checkpoints(kept)
-        for old in steps[: -self.keep]:
-            self._delete(old)
-        return prefix
-
-    def _write_index_of_checkpoints(self, steps: Sequence[int]) -> None:
-        """Writes the file `checkpoint`, from which tf.train.latest_checkpoint tells the newest."""
-        names = [self.prefix(step).name for step in steps]
-        lines = [f'model_checkpoint_path: "{names[-1]}"']
-        lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
-        temporary = self.directory / "checkpoint.tmp"
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(temporary, self.directory / "checkpoint")
-
-    def restore(self) -> int | None:
-        """Restores the newest undamaged checkpoint.
-
-        Returns:
-            Its step, or None where there is no checkpoint.
-
-        Raises:
-            ValueError: a checkpoint holds other variables or shapes than this run.
-            CorruptCheckpointError: there are checkpoints, and all are damaged.
-        """
-        for path in self.directory.glob("model.ckpt-*.tempstate*"):
-            path.unlink(missing_ok=True)  # of a write that was killed
-        damaged: list[str] = []
-        for step in reversed(checkpoint_steps(self.directory)):
-            prefix = self.prefix(step)
-            try:
-                stored = list_tensors(prefix)
-                self._check_names(prefix, stored)
-                values = read_tensors(prefix, self.variables)
-            except CorruptCheckpointError as error:
-                _log.warning(
-                    "checkpoint %s is damaged (%s); it is put aside as *.damaged and the one "
-                    "before it is used",
-                    prefix,
-                    error,
-                )
-                damaged.append(str(prefix))
-                self._put_aside(step)
-                continue
-            for name, value in values.items():
-                self.variables[name].assign(value)
-            return step
-        if damaged:
-            raise CorruptCheckpointError(
-                f"{self.directory}: all checkpoints are damaged: {', '.join(damaged)}; "
-                "use another --output_dir to start anew"
-            )
-        return None
-
-    def _check_names(self, prefix: pathlib.Path, stored: Mapping[str, tuple]) -> None:
-        missing = [name for name in self.variables if name not in stored]
-        extra = [name for name in stored if name not in self.variables]
-        shapes = [
-            f"{name}: run {tuple(v.shape)}, checkpoint {stored[name][0]}"
-            for name, v in self.variables.items()
-            if name in stored and tuple(v.shape) != stored[name][0]
-        ]
-        problems = [
-            f"{text}: {_shorten(names)}"
-            for text, names in (
-                ("in this run but not in the checkpoint", missing),
-                ("in the checkpoint but not in this run", extra),
-                ("of another shape", shapes),
-            )
-            if names
-        ]
-        if problems:
+    checkpoint = open_checkpoint(path, config=config)
+    config = _configured(checkpoint, config, overrides)
+    if kind is None:
+        kind = _kind(checkpoint)
+    elif kind not in HEADS:
+        raise ValueError(f"kind: expected one of {', '.join(HEADS)}, got {kind!r}")
+    names, layout = checkpoint.canonical(), checkpoint.layout
+    arguments: dict[str, Any] = {}
+    if HEADS[kind].has_labels:
+        bias = names.get(layout.theirs(HEAD_MARKS[kind]) or "")
+        if bias is None:
+            raise ValueError(f"{checkpoint.description}: has no weights of a {kind} head")
+        shape = checkpoint.source.shapes[bias]
+        if len(shape) != 1 or not shape[0]:
             raise ValueError(
-                f"{prefix}: the checkpoint of another model or optimizer; {'; '.join(problems)}. "
-                "Continue with the flags it was begun with, or use another output_dir "
-                "(init_checkpoint takes weights alone)"
+                f"{checkpoint.description}: {bias} has shape {shape}; expected one number for "
+                "each label"
             )
+        arguments["num_labels"] = shape[0]
+    if kind == "encoder":
+        arguments["pooled_output"] = any(layout.theirs(n) in names for n in weight_names.POOLER)
+    if kind == "pretraining":
+        has_nsp = layout.theirs(HEAD_MARKS["next_sentence"]) in names
+        config = dataclasses.replace(config, next_sentence_prediction=has_nsp)
+    ready = _ready_model(checkpoint, kind, config, dtype)
+    if ready is not None:
+        model, transfer = ready
+    else:
+        has_pooler = any(layout.theirs(name) in names for name in weight_names.POOLER)
+        needed = bool(allow_missing) or not has_pooler
+        with _initial_values(config, checkpoint, needed=needed):
+            model = HEADS[kind].make(config, dtype=dtype, **arguments)
+        transfer = _fill(model, checkpoint, ignore, allow_missing, _resizes(overrides))
+    labels = _labels(checkpoint, arguments.get("num_labels"))
+    tokenizer = load_tokenizer(checkpoint, do_lower_case)
+    return LoadedModel(model, config, tokenizer, kind, labels, transfer)
 
-    def _files(self, step: int) -> list[pathlib.Path]:
-        prefix = self.prefix(step)
-        return [
-            prefix.with_name(prefix.name + ".index"),  # first: without it there is no checkpoint
-            *sorted(self.directory.glob(f"{prefix.name}.data-*")),
-        ]
 
-    def _delete(self, step: int) -> None:
-        for path in self._files(step):
-            path.unlink(missing_ok=True)
+def _configured(
+    checkpoint: Checkpoint, config: BertConfig | None, overrides: Mapping[str, Any]
+) -> BertConfig:
+    """Return the configuration of a model to be made: the given or the found one, changed."""
+    config = config or checkpoint.config
+    if config is None:
+        raise FileNotFoundError(
+            f"{checkpoint.description}: no {CONFIG_NAME} (or {HF_CONFIG_NAME} of transformers) "
+            "beside it; give config="
+        )
+    unknown = sorted(set(overrides) - {field.name for field in dataclasses.fields(BertConfig)})
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is neither an argument nor a field of BertConfig")
+    return dataclasses.replace(config, **overrides)
 
-    def _put_aside(self, step: int) -> None:
-        for path in self._files(step):
-            if path.exists() and path.suffix != ".damaged":
-                os.replace(path, f"{path}.damaged")
+
+def _ready_model(
+    checkpoint: Checkpoint, kind: str, config: BertConfig, dtype: Any
+) -> tuple[keras.Model, Transfer] | None:
+    """Return the model that opening a Keras file has made, where it is the one that is wanted."""
+    model, layout = checkpoint.model, checkpoint.layout
+    if model is None or checkpoint.located is None or layout is not weight_names.OURS:
+        return None
+    policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+    if kind_of(model)[0] != kind or checkpoint.config != config or model.dtype_policy != policy:
+        return None
+    moved = [Moved(name, name, shape, shape) for name, shape in checkpoint.source.shapes.items()]
+    return model, Transfer(checkpoint.located.description, layout.name, tuple(moved), (), ())
+
+
+def _initial_values(
+    config: BertConfig, checkpoint: Checkpoint, *, needed: bool
+) -> contextlib.AbstractContextManager[None]:
+    """Return the context to make a model in: without initial values where all will be loaded."""
+    own = checkpoint.config or config
+    grown = any(getattr(config, key) > getattr(own, key) for key in RESIZABLE)
+    return contextlib.nullcontext() if needed or grown else zero_initial_values()
+
+
+def _resizes(overrides: Mapping[str, Any]) -> list[str]:
+    return [key for key in RESIZABLE if key in overrides]
+
+
+def _kind(checkpoint: Checkpoint) -> str:
+    """Tell what head a checkpoint has; see `load_model`."""
+    kinds = weight_names.kinds_of_heads(checkpoint.layout, checkpoint.canonical())
+    if len(kinds) > 1 and checkpoint.layout is weight_names.HF:
+        # transformers calls three heads "classifier": its class tells them apart.
+        found = _hf_values(checkpoint).get("architectures") or ["(none named)"]
+        kinds = [k for k in kinds if weight_names.HF_ARCHITECTURES[k][0] in found] or kinds
+        what = f", and the architecture is {found[0]}"
+    else:
+        what = ""
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{checkpoint.description}: its head may be {' or '.join(kinds)}{what}; say which "
+            "with kind="
+        )
+    return kinds[0] if kinds else "encoder"
+
+
+def _hf_values(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return config.json of a checkpoint of transformers, as it is."""
+    if checkpoint.layout is not weight_names.HF or checkpoint.located is None:
+        return {}
+    path = pathlib.Path(checkpoint.located.path).parent / HF_CONFIG_NAME
+    return read_json(path) if path.exists() else {}
+
+
+def _labels(checkpoint: Checkpoint, num_labels: int | None) -> tuple[str, ...] | None:
+    """Return the label names that lie with the weights, if there are that many."""
+    if num_labels is None or checkpoint.located is None:
+        return None
+    names = _hf_values(checkpoint).get("id2label")
+    if isinstance(names, dict) and set(names) == {str(i) for i in range(num_labels)}:
+        return tuple(str(names[str(i)]) for i in range(num_labels))
+    path = pathlib.Path(checkpoint.located.path).parent / LABELS_NAME
+    if not path.exists():
+        return None
+    labels = tuple(path.read_text(encoding="utf-8").splitlines())
+    if len(labels) != num_labels:
+        raise ValueError(f"{path}: {len(labels)} labels, but the head has {num_labels}")
+    return labels
+
+
+def load_tokenizer(checkpoint: Checkpoint, do_lower_case: bool | None) -> FullTokenizer | None:
+    """Make the tokenizer of an opened checkpoint.
+
+    Args:
+        checkpoint: see `open_checkpoint`.
+        do_lower_case: as in `load_bert`.
+
+    Returns:
+        The tokenizer, or None where no vocabulary lies with the weights.
+
+    Raises:
+        ValueError: the vocabulary is not one of BERT.
+    """
+    if checkpoint.located is None:
+        return None
+    folder = pathlib.Path(checkpoint.located.path)
+    if checkpoint.located.format != "keras_hub":
+        folder = folder.parent
+    # transformers writes the vocabulary into tokenizer.json, and lately nowhere else.
+    fast = folder / "tokenizer.json"
+    values = read_json(fast) if fast.exists() else {}
+    settings = folder / "tokenizer_config.json"
+    casings = [
+        do_lower_case,
+        (read_json(settings) if settings.exists() else {}).get("do_lower_case"),
+        (values.get("normalizer") or {}).get("lowercase"),
+        (values.get("config") or {}).get("lowercase"),  # KerasHub's file of the same name
+    ]
+    casing = next((value for value in casings if value is not None), None)
+    if checkpoint.located.vocab_file:
+        vocab = load_vocab(checkpoint.located.vocab_file)
+    elif (values.get("model") or {}).get("type") == "WordPiece":
+        vocab = {str(piece): int(i) for piece, i in values["model"]["vocab"].items()}
+        vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
+    else:
+        return None
+    if casing is None:
+        casing = looks_uncased(vocab)
+    if checkpoint.located.vocab_file:
+        return FullTokenizer(checkpoint.located.vocab_file, casing)
+    return FullTokenizer.from_vocab(vocab, casing)
+
+
+def looks_uncased(vocab: Mapping[str, int]) -> bool:
+    """Tell from a vocabulary whether text is to be lower-cased: all its pieces are.
+
+    Special ones, as [UNK] or <S>, aside.
+    """
+    return not any(piece != piece.lower() and not _SPECIAL.fullmatch(piece) for piece in vocab)

@@ -37,6 +37,15 @@ _HF_ACTIVATIONS = {
     "linear": "linear",
 }
 
+# The other way; of several names the one that every version of transformers knows.
+_TO_HF_ACTIVATION = {
+    "gelu_tanh": "gelu_new",
+    "gelu_erf": "gelu",
+    "relu": "relu",
+    "tanh": "tanh",
+    "linear": "linear",
+}
+
 # Keys of released files by Google (Chinese and multilingual models) that no code of theirs reads.
 _GOOGLE_UNUSED_KEYS = frozenset(
     {
@@ -245,6 +254,19 @@ class BertConfig:
             if values[name] == default:
                 del values[name]
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+    def to_hf_dict(self) -> dict[str, Any]:
+        """Return the configuration under the keys and names of transformers.
+
+        `from_json_file` reads them back identically, but for `next_sentence_prediction`, which
+        transformers tells by the class of the model.
+        """
+        values = self.to_dict()
+        del values["next_sentence_prediction"]
+        values["hidden_act"] = _TO_HF_ACTIVATION[self.hidden_act]
+        for name, key in ((key_here, key) for key, key_here in _HF_RENAMED.items()):
+            values[key] = values.pop(name)
+        return {**values, **_HF_REQUIRED, "pad_token_id": 0}
 
     def to_json_file(self, path: str | os.PathLike) -> None:
         """Write `to_json_string` to a file.

@@ -352,6 +352,35 @@ class FullTokenizer:
             }
         )
 
+    @classmethod
+    def from_vocab(
+        cls,
+        vocab: Mapping[str, int],
+        do_lower_case: bool = True,
+        *,
+        parse_special_tokens: bool = False,
+        max_memo_bytes: int = DEFAULT_MAX_MEMO_BYTES,
+    ) -> "FullTokenizer":
+        """Make a tokenizer of pieces and their ids, without a file (`vocab_file` is then "").
+
+        Args:
+          vocab: piece -> id.
+          do_lower_case: as for the class.
+          parse_special_tokens: as for the class.
+          max_memo_bytes: as for the class.
+        """
+        tokenizer = cls.__new__(cls)
+        tokenizer._set_up(
+            {
+                "vocab_file": "",
+                "vocab": dict(vocab),
+                "do_lower_case": do_lower_case,
+                "parse_special_tokens": parse_special_tokens,
+                "max_memo_bytes": max_memo_bytes,
+            }
+        )
+        return tokenizer
+
     def _set_up(self, state: dict) -> None:
         """Make the tables; all that a copy in another process needs is in `state`."""
         self._state = state

@@ -24,7 +24,8 @@ import keras
 import tensorflow as tf
 
 from bert_tf import losses
-from bert_tf.checkpoints import CheckpointKeeper, checkpoint_steps, training_variables
+from bert_tf.tensor_files import checkpoint_steps
+from bert_tf.training_state import CheckpointKeeper, training_variables
 
 _log = logging.getLogger(__name__)
 

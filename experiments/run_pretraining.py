@@ -75,7 +75,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     text("model_size", None, "Instead of bert_config_file: tiny, mini, small, medium, base, large.")
     text("input_file", None, "Training records: names and globs, comma separated.")
     text("output_dir", None, "Folder of checkpoints, logs and results.")
-    text("init_checkpoint", None, "Weights to begin with: checkpoint prefix or model directory.")
+    text("init_checkpoint", None, "Weights to begin with: TF1, transformers, KerasHub or ours.")
     text("init_ignore", "", "Regular expressions of checkpoint tensors to leave, comma separated.")
     text("init_allow_missing", "", "Regular expressions of weights that it may lack, likewise.")
     integer("max_seq_length", 128, "Tokens in a sequence; must be that of the records.")
@@ -175,7 +175,7 @@ def _find_vocabulary(manifests: list[dict[str, Any]], init: Any) -> str | None:
         return FLAGS.vocab_file
     sums = {m["vocab_sha256"] for m in manifests if "vocab_sha256" in m}
     places = [m.get("flags", {}).get("vocab_file") for m in manifests]
-    places += [init.vocab_file if init else None, f"{FLAGS.output_dir}/vocab.txt"]
+    places += [init.located.vocab_file if init else None, f"{FLAGS.output_dir}/vocab.txt"]
     for place in places:
         if place and os.path.isfile(place) and _sha256(place) in sums:
             return place
@@ -201,11 +201,12 @@ def _check_vocabulary(vocab_file: str | None, manifests: list[dict[str, Any]], i
     if init is None:
         return
     for casing in casings:
-        tokenization.validate_case_matches_checkpoint(casing, init.prefix)
+        tokenization.validate_case_matches_checkpoint(casing, init.located.path)
     sums = known or ({_sha256(vocab_file)} if vocab_file else set())
-    if init.vocab_file and sums and sums != {_sha256(init.vocab_file)}:
+    theirs = init.located.vocab_file
+    if theirs and sums and sums != {_sha256(theirs)}:
         raise InputError(
-            f"init_checkpoint: its vocabulary {init.vocab_file} is not the one that the records "
+            f"init_checkpoint: its vocabulary {theirs} is not the one that the records "
             "were made with"
         )
 
@@ -222,8 +223,8 @@ def _find_config(vocab_size: int | None, init: Any) -> Any:
                 "manifest; give vocab_file"
             )
         return BertConfig.from_size(FLAGS.model_size, vocab_size=vocab_size)
-    if init is not None and init.config_file:
-        return BertConfig.from_json_file(init.config_file)
+    if init is not None and init.config is not None:
+        return init.config
     raise InputError("bert_config_file, model_size: expected one of them, got neither")
 
 
@@ -253,7 +254,8 @@ def make_plan() -> Plan:
         OSError: a file is missing or cannot be read.
     """
     _check_flags()
-    from bert_tf import checkpoints, input_pipeline, tokenization
+    from bert_tf import checkpoint_formats, input_pipeline, tokenization
+    from bert_tf.config import BertConfig
 
     train_files = input_pipeline.expand_files(FLAGS.input_file)
     eval_files = (
@@ -262,7 +264,12 @@ def make_plan() -> Plan:
     every_file = list(dict.fromkeys(train_files + eval_files))
     manifests = input_pipeline.manifests_of(every_file)
     manifest = manifests[0] if manifests else None
-    init = checkpoints.locate(FLAGS.init_checkpoint) if FLAGS.init_checkpoint else None
+    init = None
+    if FLAGS.init_checkpoint:
+        given = (
+            BertConfig.from_json_file(FLAGS.bert_config_file) if FLAGS.bert_config_file else None
+        )
+        init = checkpoint_formats.open_checkpoint(FLAGS.init_checkpoint, config=given)
 
     vocab_file = _find_vocabulary(manifests, init)
     _check_vocabulary(vocab_file, manifests, init)
@@ -325,7 +332,7 @@ def make_plan() -> Plan:
 
 def _check_continuation(plan: Plan, values: dict[str, Any]) -> None:
     """Compares this command with the one that began the run in the output folder."""
-    from bert_tf.checkpoints import checkpoint_steps
+    from bert_tf.tensor_files import checkpoint_steps
 
     path = pathlib.Path(FLAGS.output_dir) / "config.json"
     if not checkpoint_steps(FLAGS.output_dir) or not path.exists():
@@ -430,7 +437,7 @@ def run(plan: Plan) -> None:
     import keras
     import tensorflow as tf
 
-    from bert_tf import checkpoints, training
+    from bert_tf import checkpoint_writers, checkpoints, training
     from bert_tf.heads import bert_pretrainer
     from bert_tf.optimization import create_optimizer
     from experiments.plot_curves import plot_curves
@@ -470,18 +477,18 @@ def run(plan: Plan) -> None:
     try:
         restored = trainer.restore()
         if restored is None and plan.init is not None:
-            kept = checkpoints.load_tf1(
+            transfer = checkpoints.load_checkpoint(
                 model,
-                plan.init.prefix,
+                plan.init,
                 ignore=[x for x in FLAGS.init_ignore.split(",") if x],
                 allow_missing=[x for x in FLAGS.init_allow_missing.split(",") if x],
             )
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
     if restored is None and plan.init is not None:
-        print(f"weights from {plan.init.description}")
-        if kept:
-            print(f"not in it, so freshly drawn: {', '.join(kept)}")
+        print(f"weights from {transfer.description}")
+        if transfer.missing:
+            print(f"not in it, so freshly drawn: {', '.join(transfer.missing)}")
     elif restored is None and not FLAGS.do_train:
         raise InputError(
             f"do_eval: {folder} holds no checkpoint and init_checkpoint is not given: there is "
@@ -489,7 +496,7 @@ def run(plan: Plan) -> None:
         )
     if FLAGS.do_train:
         training.write_config(folder, values)
-        checkpoints.save_config_and_vocabulary(folder, plan.config, plan.vocab_file)
+        checkpoint_writers.save_config_and_vocabulary(folder, plan.config, plan.vocab_file)
 
     train, evaluation = _datasets(plan)
     baselines = _baselines(plan, train, evaluation)
@@ -530,7 +537,7 @@ def run(plan: Plan) -> None:
             evaluate=lambda: trainer.evaluate(evaluation()),
         )
         trained_seconds = time.time() - since
-        checkpoints.save_model_directory(folder, model, plan.config, plan.vocab_file)
+        checkpoint_writers.save_model_directory(folder, model, plan.vocab_file)
 
     results: dict[str, Any] = {}
     if FLAGS.do_eval:

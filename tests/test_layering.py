@@ -17,19 +17,30 @@ LEVELS = {
     "losses": 0,
     "metrics": 0,
     "optimization": 0,
+    "tensor_files": 0,
     "records": 1,
+    "tensor_bundle": 1,
+    "weight_names": 1,
     "layers": 2,
     "preprocessing": 2,
     "dynamic_masking": 2,
     "modeling": 3,
-    "checkpoints": 4,
+    "training_state": 4,
     "input_pipeline": 4,
     "heads": 4,
     "training": 5,
     "export": 5,
+    "checkpoint_formats": 5,
+    "checkpoints": 6,
+    "checkpoint_writers": 6,
 }
 DATA_PREP_MAY_USE = {"config", "tokenization", "records", "tasks"}
-BACKEND_NEUTRAL = ("config", "losses", "optimization", "layers", "modeling", "heads")
+BACKEND_NEUTRAL = ("config", "losses", "optimization", "layers", "modeling", "heads") + (
+    "weight_names",
+    "checkpoint_formats",
+    "checkpoints",
+    "checkpoint_writers",
+)
 
 
 def imports_of(path: pathlib.Path) -> set[str]:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bert_tf import checkpoints, records, training
+from bert_tf import records, training
+from bert_tf.tensor_bundle import read_tensors
+from bert_tf.tensor_files import checkpoint_steps
 from experiments import run_pretraining
 from tests import synthetic_records as synthetic
 from tests.synthetic_records import LENGTH, PREDICTIONS, VOCAB_SIZE
@@ -25,9 +27,9 @@ STEPS, SAVE_STEPS, LOG_STEPS = 46, 11, 7
 # process when a file grows beyond the limit, which leaves the data file half written.
 DIES_WHILE_WRITING = """
 import resource, runpy, signal, sys
-from bert_tf import checkpoints
+from bert_tf import training_state
 
-write = checkpoints.write_tensors
+write = training_state.write_tensors
 
 def write_and_die(prefix, tensors):
     if str(prefix).endswith("ckpt-22"):
@@ -36,7 +38,7 @@ def write_and_die(prefix, tensors):
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
     write(prefix, tensors)
 
-checkpoints.write_tensors = write_and_die
+training_state.write_tensors = write_and_die
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -121,7 +123,7 @@ def test_killed_runs_continue_to_the_bit(data, whole, tmp_path):
     process = start(data, folder, prelude=("-c", DIES_WHILE_WRITING), eval_every_steps=20)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == -signal.SIGXFSZ, output
-    assert checkpoints.checkpoint_steps(folder) == [11]
+    assert checkpoint_steps(folder) == [11]
     assert [p.stat().st_size for p in folder.glob("*ckpt-22*.tempstate*")] == [50_000]
 
     # Killed from outside at a random moment after it has gone on for a while.
@@ -137,7 +139,7 @@ def test_killed_runs_continue_to_the_bit(data, whole, tmp_path):
     assert process.returncode in (-signal.SIGKILL, 0), output
     assert "step 11 (continued)" in output
     # And the newest checkpoint it left is then found to be damaged.
-    steps = checkpoints.checkpoint_steps(folder)
+    steps = checkpoint_steps(folder)
     assert steps[0] == 11 and len(steps) > 1
     newest = folder / f"model.ckpt-{steps[-1]}.data-00000-of-00001"
     os.truncate(newest, newest.stat().st_size // 2)
@@ -147,7 +149,7 @@ def test_killed_runs_continue_to_the_bit(data, whole, tmp_path):
     assert f"model.ckpt-{steps[-1]} is damaged" in output and "the one before it" in output
     assert log_of(folder) == log_of(whole[0])
     last = f"model.ckpt-{STEPS}"
-    ours, theirs = (checkpoints.read_tensors(f / last) for f in (folder, whole[0]))
+    ours, theirs = (read_tensors(f / last) for f in (folder, whole[0]))
     assert ours.keys() == theirs.keys() and len(ours) > 80
     for name in theirs:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
@@ -258,7 +260,7 @@ def test_files_that_do_not_fit_are_refused(refused, data, tmp_path):
     assert "absent*: no such record file" in refused(input_file=f"{data}/absent*")
     assert "vocab_file: no such file" in refused(vocab_file="absent.txt")
     assert "absent.json" in refused(bert_config_file="absent.json")
-    assert "absent.ckpt.index: no such file" in refused(init_checkpoint="absent.ckpt")
+    assert "absent.ckpt: no such file or directory" in refused(init_checkpoint="absent.ckpt")
     assert "max_seq_length 31, expected 37" in refused(max_seq_length=37)
     assert "max_predictions_per_seq 5, expected 3" in refused(max_predictions_per_seq=3)
     small = tmp_path / "small.json"

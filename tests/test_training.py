@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 
 from bert_tf import training
-from bert_tf.checkpoints import checkpoint_steps
 from bert_tf.heads import bert_pretrainer, pretraining_compile_arguments
 from bert_tf.input_pipeline import pretraining_dataset
 from bert_tf.optimization import create_optimizer
+from bert_tf.tensor_files import checkpoint_steps
 from tests import synthetic_records as synthetic
 from tests.synthetic_records import LENGTH, PREDICTIONS
 

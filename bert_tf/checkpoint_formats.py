@@ -1,0 +1,472 @@
+"""What a path holds, and opening it: the formats in which BERT checkpoints come.
+
+What a path holds is recognised from the names and the content of files (`locate`), never from
+whether reading them one way or the other fails; so exactly one layout is ever tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import os
+import pathlib
+import re
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import keras
+
+from bert_tf import tensor_files, weight_names
+from bert_tf.config import BertConfig
+from bert_tf.heads import HEADS
+from bert_tf.layers import zero_initial_values
+from bert_tf.modeling import Bert
+from bert_tf.tensor_files import CorruptCheckpointError, TensorSource, checkpoint_steps
+from bert_tf.weight_names import HEAD_MARKS, Layout, abbreviate, unique_names
+
+CONFIG_NAME = "bert_config.json"
+HF_CONFIG_NAME = "config.json"
+VOCAB_NAME = "vocab.txt"
+LABELS_NAME = "labels.txt"
+WEIGHTS_NAME = "bert_model.ckpt"
+KERAS_SUFFIX = ".keras"
+KERAS_WEIGHTS_SUFFIX = ".weights.h5"
+
+KERAS_HUB_WEIGHTS = "model.weights.h5"
+_KERAS_HUB_VOCAB = "assets/tokenizer/vocabulary.txt"
+_KERAS_HUB_CLASS = "keras_hub>BertBackbone"
+_TORCH_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+# --- what a path holds ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class LocatedCheckpoint:
+    """What `locate` found.
+
+    Attributes:
+        format: "tf" (TF1-format checkpoint or TF2 object checkpoint), "hf" (transformers),
+            "keras_hub", "keras" (.keras) or "keras_weights" (.weights.h5).
+        path: the prefix, file or, for KerasHub, directory that holds the weights.
+        description: one phrase for the log.
+        config_file: the configuration beside it, or None.
+        vocab_file: the vocabulary beside it, one piece a line, or None.
+    """
+
+    format: str
+    path: str
+    description: str
+    config_file: str | None
+    vocab_file: str | None
+
+
+def locate(path: str | os.PathLike) -> LocatedCheckpoint:
+    """Find the checkpoint that a user means: a file, a TensorFlow prefix, or a directory.
+
+    In a directory the first of these counts: bert_model.ckpt, model.safetensors (also in shards), a
+    KerasHub preset, the newest `model.ckpt-<step>` of a run, pytorch_model.bin, and a .keras or
+    .weights.h5 file if there is only one.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint there.
+        ValueError: a file of another format.
+    """
+    text = os.fspath(path)
+    if os.path.isdir(text):
+        return _locate_in(pathlib.Path(text))
+    prefix = re.sub(r"\.(index|data-\d+-of-\d+|meta)$", "", text)
+    if os.path.exists(prefix + ".index"):
+        return _located("tf", prefix, "TensorFlow checkpoint")
+    if not os.path.isfile(text):
+        raise FileNotFoundError(
+            f"{text}: no such file or directory; expected a model directory, a weights file, or "
+            f"the prefix of a TensorFlow checkpoint (as in .../{WEIGHTS_NAME})"
+        )
+    found = tensor_files.recognise(text)
+    if found in ("safetensors", "torch") or (
+        found == "json" and text.endswith(tensor_files.INDEX_SUFFIX)
+    ):
+        return _located("hf", text, "transformers weights")
+    if found == "keras":
+        return _located("keras", text, "Keras model")
+    if found == "hdf5" and _keras_hub_class(pathlib.Path(text)) is not None:
+        return _locate_in(pathlib.Path(text).parent)
+    if found == "hdf5" and text.endswith(KERAS_WEIGHTS_SUFFIX):
+        return _located("keras_weights", text, "Keras weights")
+    if text.endswith((".safetensors", ".bin", ".pt", ".pth", KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX)):
+        raise CorruptCheckpointError(f"{text}: its content is not that of such a file")
+    raise ValueError(
+        f"{text}: not a format that is read; expected safetensors, a torch state dict, .keras, "
+        f"{KERAS_WEIGHTS_SUFFIX}, a TensorFlow checkpoint or a directory with one of them"
+    )
+
+
+def _locate_in(folder: pathlib.Path) -> LocatedCheckpoint:
+    safetensors = folder / tensor_files.SAFETENSORS_NAME
+    for found in (safetensors, folder / f"{safetensors.name}{tensor_files.INDEX_SUFFIX}"):
+        if (folder / f"{WEIGHTS_NAME}.index").exists():
+            return _located("tf", folder / WEIGHTS_NAME, "model directory")
+        if found.exists():
+            return _located("hf", found, "transformers weights")
+    preset = folder / KERAS_HUB_WEIGHTS
+    if preset.exists() and (found := _keras_hub_class(preset)) is not None:
+        if found != _KERAS_HUB_CLASS:
+            raise ValueError(f"{folder}: a preset of {found}; expected {_KERAS_HUB_CLASS}")
+        vocab = folder / _KERAS_HUB_VOCAB
+        return LocatedCheckpoint(
+            "keras_hub",
+            str(folder),
+            f"KerasHub preset {folder}",
+            str(folder / HF_CONFIG_NAME),
+            str(vocab) if vocab.exists() else None,
+        )
+    if steps := checkpoint_steps(folder):
+        return _located("tf", folder / f"model.ckpt-{steps[-1]}", "newest checkpoint of a run")
+    for name in _TORCH_NAMES:
+        if (folder / name).exists():
+            return _located("hf", folder / name, "transformers weights")
+    keras_files = sorted(
+        path
+        for path in folder.iterdir()
+        # A write that was killed leaves a temporary file.
+        if path.name.endswith((KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX)) and ".tmp." not in path.name
+    )
+    if len(keras_files) == 1:
+        return locate(keras_files[0])
+    others = [file.name for file in keras_files] + sorted(p.name for p in folder.glob("*.index"))
+    raise FileNotFoundError(
+        f"{folder}: expected {WEIGHTS_NAME}.index, {safetensors.name}, a KerasHub preset or "
+        "model.ckpt-<step>.index in this folder"
+        + (f"; name one of {', '.join(others)}" if others else "")
+    )
+
+
+def _keras_hub_class(weights: pathlib.Path) -> str | None:
+    """Return what KerasHub class a preset's weights are of; None if they are not of a preset."""
+    config = weights.parent / HF_CONFIG_NAME
+    if weights.name != KERAS_HUB_WEIGHTS or not config.exists():
+        return None
+    name = read_json(config).get("registered_name")
+    return name if isinstance(name, str) else None
+
+
+def _located(kind: str, path: str | os.PathLike, description: str) -> LocatedCheckpoint:
+    folder = pathlib.Path(path).parent
+    # A run's folder has a config.json of another kind: the settings of the run.
+    names = (HF_CONFIG_NAME, CONFIG_NAME) if kind == "hf" else (CONFIG_NAME,)
+    configs = [folder / name for name in names if (folder / name).exists()]
+    vocab = folder / VOCAB_NAME
+    return LocatedCheckpoint(
+        format=kind,
+        path=str(path),
+        description=f"{description} {path}",
+        config_file=str(configs[0]) if configs else None,
+        vocab_file=str(vocab) if vocab.exists() else None,
+    )
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a JSON object; ValueError with the path if the file holds something else."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = json.load(file)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: not a JSON file: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{os.fspath(path)}: expected a JSON object")
+    return values
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+class _ModelSource:
+    """The weights of a Keras model, as `tensor_files.TensorSource`."""
+
+    def __init__(self, model: keras.Model):
+        self._weights = weights_by_name(model)
+        self.shapes = {name: tuple(weight.shape) for name, weight in self._weights.items()}
+
+    def check(self, names: list[str]) -> None:
+        """Do nothing: weights of a model are floats."""
+
+    def read(self, names: list[str]) -> Iterator[tuple[str, Any]]:
+        """Yield (name, backend tensor) for each name; tensors may share memory with the model."""
+        for name in names:
+            yield name, self._weights[name].value
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        located: where it lies; None for a model in memory.
+        layout: how its weights are named and shaped.
+        source: its tensors.
+        config: the configuration that lies with it, or None.
+        model: the model, where the format holds one.
+    """
+
+    located: LocatedCheckpoint | None
+    layout: Layout
+    source: TensorSource
+    config: BertConfig | None
+    model: keras.Model | None = None
+
+    @property
+    def description(self) -> str:
+        """One phrase for messages."""
+        return self.located.path if self.located else f"{self.layout.name} model"
+
+    def canonical(self) -> dict[str, str]:
+        """Return the names that the layout gives -> the names in the file, state left out."""
+        try:
+            names = self.layout.canonical(self.source.shapes)
+        except ValueError as error:
+            raise ValueError(f"{self.description}: {error}") from error
+        return {n: actual for n, actual in names.items() if not re.search(self.layout.ignored, n)}
+
+
+def open_checkpoint(path: Any, *, config: BertConfig | None = None) -> Checkpoint:
+    """Open a checkpoint of any format, or a KerasHub backbone or model of ours in memory.
+
+    Args:
+        path: see `locate`; or a `keras_hub.models.BertBackbone` or a model of this package; what
+            is open already is returned.
+        config: the model's configuration; by default the one that lies with the weights.
+
+    Raises:
+        FileNotFoundError, ValueError: see `locate`.
+        CorruptCheckpointError: a file is damaged.
+    """
+    if isinstance(path, Checkpoint):
+        return path
+    if isinstance(path, keras.Model):
+        return _open_model(path, None)
+    found = locate(path)
+    if found.format == "keras_hub":
+        return _open_model(_collected(_load_keras_hub(found)), found)
+    if found.format == "keras":
+        return _open_model(_collected(_load_keras(found.path)), found)
+    # Keras reads the weights into a model, which has to be the one they were written from.
+    if found.config_file and (config is None or found.format == "keras_weights"):
+        config = BertConfig.from_json_file(found.config_file)
+    if found.format == "keras_weights":
+        return _open_model(_collected(_load_keras_weights(found, config)), found)
+    if found.format == "hf":
+        return Checkpoint(found, weight_names.HF, tensor_files.open_tensors(found.path), config)
+    tensor_bundle = import_tensor_bundle(found.path)
+    bundle = tensor_bundle.TensorBundle(found.path)
+    layout = weight_names.TF1
+    if weight_names.is_object_checkpoint(bundle.shapes):
+        layout = weight_names.model_garden(bundle.shapes)
+        if layout is None:
+            raise ValueError(
+                f"{found.path}: a TensorFlow 2 object checkpoint, but not of Model Garden's BERT "
+                f"encoder; it holds {abbreviate(sorted(bundle.shapes), 6)}"
+            )
+    return Checkpoint(found, layout, bundle, config)
+
+
+def _collected(model: keras.Model) -> keras.Model:
+    """Free what Keras leaves behind, half a model's size and more, before another is made."""
+    gc.collect()
+    return model
+
+
+def import_tensor_bundle(path: str | os.PathLike):
+    """Import the module that needs TensorFlow."""
+    try:
+        from bert_tf import tensor_bundle
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{os.fspath(path)}: a TensorFlow checkpoint takes TensorFlow to read or write, and "
+            f"that is not installed ({error}); safetensors do not"
+        ) from error
+    return tensor_bundle
+
+
+def _open_model(model: keras.Model, found: LocatedCheckpoint | None) -> Checkpoint:
+    if type(model).__name__ == "BertBackbone" and type(model).__module__.startswith("keras_hub."):
+        return Checkpoint(
+            found, weight_names.KERAS_HUB, _ModelSource(model), _keras_hub_config(model), model
+        )
+    config = config_of(model)
+    return Checkpoint(found, weight_names.OURS, _ModelSource(model), config, model)
+
+
+# What damaged archives make zipfile and json raise.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+
+
+def _load_keras(path: str) -> keras.Model:
+    # The library's own load_model would read the weights within the file into memory twice.
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                config = json.loads(archive.read("config.json"))
+                weights = archive.extract(f"model{KERAS_WEIGHTS_SUFFIX}", folder)
+        except _ZIP_ERRORS as error:
+            raise CorruptCheckpointError(f"{path}: not a whole .keras file: {error}") from error
+        if not _holds_bert(config):
+            what = config.get("class_name") if isinstance(config, dict) else config
+            raise ValueError(f"{path}: expected a model of bert_tf, got {what}")
+        config["compile_config"] = None
+        with zero_initial_values():
+            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        with _check_hdf5(weights) as file:
+            _check_count(path, file, model)
+        _load_hdf5(model, weights, path)
+    return model
+
+
+def _holds_bert(config: Any) -> bool:
+    """Tell whether the config.json of a .keras file is that of a functional model with BERT."""
+    try:
+        layers = config["config"]["layers"]
+        return any(layer["registered_name"] == "bert_tf>Bert" for layer in layers)
+    except (KeyError, TypeError):
+        return False
+
+
+def _check_count(path: str, file: h5py.Group, model: keras.Model) -> None:
+    """Refuse weights that Keras would leave out without a word, as those of further layers."""
+    names: list[str] = []
+    file.visititems(lambda name, node: names.append(name) if _is_weight(name, node) else None)
+    if len(names) != len(model.weights):
+        raise ValueError(
+            f"{path}: holds {len(names)} weights, but the configuration with it is of a model with "
+            f"{len(model.weights)}"
+        )
+
+
+def _is_weight(name: str, node: Any) -> bool:
+    return isinstance(node, h5py.Dataset) and re.search(r"/vars/\d+$", name) is not None
+
+
+def _load_hdf5(model: keras.Model, weights: str, path: str) -> None:
+    try:
+        model.load_weights(weights)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: does not fit the configuration with it: {error}") from error
+
+
+# The class of a head as .weights.h5 files name it -> the kind of model.
+_H5_KINDS = {
+    "pretraining_heads": "pretraining",
+    "next_sentence_scope": "next_sentence",
+    "classification_head": "classification",
+    "span_head": "span",
+    "token_classification_head": "token_classification",
+    "multiple_choice_head": "multiple_choice",
+}
+
+
+def _check_hdf5(path: str) -> h5py.Group:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise CorruptCheckpointError(f"{path}: not a whole HDF5 file: {error}") from error
+
+
+def _load_keras_weights(found: LocatedCheckpoint, config: BertConfig | None) -> keras.Model:
+    if config is None:
+        raise FileNotFoundError(f"{found.path}: no {CONFIG_NAME} beside it; name one with config=")
+    with _check_hdf5(found.path) as file:
+        layers = list(file.get("layers", ()))
+        kinds = [kind for name, kind in _H5_KINDS.items() if name in layers]
+        if "bert" not in layers or len(kinds) > 1:
+            raise ValueError(f"{found.path}: expected the weights of a model of bert_tf")
+        kind = kinds[0] if kinds else "encoder"
+        arguments = {}
+        if HEADS[kind].has_labels:
+            name = next(name for name, of in _H5_KINDS.items() if of == kind)
+            bias = file.get(f"layers/{name}/vars/1")
+            if not isinstance(bias, h5py.Dataset) or len(bias.shape) != 1 or not bias.shape[0]:
+                raise ValueError(f"{found.path}: layers/{name} has no bias for each label")
+            arguments["num_labels"] = bias.shape[0]
+        with zero_initial_values():
+            model = HEADS[kind].make(config, **arguments)
+        _check_count(found.path, file, model)
+    _load_hdf5(model, found.path, found.path)
+    return model
+
+
+def _load_keras_hub(found: LocatedCheckpoint) -> keras.Model:
+    import keras_hub
+
+    _check_hdf5(os.path.join(found.path, KERAS_HUB_WEIGHTS)).close()
+    try:
+        backbone = keras_hub.models.BertBackbone.from_preset(found.path, dtype="float32")
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{found.path}: KerasHub cannot read the preset: {error}") from error
+    with _check_hdf5(os.path.join(found.path, KERAS_HUB_WEIGHTS)) as file:
+        _check_count(found.path, file, backbone)
+    return backbone
+
+
+def _keras_hub_config(backbone: Any) -> BertConfig:
+    return BertConfig(
+        vocab_size=backbone.vocabulary_size,
+        hidden_size=backbone.hidden_dim,
+        num_hidden_layers=backbone.num_layers,
+        num_attention_heads=backbone.num_heads,
+        intermediate_size=backbone.intermediate_dim,
+        hidden_dropout_prob=backbone.dropout,
+        attention_probs_dropout_prob=backbone.dropout,
+        max_position_embeddings=backbone.max_sequence_length,
+        type_vocab_size=backbone.num_segments,
+    )
+
+
+# --- models in memory -----------------------------------------------------------------------------
+
+
+def weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:
+    """Weights of a model by their checkpoint names (the variable paths).
+
+    Raises:
+        ValueError: two weights have one name.
+    """
+    return unique_names((variable.path, variable) for variable in model.weights)
+
+
+def kind_of(model: keras.Model) -> tuple[str, int | None]:
+    """Return the kind (key of `heads.HEADS`) of a model and, for classifiers, its label count."""
+    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
+    kinds = weight_names.kinds_of_heads(weight_names.OURS, shapes)
+    kind = kinds[0] if kinds else "encoder"
+    return kind, shapes[HEAD_MARKS[kind]][0] if HEADS[kind].has_labels else None
+
+
+def config_of(model: keras.Model) -> BertConfig:
+    """Return the configuration of a model of this package.
+
+    Raises:
+        ValueError: if it is another model.
+    """
+    return bert_layer(model).config
+
+
+def bert_layer(model: keras.Model) -> Bert:
+    """Return the encoder within a model of this package; ValueError for another model."""
+    layers = [layer for layer in model.layers if isinstance(layer, Bert)]
+    if len(layers) != 1:
+        raise ValueError(f"expected a model of bert_tf, got {type(model).__name__} {model.name!r}")
+    return layers[0]

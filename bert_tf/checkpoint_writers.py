@@ -1,0 +1,346 @@
+"""Models to the formats of every system that has BERT.
+
+Weights are written last, and under a temporary name that is then changed: what is recognised as a
+checkpoint is a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from bert_tf import tensor_files, weight_names
+from bert_tf.checkpoint_formats import (
+    CONFIG_NAME,
+    HF_CONFIG_NAME,
+    KERAS_HUB_WEIGHTS,
+    KERAS_SUFFIX,
+    KERAS_WEIGHTS_SUFFIX,
+    LABELS_NAME,
+    VOCAB_NAME,
+    WEIGHTS_NAME,
+    bert_layer,
+    config_of,
+    import_tensor_bundle,
+    kind_of,
+    weights_by_name,
+)
+from bert_tf.config import BertConfig
+from bert_tf.tokenization import SPECIAL_TOKENS, FullTokenizer
+
+_log = logging.getLogger(__name__)
+
+
+def save_tf1(model: keras.Model, prefix: str | os.PathLike) -> None:
+    """Write the weights of a model as a TF1-format checkpoint under the original's names.
+
+    Args:
+        model: any model whose variable paths are the names to write.
+        prefix: path without `.index`; its folder is made where it is missing.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+    theirs = weight_names.TF1.theirs
+    weights = {str(theirs(path)): weight for path, weight in weights_by_name(model).items()}
+    import_tensor_bundle(prefix).write_tensors(prefix, weights)
+
+
+def save_model_directory(
+    directory: str | os.PathLike,
+    model: keras.Model,
+    vocab_file: str | os.PathLike | None = None,
+    labels: Sequence[str] | None = None,
+    tokenizer: FullTokenizer | None = None,
+) -> None:
+    """Write a model directory: bert_config.json, bert_model.ckpt.*, vocab.txt, labels.txt.
+
+    Args:
+        directory: made where it is missing.
+        model: a model of this package; its weights are written under the original's names.
+        vocab_file: copied as vocab.txt, where given.
+        labels: names of a classifier's labels; without them labels.txt is removed.
+        tokenizer: in place of vocab_file; its vocabulary is written.
+
+    Raises:
+        OSError: a file cannot be written.
+        ValueError: the labels are not as many as the model has.
+    """
+    folder = pathlib.Path(directory)
+    _check_labels(model, labels)
+    save_config_and_vocabulary(folder, config_of(model), vocab_file, labels)
+    _write_vocabulary(tokenizer, folder / VOCAB_NAME)
+    save_tf1(model, folder / WEIGHTS_NAME)
+
+
+def save_config_and_vocabulary(
+    directory: str | os.PathLike,
+    config: BertConfig,
+    vocab_file: str | os.PathLike | None = None,
+    labels: Sequence[str] | None = None,
+) -> None:
+    """Write the files of a model directory other than the weights; see `save_model_directory`."""
+    folder = pathlib.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(folder / CONFIG_NAME, config.to_json_string())
+    if labels is None:
+        (folder / LABELS_NAME).unlink(missing_ok=True)  # of a model that was here before
+    else:
+        _write_text(folder / LABELS_NAME, "".join(f"{label}\n" for label in labels))
+    _copy_vocabulary(vocab_file, folder / VOCAB_NAME)
+
+
+def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:
+    kind, count = kind_of(model)
+    if labels is None:
+        return
+    if count != len(labels):
+        raise ValueError(f"labels: the {kind} head has {count} of them, got {len(labels)}")
+    wrong = [label for label in labels if not label or label.splitlines() != [label]]
+    if wrong:
+        raise ValueError(f"labels: expected names of one line each, got {wrong[0]!r}")
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _copy_vocabulary(vocab_file: str | os.PathLike | None, target: pathlib.Path) -> None:
+    if vocab_file is None or (target.exists() and target.samefile(vocab_file)):
+        return
+    temporary = target.with_name(f"{target.name}.tmp")
+    shutil.copyfile(vocab_file, temporary)
+    os.replace(temporary, target)
+
+
+def _write_vocabulary(tokenizer: FullTokenizer | None, target: pathlib.Path) -> None:
+    """Write a tokenizer's vocabulary; byte by byte where it was read from a file."""
+    if tokenizer is None:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if tokenizer.vocab_file:
+        _copy_vocabulary(tokenizer.vocab_file, target)
+    else:
+        pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer.vocab)))
+        _write_text(target, "".join(f"{piece}\n" for piece in pieces))
+
+
+def save_hf(
+    directory: str | os.PathLike,
+    model: keras.Model,
+    tokenizer: FullTokenizer | None = None,
+    labels: Sequence[str] | None = None,
+) -> tuple[str, ...]:
+    """Write a directory that transformers' `from_pretrained` reads.
+
+    It holds config.json and model.safetensors, and with a tokenizer vocab.txt, tokenizer.json,
+    tokenizer_config.json and special_tokens_map.json.
+
+    Args:
+        directory: made where it is missing.
+        model: a model of this package.
+        tokenizer: its tokenizer.
+        labels: names of a classifier's labels.
+
+    Returns:
+        Names of weights that transformers' class has no place for, and that were not written.
+
+    Raises:
+        OSError: a file cannot be written.
+        ValueError: the labels are not as many as the model has.
+    """
+    folder = pathlib.Path(directory)
+    config, (kind, num_labels) = config_of(model), kind_of(model)
+    _check_labels(model, labels)
+    if kind == "pretraining" and not config.next_sentence_prediction:
+        kind = "masked_lm"
+    architecture, has_pooler = weight_names.HF_ARCHITECTURES[kind]
+    if kind == "encoder":
+        has_pooler = bert_layer(model).train_pooler
+    values: dict[str, Any] = {"architectures": [architecture], **config.to_hf_dict()}
+    if num_labels is not None:
+        names = labels or [f"LABEL_{i}" for i in range(num_labels)]
+        values["id2label"] = {str(i): name for i, name in enumerate(names)}
+        values["label2id"] = {name: i for i, name in enumerate(names)}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(folder / HF_CONFIG_NAME, json.dumps(values, indent=2, sort_keys=True) + "\n")
+    _write_hf_tokenizer(folder, config, tokenizer)
+    layout, skipped, tensors = weight_names.HF, [], {}
+    for path, weight in weights_by_name(model).items():
+        if path in weight_names.POOLER and not has_pooler:
+            skipped.append(path)
+            continue
+        name = layout.theirs(path)
+        # A bare encoder's names begin at the encoder.
+        name = str(name).removeprefix("bert.") if kind == "encoder" else str(name)
+        tensors[name] = layout.to_theirs(path, np.asarray(weight), config)
+    tensor_files.write_safetensors(folder / tensor_files.SAFETENSORS_NAME, tensors)
+    return tuple(skipped)
+
+
+def _write_hf_tokenizer(
+    folder: pathlib.Path, config: BertConfig, tokenizer: FullTokenizer | None
+) -> None:
+    if tokenizer is None:
+        return
+    import tokenizers
+
+    _write_vocabulary(tokenizer, folder / VOCAB_NAME)
+    fast = tokenizers.BertWordPieceTokenizer(
+        dict(tokenizer.vocab), lowercase=tokenizer.do_lower_case
+    )
+    _write_text(folder / "tokenizer.json", fast.to_str(pretty=True))
+    names = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
+    settings = {
+        **names,
+        "do_lower_case": tokenizer.do_lower_case,
+        "model_max_length": config.max_position_embeddings,
+        "strip_accents": None,
+        "tokenize_chinese_chars": True,
+        "tokenizer_class": "BertTokenizer",
+    }
+    for file, values in (("special_tokens_map.json", names), ("tokenizer_config.json", settings)):
+        _write_text(folder / file, json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def save_keras(
+    path: str | os.PathLike,
+    model: keras.Model,
+    tokenizer: FullTokenizer | None = None,
+    labels: Sequence[str] | None = None,
+) -> None:
+    """Write a `.keras` or `.weights.h5` file, and beside it the files of a model directory.
+
+    `keras.models.load_model` reads the former once `bert_tf.heads` is imported.
+
+    Args:
+        path: ends in .keras or .weights.h5; its folder is made where it is missing.
+        model: a model of this package.
+        tokenizer: its tokenizer; its vocabulary is written as vocab.txt.
+        labels: names of a classifier's labels, written as labels.txt.
+
+    Raises:
+        OSError: a file cannot be written.
+        ValueError: another suffix, or the labels are not as many as the model has.
+    """
+    target = pathlib.Path(path)
+    suffixes = (KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX)
+    suffix = next((suffix for suffix in suffixes if target.name.endswith(suffix)), None)
+    if suffix is None:
+        raise ValueError(f"{target}: expected a name ending in {' or '.join(suffixes)}")
+    _check_labels(model, labels)
+    save_config_and_vocabulary(target.parent, config_of(model), None, labels)
+    _write_vocabulary(tokenizer, target.parent / VOCAB_NAME)
+    temporary = target.with_name(f"{target.name.removesuffix(suffix)}.tmp{suffix}")
+    try:
+        if suffix == KERAS_SUFFIX:
+            model.save(temporary)
+        else:
+            model.save_weights(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- KerasHub -------------------------------------------------------------------------------------
+
+
+def to_keras_hub(model: keras.Model) -> Any:
+    """Make a KerasHub BertBackbone of the encoder of a model.
+
+    Args:
+        model: a model of this package. Its heads have no place there, and of its two dropout rates
+            only `hidden_dropout_prob`.
+
+    Returns:
+        `keras_hub.models.BertBackbone`, float32.
+
+    Raises:
+        ValueError: KerasHub's encoder does not compute what this one computes.
+    """
+    config = config_of(model)
+    fixed = {"hidden_act": "gelu_tanh", "layer_norm_eps": 1e-12, "left_to_right": False}
+    for name, value in fixed.items():
+        if getattr(config, name) != value:
+            raise ValueError(
+                f"{name}: KerasHub's BertBackbone always has {value!r}, this model has "
+                f"{getattr(config, name)!r}; load it with {name}={value!r} to convert it all the "
+                "same, which changes its outputs"
+            )
+    if config.attention_probs_dropout_prob != config.hidden_dropout_prob:
+        _log.warning(
+            "KerasHub has one rate of dropout: %s is kept, attention_probs_dropout_prob %s is not",
+            config.hidden_dropout_prob,
+            config.attention_probs_dropout_prob,
+        )
+    import keras_hub
+
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=config.vocab_size,
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        hidden_dim=config.hidden_size,
+        intermediate_dim=config.intermediate_size,
+        dropout=config.hidden_dropout_prob,
+        max_sequence_length=config.max_position_embeddings,
+        num_segments=config.type_vocab_size,
+        dtype="float32",
+    )
+    layout, targets = weight_names.KERAS_HUB, weights_by_name(backbone)
+    for path, weight in weights_by_name(model).items():
+        name = layout.theirs(path)
+        if name is not None:
+            array = layout.to_theirs(path, np.asarray(weight), config)
+            targets.pop(name).assign(array)
+    if targets:
+        raise ValueError(f"KerasHub's BertBackbone has weights of no counterpart: {list(targets)}")
+    return backbone
+
+
+def save_keras_hub(
+    directory: str | os.PathLike, model: keras.Model, tokenizer: FullTokenizer | None = None
+) -> tuple[str, ...]:
+    """Write a preset that `keras_hub.models.BertBackbone.from_preset` reads.
+
+    Args:
+        directory: made where it is missing.
+        model: a model of this package.
+        tokenizer: its tokenizer, written as KerasHub's BertTokenizer.
+
+    Returns:
+        Names of weights, those of heads, that were not written.
+
+    Raises:
+        OSError: a file cannot be written.
+        ValueError: see `to_keras_hub`.
+    """
+    backbone = to_keras_hub(model)
+    folder = pathlib.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp") as temporary:
+        if tokenizer is not None:
+            import keras_hub
+
+            keras_hub.models.BertTokenizer(
+                vocabulary=tokenizer.convert_ids_to_tokens(range(len(tokenizer.vocab))),
+                lowercase=tokenizer.do_lower_case,
+                strip_accents=tokenizer.do_lower_case,  # the original does both or neither
+            ).save_to_preset(temporary)
+        backbone.save_to_preset(temporary)
+        written = [path for path in pathlib.Path(temporary).rglob("*") if path.is_file()]
+        for path in sorted(written, key=lambda path: path.name == KERAS_HUB_WEIGHTS):
+            target = folder / path.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+    return tuple(n for n in weights_by_name(model) if weight_names.KERAS_HUB.theirs(n) is None)

@@ -1,0 +1,494 @@
+"""What a path is taken for, and what opening it says of files that are damaged or of others."""
+
+import json
+import os
+import re
+import shutil
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+from bert_tf import checkpoint_formats, checkpoint_writers, checkpoints, weight_names
+from bert_tf.checkpoint_formats import locate, open_checkpoint
+from bert_tf.heads import HEADS
+from bert_tf.tensor_bundle import write_tensors
+from bert_tf.tensor_files import CorruptCheckpointError
+from bert_tf.tokenization import FullTokenizer
+from tests import synthetic_records as synthetic
+
+REFUSALS = (CorruptCheckpointError, ValueError)
+# Keras of itself reads its variables in a way that NumPy is about to give up.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+DATA = "data-00000-of-00001"
+
+
+def values(model):
+    return {
+        name: weight.numpy() for name, weight in checkpoint_formats.weights_by_name(model).items()
+    }
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return synthetic.small_config(num_hidden_layers=1)
+
+
+@pytest.fixture(scope="module")
+def encoder(config):
+    keras.utils.set_random_seed(7)
+    return HEADS["encoder"].make(config)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return FullTokenizer(synthetic.write_vocabulary(tmp_path_factory.mktemp("v") / "words.txt"))
+
+
+@pytest.fixture(scope="module")
+def library(encoder, tokenizer, tmp_path_factory):
+    """A folder with the same encoder in every format."""
+    folder = tmp_path_factory.mktemp("library")
+    checkpoint_writers.save_model_directory(folder / "tf", encoder, tokenizer.vocab_file)
+    checkpoint_writers.save_hf(folder / "hf", encoder, tokenizer)
+    checkpoint_writers.save_keras(folder / "keras" / "model.keras", encoder, tokenizer)
+    checkpoint_writers.save_keras(folder / "h5" / "model.weights.h5", encoder, tokenizer)
+    return folder
+
+
+@pytest.fixture
+def folder(library, tmp_path):
+    """A copy of it to be damaged."""
+    shutil.copytree(library, tmp_path / "library")
+    return tmp_path / "library"
+
+
+# --- locate ---------------------------------------------------------------------------------------
+
+
+def test_a_tensorflow_checkpoint_is_found_by_any_of_its_names(library):
+    prefix = str(library / "tf" / "bert_model.ckpt")
+    for path in (library / "tf", prefix, f"{prefix}.index", f"{prefix}.{DATA}", f"{prefix}.meta"):
+        found = locate(path)
+        assert (found.format, found.path) == ("tf", prefix)
+        assert found.config_file == str(library / "tf" / "bert_config.json")
+        assert found.vocab_file == str(library / "tf" / "vocab.txt")
+        assert prefix in found.description
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "kind", "config_name"),
+    [
+        ("hf", "model.safetensors", "hf", "config.json"),
+        ("keras", "model.keras", "keras", "bert_config.json"),
+        ("h5", "model.weights.h5", "keras_weights", "bert_config.json"),
+    ],
+)
+def test_a_file_is_found_by_its_folder_and_by_its_name(library, name, file, kind, config_name):
+    for path in (library / name, str(library / name), library / name / file):
+        found = locate(path)
+        assert (found.format, found.path) == (kind, str(library / name / file))
+        assert found.config_file == str(library / name / config_name)
+        assert found.vocab_file == str(library / name / "vocab.txt")
+
+
+def test_nothing_beside_the_weights_is_told(folder):
+    shutil.copy(folder / "hf" / "model.safetensors", folder / "alone.safetensors")
+    found = locate(folder / "alone.safetensors")
+    assert (found.format, found.config_file, found.vocab_file) == ("hf", None, None)
+
+
+def test_of_several_formats_in_a_folder_the_first_in_order_counts(folder, encoder, config):
+    keras_hub = pytest.importorskip("keras_hub")
+    assert keras_hub.models
+    both = folder / "all"
+    checkpoint_writers.save_keras_hub(both, encoder)
+    preset_config = (both / "config.json").read_bytes()
+    shutil.copy(folder / "keras" / "model.keras", both)
+    (both / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+    (both / "pytorch_model.bin.index.json").write_text('{"weight_map": {}}')
+    for step in (7, 11, 101):
+        write_tensors(both / f"model.ckpt-{step}", {"a": np.zeros(3, np.float32)})
+    shutil.copy(folder / "hf" / "model.safetensors", both)
+    (both / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    checkpoint_writers.save_tf1(encoder, both / "bert_model.ckpt")
+
+    def found():
+        located = locate(both)
+        return located.format, os.path.relpath(located.path, both)
+
+    assert found() == ("tf", "bert_model.ckpt")
+    (both / "bert_model.ckpt.index").unlink()
+    assert found() == ("hf", "model.safetensors")
+    (both / "model.safetensors").unlink()
+    assert found() == ("hf", "model.safetensors.index.json")
+    (both / "model.safetensors.index.json").unlink()
+    assert found() == ("keras_hub", ".")
+    assert (both / "config.json").read_bytes() == preset_config
+    (both / "model.weights.h5").unlink()
+    assert found() == ("tf", "model.ckpt-101")
+    (both / "model.ckpt-101.index").unlink()
+    assert found() == ("tf", "model.ckpt-11")
+    for step in (7, 11):
+        (both / f"model.ckpt-{step}.index").unlink()
+    assert found() == ("hf", "pytorch_model.bin")
+    (both / "pytorch_model.bin").unlink()
+    assert found() == ("hf", "pytorch_model.bin.index.json")
+    (both / "pytorch_model.bin.index.json").unlink()
+    assert found() == ("keras", "model.keras")
+    shutil.copy(folder / "h5" / "model.weights.h5", both / "other.weights.h5")
+    with pytest.raises(
+        FileNotFoundError,
+        match="expected bert_model.ckpt.index, model.safetensors, a KerasHub preset or .*"
+        "name one of model.keras, other.weights.h5",
+    ):
+        locate(both)
+    (both / "model.keras").unlink()
+    assert found() == ("keras_weights", "other.weights.h5")
+
+
+def test_a_run_has_no_configuration_of_transformers(tmp_path):
+    write_tensors(tmp_path / "model.ckpt-7", {"a": np.zeros(3, np.float32)})
+    (tmp_path / "config.json").write_text('{"batch_size": 3}')
+    assert locate(tmp_path).config_file is None
+    (tmp_path / "bert_config.json").write_text("{}")
+    assert locate(tmp_path).config_file == str(tmp_path / "bert_config.json")
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file or directory; expected a model dir"):
+        locate(tmp_path / "absent.ckpt")
+    with pytest.raises(FileNotFoundError, match="expected bert_model.ckpt.index") as error:
+        locate(tmp_path)
+    assert str(tmp_path) in str(error.value) and "name one of" not in str(error.value)
+    write_tensors(tmp_path / "other.ckpt", {"a": np.zeros(3, np.float32)})
+    with pytest.raises(FileNotFoundError, match="name one of other.ckpt.index"):
+        locate(tmp_path)
+    assert locate(tmp_path / "other.ckpt").path == str(tmp_path / "other.ckpt")
+
+
+def test_files_of_no_format_are_refused(tmp_path):
+    for name, content in {
+        "vocab.txt": b"[PAD]\n[UNK]\n",
+        "config.json": b'{"model_type": "bert"}',
+        "empty": b"",
+        "weights.h5": b"\x89HDF\r\n\x1a\n" + bytes(101),
+        "bert_model.ckpt.meta": b"\x0a\x00",
+        "archive.zip": b"PK\x03\x04" + bytes(101),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="not a format that is read; expected safet") as error:
+            locate(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "x.bin", "x.pt", "x.pth", "x.keras", "x.weights.h5"]
+)
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"{}"])
+def test_a_file_whose_content_is_not_what_its_name_says_is_called_damaged(name, content, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CorruptCheckpointError, match=re.escape(f"{path}: its content is not")):
+        locate(path)
+    with pytest.raises(CorruptCheckpointError, match=re.escape(str(path))):
+        open_checkpoint(path)
+
+
+def test_the_content_of_a_file_counts_and_not_its_name(folder):
+    path = folder / "h5" / "model.safetensors"
+    os.rename(folder / "h5" / "model.weights.h5", path)
+    with pytest.raises(REFUSALS, match=re.escape(str(path))):
+        open_checkpoint(path)
+    with pytest.raises(REFUSALS, match=re.escape(str(path))):
+        open_checkpoint(folder / "h5")
+    named = folder / "hf" / "model.bin"
+    os.rename(folder / "hf" / "model.safetensors", named)
+    assert open_checkpoint(named).layout is weight_names.HF
+
+
+@pytest.mark.parametrize("name", ["model", "model.weights.h5", "model.safetensors"])
+def test_a_keras_file_of_another_name_is_opened_or_refused_by_name(folder, name):
+    path = folder / "keras" / name
+    os.rename(folder / "keras" / "model.keras", path)
+    assert locate(path).format == "keras"
+    try:
+        assert open_checkpoint(path).layout is weight_names.OURS
+    except REFUSALS as error:
+        assert str(path) in str(error)
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "has_model"),
+    [
+        ("tf", weight_names.TF1, False),
+        ("hf", weight_names.HF, False),
+        ("keras", weight_names.OURS, True),
+        ("h5", weight_names.OURS, True),
+    ],
+)
+def test_every_format_opens_with_its_layout_and_configuration(
+    library, name, layout, has_model, config, encoder
+):
+    checkpoint = open_checkpoint(library / name)
+    assert checkpoint.layout is layout
+    assert checkpoint.config == config
+    assert (checkpoint.model is not None) == has_model
+    assert checkpoint.located is not None
+    assert checkpoint.description == checkpoint.located.path
+    assert len(checkpoint.canonical()) == len(encoder.weights)
+    assert open_checkpoint(checkpoint) is checkpoint
+    (_, array), *_ = checkpoint.source.read([next(iter(checkpoint.source.shapes))])
+    assert array.dtype == np.float32
+
+
+def test_a_model_in_memory_is_a_checkpoint(encoder, config):
+    checkpoint = open_checkpoint(encoder)
+    assert checkpoint.located is None and checkpoint.config == config
+    assert checkpoint.description == "bert_tf model"
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="mine")
+    with pytest.raises(ValueError, match="expected a model of bert_tf, got Sequential 'mine'"):
+        open_checkpoint(other)
+
+
+@pytest.mark.parametrize("part", ["index", DATA])
+def test_a_truncated_tensorflow_checkpoint_is_called_damaged(folder, part, encoder, config):
+    path = folder / "tf" / f"bert_model.ckpt.{part}"
+    content = path.read_bytes()
+    model = HEADS["encoder"].make(config)
+    before = values(model)
+    for size in (0, 1, 47, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(CorruptCheckpointError, match="bert_model.ckpt: cannot read"):
+            checkpoints.load_checkpoint(model, folder / "tf")
+    assert_same(values(model), before)
+    with pytest.raises(CorruptCheckpointError, match="bert_model.ckpt: cannot read"):
+        checkpoints.load_bert(folder / "tf")
+    path.write_bytes(content)
+    checkpoints.load_checkpoint(model, folder / "tf")
+    assert_same(values(model), values(encoder))
+
+
+def test_a_flipped_bit_in_the_last_tensor_changes_no_weight(folder, config):
+    path = folder / "tf" / f"bert_model.ckpt.{DATA}"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    model = HEADS["encoder"].make(config)
+    before = values(model)
+    with pytest.raises(CorruptCheckpointError, match="cannot read"):
+        checkpoints.load_checkpoint(model, folder / "tf")
+    assert_same(values(model), before)
+
+
+def test_a_missing_data_file_is_called_damage(folder, config):
+    (folder / "tf" / f"bert_model.ckpt.{DATA}").unlink()
+    with pytest.raises(CorruptCheckpointError, match="bert_model.ckpt: cannot read"):
+        checkpoints.load_checkpoint(HEADS["encoder"].make(config), folder / "tf")
+
+
+def test_an_object_checkpoint_of_another_model_is_refused(tmp_path, config):
+    prefix = tf.train.Checkpoint(x=tf.Variable([1.0, 2.0])).write(str(tmp_path / "other"))
+    (tmp_path / "bert_config.json").write_text(config.to_json_string())
+    assert locate(prefix).format == "tf"
+    with pytest.raises(
+        ValueError, match="TensorFlow 2 object checkpoint, but not of Model Garden's BERT encoder"
+    ) as error:
+        open_checkpoint(prefix)
+    assert prefix in str(error.value) and "x/.ATTRIBUTES/VARIABLE_VALUE" in str(error.value)
+
+
+def test_keras_models_of_others_are_refused(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="mine")
+    model.save(tmp_path / "mine.keras")
+    with pytest.raises(ValueError, match="mine.keras: expected a model of bert_tf, got Sequential"):
+        open_checkpoint(tmp_path / "mine.keras")
+    (tmp_path / "bert_config.json").write_text(synthetic.small_config().to_json_string())
+    model.save_weights(tmp_path / "mine.weights.h5")
+    with pytest.raises(ValueError, match="weights.h5: expected the weights of a model of bert_tf"):
+        open_checkpoint(tmp_path / "mine.weights.h5")
+
+
+@pytest.mark.parametrize("kind", ["custom", "lambda"])
+def test_a_keras_model_that_takes_code_is_refused_by_name(kind, tmp_path):
+    class Odd(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    layer = Odd() if kind == "custom" else keras.layers.Lambda(lambda x: x + 1)
+    path = tmp_path / "odd.keras"
+    keras.Sequential([keras.Input((3,)), layer]).save(path)
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        open_checkpoint(path)
+
+
+def test_a_truncated_keras_file_is_called_damaged(folder):
+    path = folder / "keras" / "model.keras"
+    content = path.read_bytes()
+    for size in (0, 1, 4, 101, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(CorruptCheckpointError, match=re.escape(str(path))):
+            open_checkpoint(path)
+
+
+def test_flipped_bytes_in_a_keras_file_are_damage(folder):
+    path = folder / "keras" / "model.keras"
+    content = path.read_bytes()
+    random = np.random.default_rng(5)
+    for place in random.integers(3001, len(content) - 1009, 11):  # within the weights
+        changed = bytearray(content)
+        changed[place] ^= 0x10
+        path.write_bytes(changed)
+        with pytest.raises(CorruptCheckpointError, match=re.escape(str(path))):
+            open_checkpoint(path)
+
+
+def test_a_damaged_directory_of_a_keras_file_never_ends_in_another_exception(folder):
+    path = folder / "keras" / "model.keras"
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    random = np.random.default_rng(5)
+    for place in random.integers(start, len(content), 61):
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(random.integers(0, 8))
+        path.write_bytes(changed)
+        try:
+            open_checkpoint(path)
+        except REFUSALS as error:
+            assert str(path) in str(error)
+
+
+def test_truncated_keras_weights_are_called_damaged(folder):
+    path = folder / "h5" / "model.weights.h5"
+    content = path.read_bytes()
+    for size in (0, 1, 8, 101, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(CorruptCheckpointError, match=re.escape(str(path))):
+            open_checkpoint(path)
+
+
+def test_keras_weights_need_a_configuration(folder, config):
+    (folder / "h5" / "bert_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no bert_config.json beside it; name one with con"):
+        open_checkpoint(folder / "h5")
+    assert open_checkpoint(folder / "h5", config=config).config == config
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vocab_size": 101},
+        {"hidden_size": 26},
+        {"intermediate_size": 41},
+        {"max_position_embeddings": 43},
+        {"type_vocab_size": 3},
+        {"num_hidden_layers": 2},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_keras_weights_of_another_configuration_are_refused(folder, changes):
+    changed = synthetic.small_config(**{"num_hidden_layers": 1, **changes})
+    (folder / "h5" / "bert_config.json").write_text(changed.to_json_string())
+    with pytest.raises(ValueError, match="the configuration with it") as error:
+        open_checkpoint(folder / "h5")
+    assert str(folder / "h5" / "model.weights.h5") in str(error.value)
+
+
+def test_keras_weights_of_more_layers_than_the_configuration_has_are_refused(tmp_path):
+    encoder = HEADS["encoder"].make(synthetic.small_config(num_hidden_layers=3))
+    checkpoint_writers.save_keras(tmp_path / "model.weights.h5", encoder)
+    config = synthetic.small_config(num_hidden_layers=2)
+    (tmp_path / "bert_config.json").write_text(config.to_json_string())
+    with pytest.raises(ValueError, match="model.weights.h5"):
+        open_checkpoint(tmp_path)
+
+
+def test_keras_weights_whose_head_is_incomplete_are_refused(tmp_path, config):
+    path = tmp_path / "model.weights.h5"
+    checkpoint_writers.save_keras(path, HEADS["classification"].make(config, num_labels=3))
+    with h5py.File(path, "a") as file:
+        del file["layers/classification_head/vars/1"]
+    with pytest.raises(REFUSALS, match=re.escape(str(path))):
+        open_checkpoint(path)
+
+
+def test_a_file_that_is_not_json_is_named(folder):
+    for content in ("", "{", "[1]", "\x00"):
+        (folder / "hf" / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=re.escape(str(folder / "hf" / "config.json"))):
+            open_checkpoint(folder / "hf")
+
+
+def test_the_same_weight_under_two_names_is_refused_by_name(folder):
+    path = folder / "hf" / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    tensors["bert.pooler.dense.bias"] = tensors["pooler.dense.bias"] + 1
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(ValueError, match="are the same weight") as error:
+        open_checkpoint(path).canonical()
+    assert str(path) in str(error.value) and "'bert.pooler.dense.bias'" in str(error.value)
+
+
+# --- KerasHub -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def preset(encoder, tokenizer, tmp_path):
+    pytest.importorskip("keras_hub")
+    checkpoint_writers.save_keras_hub(tmp_path / "preset", encoder, tokenizer)
+    return tmp_path / "preset"
+
+
+def test_a_preset_is_found_by_its_folder_and_its_weights(preset, config):
+    for path in (preset, preset / "model.weights.h5"):
+        found = locate(path)
+        assert (found.format, found.path) == ("keras_hub", str(preset))
+        assert found.vocab_file == str(preset / "assets" / "tokenizer" / "vocabulary.txt")
+    checkpoint = open_checkpoint(preset)
+    assert checkpoint.layout is weight_names.KERAS_HUB and checkpoint.config == config
+
+
+def test_a_preset_of_another_class_is_refused(preset):
+    values = json.loads((preset / "config.json").read_text())
+    values["registered_name"] = "keras_hub>RobertaBackbone"
+    (preset / "config.json").write_text(json.dumps(values))
+    for path in (preset, preset / "model.weights.h5"):
+        with pytest.raises(
+            ValueError,
+            match="a preset of keras_hub>RobertaBackbone; expected keras_hub>BertBackbone",
+        ) as error:
+            open_checkpoint(path)
+        assert str(preset) in str(error.value)
+
+
+def test_a_truncated_preset_is_called_damaged(preset):
+    path = preset / "model.weights.h5"
+    content = path.read_bytes()
+    for size in (0, 101, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(CorruptCheckpointError, match=re.escape(str(path))):
+            open_checkpoint(preset)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_preset_whose_configuration_does_not_fit_its_weights_is_refused(layers, tmp_path):
+    pytest.importorskip("keras_hub")
+    encoder = HEADS["encoder"].make(synthetic.small_config(num_hidden_layers=2))
+    checkpoint_writers.save_keras_hub(tmp_path, encoder)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["config"]["num_layers"] = layers
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
+        open_checkpoint(tmp_path)
