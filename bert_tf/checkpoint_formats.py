@@ -6,6 +6,7 @@ whether reading them one way or the other fails; so exactly one layout is ever t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -24,7 +25,7 @@ import keras
 from bert_tf import tensor_files, weight_names
 from bert_tf.config import BertConfig
 from bert_tf.heads import HEADS
-from bert_tf.layers import zero_initial_values
+from bert_tf.layers import initial_values
 from bert_tf.modeling import Bert
 from bert_tf.tensor_files import CorruptCheckpointError, TensorSource, checkpoint_steps
 from bert_tf.weight_names import HEAD_MARKS, Layout, abbreviate, unique_names
@@ -281,6 +282,19 @@ def _collected(model: keras.Model) -> keras.Model:
     return model
 
 
+def without_initial_values() -> contextlib.AbstractContextManager[None]:
+    """Return the context to make models in whose every weight is then loaded.
+
+    Weights hold zeros, and with TensorFlow whatever lies in memory: to leave that untouched saves
+    its size until the values come.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return initial_values(keras.initializers.Zeros())
+    from bert_tf.uninitialized import Uninitialized
+
+    return initial_values(Uninitialized())
+
+
 def import_tensor_bundle(path: str | os.PathLike):
     """Import the module that needs TensorFlow."""
     try:
@@ -328,7 +342,7 @@ def _load_keras(path: str) -> keras.Model:
             what = config.get("class_name") if isinstance(config, dict) else config
             raise ValueError(f"{path}: expected a model of bert_tf, got {what}")
         config["compile_config"] = None
-        with zero_initial_values():
+        with without_initial_values():
             model = keras.saving.deserialize_keras_object(config, safe_mode=True)
         with _check_hdf5(weights) as file:
             _check_count(path, file, model)
@@ -401,7 +415,7 @@ def _load_keras_weights(found: LocatedCheckpoint, config: BertConfig | None) -> 
             if not isinstance(bias, h5py.Dataset) or len(bias.shape) != 1 or not bias.shape[0]:
                 raise ValueError(f"{found.path}: layers/{name} has no bias for each label")
             arguments["num_labels"] = bias.shape[0]
-        with zero_initial_values():
+        with without_initial_values():
             model = HEADS[kind].make(config, **arguments)
         _check_count(found.path, file, model)
     _load_hdf5(model, found.path, found.path)

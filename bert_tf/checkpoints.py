@@ -30,10 +30,10 @@ from bert_tf.checkpoint_formats import (
     open_checkpoint,
     read_json,
     weights_by_name,
+    without_initial_values,
 )
 from bert_tf.config import BertConfig
 from bert_tf.heads import HEADS
-from bert_tf.layers import zero_initial_values
 from bert_tf.tensor_files import TensorSource
 from bert_tf.tokenization import FullTokenizer, load_vocab
 from bert_tf.weight_names import HEAD_MARKS, Layout, abbreviate
@@ -452,7 +452,7 @@ def _initial_values(
     """Return the context to make a model in: without initial values where all will be loaded."""
     own = checkpoint.config or config
     grown = any(getattr(config, key) > getattr(own, key) for key in RESIZABLE)
-    return contextlib.nullcontext() if needed or grown else zero_initial_values()
+    return contextlib.nullcontext() if needed or grown else without_initial_values()
 
 
 def _resizes(overrides: Mapping[str, Any]) -> list[str]:

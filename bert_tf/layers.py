@@ -210,28 +210,27 @@ def dropout(x, rate, key):
 # --- Layers -------------------------------------------------------------------------------------
 
 
-_zero_initial_values = contextvars.ContextVar("zero_initial_values", default=False)
+_initializer = contextvars.ContextVar("initializer", default=None)
 
 
 @contextlib.contextmanager
-def zero_initial_values():
-    """Within it all new weights begin at zero.
+def initial_values(initializer: keras.initializers.Initializer):
+    """Within it new kernels begin with the values of an initializer, not with the original's.
 
     For models whose weights are about to be loaded: drawing the initial ones takes longer than
     loading does.
     """
-    token = _zero_initial_values.set(True)
+    token = _initializer.set(initializer)
     try:
         yield
     finally:
-        _zero_initial_values.reset(token)
+        _initializer.reset(token)
 
 
 def kernel_initializer(config: BertConfig) -> keras.initializers.Initializer:
     """Return the original's initializer, a normal cut off at two deviations."""
-    if _zero_initial_values.get():
-        return keras.initializers.Zeros()
-    return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
+    given = _initializer.get()
+    return given or keras.initializers.TruncatedNormal(stddev=config.initializer_range)
 
 
 class ConfiguredLayer(keras.layers.Layer):

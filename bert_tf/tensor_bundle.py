@@ -131,13 +131,7 @@ class TensorBundle:
                 )
 
     def read(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (name, array) for each name, once all have been read and verified.
-
-        Verified tensors are read a second time rather than kept: that is a fraction of a second,
-        and keeping them would take the memory of a second model.
-        """
-        reader = _reader(self.path)
+        """Yield (name, array) for each name, once all have been read and verified."""
+        values = read_tensors(self.path, names)
         for name in names:
-            _read(reader, self.path, name)
-        for name in names:
-            yield name, _read(reader, self.path, name)
+            yield name, values.pop(name)

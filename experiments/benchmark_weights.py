@@ -50,12 +50,14 @@ def _run_ours(model) -> None:
 
 
 def _built_only() -> Callable[[], None]:
+    import keras
+
     import bert_tf
-    from bert_tf.layers import zero_initial_values
+    from bert_tf.layers import initial_values
 
     def read():
         config = bert_tf.BertConfig.from_size(FLAGS.model_size, vocab_size=FLAGS.vocab_size)
-        with zero_initial_values():
+        with initial_values(keras.initializers.Zeros()):
             model = bert_tf.bert_encoder(config)
         _run_ours(model)
 

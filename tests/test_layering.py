@@ -20,6 +20,7 @@ LEVELS = {
     "tensor_files": 0,
     "records": 1,
     "tensor_bundle": 1,
+    "uninitialized": 0,
     "weight_names": 1,
     "layers": 2,
     "preprocessing": 2,

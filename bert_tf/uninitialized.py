@@ -1,0 +1,12 @@
+"""Weights without values, of models that are about to be filled."""
+
+import keras
+import tensorflow as tf
+
+
+class Uninitialized(keras.initializers.Initializer):
+    """Reserves memory and leaves it as it is: it costs nothing until it is written to."""
+
+    def __call__(self, shape, dtype=None):
+        """Return a tensor of any values."""
+        return tf.raw_ops.Empty(shape=shape, dtype=tf.as_dtype(dtype or "float32"), init=False)
