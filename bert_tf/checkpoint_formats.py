@@ -21,6 +21,8 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
+from keras import ops
 
 from bert_tf import tensor_files, weight_names
 from bert_tf.config import BertConfig
@@ -371,7 +373,8 @@ def _check_count(path: str, file: h5py.Group, model: keras.Model) -> None:
 
 
 def _is_weight(name: str, node: Any) -> bool:
-    return isinstance(node, h5py.Dataset) and re.search(r"/vars/\d+$", name) is not None
+    # Beside "layers" lie the optimizer and metrics of a model that was compiled.
+    return isinstance(node, h5py.Dataset) and bool(re.search(r"^layers/.*/vars/\d+$", name))
 
 
 def _load_hdf5(model: keras.Model, weights: str, path: str) -> None:
@@ -459,6 +462,13 @@ def weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:
         ValueError: two weights have one name.
     """
     return unique_names((variable.path, variable) for variable in model.weights)
+
+
+def to_numpy(weight: keras.Variable) -> np.ndarray:
+    """Return the value of a weight; on every backend, and without NumPy's warnings."""
+    if keras.backend.backend() == "tensorflow":
+        return np.asarray(weight.value)
+    return ops.convert_to_numpy(weight.value)
 
 
 def kind_of(model: keras.Model) -> tuple[str, int | None]:

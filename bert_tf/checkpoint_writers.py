@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from bert_tf import tensor_files, weight_names
 from bert_tf.checkpoint_formats import (
@@ -32,6 +31,7 @@ from bert_tf.checkpoint_formats import (
     config_of,
     import_tensor_bundle,
     kind_of,
+    to_numpy,
     weights_by_name,
 )
 from bert_tf.config import BertConfig
@@ -184,7 +184,7 @@ def save_hf(
         name = layout.theirs(path)
         # A bare encoder's names begin at the encoder.
         name = str(name).removeprefix("bert.") if kind == "encoder" else str(name)
-        tensors[name] = layout.to_theirs(path, np.asarray(weight), config)
+        tensors[name] = layout.to_theirs(path, to_numpy(weight), config)
     tensor_files.write_safetensors(folder / tensor_files.SAFETENSORS_NAME, tensors)
     return tuple(skipped)
 
@@ -306,7 +306,7 @@ def to_keras_hub(model: keras.Model) -> Any:
     for path, weight in weights_by_name(model).items():
         name = layout.theirs(path)
         if name is not None:
-            array = layout.to_theirs(path, np.asarray(weight), config)
+            array = layout.to_theirs(path, to_numpy(weight), config)
             targets.pop(name).assign(array)
     if targets:
         raise ValueError(f"KerasHub's BertBackbone has weights of no counterpart: {list(targets)}")

@@ -29,6 +29,7 @@ from bert_tf.checkpoint_formats import (
     kind_of,
     open_checkpoint,
     read_json,
+    to_numpy,
     weights_by_name,
     without_initial_values,
 )
@@ -175,7 +176,7 @@ def _fill(
         move = by_source[actual]
         weight = weights[move.name]
         if move.name in resized:
-            array = _resized(move.name, array, np.asarray(weight))
+            array = _resized(move.name, array, to_numpy(weight))
         tensor = ops.convert_to_tensor(array, dtype="float32")
         if layout.transposed(move.name):
             tensor = ops.transpose(tensor)
@@ -220,8 +221,11 @@ def _shape_difference(
     text = f"{name}: model {expected}, checkpoint {found}"
     for key, weights in RESIZABLE.items():
         if name in weights and found[1:] == expected[1:]:
-            way = "cut the rest off" if found[0] > expected[0] else "extend it"
-            text += f" ({key} differs; resize=[{key!r}] would {way})"
+            way = "cut the rest off" if found[0] > expected[0] else "add rows"
+            text += (
+                f" ({key} differs: load_bert(..., {key}={expected[0]}) and "
+                f"load_checkpoint(..., resize=[{key!r}]) {way})"
+            )
     return text
 
 
@@ -440,7 +444,8 @@ def _ready_model(
     if model is None or checkpoint.located is None or layout is not weight_names.OURS:
         return None
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-    if kind_of(model)[0] != kind or checkpoint.config != config or model.dtype_policy != policy:
+    same = kind_of(model)[0] == kind and checkpoint.config == config
+    if not same or bert_layer(model).dtype_policy != policy:
         return None
     moved = [Moved(name, name, shape, shape) for name, shape in checkpoint.source.shapes.items()]
     return model, Transfer(checkpoint.located.description, layout.name, tuple(moved), (), ())

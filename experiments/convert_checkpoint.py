@@ -243,9 +243,9 @@ def compare(
 
 
 def _weights(model: Any) -> dict[str, np.ndarray]:
-    from bert_tf.checkpoint_formats import weights_by_name
+    from bert_tf.checkpoint_formats import to_numpy, weights_by_name
 
-    return {n: np.asarray(v) for n, v in weights_by_name(model).items()}
+    return {n: to_numpy(v) for n, v in weights_by_name(model).items()}
 
 
 def verify(

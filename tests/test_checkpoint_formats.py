@@ -492,3 +492,16 @@ def test_a_preset_whose_configuration_does_not_fit_its_weights_is_refused(layers
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
         open_checkpoint(tmp_path)
+
+
+def test_a_compiled_and_trained_model_is_read_without_its_optimizer(tmp_path):
+    model = HEADS["classification"].make(synthetic.small_config(), 3)
+    model.compile("adam", "mse", jit_compile=False)
+    ids = np.ones((2, 5), np.int32)
+    inputs = {"input_ids": ids, "input_mask": ids, "segment_ids": ids * 0}
+    model.fit(inputs, np.ones((2, 3)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    checkpoint = checkpoint_formats.open_checkpoint(tmp_path / "model.keras")
+    for name, weight in checkpoint_formats.weights_by_name(model).items():
+        found = checkpoint_formats.weights_by_name(checkpoint.model)[name]
+        np.testing.assert_array_equal(found.numpy(), weight.numpy(), err_msg=name)
