@@ -42,7 +42,7 @@ KERAS_WEIGHTS_SUFFIX = ".weights.h5"
 
 KERAS_HUB_WEIGHTS = "model.weights.h5"
 _KERAS_HUB_VOCAB = "assets/tokenizer/vocabulary.txt"
-_KERAS_HUB_CLASS = "keras_hub>BertBackbone"
+_KERAS_HUB_CLASSES = ("keras_hub>BertBackbone", "keras_nlp>BertBackbone")  # the latter is older
 _TORCH_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -119,8 +119,8 @@ def _locate_in(folder: pathlib.Path) -> LocatedCheckpoint:
             return _located("hf", found, "transformers weights")
     preset = folder / KERAS_HUB_WEIGHTS
     if preset.exists() and (found := _keras_hub_class(preset)) is not None:
-        if found != _KERAS_HUB_CLASS:
-            raise ValueError(f"{folder}: a preset of {found}; expected {_KERAS_HUB_CLASS}")
+        if found not in _KERAS_HUB_CLASSES:
+            raise ValueError(f"{folder}: a preset of {found}; expected {_KERAS_HUB_CLASSES[0]}")
         vocab = folder / _KERAS_HUB_VOCAB
         return LocatedCheckpoint(
             "keras_hub",
@@ -189,6 +189,15 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 # --- opening --------------------------------------------------------------------------------------
 
 
+def read_config(found: LocatedCheckpoint) -> BertConfig | None:
+    """Read the configuration that lies beside weights; None where there is none."""
+    if found.config_file is None or found.format == "keras_hub":
+        return None
+    # "gelu" is one thing in config.json and another in bert_config.json.
+    is_theirs = pathlib.Path(found.config_file).name == HF_CONFIG_NAME
+    return BertConfig.from_json_file(found.config_file, style="hf" if is_theirs else None)
+
+
 class _ModelSource:
     """The weights of a Keras model, as `tensor_files.TensorSource`."""
 
@@ -200,9 +209,16 @@ class _ModelSource:
         """Do nothing: weights of a model are floats."""
 
     def read(self, names: list[str]) -> Iterator[tuple[str, Any]]:
-        """Yield (name, backend tensor) for each name; tensors may share memory with the model."""
+        """Yield (name, array) for each name.
+
+        With TensorFlow a tensor that shares memory with the model until one of them is changed.
+        Elsewhere a copy: what JAX trains it takes the memory of.
+        """
         for name in names:
-            yield name, self._weights[name].value
+            if keras.backend.backend() == "tensorflow":
+                yield name, self._weights[name].value
+            else:
+                yield name, to_numpy(self._weights[name]).copy()
 
 
 @dataclasses.dataclass
@@ -260,7 +276,7 @@ def open_checkpoint(path: Any, *, config: BertConfig | None = None) -> Checkpoin
         return _open_model(_collected(_load_keras(found.path)), found)
     # Keras reads the weights into a model, which has to be the one they were written from.
     if found.config_file and (config is None or found.format == "keras_weights"):
-        config = BertConfig.from_json_file(found.config_file)
+        config = read_config(found)
     if found.format == "keras_weights":
         return _open_model(_collected(_load_keras_weights(found, config)), found)
     if found.format == "hf":

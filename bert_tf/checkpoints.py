@@ -28,6 +28,7 @@ from bert_tf.checkpoint_formats import (
     config_of,
     kind_of,
     open_checkpoint,
+    read_config,
     read_json,
     to_numpy,
     weights_by_name,
@@ -120,10 +121,31 @@ def load_checkpoint(
         CorruptCheckpointError: a file is damaged.
         ValueError: names, shapes or tied weights differ; the message holds all differences.
     """
-    checkpoint = open_checkpoint(path, config=config_of(model))
+    config = config_of(model)
+    checkpoint = open_checkpoint(path, config=config)
+    _warn_of_another_configuration(config, checkpoint)
     if not heads:
         ignore = (*ignore, checkpoint.layout.heads)
     return _fill(model, checkpoint, ignore, allow_missing, resize, heads=heads)
+
+
+# Fields that no weight shows, and that change what a model computes.
+_SILENT_FIELDS = ("num_attention_heads", "hidden_act", "layer_norm_eps", "left_to_right")
+
+
+def _warn_of_another_configuration(config: BertConfig, checkpoint: Checkpoint) -> None:
+    theirs = checkpoint.config
+    if checkpoint.located is not None and checkpoint.model is None:
+        theirs = read_config(checkpoint.located)
+    for name in _SILENT_FIELDS if theirs is not None else ():
+        if getattr(config, name) != getattr(theirs, name):
+            _log.warning(
+                "%s: was made with %s %r, the model has %r",
+                checkpoint.description,
+                name,
+                getattr(theirs, name),
+                getattr(config, name),
+            )
 
 
 def _fill(
@@ -343,11 +365,13 @@ def load_bert(
             dtype=dtype,
         )
     transfer = _fill(encoder, checkpoint, (*ignore, layout.heads), (), _resizes(overrides))
+    tokenizer = load_tokenizer(checkpoint, do_lower_case)
     if not has_pooler:
         _log.info("%s: has no pooler; the encoder gives no pooled output", checkpoint.description)
+    _warn_of_more_words(checkpoint, config, tokenizer)
     if transfer.ignored:
         _log.info("%s: left behind: %s", checkpoint.description, abbreviate(transfer.ignored))
-    return LoadedBert(encoder, config, load_tokenizer(checkpoint, do_lower_case))
+    return LoadedBert(encoder, config, tokenizer)
 
 
 def load_model(
@@ -417,7 +441,22 @@ def load_model(
         transfer = _fill(model, checkpoint, ignore, allow_missing, _resizes(overrides))
     labels = _labels(checkpoint, arguments.get("num_labels"))
     tokenizer = load_tokenizer(checkpoint, do_lower_case)
+    _warn_of_more_words(checkpoint, config, tokenizer)
     return LoadedModel(model, config, tokenizer, kind, labels, transfer)
+
+
+def _warn_of_more_words(
+    checkpoint: Checkpoint, config: BertConfig, tokenizer: FullTokenizer | None
+) -> None:
+    """Say when the tokenizer gives ids that the model has no embeddings for."""
+    highest = max(tokenizer.vocab.values()) if tokenizer else 0
+    if highest >= config.vocab_size:
+        _log.warning(
+            "%s: its vocabulary has %d pieces, the model embeddings for %d",
+            checkpoint.description,
+            highest + 1,
+            config.vocab_size,
+        )
 
 
 def _configured(
@@ -455,8 +494,11 @@ def _initial_values(
     config: BertConfig, checkpoint: Checkpoint, *, needed: bool
 ) -> contextlib.AbstractContextManager[None]:
     """Return the context to make a model in: without initial values where all will be loaded."""
-    own = checkpoint.config or config
-    grown = any(getattr(config, key) > getattr(own, key) for key in RESIZABLE)
+    names = checkpoint.canonical()
+    grown = False
+    for key, weights in RESIZABLE.items():
+        found = names.get(checkpoint.layout.theirs(weights[0]) or "")
+        grown |= found is not None and checkpoint.source.shapes[found][:1] < (getattr(config, key),)
     return contextlib.nullcontext() if needed or grown else without_initial_values()
 
 
@@ -535,6 +577,9 @@ def load_tokenizer(checkpoint: Checkpoint, do_lower_case: bool | None) -> FullTo
         (values.get("config") or {}).get("lowercase"),  # KerasHub's file of the same name
     ]
     casing = next((value for value in casings if value is not None), None)
+    _warn_of_another_tokenizer(
+        checkpoint, read_json(settings) if settings.exists() else {}, values, casing
+    )
     if checkpoint.located.vocab_file:
         vocab = load_vocab(checkpoint.located.vocab_file)
     elif (values.get("model") or {}).get("type") == "WordPiece":
@@ -547,6 +592,37 @@ def load_tokenizer(checkpoint: Checkpoint, do_lower_case: bool | None) -> FullTo
     if checkpoint.located.vocab_file:
         return FullTokenizer(checkpoint.located.vocab_file, casing)
     return FullTokenizer.from_vocab(vocab, casing)
+
+
+_TOKENIZER_CLASSES = (None, "BertTokenizer", "BertTokenizerFast", "TokenizersBackend")
+
+
+def _warn_of_another_tokenizer(
+    checkpoint: Checkpoint, settings: Mapping[str, Any], fast: Mapping[str, Any], casing: Any
+) -> None:
+    """Say where the tokenizer that lies with the weights does what BERT's own does not."""
+    normalizer = fast.get("normalizer") or fast.get("config") or {}
+    normalizer = normalizer if isinstance(normalizer, dict) else {}
+    differences = []
+    for values, name, expected in (
+        (settings, "strip_accents", (None, casing)),
+        (normalizer, "strip_accents", (None, casing)),
+        (settings, "tokenize_chinese_chars", (None, True)),
+        (normalizer, "handle_chinese_chars", (None, True)),
+        (settings, "tokenizer_class", _TOKENIZER_CLASSES),
+    ):
+        if values.get(name) not in expected:
+            differences.append(f"{name} {values[name]!r}")
+    known = (fast.get("model") or {}).get("vocab") or {}
+    added = [t["content"] for t in fast.get("added_tokens") or [] if t.get("content") not in known]
+    if added and known:
+        differences.append(f"added tokens {abbreviate(added, 4)}")
+    if differences:
+        _log.warning(
+            "%s: its tokenizer differs from BERT's, which is what is used here: %s",
+            checkpoint.description,
+            ", ".join(dict.fromkeys(differences)),
+        )
 
 
 def looks_uncased(vocab: Mapping[str, int]) -> bool:

@@ -103,7 +103,11 @@ def _reader(prefix: str | os.PathLike):
 
 
 def _value(variable: Any) -> Any:
-    return variable.value if isinstance(variable, keras.Variable) else variable
+    if not isinstance(variable, keras.Variable):
+        return variable
+    if keras.backend.backend() == "tensorflow":
+        return variable.value
+    return keras.ops.convert_to_numpy(variable.value)
 
 
 def _remove_temporaries(prefix: str) -> None:

@@ -84,7 +84,10 @@ class Layout:
 _TF1_ROOT = {f"classifier/{name}": name for name in ("output_weights", "output_bias")}
 
 # What a checkpoint of the original holds besides weights, and what ours adds for resuming.
-TRAINING_STATE = r"/adam_[mv]$|/(Adam|AdamWeightDecayOptimizer|LAMB)(_1)?$|^global_step$|^training/"
+TRAINING_STATE = (
+    r"/(adam|lamb)_[mv]$|/(Adam|AdamWeightDecayOptimizer|LAMB)(_1)?$|^beta[12]_power(_\d+)?$"
+    r"|^global_step$|^training/"
+)
 
 TF1 = Layout(
     name="google-research/bert",

@@ -75,6 +75,10 @@ def fixed_batch(config: Any, kind: str) -> dict[str, np.ndarray]:
 def _arrays(outputs: Any) -> dict[str, np.ndarray]:
     if not isinstance(outputs, dict):
         outputs = {"logits": outputs}
+    import keras
+
+    if keras.backend.backend() != "tensorflow":  # whose tensors warn when they are converted so
+        return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 
@@ -95,15 +99,20 @@ _HF_OUTPUTS = {
 }
 
 
-def hf_outputs(directory: str, kind: str, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def hf_outputs(
+    directory: str, kind: str, next_sentence: bool, batch: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Run the model of a directory in transformers, under the names of our outputs."""
     import torch
     import transformers
 
+    from bert_tf.weight_names import HF_ARCHITECTURES
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    config = transformers.AutoConfig.from_pretrained(directory)
-    model_class = getattr(transformers, (config.architectures or ["BertModel"])[0])
+    masked_lm = kind == "pretraining" and not next_sentence
+    architecture = HF_ARCHITECTURES["masked_lm" if masked_lm else kind][0]
+    model_class = getattr(transformers, architecture)
     model = model_class.from_pretrained(directory, dtype=torch.float32).eval()
     names = {
         "input_ids": "input_ids",
@@ -141,7 +150,7 @@ def keras_hub_outputs(directory: str, batch: dict[str, np.ndarray]) -> dict[str,
 
 
 def own_system(
-    layout: str, located: Any, kind: str
+    layout: str, located: Any, kind: str, next_sentence: bool
 ) -> tuple[str, Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None]:
     """Return what a checkpoint's own system is called, and how to run it; None where it cannot.
 
@@ -149,6 +158,7 @@ def own_system(
         layout: name of the checkpoint's layout.
         located: `checkpoint_formats.LocatedCheckpoint`.
         kind: key of `heads.HEADS`.
+        next_sentence: whether a model for pre-training has that head.
     """
     if layout == "transformers":
         path = pathlib.Path(located.path)
@@ -157,7 +167,7 @@ def own_system(
             return "transformers (takes a directory with config.json)", None
         if not all(importlib.util.find_spec(name) for name in ("transformers", "torch")):
             return "transformers (not installed)", None
-        return layout, lambda batch: hf_outputs(str(path.parent), kind, batch)
+        return layout, lambda batch: hf_outputs(str(path.parent), kind, next_sentence, batch)
     if layout == "KerasHub":
         return layout, lambda batch: keras_hub_outputs(located.path, batch)
     return f"{layout} (does not run beside this package)", None
@@ -249,13 +259,14 @@ def _weights(model: Any) -> dict[str, np.ndarray]:
 
 
 def verify(
-    source: Any, target: str, skipped: Sequence[str], tolerance: float, changed: bool
+    source: Any, target: str, written: str, skipped: Sequence[str], tolerance: float, changed: bool
 ) -> None:
     """Compare source, the model between and target; see the module's docstring.
 
     Args:
         source: `checkpoints.LoadedModel` of the source, with `.located`.
-        target: what was written.
+        target: directory or file that was asked for.
+        written: what holds the weights in it.
         skipped: weights that the target has no place for.
         tolerance: of absolute differences of outputs.
         changed: whether fields of the configuration were changed on the way.
@@ -279,7 +290,7 @@ def verify(
     def add_own(what, layout, place, kind, inputs):
         if layout == OURS.name:
             return
-        system, run = own_system(layout, place, kind)
+        system, run = own_system(layout, place, kind, loaded.config.next_sentence_prediction)
         if run is None:
             rows.append((what, f"{system}", "not compared"))
         else:
@@ -289,7 +300,16 @@ def verify(
         rows.append(("source", "the configuration was changed on the way", "not compared"))
     else:
         add_own("source", loaded.transfer.layout, located, loaded.kind, batch)
-    again = load_model(target, do_lower_case=loaded.tokenizer and loaded.tokenizer.do_lower_case)
+    if locate(target).path != written:
+        raise Mismatch(
+            f"{target} holds another checkpoint, {locate(target).path}, which is read in place of "
+            f"{written}; convert into an empty directory"
+        )
+    again = load_model(
+        written,
+        kind=None if skipped else loaded.kind,
+        do_lower_case=loaded.tokenizer and loaded.tokenizer.do_lower_case,
+    )
     ours, theirs = _weights(loaded.model), _weights(again.model)
     unequal = [
         name
@@ -335,13 +355,25 @@ def _compare_tokenizers(tokenizer: Any, directory: str) -> tuple[str, str, str]:
 
 
 def _check_target(source: str, target: pathlib.Path, file_format: str, overwrite: bool) -> None:
-    from bert_tf.checkpoint_formats import KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX
+    from bert_tf.checkpoint_formats import (
+        CONFIG_NAME,
+        KERAS_SUFFIX,
+        KERAS_WEIGHTS_SUFFIX,
+        LABELS_NAME,
+        VOCAB_NAME,
+    )
 
     is_file = target.name.endswith((KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX))
     if is_file != (file_format == "keras"):
         raise ValueError(
             f"--to: expected {'a name ending in .keras or .weights.h5' if not is_file else ''}"
             f"{'a directory' if is_file else ''} for --format={file_format}, got {target}"
+        )
+    beside = [target.parent / name for name in (CONFIG_NAME, VOCAB_NAME, LABELS_NAME)]
+    if is_file and not overwrite and (found := [str(path) for path in beside if path.exists()]):
+        raise ValueError(
+            f"--to: {', '.join(found)} would be replaced; name a file in another folder, or "
+            "--overwrite"
         )
     if target.exists():
         if pathlib.Path(source).exists() and target.samefile(source):
@@ -410,7 +442,16 @@ def convert(values: flags.FlagValues) -> None:
     size = sum(path.stat().st_size for path in files)
     print(f"\nwrote {target} ({size / 1e6:.1f} MB)")
     if values.verify:
-        verify((loaded, opened.located), str(target), skipped, values.tolerance, bool(overrides))
+        names = {"tf1": "bert_model.ckpt", "hf": "model.safetensors"}
+        written = str(target / names[file_format]) if file_format in names else str(target)
+        verify(
+            (loaded, opened.located),
+            str(target),
+            written,
+            skipped,
+            values.tolerance,
+            bool(overrides),
+        )
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -437,7 +437,7 @@ def run(plan: Plan) -> None:
     import keras
     import tensorflow as tf
 
-    from bert_tf import checkpoint_writers, checkpoints, training
+    from bert_tf import checkpoint_formats, checkpoint_writers, checkpoints, training
     from bert_tf.heads import bert_pretrainer
     from bert_tf.optimization import create_optimizer
     from experiments.plot_curves import plot_curves
@@ -528,6 +528,8 @@ def run(plan: Plan) -> None:
     if FLAGS.do_train:
         if not training.read_metrics_or_nothing(folder / training.METRICS_NAME, "baseline"):
             trainer.log_line("baseline", baselines)
+        # The model of an earlier run of this folder must not be taken for this one's.
+        (folder / f"{checkpoint_formats.WEIGHTS_NAME}.index").unlink(missing_ok=True)
         since = time.time()
         last = trainer.train(
             train,

@@ -1,5 +1,6 @@
 """Filling and making models: every weight accounted for, whatever the checkpoint comes from."""
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -776,3 +777,23 @@ def test_without_heads_the_encoder_alone_is_loaded(form, tmp_path):
         "cls/squad/output_weights",
         "cls/squad/output_bias",
     )
+
+
+def test_settings_that_bert_does_not_have_are_told(sources, tmp_path, caplog):
+    shutil.copytree(sources / "hf", tmp_path / "hf")
+    (tmp_path / "hf" / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "do_lower_case": True,
+                "strip_accents": False,
+                "tokenizer_class": "BertJapaneseTokenizer",
+            }
+        )
+    )
+    checkpoints.load_bert(tmp_path / "hf")
+    assert "strip_accents False, tokenizer_class 'BertJapaneseTokenizer'" in caplog.text
+    assert "hidden_act" not in caplog.text
+    config = dataclasses.replace(checkpoints.load_bert(sources / "hf").config, hidden_act="relu")
+    model = bert_encoder(config)
+    checkpoints.load_checkpoint(model, sources / "hf", heads=False)
+    assert "was made with hidden_act 'gelu_tanh', the model has 'relu'" in caplog.text
