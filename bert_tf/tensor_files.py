@@ -243,7 +243,7 @@ class TorchFile:
                 "safetensors.torch.save_file(torch.load(path, weights_only=True), "
                 f"{SAFETENSORS_NAME!r})"
             )
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
