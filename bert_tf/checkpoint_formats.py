@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import logging
 import os
 import pathlib
 import re
@@ -31,6 +32,8 @@ from bert_tf.layers import initial_values
 from bert_tf.modeling import Bert
 from bert_tf.tensor_files import CorruptCheckpointError, TensorSource, checkpoint_steps
 from bert_tf.weight_names import HEAD_MARKS, Layout, abbreviate, unique_names
+
+_log = logging.getLogger(__name__)
 
 CONFIG_NAME = "bert_config.json"
 HF_CONFIG_NAME = "config.json"
@@ -444,6 +447,8 @@ def _load_keras_weights(found: LocatedCheckpoint, config: BertConfig | None) -> 
 def _load_keras_hub(found: LocatedCheckpoint) -> keras.Model:
     import keras_hub
 
+    if os.path.exists(os.path.join(found.path, "task.json")):
+        _log.warning("%s: a preset of a task; its head is not read", found.path)
     _check_hdf5(os.path.join(found.path, KERAS_HUB_WEIGHTS)).close()
     try:
         backbone = keras_hub.models.BertBackbone.from_preset(found.path, dtype="float32")

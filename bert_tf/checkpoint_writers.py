@@ -49,7 +49,10 @@ def save_tf1(model: keras.Model, prefix: str | os.PathLike) -> None:
 
     Raises:
         OSError: the files cannot be written.
+        ValueError: the prefix is a folder.
     """
+    if not os.path.basename(os.fspath(prefix)):
+        raise ValueError(f"prefix: expected a name as in .../{WEIGHTS_NAME}, got {prefix}")
     theirs = weight_names.TF1.theirs
     weights = {str(theirs(path)): weight for path, weight in weights_by_name(model).items()}
     import_tensor_bundle(prefix).write_tensors(prefix, weights)
@@ -105,6 +108,8 @@ def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:
         return
     if count != len(labels):
         raise ValueError(f"labels: the {kind} head has {count} of them, got {len(labels)}")
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"labels: expected different names, got {', '.join(labels)}")
     wrong = [label for label in labels if not label or label.splitlines() != [label]]
     if wrong:
         raise ValueError(f"labels: expected names of one line each, got {wrong[0]!r}")
@@ -283,6 +288,8 @@ def to_keras_hub(model: keras.Model) -> Any:
     """
     config = config_of(model)
     check_keras_hub(config)
+    if not bert_layer(model).train_pooler:
+        _log.warning("nothing has trained the pooler of this model: KerasHub's has its values")
     if config.attention_probs_dropout_prob != config.hidden_dropout_prob:
         _log.warning(
             "KerasHub has one rate of dropout: %s is kept, attention_probs_dropout_prob %s is not",

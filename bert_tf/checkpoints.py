@@ -160,6 +160,14 @@ def _fill(
     unknown = sorted(set(resize) - set(RESIZABLE))
     if unknown:
         raise ValueError(f"resize: expected any of {', '.join(RESIZABLE)}, got {unknown[0]!r}")
+    for argument, patterns in (("ignore", ignore), ("allow_missing", allow_missing)):
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"{argument}: {pattern!r} is not a regular expression: {error}"
+                ) from error
     bert, layout, source = bert_layer(model), checkpoint.layout, checkpoint.source
     if not bert.train_pooler:
         allow_missing = (*allow_missing, weight_names.POOLER_PATTERN)

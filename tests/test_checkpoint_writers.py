@@ -478,3 +478,13 @@ def test_formats_are_told_from_what_they_hold(models, tmp_path):
         "keras",
         "hdf5",
     ]
+
+
+def test_labels_that_are_alike_and_a_folder_for_a_prefix_are_refused(models, tmp_path):
+    with pytest.raises(ValueError, match="labels: expected different names"):
+        checkpoint_writers.save_hf(tmp_path, models["classification"], None, ["a"] * 3)
+    with pytest.raises(ValueError, match="prefix: expected a name"):
+        checkpoint_writers.save_tf1(models["encoder"], f"{tmp_path}/")
+    with pytest.raises(ValueError, match=r"ignore: '\[' is not a regular expression"):
+        checkpoints.load_checkpoint(models["encoder"], models["encoder"], ignore=["["])
+    assert not list(tmp_path.iterdir())
