@@ -1,7 +1,8 @@
 """Models to the formats of every system that has BERT.
 
-Weights are written last, and under a temporary name that is then changed: what is recognised as a
-checkpoint is a whole one.
+Weights are written last, and under a temporary name that is then changed: in a new folder, what is
+recognised as a checkpoint is a whole one. Over an older checkpoint a kill can leave the new
+configuration with the old weights.
 """
 
 from __future__ import annotations

@@ -421,6 +421,7 @@ def load_model(
     elif kind not in HEADS:
         raise ValueError(f"kind: expected one of {', '.join(HEADS)}, got {kind!r}")
     names, layout = checkpoint.canonical(), checkpoint.layout
+    has_pooler = any(layout.theirs(name) in names for name in weight_names.POOLER)
     arguments: dict[str, Any] = {}
     if HEADS[kind].has_labels:
         bias = names.get(layout.theirs(HEAD_MARKS[kind]) or "")
@@ -434,7 +435,7 @@ def load_model(
             )
         arguments["num_labels"] = shape[0]
     if kind == "encoder":
-        arguments["pooled_output"] = any(layout.theirs(n) in names for n in weight_names.POOLER)
+        arguments["pooled_output"] = has_pooler
     if kind == "pretraining":
         has_nsp = layout.theirs(HEAD_MARKS["next_sentence"]) in names
         config = dataclasses.replace(config, next_sentence_prediction=has_nsp)
@@ -442,7 +443,6 @@ def load_model(
     if ready is not None:
         model, transfer = ready
     else:
-        has_pooler = any(layout.theirs(name) in names for name in weight_names.POOLER)
         needed = bool(allow_missing) or not has_pooler
         with _initial_values(config, checkpoint, needed=needed):
             model = HEADS[kind].make(config, dtype=dtype, **arguments)

@@ -292,7 +292,7 @@ def verify(
             return
         system, run = own_system(layout, place, kind, loaded.config.next_sentence_prediction)
         if run is None:
-            rows.append((what, f"{system}", "not compared"))
+            rows.append((what, system, "not compared"))
         else:
             add(compare(f"{what} in {system}", between, run(inputs), tolerance))
 
