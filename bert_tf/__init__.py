@@ -23,6 +23,7 @@ _MODULE_OF = {
     "load_model": "checkpoints",
     "load_checkpoint": "checkpoints",
     "save_tf1": "checkpoint_writers",
+    "save_model_directory": "checkpoint_writers",
     "save_hf": "checkpoint_writers",
     "save_keras": "checkpoint_writers",
     "save_keras_hub": "checkpoint_writers",

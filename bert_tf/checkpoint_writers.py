@@ -1,8 +1,8 @@
 """Models to the formats of every system that has BERT.
 
-Weights are written last, and under a temporary name that is then changed: in a new folder, what is
-recognised as a checkpoint is a whole one. Over an older checkpoint a kill can leave the new
-configuration with the old weights.
+Weights are written first, under a temporary name. Once they are whole, older ones are removed, the
+files beside them written, and the weights get their name: what is recognised as a checkpoint is a
+whole one, and a write that fails leaves the older one as it was.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -36,9 +37,12 @@ from bert_tf.checkpoint_formats import (
     weights_by_name,
 )
 from bert_tf.config import BertConfig
+from bert_tf.layers import Dropout
 from bert_tf.tokenization import SPECIAL_TOKENS, FullTokenizer
 
 _log = logging.getLogger(__name__)
+
+_HF_TOKENIZER_NAMES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def save_tf1(model: keras.Model, prefix: str | os.PathLike) -> None:
@@ -54,9 +58,13 @@ def save_tf1(model: keras.Model, prefix: str | os.PathLike) -> None:
     """
     if not os.path.basename(os.fspath(prefix)):
         raise ValueError(f"prefix: expected a name as in .../{WEIGHTS_NAME}, got {prefix}")
+    _write_tf1(prefix, weights_by_name(model))
+
+
+def _write_tf1(prefix: str | os.PathLike, weights: dict[str, keras.Variable]) -> None:
     theirs = weight_names.TF1.theirs
-    weights = {str(theirs(path)): weight for path, weight in weights_by_name(model).items()}
-    import_tensor_bundle(prefix).write_tensors(prefix, weights)
+    tensors = {str(theirs(path)): weight for path, weight in weights.items()}
+    import_tensor_bundle(prefix).write_tensors(prefix, tensors)
 
 
 def save_model_directory(
@@ -68,6 +76,8 @@ def save_model_directory(
 ) -> None:
     """Write a model directory: bert_config.json, bert_model.ckpt.*, vocab.txt, labels.txt.
 
+    The pooler of an encoder without pooled output is left out, as nothing has trained it.
+
     Args:
         directory: made where it is missing.
         model: a model of this package; its weights are written under the original's names.
@@ -77,13 +87,40 @@ def save_model_directory(
 
     Raises:
         OSError: a file cannot be written.
-        ValueError: the labels are not as many as the model has.
+        ValueError: the labels are not as many as the model has, or it has layers of another kind.
     """
-    folder = pathlib.Path(directory)
+    folder, config = pathlib.Path(directory), config_of(model)
     _check_labels(model, labels)
-    save_config_and_vocabulary(folder, config_of(model), vocab_file, labels)
+    weights = _weights_to_write(model)
+    if kind_of(model)[0] == "encoder" and not bert_layer(model).train_pooler:
+        weights = {n: w for n, w in weights.items() if n not in weight_names.POOLER}
+    prefix, temporary = folder / WEIGHTS_NAME, folder / f"{WEIGHTS_NAME}.new"
+    _write_tf1(temporary, weights)
+    prefix.with_name(f"{WEIGHTS_NAME}.index").unlink(missing_ok=True)
+    save_config_and_vocabulary(folder, config, vocab_file, labels)
     _write_vocabulary(tokenizer, folder / VOCAB_NAME)
-    save_tf1(model, folder / WEIGHTS_NAME)
+    import_tensor_bundle(prefix).rename_tensors(temporary, prefix)
+
+
+def _weights_to_write(model: keras.Model) -> dict[str, keras.Variable]:
+    """Return the weights of a model by name; ValueError if some are of the user's own layers."""
+    weights = weights_by_name(model)
+    others = [n for n in weights if not re.search(rf"^bert/|{weight_names.HEADS_PATTERN}", n)]
+    if others:
+        raise ValueError(
+            "model: has weights that are not of BERT or of a head of this package, for which other "
+            f"systems have no place: {weight_names.abbreviate(others)}; model.save keeps them"
+        )
+    return weights
+
+
+def _take_place(
+    temporary: pathlib.Path, target: pathlib.Path, write_beside: Callable[[], None]
+) -> None:
+    """Give written weights their name, and change the files beside them while there are none."""
+    target.unlink(missing_ok=True)
+    write_beside()
+    os.replace(temporary, target)
 
 
 def save_config_and_vocabulary(
@@ -101,6 +138,8 @@ def save_config_and_vocabulary(
     else:
         _write_text(folder / LABELS_NAME, "".join(f"{label}\n" for label in labels))
     _copy_vocabulary(vocab_file, folder / VOCAB_NAME)
+    if vocab_file is not None:
+        _remove_fast_tokenizer(folder)
 
 
 def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:
@@ -122,6 +161,10 @@ def _write_text(path: pathlib.Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def _text(path: pathlib.Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
 def _copy_vocabulary(vocab_file: str | os.PathLike | None, target: pathlib.Path) -> None:
     if vocab_file is None or (target.exists() and target.samefile(vocab_file)):
         return
@@ -135,11 +178,18 @@ def _write_vocabulary(tokenizer: FullTokenizer | None, target: pathlib.Path) -> 
     if tokenizer is None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_fast_tokenizer(target.parent)
     if tokenizer.vocab_file:
         _copy_vocabulary(tokenizer.vocab_file, target)
     else:
         pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer.vocab)))
         _write_text(target, "".join(f"{piece}\n" for piece in pieces))
+
+
+def _remove_fast_tokenizer(folder: pathlib.Path) -> None:
+    """Remove the files of a tokenizer that was in a folder before another vocabulary."""
+    for name in _HF_TOKENIZER_NAMES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def save_hf(
@@ -179,11 +229,11 @@ def save_hf(
         names = labels or [f"LABEL_{i}" for i in range(num_labels)]
         values["id2label"] = {str(i): name for i, name in enumerate(names)}
         values["label2id"] = {name: i for i, name in enumerate(names)}
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / HF_CONFIG_NAME, json.dumps(values, indent=2, sort_keys=True) + "\n")
-    _write_hf_tokenizer(folder, config, tokenizer)
+    rates = [layer.rate for layer in model.layers if isinstance(layer, Dropout)]
+    if rates and rates[0] != config.hidden_dropout_prob:
+        values["classifier_dropout"] = rates[0]
     layout, skipped, tensors = weight_names.HF, [], {}
-    for path, weight in weights_by_name(model).items():
+    for path, weight in _weights_to_write(model).items():
         if path in weight_names.POOLER and not has_pooler:
             skipped.append(path)
             continue
@@ -191,7 +241,16 @@ def save_hf(
         # A bare encoder's names begin at the encoder.
         name = str(name).removeprefix("bert.") if kind == "encoder" else str(name)
         tensors[name] = layout.to_theirs(path, to_numpy(weight), config)
-    tensor_files.write_safetensors(folder / tensor_files.SAFETENSORS_NAME, tensors)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / tensor_files.SAFETENSORS_NAME
+    temporary = folder / f"{target.name}.new"
+    tensor_files.write_safetensors(temporary, tensors)
+
+    def write_beside() -> None:
+        _write_text(folder / HF_CONFIG_NAME, json.dumps(values, indent=2, sort_keys=True) + "\n")
+        _write_hf_tokenizer(folder, config, tokenizer)
+
+    _take_place(temporary, target, write_beside)
     return tuple(skipped)
 
 
@@ -246,17 +305,48 @@ def save_keras(
     if suffix is None:
         raise ValueError(f"{target}: expected a name ending in {' or '.join(suffixes)}")
     _check_labels(model, labels)
-    save_config_and_vocabulary(target.parent, config_of(model), None, labels)
-    _write_vocabulary(tokenizer, target.parent / VOCAB_NAME)
+    config = config_of(model)
+    _check_neighbours(target, config, labels)
+
+    def write_beside() -> None:
+        save_config_and_vocabulary(target.parent, config, None, labels)
+        _write_vocabulary(tokenizer, target.parent / VOCAB_NAME)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name.removesuffix(suffix)}.tmp{suffix}")
     try:
         if suffix == KERAS_SUFFIX:
             model.save(temporary)
         else:
             model.save_weights(temporary)
-        os.replace(temporary, target)
+        _take_place(temporary, target, write_beside)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_neighbours(
+    target: pathlib.Path, config: BertConfig, labels: Sequence[str] | None
+) -> None:
+    """Refuse a folder whose bert_config.json and labels.txt describe other weights."""
+    folder, own = target.parent, target.name
+    lines = "".join(f"{label}\n" for label in labels) if labels else None
+    if (_text(folder / CONFIG_NAME), _text(folder / LABELS_NAME)) in (
+        (None, None),
+        (config.to_json_string(), lines),
+    ):
+        return
+    others = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name.endswith((KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX, ".index"))
+        and path.name != own
+        and ".tmp." not in path.name
+    )
+    if others:
+        raise ValueError(
+            f"path: {folder} holds {others[0]}, whose {CONFIG_NAME} and {LABELS_NAME} would be "
+            "replaced; name a file in another folder"
+        )
 
 
 # --- KerasHub -------------------------------------------------------------------------------------
@@ -311,7 +401,7 @@ def to_keras_hub(model: keras.Model) -> Any:
         dtype="float32",
     )
     layout, targets = weight_names.KERAS_HUB, weights_by_name(backbone)
-    for path, weight in weights_by_name(model).items():
+    for path, weight in _weights_to_write(model).items():
         name = layout.theirs(path)
         if name is not None:
             array = layout.to_theirs(path, to_numpy(weight), config)
@@ -352,6 +442,7 @@ def save_keras_hub(
             ).save_to_preset(temporary)
         backbone.save_to_preset(temporary)
         written = [path for path in pathlib.Path(temporary).rglob("*") if path.is_file()]
+        (folder / KERAS_HUB_WEIGHTS).unlink(missing_ok=True)
         for path in sorted(written, key=lambda path: path.name == KERAS_HUB_WEIGHTS):
             target = folder / path.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,7 @@ from bert_tf.checkpoint_formats import (
 )
 from bert_tf.config import BertConfig
 from bert_tf.heads import HEADS
+from bert_tf.layers import Dropout
 from bert_tf.tensor_files import TensorSource
 from bert_tf.tokenization import FullTokenizer, load_vocab
 from bert_tf.weight_names import HEAD_MARKS, Layout, abbreviate
@@ -119,25 +120,34 @@ def load_checkpoint(
     Raises:
         FileNotFoundError: there is no such checkpoint.
         CorruptCheckpointError: a file is damaged.
-        ValueError: names, shapes or tied weights differ; the message holds all differences.
+        ValueError: names, shapes or tied weights differ, and the message holds all differences; or
+            the configuration with the weights has another number of attention heads.
     """
     config = config_of(model)
     checkpoint = open_checkpoint(path, config=config)
-    _warn_of_another_configuration(config, checkpoint)
+    _compare_configurations(config, checkpoint)
     if not heads:
         ignore = (*ignore, checkpoint.layout.heads)
     return _fill(model, checkpoint, ignore, allow_missing, resize, heads=heads)
 
 
-# Fields that no weight shows, and that change what a model computes.
-_SILENT_FIELDS = ("num_attention_heads", "hidden_act", "layer_norm_eps", "left_to_right")
+# Fields that no weight shows, that change what a model computes, and that may be changed to try it.
+_SILENT_FIELDS = ("hidden_act", "layer_norm_eps", "left_to_right")
 
 
-def _warn_of_another_configuration(config: BertConfig, checkpoint: Checkpoint) -> None:
+def _compare_configurations(config: BertConfig, checkpoint: Checkpoint) -> None:
     theirs = checkpoint.config
     if checkpoint.located is not None and checkpoint.model is None:
         theirs = read_config(checkpoint.located)
-    for name in _SILENT_FIELDS if theirs is not None else ():
+    if theirs is None:
+        return
+    if config.num_attention_heads != theirs.num_attention_heads:
+        raise ValueError(
+            f"{checkpoint.description}: was made with num_attention_heads "
+            f"{theirs.num_attention_heads}, the model has {config.num_attention_heads}; weights "
+            "that were trained with one number mean nothing with another"
+        )
+    for name in _SILENT_FIELDS:
         if getattr(config, name) != getattr(theirs, name):
             _log.warning(
                 "%s: was made with %s %r, the model has %r",
@@ -332,13 +342,15 @@ def load_bert(
     do_lower_case: bool | None = None,
     config: BertConfig | None = None,
     ignore: Sequence[str] = (),
+    allow_missing: Sequence[str] = (),
     **overrides: Any,
 ) -> LoadedBert:
     """Load the encoder, its configuration and its tokenizer from any checkpoint.
 
         encoder, config, tokenizer = bert_tf.load_bert("uncased_L-12_H-768_A-12")
 
-    Heads are left behind. Where the checkpoint has no pooler the encoder has no "pooled_output".
+    Heads are left behind. Where the checkpoint has no pooler, or one that nothing has trained, as
+    after pre-training without next sentence prediction, the encoder has no "pooled_output".
 
     Args:
         path: a directory, file or TensorFlow prefix (see `locate`), or a KerasHub BertBackbone.
@@ -349,6 +361,7 @@ def load_bert(
             else whether no piece of the vocabulary has an upper-case letter.
         config: the configuration; None (default) for the one that lies with the weights.
         ignore: as in `load_checkpoint`.
+        allow_missing: as in `load_checkpoint`.
         **overrides: fields of BertConfig to change. vocab_size, max_position_embeddings and
             type_vocab_size cut or extend the embeddings as `load_checkpoint(resize=...)` does.
 
@@ -362,9 +375,8 @@ def load_bert(
     """
     checkpoint = open_checkpoint(path, config=config)
     config = _configured(checkpoint, config, overrides)
-    names, layout = checkpoint.canonical(), checkpoint.layout
-    has_pooler = any(layout.theirs(name) in names for name in weight_names.POOLER)
-    with _initial_values(config, checkpoint, needed=not has_pooler):
+    has_pooler, layout = _has_pooler(checkpoint, config), checkpoint.layout
+    with _initial_values(config, checkpoint, needed=bool(allow_missing) or not has_pooler):
         encoder = HEADS["encoder"].make(
             config,
             hidden_states=hidden_states,
@@ -372,10 +384,13 @@ def load_bert(
             pooled_output=has_pooler,
             dtype=dtype,
         )
-    transfer = _fill(encoder, checkpoint, (*ignore, layout.heads), (), _resizes(overrides))
+    ignore = (*ignore, layout.heads)
+    transfer = _fill(encoder, checkpoint, ignore, allow_missing, _resizes(overrides))
     tokenizer = load_tokenizer(checkpoint, do_lower_case)
     if not has_pooler:
-        _log.info("%s: has no pooler; the encoder gives no pooled output", checkpoint.description)
+        _log.info(
+            "%s: has no trained pooler; the encoder gives no pooled output", checkpoint.description
+        )
     _warn_of_more_words(checkpoint, config, tokenizer)
     if transfer.ignored:
         _log.info("%s: left behind: %s", checkpoint.description, abbreviate(transfer.ignored))
@@ -418,11 +433,14 @@ def load_model(
     config = _configured(checkpoint, config, overrides)
     if kind is None:
         kind = _kind(checkpoint)
+        _refuse_unread_layers(checkpoint)
     elif kind not in HEADS:
         raise ValueError(f"kind: expected one of {', '.join(HEADS)}, got {kind!r}")
     names, layout = checkpoint.canonical(), checkpoint.layout
-    has_pooler = any(layout.theirs(name) in names for name in weight_names.POOLER)
+    has_pooler = _has_pooler(checkpoint, config)
     arguments: dict[str, Any] = {}
+    if HEADS[kind].has_dropout and (rate := _head_dropout(checkpoint, config)) is not None:
+        arguments["dropout_rate"] = rate
     if HEADS[kind].has_labels:
         bias = names.get(layout.theirs(HEAD_MARKS[kind]) or "")
         if bias is None:
@@ -451,6 +469,25 @@ def load_model(
     tokenizer = load_tokenizer(checkpoint, do_lower_case)
     _warn_of_more_words(checkpoint, config, tokenizer)
     return LoadedModel(model, config, tokenizer, kind, labels, transfer)
+
+
+def _has_pooler(checkpoint: Checkpoint, config: BertConfig) -> bool:
+    """Tell whether a checkpoint has a pooler that something has trained."""
+    names, layout = checkpoint.canonical(), checkpoint.layout
+    if not config.next_sentence_prediction:
+        return False
+    if checkpoint.model is not None and layout is weight_names.OURS:
+        return bert_layer(checkpoint.model).train_pooler
+    return any(layout.theirs(name) in names for name in weight_names.POOLER)
+
+
+def _head_dropout(checkpoint: Checkpoint, config: BertConfig) -> float | None:
+    """Return the dropout before the head, where the checkpoint says; see transformers' classes."""
+    if checkpoint.layout is weight_names.HF:
+        rate = _hf_values(checkpoint).get("classifier_dropout")
+        return config.hidden_dropout_prob if rate is None else rate
+    layers = checkpoint.model.layers if checkpoint.model is not None else ()
+    return next((layer.rate for layer in layers if isinstance(layer, Dropout)), None)
 
 
 def _warn_of_more_words(
@@ -492,7 +529,7 @@ def _ready_model(
         return None
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     same = kind_of(model)[0] == kind and checkpoint.config == config
-    if not same or bert_layer(model).dtype_policy != policy:
+    if not same or bert_layer(model).dtype_policy != policy or _others(checkpoint):
         return None
     moved = [Moved(name, name, shape, shape) for name, shape in checkpoint.source.shapes.items()]
     return model, Transfer(checkpoint.located.description, layout.name, tuple(moved), (), ())
@@ -530,6 +567,31 @@ def _kind(checkpoint: Checkpoint) -> str:
             "with kind="
         )
     return kinds[0] if kinds else "encoder"
+
+
+def _refuse_unread_layers(checkpoint: Checkpoint) -> None:
+    """Refuse to take a model with other layers than ours for what is known of it."""
+    located = checkpoint.located
+    if located is not None and located.format == "keras_hub":
+        task = pathlib.Path(located.path) / "task.json"
+        if task.exists():
+            name = str(read_json(task).get("registered_name")).rpartition(">")[2]
+            raise ValueError(
+                f"{located.path}: a preset of {name}, whose head is not read; kind='encoder' takes "
+                "its backbone alone"
+            )
+    if checkpoint.layout is weight_names.OURS and (others := _others(checkpoint)):
+        raise ValueError(
+            f"{checkpoint.description}: has weights of layers that are not of this package: "
+            f"{abbreviate(others)}; keras.models.load_model reads the whole model, kind= and "
+            "ignore= a part of it"
+        )
+
+
+def _others(checkpoint: Checkpoint) -> list[str]:
+    """Return the weights of a model that belong neither to the encoder nor to a head of ours."""
+    ours = re.compile(rf"^bert/|{weight_names.HEADS_PATTERN}")
+    return [name for name in checkpoint.canonical() if not ours.search(name)]
 
 
 def _hf_values(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -318,7 +318,8 @@ def _read_hf(values: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the keys of the `config.json` of transformers."""
     values = {**_HF_DEFAULTS, **values}
     for key, expected in _HF_REQUIRED.items():
-        if key in values and values[key] != expected:
+        # Where tie_word_embeddings is false, `load_checkpoint` compares the two matrices.
+        if key in values and values[key] != expected and key != "tie_word_embeddings":
             raise ValueError(f"{key} must be {expected!r} for BERT, got {values[key]!r}")
     result = {}
     ignored = []

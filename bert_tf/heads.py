@@ -508,18 +508,20 @@ class Head:
     Attributes:
         make: (config, ...) -> the model.
         has_labels: whether `make` takes num_labels.
+        has_dropout: whether `make` takes dropout_rate.
     """
 
     make: Callable[..., keras.Model]
     has_labels: bool = False
+    has_dropout: bool = False
 
 
 HEADS = {
     "encoder": Head(bert_encoder),
     "pretraining": Head(bert_pretrainer),
     "next_sentence": Head(bert_next_sentence_predictor),
-    "classification": Head(bert_classifier, has_labels=True),
+    "classification": Head(bert_classifier, has_labels=True, has_dropout=True),
     "span": Head(bert_span_labeler),
-    "token_classification": Head(bert_token_classifier, has_labels=True),
-    "multiple_choice": Head(bert_multiple_choice),
+    "token_classification": Head(bert_token_classifier, has_labels=True, has_dropout=True),
+    "multiple_choice": Head(bert_multiple_choice, has_dropout=True),
 }

@@ -16,6 +16,8 @@ import tensorflow as tf
 
 from bert_tf.tensor_files import CorruptCheckpointError
 
+_DATA_SUFFIX = ".data-00000-of-00001"
+
 # What TensorFlow raises on truncated or altered files, depending on where they are damaged.
 _READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, IndexError)
 
@@ -50,6 +52,19 @@ def write_tensors(prefix: str | os.PathLike, tensors: Mapping[str, Any]) -> None
     except tf.errors.OpError as error:
         _remove_temporaries(prefix)
         raise OSError(f"{prefix}: cannot write the checkpoint: {error.message}") from error
+
+
+def rename_tensors(prefix: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Gives a checkpoint that `write_tensors` wrote another prefix in the same folder.
+
+    Args:
+        prefix: path without `.index`.
+        target: the new prefix; an older checkpoint there is replaced.
+    """
+    prefix, target = os.fspath(prefix), os.fspath(target)
+    pathlib.Path(target + ".index").unlink(missing_ok=True)  # as in `write_tensors`
+    os.replace(prefix + _DATA_SUFFIX, target + _DATA_SUFFIX)
+    os.replace(prefix + ".index", target + ".index")
 
 
 def list_tensors(prefix: str | os.PathLike) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -346,15 +346,112 @@ def test_a_write_that_fails_leaves_no_checkpoint(models, tokenizer, form, tmp_pa
     assert not [name for name in os.listdir(tmp_path) if "tmp" in name]
 
 
-@pytest.mark.parametrize("form", ["hf", ".keras"])
-def test_a_write_that_fails_leaves_the_weights_before(models, form, tmp_path, monkeypatch):
-    save(form, tmp_path, models["classification"])
-    before = values(models["classification"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_write_that_fails_leaves_what_was_before(models, form, tmp_path, monkeypatch):
+    save(form, tmp_path, models["classification"], labels=["x", "y", "z"])
+    before, weights = folder_of(tmp_path), values(models["classification"])
     break_writing(monkeypatch, form)
+    other = dataclasses.replace(SMALL, num_attention_heads=1)
     with pytest.raises(OSError, match="disk full"):
-        save(form, tmp_path, make("classification", seed=29))
+        save(form, tmp_path, make("classification", other), labels=["a", "b", "c"])
     monkeypatch.undo()
-    assert_same(values(checkpoints.load_model(tmp_path).model), before)
+    after = folder_of(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert_same(values(checkpoints.load_model(tmp_path).model), weights)
+
+
+def folder_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("form", [*FORMS, "hub"])
+def test_a_configuration_is_never_beside_the_weights_of_another(
+    models, form, tmp_path, monkeypatch
+):
+    """Whatever rename of an overwriting save is the last that happens, what can be read fits."""
+    if form == "hub":
+        pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+    config = dataclasses.replace(SMALL, hidden_act="gelu_tanh", layer_norm_eps=1e-12)
+    old = make("encoder", config, seed=3)
+    new = make("encoder", dataclasses.replace(config, hidden_size=26), seed=5)
+    widths, replace = set(), os.replace
+    for stop in range(20):
+        save(form, tmp_path / str(stop), old)
+        left = [stop]
+
+        def limited(source, target, left=left):
+            if not left[0]:
+                raise KilledError
+            left[0] -= 1
+            replace(source, target)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "replace", limited)
+            try:
+                save(form, tmp_path / str(stop), new)
+            except KilledError:
+                pass
+            else:
+                break
+        try:
+            widths.add(checkpoints.load_bert(tmp_path / str(stop)).config.hidden_size)
+        except FileNotFoundError:
+            pass
+    assert stop > 1 and widths <= {SMALL.hidden_size, 26}
+
+
+def test_weights_of_other_layers_are_not_written_nor_taken_for_known(tmp_path):
+    encoder = make("encoder")
+    scores = keras.layers.Dense(5, name="own")(encoder.output["pooled_output"])
+    model = keras.Model(encoder.input, scores)
+    for form in ("tf", "hf", "hub"):
+        with pytest.raises(
+            ValueError, match="not of BERT or of a head of this package.*own/kernel"
+        ):
+            save(form, tmp_path / "x", model)
+    assert not (tmp_path / "x").exists()
+    save(".keras", tmp_path, model)
+    with pytest.raises(ValueError, match="layers that are not of this package: own/kernel"):
+        checkpoints.load_model(tmp_path)
+    with pytest.raises(ValueError, match="not in the model.*own/kernel"):
+        checkpoints.load_bert(tmp_path)
+    found = checkpoints.load_bert(tmp_path, ignore=["^own/"]).encoder
+    assert_same(values(found), values(encoder))
+
+
+def test_a_folder_has_the_configuration_of_one_model(models, tmp_path):
+    save(".keras", tmp_path, models["encoder"])
+    save(".weights.h5", tmp_path, models["span"])  # the same configuration
+    other = make("encoder", dataclasses.replace(SMALL, num_attention_heads=1))
+    with pytest.raises(ValueError, match="model.keras, whose bert_config.json and labels.txt"):
+        checkpoint_writers.save_keras(tmp_path / "other.keras", other)
+    assert not (tmp_path / "other.keras").exists()
+
+
+def test_the_tokenizer_before_does_not_stay(models, tokenizer, tmp_path):
+    save("hf", tmp_path, models["encoder"], FullTokenizer.from_vocab(tokenizer.vocab, False))
+    assert checkpoints.load_bert(tmp_path).tokenizer.do_lower_case is False
+    (tmp_path / "model.safetensors").unlink()
+    save("tf", tmp_path, models["encoder"], tokenizer)
+    assert checkpoints.load_bert(tmp_path).tokenizer.do_lower_case is True
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_pooler_that_nothing_has_trained_gives_no_output(form, tmp_path):
+    if form != ".weights.h5":  # which holds weights, and nothing of what they are for
+        save(form, tmp_path, make("encoder", pooled_output=False))
+        assert set(checkpoints.load_bert(tmp_path).encoder.output) == {"sequence_output"}
+    config = dataclasses.replace(SMALL, next_sentence_prediction=False)
+    save(form, tmp_path, make("pretraining", config))
+    assert set(checkpoints.load_bert(tmp_path).encoder.output) == {"sequence_output"}
+
+
+@pytest.mark.parametrize("form", ["hf", ".keras"])
+def test_the_dropout_before_a_head_is_kept(form, tmp_path):
+    save(form, tmp_path, make("classification", dropout_rate=0.37))
+    model = checkpoints.load_model(tmp_path, dtype="mixed_bfloat16").model
+    assert model.get_layer("dropout").rate == 0.37
+    assert model.get_layer("dropout").dtype_policy.name == "mixed_bfloat16"
 
 
 class KilledError(BaseException):

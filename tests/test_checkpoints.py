@@ -498,7 +498,7 @@ def test_without_a_pooler_there_is_no_pooled_output(model, tmp_path, source, cap
     with caplog.at_level(logging.INFO, "bert_tf.checkpoints"):
         encoder = checkpoints.load_bert(tmp_path).encoder
     assert set(encoder.output) == {"sequence_output"}
-    assert "has no pooler; the encoder gives no pooled output" in caplog.text
+    assert "has no trained pooler; the encoder gives no pooled output" in caplog.text
 
 
 def test_load_bert_makes_the_outputs_and_the_type_that_are_asked_for(sources):
@@ -797,3 +797,42 @@ def test_settings_that_bert_does_not_have_are_told(sources, tmp_path, caplog):
     model = bert_encoder(config)
     checkpoints.load_checkpoint(model, sources / "hf", heads=False)
     assert "was made with hidden_act 'gelu_tanh', the model has 'relu'" in caplog.text
+
+
+def test_another_number_of_heads_is_refused(model, tmp_path):
+    checkpoint_writers.save_model_directory(tmp_path, model)
+    other = make("pretraining", dataclasses.replace(SMALL, num_attention_heads=1))
+    with pytest.raises(ValueError, match="was made with num_attention_heads 2, the model has 1"):
+        checkpoints.load_checkpoint(other, tmp_path)
+
+
+def test_a_classifier_of_transformers_may_say_that_nothing_is_tied(tmp_path):
+    classifier = make("classification")
+    checkpoint_writers.save_hf(tmp_path, classifier)
+    path = tmp_path / "config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "tie_word_embeddings": False}))
+    assert_same(values(checkpoints.load_model(tmp_path).model), values(classifier))
+
+
+def test_load_bert_may_leave_weights_at_their_initial_values(encoder, tmp_path):
+    weights = {n: a for n, a in values(encoder).items() if n != TYPES}
+    write_tensors(tmp_path / "bert_model.ckpt", weights)
+    (tmp_path / "bert_config.json").write_text(SMALL.to_json_string())
+    with pytest.raises(ValueError, match="in the model but not in the checkpoint"):
+        checkpoints.load_bert(tmp_path)
+    found = values(checkpoints.load_bert(tmp_path, allow_missing=[TYPES]).encoder)
+    assert np.abs(found.pop(TYPES)).max() > 0
+    assert_same(found, weights)
+
+
+def test_the_head_of_a_task_preset_of_keras_hub_is_not_lost_silently(encoder, tmp_path):
+    pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+    config = dataclasses.replace(SMALL, hidden_act="gelu_tanh", layer_norm_eps=1e-12)
+    checkpoint_writers.save_keras_hub(tmp_path, make("encoder", config))
+    (tmp_path / "task.json").write_text(
+        json.dumps({"registered_name": "keras_hub>BertTextClassifier"})
+    )
+    with pytest.raises(ValueError, match="a preset of BertTextClassifier, whose head is not read"):
+        checkpoints.load_model(tmp_path)
+    assert checkpoints.load_model(tmp_path, kind="encoder").kind == "encoder"
