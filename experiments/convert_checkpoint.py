@@ -32,7 +32,13 @@ from absl import app, flags, logging  # noqa: E402
 FORMATS = ("tf1", "hf", "keras_hub", "keras")
 _BATCH, _LENGTH, _CHOICES, _PREDICTIONS = 4, 29, 3, 5
 # Fields of the configuration that may be changed on the way; flags of these names.
-_OVERRIDES = ("hidden_act", "layer_norm_eps", "vocab_size", "max_position_embeddings")
+_OVERRIDES = (
+    "hidden_act",
+    "layer_norm_eps",
+    "vocab_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
 _SENTENCES = (
     "The quick brown fox didn't jump over the lazy dog's 12.5 kg bowl.",
     "Café Zoë, naïve façades; 東京 and Ελλάδα — (1810.04805)!",
@@ -329,26 +335,42 @@ def verify(
         batch = flat
     add(compare("target, read back", between, our_outputs(again.model, batch), tolerance))
     add_own("target", open_checkpoint(target).layout.name, locate(target), again.kind, batch)
-    if again.transfer.layout == "transformers" and importlib.util.find_spec("transformers"):
-        rows.append(_compare_tokenizers(loaded.tokenizer, target))
+    if importlib.util.find_spec("transformers"):
+        for what, layout, place in (
+            ("source", loaded.transfer.layout, located),
+            ("target", again.transfer.layout, locate(target)),
+        ):
+            if layout == "transformers" and has_hf_tokenizer(place):
+                add(_compare_tokenizers(what, loaded.tokenizer, place.path))
     print_rows("verified (largest absolute differences)", rows)
     if not all(verdicts):
         raise Mismatch(f"source and target differ by more than {tolerance:g}; see above")
 
 
-def _compare_tokenizers(tokenizer: Any, directory: str) -> tuple[str, str, str]:
-    """Compare transformers' tokenizer of a directory with ours; rare text differs by design."""
+def has_hf_tokenizer(located: Any) -> bool:
+    """Tell whether a tokenizer that transformers can load lies beside weights."""
+    folder = pathlib.Path(located.path).parent
+    has_vocabulary = any((folder / name).exists() for name in ("vocab.txt", "tokenizer.json"))
+    return has_vocabulary and (folder / "config.json").exists()
+
+
+def _compare_tokenizers(
+    what: str, tokenizer: Any, weights: str
+) -> tuple[tuple[str, str, str], bool]:
+    """Compare the tokenizer beside weights of transformers, as it loads it, with ours."""
     import transformers
 
+    what = f"tokenizer of the {what} in transformers"
     if tokenizer is None:
-        return ("tokenizer", "no vocabulary with the source", "not compared")
-    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+        return (what, "none of BERT's here", "DIFFERS"), False
+    theirs = transformers.AutoTokenizer.from_pretrained(os.path.dirname(weights))
     equal = sum(
         theirs(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text)
         for text in _SENTENCES
     )
-    verdict = "equal" if equal == len(_SENTENCES) else "differs"
-    return ("tokenizer in transformers", f"{equal} of {len(_SENTENCES)} sentences", verdict)
+    same = equal == len(_SENTENCES)
+    text = f"{equal} of {len(_SENTENCES)} sentences"
+    return (what, text, "equal" if same else "DIFFERS"), same
 
 
 # --- the script -----------------------------------------------------------------------------------
@@ -376,8 +398,12 @@ def _check_target(source: str, target: pathlib.Path, file_format: str, overwrite
             "--overwrite"
         )
     if target.exists():
-        if pathlib.Path(source).exists() and target.samefile(source):
-            raise ValueError(f"--to: is --from itself: {target}")
+        # A file or the prefix of a TensorFlow checkpoint may lie in the folder that is written to.
+        place = pathlib.Path(source)
+        if not place.is_dir() and target.is_dir():
+            place = place.parent
+        if place.exists() and target.samefile(place):
+            raise ValueError(f"--to: is where --from lies: {target}")
         if not overwrite and (target.is_file() or any(target.iterdir())):
             raise ValueError(f"--to: {target} exists; --overwrite writes into it")
 
@@ -460,7 +486,7 @@ def define_flags(values: flags.FlagValues) -> None:
     boolean = functools.partial(flags.DEFINE_bool, flag_values=values)
     integer = functools.partial(flags.DEFINE_integer, flag_values=values)
     number = functools.partial(flags.DEFINE_float, flag_values=values)
-    patterns = functools.partial(flags.DEFINE_list, flag_values=values)
+    patterns = functools.partial(flags.DEFINE_multi_string, flag_values=values)
     choice = functools.partial(flags.DEFINE_enum, flag_values=values)
     text("from", None, "Checkpoint: directory, file or TensorFlow prefix.", required=True)
     text("to", None, "What to write.", required=True)
@@ -468,12 +494,13 @@ def define_flags(values: flags.FlagValues) -> None:
     text("bert_config_file", None, "Configuration; by default the source's.")
     text("kind", None, "Kind of model; by default what the weights say.")
     boolean("do_lower_case", None, "Casing; by default what the source says.")
-    patterns("ignore", [], "Regular expressions of weights of the source to leave.")
-    patterns("allow_missing", [], "Regular expressions of weights that it may lack.")
+    patterns("ignore", [], "Regular expression of weights of the source to leave; repeatable.")
+    patterns("allow_missing", [], "Regular expression of weights that it may lack; repeatable.")
     text("hidden_act", None, "Activation to take in place of the source's.")
     number("layer_norm_eps", None, "Epsilon to take in place of the source's.")
     integer("vocab_size", None, "Cut or extend the word embeddings to this.")
     integer("max_position_embeddings", None, "Cut or extend the positions to this.")
+    integer("type_vocab_size", None, "Cut or extend the segment embeddings to this.")
     boolean("overwrite", False, "Write into a target that exists.")
     boolean("all_weights", False, "List every layer's weights, not one line for all.")
     boolean("verify", True, "Compare source and target.")

@@ -25,7 +25,12 @@ def convert(source, target, file_format, **changes):
     values = flags.FlagValues()
     convert_checkpoint.define_flags(values)
     given = {"from": source, "to": target, "format": file_format, **changes}
-    values(["convert_checkpoint.py", *(f"--{name}={value}" for name, value in given.items())])
+    pairs = [
+        (name, value)
+        for name, values_of in given.items()
+        for value in (values_of if isinstance(values_of, list) else [values_of])
+    ]
+    values(["convert_checkpoint.py", *(f"--{name}={value}" for name, value in pairs)])
     convert_checkpoint.convert(values)
 
 
@@ -84,7 +89,7 @@ def test_missing_and_ignored_weights_are_listed(classifier, tmp_path, capsys):
         "tf1",
         kind="pretraining",
         allow_missing="^cls/",
-        ignore="^output_,^nothing$",
+        ignore=["^output_", "^nothing{1,2}$"],
     )
     printed = capsys.readouterr().out
     assert "missing in the source, at their initial values: 5" in printed
@@ -149,8 +154,9 @@ def test_the_fixed_batch_fits_every_model(kind, changes):
 
 
 def test_targets_that_would_lose_something_are_refused(classifier, tmp_path):
-    with pytest.raises(ValueError, match="--to: is --from itself"):
-        convert(classifier, classifier, "tf1")
+    for source in (classifier, classifier / "bert_model.ckpt", classifier / "vocab.txt"):
+        with pytest.raises(ValueError, match="--to: is where --from lies"):
+            convert(source, classifier, "tf1", overwrite=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("the only copy")
     with pytest.raises(ValueError, match="full exists; --overwrite writes into it"):
@@ -178,3 +184,17 @@ def test_bad_input_is_one_line_and_status_1(tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("convert_checkpoint: absent: no such file or directory")
     assert "Traceback" not in done.stderr
+
+
+def test_a_tokenizer_of_the_source_that_is_not_berts_is_a_difference(classifier, tmp_path, capsys):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    convert(classifier, tmp_path / "hf", "hf")
+    assert "tokenizer of the target in transformers  3 of 3" in capsys.readouterr().out
+    pieces = (tmp_path / "hf" / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    unknown = pieces.index("[UNK]")
+    pieces[unknown], pieces[-1] = pieces[-1], pieces[unknown]
+    (tmp_path / "hf" / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
+    with pytest.raises(convert_checkpoint.Mismatch):
+        convert(tmp_path / "hf", tmp_path / "again", "hf")
+    printed = capsys.readouterr().out
+    assert "tokenizer of the source in transformers" in printed and "DIFFERS" in printed
