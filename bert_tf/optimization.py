@@ -63,14 +63,15 @@ def dense_gradient(gradient, variable):
     """Return a gradient as a tensor, with the rows of repeated indices summed.
 
     Args:
-        gradient: a tensor, or a sparse gradient with `values` and `indices` (`tf.IndexedSlices`,
-            which Keras' `convert_to_tensor` returns as they are), or None.
+        gradient: a tensor, or a sparse gradient with `values`, `indices` and `dense_shape`
+            (`tf.IndexedSlices`, which Keras' `convert_to_tensor` returns as they are), or None.
         variable: the variable, whose first axis the indices count.
 
     Returns:
         A tensor of the variable's shape, or None.
     """
-    if hasattr(gradient, "indices") and hasattr(gradient, "values"):
+    # Tensors of torch have methods called indices and values, and no dense_shape.
+    if hasattr(gradient, "dense_shape"):
         return ops.segment_sum(gradient.values, gradient.indices, num_segments=variable.shape[0])
     return gradient
 
