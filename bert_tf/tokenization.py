@@ -13,6 +13,7 @@ Neither TensorFlow nor Keras is imported here: data preparation workers need onl
 
 import functools
 import itertools
+import numbers
 import os
 import re
 import sys
@@ -340,8 +341,7 @@ class FullTokenizer:
         parse_special_tokens: bool = False,
         max_memo_bytes: int = DEFAULT_MAX_MEMO_BYTES,
     ):
-        if max_memo_bytes < 0:
-            raise ValueError(f"max_memo_bytes must be at least 0, got {max_memo_bytes}")
+        _check_memo(max_memo_bytes)
         self._set_up(
             {
                 "vocab_file": os.fspath(vocab_file),
@@ -368,7 +368,12 @@ class FullTokenizer:
           do_lower_case: as for the class.
           parse_special_tokens: as for the class.
           max_memo_bytes: as for the class.
+
+        Raises:
+          ValueError: see `check_vocab`; or max_memo_bytes is negative.
         """
+        check_vocab(vocab, "vocab")
+        _check_memo(max_memo_bytes)
         tokenizer = cls.__new__(cls)
         tokenizer._set_up(
             {
@@ -541,6 +546,11 @@ def _as_spaces(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").replace("\r", " ")
 
 
+def _check_memo(max_memo_bytes: int) -> None:
+    if max_memo_bytes < 0:
+        raise ValueError(f"max_memo_bytes must be at least 0, got {max_memo_bytes}")
+
+
 def _look_up(table: Mapping, keys: Iterable, message: str) -> list:
     """Look keys up one by one, naming the one that is missing."""
     keys = list(keys)
@@ -573,6 +583,36 @@ def load_vocab(vocab_file: str | os.PathLike[str]) -> dict[str, int]:
     if not number:
         raise ValueError(f"vocab_file {vocab_file}: expected one piece a line, got an empty file")
     return vocab
+
+
+def check_vocab(vocab: object, source: str | os.PathLike[str]) -> None:
+    """Check pieces and ids that come from elsewhere than lines of a file, as a tokenizer.json.
+
+    Ids that no piece has are accepted: they come of a vocab.txt with a piece on several lines.
+
+    Args:
+      vocab: piece -> id.
+      source: the file or argument it comes from, for the message.
+
+    Raises:
+      ValueError: it is no mapping or empty, a piece is not str, an id is not an int of at least 0,
+        or two pieces have one id; the message names the source and the entry.
+    """
+    name = os.fspath(source)
+    if not isinstance(vocab, Mapping) or not vocab:
+        what = "an empty one" if isinstance(vocab, Mapping) else type(vocab).__name__
+        raise ValueError(f"{name}: expected a mapping from pieces to ids, got {what}")
+    pieces: dict[numbers.Integral, str] = {}
+    for piece, i in vocab.items():
+        if not isinstance(piece, str):
+            raise ValueError(f"{name}: a piece of the vocabulary must be text, got {piece!r}")
+        if isinstance(i, bool) or not isinstance(i, numbers.Integral) or i < 0:
+            raise ValueError(
+                f"{name}: the id of {piece!r} must be an integer of at least 0, got {i!r}"
+            )
+        if i in pieces:
+            raise ValueError(f"{name}: {pieces[i]!r} and {piece!r} both have the id {i}")
+        pieces[i] = piece
 
 
 def check_special_tokens(vocab: Mapping[str, int], vocab_file: str | os.PathLike[str]) -> None:

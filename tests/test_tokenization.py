@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 import unicodedata
@@ -16,6 +17,7 @@ from bert_tf.tokenization import (
     FullTokenizer,
     WordpieceTokenizer,
     check_special_tokens,
+    check_vocab,
     load_vocab,
     pack_pair,
     truncate_pair,
@@ -400,7 +402,40 @@ def test_load_vocab_errors(tmp_path):
         load_vocab(tmp_path / "latin1.txt")
 
 
+@pytest.mark.parametrize(
+    ("vocab", "message"),
+    [
+        (None, "expected a mapping from pieces to ids, got NoneType"),
+        (["[UNK]", "the"], "expected a mapping from pieces to ids, got list"),
+        ({}, "expected a mapping from pieces to ids, got an empty one"),
+        ({"[UNK]": 0, 3: 1}, "a piece of the vocabulary must be text, got 3"),
+        ({"[UNK]": 0, "the": -1}, "the id of 'the' must be an integer of at least 0, got -1"),
+        ({"[UNK]": 0, "the": "1"}, "the id of 'the' must be an integer of at least 0, got '1'"),
+        ({"[UNK]": 0, "the": 1.5}, "the id of 'the' must be an integer of at least 0, got 1.5"),
+        ({"[UNK]": 0, "the": None}, "the id of 'the' must be an integer of at least 0, got None"),
+        ({"[UNK]": 0, "the": True}, "the id of 'the' must be an integer of at least 0, got True"),
+        ({"[UNK]": 7, "the": 7}, "'[UNK]' and 'the' both have the id 7"),
+    ],
+)
+def test_a_mapping_that_is_no_vocabulary_is_refused_by_its_entry(vocab, message, tmp_path):
+    with pytest.raises(ValueError, match=f"^vocab: {re.escape(message)}$"):
+        FullTokenizer.from_vocab(vocab)
+    path = tmp_path / "tokenizer.json"
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+        check_vocab(vocab, path)
+
+
+def test_a_vocabulary_with_a_piece_on_two_lines_makes_the_same_tokenizer(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[UNK]\nthe\nof\nthe\n")
+    vocab = load_vocab(tmp_path / "vocab.txt")
+    assert vocab == {"[UNK]": 0, "the": 3, "of": 2}
+    assert FullTokenizer.from_vocab(vocab).encode("of the") == [2, 3]
+    assert FullTokenizer(tmp_path / "vocab.txt").encode("of the") == [2, 3]
+
+
 def test_negative_memo():
+    with pytest.raises(ValueError, match="max_memo_bytes must be at least 0, got -1"):
+        FullTokenizer.from_vocab({"[UNK]": 0}, max_memo_bytes=-1)
     with pytest.raises(ValueError, match="max_memo_bytes must be at least 0, got -1"):
         FullTokenizer(TINY_VOCAB, max_memo_bytes=-1)
 
