@@ -5,8 +5,12 @@ Weights of released models come so, and the state of a run is kept so (see `trai
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import pathlib
+import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -74,8 +78,8 @@ def list_tensors(prefix: str | os.PathLike) -> dict[str, tuple[tuple[int, ...], 
         FileNotFoundError: there is no such checkpoint.
         CorruptCheckpointError: its index cannot be read.
     """
-    reader = _reader(prefix)
-    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    with _opened(prefix) as reader:
+        shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     return {name: (tuple(shapes[name]), dtypes[name].name) for name in sorted(shapes)}
 
 
@@ -92,9 +96,9 @@ def read_tensors(
         FileNotFoundError: there is no such checkpoint.
         CorruptCheckpointError: a file is truncated or its checksum does not match.
     """
-    reader = _reader(prefix)
-    wanted = list(names) if names is not None else sorted(reader.get_variable_to_shape_map())
-    return {name: _read(reader, prefix, name) for name in wanted}
+    with _opened(prefix) as reader:
+        wanted = list(names) if names is not None else sorted(reader.get_variable_to_shape_map())
+        return {name: _read(reader, prefix, name) for name in wanted}
 
 
 def _read(reader, prefix: str | os.PathLike, name: str) -> np.ndarray:
@@ -104,17 +108,47 @@ def _read(reader, prefix: str | os.PathLike, name: str) -> np.ndarray:
         raise CorruptCheckpointError(f"{prefix}: cannot read {name!r}: {error}") from error
 
 
-def _reader(prefix: str | os.PathLike):
+@contextlib.contextmanager
+def _opened(prefix: str | os.PathLike) -> Iterator[Any]:
+    """Open a reader; its tensors can be read until the context ends."""
     prefix = os.fspath(prefix)
     if not os.path.exists(prefix + ".index"):
         raise FileNotFoundError(
             f"{prefix}.index: no such file; expected the prefix of a TF checkpoint, "
             "as in .../bert_model.ckpt"
         )
-    try:
-        return tf.train.load_checkpoint(prefix)
-    except _READ_ERRORS as error:
-        raise CorruptCheckpointError(f"{prefix}: cannot read the checkpoint: {error}") from error
+    with contextlib.ExitStack() as stack:
+        # TensorFlow takes the prefix for a pattern when it looks for the index, and for a name when
+        # it opens it. A path with brackets is no match of itself, and escaped it is no name.
+        name = prefix
+        if re.search(r"[\[\\]", prefix):
+            name = stack.enter_context(_linked(prefix))
+        try:
+            reader = tf.train.load_checkpoint(name)
+        except _READ_ERRORS as error:
+            reason = str(error).replace(name, prefix)
+            raise CorruptCheckpointError(
+                f"{prefix}: cannot read the checkpoint: {reason}"
+            ) from error
+        try:
+            yield reader
+        except CorruptCheckpointError as error:
+            raise CorruptCheckpointError(str(error).replace(name, prefix)) from error
+
+
+@contextlib.contextmanager
+def _linked(prefix: str) -> Iterator[str]:
+    """Give a checkpoint a second prefix, of links in a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        name = os.path.join(folder, "model.ckpt")
+        for suffix in [".index", *_data_suffixes(prefix)]:
+            os.symlink(os.path.abspath(prefix + suffix), name + suffix)
+        yield name
+
+
+def _data_suffixes(prefix: str) -> list[str]:
+    found = glob.glob(f"{glob.escape(prefix)}.data-*")
+    return [path.removeprefix(prefix) for path in found]
 
 
 def _value(variable: Any) -> Any:
@@ -127,7 +161,7 @@ def _value(variable: Any) -> Any:
 
 def _remove_temporaries(prefix: str) -> None:
     folder, base = os.path.split(prefix)
-    for path in pathlib.Path(folder or ".").glob(f"{base}*.tempstate*"):
+    for path in pathlib.Path(folder or ".").glob(f"{glob.escape(base)}*.tempstate*"):
         path.unlink(missing_ok=True)
 
 

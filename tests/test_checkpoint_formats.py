@@ -299,6 +299,24 @@ def test_a_missing_data_file_is_called_damage(folder, config):
         checkpoints.load_checkpoint(HEADS["encoder"].make(config), folder / "tf")
 
 
+@pytest.mark.parametrize("name", ["a[1]", "a[", "b*", "c?", "d\\e", "{f,g}"])
+def test_a_path_that_looks_like_a_pattern_is_a_name(name, folder, config, encoder):
+    os.rename(folder / "tf", folder / name)
+    model = HEADS["encoder"].make(config)
+    checkpoints.load_checkpoint(model, folder / name)
+    assert_same(values(model), values(encoder))
+    path = folder / name / f"bert_model.ckpt.{DATA}"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptCheckpointError, match="cannot read") as error:
+        checkpoints.load_checkpoint(model, folder / name)
+    # Where TensorFlow is given another name, that is gone by now, and says nothing to anyone.
+    paths = re.findall(r"/\S*model\.ckpt", str(error.value))
+    assert set(paths) == {str(folder / name / "bert_model.ckpt")}
+    path.unlink()
+    with pytest.raises(CorruptCheckpointError, match=re.escape(str(folder / name))):
+        checkpoints.load_checkpoint(model, folder / name)
+
+
 def test_an_object_checkpoint_of_another_model_is_refused(tmp_path, config):
     prefix = tf.train.Checkpoint(x=tf.Variable([1.0, 2.0])).write(str(tmp_path / "other"))
     (tmp_path / "bert_config.json").write_text(config.to_json_string())
