@@ -247,13 +247,34 @@ class Checkpoint:
         """One phrase for messages."""
         return self.located.path if self.located else f"{self.layout.name} model"
 
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Names in the file that `canonical` leaves out, sorted: what needs no place in a model.
+
+        That is optimizer state, buffers and second copies of a weight (see `Layout.ignored`).
+
+        Raises:
+            ValueError: two names in the file are the same weight.
+        """
+        names = self._names()
+        return tuple(sorted(actual for n, actual in names.items() if self._is_ignored(n)))
+
     def canonical(self) -> dict[str, str]:
-        """Return the names that the layout gives -> the names in the file, state left out."""
+        """Return the names that the layout gives -> the names in the file, `state` left out.
+
+        Raises:
+            ValueError: two names in the file are the same weight.
+        """
+        return {n: actual for n, actual in self._names().items() if not self._is_ignored(n)}
+
+    def _names(self) -> dict[str, str]:
         try:
-            names = self.layout.canonical(self.source.shapes)
+            return self.layout.canonical(self.source.shapes)
         except ValueError as error:
             raise ValueError(f"{self.description}: {error}") from error
-        return {n: actual for n, actual in names.items() if not re.search(self.layout.ignored, n)}
+
+    def _is_ignored(self, name: str) -> bool:
+        return re.search(self.layout.ignored, name) is not None
 
 
 def open_checkpoint(path: Any, *, config: BertConfig | None = None) -> Checkpoint:

@@ -263,6 +263,27 @@ def test_a_model_in_memory_is_a_checkpoint(encoder, config):
         open_checkpoint(other)
 
 
+def test_what_a_checkpoint_holds_besides_weights_is_its_state(tmp_path, encoder, config):
+    weights = values(encoder)
+    slots = [f"{name}/adam_{slot}" for name in weights for slot in "mv"]
+    state = ["global_step", *slots]
+    tensors = weights | {name: np.zeros(3, np.float32) for name in state}
+    write_tensors(tmp_path / "model.ckpt-7", tensors)
+    (tmp_path / "bert_config.json").write_text(config.to_json_string())
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.state == tuple(sorted(state))
+    assert set(checkpoint.canonical()) == set(weights)
+    assert open_checkpoint(encoder).state == ()
+
+
+def test_state_has_the_names_of_the_file(folder):
+    path = folder / "hf" / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    tensors["embeddings.position_ids"] = np.arange(41)
+    safetensors.numpy.save_file(tensors, path)
+    assert open_checkpoint(path).state == ("embeddings.position_ids",)
+
+
 @pytest.mark.parametrize("part", ["index", DATA])
 def test_a_truncated_tensorflow_checkpoint_is_called_damaged(folder, part, encoder, config):
     path = folder / "tf" / f"bert_model.ckpt.{part}"
