@@ -28,6 +28,7 @@ INDEX_SUFFIX = ".index.json"
 _TF1_MAGIC = bytes.fromhex("57fb808b247547db")  # the end of a table file, LevelDB's
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
+_LFS_MAGIC = b"version https://git-lfs"
 
 _STEP = re.compile(r"^model\.ckpt-(\d+)\.index$")
 
@@ -66,13 +67,16 @@ def recognise(path: str | os.PathLike) -> str | None:
 
     Returns:
         "safetensors", "torch", "keras" (a .keras file), "hdf5", "tf_index" (the index of a
-        TensorFlow checkpoint), "json", or None for anything else.
+        TensorFlow checkpoint), "json", "git_lfs" (a pointer that git has put where the file should
+        be), or None for anything else.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        head = file.read(16)
+        head = file.read(len(_LFS_MAGIC))
         file.seek(max(0, size - 8))
         tail = file.read(8)
+    if head == _LFS_MAGIC:
+        return "git_lfs"
     if tail == _TF1_MAGIC:
         return "tf_index"
     if head.startswith(_HDF5_MAGIC):
@@ -87,6 +91,15 @@ def recognise(path: str | os.PathLike) -> str | None:
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "torch"  # a pickle: what torch wrote before it used zip
     return "json" if head.lstrip()[:1] == b"{" else None
+
+
+def refuse_pointer(path: str | os.PathLike) -> None:
+    """Raise CorruptCheckpointError if a file is what git-lfs keeps in place of one."""
+    if recognise(path) == "git_lfs":
+        raise CorruptCheckpointError(
+            f"{os.fspath(path)}: a pointer of git-lfs, not the file itself; run git lfs pull in "
+            "its repository"
+        )
 
 
 def checkpoint_steps(directory: str | os.PathLike) -> list[int]:
@@ -231,7 +244,8 @@ class TorchFile:
         """Opens a file.
 
         Raises:
-            ValueError: torch is not installed, or the file holds more than tensors.
+            ValueError: torch is not installed, or the file holds more than tensors by their names;
+                where these are in a mapping within it, the message names that.
             CorruptCheckpointError: the file is damaged.
         """
         self.path = os.fspath(path)
@@ -261,7 +275,10 @@ class TorchFile:
             isinstance(name, str) and isinstance(value, torch.Tensor)
             for name, value in state.items()
         ):
-            raise ValueError(f"{self.path}: expected names and tensors, got {type(state).__name__}")
+            raise ValueError(
+                f"{self.path}: expected names and tensors, got {type(state).__name__}"
+                + _inner_weights(state)
+            )
         self._state: dict[str, Any] = dict(state)
         self.shapes = {name: tuple(value.shape) for name, value in self._state.items()}
 
@@ -278,6 +295,24 @@ class TorchFile:
         self.check(names)
         for name in names:
             yield name, self._state[name].detach().float().numpy()
+
+
+# Under which of its keys a file that holds more than weights keeps them, the usual ones first.
+_INNER_KEYS = ("state_dict", "model_state_dict", "model")
+
+
+def _inner_weights(state: Any) -> str:
+    """Say which mapping within what a torch file holds has the weights; "" where none has."""
+    if not isinstance(state, Mapping):
+        return ""
+    for key in sorted(state, key=lambda key: key not in _INNER_KEYS):
+        inner = state[key]
+        if isinstance(inner, Mapping) and any(hasattr(value, "shape") for value in inner.values()):
+            return (
+                f" with the weights under {key!r}; save that alone: "
+                f"torch.save(torch.load(path, weights_only=True)[{key!r}], other_path)"
+            )
+    return ""
 
 
 def open_tensors(path: str | os.PathLike) -> TensorSource:
@@ -298,6 +333,7 @@ def _open_file(path: str | os.PathLike) -> TensorSource:
         return SafetensorsFile(path)
     if found == "torch":
         return TorchFile(path)
+    refuse_pointer(path)
     raise CorruptCheckpointError(
         f"{os.fspath(path)}: expected a safetensors file or a torch file; its content is neither"
     )

@@ -194,7 +194,7 @@ def test_files_of_no_format_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "x.bin", "x.pt", "x.pth", "x.keras", "x.weights.h5"]
 )
-@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"{}"])
+@pytest.mark.parametrize("content", [b"", b"version 3", b"{}"])
 def test_a_file_whose_content_is_not_what_its_name_says_is_called_damaged(name, content, tmp_path):
     path = tmp_path / name
     path.write_bytes(content)
@@ -202,6 +202,89 @@ def test_a_file_whose_content_is_not_what_its_name_says_is_called_damaged(name, 
         locate(path)
     with pytest.raises(CorruptCheckpointError, match=re.escape(str(path))):
         open_checkpoint(path)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf/model.safetensors",
+        "hf/config.json",
+        "hf/vocab.txt",
+        "keras/model.keras",
+        "h5/model.weights.h5",
+        "tf/bert_model.ckpt.index",
+        f"tf/bert_model.ckpt.{DATA}",
+    ],
+)
+def test_a_pointer_of_git_lfs_is_told_from_damage(name, folder):
+    path = folder / name
+    path.write_bytes(POINTER)
+    with pytest.raises(CorruptCheckpointError, match="a pointer of git-lfs.*git lfs pull") as error:
+        open_checkpoint(path.parent)
+    assert str(path) in str(error.value)
+
+
+def test_a_pointer_in_place_of_a_tokenizer_is_told(tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(POINTER)
+    with pytest.raises(CorruptCheckpointError, match="tokenizer.json: a pointer of git-lfs"):
+        checkpoint_formats.read_json(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "framework"),
+    [
+        ("tf_model.h5", "TensorFlow"),
+        ("tf_model.h5.index.json", "TensorFlow"),
+        ("tf_model-00001-of-00002.h5", "TensorFlow"),
+        ("flax_model.msgpack", "Flax"),
+        ("flax_model.msgpack.index.json", "Flax"),
+    ],
+)
+def test_weights_of_transformers_for_other_frameworks_are_told(name, framework, tmp_path):
+    (tmp_path / name).write_bytes(b"{}" if name.endswith("json") else b"\x89HDF\r\n\x1a\n")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError, match=f"that transformers wrote for {framework}") as error:
+            locate(path)
+        assert str(tmp_path / name) in str(error.value)
+        assert "get model.safetensors or pytorch_model.bin" in str(error.value)
+
+
+def test_pytorch_weights_count_before_those_for_other_frameworks(folder):
+    (folder / "hf" / "tf_model.h5").touch()
+    assert locate(folder / "hf").path == str(folder / "hf" / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["0_Transformer", "0_BERT", "inner"])
+def test_a_folder_of_sentence_transformers_tells_which_folder_to_name(name, folder):
+    outer = folder / "sentence"
+    shutil.copytree(folder / "hf", outer / name)
+    modules = [{"idx": 0, "path": name}, {"idx": 1, "path": "1_Pooling"}, {"idx": 2}, 3]
+    if name == "inner":
+        (outer / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(FileNotFoundError, match="a folder of sentence-transformers") as error:
+        locate(outer)
+    assert str(error.value).endswith(f"name {outer / name}")
+    assert locate(outer / name).format == "hf"
+
+
+@pytest.mark.parametrize("modules", ["", "{}", "[3]", '[{"path": ""}]', '[{"path": "\\u0000"}]'])
+def test_a_folder_with_other_modules_is_only_empty(modules, tmp_path):
+    (tmp_path / "modules.json").write_text(modules)
+    with pytest.raises(FileNotFoundError, match="expected bert_model.ckpt.index"):
+        locate(tmp_path)
+
+
+def test_data_without_their_index_are_told(folder):
+    prefix = folder / "tf" / "bert_model.ckpt"
+    os.unlink(f"{prefix}.index")
+    for path in (prefix, f"{prefix}.{DATA}", folder / "tf"):
+        with pytest.raises(FileNotFoundError, match=f"ckpt.index: no such file; .*{DATA}") as error:
+            locate(path)
+        assert str(prefix) in str(error.value)
 
 
 def test_the_content_of_a_file_counts_and_not_its_name(folder):

@@ -480,6 +480,21 @@ def test_a_torch_file_that_is_no_state_dict_is_refused(what, tmp_path):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "encoder"])
+def test_weights_within_a_mapping_of_a_torch_file_are_named(key, tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "x.pt"
+    inner = {"a": torch.ones(3)}
+    torch.save({"optimizer": {"lr": 0.5}, "epoch": 7, key: inner}, path)
+    with pytest.raises(ValueError, match=f"with the weights under '{key}'; save that") as error:
+        open_tensors(path)
+    assert str(path) in str(error.value)
+    # What the message says to do helps.
+    assert f"torch.save(torch.load(path, weights_only=True)[{key!r}], " in str(error.value)
+    torch.save(torch.load(path, weights_only=True)[key], path)
+    assert list(open_tensors(path).shapes) == ["a"]
+
+
 def test_without_torch_the_message_says_how_to_convert(tmp_path, monkeypatch):
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(pickle.dumps({"a": 1}, protocol=2))
@@ -509,6 +524,7 @@ def test_files_are_recognised_by_their_content(tmp_path):
         "new pickle": pickle.dumps([1], protocol=4),
         "random": np.random.default_rng(0).bytes(1009),
         "start of a zip": b"PK\x03\x04" + bytes(101),
+        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n",
     }
     for name, data in made.items():
         (tmp_path / name).write_bytes(data)
@@ -532,6 +548,7 @@ def test_files_are_recognised_by_their_content(tmp_path):
         "new pickle": "torch",
         "random": None,
         "start of a zip": None,
+        "pointer": "git_lfs",
         "hdf5": "hdf5",
         "model.keras": "keras",
         "torch zip": "torch",
@@ -541,7 +558,10 @@ def test_files_are_recognised_by_their_content(tmp_path):
     }
     assert {name: recognise(tmp_path / name) for name in expected} == expected
     for name in expected:
-        if expected[name] not in ("safetensors", "torch"):
+        if expected[name] == "git_lfs":
+            with pytest.raises(CorruptCheckpointError, match="pointer: a pointer of git-lfs"):
+                open_tensors(tmp_path / name)
+        elif expected[name] not in ("safetensors", "torch"):
             with pytest.raises(CorruptCheckpointError, match="its content is neither"):
                 open_tensors(tmp_path / name)
 
