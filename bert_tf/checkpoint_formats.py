@@ -6,20 +6,23 @@ whether reading them one way or the other fails; so exactly one layout is ever t
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import gc
 import glob
 import json
 import logging
+import math
 import os
 import pathlib
 import re
 import tempfile
+import textwrap
 import zipfile
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import h5py
 import keras
@@ -459,48 +462,205 @@ def _load_keras(path: str) -> keras.Model:
                 weights = archive.extract(f"model{KERAS_WEIGHTS_SUFFIX}", folder)
         except _ZIP_ERRORS as error:
             raise CorruptCheckpointError(f"{path}: not a whole .keras file: {error}") from error
-        if not _holds_bert(config):
-            what = config.get("class_name") if isinstance(config, dict) else config
-            raise ValueError(f"{path}: expected a model of bert_tf, got {what}")
+        sizes = _sizes_of_keras(path, config)
+        shapes = _hdf5_shapes(path, weights)
+        _check_sizes(path, shapes, sizes)
         config["compile_config"] = None
         with without_initial_values():
-            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
-        with _check_hdf5(weights) as file:
-            _check_count(path, file, model)
+            model = _deserialized(path, config)
+        _check_shapes(path, shapes, model)
         _load_hdf5(model, weights, path)
     return model
 
 
-def _holds_bert(config: Any) -> bool:
-    """Tell whether the config.json of a .keras file is that of a functional model with BERT."""
+def _sizes_of_keras(path: str, config: Any) -> BertConfig:
+    """Return the configuration of BERT within the config.json of a .keras file."""
     try:
         layers = config["config"]["layers"]
-        return any(layer["registered_name"] == "bert_tf>Bert" for layer in layers)
+        ours = [layer for layer in layers if layer["registered_name"] == "bert_tf>Bert"]
     except (KeyError, TypeError):
-        return False
-
-
-def _check_count(path: str, file: h5py.Group, model: keras.Model) -> None:
-    """Refuse weights that Keras would leave out without a word, as those of further layers."""
-    names: list[str] = []
-    file.visititems(lambda name, node: names.append(name) if _is_weight(name, node) else None)
-    if len(names) != len(model.weights):
+        ours = []
+    if not ours:
+        what = config.get("class_name") if isinstance(config, dict) else type(config).__name__
+        raise ValueError(f"{path}: expected a model of bert_tf, got {what}")
+    try:
+        return BertConfig.from_dict(ours[0]["config"]["config"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path}: holds {len(names)} weights, but the configuration with it is of a model with "
-            f"{len(model.weights)}"
+            f"{path}: the configuration within it is not one of BERT: {error}"
+        ) from error
+
+
+def _deserialized(path: str, config: Any) -> keras.Model:
+    try:
+        return keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except Exception as error:  # Keras lets out whatever the arguments of a layer end in
+        found = re.search(r"Could not (?:locate|deserialize) \w+ '([^']+)'", str(error))
+        if found:
+            raise ValueError(
+                f"{path}: holds {found[1]}, which Keras does not know; import the module that "
+                "defines it before, and let it be decorated with "
+                "@keras.saving.register_keras_serializable()"
+            ) from error
+        raise ValueError(f"{path}: Keras cannot make its model: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    """Return what an exception says, without the configuration that Keras puts before it."""
+    text = str(error).rpartition("Exception encountered:")[2]
+    return textwrap.shorten(text, 600) or type(error).__name__
+
+
+# Deflate, the one compression in use that takes much out, never makes less of bytes than this.
+_MOST_COMPRESSED = 1032
+_SEED_NAME = "layers/bert/vars/dropout_seed"
+_WEIGHTS_PER_LAYER = 16  # four matrices of attention, two of the rest, two normalizations
+
+
+class _Entry(NamedTuple):
+    """What an HDF5 file says of a dataset.
+
+    Attributes:
+        name: path within the file.
+        shape: None for a dataset of nothing at all, which HDF5 has.
+        is_float: whether it is of a type that weights have.
+        num_bytes: size of what its shape claims.
+        num_stored: the most that the bytes which the file holds of it can stand for.
+        is_elsewhere: whether its values are in other files or datasets.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    is_float: bool
+    num_bytes: int
+    num_stored: int
+    is_elsewhere: bool
+
+
+def _hdf5_shapes(path: str, weights: str) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of the weights in an HDF5 file of Keras, without reading one.
+
+    Args:
+        path: what the user named, for messages.
+        weights: the HDF5 file.
+
+    Raises:
+        CorruptCheckpointError: the file is damaged, or claims more than it holds.
+        ValueError: a weight is no float, or in another file.
+    """
+    entries: list[_Entry] = []
+
+    def visit(name: str, node: Any) -> None:
+        # Beside "layers" lie the optimizer and metrics of a model that was compiled.
+        if name.startswith("layers/") and isinstance(node, h5py.Dataset):
+            entries.append(_entry(name, node))
+
+    try:
+        with h5py.File(weights, "r") as file:
+            file.visititems(visit)
+    except Exception as error:  # damage makes h5py raise any of half a dozen types
+        raise CorruptCheckpointError(
+            f"{path}: not a whole HDF5 file: {_one_line(error).replace(weights, path)}"
+        ) from error
+    shapes: dict[str, tuple[int, ...]] = {}
+    for entry in entries:
+        if entry.is_elsewhere:
+            raise ValueError(f"{path}: {entry.name} is kept in another file, which is not read")
+        # HDF5 gives zeros for what was never written.
+        if entry.shape is None or entry.num_bytes > entry.num_stored:
+            raise CorruptCheckpointError(
+                f"{path}: not a whole HDF5 file: {entry.name} has shape {entry.shape}, but the "
+                "file does not hold that much"
+            )
+        if entry.name == _SEED_NAME and entry.shape != (2,):
+            raise ValueError(f"{path}: {entry.name} has shape {entry.shape}, expected (2,)")
+        if re.search(r"/vars/\d+$", entry.name):
+            if not entry.is_float:
+                raise ValueError(f"{path}: {entry.name} is of a type that weights do not have")
+            shapes[entry.name] = entry.shape
+    return shapes
+
+
+def _entry(name: str, dataset: h5py.Dataset) -> _Entry:
+    stored = dataset.id.get_storage_size()
+    has_filters = dataset.id.get_create_plist().get_nfilters() > 0
+    return _Entry(
+        name=name,
+        shape=dataset.shape,
+        # h5py has no name for bfloat16; Keras leaves a note.
+        is_float=dataset.dtype.kind == "f" or dataset.attrs.get("dtype") == "bfloat16",
+        num_bytes=0 if dataset.shape is None else math.prod(dataset.shape) * dataset.dtype.itemsize,
+        num_stored=stored * _MOST_COMPRESSED if has_filters else stored,
+        is_elsewhere=bool(dataset.external) or dataset.is_virtual,
+    )
+
+
+def _check_sizes(path: str, shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> None:
+    """Refuse a configuration that no model of these weights has, before a model is made of it.
+
+    To make one with a wrong size may take more memory than there is.
+    """
+    width = config.hidden_size
+    for name, shape in {
+        "vocab_size": (config.vocab_size, width),
+        "max_position_embeddings": (config.max_position_embeddings, width),
+        "type_vocab_size": (config.type_vocab_size, width),
+        "intermediate_size": (width, config.intermediate_size),
+    }.items():
+        if shape not in shapes.values():
+            raise ValueError(
+                f"{path}: does not fit the configuration with it: {name} {getattr(config, name)} "
+                f"and hidden_size {width} take a weight of shape {shape}, and there is none"
+            )
+    layers = config.num_hidden_layers
+    if layers * _WEIGHTS_PER_LAYER > len(shapes):
+        raise ValueError(
+            f"{path}: does not fit the configuration with it: num_hidden_layers {layers} take "
+            f"{layers * _WEIGHTS_PER_LAYER} weights, and there are {len(shapes)}"
         )
 
 
-def _is_weight(name: str, node: Any) -> bool:
-    # Beside "layers" lie the optimizer and metrics of a model that was compiled.
-    return isinstance(node, h5py.Dataset) and bool(re.search(r"^layers/.*/vars/\d+$", name))
+def _check_shapes(path: str, shapes: Mapping[str, tuple[int, ...]], model: keras.Model) -> None:
+    """Refuse weights of other shapes, and those of further layers, which Keras would leave out.
+
+    Which is which of one shape Keras finds by its name.
+    """
+    if len(shapes) != len(model.weights):
+        raise ValueError(
+            f"{path}: holds {len(shapes)} weights, but the configuration with it is of a model "
+            f"with {len(model.weights)}"
+        )
+    rest = collections.Counter(tuple(weight.shape) for weight in model.weights)
+    rest.subtract(shapes.values())
+    wrong = [f"{name} {shape}" for name, shape in shapes.items() if rest[shape] < 0]
+    if wrong:
+        expected = [str(shape) for shape, count in rest.items() if count > 0]
+        raise ValueError(
+            f"{path}: does not fit the configuration with it, that has weights of shape "
+            f"{abbreviate(expected, 6)} in place of some of {abbreviate(wrong, 6)}"
+        )
 
 
 def _load_hdf5(model: keras.Model, weights: str, path: str) -> None:
+    """Fill a model whose shapes are those of the file."""
     try:
         model.load_weights(weights)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path}: does not fit the configuration with it: {error}") from error
+    except Exception as error:  # what h5py raises of damaged data, and Keras of it
+        _read_all(path, weights)
+        reason = _one_line(error).replace(weights, path)
+        raise ValueError(f"{path}: does not fit the configuration with it: {reason}") from error
+
+
+def _read_all(path: str, weights: str) -> None:
+    """Raise CorruptCheckpointError if a weight cannot be read; Keras does not tell which."""
+    try:
+        with h5py.File(weights, "r") as file:
+            for name in _hdf5_shapes(path, weights):
+                file[name][()]  # pyright: ignore[reportIndexIssue]
+    except Exception as error:  # as in _hdf5_shapes
+        raise CorruptCheckpointError(
+            f"{path}: not a whole HDF5 file: {_one_line(error).replace(weights, path)}"
+        ) from error
 
 
 # The class of a head as .weights.h5 files name it -> the kind of model.
@@ -514,49 +674,76 @@ _H5_KINDS = {
 }
 
 
-def _check_hdf5(path: str) -> h5py.Group:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise CorruptCheckpointError(f"{path}: not a whole HDF5 file: {error}") from error
-
-
 def _load_keras_weights(found: LocatedCheckpoint, config: BertConfig | None) -> keras.Model:
     if config is None:
         raise FileNotFoundError(f"{found.path}: no {CONFIG_NAME} beside it; name one with config=")
-    with _check_hdf5(found.path) as file:
-        layers = list(file.get("layers", ()))
-        kinds = [kind for name, kind in _H5_KINDS.items() if name in layers]
-        if "bert" not in layers or len(kinds) > 1:
-            raise ValueError(f"{found.path}: expected the weights of a model of bert_tf")
-        kind = kinds[0] if kinds else "encoder"
-        arguments = {}
-        if HEADS[kind].has_labels:
-            name = next(name for name, of in _H5_KINDS.items() if of == kind)
-            bias = file.get(f"layers/{name}/vars/1")
-            if not isinstance(bias, h5py.Dataset) or len(bias.shape) != 1 or not bias.shape[0]:
-                raise ValueError(f"{found.path}: layers/{name} has no bias for each label")
-            arguments["num_labels"] = bias.shape[0]
-        with without_initial_values():
-            model = HEADS[kind].make(config, **arguments)
-        _check_count(found.path, file, model)
+    shapes = _hdf5_shapes(found.path, found.path)
+    layers = {name.split("/")[1] for name in shapes}
+    kinds = [kind for name, kind in _H5_KINDS.items() if name in layers]
+    if "bert" not in layers or len(kinds) > 1:
+        raise ValueError(f"{found.path}: expected the weights of a model of bert_tf")
+    _check_sizes(found.path, shapes, config)
+    kind = kinds[0] if kinds else "encoder"
+    arguments = {}
+    if HEADS[kind].has_labels:
+        name = next(name for name, of in _H5_KINDS.items() if of == kind)
+        bias = shapes.get(f"layers/{name}/vars/1", ())
+        if len(bias) != 1 or not bias[0]:
+            raise ValueError(f"{found.path}: layers/{name} has no bias for each label")
+        arguments["num_labels"] = bias[0]
+    with without_initial_values():
+        model = HEADS[kind].make(config, **arguments)
+    _check_shapes(found.path, shapes, model)
     _load_hdf5(model, found.path, found.path)
     return model
 
 
 def _load_keras_hub(found: LocatedCheckpoint) -> keras.Model:
-    import keras_hub
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ValueError(
+            f"{found.path}: a preset of KerasHub takes the package keras-hub to read, and that "
+            f"cannot be imported ({error}); pip install keras-hub"
+        ) from error
 
     if os.path.exists(os.path.join(found.path, "task.json")):
         _log.warning("%s: a preset of a task; its head is not read", found.path)
-    _check_hdf5(os.path.join(found.path, KERAS_HUB_WEIGHTS)).close()
+    weights = os.path.join(found.path, KERAS_HUB_WEIGHTS)
+    shapes = _hdf5_shapes(weights, weights)
+    _check_sizes(weights, shapes, _sizes_of_preset(os.path.join(found.path, HF_CONFIG_NAME)))
     try:
         backbone = keras_hub.models.BertBackbone.from_preset(found.path, dtype="float32")
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{found.path}: KerasHub cannot read the preset: {error}") from error
-    with _check_hdf5(os.path.join(found.path, KERAS_HUB_WEIGHTS)) as file:
-        _check_count(found.path, file, backbone)
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+        _read_all(weights, weights)
+        raise ValueError(
+            f"{found.path}: KerasHub cannot read the preset: {_one_line(error)}"
+        ) from error
+    _check_shapes(found.path, shapes, backbone)
     return backbone
+
+
+def _sizes_of_preset(path: str) -> BertConfig:
+    """Return the sizes that a preset's config.json gives."""
+    values = read_json(path).get("config")
+    try:
+        values = {**_KERAS_HUB_DEFAULTS, **values}  # pyright: ignore[reportGeneralTypeIssues]
+        return BertConfig(**{ours: values[theirs] for ours, theirs in _KERAS_HUB_SIZES.items()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not the configuration of a BertBackbone: {error!r}") from error
+
+
+# Our names of sizes -> KerasHub's, and those that it may leave out.
+_KERAS_HUB_SIZES = {
+    "vocab_size": "vocabulary_size",
+    "hidden_size": "hidden_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "intermediate_dim",
+    "max_position_embeddings": "max_sequence_length",
+    "type_vocab_size": "num_segments",
+}
+_KERAS_HUB_DEFAULTS = {"max_sequence_length": 512, "num_segments": 2}
 
 
 def _keras_hub_config(backbone: Any) -> BertConfig:

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import sys
+import zipfile
 
 import h5py
 import keras
@@ -456,6 +458,64 @@ def test_a_keras_model_that_takes_code_is_refused_by_name(kind, tmp_path):
         open_checkpoint(path)
 
 
+def with_another_layer(encoder, layer):
+    return keras.Model(encoder.input, layer(encoder.output["sequence_output"]))
+
+
+def test_a_layer_that_keras_does_not_know_is_named(encoder, tmp_path):
+    class Unregistered(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    path = tmp_path / "odd.keras"
+    with_another_layer(encoder, Unregistered()).save(path)
+    with pytest.raises(ValueError, match="Unregistered, which Keras does not know; imp") as error:
+        open_checkpoint(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert "register_keras_serializable" in str(error.value)
+    with keras.saving.custom_object_scope({"Unregistered": Unregistered}):
+        assert_same(values(open_checkpoint(path).model), values(encoder))
+
+
+def test_a_layer_whose_arguments_do_not_fit_is_refused_by_file(encoder, tmp_path):
+    path = tmp_path / "odd.keras"
+    with_another_layer(encoder, keras.layers.Lambda(lambda x: x + 1)).save(path)
+    with pytest.raises(ValueError, match="Keras cannot make its model: .*Lambda") as error:
+        open_checkpoint(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", ["vocab_size", "intermediate_size", "hidden_size"])
+def test_a_keras_file_of_another_size_is_refused_before_a_model_is_made(size, folder):
+    path = folder / "keras" / "model.keras"
+    change_config_in(path, size, 22 * 10**12)
+    with pytest.raises(ValueError, match=f"does not fit the configuration .*{size} ") as error:
+        open_checkpoint(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("value", [-1, "97", None, [97]])
+def test_a_keras_file_whose_configuration_is_none_is_refused(value, folder):
+    path = folder / "keras" / "model.keras"
+    change_config_in(path, "vocab_size", value)
+    with pytest.raises(ValueError, match="not one of BERT: vocab_size must be") as error:
+        open_checkpoint(path)
+    assert str(path) in str(error.value)
+
+
+def change_config_in(path, key, value):
+    """Rewrite a .keras file with another value in the configuration of its encoder."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    (bert,) = [layer for layer in config["config"]["layers"] if layer["class_name"] == "Bert"]
+    bert["config"]["config"][key] = value
+    members["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
 def test_a_truncated_keras_file_is_called_damaged(folder):
     path = folder / "keras" / "model.keras"
     content = path.read_bytes()
@@ -501,6 +561,147 @@ def test_truncated_keras_weights_are_called_damaged(folder):
             open_checkpoint(path)
 
 
+def change_weights_in(path, change):
+    """Let `change` alter the weights within a .keras file or in a .weights.h5 file."""
+    if path.suffix != ".keras":
+        with h5py.File(path, "a") as file:
+            change(file)
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    inner = path.with_name("inner")
+    inner.write_bytes(members["model.weights.h5"])
+    with h5py.File(inner, "a") as file:
+        change(file)
+    members["model.weights.h5"] = inner.read_bytes()
+    inner.unlink()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+WORDS = "layers/bert/embeddings/vars/0"
+BOTH_KERAS = pytest.mark.parametrize("name", ["keras/model.keras", "h5/model.weights.h5"])
+
+
+def put(file, name, *arguments, **options):
+    del file[name]
+    return file.create_dataset(name, *arguments, **options)
+
+
+@BOTH_KERAS
+@pytest.mark.parametrize("shape", [(10**12,), (10**12, 22), (97, 22)])
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}], ids=["plain", "gzip"])
+def test_weights_that_are_claimed_and_not_there_are_damage(name, shape, options, folder):
+    def change(file):
+        put(file, WORDS, shape, "f4", chunks=(97, 22)[: len(shape)], **options)
+
+    change_weights_in(folder / name, change)
+    with pytest.raises(CorruptCheckpointError, match=f"{WORDS} has shape .* not hold") as error:
+        open_checkpoint(folder / name)
+    assert str(folder / name) in str(error.value)
+
+
+def test_a_head_of_more_labels_than_the_file_holds_is_damage(config, tmp_path):
+    path = tmp_path / "model.weights.h5"
+    checkpoint_writers.save_keras(path, HEADS["classification"].make(config, num_labels=3))
+    with h5py.File(path, "a") as file:
+        put(file, "layers/classification_head/vars/1", (10**12,), "f4", chunks=(101,))
+    with pytest.raises(CorruptCheckpointError, match="vars/1 has shape .1000000000000,., but"):
+        open_checkpoint(path)
+
+
+@BOTH_KERAS
+def test_what_are_no_weights_is_refused_before_it_is_read(name, folder, monkeypatch):
+    path = folder / name
+    original = path.read_bytes()
+    monkeypatch.setattr(keras.Model, "load_weights", None)  # nothing may come so far
+    for what, change in {
+        "of a type that weights do not have": lambda file: put(
+            file, WORDS, data=np.ones((97, 22), np.int64)
+        ),
+        "dropout_seed has shape": lambda file: put(
+            file, "layers/bert/vars/dropout_seed", data=np.ones(10007, np.int64)
+        ),
+        "is kept in another file": lambda file: put(
+            file, WORDS, (97, 22), "f4", external=[(os.fspath(path), 0, 97 * 22 * 4)]
+        ),
+        "vocab_size 97 and hidden_size 22 take": lambda file: put(
+            file, WORDS, data=np.ones((22, 97), np.float32)
+        ),
+        "in place of some of layers/bert/.* .23,.": lambda file: put(
+            file, "layers/bert/pooler/dense/vars/1", data=np.ones(23, np.float32)
+        ),
+        "holds 24 weights": lambda file: file.create_dataset("layers/a/vars/0", data=[1.0]),
+        "num_hidden_layers 1 take 16 weights": lambda file: file.pop(
+            "layers/bert/encoder/transformer_layers/transformer_layer/attention"
+        ),
+    }.items():
+        change_weights_in(path, change)
+        with pytest.raises(REFUSALS, match=what) as error:
+            open_checkpoint(path)
+        assert str(path) in str(error.value)
+        path.write_bytes(original)
+
+
+@BOTH_KERAS
+def test_weights_under_other_names_are_refused_in_one_line(name, folder):
+    path = folder / name
+    dense = "layers/bert/pooler/dense"
+    change_weights_in(path, lambda file: file.move(dense, "layers/bert/pooler/dense_1"))
+    with pytest.raises(ValueError, match="does not fit the configuration with it") as error:
+        open_checkpoint(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@BOTH_KERAS
+def test_weights_that_cannot_be_unpacked_are_damage(name, folder):
+    path, places = folder / name, []
+
+    def change(file):
+        array = np.random.default_rng(3).normal(size=(97, 22)).astype(np.float32)
+        words = put(file, WORDS, data=array, chunks=(97, 22), compression="gzip", shuffle=True)
+        file.flush()
+        places.append(words.id.get_chunk_info(0).byte_offset)
+
+    change_weights_in(path, change)
+
+    def damage(file):
+        with open(file.filename, "r+b") as raw:
+            raw.seek(places[0] + 101)
+            raw.write(bytes(211))
+
+    change_weights_in(path, damage)
+    with pytest.raises(CorruptCheckpointError, match="not a whole HDF5 file") as error:
+        open_checkpoint(path)
+    assert str(path) in str(error.value)
+
+
+def test_altered_bytes_in_keras_weights_never_end_in_another_exception(folder):
+    path = folder / "h5" / "model.weights.h5"
+    content = path.read_bytes()
+    values: set[int] = set()
+
+    def visit(_, node):
+        if isinstance(node, h5py.Dataset):
+            start = node.id.get_offset()
+            values.update(range(start, start + node.id.get_storage_size()))
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    random, refused = np.random.default_rng(5), 0
+    for place in random.choice([i for i in range(len(content)) if i not in values], 23):
+        changed = bytearray(content)
+        changed[place] ^= 0xFF
+        path.write_bytes(changed)
+        try:
+            open_checkpoint(path)
+        except REFUSALS as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 0
+
+
 def test_keras_weights_need_a_configuration(folder, config):
     (folder / "h5" / "bert_config.json").unlink()
     with pytest.raises(FileNotFoundError, match="no bert_config.json beside it; name one with con"):
@@ -517,8 +718,11 @@ def test_keras_weights_need_a_configuration(folder, config):
         {"max_position_embeddings": 43},
         {"type_vocab_size": 3},
         {"num_hidden_layers": 2},
+        {"vocab_size": 10**12},
+        {"hidden_size": 22 * 10**9},
+        {"num_hidden_layers": 10**9},
     ],
-    ids=lambda changes: next(iter(changes)),
+    ids=lambda changes: "-".join(map(str, *changes.items())),
 )
 def test_keras_weights_of_another_configuration_are_refused(folder, changes):
     changed = synthetic.small_config(**{"num_hidden_layers": 1, **changes})
@@ -526,6 +730,7 @@ def test_keras_weights_of_another_configuration_are_refused(folder, changes):
     with pytest.raises(ValueError, match="the configuration with it") as error:
         open_checkpoint(folder / "h5")
     assert str(folder / "h5" / "model.weights.h5") in str(error.value)
+    assert next(iter(changes)) in str(error.value)
 
 
 def test_keras_weights_of_more_layers_than_the_configuration_has_are_refused(tmp_path):
@@ -593,6 +798,22 @@ def test_a_preset_of_another_class_is_refused(preset):
         ) as error:
             open_checkpoint(path)
         assert str(preset) in str(error.value)
+
+
+def test_without_keras_hub_the_message_names_the_package(preset, monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(ValueError, match="takes the package keras-hub .* pip install keras-hub$"):
+        open_checkpoint(preset)
+
+
+@pytest.mark.parametrize("value", [10**12, -1, None])
+def test_a_preset_of_another_size_is_refused_before_a_model_is_made(value, preset):
+    values = json.loads((preset / "config.json").read_text())
+    values["config"]["vocabulary_size"] = value
+    (preset / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="vocab_size") as error:
+        open_checkpoint(preset)
+    assert str(preset) in str(error.value)
 
 
 def test_a_truncated_preset_is_called_damaged(preset):
