@@ -436,6 +436,11 @@ def _open_model(model: keras.Model, found: LocatedCheckpoint | None) -> Checkpoi
         return Checkpoint(
             found, weight_names.KERAS_HUB, _ModelSource(model), _keras_hub_config(model), model
         )
+    if type(model).__module__.startswith("keras_hub.") and hasattr(model, "backbone"):
+        raise ValueError(
+            f"expected a BertBackbone, got KerasHub's {type(model).__name__}, whose head is not "
+            "read; pass its .backbone"
+        )
     config = config_of(model)
     return Checkpoint(found, weight_names.OURS, _ModelSource(model), config, model)
 

@@ -182,8 +182,14 @@ def _write_vocabulary(tokenizer: FullTokenizer | None, target: pathlib.Path) -> 
     if tokenizer.vocab_file:
         _copy_vocabulary(tokenizer.vocab_file, target)
     else:
-        pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer.vocab)))
+        pieces = _pieces(tokenizer)
         _write_text(target, "".join(f"{piece}\n" for piece in pieces))
+
+
+def _pieces(tokenizer: FullTokenizer) -> list[str]:
+    """Return a piece for each id: what came twice in a file has left an id without one."""
+    highest = max(tokenizer.vocab.values())
+    return [tokenizer.inv_vocab.get(i, f"[unused_id_{i}]") for i in range(highest + 1)]
 
 
 def _remove_fast_tokenizer(folder: pathlib.Path) -> None:
@@ -436,7 +442,7 @@ def save_keras_hub(
             import keras_hub
 
             keras_hub.models.BertTokenizer(
-                vocabulary=tokenizer.convert_ids_to_tokens(range(len(tokenizer.vocab))),
+                vocabulary=_pieces(tokenizer),
                 lowercase=tokenizer.do_lower_case,
                 strip_accents=tokenizer.do_lower_case,  # the original does both or neither
             ).save_to_preset(temporary)

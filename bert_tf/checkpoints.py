@@ -38,7 +38,7 @@ from bert_tf.config import BertConfig
 from bert_tf.heads import HEADS
 from bert_tf.layers import Dropout
 from bert_tf.tensor_files import TensorSource
-from bert_tf.tokenization import FullTokenizer, load_vocab
+from bert_tf.tokenization import FullTokenizer, check_vocab, load_vocab
 from bert_tf.weight_names import HEAD_MARKS, Layout, abbreviate
 
 _log = logging.getLogger(__name__)
@@ -375,6 +375,7 @@ def load_bert(
     """
     checkpoint = open_checkpoint(path, config=config)
     config = _configured(checkpoint, config, overrides)
+    _check_tables(checkpoint, config, _resizes(overrides))
     has_pooler, layout = _has_pooler(checkpoint, config), checkpoint.layout
     with _initial_values(config, checkpoint, needed=bool(allow_missing) or not has_pooler):
         encoder = HEADS["encoder"].make(
@@ -431,6 +432,7 @@ def load_model(
     """
     checkpoint = open_checkpoint(path, config=config)
     config = _configured(checkpoint, config, overrides)
+    _check_tables(checkpoint, config, _resizes(overrides))
     if kind is None:
         kind = _kind(checkpoint)
         _refuse_unread_layers(checkpoint)
@@ -518,6 +520,23 @@ def _configured(
     if unknown:
         raise TypeError(f"{unknown[0]!r} is neither an argument nor a field of BertConfig")
     return dataclasses.replace(config, **overrides)
+
+
+def _check_tables(checkpoint: Checkpoint, config: BertConfig, resize: Sequence[str]) -> None:
+    """Refuse sizes that the file does not have, before a model that may not fit memory is made."""
+    names, layout, shapes = checkpoint.canonical(), checkpoint.layout, checkpoint.source.shapes
+    differences = []
+    for key, (weight, *_) in RESIZABLE.items():
+        found = shapes.get(names.get(layout.theirs(weight) or "", ""))
+        expected = (getattr(config, key), config.hidden_size)
+        if found is not None and key not in resize and found != expected:
+            differences.append(_shape_difference(weight, expected, found, layout, config))
+    _refuse(checkpoint, (), (), differences)
+    if config.num_hidden_layers > len(shapes):
+        raise ValueError(
+            f"{checkpoint.description}: num_hidden_layers is {config.num_hidden_layers}, and there "
+            f"are {len(shapes)} weights in all"
+        )
 
 
 def _ready_model(
@@ -639,22 +658,21 @@ def load_tokenizer(checkpoint: Checkpoint, do_lower_case: bool | None) -> FullTo
     # transformers writes the vocabulary into tokenizer.json, and lately nowhere else.
     fast = folder / "tokenizer.json"
     values = read_json(fast) if fast.exists() else {}
-    settings = folder / "tokenizer_config.json"
+    settings_file = folder / "tokenizer_config.json"
+    settings = read_json(settings_file) if settings_file.exists() else {}
     casings = [
         do_lower_case,
-        (read_json(settings) if settings.exists() else {}).get("do_lower_case"),
-        (values.get("normalizer") or {}).get("lowercase"),
-        (values.get("config") or {}).get("lowercase"),  # KerasHub's file of the same name
+        settings.get("do_lower_case"),
+        _part(values, "normalizer").get("lowercase"),
+        _part(values, "config").get("lowercase"),  # KerasHub's file of the same name
     ]
-    casing = next((value for value in casings if value is not None), None)
-    _warn_of_another_tokenizer(
-        checkpoint, read_json(settings) if settings.exists() else {}, values, casing
-    )
+    casing = next((value for value in casings if isinstance(value, bool)), None)
+    _warn_of_another_tokenizer(checkpoint, settings, values, casing)
     if checkpoint.located.vocab_file:
         vocab = load_vocab(checkpoint.located.vocab_file)
-    elif (values.get("model") or {}).get("type") == "WordPiece":
-        vocab = {str(piece): int(i) for piece, i in values["model"]["vocab"].items()}
-        vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
+    elif (model := _part(values, "model")).get("type") == "WordPiece":
+        check_vocab(model.get("vocab"), str(fast))
+        vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
     else:
         return None
     if casing is None:
@@ -664,6 +682,12 @@ def load_tokenizer(checkpoint: Checkpoint, do_lower_case: bool | None) -> FullTo
     return FullTokenizer.from_vocab(vocab, casing)
 
 
+def _part(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object within a JSON object; an empty one where it is missing or another thing."""
+    part = values.get(name)
+    return part if isinstance(part, dict) else {}
+
+
 _TOKENIZER_CLASSES = (None, "BertTokenizer", "BertTokenizerFast", "TokenizersBackend")
 
 
@@ -671,8 +695,7 @@ def _warn_of_another_tokenizer(
     checkpoint: Checkpoint, settings: Mapping[str, Any], fast: Mapping[str, Any], casing: Any
 ) -> None:
     """Say where the tokenizer that lies with the weights does what BERT's own does not."""
-    normalizer = fast.get("normalizer") or fast.get("config") or {}
-    normalizer = normalizer if isinstance(normalizer, dict) else {}
+    normalizer = _part(fast, "normalizer") or _part(fast, "config")
     differences = []
     for values, name, expected in (
         (settings, "strip_accents", (None, casing)),
@@ -683,8 +706,10 @@ def _warn_of_another_tokenizer(
     ):
         if values.get(name) not in expected:
             differences.append(f"{name} {values[name]!r}")
-    known = (fast.get("model") or {}).get("vocab") or {}
-    added = [t["content"] for t in fast.get("added_tokens") or [] if t.get("content") not in known]
+    known = _part(_part(fast, "model"), "vocab")
+    tokens = fast.get("added_tokens")
+    tokens = [t for t in tokens if isinstance(t, dict)] if isinstance(tokens, list) else []
+    added = [str(t.get("content")) for t in tokens if t.get("content") not in known]
     if added and known:
         differences.append(f"added tokens {abbreviate(added, 4)}")
     if differences:

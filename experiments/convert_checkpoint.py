@@ -448,6 +448,8 @@ def convert(values: flags.FlagValues) -> None:
     config_text = {
         k: v for k, v in dataclasses.asdict(loaded.config).items() if k != "ignored_keys"
     }
+    if opened.state:
+        facts.append(("left aside", f"{len(opened.state)} optimizer slots, buffers and copies"))
     facts += [(name, str(value)) for name, value in config_text.items()]
     print_rows("it holds", [fact for fact in facts if fact[1]])
     print_transfer(loaded.transfer, values.all_weights)

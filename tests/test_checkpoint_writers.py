@@ -585,3 +585,10 @@ def test_labels_that_are_alike_and_a_folder_for_a_prefix_are_refused(models, tmp
     with pytest.raises(ValueError, match=r"ignore: '\[' is not a regular expression"):
         checkpoints.load_checkpoint(models["encoder"], models["encoder"], ignore=["["])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_piece_that_came_twice_leaves_an_id_that_is_written(keras_hub, models, tmp_path):
+    tokenizer = FullTokenizer.from_vocab({"[UNK]": 0, "b": 1, "a": 3}, True)
+    checkpoint_writers.save_model_directory(tmp_path / "tf", models["encoder"], tokenizer=tokenizer)
+    lines = (tmp_path / "tf" / "vocab.txt").read_text().splitlines()
+    assert lines == ["[UNK]", "b", "[unused_id_2]", "a"]

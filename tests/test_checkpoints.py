@@ -836,3 +836,49 @@ def test_the_head_of_a_task_preset_of_keras_hub_is_not_lost_silently(encoder, tm
     with pytest.raises(ValueError, match="a preset of BertTextClassifier, whose head is not read"):
         checkpoints.load_model(tmp_path)
     assert checkpoints.load_model(tmp_path, kind="encoder").kind == "encoder"
+
+
+@pytest.mark.parametrize("source", ["tf", "hf"])
+@pytest.mark.parametrize(
+    "key", ["vocab_size", "max_position_embeddings", "num_hidden_layers", "hidden_size"]
+)
+def test_sizes_that_no_memory_holds_are_compared_first(sources, tmp_path, source, key):
+    shutil.copytree(sources / source, tmp_path / "x")
+    path = tmp_path / "x" / ("config.json" if source == "hf" else "bert_config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: 2 * 10**12}))
+    for load in (checkpoints.load_bert, checkpoints.load_model):
+        with pytest.raises(ValueError, match="2000000000000"):
+            load(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"model": {"type": "WordPiece", "vocab": ["[PAD]"]}},
+        {"model": {"type": "WordPiece", "vocab": {"[PAD]": "zero"}}},
+        {"model": {"type": "WordPiece"}},
+    ],
+)
+def test_a_tokenizer_file_that_is_none_is_refused_by_name(encoder, tmp_path, damage):
+    checkpoint_writers.save_hf(tmp_path, encoder)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(damage))
+    with pytest.raises(ValueError, match="tokenizer.json"):
+        checkpoints.load_bert(tmp_path)
+
+
+def test_odd_values_of_a_tokenizer_file_end_in_no_exception(encoder, tmp_path):
+    checkpoint_writers.save_hf(tmp_path, encoder)
+    odd = {"normalizer": [1], "config": "x", "model": 3, "added_tokens": [7, {"id": 3}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(odd))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": "yes"}))
+    assert checkpoints.load_bert(tmp_path).tokenizer is None
+
+
+def test_a_live_task_of_keras_hub_is_pointed_to_its_backbone():
+    keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+    config = dataclasses.replace(SMALL, hidden_act="gelu_tanh", layer_norm_eps=1e-12)
+    backbone = checkpoint_writers.to_keras_hub(make("encoder", config))
+    task = keras_hub.models.BertTextClassifier(backbone, num_classes=3)
+    with pytest.raises(ValueError, match="BertTextClassifier.*pass its .backbone"):
+        checkpoints.load_bert(task)
+    assert checkpoints.load_bert(task.backbone).config.hidden_size == SMALL.hidden_size
