@@ -50,6 +50,98 @@ def next_sentence_loss(logits, labels, weights=None):
     return _weighted_cross_entropy(logits, labels, ops.reshape(weights, (-1,)))
 
 
+def classification_loss(logits, labels, weights=None):
+    """Sum the cross entropy of labels: of sequences, of tokens, of choices.
+
+    Args:
+        logits: float [..., K] (any float type; computed in float32).
+        labels: integer [...].
+        weights: float [...]; None (default) means 1 for each.
+
+    Returns:
+        (sum, weight): float32 scalars. The original's loss of a classifier is sum / weight.
+
+    Reference: `create_model` of google-research/bert `run_classifier.py`.
+    """
+    if weights is None:
+        weights = ops.ones_like(labels, dtype="float32")
+    return _weighted_cross_entropy(logits, labels, weights)
+
+
+def classification_accuracy(logits, labels, weights=None):
+    """Count the labels that are predicted; arguments and result as of `classification_loss`."""
+    if weights is None:
+        weights = ops.ones_like(labels, dtype="float32")
+    return _weighted_accuracy(logits, labels, weights)
+
+
+def regression_loss(predictions, labels, weights=None):
+    """Sum the squared errors.
+
+    Args:
+        predictions: float [B] or [B, 1].
+        labels: float [B].
+        weights: float [B]; None (default) means 1 for each.
+
+    Returns:
+        (sum, weight): float32 scalars. The mean squared error is sum / weight.
+
+    Reference: the paper's STS-B; the original has no regression.
+    """
+    errors = ops.square(ops.cast(ops.reshape(predictions, (-1,)), "float32") - labels)
+    if weights is None:
+        weights = ops.ones_like(errors)
+    weights = ops.cast(weights, "float32")
+    return ops.sum(errors * weights), ops.sum(weights)
+
+
+def multi_label_loss(logits, labels, weights=None):
+    """Sum over examples the mean binary cross entropy of their labels.
+
+    Args:
+        logits: float [B, K].
+        labels: float [B, K], 1 for the labels that hold and 0 for others.
+        weights: float [B]; None (default) means 1 for each.
+
+    Returns:
+        (sum, weight): float32 scalars. sum / weight is the mean over examples and labels.
+    """
+    logits, labels = ops.cast(logits, "float32"), ops.cast(labels, "float32")
+    losses = ops.binary_crossentropy(labels, logits, from_logits=True)  # [B, K]
+    losses = ops.mean(losses, axis=-1)
+    if weights is None:
+        weights = ops.ones_like(losses)
+    weights = ops.cast(weights, "float32")
+    return ops.sum(losses * weights), ops.sum(weights)
+
+
+def span_loss(start_logits, end_logits, start_positions, end_positions, weights=None, mask=None):
+    """Sum the mean of the cross entropies of a span's start and end.
+
+    Args:
+        start_logits: float [B, F].
+        end_logits: float [B, F].
+        start_positions: integer [B]; 0 where there is no answer.
+        end_positions: integer [B].
+        weights: float [B]; None (default) means 1 for each.
+        mask: integer [B, F], 0 for positions that cannot be chosen; None (default) for none, as in
+            the original, whose probabilities are over padding too.
+
+    Returns:
+        (sum, weight): float32 scalars.
+
+    Reference: `model_fn_builder` of google-research/bert `run_squad.py`.
+    """
+    total = 0.0
+    for logits, positions in ((start_logits, start_positions), (end_logits, end_positions)):
+        logits = ops.cast(logits, "float32")
+        if mask is not None:
+            logits = ops.where(ops.cast(mask, "bool"), logits, ops.full_like(logits, -1e9))
+        loss, weight = classification_loss(logits, positions, weights)
+        total = total + loss / 2.0
+    return total, weight
+
+
 def masked_lm_accuracy(logits, ids, weights):
     """Count the masked positions whose highest logit is the true word piece.
 

@@ -13,9 +13,11 @@ tensorflow/core/example/{example,feature}.proto and the framing in
 tensorflow/core/lib/io/record_writer.h.
 """
 
+import array
 import dataclasses
 import functools
 import gzip
+import mmap
 import os
 import re
 import struct
@@ -590,6 +592,67 @@ def scan_records(path: str | os.PathLike) -> int:
       OSError: the file cannot be read.
     """
     return sum(1 for _ in read_records(path))
+
+
+class RecordFile:
+    """The records of a plain TFRecord file by number, in any order; safe to read from threads."""
+
+    def __init__(self, path: str | os.PathLike):
+        """Finds where each record lies; their data are read later.
+
+        Args:
+          path: an uncompressed TFRecord file.
+
+        Raises:
+          ValueError: a compressed file, or a corrupt length; names file and record.
+          OSError: the file cannot be read.
+        """
+        self.path = os.fspath(path)
+        if compression_of(self.path) is not None:
+            raise ValueError(
+                f"{self.path}: is compressed; records are read in any order, unpack it"
+            )
+        offsets = array.array("q", [0])
+        with open(self.path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    position = 0
+                    while position < size:
+                        header = data[position : position + _HEADER_BYTES]
+                        length = int.from_bytes(header[:8], "little")
+                        position += _HEADER_BYTES + length + _FOOTER_BYTES
+                        number = len(offsets) - 1
+                        if position > size or len(header) < _HEADER_BYTES:
+                            raise ValueError(f"{self.path}: record {number}: file is truncated")
+                        if header != _frame_header(length):
+                            raise ValueError(
+                                f"{self.path}: record {number}: corrupt length (checksum differs)"
+                            )
+                        offsets.append(position)
+        self._offsets = np.frombuffer(offsets, np.int64)
+        self._file = open(self.path, "rb")  # noqa: SIM115
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def read(self, number: int) -> bytes:
+        """Reads one record.
+
+        Args:
+          number: from 0 to len(self) - 1.
+
+        Raises:
+          ValueError: the record is corrupt; names file and record.
+        """
+        begin, end = int(self._offsets[number]), int(self._offsets[number + 1])
+        data = os.pread(self._file.fileno(), end - begin, begin)
+        record = data[_HEADER_BYTES : end - begin - _FOOTER_BYTES]
+        if len(data) != end - begin or data[-_FOOTER_BYTES:] != struct.pack(
+            "<I", _masked_crc(record)
+        ):
+            raise ValueError(f"{self.path}: record {number}: corrupt data (checksum differs)")
+        return record
 
 
 # --------------------------------------------------------------------------------------------------

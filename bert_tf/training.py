@@ -152,7 +152,7 @@ class Trainer:
         *,
         jit_compile: str | bool = "auto",
         log_steps: int = 25,
-        save_checkpoints_steps: int = 1000,
+        save_checkpoints_steps: int | None = 1000,
         keep_checkpoints: int = 5,
         steps_per_call: int = 1000,
         tensorboard: bool = True,
@@ -167,7 +167,7 @@ class Trainer:
             output_dir: made where it is missing.
             jit_compile: XLA: True, False or "auto", see `resolve_jit_compile`.
             log_steps: steps between two log lines; metrics are means over them.
-            save_checkpoints_steps: steps between two checkpoints.
+            save_checkpoints_steps: steps between two checkpoints; None for none at all.
             keep_checkpoints: how many checkpoints to keep.
             steps_per_call: steps at most that run in one call of the graph; a call ends at the
                 next log line, checkpoint or evaluation anyway.
@@ -182,7 +182,7 @@ class Trainer:
             ("save_checkpoints_steps", save_checkpoints_steps),
             ("steps_per_call", steps_per_call),
         ):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         self.model = model
         self.optimizer = optimizer
@@ -330,6 +330,7 @@ class Trainer:
         sequences_per_batch: int,
         eval_every_steps: int | None = None,
         evaluate: Callable[[], Mapping[str, float]] | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> dict[str, float]:
         """Trains until `num_train_steps` steps have been taken in all.
 
@@ -339,6 +340,8 @@ class Trainer:
             sequences_per_batch: B, for the rates that are logged.
             eval_every_steps: steps between two evaluations on the way; None means none.
             evaluate: what to call then; its figures are logged with the prefix "eval_".
+            should_stop: asked after each such evaluation; True ends the training there, with a
+                checkpoint.
 
         Returns:
             The last log line; empty where there was nothing to do.
@@ -354,13 +357,11 @@ class Trainer:
         log = _RunLog(self, num_train_steps, step)
         try:
             while step < num_train_steps:
-                ends = [self.log_steps, self.save_checkpoints_steps]
-                if eval_every_steps:
-                    ends.append(eval_every_steps)
+                ends = [self.log_steps, self.save_checkpoints_steps, eval_every_steps]
                 count = min(
                     self.steps_per_call,
                     num_train_steps - step,
-                    *(every - step % every for every in ends),
+                    *(every - step % every for every in ends if every),
                 )
                 self._run_steps(iterator, tf.constant(count, tf.int32))
                 step += count
@@ -370,10 +371,14 @@ class Trainer:
                 if evaluate and eval_every_steps and step % eval_every_steps == 0 and not is_last:
                     with log.paused():
                         log.write_eval(step, evaluate())
+                    is_last = should_stop is not None and should_stop()
                 # Last, so that a checkpoint never stands before a log line of its own step.
-                if step % self.save_checkpoints_steps == 0 or is_last:
+                every = self.save_checkpoints_steps
+                if every and (step % every == 0 or is_last):
                     with log.paused():
                         self.save()
+                if is_last:
+                    break
         finally:
             log.close()
         return last

@@ -1,0 +1,407 @@
+"""Fine-tuning records to batches of sequences of like length.
+
+Records are padded to max_seq_length. A batch is cut to its longest sequence, rounded up to one of a
+few lengths, and training puts sequences of like length together: most sentences are much shorter
+than max_seq_length, and XLA and TPUs compile each shape but once.
+
+Which records batch i of a training run holds follows from (records, seed, batch size, i) alone, so
+a run can be resumed from its step. Every record comes once in each epoch.
+
+Shapes: B batch, F length of a batch, L max_seq_length, C choices, K labels, N records.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bert_tf import records
+
+# Lengths of batches. Steps of a third to a half: finer ones would save little and compile more.
+LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+_POOL_BATCHES = 64  # batches whose records are sorted by length together
+_INPUTS = ("input_ids", "input_mask", "segment_ids")
+_FILLER = -1  # in place of a record's number: a row of weight 0
+
+
+def padded_length(length: int, max_seq_length: int) -> int:
+    """Round a length up to one of LENGTHS, and to at most max_seq_length."""
+    index = bisect.bisect_left(LENGTHS, length)
+    return min(LENGTHS[index] if index < len(LENGTHS) else max_seq_length, max_seq_length)
+
+
+# --- elements: (inputs, labels, weights) of each kind of task -------------------------------------
+
+
+def _one_label(batch: Mapping[str, Any], weights: Any) -> tuple[Any, Any]:
+    return batch["label_ids"][:, 0], weights
+
+
+def _label_row(batch: Mapping[str, Any], weights: Any) -> tuple[Any, Any]:
+    return batch["label_ids"], weights
+
+
+def _label_each_token(batch: Mapping[str, Any], weights: Any) -> tuple[Any, Any]:
+    return batch["label_ids"], tf.cast(batch["label_mask"], tf.float32) * weights[:, None]
+
+
+def _span(batch: Mapping[str, Any], weights: Any) -> tuple[Any, Any]:
+    labels = {
+        "start_logits": batch["start_positions"][:, 0],
+        "end_logits": batch["end_positions"][:, 0],
+    }
+    return labels, dict.fromkeys(labels, weights)
+
+
+_LABELS: dict[str, Callable[[Mapping[str, Any], Any], tuple[Any, Any]]] = {
+    "classification": _one_label,
+    "regression": _one_label,
+    "multi_label": _label_row,
+    "multiple_choice": _one_label,
+    "token_classification": _label_each_token,
+    "span": _span,
+}
+# Features with a value for each token.
+_PER_TOKEN = {"token_classification": (*_INPUTS, "label_ids", "label_mask")}
+
+
+class TaskRecords:
+    """The records of one split of a task, as batches for `fit`, `predict` and `Trainer`.
+
+    Elements are (inputs, labels, weights): inputs int32 input_ids, input_mask and segment_ids
+    [B, F] (multiple_choice [B, C, F]); labels and float32 weights by kind:
+
+    | kind | labels | weights |
+    |---|---|---|
+    | classification, multiple_choice | int32 [B] | [B] |
+    | regression | float32 [B] | [B] |
+    | multi_label | float32 [B, K] | [B] |
+    | token_classification | int32 [B, F] | [B, F], 1 where a label counts |
+    | span | start_logits, end_logits int32 [B] | the same names [B] |
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        kind: str,
+        schema: Sequence[records.FeatureSpec],
+        *,
+        num_choices: int | None = None,
+        lengths: np.ndarray | None = None,
+        vocab_size: int | None = None,
+    ):
+        """Opens a record file.
+
+        Args:
+            path: plain TFRecord file, as data_prep/create_finetuning_data.py writes.
+            kind: kind of task; see the table.
+            schema: features of the records.
+            num_choices: C, for multiple_choice.
+            lengths: int [N], tokens of each record that are not padding; None to count them.
+            vocab_size: where given, an id outside it stops the stream with an error.
+
+        Raises:
+            ValueError: a kind that is not there, a corrupt file, one without records, or lengths
+                that are not its records'.
+            OSError: the file cannot be read.
+        """
+        if kind not in _LABELS:
+            raise ValueError(f"kind: expected one of {', '.join(_LABELS)}, got {kind!r}")
+        if (kind == "multiple_choice") != (num_choices is not None):
+            raise ValueError(
+                f"num_choices: is for kind multiple_choice, got {num_choices} for {kind}"
+            )
+        self.kind = kind
+        self.num_choices = num_choices
+        self.path = os.fspath(path)
+        self._file = records.RecordFile(path)
+        if not len(self._file):
+            raise ValueError(f"{self.path}: no records in this file")
+        self._schema = tuple(schema)
+        self._parse = records.parse_example_fn(self._schema)
+        self._vocab_size = vocab_size
+        self._order = functools.lru_cache(maxsize=4)(self._draw_order)
+        self._pool = functools.lru_cache(maxsize=4)(self._draw_pool)
+        widths = {feature.name: feature.length for feature in schema}
+        self.max_seq_length = widths["input_ids"] // (num_choices or 1)
+        self.lengths = self._count_lengths() if lengths is None else np.asarray(lengths)
+        if self.lengths.shape != (len(self),):
+            raise ValueError(
+                f"lengths: expected one for each of the {len(self)} records of {self.path}, got "
+                f"shape {self.lengths.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def _count_lengths(self) -> np.ndarray:
+        mask = next(feature for feature in self._schema if feature.name == "input_mask")
+        lengths = np.empty(len(self), np.int32)
+        for number in range(len(self)):
+            row = records.decode_example(self._file.read(number), [mask])["input_mask"]
+            lengths[number] = row.reshape(-1, self.max_seq_length).sum(axis=1).max()
+        return lengths
+
+    # --- which records ---
+
+    def training_batch(
+        self, step: int, *, batch_size: int, seed: int, group_by_length: bool = True
+    ) -> np.ndarray:
+        """Numbers of the records of a training batch.
+
+        Args:
+            step: number of the batch, from 0.
+            batch_size: B.
+            seed: of the order.
+            group_by_length: whether records of like length come together.
+
+        Returns:
+            int64 [B].
+        """
+        if not group_by_length:
+            return self._stream(seed, step * batch_size, (step + 1) * batch_size)
+        pool, place = divmod(step, _POOL_BATCHES)
+        return self._pool(pool, batch_size, seed)[place]
+
+    def _stream(self, seed: int, begin: int, end: int) -> np.ndarray:
+        """Records begin to end of the endless sequence of shuffled epochs."""
+        parts = []
+        while begin < end:
+            epoch, offset = divmod(begin, len(self))
+            part = self._order(seed, epoch)[offset : offset + end - begin]
+            parts.append(part)
+            begin += len(part)
+        return np.concatenate(parts)
+
+    def _draw_order(self, seed: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, 0, epoch]).permutation(len(self))
+
+    def _draw_pool(self, pool: int, batch_size: int, seed: int) -> np.ndarray:
+        size = _POOL_BATCHES * batch_size
+        drawn = self._stream(seed, pool * size, (pool + 1) * size)
+        # Of equal lengths the shuffled order remains.
+        by_length = drawn[np.argsort(self.lengths[drawn], kind="stable")]
+        batches = by_length.reshape(_POOL_BATCHES, batch_size)
+        return np.random.default_rng([seed, 1, pool]).permutation(batches)
+
+    def evaluation_order(self, batch_size: int, *, group_by_length: bool = True) -> np.ndarray:
+        """Numbers of the records of each batch of one pass; -1 for rows that fill the last one.
+
+        Args:
+            batch_size: B.
+            group_by_length: whether to sort by length; else they come as in the file.
+
+        Returns:
+            int64 [batches, B].
+        """
+        order = np.arange(len(self))
+        if group_by_length:
+            order = np.argsort(self.lengths, kind="stable")
+        num_batches = -(-len(order) // batch_size)
+        filled = np.full(num_batches * batch_size, _FILLER, np.int64)
+        filled[: len(order)] = order
+        return filled.reshape(num_batches, batch_size)
+
+    # --- datasets ---
+
+    def training_dataset(
+        self,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        start_step: int = 0,
+        num_steps: int | None = None,
+        group_by_length: bool = True,
+        pad_to_max: bool = False,
+        with_mask: bool = False,
+    ) -> tf.data.Dataset:
+        """Shuffled batches, epoch after epoch.
+
+        Args:
+            batch_size: B.
+            seed: of the order, at least 0.
+            start_step: number of the first batch; batch i is the same whatever the start.
+            num_steps: how many batches; None for no end.
+            group_by_length: whether records of like length come together.
+            pad_to_max: whether F is always L.
+            with_mask: for span, whether labels also hold input_mask, for a loss without padding.
+
+        Returns:
+            Dataset of (inputs, labels, weights).
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        if batch_size < 1 or start_step < 0 or seed < 0:
+            raise ValueError(
+                "batch_size, start_step, seed: expected at least 1, 0 and 0, "
+                f"got {batch_size}, {start_step} and {seed}"
+            )
+
+        def numbers(step: int) -> np.ndarray:
+            return self.training_batch(
+                int(step), batch_size=batch_size, seed=seed, group_by_length=group_by_length
+            )
+
+        stop = 2**62 if num_steps is None else start_step + num_steps
+        steps = tf.data.Dataset.range(start_step, stop)
+        return self._dataset(steps, numbers, batch_size, pad_to_max, with_mask)
+
+    def evaluation_dataset(
+        self, *, batch_size: int, group_by_length: bool = True, pad_to_max: bool = False
+    ) -> tf.data.Dataset:
+        """One pass over all records; rows that fill the last batch have weight 0.
+
+        Args:
+            batch_size: B.
+            group_by_length: whether records come sorted by length; `evaluation_order` tells how.
+            pad_to_max: whether F is always L.
+
+        Returns:
+            Dataset of (inputs, labels, weights).
+        """
+        order = self.evaluation_order(batch_size, group_by_length=group_by_length)
+        steps = tf.data.Dataset.range(len(order))
+        return self._dataset(steps, lambda step: order[int(step)], batch_size, pad_to_max, False)
+
+    def _dataset(
+        self,
+        steps: tf.data.Dataset,
+        numbers_of: Callable[[int], np.ndarray],
+        batch_size: int,
+        pad_to_max: bool,
+        with_mask: bool,
+    ) -> tf.data.Dataset:
+        def fetch(step: Any):
+            numbers = numbers_of(step)
+            real = numbers[numbers != _FILLER]
+            longest = self.max_seq_length if pad_to_max else int(self.lengths[real].max())
+            # A filler is a copy of a record of its batch, as an empty one has nothing to attend to.
+            rows = np.where(numbers == _FILLER, real[0], numbers)
+            serialized = np.array([self._file.read(int(number)) for number in rows], object)
+            return (
+                serialized,
+                np.int32(padded_length(longest, self.max_seq_length)),
+                (numbers != _FILLER).astype(np.float32),
+            )
+
+        def element(step: Any):
+            serialized, length, weights = tf.numpy_function(
+                fetch, [step], [tf.string, tf.int32, tf.float32], stateful=False
+            )
+            serialized.set_shape([batch_size])
+            weights.set_shape([batch_size])
+            return self._element(self._parse(serialized), length, weights, pad_to_max, with_mask)
+
+        dataset = steps.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        options = tf.data.Options()
+        options.deterministic = True
+        return dataset.prefetch(4).with_options(options)
+
+    def _element(
+        self, batch: dict[str, Any], length: Any, weights: Any, pad_to_max: bool, with_mask: bool
+    ):
+        for name in _PER_TOKEN.get(self.kind, _INPUTS):
+            if self.num_choices:
+                shape = [-1, self.num_choices, self.max_seq_length]
+                batch[name] = tf.reshape(batch[name], shape)
+            if not pad_to_max:
+                batch[name] = batch[name][..., :length]
+        if self._vocab_size is not None:
+            # On a GPU a look-up beyond the table would go on with wrong values.
+            tf.debugging.assert_less(
+                batch["input_ids"],
+                self._vocab_size,
+                f"{self.path}: an id is beyond the model's vocab_size {self._vocab_size}; were the "
+                "records made with another vocabulary?",
+            )
+        labels, weights = _LABELS[self.kind](batch, weights)
+        if with_mask and self.kind == "span":
+            labels["input_mask"] = batch["input_mask"]
+        return {name: batch[name] for name in _INPUTS}, labels, weights
+
+    # --- predictions ---
+
+    def predict(
+        self,
+        model: Any,
+        *,
+        batch_size: int,
+        jit_compile: bool = False,
+        group_by_length: bool = True,
+        pad_to_max: bool = False,
+        reduce: Callable[[Any], Any] | None = None,
+        fill: float = 0.0,
+    ) -> dict[str, np.ndarray]:
+        """Run a model over all records, dropout off.
+
+        Args:
+            model: of the task's kind.
+            batch_size: B.
+            jit_compile: whether to compile with XLA.
+            group_by_length: as in `evaluation_dataset`; results do not depend on it.
+            pad_to_max: likewise.
+            reduce: outputs of a batch -> tensors or a dict of them, computed with the model, where
+                whole outputs would be large.
+            fill: what stands for positions beyond a batch's length.
+
+        Returns:
+            name -> array [N, ...] in the order of the file, "logits" where the outputs have no
+            names; sequences padded to L.
+        """
+
+        @functools.partial(tf.function, jit_compile=jit_compile)
+        def forward(inputs):
+            outputs = model(inputs, training=False)
+            outputs = outputs if reduce is None else reduce(outputs)
+            return outputs if isinstance(outputs, dict) else {"logits": outputs}
+
+        order = self.evaluation_order(batch_size, group_by_length=group_by_length)
+        dataset = self.evaluation_dataset(
+            batch_size=batch_size, group_by_length=group_by_length, pad_to_max=pad_to_max
+        )
+        found: dict[str, np.ndarray] = {}
+        for numbers, (inputs, _, _) in zip(order, dataset, strict=True):
+            real = numbers != _FILLER
+            length = inputs["input_ids"].shape[-1]
+            for name, tensor in forward(inputs).items():
+                values = tensor.numpy()[real]
+                per_token = values.ndim > 1 and values.shape[1] == length and self._is_per_token()
+                if name not in found:
+                    shape = list(values.shape[1:])
+                    if per_token:
+                        shape[0] = self.max_seq_length
+                    found[name] = np.full([len(self), *shape], fill, values.dtype)
+                if per_token:
+                    found[name][numbers[real], :length] = values
+                else:
+                    found[name][numbers[real]] = values
+        return found
+
+    def _is_per_token(self) -> bool:
+        return self.kind in ("token_classification", "span")
+
+    def labels(self) -> np.ndarray | dict[str, np.ndarray]:
+        """The labels of all records, in the order of the file; read anew at each call.
+
+        Returns:
+            int64 or float32 [N] or [N, K]; for token_classification and span a dict of the features
+            that hold them.
+        """
+        names = [f.name for f in self._schema if f.name not in (*_INPUTS, "is_real_example")]
+        features = [f for f in self._schema if f.name in names]
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for number in range(len(self)):
+            for name, row in records.decode_example(self._file.read(number), features).items():
+                rows[name].append(row)
+        arrays = {name: np.stack(found) for name, found in rows.items()}
+        if self._is_per_token():
+            return arrays
+        label_ids = arrays["label_ids"]
+        return label_ids if self.kind == "multi_label" else label_ids[:, 0]
