@@ -96,7 +96,7 @@ def test_correlations_by_formula(seed):
         ([0.0, 1.0, 2.0, 3.0, 4.0], [5.0] * 5),
         ([0.1] * 3, [0.1] * 3),
         ([3.0], [2.0]),
-        ([0.0, 5e-324, 0.0], [1.0, 2.0, 4.0]),
+        ([1e308, 1.5e308, 1.7e308], [1.0, 2.0, 4.0]),
     ],
 )
 def test_correlation_with_what_does_not_vary_is_a_number(name, predictions, labels):
