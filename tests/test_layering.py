@@ -111,9 +111,9 @@ def python(code: str, **environment: str) -> str:
 
 def test_light_imports_load_neither_tensorflow_nor_keras():
     code = (
-        "import sys, bert_tf, bert_tf.tokenization, bert_tf.records\n"
+        "import sys, bert_tf, bert_tf.tokenization, bert_tf.records, bert_tf.metrics\n"
         "import data_prep.create_pretraining_data, data_prep.extract_corpus\n"
-        "import data_prep.learn_vocab\n"
+        "import data_prep.learn_vocab, data_prep.ner\n"
         "print(sorted({'tensorflow', 'keras', 'keras_hub', 'torch'} & set(sys.modules)))"
     )
     assert python(code).strip() == "[]"
