@@ -16,6 +16,7 @@ LEVELS = {
     "tokenization": 0,
     "losses": 0,
     "metrics": 0,
+    "squad_metrics": 0,
     "optimization": 0,
     "tensor_files": 0,
     "records": 1,
@@ -25,6 +26,7 @@ LEVELS = {
     "layers": 2,
     "preprocessing": 2,
     "dynamic_masking": 2,
+    "span_decoding": 2,
     "modeling": 3,
     "training_state": 4,
     "input_pipeline": 4,
@@ -37,7 +39,7 @@ LEVELS = {
     "checkpoints": 6,
     "checkpoint_writers": 6,
 }
-DATA_PREP_MAY_USE = {"config", "tokenization", "records", "tasks"}
+DATA_PREP_MAY_USE = {"config", "tokenization", "records", "tasks", "span_decoding"}
 BACKEND_NEUTRAL = ("config", "losses", "optimization", "layers", "modeling", "heads") + (
     "weight_names",
     "checkpoint_formats",
