@@ -16,7 +16,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -153,7 +153,10 @@ def encode_words(words: Sequence[str], tokenizer: FullTokenizer) -> WordPieces:
     Raises:
       ValueError: a word is unknown and the vocabulary has no [UNK].
     """
-    encoded = [tokenizer.encode(word) for word in words]
+    ids_of = {
+        word: tokenizer.encode(word) for word in dict.fromkeys(words)
+    }  # most words come again
+    encoded = [ids_of[word] for word in words]
     counts = [len(ids) for ids in encoded]
     return WordPieces(
         ids=list(itertools.chain.from_iterable(encoded)),
@@ -337,51 +340,63 @@ def decode_answers(
     text_of = _AnswerText(tokenizer)
     predictions = Predictions({}, {}, {})
     for question, rows in zip(questions, rows_of, strict=True):
-        null_start = null_end = 0.0
-        null_score = math.inf
-        if version_2_with_negative and rows.size:
-            row = rows[np.argmin(starts[rows, 0] + ends[rows, 0])]
-            null_start, null_end = float(starts[row, 0]), float(ends[row, 0])
-            null_score = null_start + null_end
-        # A list of (text, start logit, end logit), best first.
-        nbest: list[tuple[str, float, float]] = []
-        best_span: tuple[str, float, float] | None = None
-        seen = set()
-        null_entry = ("", null_start, null_end)
-        for row, start, end in candidates.of(rows):
-            if len(nbest) == n_best_size:
-                break
-            start_logit, end_logit = float(starts[row, start]), float(ends[row, end])
-            if version_2_with_negative and "" not in seen and start_logit + end_logit < null_score:
-                seen.add("")
-                nbest.append(null_entry)
-                if len(nbest) == n_best_size and best_span is not None:
-                    break
-            text = text_of(question.doc_tokens, windows[row], start, end)
-            if text in seen:
-                continue
-            entry = (text, start_logit, end_logit)
-            if best_span is None:
-                best_span = entry
-            if len(nbest) == n_best_size:  # only the null entry, and only one was wanted
-                break
-            seen.add(text)
-            nbest.append(entry)
-        if version_2_with_negative and "" not in seen:
-            nbest.append(null_entry)
-        if not nbest:
-            nbest.append((_EMPTY_ANSWER, 0.0, 0.0))
+        null: _Entry | None = None
+        if version_2_with_negative:
+            null = ("", 0.0, 0.0)
+            if rows.size:
+                row = rows[np.argmin(starts[rows, 0] + ends[rows, 0])]
+                null = ("", float(starts[row, 0]), float(ends[row, 0]))
+        spans = (
+            (
+                text_of(question.doc_tokens, windows[row], start, end),
+                float(starts[row, start]),
+                float(ends[row, end]),
+            )
+            for row, start, end in candidates.of(rows)
+        )
+        nbest = _best_entries(spans, null, n_best_size)
         predictions.nbest[question.qas_id] = _with_probabilities(nbest)
         answer = nbest[0][0]
-        if version_2_with_negative:
-            if best_span is None:
-                odds, answer = NULL_ODDS_WITHOUT_SPAN, ""
-            else:
-                odds = null_score - best_span[1] - best_span[2]
-                answer = "" if odds > null_score_diff_threshold else best_span[0]
+        if null is not None:
+            answer, odds = "", NULL_ODDS_WITHOUT_SPAN
+            # The best span is always among them: where only one is kept, no null score is higher.
+            best_span = next((entry for entry in nbest if entry[0]), None)
+            if best_span is not None:
+                odds = null[1] + null[2] - best_span[1] - best_span[2]
+                if odds <= null_score_diff_threshold:
+                    answer = best_span[0]
             predictions.null_odds[question.qas_id] = odds
         predictions.answers[question.qas_id] = answer
     return predictions
+
+
+_Entry = tuple[str, float, float]  # text, start logit, end logit
+
+
+def _best_entries(spans: Iterable[_Entry], null: _Entry | None, n_best_size: int) -> list[_Entry]:
+    """Entries of the n-best list.
+
+    Args:
+      spans: best first.
+      null: the entry for no answer; None where there must be one.
+      n_best_size: how many entries, to which the null entry is added if it is not among them.
+    """
+    entries: list[_Entry] = []
+    seen = set()
+    null_missing = null is not None
+    for span in spans:
+        text, start_logit, end_logit = span
+        if null is not None and null_missing and start_logit + end_logit < null[1] + null[2]:
+            entries.append(null)
+            null_missing = False
+        if len(entries) >= n_best_size:
+            break
+        if text not in seen:
+            seen.add(text)
+            entries.append(span)
+    if null is not None and null_missing:
+        entries.append(null)
+    return entries or [(_EMPTY_ANSWER, 0.0, 0.0)]
 
 
 def _checked_logits(name: str, logits: np.ndarray, windows: Sequence[Window]) -> np.ndarray:
@@ -491,13 +506,14 @@ class _Candidates:
 class _AnswerText:
     """The text of a span, in the document's own writing.
 
+    One object serves one call of `decode_answers`: it keeps every word that it has seen.
+
     Reference: google-research/bert run_squad.py, write_predictions and get_final_text.
     """
 
     def __init__(self, tokenizer: FullTokenizer):
         self._pieces = tokenizer.inv_vocab
-        self._basic: BasicTokenizer = tokenizer.basic_tokenizer
-        self._tokenized: dict[str, str] = {}
+        self._tokenized = _TokenizedWords(tokenizer.basic_tokenizer)
 
     def __call__(self, words: Sequence[str], window: Window, start: int, end: int) -> str:
         pieces = self._pieces
@@ -514,7 +530,9 @@ class _AnswerText:
           words: of the document, which the pieces came from.
         """
         original = " ".join(words)
-        tokenized = " ".join(filter(None, map(self._tokenize, words)))
+        tokenized = " ".join(filter(None, map(self._tokenized.__getitem__, words)))
+        if text == tokenized:
+            return original
         start = tokenized.find(text)
         # Without spaces both must be as long: then their characters are taken to correspond.
         if (
@@ -527,11 +545,16 @@ class _AnswerText:
         last = first + len(text) - text.count(" ") - 1
         return original[_nth_character(words, first) : _nth_character(words, last) + 1]
 
-    def _tokenize(self, word: str) -> str:
-        """The word as the tokenizer sees it; no rule looks beyond a word."""
-        found = self._tokenized.get(word)
-        if found is None:
-            found = self._tokenized[word] = " ".join(self._basic.tokenize(word))
+
+class _TokenizedWords(dict[str, str]):
+    """Words as the tokenizer sees them, by themselves: none of its rules looks beyond a word."""
+
+    def __init__(self, tokenizer: BasicTokenizer):
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, word: str) -> str:
+        found = self[word] = " ".join(self._tokenizer.tokenize(word))
         return found
 
 
@@ -545,7 +568,7 @@ def _nth_character(words: Sequence[str], number: int) -> int:
     raise IndexError(number)
 
 
-def _with_probabilities(nbest: list[tuple[str, float, float]]) -> list[dict[str, Any]]:
+def _with_probabilities(nbest: list[_Entry]) -> list[dict[str, Any]]:
     """Entries of nbest_predictions.json: a softmax over the scores of the entries."""
     scores = [start + end for _, start, end in nbest]
     greatest = max(scores)
