@@ -103,6 +103,13 @@ def test_every_piece_has_the_most_context_in_one_window():
         # A stride beyond the window's width is cut to it: nothing is left out.
 
 
+def test_much_longer_windows_win_over_a_little_more_context():
+    first, second = span_decoding._max_context([(0, 300), (250, 400)])
+    # At piece 275 the contexts are 24 and 25, and the lengths count 3.0 and 1.5.
+    assert first[274:277].tolist() == [True, True, False]
+    assert second[24:27].tolist() == [False, False, True]
+
+
 def test_questions_are_cut_and_empty_documents_have_no_windows(tokenizer):
     (window,) = windows_of("a", tokenizer, WindowRule(7, 1, 3), asked="who is it ? ? ?")
     pieces = tokenizer.convert_ids_to_tokens(window.input_ids)

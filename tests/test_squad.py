@@ -364,7 +364,61 @@ def test_answers_that_do_not_stand_there_are_skipped(tmp_path, caplog, text, sta
     assert len(read(path, is_training=False)) == 3
 
 
+def test_white_space_around_an_answer_belongs_to_the_word_before_it(tmp_path):
+    answers = [
+        [{"text": text, "answer_start": start}] for text, start in [("It, ", 0), (" Ann", 3)]
+    ]
+    path = write(tmp_path, *(qa(id=str(i), answers=a) for i, a in enumerate(answers)))
+    found = [(example.start_position, example.end_position) for example in read(path)[1:]]
+    assert found == [(0, 0), (0, 1)]
+
+
 # Features.
+
+
+def pieces_at_positions(tokenizer, arrays, row):
+    first, last = arrays["start_positions"][row, 0], arrays["end_positions"][row, 0]
+    return tokenizer.convert_ids_to_tokens(arrays["input_ids"][row, first : last + 1].tolist())
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "pieces"),
+    [
+        ("x (b) y", "b", ["b"]),
+        ("x (b y", "b", ["b"]),
+        ("x b) y", "b", ["b"]),
+        ("x (b c) y", "b c", ["b", "c"]),
+        ("x (b-b) y", "b", ["b"]),
+        ("x y b", "b", ["b"]),
+        ("x (cb) y", "b", ["(", "c", "##b", ")"]),  # no piece of its own: the whole word
+    ],
+)
+def test_answers_are_freed_of_what_their_words_carry(tmp_path, tokenizer, context, answer, pieces):
+    answers = [{"text": answer, "answer_start": context.index(answer)}]
+    (example,) = read(write(tmp_path, qa(answers=answers), context=context))[1:]
+    rule = WindowRule(67, 23, 17)
+    arrays = squad.make_features([example], tokenizer, rule, is_training=True)
+    assert pieces_at_positions(tokenizer, arrays, 0) == pieces
+
+
+def test_positions_are_set_in_every_window_that_holds_the_answer(tmp_path, tokenizer):
+    context = "b c d e f g h i j k l m n o p q"
+    rule = WindowRule(14, 2, 3)
+    for size in (1, 2, 5, 9):
+        for start in range(0, len(context) - 2 * size + 2, 2):
+            answer = context[start : start + 2 * size - 1]
+            answers = [{"text": answer, "answer_start": start}]
+            path = write(tmp_path, qa(answers=answers, question="x y z"), context=context)
+            (example,) = read(path)[1:]
+            arrays = squad.make_features([example], tokenizer, rule, is_training=True)
+            windows = squad.make_windows([example], tokenizer, rule)
+            assert [w.doc_start for w in windows] == [0, 2, 4, 6, 8]
+            for row, window in enumerate(windows):
+                words = set(range(start // 2, start // 2 + size))
+                held = words <= set(window.words)
+                expected = answer.split() if held else ["[CLS]"]
+                assert pieces_at_positions(tokenizer, arrays, row) == expected
+                assert bool(arrays["start_positions"][row, 0]) == held
 
 
 def test_arrays_have_their_shapes_and_types(tokenizer, tmp_path):

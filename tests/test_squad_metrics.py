@@ -137,7 +137,7 @@ def test_threshold_replaces_predictions():
     for threshold, exact in ((1.0, 200 / 3), (2.0, 200 / 3), (0.5, 100 / 3)):
         scores = evaluate_v2(references, predictions, odds, threshold)
         assert scores["exact"] == pytest.approx(exact)
-        # Below 2.0 dog is right, and nothing is said of the other two; cat comes before bird.
+        # Equal odds are taken one by one, and has comes before none.
         assert (scores["best_exact"], scores["best_exact_thresh"]) == (100.0, 2.0)
     zero = evaluate_v2(references, predictions, None, -1.0)
     assert (zero["HasAns_exact"], zero["NoAns_exact"]) == (0.0, 100.0) and "best_f1" not in zero
@@ -159,6 +159,17 @@ def test_best_threshold_is_the_best_of_all():
             assert best == pytest.approx(max(tried.values()))
             reached = threshold if tried[-1] < best else -1  # 0.0 stands for answering nothing
             assert tried[reached] == pytest.approx(best)
+
+
+def test_of_equally_good_thresholds_the_lowest_counts():
+    references = {"none": (), "wrong": ("cat",), "right": ("dog",), "last": ("x",)}
+    predictions = {"none": "", "wrong": "dog", "right": "dog", "last": "y"}
+    odds = {"none": -2.0, "wrong": -1.0, "right": 0.5, "last": 3.0}
+    scores = evaluate_v2(references, predictions, odds)
+    assert (scores["best_exact"], scores["best_exact_thresh"]) == (50.0, 0.5)
+    predictions["right"] = "cat"
+    scores = evaluate_v2(references, predictions, odds)
+    assert (scores["best_f1"], scores["best_f1_thresh"]) == (25.0, 0.0)
 
 
 @pytest.mark.parametrize(
