@@ -230,3 +230,50 @@ def test_gzip_streams_can_be_appended(tmp_path):
     dataset = tf.data.TFRecordDataset(str(path), compression_type="GZIP")
     assert [record.numpy() for record in dataset] == [b"one", b"two"]
     assert gzip.decompress(path.read_bytes()).count(b"o") == 2
+
+
+INPUTS = ("input_ids", "input_mask", "segment_ids")
+
+
+@pytest.mark.parametrize(
+    ("features", "input_length", "others"),
+    [
+        (
+            records.classification_features(13),
+            13,
+            {("label_ids", "int64", 1), ("is_real_example", "int64", 1)},
+        ),
+        (
+            records.regression_features(13),
+            13,
+            {("label_ids", "float32", 1), ("is_real_example", "int64", 1)},
+        ),
+        (
+            records.multi_label_features(13, 5),
+            13,
+            {("label_ids", "float32", 5), ("is_real_example", "int64", 1)},
+        ),
+        (
+            records.multiple_choice_features(13, 3),
+            39,
+            {("label_ids", "int64", 1), ("is_real_example", "int64", 1)},
+        ),
+        (
+            records.token_classification_features(13),
+            13,
+            {("label_ids", "int64", 13), ("label_mask", "int64", 13)},
+        ),
+        (
+            records.span_features(13),
+            13,
+            {
+                (name, "int64", 1)
+                for name in ("unique_ids", "start_positions", "end_positions", "is_impossible")
+            },
+        ),
+    ],
+)
+def test_schemas_of_fine_tuning(features, input_length, others):
+    expected = {(name, "int64", input_length) for name in INPUTS} | others
+    assert {(f.name, f.dtype, f.length) for f in features} == expected
+    assert len(features) == len(expected)

@@ -1,0 +1,349 @@
+"""The tasks of the paper: what each is, how it is scored, and the settings it was fine-tuned with.
+
+One row of TASKS says all that readers, heads, metrics and runners need to know of a task. A task
+on one's own data is a row made by `custom_task`.
+
+References: BERT paper (arXiv 1810.04805 v2), section 4 and appendices A.3 and B.1; for the order
+of labels run_classifier.py of google-research/bert, for names of metrics gluebenchmark.com.
+"""
+
+import dataclasses
+import re
+from typing import Literal, get_args
+
+Kind = Literal[
+    "classification",
+    "regression",
+    "multi_label",
+    "multiple_choice",
+    "token_classification",
+    "span",
+]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+# What a kind of task is scored by, the first for choosing among runs. "f1" of a task with two
+# labels is that of the second, as in GLUE; of several labels at once it is the micro average.
+_METRICS_OF_KIND: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy",),
+    "regression": ("pearson", "spearman"),
+    "multi_label": ("f1",),
+    "multiple_choice": ("accuracy",),
+    "token_classification": ("entity_f1",),
+    "span": ("f1", "exact_match"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+      name: key in TASKS.
+      kind: one of KINDS; it decides the records' schema, the head and the loss.
+      labels: names of the labels, a label's id is its place; None where there are none (regression,
+        spans, choices) or where the training data name them.
+      metrics: names of the metrics that are reported.
+      selection_metric: the one of them by which runs are compared.
+      has_pairs: whether an example has two texts.
+      folder: the data's folder in the usual GLUE_DIR and such.
+      train_split: split to train on; None if there is none.
+      eval_splits: labelled splits to evaluate on, each with a score of its own.
+      test_splits: splits whose labels are not public, to predict.
+      tfds_name: name in TensorFlow Datasets; None if it is not there.
+      learning_rates: the ones that the paper chose from on the development set.
+      num_train_epochs: the paper's number of epochs.
+      train_batch_size: the paper's batch size.
+      max_seq_length: tokens of a sequence: the released code's setting for the task.
+      num_choices: continuations of a multiple choice example, else None.
+      model_task: task whose model predicts this one, for a task that has no training data.
+
+    Raises:
+      ValueError: a kind, label or metric that cannot be.
+    """
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...] | None
+    metrics: tuple[str, ...]
+    selection_metric: str
+    has_pairs: bool
+    folder: str
+    train_split: str | None = "train"
+    eval_splits: tuple[str, ...] = ("dev",)
+    test_splits: tuple[str, ...] = ("test",)
+    tfds_name: str | None = None
+    learning_rates: tuple[float, ...] = (5e-5, 4e-5, 3e-5, 2e-5)
+    num_train_epochs: float = 3.0
+    train_batch_size: int = 32
+    max_seq_length: int = 128
+    num_choices: int | None = None
+    model_task: str | None = None
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {self.kind!r}")
+        if self.selection_metric not in self.metrics:
+            raise ValueError(
+                f"selection_metric must be one of {', '.join(self.metrics)}; "
+                f"got {self.selection_metric!r}"
+            )
+        if self.labels is not None:
+            twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
+            if twice:
+                raise ValueError(f"labels must be distinct, got twice: {', '.join(twice)}")
+        if self.kind in ("classification", "multi_label") and self.labels is not None:
+            least = 2 if self.kind == "classification" else 1
+            if len(self.labels) < least:
+                raise ValueError(
+                    f"labels: {self.kind} needs at least {least}, got {list(self.labels)}"
+                )
+
+
+_NLI_LABELS = ("contradiction", "entailment", "neutral")
+_ENTAILMENT_LABELS = ("entailment", "not_entailment")
+
+# The paper fine-tuned all of GLUE alike (section 4.1): batch 32, 3 epochs, the best of four
+# learning rates; its metrics are F1 for QQP and MRPC, Spearman for STS-B, accuracy for the rest
+# (and Matthews for CoLA, GLUE's own). 128 tokens is run_classifier.py's setting.
+TASKS: dict[str, Task] = {
+    "cola": Task(
+        name="cola",
+        kind="classification",
+        labels=("0", "1"),
+        metrics=("matthews", "accuracy"),
+        selection_metric="matthews",
+        has_pairs=False,
+        folder="CoLA",
+        tfds_name="glue/cola",
+    ),
+    "sst-2": Task(
+        name="sst-2",
+        kind="classification",
+        labels=("0", "1"),
+        metrics=("accuracy",),
+        selection_metric="accuracy",
+        has_pairs=False,
+        folder="SST-2",
+        tfds_name="glue/sst2",
+    ),
+    "mrpc": Task(
+        name="mrpc",
+        kind="classification",
+        labels=("0", "1"),
+        metrics=("f1", "accuracy"),
+        selection_metric="f1",
+        has_pairs=True,
+        folder="MRPC",
+        tfds_name="glue/mrpc",
+    ),
+    "sts-b": Task(
+        name="sts-b",
+        kind="regression",
+        labels=None,
+        metrics=("pearson", "spearman"),
+        selection_metric="spearman",
+        has_pairs=True,
+        folder="STS-B",
+        tfds_name="glue/stsb",
+    ),
+    "qqp": Task(
+        name="qqp",
+        kind="classification",
+        labels=("0", "1"),
+        metrics=("f1", "accuracy"),
+        selection_metric="f1",
+        has_pairs=True,
+        folder="QQP",
+        tfds_name="glue/qqp",
+    ),
+    "mnli": Task(
+        name="mnli",
+        kind="classification",
+        labels=_NLI_LABELS,
+        metrics=("accuracy",),
+        selection_metric="accuracy",
+        has_pairs=True,
+        folder="MNLI",
+        eval_splits=("dev_matched", "dev_mismatched"),
+        test_splits=("test_matched", "test_mismatched"),
+        tfds_name="glue/mnli",
+    ),
+    "qnli": Task(
+        name="qnli",
+        kind="classification",
+        labels=_ENTAILMENT_LABELS,
+        metrics=("accuracy",),
+        selection_metric="accuracy",
+        has_pairs=True,
+        folder="QNLI",
+        tfds_name="glue/qnli",
+    ),
+    "rte": Task(
+        name="rte",
+        kind="classification",
+        labels=_ENTAILMENT_LABELS,
+        metrics=("accuracy",),
+        selection_metric="accuracy",
+        has_pairs=True,
+        folder="RTE",
+        tfds_name="glue/rte",
+    ),
+    # The paper trained no model for it but predicted the majority class (appendix B.1).
+    "wnli": Task(
+        name="wnli",
+        kind="classification",
+        labels=("0", "1"),
+        metrics=("accuracy",),
+        selection_metric="accuracy",
+        has_pairs=True,
+        folder="WNLI",
+        tfds_name="glue/wnli",
+    ),
+    # GLUE's diagnostic set: predicted by a model of MNLI, scored on the server only.
+    "ax": Task(
+        name="ax",
+        kind="classification",
+        labels=_NLI_LABELS,
+        metrics=("matthews",),
+        selection_metric="matthews",
+        has_pairs=True,
+        folder="AX",
+        train_split=None,
+        eval_splits=(),
+        tfds_name="glue/ax",
+        model_task="mnli",
+    ),
+    # Section 4.4; the paper does not give the length.
+    "swag": Task(
+        name="swag",
+        kind="multiple_choice",
+        labels=None,
+        metrics=("accuracy",),
+        selection_metric="accuracy",
+        has_pairs=True,
+        folder="SWAG",
+        learning_rates=(2e-5,),
+        train_batch_size=16,
+        num_choices=4,
+    ),
+    # Section 4.2; 384 tokens is run_squad.py's default.
+    "squad1.1": Task(
+        name="squad1.1",
+        kind="span",
+        labels=None,
+        metrics=("exact_match", "f1"),
+        selection_metric="f1",
+        has_pairs=True,
+        folder="SQuAD",
+        test_splits=(),
+        tfds_name="squad/v1.1",
+        learning_rates=(5e-5,),
+        max_seq_length=384,
+    ),
+    # Section 4.3.
+    "squad2.0": Task(
+        name="squad2.0",
+        kind="span",
+        labels=None,
+        metrics=("exact_match", "f1"),
+        selection_metric="f1",
+        has_pairs=True,
+        folder="SQuAD",
+        test_splits=(),
+        tfds_name="squad/v2.0",
+        learning_rates=(5e-5,),
+        num_train_epochs=2.0,
+        train_batch_size=48,
+        max_seq_length=384,
+    ),
+    # Section 5.3; learning rates and batch are of appendix A.3, whose lists hold for all tasks.
+    # The tags are those of the training file.
+    "ner": Task(
+        name="ner",
+        kind="token_classification",
+        labels=None,
+        metrics=("entity_f1",),
+        selection_metric="entity_f1",
+        has_pairs=False,
+        folder="NER",
+        tfds_name="conll2003",
+        learning_rates=(5e-5, 3e-5, 2e-5),
+    ),
+}
+
+# Other names in use; those that differ only in case and signs (sst2, SST_2, stsb) need no entry.
+_ALIASES = {
+    "sst": "sst-2",
+    "diagnostic": "ax",
+    "squad1": "squad1.1",
+    "squadv1": "squad1.1",
+    "squadv11": "squad1.1",
+    "squad2": "squad2.0",
+    "squadv2": "squad2.0",
+    "squadv20": "squad2.0",
+    "conll2003": "ner",
+}
+
+
+def _plain(name: str) -> str:
+    """A name without case and signs."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def get_task(name: str) -> Task:
+    """Finds a task by name; case, hyphens, underscores and dots do not matter.
+
+    Args:
+      name: such as "MRPC", "sst2", "SST-2", "squad_v1.1".
+
+    Returns:
+      Its row of TASKS.
+
+    Raises:
+      ValueError: no such task; the message lists all.
+    """
+    plain = _plain(name)
+    for known, task in TASKS.items():
+        if plain == _plain(known):
+            return task
+    if plain in _ALIASES:
+        return TASKS[_ALIASES[plain]]
+    raise ValueError(f"unknown task {name!r}: expected one of {', '.join(TASKS)}")
+
+
+def custom_task(
+    kind: Kind,
+    labels: tuple[str, ...] | None,
+    has_pairs: bool,
+    name: str = "custom",
+) -> Task:
+    """Makes the row of a task on one's own data, with GLUE's settings.
+
+    Args:
+      kind: one of KINDS.
+      labels: as in Task; two or more for classification, one or more for multi_label.
+      has_pairs: whether an example has two texts.
+      name: the task's name, which also names its folder.
+
+    Returns:
+      The task, scored by its kind's metrics; classification with two labels also by f1.
+
+    Raises:
+      ValueError: a kind that is not there, or labels that do not suit it.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    if kind in ("classification", "multi_label") and labels is None:
+        raise ValueError(f"labels: {kind} needs the names of its labels")
+    metrics = _METRICS_OF_KIND[kind]
+    if kind == "classification" and labels is not None and len(labels) == 2:
+        metrics += ("f1",)
+    return Task(
+        name=name,
+        kind=kind,
+        labels=labels,
+        metrics=metrics,
+        selection_metric=metrics[0],
+        has_pairs=has_pairs,
+        folder=name,
+    )

@@ -1,0 +1,108 @@
+"""Tests of the table of tasks: names, labels, and the paper's settings."""
+
+import dataclasses
+
+import pytest
+
+from bert_tf import tasks
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("SST-2", "sst-2"),
+        ("sst2", "sst-2"),
+        ("sst_2", "sst-2"),
+        ("STSB", "sts-b"),
+        ("sts-b", "sts-b"),
+        ("MRPC", "mrpc"),
+        ("CoLA", "cola"),
+        ("squad_v1.1", "squad1.1"),
+        ("SQuAD2.0", "squad2.0"),
+        ("SQuAD-v2", "squad2.0"),
+        ("conll2003", "ner"),
+        ("diagnostic", "ax"),
+    ],
+)
+def test_names_in_use_are_found(given, name):
+    assert tasks.get_task(given) is tasks.TASKS[name]
+
+
+def test_an_unknown_name_lists_all():
+    with pytest.raises(ValueError, match="unknown task 'squad'") as error:
+        tasks.get_task("squad")
+    for name in tasks.TASKS:
+        assert name in str(error.value)
+
+
+def test_names_stay_apart_without_signs():
+    plain = [tasks._plain(name) for name in tasks.TASKS]
+    assert len({*plain, *tasks._ALIASES}) == len(plain) + len(tasks._ALIASES)
+    for name, task in tasks.TASKS.items():
+        assert task.name == name
+
+
+def test_labels_stand_in_the_originals_order():
+    """run_classifier.py, get_labels of each processor."""
+    assert tasks.TASKS["mnli"].labels == ("contradiction", "entailment", "neutral")
+    assert tasks.TASKS["mrpc"].labels == tasks.TASKS["cola"].labels == ("0", "1")
+    assert tasks.TASKS["ax"].labels == tasks.TASKS["mnli"].labels
+    assert tasks.TASKS["sts-b"].labels is None
+
+
+def test_settings_are_the_papers():
+    glue = "cola sst-2 mrpc sts-b qqp mnli qnli rte wnli".split()
+    for name in glue:
+        task = tasks.TASKS[name]
+        assert (task.train_batch_size, task.num_train_epochs) == (32, 3)
+        assert task.learning_rates == (5e-5, 4e-5, 3e-5, 2e-5)
+        assert task.max_seq_length == 128
+    squad, unanswerable = tasks.TASKS["squad1.1"], tasks.TASKS["squad2.0"]
+    assert (squad.train_batch_size, squad.num_train_epochs) == (32, 3)
+    assert (unanswerable.train_batch_size, unanswerable.num_train_epochs) == (48, 2)
+    assert squad.learning_rates == unanswerable.learning_rates == (5e-5,)
+    swag = tasks.TASKS["swag"]
+    assert (swag.train_batch_size, swag.num_train_epochs, swag.learning_rates) == (16, 3, (2e-5,))
+    assert swag.num_choices == 4
+    assert tasks.TASKS["mnli"].eval_splits == ("dev_matched", "dev_mismatched")
+    assert {t.name: t.selection_metric for t in map(tasks.TASKS.get, glue)} == {
+        "cola": "matthews",
+        "sst-2": "accuracy",
+        "mrpc": "f1",
+        "sts-b": "spearman",
+        "qqp": "f1",
+        "mnli": "accuracy",
+        "qnli": "accuracy",
+        "rte": "accuracy",
+        "wnli": "accuracy",
+    }
+
+
+def test_the_diagnostic_set_is_for_prediction_with_a_model_of_mnli():
+    task = tasks.TASKS["ax"]
+    assert task.train_split is None and task.eval_splits == () and task.test_splits == ("test",)
+    assert task.model_task == "mnli"
+
+
+def test_own_tasks():
+    task = tasks.custom_task("classification", ("no", "yes"), has_pairs=True)
+    assert task.metrics == ("accuracy", "f1") and task.selection_metric == "accuracy"
+    assert tasks.custom_task("classification", ("a", "b", "c"), False).metrics == ("accuracy",)
+    assert tasks.custom_task("regression", None, False).selection_metric == "pearson"
+    for kind in tasks.KINDS:
+        assert tasks.custom_task(kind, ("a", "b"), False).kind == kind
+
+
+def test_tasks_that_cannot_be():
+    with pytest.raises(ValueError, match="kind must be one of classification, .*; got 'x'"):
+        tasks.custom_task("x", None, False)
+    with pytest.raises(ValueError, match="labels: classification needs the names"):
+        tasks.custom_task("classification", None, False)
+    with pytest.raises(ValueError, match="classification needs at least 2, got"):
+        tasks.custom_task("classification", ("a",), False)
+    with pytest.raises(ValueError, match="labels must be distinct, got twice: a"):
+        tasks.custom_task("multi_label", ("a", "b", "a"), False)
+    with pytest.raises(ValueError, match="selection_metric must be one of accuracy; got 'f1'"):
+        dataclasses.replace(tasks.TASKS["rte"], selection_metric="f1")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tasks.TASKS["rte"].name = "x"
