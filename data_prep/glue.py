@@ -192,7 +192,14 @@ def read_split(
     on_bad: OnBad = None,
     on_skip: OnBad = None,
 ) -> Iterator[TextExample]:
-    """Reads a split of a task from its official TSV file, line by line.
+    """Reads a split of a task from its official TSV file; see `split_path` and `read_file`."""
+    yield from read_file(task, split_path(task, data_dir, split), split, on_bad, on_skip)
+
+
+def read_file(
+    task: Task, path: str, split: str, on_bad: OnBad = None, on_skip: OnBad = None
+) -> Iterator[TextExample]:
+    """Reads a TSV file in a task's official columns, line by line.
 
     The labels of test splits are not public, so their examples have none. Examples of MNLI (and of
     SNLI in its layout) with the gold label "-", on which annotators did not agree, are left out as
@@ -200,8 +207,8 @@ def read_split(
 
     Args:
       task: of GLUE.
-      data_dir: the task's own folder, as the original's --data_dir.
-      split: see `split_path`.
+      path: the file.
+      split: the split it holds: first part of `guid`, and without labels if it is a test split.
       on_bad: what to do with the message of a bad line; None to raise it.
       on_skip: told of each example without a gold label; None for silence.
 
@@ -209,11 +216,10 @@ def read_split(
       The examples in order.
 
     Raises:
-      FileNotFoundError: see `split_path`.
       ValueError: a bad line (columns too few or many, unknown label, not UTF-8), naming file and
         line, unless on_bad takes it; always for an empty file or one without a needed column.
+      OSError: the file cannot be read.
     """
-    path = split_path(task, data_dir, split)
     layout = _layout(task)
     labelled = not is_test_split(split)
     names: list[str] = []

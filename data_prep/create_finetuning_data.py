@@ -1,0 +1,241 @@
+r"""Makes the records of a fine-tuning task: of GLUE, of SWAG, or of one's own tables.
+
+    python data_prep/create_finetuning_data.py --task_name=MRPC --data_dir=glue_data/MRPC \
+      --vocab_file=bert-base-uncased-vocab.txt --output_dir=records/mrpc
+
+    python data_prep/create_finetuning_data.py --train_file=train.csv --dev_file=dev.csv \
+      --text_column=review --label_column=stars \
+      --vocab_file=bert-base-uncased-vocab.txt --output_dir=records/reviews
+
+Records are those of google-research/bert run_classifier.py, and flags that it has mean the same.
+For each split come <split>.tfrecord, <split>.lengths.npy and <split>.manifest.json; a second run
+with the same input and flags finds them made. --tfds reads what TensorFlow Datasets has prepared.
+"""
+
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from bert_tf import records, tasks, tokenization
+from data_prep import finetuning_data, swag, tabular
+from data_prep.finetuning_data import PreparedData, Source
+
+_FILE_FLAGS = {"train": "train_file", "dev": "dev_file", "test": "test_file"}
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the script's flags.
+
+    Args:
+      values: where to define them.
+    """
+    string = functools.partial(flags.DEFINE_string, flag_values=values)
+    boolean = functools.partial(flags.DEFINE_bool, flag_values=values)
+    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+    names = functools.partial(flags.DEFINE_list, flag_values=values)
+    string(
+        "task_name", None, f"One of {', '.join(tasks.TASKS)}; leave it out for tables of your own."
+    )
+    string("data_dir", None, "The task's own folder, with its official files.")
+    string("output_dir", None, "Where the records are written.")
+    string("vocab_file", None, "Vocabulary of the model, one WordPiece a line.")
+    boolean("do_lower_case", True, "True for uncased models, False for cased ones.")
+    integer(
+        "max_seq_length", None, "Tokens of a sequence; longer ones are cut. Default: the task's."
+    )
+    names("splits", None, "Splits to make, such as train,dev_matched. Default: all that are there.")
+    boolean("tfds", False, "Read what TensorFlow Datasets has prepared in --data_dir.")
+    for split, flag in _FILE_FLAGS.items():
+        string(flag, None, f"File of the {split} split, for tables of your own and for SWAG.")
+    flags.DEFINE_enum(
+        "kind",
+        "classification",
+        ["classification", "regression", "multi_label"],
+        "What the labels of your own tables are.",
+        flag_values=values,
+    )
+    string("text_column", None, "Column of the text, or of a pair's first text.")
+    string("text_b_column", None, "Column of a pair's second text.")
+    names("label_column", [], "Column of the label; for multi_label also several, of 0 and 1.")
+    string("label_separator", "|", "What separates labels in one column, for multi_label.")
+    names("labels", None, "Labels in the order of their ids. Default: those of the training file.")
+    string("id_column", None, "Column with a name for each row.")
+    flags.DEFINE_enum(
+        "file_format",
+        None,
+        list(tabular.FORMATS),
+        "Format of your own tables. Default: by the file's extension.",
+        flag_values=values,
+    )
+    boolean("has_header", True, "Whether the first row names the columns; else they are 0, 1, ...")
+    boolean(
+        "quotes",
+        None,
+        'Whether "..." may hold separators and line ends. Default: in CSV yes, in TSV no.',
+    )
+    integer(
+        "num_workers",
+        0,
+        "Worker processes; 0 for one per core, or none if the input is small.",
+        lower_bound=0,
+    )
+    boolean("skip_bad_examples", False, "Leave bad examples out, and list them in a file.")
+    integer("max_bad_shown", 10, "Most bad examples shown of a split.", lower_bound=0)
+    flags.mark_flags_as_required(["output_dir", "vocab_file"], values)
+
+
+def sources_from_flags(values: flags.FlagValues) -> tuple[tasks.Task, list[Source]]:
+    """Finds out what is to be made.
+
+    Args:
+      values: parsed flags.
+
+    Returns:
+      The task, with its labels, and the sources of its splits.
+
+    Raises:
+      ValueError: flags that contradict each other, or a training file that is bad.
+      FileNotFoundError: a file that is not there.
+    """
+    files = {split: values[flag].value for split, flag in _FILE_FLAGS.items()}
+    files = {split: path for split, path in files.items() if path}
+    for path in files.values():
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"no such file: {path}")
+    if values.task_name is None:
+        return _own_tables(values, files)
+    task = tasks.get_task(values.task_name)
+    if values.text_column is not None or values.label_column:
+        raise ValueError(f"text_column, label_column: {task.name} has columns of its own")
+    if bool(files) == (values.data_dir is not None):
+        raise ValueError(f"{task.name}: give either data_dir, or train_file, dev_file, test_file")
+    if files:
+        found = [finetuning_data.file_source(task, path, s) for s, path in files.items()]
+        if values.splits:
+            raise ValueError("splits: the files given say which there are")
+    else:
+        splits = values.splits or finetuning_data.available_splits(
+            task, values.data_dir, values.tfds
+        )
+        if not splits:
+            raise FileNotFoundError(f"{task.name}: no file of the task in {values.data_dir}")
+        make = finetuning_data.tfds_source if values.tfds else finetuning_data.folder_source
+        found = [make(task, values.data_dir, split) for split in splits]
+    if task.kind == "multiple_choice":
+        task = dataclasses.replace(task, num_choices=swag.count_choices(found[0].files[0]))
+    return task, found
+
+
+def _own_tables(values: flags.FlagValues, files: dict[str, str]) -> tuple[tasks.Task, list[Source]]:
+    if not files:
+        raise ValueError("give task_name and data_dir, or train_file and text_column")
+    if values.text_column is None:
+        raise ValueError("text_column: needed to read tables of your own")
+    columns = tabular.Columns(
+        text=values.text_column,
+        text_b=values.text_b_column,
+        label=tuple(values.label_column),
+        separator=values.label_separator,
+        id=values.id_column,
+        file_format=values.file_format,
+        has_header=values.has_header,
+        quotes=values.quotes,
+    )
+    if not columns.label and set(files) != {"test"}:
+        raise ValueError("label_column: needed for the train and dev splits")
+    task = finetuning_data.table_task(
+        values.kind,
+        columns,
+        files.get("train"),
+        values.labels,
+        skip_bad_examples=values.skip_bad_examples,
+    )
+    return task, [
+        finetuning_data.table_source(task, path, split, columns) for split, path in files.items()
+    ]
+
+
+class _BadExamples:
+    """Shows the first messages on bad examples, and counts all."""
+
+    def __init__(self, shown: int):
+        self._shown = shown
+        self.count = 0
+
+    def __call__(self, message: str) -> None:
+        self.count += 1
+        if self.count <= self._shown:
+            print(f"bad example: {message}", file=sys.stderr, flush=True)
+
+
+def first_example(made: PreparedData, vocab_file: str) -> str:
+    """Shows the first record as text, so that a wrong vocabulary or casing is seen at once.
+
+    Args:
+      made: records.
+      vocab_file: their vocabulary.
+
+    Returns:
+      Its pieces without padding, and its label.
+    """
+    example = next(records.read_examples(made.record_file, made.features))
+    pieces = {i: piece for piece, i in tokenization.load_vocab(vocab_file).items()}
+    ids = example["input_ids"][example["input_mask"] == 1]
+    shown = " ".join(pieces[i] for i in ids.tolist())
+    label_ids = example["label_ids"].tolist() if "label_ids" in example else []
+    if made.manifest["kind"] == "classification" and made.labels:
+        label_ids = [made.labels[i] for i in label_ids]
+    return f"first record (label {', '.join(map(str, label_ids))}): {shown}"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the script; bad input ends it with one line on standard error and exit status 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    values = flags.FLAGS
+    try:
+        task, sources = sources_from_flags(values)
+        tokenizer = finetuning_data.TokenizerSettings(values.vocab_file, values.do_lower_case)
+        for source in sources:
+            bad = _BadExamples(values.max_bad_shown)
+            made = finetuning_data.write_split(
+                task,
+                source,
+                tokenizer,
+                values.max_seq_length or task.max_seq_length,
+                values.output_dir,
+                values.num_workers or None,
+                bad if values.skip_bad_examples else None,
+            )
+            _report(made, source.split, bad.count, values.vocab_file)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"create_finetuning_data: {error}")
+    except KeyboardInterrupt:
+        sys.exit("create_finetuning_data: stopped")
+
+
+def _report(made: PreparedData, split: str, bad: int, vocab_file: str) -> None:
+    counts = made.manifest["counts"]
+    print(
+        f"{split}: {counts['examples']:,} examples, {counts['records']:,} records, "
+        f"{counts['tokens']:,} tokens, unknown {counts['unknown_token_rate']:.2%}, "
+        f"padding {counts['padding_fraction']:.1%}, "
+        f"{counts['full_length_records']:,} of full length"
+    )
+    if bad:
+        path = made.record_file.removesuffix(".tfrecord") + ".bad_examples.txt"
+        print(f"{split}: left out {bad:,} bad examples, listed in {path}")
+    if counts["without_gold_label"]:
+        print(f"{split}: left out {counts['without_gold_label']:,} examples without a gold label")
+    print(first_example(made, vocab_file))
+    state = "found" if made.from_cache else "wrote"
+    print(f"{state} {made.record_file} ({os.path.getsize(made.record_file):,} bytes)")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
