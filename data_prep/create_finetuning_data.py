@@ -180,13 +180,15 @@ def first_example(made: PreparedData, vocab_file: str) -> str:
       vocab_file: their vocabulary.
 
     Returns:
-      Its pieces without padding, and its label.
+      Its pieces without padding, and its label if it has one.
     """
     example = next(records.read_examples(made.record_file, made.features))
     pieces = {i: piece for piece, i in tokenization.load_vocab(vocab_file).items()}
     ids = example["input_ids"][example["input_mask"] == 1]
     shown = " ".join(pieces[i] for i in ids.tolist())
-    label_ids = example["label_ids"].tolist() if "label_ids" in example else []
+    if not made.manifest["labelled"] or "label_ids" not in example:
+        return f"first record: {shown}"
+    label_ids = example["label_ids"].tolist()
     if made.manifest["kind"] == "classification" and made.labels:
         label_ids = [made.labels[i] for i in label_ids]
     return f"first record (label {', '.join(map(str, label_ids))}): {shown}"

@@ -161,6 +161,7 @@ class Source:
       files: files whose content the examples depend on.
       read: (on_bad, on_skip) -> iterator over the examples, in order; see the readers.
       settings: what the examples depend on beside the files; values that JSON can hold.
+      labelled: whether the examples have labels; the records of others have zeros for them.
       line_per_example: whether lines of the files tell, nearly, how many examples to expect.
     """
 
@@ -168,6 +169,7 @@ class Source:
     files: tuple[str, ...]
     read: Callable[[OnBad, OnBad], Iterator[Any]]
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    labelled: bool = True
     line_per_example: bool = True
 
     def __post_init__(self):
@@ -188,7 +190,8 @@ def file_source(task: Task, path: str | os.PathLike[str], split: str) -> Source:
     def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
         return kind.read_file(task, path, split, on_bad, on_skip)
 
-    return Source(split, (path,), read, {"reader": task.kind, "task": task.name})
+    settings = {"reader": task.kind, "task": task.name}
+    return Source(split, (path,), read, settings, labelled=not glue.is_test_split(split))
 
 
 def folder_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> Source:
@@ -223,7 +226,8 @@ def tfds_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> Sou
         return glue.read_tfds(task, split, folder, on_bad)
 
     settings = {"reader": "tfds", "task": task.name}
-    return Source(split, tuple(files), read, settings, line_per_example=False)
+    labelled = not glue.is_test_split(split)
+    return Source(split, tuple(files), read, settings, labelled, line_per_example=False)
 
 
 def table_source(
@@ -234,18 +238,22 @@ def table_source(
     Args:
       task: see `table_task`.
       path: CSV, TSV or JSONL.
-      split: the split's name. For test splits the label column need not be there.
+      split: the split's name. In the file of a test split label columns need not be there.
       columns: which columns mean what.
+
+    Raises:
+      ValueError: a test split's file that is empty or begins badly.
     """
     path = os.fspath(path)
-    if glue.is_test_split(split):
+    if glue.is_test_split(split) and not tabular.has_labels(path, columns):
         columns = dataclasses.replace(columns, label=())
 
     def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
         return tabular.read_examples(path, columns, task.kind, task.labels, split, on_bad)
 
     described = dataclasses.asdict(columns) | {"file_format": tabular.format_of(path, columns)}
-    return Source(split, (path,), read, {"reader": "table", "columns": described})
+    settings = {"reader": "table", "columns": described}
+    return Source(split, (path,), read, settings, labelled=bool(columns.label))
 
 
 def table_task(
@@ -480,6 +488,7 @@ class _Plan:
             "labels": None if task.labels is None else list(task.labels),
             "num_choices": task.num_choices,
             "split": source.split,
+            "labelled": source.labelled,
             "input_sha256": inputs,
             "source": source.settings,
             "skip_bad_examples": skip_bad,

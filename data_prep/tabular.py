@@ -281,6 +281,28 @@ def _rows(path: str | os.PathLike[str], columns: Columns) -> Iterator[Row]:
     return read_delimited(path, columns.needed, delimiter, quotes, columns.has_header)
 
 
+def has_labels(path: str | os.PathLike[str], columns: Columns) -> bool:
+    """Whether a file has the label columns: test files may lack them.
+
+    Args:
+      path: the file.
+      columns: which columns mean what.
+
+    Returns:
+      True if there are label columns and the file's header (of JSONL, its first row) has all.
+
+    Raises:
+      ValueError: the file is empty, or its first row cannot be read.
+    """
+    without = dataclasses.replace(columns, label=())
+    first = next(_rows(path, without), None)
+    if first is None:
+        raise ValueError(f"{os.fspath(path)}: no examples: the file has but a header")
+    if first.error:
+        raise ValueError(f"{os.fspath(path)}, line {first.line}: {first.error}")
+    return bool(columns.label) and all(name in first.values for name in columns.label)
+
+
 # --------------------------------------------------------------------------------------------------
 # Examples
 
