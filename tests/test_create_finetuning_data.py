@@ -1,0 +1,178 @@
+"""Tests of the script that makes records of fine-tuning tasks."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from bert_tf import records
+from data_prep import create_finetuning_data as script
+
+ROOT = pathlib.Path(__file__).parent.parent
+VOCAB = pathlib.Path(__file__).parent / "golden" / "tokenization" / "tiny_vocab.txt"
+
+
+def _values(*arguments):
+    values = flags.FlagValues()
+    script.define_flags(values)
+    values(["create_finetuning_data", f"--vocab_file={VOCAB}", "--output_dir=out", *arguments])
+    return values
+
+
+def _sources(*arguments):
+    return script.sources_from_flags(_values(*arguments))
+
+
+def _run(*arguments, vocab=VOCAB):
+    command = [sys.executable, "-m", "data_prep.create_finetuning_data", f"--vocab_file={vocab}"]
+    return subprocess.run(
+        [*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def _write(folder, name, text):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_task_of_glue(tmp_path):
+    _write(tmp_path, "train.tsv", "sentence\tlabel\nhello world\t1\nstop\t0\n")
+    _write(tmp_path, "test.tsv", "index\tsentence\n0\tnow\n")
+    out = tmp_path / "made" / "here"
+    arguments = ["--task_name=SST2", f"--data_dir={tmp_path}", f"--output_dir={out}"]
+    done = _run(*arguments, "--max_seq_length=7")
+    assert done.returncode == 0, done.stderr
+    size = (out / "train.tfrecord").stat().st_size
+    assert done.stdout.splitlines() == [
+        "train: 2 examples, 2 records, 7 tokens, unknown 0.00%, padding 50.0%, 0 of full length",
+        "first record (label 1): [CLS] hello world [SEP]",
+        f"wrote {out}/train.tfrecord ({size:,} bytes)",
+        "test: 1 examples, 1 records, 3 tokens, unknown 0.00%, padding 57.1%, 0 of full length",
+        "first record: [CLS] now [SEP]",
+        f"wrote {out}/test.tfrecord ({(out / 'test.tfrecord').stat().st_size:,} bytes)",
+    ]
+    (first, second) = records.read_examples(
+        out / "train.tfrecord", records.classification_features(7)
+    )
+    assert first["input_ids"].tolist() == [3, 11, 12, 4, 0, 0, 0]
+    assert (first["label_ids"], second["label_ids"]) == (1, 0)
+    again = _run(*arguments, "--max_seq_length=7")
+    assert f"found {out}/train.tfrecord" in again.stdout and "wrote" not in again.stdout
+    # The task's own length is the default.
+    assert _run(*arguments, "--splits=test").returncode == 0
+    assert json.loads((out / "test.manifest.json").read_text())["max_seq_length"] == 128
+    assert json.loads((out / "train.manifest.json").read_text())["max_seq_length"] == 7
+
+
+def test_own_tables_with_bad_rows(tmp_path):
+    train = _write(tmp_path, "train.csv", "t,c\nhello,good\nnow,bad\nstop\nstop,\nstop,good\n")
+    dev = _write(tmp_path, "dev.csv", "t,c\nworld,worse\nworld,bad\n")
+    arguments = [
+        f"--train_file={train}",
+        f"--dev_file={dev}",
+        "--text_column=t",
+        "--label_column=c",
+        f"--output_dir={tmp_path / 'out'}",
+    ]
+    done = _run(*arguments)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == (f"create_finetuning_data: {train}, line 4: expected 2 columns, got 1\n")
+    done = _run(*arguments, "--skip_bad_examples", "--max_bad_shown=1", "--max_seq_length=5")
+    assert done.returncode == 0, done.stderr
+    listed = tmp_path / "out" / "train.bad_examples.txt"
+    assert f"train: left out 2 bad examples, listed in {listed}" in done.stdout
+    assert "first record (label good): [CLS] hello [SEP]" in done.stdout
+    assert len(listed.read_text().splitlines()) == 2
+    shown = [line for line in done.stderr.splitlines() if line.startswith("bad example: ")]
+    assert shown == [
+        f"bad example: {train}, line 4: expected 2 columns, got 1",
+        f"bad example: {dev}, line 2: unknown label 'worse': expected one of bad, good",
+    ]
+    manifest = json.loads((tmp_path / "out" / "dev.manifest.json").read_text())
+    assert manifest["labels"] == ["bad", "good"]
+    assert manifest["counts"]["bad_examples"] == manifest["counts"]["examples"] == 1
+
+
+def test_choices_are_counted_in_the_file(tmp_path):
+    path = _write(tmp_path, "x.csv", "sent1,sent2,ending0,ending1,ending2,label\na,b,c,d,e,2\n")
+    task, (source,) = _sources("--task_name=swag", f"--dev_file={path}")
+    assert task.num_choices == 3 and source.split == "dev"
+    (example,) = source.read(None, None)
+    assert example.label == 2
+
+
+def test_flags_of_own_tables(tmp_path):
+    path = _write(tmp_path, "x.txt", '1\t"a\tb"\tu;v\n2\tc\tw\n')
+    task, (source,) = _sources(
+        f"--train_file={path}",
+        "--nohas_header",
+        "--file_format=tsv",
+        "--quotes",
+        "--kind=multi_label",
+        "--text_column=1",
+        "--label_column=2",
+        "--label_separator=;",
+        "--labels=w,v,u",
+        "--id_column=0",
+    )
+    assert task.kind == "multi_label" and task.labels == ("w", "v", "u") and not task.has_pairs
+    found = [(e.guid, e.text_a, e.label) for e in source.read(None, None)]
+    assert found == [("train-1", "a\tb", ("u", "v")), ("train-2", "c", ("w",))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give task_name and data_dir, or train_file and text_column"),
+        (["--task_name=x"], "unknown task 'x': expected one of cola, "),
+        (["--task_name=mrpc"], "mrpc: give either data_dir, or train_file, dev_file, test_file"),
+        (["--task_name=mrpc", "--data_dir={tmp}"], "mrpc: no file of the task in {tmp}"),
+        (["--task_name=mrpc", "--data_dir={tmp}", "--splits=dev"], "mrpc: no dev.tsv in {tmp}"),
+        (
+            ["--task_name=mrpc", "--data_dir={tmp}", "--tfds"],
+            "mrpc: no prepared TFDS data in",
+        ),
+        (["--task_name=mrpc", "--text_column=a"], "mrpc has columns of its own"),
+        (["--train_file={tmp}/t.csv"], "text_column: needed to read tables of your own"),
+        (["--train_file={tmp}/t.csv", "--text_column=a"], "label_column: needed for the train and"),
+        (["--train_file={tmp}/no.csv", "--text_column=a"], "no such file: {tmp}/no.csv"),
+        (
+            ["--dev_file={tmp}/t.csv", "--text_column=a", "--label_column=b"],
+            "labels: classification needs a training file, or the labels themselves",
+        ),
+        (
+            ["--task_name=swag", "--dev_file={tmp}/t.csv", "--splits=dev"],
+            "splits: the files given say which there are",
+        ),
+    ],
+)
+def test_flags_that_cannot_be(tmp_path, arguments, message):
+    _write(tmp_path, "t.csv", "a,b\nhello,x\nworld,y\n")
+    with pytest.raises((ValueError, OSError)) as error:
+        _sources(*(a.format(tmp=tmp_path) for a in arguments))
+    assert message.format(tmp=tmp_path) in str(error.value)
+
+
+def test_real_tasks_from_the_command_line(tmp_path, shared_data):
+    vocab = shared_data / "vocab" / "bert-base-uncased-vocab.txt"
+    for name, folder, splits in (
+        ("mnli", "glue/MNLI", {"train": 8999, "dev": 1000}),
+        ("stsb", "glue/STS-B", {"train": 5749, "dev": 1500, "test": 1379}),
+        ("ax", "glue/AX", {"test": 1104}),
+    ):
+        out = tmp_path / name
+        done = _run(
+            f"--task_name={name}",
+            f"--data_dir={shared_data / folder}",
+            f"--output_dir={out}",
+            vocab=vocab,
+        )
+        assert done.returncode == 0, done.stderr
+        counts = {
+            path.name.split(".")[0]: records.scan_records(path) for path in out.glob("*.tfrecord")
+        }
+        assert counts == splits
