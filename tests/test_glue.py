@@ -361,12 +361,19 @@ for task, split, folder in [("mnli", "dev_mismatched", root), ("rte", "train", r
         show(task, split, folder)
     except (ValueError, FileNotFoundError) as error:
         print(type(error).__name__, error)
+
+from data_prep import finetuning_data as data
+source = data.tfds_source(TASKS["mnli"], root, "train")
+for again in (False, True):
+    made = data.prepare(TASKS["mnli"], source, data.TokenizerSettings(sys.argv[2]), 11,
+                        root + "/cache", num_workers=2, show_progress=False)
+    print(made.num_examples, made.from_cache)
 """
 
 
 def test_prepared_tfds_folders_give_the_official_examples(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", _TFDS, str(tmp_path)],
+        [sys.executable, "-c", _TFDS, str(tmp_path), str(golden.TINY_VOCAB)],
         capture_output=True,
         text=True,
         check=False,
@@ -392,6 +399,8 @@ def test_prepared_tfds_folders_give_the_official_examples(tmp_path):
         "test_matched, train, validation_matched",
         f"FileNotFoundError rte: no prepared TFDS data in {tmp_path}: expected dataset_info.json "
         f"there or in {tmp_path}/glue/rte/<version>",
+        "3 False",
+        "3 True",
     ]
 
 
