@@ -22,11 +22,11 @@ Kind = Literal[
 KINDS: tuple[str, ...] = get_args(Kind)
 
 # What a kind of task is scored by, the first for choosing among runs. "f1" of a task with two
-# labels is that of the second, as in GLUE; of several labels at once it is the micro average.
+# labels is that of the second, as in GLUE.
 _METRICS_OF_KIND: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy",),
-    "regression": ("pearson", "spearman"),
-    "multi_label": ("f1",),
+    "regression": ("pearson_correlation", "spearman_correlation"),
+    "multi_label": ("multi_label_micro_f1", "multi_label_macro_f1", "multi_label_subset_accuracy"),
     "multiple_choice": ("accuracy",),
     "token_classification": ("entity_f1",),
     "span": ("f1", "exact_match"),
@@ -110,8 +110,8 @@ TASKS: dict[str, Task] = {
         name="cola",
         kind="classification",
         labels=("0", "1"),
-        metrics=("matthews", "accuracy"),
-        selection_metric="matthews",
+        metrics=("matthews_correlation", "accuracy"),
+        selection_metric="matthews_correlation",
         has_pairs=False,
         folder="CoLA",
         tfds_name="glue/cola",
@@ -140,8 +140,8 @@ TASKS: dict[str, Task] = {
         name="sts-b",
         kind="regression",
         labels=None,
-        metrics=("pearson", "spearman"),
-        selection_metric="spearman",
+        metrics=("pearson_correlation", "spearman_correlation"),
+        selection_metric="spearman_correlation",
         has_pairs=True,
         folder="STS-B",
         tfds_name="glue/stsb",
@@ -204,8 +204,8 @@ TASKS: dict[str, Task] = {
         name="ax",
         kind="classification",
         labels=_NLI_LABELS,
-        metrics=("matthews",),
-        selection_metric="matthews",
+        metrics=("matthews_correlation",),
+        selection_metric="matthews_correlation",
         has_pairs=True,
         folder="AX",
         train_split=None,
@@ -326,7 +326,7 @@ def custom_task(
       name: the task's name, which also names its folder.
 
     Returns:
-      The task, scored by its kind's metrics; classification with two labels also by f1.
+      The task, scored by its kind's metrics; classification also by f1, of several labels macro_f1.
 
     Raises:
       ValueError: a kind that is not there, or labels that do not suit it.
@@ -336,8 +336,8 @@ def custom_task(
     if kind in ("classification", "multi_label") and labels is None:
         raise ValueError(f"labels: {kind} needs the names of its labels")
     metrics = _METRICS_OF_KIND[kind]
-    if kind == "classification" and labels is not None and len(labels) == 2:
-        metrics += ("f1",)
+    if kind == "classification" and labels is not None:
+        metrics += ("f1",) if len(labels) == 2 else ("macro_f1",)
     return Task(
         name=name,
         kind=kind,

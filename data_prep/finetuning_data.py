@@ -29,8 +29,9 @@ import numpy as np
 
 from bert_tf import records, tokenization
 from bert_tf.records import FeatureSpec
+from bert_tf.span_decoding import WindowRule
 from bert_tf.tasks import Task, custom_task
-from data_prep import glue, swag, tabular, token_store
+from data_prep import glue, ner, squad, swag, tabular, token_store
 from data_prep.glue import OnBad
 from data_prep.progress import Progress
 from data_prep.worker_pool import WorkerPool, available_cores
@@ -101,6 +102,61 @@ def _num_choices(task: Task) -> int:
     return task.num_choices
 
 
+_CONLL_NAMES = ("{}.txt", "{}.conll", "{}.tsv", "{}.bio", "{}.iob")
+_SQUAD_NAMES = {
+    "squad1.1": ("{}-v1.1.json", "{}-v1.1.subset.json"),
+    "squad2.0": ("{}-v2.0.json", "{}-v2.0.subset.json"),
+}
+# Unique ids of a chunk's windows begin here, so many apart for each of its examples.
+_IDS_PER_QUESTION = 4096
+
+
+def _first_file(folder: str, split: str, names: Sequence[str]) -> str:
+    paths = [os.path.join(folder, name.format(split)) for name in names]
+    for path in paths:
+        if os.path.isfile(path):
+            return path
+    raise FileNotFoundError(f"no such file: {paths[0]} (nor {', '.join(paths[1:])})")
+
+
+def _tagged_features(
+    groups: Sequence[Sequence[ner.Sentence]],
+    tokenizer: tokenization.FullTokenizer,
+    settings: FeatureSettings,
+    first: int,
+) -> dict[str, np.ndarray]:
+    arrays, _ = ner.make_features(
+        [sentence for group in groups for sentence in group],
+        tokenizer,
+        settings.task.labels or (),
+        settings.max_seq_length,
+        settings.extra.get("document_context", False),
+    )
+    return arrays
+
+
+def window_rule(settings: FeatureSettings) -> WindowRule:
+    """Reads how documents are cut into windows from the settings of a task of spans."""
+    names = ("doc_stride", "max_query_length")
+    given = {name: settings.extra[name] for name in names if name in settings.extra}
+    return WindowRule(settings.max_seq_length, **given)
+
+
+def _span_features(
+    examples: Sequence[squad.SquadExample],
+    tokenizer: tokenization.FullTokenizer,
+    settings: FeatureSettings,
+    first: int,
+) -> dict[str, np.ndarray]:
+    return squad.make_features(
+        examples,
+        tokenizer,
+        window_rule(settings),
+        is_training=any(example.start_position is not None for example in examples),
+        first_unique_id=squad.FIRST_UNIQUE_ID + first * _IDS_PER_QUESTION,
+    )
+
+
 _CLASSIFICATION = KindOfTask(
     find_file=glue.split_path,
     read_file=glue.read_file,
@@ -132,6 +188,29 @@ KINDS: dict[str, KindOfTask] = {
         make_features=lambda examples, tokenizer, settings, first: swag.make_features(
             examples, tokenizer, settings.max_seq_length, _num_choices(settings.task)
         ),
+    ),
+    "token_classification": KindOfTask(
+        find_file=lambda task, folder, split: _first_file(folder, split, _CONLL_NAMES),
+        read_file=lambda task, path, split, on_bad, on_skip: (
+            (sentence,) for sentence in ner.read_sentences(path, on_bad=on_bad)
+        ),
+        schema=lambda settings: records.token_classification_features(settings.max_seq_length),
+        make_features=_tagged_features,
+        test_is_labelled=True,
+        line_per_example=False,
+    ),
+    "span": KindOfTask(
+        find_file=lambda task, folder, split: _first_file(folder, split, _SQUAD_NAMES[task.name]),
+        read_file=lambda task, path, split, on_bad, on_skip: squad.read_squad(
+            path,
+            version_2_with_negative=task.name == "squad2.0",
+            is_training=split == "train",
+            on_bad=on_bad,
+            on_skip=on_skip,
+        ),
+        schema=lambda settings: records.span_features(settings.max_seq_length),
+        make_features=_span_features,
+        line_per_example=False,
     ),
 }
 
@@ -211,6 +290,53 @@ def folder_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> S
       FileNotFoundError: there is no such file.
     """
     return file_source(task, kind_of(task).find_file(task, os.fspath(data_dir), split), split)
+
+
+def tagged_source(
+    path: str | os.PathLike[str],
+    split: str,
+    *,
+    document_context: bool = False,
+    token_column: int = 0,
+    tag_column: int = -1,
+    tag_scheme: str = "original",
+) -> Source:
+    """Names a file of tagged words as a source.
+
+    Args:
+      path: see `ner.read_sentences`.
+      split: the split it holds.
+      document_context: whether documents are kept together, to be shown around each sentence; the
+        task's settings must say so too.
+      token_column: as for `ner.read_sentences`.
+      tag_column: as for `ner.read_sentences`.
+      tag_scheme: key of `ner.TAG_SCHEMES`.
+    """
+    path = os.fspath(path)
+
+    def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
+        sentences = read_tagged(path, token_column, tag_column, tag_scheme, on_bad)
+        return ner.documents(sentences) if document_context else ((s,) for s in sentences)
+
+    settings = {
+        "reader": "token_classification",
+        "document_context": document_context,
+        "token_column": token_column,
+        "tag_column": tag_column,
+        "tag_scheme": tag_scheme,
+    }
+    return Source(split, (path,), read, settings, line_per_example=False)
+
+
+def read_tagged(
+    path: str, token_column: int, tag_column: int, tag_scheme: str, on_bad: OnBad = None
+) -> Iterator[ner.Sentence]:
+    """Reads sentences, their tags in a scheme; arguments as of `tagged_source`."""
+    convert = ner.TAG_SCHEMES[tag_scheme]
+    for sentence in ner.read_sentences(
+        path, on_bad=on_bad, token_column=token_column, tag_column=tag_column
+    ):
+        yield dataclasses.replace(sentence, tags=tuple(convert(sentence.tags)))
 
 
 def tfds_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> Source:

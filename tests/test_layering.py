@@ -27,6 +27,7 @@ LEVELS = {
     "preprocessing": 2,
     "dynamic_masking": 2,
     "span_decoding": 2,
+    "tasks": 2,
     "modeling": 3,
     "training_state": 4,
     "input_pipeline": 4,
@@ -115,7 +116,8 @@ def test_light_imports_load_neither_tensorflow_nor_keras():
     code = (
         "import sys, bert_tf, bert_tf.tokenization, bert_tf.records, bert_tf.metrics\n"
         "import data_prep.create_pretraining_data, data_prep.extract_corpus\n"
-        "import data_prep.learn_vocab, data_prep.ner\n"
+        "import data_prep.learn_vocab, data_prep.create_finetuning_data\n"
+        "import bert_tf.squad_metrics, bert_tf.tasks, data_prep.ner, data_prep.squad\n"
         "print(sorted({'tensorflow', 'keras', 'keras_hub', 'torch'} & set(sys.modules)))"
     )
     assert python(code).strip() == "[]"

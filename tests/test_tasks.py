@@ -66,10 +66,10 @@ def test_settings_are_the_papers():
     assert swag.num_choices == 4
     assert tasks.TASKS["mnli"].eval_splits == ("dev_matched", "dev_mismatched")
     assert {t.name: t.selection_metric for t in map(tasks.TASKS.get, glue)} == {
-        "cola": "matthews",
+        "cola": "matthews_correlation",
         "sst-2": "accuracy",
         "mrpc": "f1",
-        "sts-b": "spearman",
+        "sts-b": "spearman_correlation",
         "qqp": "f1",
         "mnli": "accuracy",
         "qnli": "accuracy",
@@ -87,8 +87,11 @@ def test_the_diagnostic_set_is_for_prediction_with_a_model_of_mnli():
 def test_own_tasks():
     task = tasks.custom_task("classification", ("no", "yes"), has_pairs=True)
     assert task.metrics == ("accuracy", "f1") and task.selection_metric == "accuracy"
-    assert tasks.custom_task("classification", ("a", "b", "c"), False).metrics == ("accuracy",)
-    assert tasks.custom_task("regression", None, False).selection_metric == "pearson"
+    assert tasks.custom_task("classification", ("a", "b", "c"), False).metrics == (
+        "accuracy",
+        "macro_f1",
+    )
+    assert tasks.custom_task("regression", None, False).selection_metric == "pearson_correlation"
     for kind in tasks.KINDS:
         assert tasks.custom_task(kind, ("a", "b"), False).kind == kind
 
