@@ -98,7 +98,7 @@ def save_model_directory(
     _write_tf1(temporary, weights)
     prefix.with_name(f"{WEIGHTS_NAME}.index").unlink(missing_ok=True)
     save_config_and_vocabulary(folder, config, vocab_file, labels)
-    _write_vocabulary(tokenizer, folder / VOCAB_NAME)
+    write_vocabulary(tokenizer, folder / VOCAB_NAME)
     import_tensor_bundle(prefix).rename_tensors(temporary, prefix)
 
 
@@ -173,7 +173,7 @@ def _copy_vocabulary(vocab_file: str | os.PathLike | None, target: pathlib.Path)
     os.replace(temporary, target)
 
 
-def _write_vocabulary(tokenizer: FullTokenizer | None, target: pathlib.Path) -> None:
+def write_vocabulary(tokenizer: FullTokenizer | None, target: pathlib.Path) -> None:
     """Write a tokenizer's vocabulary; byte by byte where it was read from a file."""
     if tokenizer is None:
         return
@@ -267,7 +267,7 @@ def _write_hf_tokenizer(
         return
     import tokenizers
 
-    _write_vocabulary(tokenizer, folder / VOCAB_NAME)
+    write_vocabulary(tokenizer, folder / VOCAB_NAME)
     fast = tokenizers.BertWordPieceTokenizer(
         dict(tokenizer.vocab), lowercase=tokenizer.do_lower_case
     )
@@ -316,7 +316,7 @@ def save_keras(
 
     def write_beside() -> None:
         save_config_and_vocabulary(target.parent, config, None, labels)
-        _write_vocabulary(tokenizer, target.parent / VOCAB_NAME)
+        write_vocabulary(tokenizer, target.parent / VOCAB_NAME)
 
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name.removesuffix(suffix)}.tmp{suffix}")

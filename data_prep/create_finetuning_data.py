@@ -34,6 +34,31 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
       values: where to define them.
     """
     string = functools.partial(flags.DEFINE_string, flag_values=values)
+    string("output_dir", None, "Where the records are written.")
+    string("vocab_file", None, "Vocabulary of the model, one WordPiece a line.")
+    flags.DEFINE_bool(
+        "do_lower_case",
+        True,
+        "True for uncased models, False for cased ones.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "max_seq_length",
+        None,
+        "Tokens of a sequence; longer ones are cut. Default: the task's.",
+        flag_values=values,
+    )
+    flags.mark_flags_as_required(["output_dir", "vocab_file"], values)
+    define_data_flags(values)
+
+
+def define_data_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that say what the data are; the scripts that train have them too.
+
+    Args:
+      values: where to define them.
+    """
+    string = functools.partial(flags.DEFINE_string, flag_values=values)
     boolean = functools.partial(flags.DEFINE_bool, flag_values=values)
     integer = functools.partial(flags.DEFINE_integer, flag_values=values)
     names = functools.partial(flags.DEFINE_list, flag_values=values)
@@ -41,12 +66,6 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "task_name", None, f"One of {', '.join(tasks.TASKS)}; leave it out for tables of your own."
     )
     string("data_dir", None, "The task's own folder, with its official files.")
-    string("output_dir", None, "Where the records are written.")
-    string("vocab_file", None, "Vocabulary of the model, one WordPiece a line.")
-    boolean("do_lower_case", True, "True for uncased models, False for cased ones.")
-    integer(
-        "max_seq_length", None, "Tokens of a sequence; longer ones are cut. Default: the task's."
-    )
     names("splits", None, "Splits to make, such as train,dev_matched. Default: all that are there.")
     boolean("tfds", False, "Read what TensorFlow Datasets has prepared in --data_dir.")
     for split, flag in _FILE_FLAGS.items():
@@ -85,7 +104,6 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     )
     boolean("skip_bad_examples", False, "Leave bad examples out, and list them in a file.")
     integer("max_bad_shown", 10, "Most bad examples shown of a split.", lower_bound=0)
-    flags.mark_flags_as_required(["output_dir", "vocab_file"], values)
 
 
 def sources_from_flags(values: flags.FlagValues) -> tuple[tasks.Task, list[Source]]:
@@ -159,7 +177,7 @@ def _own_tables(values: flags.FlagValues, files: dict[str, str]) -> tuple[tasks.
     ]
 
 
-class _BadExamples:
+class BadExamples:
     """Shows the first messages on bad examples, and counts all."""
 
     def __init__(self, shown: int):
@@ -167,6 +185,7 @@ class _BadExamples:
         self.count = 0
 
     def __call__(self, message: str) -> None:
+        """Takes one message."""
         self.count += 1
         if self.count <= self._shown:
             print(f"bad example: {message}", file=sys.stderr, flush=True)
@@ -203,7 +222,7 @@ def main(argv: Sequence[str]) -> None:
         task, sources = sources_from_flags(values)
         tokenizer = finetuning_data.TokenizerSettings(values.vocab_file, values.do_lower_case)
         for source in sources:
-            bad = _BadExamples(values.max_bad_shown)
+            bad = BadExamples(values.max_bad_shown)
             made = finetuning_data.write_split(
                 task,
                 source,

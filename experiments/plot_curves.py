@@ -12,6 +12,17 @@ from absl import app, flags
 
 from bert_tf.training import METRICS_NAME, read_metrics
 
+# What log lines hold beside losses and scores.
+_NOT_SCORES = {
+    "kind",
+    "step",
+    "learning_rate",
+    "loss_scale",
+    "sequences_per_second",
+    "tokens_per_second",
+    "time_seconds",
+}
+
 
 def plot_curves(metrics_file: str | os.PathLike, png: str | os.PathLike) -> pathlib.Path:
     """Draws losses with their baselines, accuracies, learning rate and throughput.
@@ -50,7 +61,10 @@ def plot_curves(metrics_file: str | os.PathLike, png: str | os.PathLike) -> path
         if log:
             axis.set_yscale("log")
 
-    lines(axes[0, 0], ("mlm_loss", "nsp_loss"), log=False)
+    names = sorted({name.removeprefix("eval_") for row in train + evaluations for name in row})
+    losses = [name for name in names if name.endswith("_loss")] or ["loss"]
+    scores = [name for name in names if not name.endswith("loss") and name not in _NOT_SCORES]
+    lines(axes[0, 0], losses, log=False)
     for row in baselines[-1:]:
         for name, style in (("uniform_loss", ":"), ("unigram_loss", "--")):
             if name in row:
@@ -58,16 +72,18 @@ def plot_curves(metrics_file: str | os.PathLike, png: str | os.PathLike) -> path
                     row[name], color="grey", linestyle=style, label=name.replace("_", " ")
                 )
     axes[0, 0].set_ylabel("nats")
-    lines(axes[0, 1], ("mlm_accuracy", "nsp_accuracy"), log=False)
-    axes[0, 1].set_ylim(0, 1)
+    lines(axes[0, 1], scores, log=False)
+    if axes[0, 1].get_ylim()[1] <= 1.1:  # else scores are in percent
+        axes[0, 1].set_ylim(0, 1)
     lines(axes[1, 0], ("learning_rate",), log=False)
     lines(axes[1, 1], ("tokens_per_second",), log=False)
     axes[1, 1].set_ylim(bottom=0)
     for axis, title in zip(
-        axes.flat, ("Loss", "Accuracy", "Learning rate", "Tokens per second"), strict=True
+        axes.flat, ("Loss", "Scores", "Learning rate", "Tokens per second"), strict=True
     ):
         axis.set_title(title)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     png = pathlib.Path(png)
     temporary = png.with_name(f".{png.name}.tmp.png")
     figure.savefig(temporary, dpi=110)
