@@ -484,6 +484,7 @@ class _Training:
         for step in checkpoint_steps(folder):
             for path in folder.glob(f"model.ckpt-{step}.*"):
                 path.unlink()
+        (folder / "checkpoint").unlink(missing_ok=True)  # which names the newest of these
         shutil.rmtree(folder / _BEST_NAME, ignore_errors=True)
         return Run(
             seed=self.seed,

@@ -1,0 +1,286 @@
+r"""Fine-tunes the same task here and in transformers, on the same batches, and compares.
+
+    python experiments/compare_transformers.py --task_name=MRPC --data_dir=$GLUE_DIR/MRPC \
+        --model_dir=uncased_L-12_H-768_A-12 --output_dir=runs/compare --num_train_steps=20
+
+Both begin with the same weights, the head included, and see the same batches, learning rates,
+weight decay, clipping and (bias-corrected) Adam. Without dropout, the default, the losses of each
+step should agree to rounding. --dropout with --seeds compares scores on the dev set instead, since
+masks differ: each system has its own random numbers. Needs torch and transformers.
+
+Kinds: classification and regression, and NER (--task_name=ner, --train_file, --dev_file).
+Writes compare.json and prints a table with the processor time of each system.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np  # noqa: E402
+from absl import app, flags  # noqa: E402
+
+from experiments import finetuning as runs  # noqa: E402
+from experiments import run_classifier  # noqa: E402
+
+FLAGS = flags.FLAGS
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the script's flags: those of run_classifier.py, and whether to drop out."""
+    run_classifier.define_flags(values)
+    flags.DEFINE_bool("dropout", False, "Train with dropout, and compare dev scores.", values)
+    values.set_default("bias_correction", True)
+
+
+@dataclasses.dataclass
+class Trained:
+    """What training in one system gave.
+
+    Attributes:
+        losses: of each step.
+        logits: on the dev set, [N, K], in the order of the file.
+        cpu_seconds: processor time of the steps.
+        seconds: wall time of the steps.
+    """
+
+    losses: list[float]
+    logits: np.ndarray
+    cpu_seconds: float
+    seconds: float
+
+
+def _timed(step: Callable[[Any], float], batches: list[Any]) -> tuple[list[float], float, float]:
+    """Take the steps, and time all but the first two, which trace, compile and warm up."""
+    losses = [step(batch) for batch in batches[:2]]
+    cpu, wall = time.process_time(), time.perf_counter()
+    losses += [step(batch) for batch in batches[2:]]
+    return losses, time.process_time() - cpu, time.perf_counter() - wall
+
+
+def train_here(model: Any, kind: str, optimizer: Any, batches: list[Any], dev: Any) -> Trained:
+    """Train a model of this package, step by step."""
+    import tensorflow as tf
+
+    from bert_tf.finetuning import FineTuningObjective
+
+    objective = FineTuningObjective(kind)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function(reduce_retracing=True)
+    def take(inputs, labels, weights):
+        with tf.GradientTape() as tape:
+            loss, _ = objective(model(inputs, training=True), labels, weights)
+        optimizer.apply(tape.gradient(loss, model.trainable_variables))
+        return loss
+
+    losses, cpu, wall = _timed(lambda batch: float(take(*batch)), batches)
+    return Trained(losses, dev.predict(model, batch_size=32)["logits"], cpu, wall)
+
+
+def train_there(
+    folder: str, kind: str, rates: list[float], values: flags.FlagValues, batches: Any, dev: Any
+) -> Trained:
+    """Train the model of a directory of transformers, with torch's AdamW."""
+    import torch
+    import transformers
+
+    torch.manual_seed(int(values.seeds[0]))
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    name = "TokenClassification" if kind == "token_classification" else "SequenceClassification"
+    model = getattr(transformers, f"BertFor{name}").from_pretrained(folder)
+    plain = ("LayerNorm", "bias")
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": values.weight_decay_rate},
+        {"params": [], "weight_decay": 0.0},
+    ]
+    for parameter_name, parameter in model.named_parameters():
+        groups[any(part in parameter_name for part in plain)]["params"].append(parameter)
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-6)
+
+    def forward(inputs):
+        names = {"input_ids": "input_ids", "input_mask": "attention_mask"}
+        given = {names[n]: torch.tensor(inputs[n].numpy()).long() for n in names}
+        segments = torch.tensor(inputs["segment_ids"].numpy()).long()
+        return model(**given, token_type_ids=segments).logits
+
+    def loss_of(logits, labels, weights):
+        labels, weights = torch.tensor(labels.numpy()), torch.tensor(weights.numpy())
+        if kind == "regression":
+            each = (logits[:, 0] - labels) ** 2
+        else:
+            flat = logits.reshape(-1, logits.shape[-1])
+            each = torch.nn.functional.cross_entropy(
+                flat, labels.reshape(-1).long(), reduction="none"
+            )
+        return (each * weights.reshape(-1)).sum() / weights.sum()
+
+    step_rates = iter(rates)
+
+    def take(batch) -> float:
+        inputs, labels, weights = batch
+        rate = next(step_rates)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        loss = loss_of(forward(inputs), labels, weights)
+        loss.backward()
+        if values.clip_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), values.clip_norm)
+        optimizer.step()
+        return float(loss.detach())
+
+    model.train()
+    losses, cpu, wall = _timed(take, batches)
+    model.eval()
+    rows = {}
+    order = dev.evaluation_order(32)
+    with torch.no_grad():
+        dataset = dev.evaluation_dataset(batch_size=32)
+        for numbers, (inputs, _, _) in zip(order, dataset, strict=True):
+            for number, row in zip(numbers, forward(inputs).numpy(), strict=True):
+                if number >= 0:
+                    rows[int(number)] = row
+    shape = (dev.max_seq_length, rows[0].shape[-1])
+    if kind == "token_classification":
+        logits = np.zeros((len(dev), *shape), np.float32)
+        for number, row in rows.items():
+            logits[number, : len(row)] = row
+    else:
+        logits = np.stack([rows[number] for number in range(len(dev))])
+    return Trained(losses, logits, cpu, wall)
+
+
+def score(data: run_classifier.Data, logits: np.ndarray, labels: Any) -> dict[str, float]:
+    """Return the dev figures of logits."""
+    if data.task.kind != "token_classification":
+        return run_classifier.figures_of(data.task, logits, labels)
+    from bert_tf.metrics import entity_scores
+
+    names = data.task.labels
+    true, predicted = [], []
+    for row, mask, ids in zip(
+        logits.argmax(-1), labels["label_mask"], labels["label_ids"], strict=True
+    ):
+        true.append([names[i] for i in ids[mask == 1]])
+        predicted.append([names[i] for i in row[mask == 1]])
+    return {"entity_f1": entity_scores(true, predicted).f1}
+
+
+def compare(values: flags.FlagValues) -> None:
+    """Train in both systems, for each seed, and print and write what came out.
+
+    Raises:
+        InputError, ValueError, OSError: bad flags, data or model.
+    """
+    import keras
+
+    from bert_tf import checkpoint_writers, checkpoints, finetuning
+    from bert_tf.optimization import WarmupLinearDecay, create_optimizer
+
+    values.do_train = values.do_eval = True
+    runs.check_flags(values)
+    folder = pathlib.Path(values.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = runs.starting_point(values)
+    if not values.dropout:
+        config = dataclasses.replace(
+            start.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        )
+        start = dataclasses.replace(start, config=config)
+    data = run_classifier.prepare(values, start)
+    task, size = data.task, start.config.vocab_size
+    train, dev = data.records("train", size), data.records(data.of("dev")[0], size)
+    labels = dev.labels()
+    steps = values.num_train_steps or int(
+        data.made["train"].num_examples / values.train_batch_size * values.num_train_epochs
+    )
+    schedule = WarmupLinearDecay(values.learning_rate, steps, int(steps * values.warmup_proportion))
+    rates = [float(schedule(step)) for step in range(steps)]
+    rows: list[dict[str, Any]] = []
+    for seed in map(int, values.seeds):
+        keras.utils.set_random_seed(seed)
+        arguments = {} if values.dropout else {"dropout_rate": 0.0}
+        count = len(task.labels) if task.labels else None
+        model = finetuning.make_model(task.kind, start.config, count, **arguments)
+        checkpoints.load_checkpoint(model, start.checkpoint, heads=False)
+        checkpoint_writers.save_hf(folder / "initial", model)
+        optimizer = create_optimizer(
+            values.learning_rate,
+            steps,
+            int(steps * values.warmup_proportion),
+            weight_decay_rate=values.weight_decay_rate,
+            clip_norm=values.clip_norm or None,
+            bias_correction=values.bias_correction,
+        )
+        batches = list(
+            train.training_dataset(
+                batch_size=values.train_batch_size,
+                seed=seed,
+                num_steps=steps,
+                group_by_length=values.group_by_length,
+                pad_to_max=values.pad_to_max_seq_length,
+            )
+        )
+        ours = train_here(model, task.kind, optimizer, batches, dev)
+        theirs = train_there(str(folder / "initial"), task.kind, rates, values, batches, dev)
+        differences = np.abs(np.subtract(ours.losses, theirs.losses))
+        rows.append(
+            {
+                "seed": seed,
+                "steps": steps,
+                "largest_difference_of_20_losses": float(differences[:20].max()),
+                "largest_difference_of_losses": float(differences.max()),
+                "ours": {**score(data, ours.logits, labels), **_costs(ours)},
+                "theirs": {**score(data, theirs.logits, labels), **_costs(theirs)},
+                "our_losses": ours.losses,
+                "their_losses": theirs.losses,
+            }
+        )
+        runs.write_json(folder / "compare.json", rows)
+        _print(rows[-1])
+    if len(rows) > 1:
+        print(f"{task.name}, over {len(rows)} seeds:")
+        for name in rows[0]["ours"]:
+            cells = []
+            for who in ("ours", "theirs"):
+                found = [row[who][name] for row in rows]
+                cells.append(f"{statistics.fmean(found):.4f} ± {statistics.stdev(found):.4f}")
+            print(f"  {name:<22} ours {cells[0]}   transformers {cells[1]}")
+
+
+def _costs(trained: Trained) -> dict[str, float]:
+    return {"cpu_seconds": trained.cpu_seconds, "seconds": trained.seconds}
+
+
+def _print(row: dict[str, Any]) -> None:
+    print(
+        f"seed {row['seed']}: {row['steps']} steps, losses differ by at most "
+        f"{row['largest_difference_of_20_losses']:.2e} in the first 20 and "
+        f"{row['largest_difference_of_losses']:.2e} in all"
+    )
+    for name, value in row["ours"].items():
+        print(f"  {name:<22} ours {value:.4f}   transformers {row['theirs'][name]:.4f}")
+    sys.stdout.flush()
+
+
+def main(argv: list[str]) -> int:
+    """Run the script; bad input gives one line on standard error and exit status 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    return runs.exit_on_error("compare_transformers.py", lambda: compare(FLAGS))
+
+
+if __name__ == "__main__":
+    define_flags(FLAGS)
+    app.run(main)
