@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import bisect
 import functools
+import json
 import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -69,6 +71,17 @@ _LABELS: dict[str, Callable[[Mapping[str, Any], Any], tuple[Any, Any]]] = {
 }
 # Features with a value for each token.
 _PER_TOKEN = {"token_classification": (*_INPUTS, "label_ids", "label_mask")}
+
+
+# (max_seq_length, labels, choices) -> features of a record.
+_SCHEMAS: dict[str, Callable[[int, int, int], tuple[records.FeatureSpec, ...]]] = {
+    "classification": lambda length, *_: records.classification_features(length),
+    "regression": lambda length, *_: records.regression_features(length),
+    "multi_label": lambda length, labels, _: records.multi_label_features(length, labels),
+    "multiple_choice": lambda length, _, choices: records.multiple_choice_features(length, choices),
+    "token_classification": lambda length, *_: records.token_classification_features(length),
+    "span": lambda length, *_: records.span_features(length),
+}
 
 
 class TaskRecords:
@@ -136,6 +149,39 @@ class TaskRecords:
                 f"lengths: expected one for each of the {len(self)} records of {self.path}, got "
                 f"shape {self.lengths.shape}"
             )
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, *, vocab_size: int | None = None) -> TaskRecords:
+        """Opens records that data_prep/create_finetuning_data.py wrote, by the manifest with them.
+
+        Args:
+            path: "<split>.tfrecord", beside "<split>.manifest.json".
+            vocab_size: of the model; None for that of the vocabulary the records were made with.
+
+        Raises:
+            FileNotFoundError: there is no manifest.
+            ValueError: the manifest is not one of such records; or as for the class.
+        """
+        path = pathlib.Path(path)
+        manifest_path = path.with_name(path.name.removesuffix(".tfrecord") + ".manifest.json")
+        try:
+            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+            kind, length = manifest["kind"], manifest["max_seq_length"]
+            schema = _SCHEMAS[kind](length, len(manifest["labels"] or ()), manifest["num_choices"])
+            lengths_file = path.with_name(manifest["lengths_file"])
+            found = manifest["vocab_size"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{manifest_path}: not a manifest of create_finetuning_data.py: {error!r}"
+            ) from error
+        return cls(
+            path,
+            kind,
+            schema,
+            num_choices=manifest["num_choices"] if kind == "multiple_choice" else None,
+            lengths=np.load(lengths_file),
+            vocab_size=vocab_size or found,
+        )
 
     def __len__(self) -> int:
         return len(self._file)

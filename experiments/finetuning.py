@@ -328,15 +328,24 @@ def train_all(job: Job, start: StartingPoint, values: flags.FlagValues) -> list[
     for seed in seeds:
         folder = output if len(seeds) == 1 else output / f"seed-{seed}"
         runs.append(_train_one(job, start, values, folder, seed))
-    good = [run for run in runs if run.diverged is None]
-    if not good:
-        raise InputError("; ".join(f"seed {run.seed}: {run.diverged}" for run in runs))
-    best = max(good, key=lambda run: run.figures.get(job.selection_metric, -math.inf))
+    best = best_run(job, runs)
     if len(seeds) > 1:
         for path in pathlib.Path(best.folder).iterdir():
             if path.name.startswith(("bert_", "vocab.txt", "labels.txt")):
                 shutil.copy2(path, output / path.name)
     return runs
+
+
+def best_run(job: Job, runs: Sequence[Run]) -> Run:
+    """Return the run with the highest selection metric.
+
+    Raises:
+        InputError: all diverged.
+    """
+    good = [run for run in runs if run.diverged is None]
+    if not good:
+        raise InputError("; ".join(f"seed {run.seed}: {run.diverged}" for run in runs))
+    return max(good, key=lambda run: run.figures.get(job.selection_metric, -math.inf))
 
 
 def _settings(

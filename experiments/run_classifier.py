@@ -301,7 +301,7 @@ def run(values: flags.FlagValues) -> None:
         print(f"{task.name}: begins with {start.description}")
         finished = runs.train_all(job, start, values)
         runs.report_runs(job, finished, folder)
-        step = finished[0].steps
+        step = runs.best_run(job, finished).best_step
         start = dataclasses.replace(start, checkpoint=_own(folder))
     if values.do_eval or values.do_predict:
         loaded = runs.load_trained(values, start, task.kind)

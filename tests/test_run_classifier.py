@@ -1,0 +1,426 @@
+"""The classification runner and what the fine-tuning scripts share, on tiny models and tables."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+
+from bert_tf import checkpoint_writers, checkpoints, heads, metrics, tasks
+from bert_tf.config import BertConfig
+from experiments import finetuning, run_classifier
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+GOOD, BAD = ("good", "fine", "lovely"), ("bad", "awful", "sad")
+WORDS = (*GOOD, *BAD, "the", "film", "was", "book")
+VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
+CONFIG = BertConfig(
+    vocab_size=len(VOCABULARY),
+    hidden_size=22,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=37,
+    max_position_embeddings=31,
+    type_vocab_size=2,
+    initializer_range=0.5,  # random weights that already tell words apart
+)
+# Fast to learn: what is tested is the runner.
+QUICK = {"learning_rate": 3e-3, "max_seq_length": 13, "num_train_epochs": 4, "train_batch_size": 7}
+
+
+def sentences(count, seed):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        label = int(rng.integers(2))
+        word = (BAD, GOOD)[label][rng.integers(3)]
+        rows.append((f"the {rng.choice(['film', 'book'])} was {word}", label))
+    return rows
+
+
+def write_table(path, rows, header=("text", "label")):
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows])
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "words.txt").write_text("".join(f"{piece}\n" for piece in VOCABULARY))
+    encoder = heads.HEADS["encoder"].make(CONFIG)
+    checkpoint_writers.save_model_directory(folder, encoder, folder / "words.txt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    names = ("no", "yes")
+    for split, count, seed in (("train", 97, 1), ("dev", 41, 2), ("test", 23, 3)):
+        rows = [(text, names[label]) for text, label in sentences(count, seed)]
+        write_table(folder / f"{split}.csv", rows)
+    return folder
+
+
+def command(given):
+    values = flags.FlagValues()
+    run_classifier.define_flags(values)
+    values(["run_classifier.py", *(f"--{name}={value}" for name, value in given.items())])
+    return values
+
+
+def run(model_dir, output, **given):
+    run_classifier.run(command({"model_dir": model_dir, "output_dir": output, **QUICK, **given}))
+
+
+def own(tables, **more):
+    return {
+        "train_file": tables / "train.csv",
+        "dev_file": tables / "dev.csv",
+        "test_file": tables / "test.csv",
+        "text_column": "text",
+        "label_column": "label",
+        **more,
+    }
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def finished(model_dir, tables, tmp_path_factory):
+    """A run that trained, evaluated and predicted."""
+    output = tmp_path_factory.mktemp("run")
+    run(model_dir, output, **own(tables), do_train=True, do_eval=True, do_predict=True)
+    return output
+
+
+def test_a_table_of_ones_own_is_learnt_and_all_files_are_there(finished, tables):
+    results = read_json(finished / "eval_results.json")
+    assert results["eval_accuracy"] > 0.95 and results["eval_f1"] > 0.95
+    stored = read_json(finished / "run.json")["run"]
+    assert stored["steps"] == int(97 / 7 * 4)
+    assert results["global_step"] == stored["best_step"] <= stored["steps"]
+    text = (finished / "eval_results.txt").read_text()
+    assert f"eval_accuracy = {results['eval_accuracy']}\n" in text
+    for name in ("confusion_matrix.png", "curves.png", "metrics.jsonl", "run.json", "vocab.txt"):
+        assert (finished / name).stat().st_size > 0, name
+    assert not list(finished.glob("model.ckpt-*")) and not (finished / "best").exists()
+    assert (finished / "labels.txt").read_text() == "no\nyes\n"
+
+
+def test_what_is_predicted_is_what_the_saved_model_says(finished, tables):
+    loaded = checkpoints.load_model(finished)
+    assert loaded.kind == "classification" and loaded.labels == ("no", "yes")
+    with open(finished / "predictions.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    truth = [("no", "yes")[label] for _, label in sentences(23, 3)]
+    assert len(rows) == 23
+    assert (
+        np.mean([row["prediction"] == label for row, label in zip(rows, truth, strict=True)]) > 0.9
+    )
+    probabilities = np.loadtxt(finished / "test_results.tsv")
+    assert probabilities.shape == (23, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    text, _ = sentences(23, 3)[5]
+    ids = np.array([[2, *loaded.tokenizer.encode(text), 3]])
+    logits = np.asarray(
+        loaded.model(
+            {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": np.zeros_like(ids)}
+        )
+    )[0]
+    expected = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(probabilities[5], expected, atol=1e-5)
+    assert float(rows[5]["probability of yes"]) == pytest.approx(expected[1], abs=1e-5)
+
+
+def test_a_finished_run_is_not_trained_again_and_another_is_not_mixed_in(
+    finished, model_dir, tables, capsys
+):
+    before = (finished / "bert_model.ckpt.data-00000-of-00001").read_bytes()
+    run(model_dir, finished, **own(tables), do_train=True, do_eval=True)
+    assert "is finished" in capsys.readouterr().out
+    assert (finished / "bert_model.ckpt.data-00000-of-00001").read_bytes() == before
+    with pytest.raises(finetuning.InputError, match="holds a run with learning_rate 0.003.*0.007"):
+        run(model_dir, finished, **own(tables), do_train=True, **{**QUICK, "learning_rate": 7e-3})
+
+
+def test_evaluation_alone_needs_only_the_output_folder(finished, tables, tmp_path):
+    given = {**own(tables), "output_dir": finished, "do_eval": True, "max_seq_length": 13}
+    expected = read_json(finished / "eval_results.json")
+    run_classifier.run(command(given))
+    results = read_json(finished / "eval_results.json")
+    assert results["eval_accuracy"] == expected["eval_accuracy"]
+    assert results["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-6)
+    # Without grouping, and padded to the full length, nothing changes.
+    run_classifier.run(command({**given, "group_by_length": False, "pad_to_max_seq_length": True}))
+    assert read_json(finished / "eval_results.json")["eval_loss"] == pytest.approx(
+        expected["eval_loss"], abs=1e-6
+    )
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+    model_dir, tables, tmp_path, monkeypatch
+):
+    given = {**own(tables), "do_train": True, "do_eval": True, "save_checkpoints_steps": 11}
+    run(model_dir, tmp_path / "whole", **given)
+
+    class StoppedError(BaseException):
+        pass
+
+    from bert_tf import training
+
+    save = training.Trainer.save
+
+    def stop(self):
+        path = save(self)
+        if self.step == 33:
+            raise StoppedError
+        return path
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(training.Trainer, "save", stop)
+        run(model_dir, tmp_path / "parts", **given)
+    assert list((tmp_path / "parts").glob("model.ckpt-33.*"))
+    run(model_dir, tmp_path / "parts", **given)
+    name = "bert_model.ckpt.data-00000-of-00001"
+    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    lines = [
+        [json.loads(line) for line in (tmp_path / part / "metrics.jsonl").read_text().splitlines()]
+        for part in ("whole", "parts")
+    ]
+    steps = [[(line["kind"], line["step"]) for line in part] for part in lines]
+    assert steps[0] == steps[1]
+
+
+def test_seeds_give_a_table_and_the_best_model(model_dir, tables, tmp_path, capsys):
+    given = {**own(tables), "do_train": True, "do_eval": True, "num_train_epochs": 1}
+    run(model_dir, tmp_path, **{**given, "seeds": "5,11,3"})
+    summary = read_json(tmp_path / "seeds.json")
+    runs = summary["runs"]
+    assert [run["seed"] for run in runs] == [5, 11, 3]
+    scores = [run["figures"]["accuracy"] for run in runs]
+    row = summary["figures"]["accuracy"]
+    assert row["mean"] == pytest.approx(np.mean(scores))
+    assert row["std"] == pytest.approx(np.std(scores, ddof=1))
+    assert row["median"] == np.median(scores) and row["max"] == max(scores)
+    best = runs[int(np.argmax(scores))]["folder"]
+    name = "bert_model.ckpt.data-00000-of-00001"
+    assert (tmp_path / name).read_bytes() == (pathlib.Path(best) / name).read_bytes()
+    assert read_json(tmp_path / "eval_results.json")["eval_accuracy"] == pytest.approx(max(scores))
+    assert "over 3 seeds" in capsys.readouterr().out
+
+
+def test_a_run_no_better_than_a_constant_is_named_failed():
+    job = finetuning.Job("classification", ("a", "b"), None, 1, "", None, "accuracy", 0.6)
+
+    def made(seed, score, diverged=None):
+        figures = {} if score is None else {"accuracy": score}
+        return finetuning.Run(seed, "", 1, figures, 1, 0.0, 0.0, diverged)
+
+    found = finetuning.summary_over_seeds(
+        job, [made(1, 0.9), made(2, 0.6), made(3, None, "the loss is not finite")]
+    )
+    assert set(found["failed"]) == {"2", "3"}
+    assert "not above that of a constant answer" in found["failed"]["2"]
+    assert found["figures"]["accuracy"]["mean"] == pytest.approx(0.75)
+
+
+def test_the_best_weights_are_kept_and_early_stopping_stops(
+    model_dir, tables, tmp_path, monkeypatch
+):
+    scores = iter([0.5, 0.9, 0.7, 0.6, 0.8, 0.1])
+    kept = []
+
+    def evaluate(self, model):
+        score = next(scores)
+        if score == 0.9:
+            kept.append([weight.numpy() for weight in model.weights])
+        return {"accuracy": score, "loss": 1.0}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_classifier.Evaluator, "__call__", evaluate)
+        patch.setattr(run_classifier, "_draw", lambda *_: None)
+        run(
+            model_dir,
+            tmp_path,
+            **own(tables),
+            do_train=True,
+            do_eval=True,
+            eval_every_steps=7,
+            early_stop_evals=2,
+        )
+    stored = read_json(tmp_path / "run.json")["run"]
+    assert stored["best_step"] == 14 and stored["steps"] == 28
+    assert stored["figures"]["accuracy"] == 0.9
+    model = checkpoints.load_model(tmp_path).model
+    for weight, expected in zip(model.weights, kept[0], strict=True):
+        np.testing.assert_array_equal(weight.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"freeze_layers": 1},
+        {"freeze": "^bert/pooler/"},
+        {"layer_wise_decay": 0.5, "bias_correction": True, "clip_norm": 0},
+    ],
+)
+def test_what_is_frozen_stays_and_the_rest_learns(model_dir, tables, tmp_path, given):
+    run(model_dir, tmp_path, **own(tables), do_train=True, **{**given, "num_train_steps": 5})
+    before = checkpoints.load_bert(model_dir).encoder
+    after = {w.path: w.numpy() for w in checkpoints.load_model(tmp_path).model.weights}
+    frozen = {"freeze_layers": ("/embeddings/", "/layer_0/"), "freeze": ("/pooler/",)}
+    patterns = next((frozen[name] for name in given if name in frozen), ())
+    for weight in before.weights:
+        same = np.array_equal(weight.numpy(), after[weight.path])
+        assert same == any(pattern in weight.path for pattern in patterns), weight.path
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi_label"])
+def test_numbers_and_several_labels(model_dir, tmp_path, kind):
+    rows = []
+    for text, label in sentences(61, 7):
+        number = label * 2.5 + ("film" in text)
+        labels = "|".join(n for n, holds in (("nice", label), ("film", "film" in text)) if holds)
+        rows.append((text, number if kind == "regression" else labels))
+    for split in ("train", "dev", "test"):
+        write_table(tmp_path / f"{split}.csv", rows)
+    output = tmp_path / "run"
+    run(
+        model_dir,
+        output,
+        **own(tmp_path),
+        kind=kind,
+        do_train=True,
+        do_eval=True,
+        do_predict=True,
+        **{"num_train_epochs": 12},
+    )
+    results = read_json(output / "eval_results.json")
+    name = {"regression": "eval_pearson_correlation", "multi_label": "eval_multi_label_micro_f1"}
+    assert results[name[kind]] > 0.9, results
+    with open(output / "predictions.csv", encoding="utf-8", newline="") as stream:
+        predicted = [row["prediction"] for row in csv.DictReader(stream)]
+    if kind == "regression":
+        figure = metrics.METRICS["pearson_correlation"](
+            np.array(predicted, float), np.array([number for _, number in rows])
+        )
+        assert figure == pytest.approx(results["eval_pearson_correlation"], abs=1e-4)
+        assert (output / "regression.png").exists()
+    else:
+        assert set(predicted) <= {"", "film", "nice", "film|nice"}
+        # The order of labels is that of labels.txt.
+        assert (output / "labels.txt").read_text() == "film\nnice\n"
+
+
+def write_glue(folder, task, train, dev, test):
+    """Writes the official files of WNLI or SST-2."""
+    folder.mkdir()
+    head = {"WNLI": "index\tsentence1\tsentence2\tlabel", "SST-2": "sentence\tlabel"}[task]
+    for split, rows in (("train", train), ("dev", dev)):
+        lines = [head]
+        for number, (text, label) in enumerate(rows):
+            row = (number, text, text, label) if task == "WNLI" else (text, label)
+            lines.append("\t".join(map(str, row)))
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    lines = ["index\tsentence1\tsentence2" if task == "WNLI" else "index\tsentence"]
+    for number, (text, _) in enumerate(test):
+        row = (number, text, text) if task == "WNLI" else (number, text)
+        lines.append("\t".join(map(str, row)))
+    (folder / "test.tsv").write_text("\n".join(lines) + "\n")
+
+
+def test_a_task_of_glue_writes_the_file_to_submit(model_dir, tmp_path):
+    write_glue(tmp_path / "SST-2", "SST-2", sentences(97, 1), sentences(31, 2), sentences(17, 3))
+    output = tmp_path / "run"
+    given = {"task_name": "SST-2", "data_dir": tmp_path / "SST-2"}
+    run(model_dir, output, **given, do_train=True, do_eval=True, do_predict=True)
+    assert read_json(output / "eval_results.json")["eval_accuracy"] > 0.9
+    lines = (output / "SST-2.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 18
+    predicted = [int(line.split("\t")[1]) for line in lines[1:]]
+    assert np.mean(np.equal(predicted, [label for _, label in sentences(17, 3)])) > 0.8
+
+
+def test_wnli_submits_the_commonest_label_as_the_paper_did(model_dir, tmp_path):
+    train = [(text, int(number > 2)) for number, (text, _) in enumerate(sentences(13, 1))]
+    write_glue(tmp_path / "WNLI", "WNLI", train, sentences(7, 2), sentences(5, 3))
+    given = {"task_name": "WNLI", "data_dir": tmp_path / "WNLI", "num_train_epochs": 1}
+    run(model_dir, tmp_path / "run", **{**given, "do_train": True, "do_predict": True})
+    lines = (tmp_path / "run" / "WNLI.tsv").read_text().splitlines()[1:]
+    assert [line.split("\t")[1] for line in lines] == ["1"] * 5
+    assert tasks.get_task("wnli").labels == ("0", "1")
+
+
+def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables, tmp_path):
+    given = {
+        "vocab_file": model_dir / "words.txt",
+        "bert_config_file": model_dir / "bert_config.json",
+        "init_checkpoint": model_dir / "bert_model.ckpt",
+        "output_dir": tmp_path,
+        **own(tables),
+        **QUICK,
+        "num_train_steps": 2,
+        "do_train": True,
+    }
+    run_classifier.run(command(given))
+    assert checkpoints.load_model(tmp_path).labels == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "give at least one of --do_train, --do_eval, --do_predict"),
+        ({"do_train": True, "use_tpu": True}, "use_tpu: TPUs are not supported"),
+        ({"do_train": True, "seeds": "1,1"}, "seeds: expected different whole numbers"),
+        ({"do_train": True, "max_seq_length": 37}, "max_seq_length: the model has 31 positions"),
+        ({"do_train": True, "learning_rate": -1}, "learning_rate: expected a positive number"),
+        ({"do_train": True, "train_batch_size": 0}, "train_batch_size: expected at least 1"),
+        ({"do_train": True, "num_train_epochs": 0.01}, "97 examples in batches of 7 make no step"),
+        ({"do_train": True, "freeze": "nothing"}, "no weight of the model matches 'nothing'"),
+        ({"do_train": True, "init_checkpoint": "x"}, "give --model_dir or --init_checkpoint"),
+        ({"do_eval": True}, "no weights of a classification head"),
+    ],
+)
+def test_bad_flags_are_refused(model_dir, tables, tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        run(model_dir, tmp_path, **own(tables), **given)
+
+
+def test_a_label_of_another_model_is_refused(finished, tables, tmp_path):
+    rows = [("the film was good", "maybe"), ("the film was bad", "no")]
+    write_table(tmp_path / "train.csv", rows)
+    write_table(tmp_path / "dev.csv", rows)
+    given = own(tmp_path) | {"test_file": tables / "test.csv"}
+    with pytest.raises(finetuning.InputError, match="labels are no, yes, the task's maybe, no"):
+        run(finished, tmp_path / "x", **given, do_eval=True)
+
+
+def test_bad_input_is_one_line_and_status_1(model_dir, tables, tmp_path):
+    (tmp_path / "ragged.csv").write_text("text,label\nthe film was good,yes\nonly one column\n")
+    arguments = [
+        f"--model_dir={model_dir}",
+        f"--train_file={tmp_path / 'ragged.csv'}",
+        "--text_column=text",
+        "--label_column=label",
+        "--do_train",
+        f"--output_dir={tmp_path / 'out'}",
+        "--max_seq_length=13",
+    ]
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "experiments/run_classifier.py", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("run_classifier.py: error:") and "ragged.csv, line 3" in last
+    assert "Traceback" not in done.stderr
