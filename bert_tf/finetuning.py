@@ -113,8 +113,11 @@ class FineTuningObjective:
         start, end = outputs["start_logits"], outputs["end_logits"]
         first, last = labels["start_logits"], labels["end_logits"]
         weights = weights["start_logits"]
+        if "input_mask" in labels:  # for the accuracies too
+            mask = labels["input_mask"]
+            start, end = losses.masked_logits(start, mask), losses.masked_logits(end, mask)
         return {
-            "loss": losses.span_loss(start, end, first, last, weights, labels.get("input_mask")),
+            "loss": losses.span_loss(start, end, first, last, weights),
             "start_accuracy": losses.classification_accuracy(start, first, weights),
             "end_accuracy": losses.classification_accuracy(end, last, weights),
         }
@@ -133,20 +136,19 @@ def freeze(model: keras.Model, patterns: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a pattern finds no weight, or none is left to learn.
     """
-    frozen = []
     for pattern in patterns:
-        found = [weight for weight in model.weights if re.search(pattern, weight.path)]
-        if not found:
-            raise ValueError(
-                f"no weight of the model matches {pattern!r}; nothing was frozen by it"
-            )
-        for weight in found:
-            if weight.trainable:
-                weight.trainable = False
-                frozen.append(weight.path)
-    if not model.trainable_weights:
+        if not any(re.search(pattern, weight.path) for weight in model.weights):
+            raise ValueError(f"no weight of the model matches {pattern!r}; nothing was frozen")
+    frozen = [
+        weight
+        for weight in model.trainable_weights
+        if any(re.search(pattern, weight.path) for pattern in patterns)
+    ]
+    if len(frozen) == len(model.trainable_weights):
         raise ValueError(f"patterns: no weight is left to learn after {', '.join(patterns)}")
-    return frozen
+    for weight in frozen:
+        weight.trainable = False
+    return [weight.path for weight in frozen]
 
 
 def frozen_layers(num_frozen: int, num_layers: int) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ from bert_tf import records
 
 # Lengths of batches. Steps of a third to a half: finer ones would save little and compile more.
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-_POOL_BATCHES = 64  # batches whose records are sorted by length together
+_POOL_BATCHES = 64  # batches, at most, whose records are sorted by length together
+_READ_AT_ONCE = 1024  # records, where all are read
 _INPUTS = ("input_ids", "input_mask", "segment_ids")
 _FILLER = -1  # in place of a record's number: a row of weight 0
 
@@ -137,10 +139,17 @@ class TaskRecords:
         if not len(self._file):
             raise ValueError(f"{self.path}: no records in this file")
         self._schema = tuple(schema)
+        try:
+            records.decode_example(self._file.read(0), self._schema)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: record 0: {error}") from error
         self._parse = records.parse_example_fn(self._schema)
         self._vocab_size = vocab_size
-        self._order = functools.lru_cache(maxsize=4)(self._draw_order)
+        # Two: a batch may hold the end of one epoch and the beginning of the next.
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
         self._pool = functools.lru_cache(maxsize=4)(self._draw_pool)
+        self._forward = functools.lru_cache(maxsize=1)(_forward_function)
+        self._drawing = threading.RLock()  # lest several threads draw the same at once
         widths = {feature.name: feature.length for feature in schema}
         self.max_seq_length = widths["input_ids"] // (num_choices or 1)
         self.lengths = self._count_lengths() if lengths is None else np.asarray(lengths)
@@ -148,6 +157,12 @@ class TaskRecords:
             raise ValueError(
                 f"lengths: expected one for each of the {len(self)} records of {self.path}, got "
                 f"shape {self.lengths.shape}"
+            )
+        low, high = self.lengths.min(), self.lengths.max()
+        if self.lengths.dtype.kind not in "iu" or low < 0 or high > self.max_seq_length:
+            raise ValueError(
+                f"lengths: expected integers from 0 to the max_seq_length {self.max_seq_length} of "
+                f"{self.path}, got {self.lengths.dtype} from {low} to {high}"
             )
 
     @classmethod
@@ -186,13 +201,33 @@ class TaskRecords:
     def __len__(self) -> int:
         return len(self._file)
 
+    def _read_all(self, features: Sequence[records.FeatureSpec]) -> Iterator[dict[str, np.ndarray]]:
+        """Features of all records, in the order of the file, [n, length] of some at a time."""
+        description = {
+            feature.name: tf.io.FixedLenFeature([feature.length], getattr(tf, feature.dtype))
+            for feature in features
+        }
+        for begin in range(0, len(self), _READ_AT_ONCE):
+            end = min(begin + _READ_AT_ONCE, len(self))
+            serialized = [self._file.read(number) for number in range(begin, end)]
+            try:
+                parsed = tf.io.parse_example(serialized, description)
+            except tf.errors.InvalidArgumentError as error:
+                raise ValueError(
+                    f"{self.path}: records {begin} to {end - 1}: expected the features "
+                    f"{', '.join(description)}: {error.message}"
+                ) from error
+            yield {name: rows.numpy() for name, rows in parsed.items()}
+
     def _count_lengths(self) -> np.ndarray:
-        mask = next(feature for feature in self._schema if feature.name == "input_mask")
-        lengths = np.empty(len(self), np.int32)
-        for number in range(len(self)):
-            row = records.decode_example(self._file.read(number), [mask])["input_mask"]
-            lengths[number] = row.reshape(-1, self.max_seq_length).sum(axis=1).max()
-        return lengths
+        ends = np.arange(1, self.max_seq_length + 1)
+        lengths = []
+        for part in self._read_all([f for f in self._schema if f.name == "input_mask"]):
+            mask = part["input_mask"]
+            mask = mask.reshape(len(mask), -1, self.max_seq_length)  # [n, C or 1, L]
+            # To the last token: one that is hidden in between takes its place too.
+            lengths.append(((mask != 0) * ends).max(axis=(1, 2)))
+        return np.concatenate(lengths)
 
     # --- which records ---
 
@@ -210,31 +245,44 @@ class TaskRecords:
         Returns:
             int64 [B].
         """
-        if not group_by_length:
-            return self._stream(seed, step * batch_size, (step + 1) * batch_size)
-        pool, place = divmod(step, _POOL_BATCHES)
-        return self._pool(pool, batch_size, seed)[place]
+        begin, end = step * batch_size, (step + 1) * batch_size
+        epoch, offset = divmod(begin, len(self))
+        if not group_by_length or offset + batch_size > len(self):
+            return self._stream(seed, begin, end)
+        # Batches of this epoch alone are sorted among themselves. Were others, a batch could hold
+        # a record of few in it twice, since its length stays the same.
+        first = -(-epoch * len(self) // batch_size)
+        count = (epoch + 1) * len(self) // batch_size - first
+        per_pool = -(-count // -(-count // _POOL_BATCHES))  # as even as can be
+        pool, place = divmod(step - first, per_pool)
+        start = first + pool * per_pool
+        stop = min(start + per_pool, first + count)
+        with self._drawing:
+            return self._pool(start, stop, batch_size, seed)[place]
 
     def _stream(self, seed: int, begin: int, end: int) -> np.ndarray:
         """Records begin to end of the endless sequence of shuffled epochs."""
         parts = []
         while begin < end:
             epoch, offset = divmod(begin, len(self))
-            part = self._order(seed, epoch)[offset : offset + end - begin]
-            parts.append(part)
-            begin += len(part)
-        return np.concatenate(parts)
+            with self._drawing:
+                order = self._order(seed, epoch)
+            parts.append(order[offset : offset + end - begin])
+            begin += len(parts[-1])
+        return np.concatenate(parts).astype(np.int64)
 
     def _draw_order(self, seed: int, epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, 0, epoch]).permutation(len(self))
+        # In 32 bits, as millions of records are many bytes.
+        numbers = np.arange(len(self), dtype=np.int32 if len(self) < 2**31 else np.int64)
+        return np.random.default_rng([seed, 0, epoch]).permutation(numbers)
 
-    def _draw_pool(self, pool: int, batch_size: int, seed: int) -> np.ndarray:
-        size = _POOL_BATCHES * batch_size
-        drawn = self._stream(seed, pool * size, (pool + 1) * size)
+    def _draw_pool(self, start: int, stop: int, batch_size: int, seed: int) -> np.ndarray:
+        """Batches start to stop, which are all of one epoch, sorted by length and shuffled."""
+        drawn = self._stream(seed, start * batch_size, stop * batch_size)
         # Of equal lengths the shuffled order remains.
         by_length = drawn[np.argsort(self.lengths[drawn], kind="stable")]
-        batches = by_length.reshape(_POOL_BATCHES, batch_size)
-        return np.random.default_rng([seed, 1, pool]).permutation(batches)
+        batches = by_length.reshape(stop - start, batch_size)
+        return np.random.default_rng([seed, 1, start]).permutation(batches)
 
     def evaluation_order(self, batch_size: int, *, group_by_length: bool = True) -> np.ndarray:
         """Numbers of the records of each batch of one pass; -1 for rows that fill the last one.
@@ -297,6 +345,9 @@ class TaskRecords:
 
         stop = 2**62 if num_steps is None else start_step + num_steps
         steps = tf.data.Dataset.range(start_step, stop)
+        if num_steps is None:  # that `fit` asks for steps_per_epoch, and does not go on for ever
+            endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+            steps = steps.apply(endless)
         return self._dataset(steps, numbers, batch_size, pad_to_max, with_mask)
 
     def evaluation_dataset(
@@ -353,6 +404,8 @@ class TaskRecords:
     def _element(
         self, batch: dict[str, Any], length: Any, weights: Any, pad_to_max: bool, with_mask: bool
     ):
+        if not pad_to_max:
+            self._check_cut(batch["input_mask"], length)
         for name in _PER_TOKEN.get(self.kind, _INPUTS):
             if self.num_choices:
                 shape = [-1, self.num_choices, self.max_seq_length]
@@ -367,10 +420,21 @@ class TaskRecords:
                 f"{self.path}: an id is beyond the model's vocab_size {self._vocab_size}; were the "
                 "records made with another vocabulary?",
             )
+        if "is_real_example" in batch:
+            weights *= tf.cast(batch["is_real_example"][:, 0], tf.float32)
         labels, weights = _LABELS[self.kind](batch, weights)
         if with_mask and self.kind == "span":
             labels["input_mask"] = batch["input_mask"]
         return {name: batch[name] for name in _INPUTS}, labels, weights
+
+    def _check_cut(self, mask: Any, length: Any) -> None:
+        """Stop where a batch of some length would lose tokens."""
+        rows = tf.reshape(mask, [-1, self.max_seq_length])
+        tf.debugging.assert_equal(
+            tf.reduce_sum(rows[:, length:]),
+            0,
+            f"{self.path}: a record is longer than its length says; lengths are of other records",
+        )
 
     # --- predictions ---
 
@@ -401,13 +465,9 @@ class TaskRecords:
             name -> array [N, ...] in the order of the file, "logits" where the outputs have no
             names; sequences padded to L.
         """
-
-        @functools.partial(tf.function, jit_compile=jit_compile)
-        def forward(inputs):
-            outputs = model(inputs, training=False)
-            outputs = outputs if reduce is None else reduce(outputs)
-            return outputs if isinstance(outputs, dict) else {"logits": outputs}
-
+        # The same function for the same model: an evaluation while training is not traced again.
+        forward = self._forward(model, reduce, jit_compile)
+        per_token = _outputs_per_token(forward, self.max_seq_length) if self._is_per_token() else ()
         order = self.evaluation_order(batch_size, group_by_length=group_by_length)
         dataset = self.evaluation_dataset(
             batch_size=batch_size, group_by_length=group_by_length, pad_to_max=pad_to_max
@@ -418,13 +478,12 @@ class TaskRecords:
             length = inputs["input_ids"].shape[-1]
             for name, tensor in forward(inputs).items():
                 values = tensor.numpy()[real]
-                per_token = values.ndim > 1 and values.shape[1] == length and self._is_per_token()
                 if name not in found:
                     shape = list(values.shape[1:])
-                    if per_token:
+                    if name in per_token:
                         shape[0] = self.max_seq_length
                     found[name] = np.full([len(self), *shape], fill, values.dtype)
-                if per_token:
+                if name in per_token:
                     found[name][numbers[real], :length] = values
                 else:
                     found[name][numbers[real]] = values
@@ -440,14 +499,35 @@ class TaskRecords:
             int64 or float32 [N] or [N, K]; for token_classification and span a dict of the features
             that hold them.
         """
-        names = [f.name for f in self._schema if f.name not in (*_INPUTS, "is_real_example")]
-        features = [f for f in self._schema if f.name in names]
-        rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        for number in range(len(self)):
-            for name, row in records.decode_example(self._file.read(number), features).items():
-                rows[name].append(row)
-        arrays = {name: np.stack(found) for name, found in rows.items()}
+        features = [f for f in self._schema if f.name not in (*_INPUTS, "is_real_example")]
+        parts = list(self._read_all(features))
+        arrays = {f.name: np.concatenate([part[f.name] for part in parts]) for f in features}
         if self._is_per_token():
             return arrays
         label_ids = arrays["label_ids"]
         return label_ids if self.kind == "multi_label" else label_ids[:, 0]
+
+
+def _forward_function(model: Any, reduce: Callable[[Any], Any] | None, jit_compile: bool):
+    """Inputs of a batch -> name -> what `predict` collects."""
+
+    @functools.partial(tf.function, jit_compile=jit_compile)
+    def forward(inputs):
+        outputs = model(inputs, training=False)
+        outputs = outputs if reduce is None else reduce(outputs)
+        return outputs if isinstance(outputs, dict) else {"logits": outputs}
+
+    return forward
+
+
+def _outputs_per_token(forward: Any, max_seq_length: int) -> frozenset[str]:
+    """Names of the outputs whose second axis is the length of the batch.
+
+    One batch does not tell: its length may be that of a list of the best answers.
+    """
+    names = []
+    for length in (max_seq_length, max_seq_length - 1):
+        spec = tf.TensorSpec([None, length], tf.int32)
+        outputs = forward.get_concrete_function(dict.fromkeys(_INPUTS, spec)).structured_outputs
+        names.append({n for n, x in outputs.items() if x.shape.rank > 1 and x.shape[1] == length})
+    return frozenset(names[0] & names[1])

@@ -80,7 +80,7 @@ def regression_loss(predictions, labels, weights=None):
 
     Args:
         predictions: float [B] or [B, 1].
-        labels: float [B].
+        labels: float [B] or [B, 1].
         weights: float [B]; None (default) means 1 for each.
 
     Returns:
@@ -88,6 +88,7 @@ def regression_loss(predictions, labels, weights=None):
 
     Reference: the paper's STS-B; the original has no regression.
     """
+    labels = ops.cast(ops.reshape(labels, (-1,)), "float32")
     errors = ops.square(ops.cast(ops.reshape(predictions, (-1,)), "float32") - labels)
     if weights is None:
         weights = ops.ones_like(errors)
@@ -134,12 +135,25 @@ def span_loss(start_logits, end_logits, start_positions, end_positions, weights=
     """
     total = 0.0
     for logits, positions in ((start_logits, start_positions), (end_logits, end_positions)):
-        logits = ops.cast(logits, "float32")
         if mask is not None:
-            logits = ops.where(ops.cast(mask, "bool"), logits, ops.full_like(logits, -1e9))
+            logits = masked_logits(logits, mask)
         loss, weight = classification_loss(logits, positions, weights)
         total = total + loss / 2.0
     return total, weight
+
+
+def masked_logits(logits, mask):
+    """Keep positions from being chosen.
+
+    Args:
+        logits: float [B, F].
+        mask: integer [B, F], 0 for positions that cannot be chosen.
+
+    Returns:
+        float32 [B, F], -1e9 where the mask is 0.
+    """
+    logits = ops.cast(logits, "float32")
+    return ops.where(ops.cast(mask, "bool"), logits, ops.full_like(logits, -1e9))
 
 
 def masked_lm_accuracy(logits, ids, weights):

@@ -1,5 +1,6 @@
 """BERT's optimizer and learning rate, and rules over variable paths."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -224,14 +225,15 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             variables: list of the trainable variables.
 
         Raises:
-            ValueError: if no decay rule covers a variable.
+            ValueError: if no decay or learning rate rule covers a variable.
         """
         if self.built:
             return
         super().build(variables)
         rules = self.decay_rules
         self._decay_rates = [first_match(rules, variable.path) for variable in variables]
-        rules = self._learning_rate_rules or (("", 1.0),)
+        rules = self._learning_rate_rules
+        rules = (("", 1.0),) if rules is None else rules
         self._rate_factors = [first_match(rules, variable.path) for variable in variables]
         self._m, self._v = self.add_optimizer_variables(variables, ["adam_m", "adam_v"])
 
@@ -316,8 +318,8 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         next_v = self.beta_2 * v + (1.0 - self.beta_2) * ops.square(gradient)
         if self.bias_correction:
             step = ops.cast(self.iterations + 1, m.dtype)
-            corrected_m = next_m / (1.0 - ops.power(ops.cast(self.beta_1, m.dtype), step))
-            corrected_v = next_v / (1.0 - ops.power(ops.cast(self.beta_2, m.dtype), step))
+            corrected_m = next_m / _one_minus_power(self.beta_1, step)
+            corrected_v = next_v / _one_minus_power(self.beta_2, step)
             update = corrected_m / (ops.sqrt(corrected_v) + self.epsilon)
         else:
             update = next_m / (ops.sqrt(next_v) + self.epsilon)
@@ -348,6 +350,11 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             else [list(rule) for rule in self._learning_rate_rules],
         )
         return config
+
+
+def _one_minus_power(beta: float, step):
+    """1 - beta ** step, which loses five digits in float32 if beta is near 1 and step small."""
+    return -ops.expm1(step * math.log(beta)) if beta > 0 else 1.0
 
 
 def layer_wise_rules(num_layers: int, decay: float) -> tuple[tuple[str, float], ...]:

@@ -21,6 +21,7 @@ import mmap
 import os
 import re
 import struct
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal
@@ -732,15 +733,19 @@ class RecordFile:
                         length = int.from_bytes(header[:8], "little")
                         position += _HEADER_BYTES + length + _FOOTER_BYTES
                         number = len(offsets) - 1
-                        if position > size or len(header) < _HEADER_BYTES:
-                            raise ValueError(f"{self.path}: record {number}: file is truncated")
-                        if header != _frame_header(length):
+                        is_whole = len(header) == _HEADER_BYTES
+                        # Before the size: a corrupt length reaches beyond the end of most files.
+                        if is_whole and header != _frame_header(length):
                             raise ValueError(
                                 f"{self.path}: record {number}: corrupt length (checksum differs)"
                             )
+                        if position > size or not is_whole:
+                            raise ValueError(f"{self.path}: record {number}: file is truncated")
                         offsets.append(position)
+            self._descriptor = os.dup(file.fileno())
         self._offsets = np.frombuffer(offsets, np.int64)
-        self._file = open(self.path, "rb")  # noqa: SIM115
+        # Not at exit, when threads of tf.data may still read.
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -753,9 +758,12 @@ class RecordFile:
 
         Raises:
           ValueError: the record is corrupt; names file and record.
+          IndexError: there is no such record.
         """
+        if number < 0:
+            raise IndexError(f"{self.path}: no record {number}")
         begin, end = int(self._offsets[number]), int(self._offsets[number + 1])
-        data = os.pread(self._file.fileno(), end - begin, begin)
+        data = os.pread(self._descriptor, end - begin, begin)
         record = data[_HEADER_BYTES : end - begin - _FOOTER_BYTES]
         if len(data) != end - begin or data[-_FOOTER_BYTES:] != struct.pack(
             "<I", _masked_crc(record)
