@@ -148,6 +148,9 @@ class TaskRecords:
         # Two: a batch may hold the end of one epoch and the beginning of the next.
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
         self._pool = functools.lru_cache(maxsize=4)(self._draw_pool)
+        # TensorFlow never lets go of what a numpy_function refers to: it shall be this object,
+        # not an array for each dataset.
+        self._evaluation = functools.lru_cache(maxsize=2)(self._evaluation_batches)
         self._forward = functools.lru_cache(maxsize=1)(_forward_function)
         self._drawing = threading.RLock()  # lest several threads draw the same at once
         widths = {feature.name: feature.length for feature in schema}
@@ -292,14 +295,18 @@ class TaskRecords:
             group_by_length: whether to sort by length; else they come as in the file.
 
         Returns:
-            int64 [batches, B].
+            int64 [batches, B], not to be written to.
         """
+        return self._evaluation(batch_size, group_by_length)
+
+    def _evaluation_batches(self, batch_size: int, group_by_length: bool) -> np.ndarray:
         order = np.arange(len(self))
         if group_by_length:
             order = np.argsort(self.lengths, kind="stable")
         num_batches = -(-len(order) // batch_size)
         filled = np.full(num_batches * batch_size, _FILLER, np.int64)
         filled[: len(order)] = order
+        filled.flags.writeable = False
         return filled.reshape(num_batches, batch_size)
 
     # --- datasets ---
@@ -363,9 +370,12 @@ class TaskRecords:
         Returns:
             Dataset of (inputs, labels, weights).
         """
-        order = self.evaluation_order(batch_size, group_by_length=group_by_length)
-        steps = tf.data.Dataset.range(len(order))
-        return self._dataset(steps, lambda step: order[int(step)], batch_size, pad_to_max, False)
+
+        def numbers(step: int) -> np.ndarray:
+            return self.evaluation_order(batch_size, group_by_length=group_by_length)[int(step)]
+
+        steps = tf.data.Dataset.range(-(-len(self) // batch_size))
+        return self._dataset(steps, numbers, batch_size, pad_to_max, False)
 
     def _dataset(
         self,
@@ -417,8 +427,8 @@ class TaskRecords:
             tf.debugging.assert_less(
                 batch["input_ids"],
                 self._vocab_size,
-                f"{self.path}: an id is beyond the model's vocab_size {self._vocab_size}; were the "
-                "records made with another vocabulary?",
+                f"{self.path}: an id is beyond the vocab_size {self._vocab_size} of the model; "
+                "were the records made with another vocabulary?",
             )
         if "is_real_example" in batch:
             weights *= tf.cast(batch["is_real_example"][:, 0], tf.float32)
@@ -459,7 +469,7 @@ class TaskRecords:
             pad_to_max: likewise.
             reduce: outputs of a batch -> tensors or a dict of them, computed with the model, where
                 whole outputs would be large.
-            fill: what stands for positions beyond a batch's length.
+            fill: what stands at positions of padding.
 
         Returns:
             name -> array [N, ...] in the order of the file, "logits" where the outputs have no
@@ -476,6 +486,7 @@ class TaskRecords:
         for numbers, (inputs, _, _) in zip(order, dataset, strict=True):
             real = numbers != _FILLER
             length = inputs["input_ids"].shape[-1]
+            padding = inputs["input_mask"].numpy()[real] == 0
             for name, tensor in forward(inputs).items():
                 values = tensor.numpy()[real]
                 if name not in found:
@@ -484,6 +495,7 @@ class TaskRecords:
                         shape[0] = self.max_seq_length
                     found[name] = np.full([len(self), *shape], fill, values.dtype)
                 if name in per_token:
+                    values[padding] = fill  # how many are in a batch depends on the others in it
                     found[name][numbers[real], :length] = values
                 else:
                     found[name][numbers[real]] = values
