@@ -54,9 +54,9 @@ def make_arrays(kind, count=COUNT, seed=0):
         ids[:, 1] = _MARK + labels[:, 0]
         arrays["label_ids"] = labels.astype(np.float32) / 2 - 0.75
     elif kind == "multi_label":
-        holds = random.integers(0, 2, (count, LABELS))
-        ids[:, 1 : 1 + LABELS] = np.where(holds, _MARK + np.arange(LABELS), _FIRST_WORD)
-        arrays["label_ids"] = holds.astype(np.float32)
+        ids[:, 1] = _MARK + labels[:, 0]
+        # None of them holds, or one, or two and so on.
+        arrays["label_ids"] = (np.arange(LABELS) < labels).astype(np.float32)
     elif kind == "multiple_choice":
         right = random.integers(0, CHOICES, count)
         ids.reshape(count, CHOICES, LENGTH)[every, right, 1] = _MARK

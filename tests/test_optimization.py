@@ -12,6 +12,7 @@ from bert_tf.optimization import (
     create_optimizer,
     first_match,
     global_norm,
+    layer_wise_rules,
 )
 from tests.golden.optimization import make_golden
 from tests.test_modeling import run_on_backend
@@ -345,6 +346,127 @@ def test_missing_gradients_are_left_out():
         AdamWeightDecay(0.1).apply([tf.ones(3), None], variables)
     assert (variables[0].numpy() < 1).all()
     np.testing.assert_array_equal(variables[1].numpy(), [1, 1, 1])
+
+
+# --- bias correction and rates of layers ---
+
+
+def run_bias_correction(optimizer, weights, gradients):
+    """The variable after each step."""
+    variable = scoped_variable("dense/kernel", weights)
+    optimizer.build([variable])
+    values = []
+    for gradient in gradients:
+        optimizer.apply([tf.constant(gradient)], [variable])
+        values.append(variable.numpy())
+    return np.array(values)
+
+
+@pytest.mark.parametrize("beta_2", [0.999, 0.98])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_with_bias_correction_it_is_adamw_of_torch(beta_2, decay):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    weights = rng.normal(size=(5, 3)).astype(np.float32)
+    # The smallest gradients are of the size of epsilon, whose place so matters.
+    scales = 10.0 ** rng.uniform(-7, 0, (5, 3))
+    gradients = (scales * rng.normal(size=(7, 5, 3))).astype(np.float32)
+    parameter = torch.nn.Parameter(torch.tensor(weights.copy()))
+    theirs = torch.optim.AdamW([parameter], 3e-2, (0.9, beta_2), 1e-6, weight_decay=decay)
+    expected = []
+    for gradient in gradients:
+        parameter.grad = torch.tensor(gradient)
+        theirs.step()
+        expected.append(parameter.detach().numpy().copy())
+    found = run_bias_correction(
+        AdamWeightDecay(
+            3e-2, decay, beta_2=beta_2, epsilon=1e-6, clip_norm=None, bias_correction=True
+        ),
+        weights,
+        gradients,
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    plain = run_bias_correction(
+        AdamWeightDecay(3e-2, decay, beta_2=beta_2, epsilon=1e-6, clip_norm=None),
+        weights,
+        gradients,
+    )
+    assert np.abs(plain - found).max() > 1e-2
+
+
+def test_the_first_corrected_step_is_the_gradients_sign():
+    # 1 - 0.999 in float32 would give 1.0000064.
+    gradient = np.array([0.5, -3, 1e-2], np.float32)
+    optimizer = AdamWeightDecay(1.0, 0.0, epsilon=0.0, clip_norm=None, bias_correction=True)
+    (found,) = run_bias_correction(optimizer, np.zeros(3, np.float32), [gradient])
+    np.testing.assert_allclose(found, -np.sign(gradient), rtol=3e-7)
+
+
+def test_bias_correction_without_moments():
+    gradient = np.array([0.5, -3, 1e-2], np.float32)
+    optimizer = AdamWeightDecay(
+        1.0, 0.0, beta_1=0.0, beta_2=0.0, epsilon=0.0, clip_norm=None, bias_correction=True
+    )
+    found = run_bias_correction(optimizer, np.zeros(3, np.float32), [gradient, gradient])
+    np.testing.assert_allclose(found, [-np.sign(gradient), -2 * np.sign(gradient)], rtol=1e-6)
+
+
+def test_accumulated_steps_are_corrected_as_one():
+    gradients = np.array([[1, 2], [3, 5], [7, 11], [13, 17]], np.float32)
+    weights = np.ones(2, np.float32)
+    arguments = {"clip_norm": None, "bias_correction": True}
+    accumulated = run_bias_correction(
+        AdamWeightDecay(0.1, gradient_accumulation_steps=2, **arguments), weights, gradients
+    )
+    whole = run_bias_correction(
+        AdamWeightDecay(0.1, **arguments), weights, gradients.reshape(2, 2, 2).mean(1)
+    )
+    np.testing.assert_allclose(accumulated[1::2], whole, rtol=1e-6)
+
+
+def test_rates_are_multiplied_by_the_factor_of_the_first_match():
+    paths = ("bert/embeddings/w", "bert/encoder/layer_1/w", "bert/encoder/layer_11/w", "head/w")
+    rules = layer_wise_rules(12, 0.5)
+    factors = [0.5**13, 0.5**11, 0.5, 1]
+    assert [first_match(rules, path) for path in paths] == factors
+    variables = [scoped_variable(path, np.ones(3, np.float32)) for path in paths]
+    gradients = [tf.constant([1.0, -2.0, 3.0])] * 4
+    changes = {}
+    for given in (None, rules):
+        for variable in variables:
+            variable.assign(np.ones(3))
+        AdamWeightDecay(0.1, 0.3, learning_rate_rules=given).apply(gradients, variables)
+        changes[given is None] = np.array([v.numpy() - 1 for v in variables])
+    expected = changes[True] * np.array(factors)[:, None]  # of the decay too
+    np.testing.assert_allclose(changes[False], expected, atol=2e-7)
+
+
+def test_rates_must_cover_every_variable():
+    variable = scoped_variable("head/kernel", np.ones(3, np.float32))
+    for rules in ([("bert/", 0.5)], []):
+        with pytest.raises(ValueError, match="no rule covers variable 'head/kernel'"):
+            AdamWeightDecay(learning_rate_rules=rules).build([variable])
+
+
+@pytest.mark.parametrize("decay", [0, -0.5, 1.1, float("nan")])
+def test_decay_of_layers_is_checked(decay):
+    with pytest.raises(ValueError, match=r"decay must be in \(0, 1\]"):
+        layer_wise_rules(3, decay)
+    assert set(dict(layer_wise_rules(3, 1)).values()) == {1}
+
+
+def test_serialisation_of_bias_correction_and_rates():
+    rules = layer_wise_rules(2, 0.7)
+    optimizer = create_optimizer(0.1, 7, 2, bias_correction=True, learning_rate_rules=rules)
+    restored = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert isinstance(restored, AdamWeightDecay) and restored.bias_correction
+    config = restored.get_config()
+    assert config["learning_rate_rules"] == [list(rule) for rule in rules]
+    assert config == optimizer.get_config()
+    variable = scoped_variable("bert/encoder/layer_1/w", np.ones(3, np.float32))
+    restored.build([variable])
+    assert restored._rate_factors == [0.7]
+    assert AdamWeightDecay().get_config()["learning_rate_rules"] is None
 
 
 JAX_SCRIPT = """
