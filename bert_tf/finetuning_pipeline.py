@@ -352,7 +352,7 @@ class TaskRecords:
 
         stop = 2**62 if num_steps is None else start_step + num_steps
         steps = tf.data.Dataset.range(start_step, stop)
-        if num_steps is None:  # that `fit` asks for steps_per_epoch, and does not go on for ever
+        if num_steps is None:
             endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
             steps = steps.apply(endless)
         return self._dataset(steps, numbers, batch_size, pad_to_max, with_mask)

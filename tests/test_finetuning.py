@@ -308,14 +308,6 @@ def test_plain_keras_trains_evaluates_and_predicts(all_kinds, kind):
         np.testing.assert_allclose(values[:COUNT][real], expected[real], atol=1e-5)
 
 
-def test_an_endless_dataset_needs_steps_per_epoch(all_kinds):
-    tasks, _ = all_kinds["classification"]
-    model = small_model("classification")
-    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    with pytest.raises(ValueError, match="steps_per_epoch"):
-        model.fit(tasks.training_dataset(batch_size=BATCH), shuffle=False, verbose=0)
-
-
 # --- frozen weights ---
 
 

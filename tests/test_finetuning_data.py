@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from bert_tf import records, tasks, tokenization
+from bert_tf.span_decoding import WindowRule
 from bert_tf.tasks import TASKS
-from data_prep import finetuning_data, glue, swag, tabular
+from data_prep import finetuning_data, glue, ner, squad, swag, tabular
 from data_prep.finetuning_data import TokenizerSettings, prepare, write_split
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -396,6 +397,7 @@ def test_small_input_starts_no_processes(tmp_path, monkeypatch):
 _SCRIPT = """
 import sys
 print("script runs", flush=True)
+from bert_tf.span_decoding import WindowRule
 from bert_tf.tasks import TASKS
 from data_prep import finetuning_data as data
 source = data.folder_source(TASKS["sst-2"], sys.argv[1], "train")
@@ -428,3 +430,93 @@ def test_available_splits(tmp_path):
     _write_sst(tmp_path, 1)
     assert finetuning_data.available_splits(SST, tmp_path) == ["train"]
     assert finetuning_data.available_splits(TASKS["ax"], tmp_path, tfds=True) == ["test"]
+
+
+# Spans and tagged words, of which an example may give several records.
+
+
+def _write_squad(path, count):
+    articles = []
+    for i in range(count):
+        # Contexts of 3 to 25 words; most need several windows.
+        words = [("hello", "world", "it", "now")[(i + j) % 4] for j in range(3 + i * 7 % 23)]
+        start = len(" ".join(words[: i % 3])) + (i % 3 > 0)
+        answer = {"text": words[i % 3], "answer_start": start}
+        qa = {"id": f"q{i}", "question": "stop it", "answers": [answer]}
+        articles.append({"title": "t", "paragraphs": [{"context": " ".join(words), "qas": [qa]}]})
+    path.write_text(json.dumps({"version": "1.1", "data": articles}), encoding="utf-8")
+
+
+def _assert_records(made, expected):
+    found = list(records.read_examples(made.record_file, made.features))
+    assert len(found) == made.num_records
+    for name, values in expected.items():
+        np.testing.assert_array_equal([row[name] for row in found], values, err_msg=name)
+    lengths = np.load(made.lengths_file)
+    np.testing.assert_array_equal(lengths, expected["input_mask"].sum(axis=1))
+    assert made.manifest["counts"]["tokens"] == lengths.sum()
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_records_of_spans_are_the_features_in_order(tmp_path, split, monkeypatch):
+    monkeypatch.setattr(finetuning_data, "CHUNK_EXAMPLES", 13)
+    _write_squad(tmp_path / f"{split}-v1.1.json", 41)
+    task = TASKS["squad1.1"]
+    source = finetuning_data.folder_source(task, tmp_path, split)
+    extra = {"doc_stride": 5, "max_query_length": 7}
+    examples = list(
+        squad.read_squad(
+            tmp_path / f"{split}-v1.1.json",
+            version_2_with_negative=False,
+            is_training=split == "train",
+        )
+    )
+    tokenizer = tokenization.FullTokenizer(VOCAB)
+    rule = WindowRule(LENGTH, **extra)
+    expected = squad.make_features(examples, tokenizer, rule, is_training=split == "train")
+    ids = expected.pop("unique_ids")
+    assert (expected["start_positions"] > 0).any() == (split == "train")
+    made = _prepare(source, tmp_path, task, extra=extra)
+    assert made.num_examples == 41 < made.num_records == len(ids)
+    _assert_records(made, expected)
+    found = [
+        int(row["unique_ids"][0]) for row in records.read_examples(made.record_file, made.features)
+    ]
+    assert found[0] == squad.FIRST_UNIQUE_ID and (np.diff(found) > 0).all()
+    other = _prepare(source, tmp_path, task, extra={**extra, "doc_stride": 7})
+    assert other.record_file != made.record_file and other.num_records < made.num_records
+
+
+@pytest.mark.parametrize("document_context", [False, True])
+def test_records_of_tagged_words_are_the_features_in_order(tmp_path, document_context, monkeypatch):
+    monkeypatch.setattr(finetuning_data, "CHUNK_EXAMPLES", 5)
+    lines = []
+    for document in range(7):
+        lines.append("-DOCSTART- O\n")
+        for sentence in range(1 + document % 3):
+            size = 1 + (5 * document + 3 * sentence) % 29
+            lines += [
+                f"{('hello', 'it', 'now')[(document + n) % 3]} {'OB'[n % 2]}{'-X' * (n % 2)}"
+                for n in range(size)
+            ]
+            lines.append("")
+    path = tmp_path / "train.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    task = tasks.custom_task("token_classification", ("O", "B-X"), False, "own")
+    source = finetuning_data.tagged_source(path, "train", document_context=document_context)
+    sentences = list(ner.read_sentences(path))
+    tokenizer = tokenization.FullTokenizer(VOCAB)
+    expected, windows = ner.make_features(
+        sentences, tokenizer, task.labels, LENGTH, document_context
+    )
+    assert len(windows) > len(sentences)  # some do not fit
+    assert expected["label_mask"].sum() == sum(len(s.words) for s in sentences)
+    for workers in (1, 2):
+        made = _prepare(
+            source,
+            tmp_path / str(workers),
+            task,
+            extra={"document_context": document_context},
+            num_workers=workers,
+        )
+        _assert_records(made, expected)

@@ -1,5 +1,7 @@
 """Tests of the record schema: bytes against protobuf and TensorFlow, and damaged files."""
 
+import concurrent.futures
+import gc
 import gzip
 import os
 
@@ -277,3 +279,86 @@ def test_schemas_of_fine_tuning(features, input_length, others):
     expected = {(name, "int64", input_length) for name in INPUTS} | others
     assert {(f.name, f.dtype, f.length) for f in features} == expected
     assert len(features) == len(expected)
+
+
+# --- records in any order ---
+
+
+@pytest.fixture
+def five_records(tmp_path):
+    """A file of records of unequal sizes, one of them empty, and what it holds."""
+    values = [bytes([65 + n]) * size for n, size in enumerate((7, 0, 331, 1, 40_009))]
+    with records.RecordWriter(tmp_path / "x") as writer:
+        for value in values:
+            writer.write(value)
+    return tmp_path / "x", values
+
+
+def test_records_are_read_in_any_order(five_records):
+    path, values = five_records
+    file = records.RecordFile(path)
+    assert len(file) == 5
+    for number in (4, 0, 2, 2, 1, 3):
+        assert file.read(number) == file.read(np.int64(number)) == values[number]
+    for number in (-1, 5):
+        with pytest.raises(IndexError):
+            file.read(number)
+    with concurrent.futures.ThreadPoolExecutor(7) as threads:
+        order = np.random.default_rng(0).integers(0, 5, 2003).tolist()
+        assert list(threads.map(file.read, order)) == [values[number] for number in order]
+
+
+def test_a_file_without_records_has_none(tmp_path):
+    (tmp_path / "x").touch()
+    assert len(records.RecordFile(tmp_path / "x")) == 0
+
+
+def test_every_cut_and_flipped_byte_is_found_in_any_order(five_records):
+    path, values = five_records
+    values = values[:4]
+    data = path.read_bytes()[: sum(len(v) + 16 for v in values)]
+    ends = np.cumsum([0, *(len(v) + 16 for v in values)])
+    for size in range(1, len(data)):
+        path.write_bytes(data[:size])
+        if size in ends:
+            assert len(records.RecordFile(path)) == list(ends).index(size)
+            continue
+        number = int(np.searchsorted(ends, size)) - 1
+        with pytest.raises(ValueError, match=f"x: record {number}: file is truncated"):
+            records.RecordFile(path)
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= 32
+        path.write_bytes(flipped)
+        number = int(np.searchsorted(ends, place, side="right")) - 1
+        message = "corrupt length" if place - ends[number] < 12 else "corrupt data"
+        with pytest.raises(ValueError, match=rf"x: record {number}: {message} \(checksum differs"):
+            file = records.RecordFile(path)
+            for other in range(number):
+                assert file.read(other) == values[other]
+            file.read(number)
+
+
+def test_files_that_cannot_be_read_in_any_order(five_records, tmp_path):
+    path, _ = five_records
+    packed = tmp_path / "y"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(ValueError, match="y: is compressed"):
+        records.RecordFile(packed)
+    with pytest.raises(FileNotFoundError):
+        records.RecordFile(tmp_path / "z")
+    file = records.RecordFile(path)
+    os.truncate(path, 100)  # by another process, say
+    assert file.read(0)
+    with pytest.raises(ValueError, match="x: record 2: corrupt data"):
+        file.read(2)
+
+
+def test_a_file_is_closed_when_nothing_refers_to_it(five_records):
+    file = records.RecordFile(five_records[0])
+    descriptor = file._descriptor
+    os.fstat(descriptor)
+    del file
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)

@@ -307,3 +307,39 @@ def test_bad_settings_are_refused(tmp_path):
 def test_config_is_written_whole(tmp_path):
     training.write_config(tmp_path / "new", {"b": 1, "a": [2]})
     assert json.loads((tmp_path / "new" / "config.json").read_text()) == {"a": [2], "b": 1}
+
+
+@pytest.mark.parametrize("every", [None, 4])
+def test_training_stops_where_it_should(records_file, tmp_path, every):
+    trainer = make_trainer(tmp_path, save_checkpoints_steps=every)
+    asked = []
+
+    def should_stop():
+        asked.append(trainer.step)
+        return len(asked) == 2
+
+    def evaluate():
+        assert len(asked) < 2
+        return {"figure": 1.0}
+
+    train(trainer, records_file, eval_every_steps=3, evaluate=evaluate, should_stop=should_stop)
+    assert asked == [3, 6] and trainer.step == 6
+    assert [line["step"] for line in log_of(tmp_path, "eval")] == [3, 6]
+    assert checkpoint_steps(tmp_path) == ([] if every is None else [4, 6])
+    # From there it goes on as if it had not stopped.
+    if every:
+        again = make_trainer(tmp_path, seed=17, save_checkpoints_steps=every)
+        assert again.restore() == 6
+        train(again, records_file)
+        unbroken = make_trainer(tmp_path / "whole")
+        train(unbroken, records_file)
+        assert_same_state(again, unbroken)
+
+
+def test_without_checkpoints(records_file, tmp_path, whole):
+    trainer = make_trainer(tmp_path, save_checkpoints_steps=None)
+    assert trainer.restore() is None
+    train(trainer, records_file, eval_every_steps=5, evaluate=dict, should_stop=lambda: False)
+    assert checkpoint_steps(tmp_path) == []
+    assert log_of(tmp_path) == log_of(whole.output_dir)
+    assert_same_state(trainer, whole)
