@@ -33,15 +33,19 @@ LEVELS = {
     "input_pipeline": 4,
     "finetuning_pipeline": 4,
     "heads": 4,
+    "bilstm": 4,
     "training": 5,
     "finetuning": 5,
     "export": 5,
     "checkpoint_formats": 5,
+    "features": 6,
     "checkpoints": 6,
     "checkpoint_writers": 6,
 }
 DATA_PREP_MAY_USE = {"config", "tokenization", "records", "tasks", "span_decoding"}
 BACKEND_NEUTRAL = ("config", "losses", "optimization", "layers", "modeling", "heads") + (
+    "bilstm",
+    "features",
     "weight_names",
     "checkpoint_formats",
     "checkpoints",
