@@ -198,10 +198,14 @@ def make_windows(path: str, tokenizer: tokenization.FullTokenizer, max_seq_lengt
     """
     from bert_tf.features import TokenWindow
 
-    cls_id, sep_id = tokenizer.convert_tokens_to_ids([tokenization.CLS_TOKEN, "[SEP]"])
+    cls_id, sep_id = tokenizer.convert_tokens_to_ids(
+        [tokenization.CLS_TOKEN, tokenization.SEP_TOKEN]
+    )
     for text_a, text_b in read_lines(path):
         ids_a = tokenizer.encode(text_a)
         ids_b = tokenizer.encode(text_b) if text_b else []
+        if ids_b:  # where nothing is left of B, so is nothing of its [SEP]
+            ids_a, ids_b = tokenization.truncate_pair(ids_a, ids_b, max_seq_length - 3)
         length = min(len(ids_a) + len(ids_b) + (3 if ids_b else 2), max_seq_length)
         input_ids, _, segment_ids = tokenization.pack_pair(
             ids_a, ids_b, length, cls_id=cls_id, sep_id=sep_id
