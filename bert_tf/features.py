@@ -17,6 +17,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -37,6 +38,11 @@ _CHUNK_BYTES = 256 * 2**20
 _COMPILED_LENGTHS = 16
 _FORMAT = 1  # of the files of `stored_features`
 _MASKED = -1e30  # below any hidden state
+
+# Compiled models of each encoder, so that it is not traced for every file anew.
+_feature_models: weakref.WeakKeyDictionary[keras.Model, dict[tuple, keras.Model]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class TokenWindow(NamedTuple):
@@ -119,7 +125,10 @@ def encoder_features(
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     config = bert_layer(encoder).config
     indexes = hidden_state_indexes(layers, config.num_hidden_layers)
-    model = _feature_model(encoder, indexes, pooling)
+    models = _feature_models.setdefault(encoder, {})
+    model = models.get((indexes, pooling))
+    if model is None:
+        model = models[indexes, pooling] = _feature_model(encoder, indexes, pooling)
     vector_bytes = 4 * len(indexes) * config.hidden_size
 
     def generate() -> Iterator[np.ndarray]:

@@ -271,11 +271,12 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 
 def _parse_seeds(texts: Sequence[str]) -> list[int]:
-    if not all(text.strip().isdecimal() for text in texts) or len(set(texts)) != len(texts):
+    seeds = [int(text) for text in texts if text.strip().isdecimal()]
+    if not seeds or not len(texts) == len(seeds) == len(set(seeds)):
         raise ValueError(
             f"--seeds: expected distinct integers of at least 0, got {','.join(texts)!r}"
         )
-    return [int(text) for text in texts]
+    return seeds
 
 
 def _check_flags(values: flags.FlagValues) -> None:

@@ -9,6 +9,9 @@ from bert_tf.checkpoint_formats import to_numpy
 
 LABELS, SIZE, MIXED, UNITS = 5, 7, 3, 11
 
+# Keras' own writing of weights warns of NumPy's future.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 
 def batch(shape, lengths, seed=3):
     random = np.random.default_rng(seed)

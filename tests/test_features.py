@@ -1,8 +1,10 @@
 """Features are the hidden states, in order, whatever the batches were; and the cache."""
 
+import gc
 import json
 import os
 import pathlib
+import weakref
 
 import keras
 import numpy as np
@@ -101,6 +103,23 @@ def test_the_last_layer_needs_no_other_output(encoder, windows):
         np.testing.assert_allclose(one, other, atol=1e-6)
     with pytest.raises(ValueError, match="hidden_states=True"):
         encoder_features(bare, windows, [-2])
+
+
+def test_an_encoder_is_compiled_once_and_let_go(windows):
+    encoder = make_encoder()
+    for _ in range(2):
+        for pooling in (None, "mean"):
+            list(encoder_features(encoder, windows[:3], pooling=pooling))
+    assert len(features._feature_models[encoder]) == 2
+    # Weights that are changed meanwhile count.
+    (before,) = encoder_features(encoder, windows[:1])
+    encoder.set_weights([2 * weight for weight in encoder.get_weights()])
+    (after,) = encoder_features(encoder, windows[:1])
+    assert np.abs(before - after).max() > 0.1
+    reference = weakref.ref(encoder)
+    del encoder
+    gc.collect()
+    assert reference() is None
 
 
 def test_texts_are_read_as_they_are_needed(encoder, windows, monkeypatch):
