@@ -85,7 +85,7 @@ def one_run(data, tmp_path_factory):
 def test_it_learns(one_run):
     _, results = one_run
     (result,) = results.values()
-    assert result["eval_f1"] > 90 and result["test_f1"] > 85
+    assert result["eval_f1"] > 80 and result["test_f1"] > 75  # 20 after two epochs
     assert result["hidden_states"] == [LAYERS]
     for figures in result["seeds"].values():
         by_epoch = [epoch["eval_f1"] for epoch in figures["epochs"]]
