@@ -135,8 +135,8 @@ class TextToIds(tf.Module):
     def pack(self, texts: tf.Tensor, second_texts: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Return the encoder's inputs: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], padded.
 
-        Longer texts are cut as `tokenization.truncate_pair` does. A second text without any piece
-        gets no [SEP], as in `tokenization.pack_pair`.
+        Longer texts are cut as `tokenization.truncate_pair` does. A second text of which no piece
+        is left gets no [SEP], as in `tokenization.pack_pair`.
 
         Args:
           texts: string [B], the first texts.
@@ -162,8 +162,8 @@ class TextToIds(tf.Module):
             first = self._cut(first, kept)
             second = self._cut(second, second_kept)
             second_sep = tf.RaggedTensor.from_row_lengths(
-                tf.fill([tf.math.count_nonzero(second_size, dtype=tf.int32)], self.sep_id),
-                tf.cast(second_size > 0, tf.int64),
+                tf.fill([tf.math.count_nonzero(second_kept, dtype=tf.int32)], self.sep_id),
+                tf.cast(second_kept > 0, tf.int64),
             )
             rows = [
                 self._column(first, self.cls_id),

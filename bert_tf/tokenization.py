@@ -725,7 +725,7 @@ def pack_pair(
     ids_a, kept_b = truncate_pair(ids_a, ids_b or (), max_seq_length - num_special)
     input_ids = [cls_id, *ids_a, sep_id]
     segment_ids = [0] * len(input_ids)
-    if ids_b:
+    if kept_b:  # where nothing is left of B, so is nothing of its [SEP]
         input_ids += [*kept_b, sep_id]
         segment_ids += [1] * (len(kept_b) + 1)
     num_padding = max_seq_length - len(input_ids)

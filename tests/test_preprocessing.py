@@ -87,7 +87,7 @@ def test_same_in_eager_mode_function_and_data_set():
     assert element["input_ids"].shape.as_list() == [None, 13]
 
 
-@pytest.mark.parametrize("length", [3, 11, 12, 37])
+@pytest.mark.parametrize("length", [3, 4, 5, 11, 12, 37])
 def test_pack_equals_pack_pair(length):
     rng = random.Random(length)
     words = ["the", "unaffable", "it", "stop", "\u200b", "", "now,"]

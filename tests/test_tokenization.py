@@ -482,6 +482,9 @@ def test_pack_pair():
     for none in (None, []):
         assert pack_pair([5, 6, 7], none, 5, **ids) == ([101, 5, 6, 7, 102], [1] * 5, [0] * 5)
         assert pack_pair([5, 6, 7], none, 3, **ids) == ([101, 5, 102], [1] * 3, [0] * 3)
+    # Nothing is left of B, so it has no [SEP]: run_classifier.py asks after it has cut.
+    assert pack_pair([5, 6], [8], 4, pad_id=0, **ids) == ([101, 5, 102, 0], [1, 1, 1, 0], [0] * 4)
+    assert pack_pair([5], [8], 3, pad_id=0, **ids) == ([101, 102, 0], [1, 1, 0], [0] * 3)
     assert pack_pair([], [4], 5, pad_id=1, **ids)[0] == [101, 102, 4, 102, 1]
     with pytest.raises(ValueError, match="max_seq_length must be at least 3, got 2"):
         pack_pair([5], [6], 2, **ids)
