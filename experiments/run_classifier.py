@@ -282,13 +282,14 @@ def run(values: flags.FlagValues) -> None:
     task, vocab_size = data.task, start.config.vocab_size
     evaluator = Evaluator(data, values, vocab_size) if values.do_eval else None
     majority = _majority(data, values)
+    evaluated = data.of("dev") if evaluator else []
     job = runs.Job(
         kind=task.kind,
         labels=task.labels,
         records=data.records("train", vocab_size) if values.do_train else None,
         num_examples=data.made["train"].num_examples if values.do_train else 0,
         fingerprint=runs.digest_of(
-            *(made.manifest["fingerprint"] for split, made in sorted(data.made.items()))
+            *(data.made[split].manifest["fingerprint"] for split in data.of("train") + evaluated)
         )
         if values.do_train
         else "",

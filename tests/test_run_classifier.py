@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from absl import flags
@@ -51,6 +52,7 @@ def write_table(path, rows, header=("text", "label")):
 def model_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     (folder / "words.txt").write_text("".join(f"{piece}\n" for piece in VOCABULARY))
+    keras.utils.set_random_seed(1)
     encoder = heads.HEADS["encoder"].make(CONFIG)
     checkpoint_writers.save_model_directory(folder, encoder, folder / "words.txt")
     return folder
@@ -286,8 +288,8 @@ def test_what_is_frozen_stays_and_the_rest_learns(model_dir, tables, tmp_path, g
 def test_numbers_and_several_labels(model_dir, tmp_path, kind):
     rows = []
     for text, label in sentences(61, 7):
-        number = label * 2.5 + ("film" in text)
-        labels = "|".join(n for n, holds in (("nice", label), ("film", "film" in text)) if holds)
+        labels = "|".join(n for n, holds in (("any", True), ("nice", label)) if holds)
+        number = label * 2.5 - 1
         rows.append((text, number if kind == "regression" else labels))
     for split in ("train", "dev", "test"):
         write_table(tmp_path / f"{split}.csv", rows)
@@ -314,9 +316,9 @@ def test_numbers_and_several_labels(model_dir, tmp_path, kind):
         assert figure == pytest.approx(results["eval_pearson_correlation"], abs=1e-4)
         assert (output / "regression.png").exists()
     else:
-        assert set(predicted) <= {"", "film", "nice", "film|nice"}
+        assert set(predicted) <= {"", "any", "nice", "any|nice"}
         # The order of labels is that of labels.txt.
-        assert (output / "labels.txt").read_text() == "film\nnice\n"
+        assert (output / "labels.txt").read_text() == "any\nnice\n"
 
 
 def write_glue(folder, task, train, dev, test):
