@@ -26,7 +26,7 @@ from tests.test_finetuning_pipeline import (
     small_model,
 )
 
-STEPS, RATE = 239, 1e-2
+STEPS, RATE = 163, 1e-2
 
 
 @pytest.fixture(scope="module")
