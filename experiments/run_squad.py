@@ -1,0 +1,516 @@
+r"""Fine-tunes BERT on SQuAD 1.1 or 2.0, answers the questions of a file and scores the answers.
+
+    python experiments/run_squad.py --do_train --train_file=train-v1.1.json \
+        --do_eval --do_predict --predict_file=dev-v1.1.json \
+        --model_dir=uncased_L-12_H-768_A-12 --output_dir=runs/squad
+
+    python experiments/run_squad.py --version_2_with_negative --do_eval --do_predict \
+        --predict_file=dev-v2.0.json --null_score_diff_threshold=-1.5 --output_dir=runs/squad2
+
+Flags and defaults are those of google-research/bert's run_squad.py wherever it has the flag, so its
+--vocab_file, --bert_config_file and --init_checkpoint work in place of --model_dir. The same
+command continues a run that was stopped. --seeds=1,2,3 trains a run each, and the best is kept.
+
+In the output folder: the model (see experiments/finetuning.py); of --do_predict predictions.json,
+nbest_predictions.json and, for version 2.0, null_odds.json, as the original writes them; of
+--do_eval eval_results.txt and .json with what the official evaluation scripts say of these files.
+
+Padding can be no answer here: neither the loss nor the best starts and ends see it, and so it does
+not matter with which others a window lies in a batch. With --pad_to_max_seq_length both are the
+original's, whose padding takes part. That is for models trained so: what padding scores in another
+has no meaning, and may take the places of real answers in nbest_predictions.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
+
+from bert_tf import span_decoding, squad_metrics, tasks  # noqa: E402
+from data_prep import create_finetuning_data, finetuning_data, squad  # noqa: E402
+from experiments import finetuning as runs  # noqa: E402
+from experiments.finetuning import InputError  # noqa: E402
+
+FLAGS = flags.FLAGS
+PADDING_LOGIT = -1e9  # as in the loss
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the script's flags."""
+    runs.define_flags(values, max_seq_length=384)
+    text, switch, integer = flags.DEFINE_string, flags.DEFINE_bool, flags.DEFINE_integer
+    text("train_file", None, "SQuAD's JSON to train on.", flag_values=values)
+    text("predict_file", None, "SQuAD's JSON to answer and evaluate.", flag_values=values)
+    integer("doc_stride", 128, "Tokens between the starts of two windows.", flag_values=values)
+    integer("max_query_length", 64, "Tokens of a question; the rest is cut.", flag_values=values)
+    integer("n_best_size", 20, "Starts, ends and answers that are kept.", flag_values=values)
+    integer("max_answer_length", 30, "Longest answer, in tokens.", flag_values=values)
+    switch(
+        "version_2_with_negative",
+        False,
+        "SQuAD 2.0: questions may have no answer.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "null_score_diff_threshold",
+        0.0,
+        "No answer is given where the score of none exceeds the best answer's by more than this.",
+        flag_values=values,
+    )
+    switch(
+        "verbose_logging",
+        False,
+        "Show each training question that is left out because its answer is not at its place.",
+        flag_values=values,
+    )
+    integer(
+        "num_workers",
+        0,
+        "Processes that make records; 0 for one per core, or none if the input is small.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    switch(
+        "skip_bad_examples",
+        False,
+        "Leave bad questions out, and list them in a file.",
+        flag_values=values,
+    )
+    integer(
+        "max_bad_shown",
+        10,
+        "Most bad questions shown of a file.",
+        lower_bound=0,
+        flag_values=values,
+    )
+
+
+def check_flags(values: flags.FlagValues) -> None:
+    """Refuse what no run could have.
+
+    Raises:
+        InputError, ValueError, OSError: one line says what.
+    """
+    runs.check_flags(values)
+    needed = {
+        "train_file": ("do_train",) if values.do_train else (),
+        "predict_file": tuple(n for n in ("do_eval", "do_predict") if values[n].value),
+    }
+    for name, users in needed.items():
+        path = values[name].value
+        if users and not path:
+            raise InputError(f"{name}: needed for --{users[0]}")
+        if users and not os.path.isfile(path):
+            raise FileNotFoundError(f"{name}: no such file: {path}")
+    for name in ("n_best_size", "max_answer_length", "max_seq_length"):
+        if values[name].value is None or values[name].value < 1:
+            raise InputError(f"{name}: expected at least 1, got {values[name].value}")
+    if math.isnan(values.null_score_diff_threshold):
+        raise InputError("null_score_diff_threshold: expected a number, got nan")
+    window_rule(values)
+
+
+def window_rule(values: flags.FlagValues) -> span_decoding.WindowRule:
+    """Return how documents are cut into windows.
+
+    Raises:
+        ValueError: there is no room for a document.
+    """
+    return span_decoding.WindowRule(
+        values.max_seq_length, values.doc_stride, values.max_query_length
+    )
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The questions of a file.
+
+    Attributes:
+        source: where they come from.
+        made: their records, one a window.
+        on_bad: what reading them again does with the bad ones.
+    """
+
+    source: Any
+    made: Any
+    on_bad: Any
+
+    def records(self, vocab_size: int) -> Any:
+        """Open the records as `finetuning_pipeline.TaskRecords`."""
+        from bert_tf.finetuning_pipeline import TaskRecords
+
+        made = self.made
+        return TaskRecords(
+            made.record_file,
+            "span",
+            made.features,
+            lengths=np.load(made.lengths_file),
+            vocab_size=vocab_size,
+        )
+
+
+def prepare(values: flags.FlagValues, start: runs.StartingPoint, name: str, path: str) -> Split:
+    """Make the records of a file, or find them made.
+
+    Args:
+        values: the flags.
+        start: whose vocabulary the records are of.
+        name: "train", for records with answers, or "dev".
+        path: SQuAD's JSON.
+
+    Raises:
+        ValueError, OSError: bad data.
+    """
+    task = tasks.get_task("squad2.0" if values.version_2_with_negative else "squad1.1")
+    source = finetuning_data.file_source(task, path, name)
+    source = distinct(source) if name != "train" else source
+    if values.verbose_logging:
+        source = _telling(source)
+    bad = create_finetuning_data.BadExamples(values.max_bad_shown)
+    rule = window_rule(values)
+    made = finetuning_data.prepare(
+        task,
+        source,
+        finetuning_data.TokenizerSettings(start.vocab_file, start.do_lower_case),
+        values.max_seq_length,
+        values.cache_dir or os.path.join(values.output_dir, "records"),
+        values.num_workers or None,
+        bad if values.skip_bad_examples else None,
+        extra={"doc_stride": rule.doc_stride, "max_query_length": rule.max_query_length},
+    )
+    counts = made.manifest["counts"]
+    print(
+        f"{name}: {counts['examples']:,} questions in {counts['records']:,} windows, "
+        f"{counts['tokens'] / max(1, counts['records']):.1f} tokens each"
+        + (f"; left out {bad.count:,} bad ones" if bad.count else "")
+    )
+    if counts["without_gold_label"]:
+        logging.warning(
+            "%s: left out %d questions whose answer is not at its place; --verbose_logging shows "
+            "them as records are made",
+            path,
+            counts["without_gold_label"],
+        )
+    return Split(source, made, _ignore if values.skip_bad_examples else None)
+
+
+def distinct(source: Any) -> Any:
+    """Make a question whose id came before a bad example: files of answers have one for each id."""
+
+    def read(on_bad: Any, on_skip: Any) -> Iterator[squad.SquadExample]:
+        seen = set()
+        for example in source.read(on_bad, on_skip):
+            if example.qas_id not in seen:
+                seen.add(example.qas_id)
+                yield example
+                continue
+            message = f"{example.location}: expected distinct ids, and this one came before"
+            if on_bad is None:
+                raise ValueError(message)
+            on_bad(message)
+
+    settings = {**source.settings, "distinct_ids": True}
+    return dataclasses.replace(source, read=read, settings=settings)
+
+
+def _telling(source: Any) -> Any:
+    """Log each question that is left out because its answer is not at its place."""
+
+    def read(on_bad: Any, on_skip: Any) -> Iterator[squad.SquadExample]:
+        def tell(message: str) -> None:
+            logging.warning("%s", message)
+            if on_skip is not None:
+                on_skip(message)
+
+        return source.read(on_bad, tell)
+
+    return dataclasses.replace(source, read=read)
+
+
+def _ignore(message: str) -> None:
+    """Leave a bad question out, as when the records were made."""
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def without_padding(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Make padding the last to be chosen.
+
+    Args:
+        logits: [N, L].
+        lengths: int [N], tokens of each window.
+
+    Returns:
+        float32 [N, L].
+    """
+    used = np.arange(logits.shape[1]) < np.asarray(lengths)[:, None]
+    return np.where(used, logits.astype(np.float32), np.float32(PADDING_LOGIT))
+
+
+def with_threshold(
+    predictions: span_decoding.Predictions, threshold: float
+) -> span_decoding.Predictions:
+    """Answer nothing where the null odds exceed a threshold.
+
+    Args:
+        predictions: decoded with the threshold inf, so that each answer is the best span.
+        threshold: --null_score_diff_threshold.
+    """
+    odds = predictions.null_odds
+    answers = {
+        name: "" if name in odds and odds[name] > threshold else answer
+        for name, answer in predictions.answers.items()
+    }
+    return dataclasses.replace(predictions, answers=answers)
+
+
+def figures_of(
+    references: Mapping[str, tuple[str, ...]],
+    best_spans: span_decoding.Predictions,
+    threshold: float,
+    version_2: bool,
+) -> dict[str, float]:
+    """Score answers as the official scripts do.
+
+    Args:
+        references: question id -> answers.
+        best_spans: decoded with the threshold inf.
+        threshold: --null_score_diff_threshold.
+        version_2: whether questions may have no answer.
+
+    Returns:
+        What `squad_metrics.evaluate_v1` or `evaluate_v2` gives for predictions.json (and
+        null_odds.json), and total; the v2.0 "exact" is called exact_match as in v1.1. The search
+        for the best threshold in predictions.json cannot find one above `threshold`, where answers
+        are missing; tuned_f1 and tuned_f1_thresh are of the same search over the best spans, which
+        can.
+    """
+    answers = with_threshold(best_spans, threshold).answers
+    if not version_2:
+        return {**squad_metrics.evaluate_v1(references, answers), "total": len(references)}
+    figures = squad_metrics.evaluate_v2(references, answers, best_spans.null_odds, math.inf)
+    tuned = squad_metrics.evaluate_v2(
+        references, best_spans.answers, best_spans.null_odds, math.inf
+    )
+    return {
+        "exact_match": figures.pop("exact"),
+        **figures,
+        "tuned_f1": tuned["best_f1"],
+        "tuned_f1_thresh": tuned["best_f1_thresh"],
+    }
+
+
+# Of the figures of an evaluation what is logged during training.
+LOGGED = ("exact_match", "f1", "HasAns_f1", "NoAns_f1", "best_f1", "tuned_f1")
+
+
+class Answerer:
+    """Answers the questions of --predict_file, and scores the answers.
+
+    Called with a model it gives the figures that training logs and chooses by.
+    """
+
+    def __init__(self, split: Split, start: runs.StartingPoint, values: flags.FlagValues):
+        self.values = values
+        self.tokenizer = start.tokenizer
+        self.examples = list(split.source.read(split.on_bad, None))
+        self.windows = squad.make_windows(self.examples, self.tokenizer, window_rule(values))
+        self.records = split.records(start.config.vocab_size)
+        if len(self.windows) != len(self.records):
+            raise RuntimeError(
+                f"{split.made.record_file}: has {len(self.records)} records, expected "
+                f"{len(self.windows)}; remove its folder and start again"
+            )
+        self.references: dict[str, tuple[str, ...]] = {}
+        if values.do_eval:
+            self.references = self._read_references(split.source.files[0])
+
+    def _read_references(self, path: str) -> dict[str, tuple[str, ...]]:
+        references = {example.qas_id: example.answers for example in self.examples}
+        if not any(references.values()):
+            squad_metrics.read_references(path)  # complains where there are none to read
+        if not self.values.version_2_with_negative:
+            for example in self.examples:
+                if not example.answers:
+                    raise InputError(
+                        f"{example.location}: has no answer, which --do_eval needs; questions of "
+                        "SQuAD 2.0 need --version_2_with_negative"
+                    )
+        return references
+
+    @property
+    def selection_metric(self) -> str:
+        """The figure by which weights and runs are chosen.
+
+        For version 2.0 F1 at the best threshold: the threshold is set after training, and at 0 a
+        model that says nothing yet would be as good as one that has only learned caution.
+        """
+        return "tuned_f1" if self.values.version_2_with_negative else "f1"
+
+    @property
+    def baseline(self) -> float | None:
+        """The selection metric of a constant answer, which can only be none."""
+        without = sum(not answers for answers in self.references.values())
+        if not self.values.version_2_with_negative or without == len(self.references):
+            return None
+        return 100.0 * without / len(self.references)
+
+    def best_spans(self, model: Any, *, batch_size: int) -> span_decoding.Predictions:
+        """Answer all questions with a span, if any could be an answer."""
+        from bert_tf.training import resolve_jit_compile
+
+        values = self.values
+        logits = self.records.predict(
+            model,
+            batch_size=batch_size,
+            jit_compile=resolve_jit_compile(values.jit_compile),
+            group_by_length=values.group_by_length,
+            pad_to_max=values.pad_to_max_seq_length,
+        )
+        if not values.pad_to_max_seq_length:
+            lengths = self.records.lengths
+            logits = {name: without_padding(array, lengths) for name, array in logits.items()}
+        return span_decoding.decode_answers(
+            self.examples,
+            self.windows,
+            logits["start_logits"],
+            logits["end_logits"],
+            self.tokenizer,
+            n_best_size=values.n_best_size,
+            max_answer_length=values.max_answer_length,
+            version_2_with_negative=values.version_2_with_negative,
+            null_score_diff_threshold=math.inf,
+        )
+
+    def figures(self, best_spans: span_decoding.Predictions) -> dict[str, float]:
+        """Score answers; see `figures_of`."""
+        values = self.values
+        return figures_of(
+            self.references,
+            best_spans,
+            values.null_score_diff_threshold,
+            values.version_2_with_negative,
+        )
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """Return the figures of a model in training."""
+        best_spans = self.best_spans(model, batch_size=self.values.eval_batch_size)
+        figures = self.figures(best_spans)
+        return {name: float(figures[name]) for name in LOGGED if name in figures}
+
+
+# --- the script -----------------------------------------------------------------------------------
+
+
+def run(values: flags.FlagValues) -> None:
+    """Train, predict and evaluate as the flags say.
+
+    Raises:
+        InputError, ValueError, OSError, RuntimeError: bad flags, data or model; one line says what.
+    """
+    began = time.time()
+    check_flags(values)
+    folder = pathlib.Path(values.output_dir)
+    start = runs.starting_point(values)
+    train = prepare(values, start, "train", values.train_file) if values.do_train else None
+    answerer = dev = None
+    if values.do_eval or values.do_predict:
+        dev = prepare(values, start, "dev", values.predict_file)
+        answerer = Answerer(dev, start, values)
+    step = None
+    if train is not None:
+        job = _job(values, start, train, dev, answerer)
+        print(f"begins with {start.description}")
+        finished = runs.train_all(job, start, values)
+        runs.report_runs(job, finished, folder)
+        step = finished[0].steps
+    if answerer is not None:
+        if train is not None:
+            from bert_tf.checkpoint_formats import open_checkpoint
+
+            start = dataclasses.replace(start, checkpoint=open_checkpoint(folder))
+        model = runs.load_trained(values, start, "span").model
+        _answer(values, answerer, model, step)
+    print(f"{folder}: {time.time() - began:.0f} s in all")
+
+
+def _job(
+    values: flags.FlagValues,
+    start: runs.StartingPoint,
+    train: Split,
+    dev: Split | None,
+    answerer: Answerer | None,
+) -> runs.Job:
+    # Weights depend on the dev set only where they are chosen by it.
+    chosen_by = [dev.made.manifest["fingerprint"]] if dev is not None and values.do_eval else []
+    return runs.Job(
+        kind="span",
+        labels=None,
+        records=train.records(start.config.vocab_size),
+        num_examples=train.made.num_examples,
+        fingerprint=runs.digest_of(train.made.manifest["fingerprint"], *chosen_by),
+        evaluate=answerer if values.do_eval else None,
+        selection_metric=answerer.selection_metric if answerer is not None else "f1",
+        baseline=answerer.baseline if answerer is not None and values.do_eval else None,
+    )
+
+
+def _answer(values: flags.FlagValues, answerer: Answerer, model: Any, step: int | None) -> None:
+    """Write predictions and results."""
+    folder = pathlib.Path(values.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    batch_size = values.predict_batch_size if values.do_predict else values.eval_batch_size
+    best_spans = answerer.best_spans(model, batch_size=batch_size)
+    if values.do_predict:
+        predictions = with_threshold(best_spans, values.null_score_diff_threshold)
+        for path in span_decoding.write_predictions(predictions, folder):
+            print(f"wrote {path}")
+    if not values.do_eval:
+        return
+    figures = answerer.figures(best_spans)
+    results = figures if step is None else {**figures, "global_step": step}
+    runs.write_results(folder, results)
+    print(f"evaluation of {values.predict_file}:")
+    runs.print_table((name, _with_unit(name, value)) for name, value in figures.items())
+    if answerer.baseline is not None:
+        print(f"  no answer to all questions would have F1 {answerer.baseline:.2f} %")
+    threshold = figures.get("tuned_f1_thresh")
+    if threshold is not None and figures["tuned_f1"] > figures["f1"] + 1e-9:
+        print(
+            f"  --null_score_diff_threshold={threshold!r} would give F1 "
+            f"{figures['tuned_f1']:.2f} %, chosen on these very questions"
+        )
+
+
+def _with_unit(name: str, value: float) -> str:
+    if name.endswith("total"):
+        return f"{int(value):,} questions"
+    if name.endswith("_thresh"):
+        return f"{value:.4f} (difference of logits)"
+    return f"{value:.2f} %"
+
+
+def main(argv: list[str]) -> int:
+    """Run the script; bad input gives one line on standard error and exit status 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    return runs.exit_on_error("run_squad.py", lambda: run(FLAGS))
+
+
+if __name__ == "__main__":
+    define_flags(FLAGS)
+    app.run(main)
