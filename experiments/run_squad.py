@@ -24,6 +24,7 @@ has no meaning, and may take the places of real answers in nbest_predictions.jso
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -152,14 +153,7 @@ class Split:
         """Open the records as `finetuning_pipeline.TaskRecords`."""
         from bert_tf.finetuning_pipeline import TaskRecords
 
-        made = self.made
-        return TaskRecords(
-            made.record_file,
-            "span",
-            made.features,
-            lengths=np.load(made.lengths_file),
-            vocab_size=vocab_size,
-        )
+        return TaskRecords.open(self.made.record_file, vocab_size=vocab_size)
 
 
 def prepare(values: flags.FlagValues, start: runs.StartingPoint, name: str, path: str) -> Split:
@@ -247,18 +241,14 @@ def _ignore(message: str) -> None:
 # --- answers --------------------------------------------------------------------------------------
 
 
-def without_padding(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Make padding the last to be chosen.
+def padding_too(outputs: Mapping[str, Any]) -> Any:
+    """Keep what a model gives at padding, [B, 2, L] of the starts and ends, as the original has it.
 
-    Args:
-        logits: [N, L].
-        lengths: int [N], tokens of each window.
-
-    Returns:
-        float32 [N, L].
+    `TaskRecords.predict` fills the padding of outputs that have the length as their second axis.
     """
-    used = np.arange(logits.shape[1]) < np.asarray(lengths)[:, None]
-    return np.where(used, logits.astype(np.float32), np.float32(PADDING_LOGIT))
+    from keras import ops
+
+    return ops.stack([outputs["start_logits"], outputs["end_logits"]], axis=1)
 
 
 def with_threshold(
@@ -371,30 +361,37 @@ class Answerer:
 
     def best_spans(self, model: Any, *, batch_size: int) -> span_decoding.Predictions:
         """Answer all questions with a span, if any could be an answer."""
-        from bert_tf.training import resolve_jit_compile
-
         values = self.values
-        logits = self.records.predict(
-            model,
-            batch_size=batch_size,
-            jit_compile=resolve_jit_compile(values.jit_compile),
-            group_by_length=values.group_by_length,
-            pad_to_max=values.pad_to_max_seq_length,
-        )
-        if not values.pad_to_max_seq_length:
-            lengths = self.records.lengths
-            logits = {name: without_padding(array, lengths) for name, array in logits.items()}
+        starts, ends = self._logits(model, batch_size)
         return span_decoding.decode_answers(
             self.examples,
             self.windows,
-            logits["start_logits"],
-            logits["end_logits"],
+            starts,
+            ends,
             self.tokenizer,
             n_best_size=values.n_best_size,
             max_answer_length=values.max_answer_length,
             version_2_with_negative=values.version_2_with_negative,
             null_score_diff_threshold=math.inf,
         )
+
+    def _logits(self, model: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Logits of starts and of ends, float32 [N, L]."""
+        from bert_tf.training import resolve_jit_compile
+
+        values = self.values
+        predict = functools.partial(
+            self.records.predict,
+            model,
+            batch_size=batch_size,
+            jit_compile=resolve_jit_compile(values.jit_compile),
+            group_by_length=values.group_by_length,
+        )
+        if values.pad_to_max_seq_length:
+            logits = predict(pad_to_max=True, reduce=padding_too)["logits"]
+            return logits[:, 0], logits[:, 1]
+        found = predict(fill=PADDING_LOGIT)
+        return found["start_logits"], found["end_logits"]
 
     def figures(self, best_spans: span_decoding.Predictions) -> dict[str, float]:
         """Score answers; see `figures_of`."""
@@ -437,7 +434,7 @@ def run(values: flags.FlagValues) -> None:
         print(f"begins with {start.description}")
         finished = runs.train_all(job, start, values)
         runs.report_runs(job, finished, folder)
-        step = finished[0].steps
+        step = runs.best_run(job, finished).best_step
     if answerer is not None:
         if train is not None:
             from bert_tf.checkpoint_formats import open_checkpoint
