@@ -508,7 +508,9 @@ class _RecordMaker:
         arrays = self._kind.make_features(examples, self._tokenizer, self._settings, first)
         mask = np.asarray(arrays["input_mask"])
         # A record of multiple choice has several sequences; others have one.
-        of_sequences = mask.reshape(len(mask), -1, self._settings.max_seq_length).sum(
+        # Documents without text give no rows, of which reshape could not tell the second axis.
+        sequences = self._settings.task.num_choices or 1
+        of_sequences = mask.reshape(len(mask), sequences, self._settings.max_seq_length).sum(
             axis=2, dtype=np.int32
         )
         lengths = of_sequences.max(axis=1, initial=0)
