@@ -353,11 +353,10 @@ class Answerer:
 
     @property
     def baseline(self) -> float | None:
-        """The selection metric of a constant answer, which can only be none."""
-        without = sum(not answers for answers in self.references.values())
-        if not self.values.version_2_with_negative or without == len(self.references):
+        """F1 of a constant answer, which can only be none; None where nothing can be better."""
+        if not self.values.version_2_with_negative or not any(self.references.values()):
             return None
-        return 100.0 * without / len(self.references)
+        return squad_metrics.evaluate_v2(self.references, dict.fromkeys(self.references, ""))["f1"]
 
     def best_spans(self, model: Any, *, batch_size: int) -> span_decoding.Predictions:
         """Answer all questions with a span, if any could be an answer."""
@@ -485,10 +484,12 @@ def _answer(values: flags.FlagValues, answerer: Answerer, model: Any, step: int 
     runs.print_table((name, _with_unit(name, value)) for name, value in figures.items())
     if answerer.baseline is not None:
         print(f"  no answer to all questions would have F1 {answerer.baseline:.2f} %")
-    threshold = figures.get("tuned_f1_thresh")
-    if threshold is not None and figures["tuned_f1"] > figures["f1"] + 1e-9:
+    # Where no threshold is better than no answer at all, the official search says 0.
+    if values.version_2_with_negative and figures["tuned_f1"] > 1e-9 + max(
+        figures["f1"], answerer.baseline or 0.0
+    ):
         print(
-            f"  --null_score_diff_threshold={threshold!r} would give F1 "
+            f"  --null_score_diff_threshold={figures['tuned_f1_thresh']!r} would give F1 "
             f"{figures['tuned_f1']:.2f} %, chosen on these very questions"
         )
 

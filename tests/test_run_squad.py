@@ -17,6 +17,7 @@ from absl import flags
 
 from bert_tf import checkpoint_writers, heads, squad_metrics
 from bert_tf.config import BertConfig
+from bert_tf.squad_metrics import normalize_answer
 from bert_tf.tokenization import load_vocab
 from bert_tf.training import read_metrics
 from experiments import finetuning, run_squad
@@ -222,7 +223,18 @@ def run_v2(tmp_path_factory, model_dir):
 
 
 def test_version_2_is_scored_as_by_the_official_script(run_v2, tmp_path, capsys):
-    references = squad_metrics.read_references(GOLDEN / "v2.json")
+    content = read(GOLDEN / "v2.json")
+    for article in content["data"]:
+        for paragraph in article["paragraphs"]:
+            # Of an answer such as "the" nothing is left to compare: none would be right too.
+            paragraph["qas"] = [
+                qa
+                for qa in paragraph["qas"]
+                if qa["is_impossible"] or normalize_answer(qa["answers"][0]["text"])
+            ]
+    path = write(tmp_path / "v2.json", content)
+    run_v2 = {**run_v2, "predict_file": path}
+    references = squad_metrics.read_references(path)
     found = []
     for threshold in (0.0, -math.inf, 2.5):
         folder = tmp_path / str(threshold)
@@ -240,7 +252,7 @@ def test_version_2_is_scored_as_by_the_official_script(run_v2, tmp_path, capsys)
         found.append((expected["f1"], results["tuned_f1"], results["tuned_f1_thresh"]))
     # The threshold that is looked for does not depend on the one that is given, ...
     assert len({each[1:] for each in found}) == 1
-    assert found[1][0] == pytest.approx(100 * sum(not t for t in references.values()) / 45, rel=0.2)
+    assert found[1][0] == pytest.approx(100 * 5 / len(references))
     # ... and gives what is said.
     printed = capsys.readouterr().out
     (advice,) = set(re.findall(r"--null_score_diff_threshold=(\S+) would give", printed))
@@ -249,7 +261,7 @@ def test_version_2_is_scored_as_by_the_official_script(run_v2, tmp_path, capsys)
     assert (
         results["f1"] == pytest.approx(found[0][1]) and results["f1"] >= results["best_f1"] - 1e-9
     )
-    assert results["f1"] > max(f1 for f1, *_ in found)
+    assert results["f1"] > max(found[1][0], found[2][0])
 
 
 def test_version_2_chooses_by_the_best_threshold(run_v2, capsys):
@@ -262,7 +274,7 @@ def test_version_2_chooses_by_the_best_threshold(run_v2, capsys):
     assert re.search(r"NoAns_total +5 questions\n", printed)
     assert re.search(r"best_f1_thresh +-?[0-9.]+ \(difference of logits\)\n", printed)
     assert re.search(r"HasAns_f1 +[0-9.]+ %\n", printed)
-    assert "no answer to all questions would have F1 10.87 %" in printed
+    assert "no answer to all questions would have F1 10.71 %" in printed
 
 
 @pytest.mark.parametrize("context", ["It is so.", "\t ", ""])
@@ -313,7 +325,7 @@ def test_padding_is_no_answer_unless_asked_for(model_dir, tmp_path):
     path = write(tmp_path / "x.json", data(("a", "who?", "Asa"), ("b", "who, who?", "Asa")))
     lengths = {"max_seq_length": 131, "max_query_length": 17}
     ours = answerer(path, model_dir, tmp_path, **lengths).best_spans(model, batch_size=2)
-    assert set(ours.answers.values()) == {"old"}
+    assert set(ours.answers.values()) == {"o"}
     padded = answerer(path, model_dir, tmp_path, **lengths, pad_to_max_seq_length=True)
     assert set(padded.best_spans(model, batch_size=2).answers.values()) == {"empty"}
 
@@ -364,7 +376,7 @@ def test_files_equal_the_originals(original, name, model_dir, tmp_path, monkeypa
         return decode(questions, windows, starts, ends, *rest, **options)
 
     monkeypatch.setattr(run_squad.span_decoding, "decode_answers", keep)
-    given = {"null_score_diff_threshold": 1.5, "version_2_with_negative": version_2}
+    given = {"null_score_diff_threshold": -6.0, "version_2_with_negative": version_2}
     squad(
         model_dir=model_dir,
         predict_file=path,
@@ -392,7 +404,8 @@ def test_files_equal_the_originals(original, name, model_dir, tmp_path, monkeypa
     for name, path in zip(names[: 3 if version_2 else 2], theirs, strict=False):
         assert (tmp_path / name).read_bytes() == pathlib.Path(path).read_bytes(), name
     if version_2:
-        assert "" in read(tmp_path / names[0]).values()
+        given_none = [not answer for answer in read(tmp_path / names[0]).values()]
+        assert 5 < sum(given_none) < len(given_none) - 5
 
 
 def test_flags_have_the_originals_defaults(original):
@@ -433,6 +446,7 @@ def test_it_learns_a_handful_of_questions(tmp_path):
         max_position_embeddings=41,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        initializer_range=0.1,
     )
     (tmp_path / "config.json").write_text(config.to_json_string())
     squad(
@@ -447,9 +461,9 @@ def test_it_learns_a_handful_of_questions(tmp_path):
         max_seq_length=37,
         max_query_length=11,
         train_batch_size=7,
-        num_train_steps=150,
-        eval_every_steps=150,
-        learning_rate=3e-3,
+        num_train_steps=300,
+        eval_every_steps=300,
+        learning_rate=2e-3,
         output_dir=tmp_path / "run",
     )
     results = read(tmp_path / "run" / "eval_results.json")
