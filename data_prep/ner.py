@@ -71,7 +71,7 @@ def read_sentences(
     *,
     on_bad: Callable[[str], None] | None = None,
     token_column: int = 0,
-    tag_column: int = -1,
+    tag_column: int | None = -1,
 ) -> Iterator[Sentence]:
     """Read a file of one word a line with blank lines between sentences, as CoNLL-2003 has it.
 
@@ -83,7 +83,7 @@ def read_sentences(
       path: UTF-8 text, with or without a byte order mark, lines ending in LF or CRLF.
       on_bad: called with a message for each bad sentence, which is then left out; None to raise.
       token_column: column of the words, from 0, or from the end if negative.
-      tag_column: column of the tags, likewise.
+      tag_column: column of the tags, likewise; None for a file without, whose words are all O.
 
     Yields:
       The sentences. Tags are kept as they are (see `TAG_SCHEMES`).
@@ -145,6 +145,30 @@ def read_sentences(
         )
 
 
+def has_tags(path: str | os.PathLike[str], token_column: int = 0, tag_column: int = -1) -> bool:
+    """Tell by its first word whether a file has a column of tags.
+
+    Args:
+      path: as for `read_sentences`.
+      token_column: likewise.
+      tag_column: likewise.
+
+    Returns:
+      False where the lines have no such column, or no other than that of the words.
+    """
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines):
+            line = line if number else line.removeprefix(b"\xef\xbb\xbf")
+            if not line.strip(b" \t\r\n") or line.split()[:1] == [DOCUMENT_START.encode()]:
+                continue
+            try:
+                _Columns(line.decode("utf-8", "replace").rstrip("\r\n"), token_column, tag_column)
+            except LookupError:
+                return False
+            return True
+    return True  # an empty file is for the reader to refuse
+
+
 class _Columns:
     """How the lines of one file fall into columns, as its first line shows.
 
@@ -152,12 +176,19 @@ class _Columns:
       LookupError: a column asked for is not there.
     """
 
-    def __init__(self, line: str, token_column: int, tag_column: int):
+    def __init__(self, line: str, token_column: int, tag_column: int | None):
         self.tabs = "\t" in line
         self.count = len(self._columns(line))
-        self.token, self.tag = (
-            column + self.count if column < 0 else column for column in (token_column, tag_column)
-        )
+        self.token = token_column + self.count if token_column < 0 else token_column
+        self.tag = tag_column
+        if tag_column is None:
+            if not 0 <= self.token < self.count:
+                raise LookupError(
+                    f"expected column {token_column} (words), "
+                    f"got {self.count} columns parted by {self._separator}"
+                )
+            return
+        self.tag = tag_column + self.count if tag_column < 0 else tag_column
         if not (0 <= self.token < self.count and 0 <= self.tag < self.count):
             raise LookupError(
                 f"expected columns {token_column} (words) and {tag_column} (tags), "
@@ -177,7 +208,8 @@ class _Columns:
                 f"expected {self.count} columns parted by {self._separator} as in the first line, "
                 f"got {len(columns)}"
             )
-        word, tag = columns[self.token], columns[self.tag]
+        word = columns[self.token]
+        tag = OUTSIDE if self.tag is None else columns[self.tag]
         if not word:
             raise ValueError("expected a word, got an empty column")
         if not _TAG.fullmatch(tag):
@@ -199,6 +231,8 @@ def write_conll(
     path: str | os.PathLike[str],
     sentences: Sequence[Sentence],
     predicted: Sequence[Sequence[str]],
+    *,
+    with_true: bool = True,
 ) -> None:
     """Write words, true tags and predicted tags in three columns, as conlleval reads them.
 
@@ -210,6 +244,7 @@ def write_conll(
       path: file to write, UTF-8.
       sentences: the sentences.
       predicted: the predicted tags of each.
+      with_true: whether true tags are known; without them there are two columns.
 
     Raises:
       ValueError: another number of sentences or tags.
@@ -228,7 +263,7 @@ def write_conll(
         for sentence, tags in zip(sentences, predicted, strict=True):
             for word, true, tag in zip(sentence.words, sentence.tags, tags, strict=True):
                 word = "_" if word == _CONLLEVAL_BOUNDARY else _WHITE_SPACE.sub("_", word)
-                writer.write(f"{word} {true} {tag}\n")
+                writer.write(f"{word} {true} {tag}\n" if with_true else f"{word} {tag}\n")
             writer.write("\n")
 
 
