@@ -1,4 +1,4 @@
-r"""Makes the records of a fine-tuning task: of GLUE, of SWAG, or of one's own tables.
+r"""Makes the records of a fine-tuning task: GLUE, SWAG, SQuAD, tagged words, or one's own tables.
 
     python data_prep/create_finetuning_data.py --task_name=MRPC --data_dir=glue_data/MRPC \
       --vocab_file=bert-base-uncased-vocab.txt --output_dir=records/mrpc
@@ -7,7 +7,15 @@ r"""Makes the records of a fine-tuning task: of GLUE, of SWAG, or of one's own t
       --text_column=review --label_column=stars \
       --vocab_file=bert-base-uncased-vocab.txt --output_dir=records/reviews
 
-Records are those of google-research/bert run_classifier.py, and flags that it has mean the same.
+    python data_prep/create_finetuning_data.py --task_name=ner --train_file=train.conll \
+      --dev_file=dev.conll --vocab_file=bert-base-cased-vocab.txt --do_lower_case=false \
+      --output_dir=records/ner
+
+    python data_prep/create_finetuning_data.py --task_name=squad2.0 --train_file=train-v2.0.json \
+      --vocab_file=bert-base-uncased-vocab.txt --output_dir=records/squad
+
+Records are those of google-research/bert run_classifier.py and run_squad.py, and flags that these
+have mean the same.
 For each split come <split>.tfrecord, <split>.lengths.npy and <split>.manifest.json; a second run
 with the same input and flags finds them made. --tfds reads what TensorFlow Datasets has prepared.
 """
@@ -16,15 +24,20 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from absl import app, flags
 
 from bert_tf import records, tasks, tokenization
-from data_prep import finetuning_data, swag, tabular
+from bert_tf.span_decoding import WindowRule
+from data_prep import finetuning_data, glue, ner, swag, tabular
 from data_prep.finetuning_data import PreparedData, Source
 
 _FILE_FLAGS = {"train": "train_file", "dev": "dev_file", "test": "test_file"}
+# Of kinds that not every script has: a flag by which to know those that do.
+_FLAG_OF_KIND = {"token_classification": "tag_scheme", "span": "doc_stride"}
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -50,6 +63,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     )
     flags.mark_flags_as_required(["output_dir", "vocab_file"], values)
     define_data_flags(values)
+    define_tagged_flags(values)
+    define_span_flags(values)
 
 
 def define_data_flags(values: flags.FlagValues) -> None:
@@ -60,16 +75,13 @@ def define_data_flags(values: flags.FlagValues) -> None:
     """
     string = functools.partial(flags.DEFINE_string, flag_values=values)
     boolean = functools.partial(flags.DEFINE_bool, flag_values=values)
-    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
     names = functools.partial(flags.DEFINE_list, flag_values=values)
     string(
         "task_name", None, f"One of {', '.join(tasks.TASKS)}; leave it out for tables of your own."
     )
-    string("data_dir", None, "The task's own folder, with its official files.")
+    define_file_flags(values)
     names("splits", None, "Splits to make, such as train,dev_matched. Default: all that are there.")
     boolean("tfds", False, "Read what TensorFlow Datasets has prepared in --data_dir.")
-    for split, flag in _FILE_FLAGS.items():
-        string(flag, None, f"File of the {split} split, for tables of your own and for SWAG.")
     flags.DEFINE_enum(
         "kind",
         "classification",
@@ -96,14 +108,68 @@ def define_data_flags(values: flags.FlagValues) -> None:
         None,
         'Whether "..." may hold separators and line ends. Default: in CSV yes, in TSV no.',
     )
+
+
+def define_file_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that say where data lie, and what to do with bad examples.
+
+    Args:
+      values: where to define them.
+    """
+    string = functools.partial(flags.DEFINE_string, flag_values=values)
+    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+    string("data_dir", None, "The task's own folder, with its official files.")
+    for split, flag in _FILE_FLAGS.items():
+        string(flag, None, f"File of the {split} split, in place of --data_dir.")
     integer(
         "num_workers",
         0,
         "Worker processes; 0 for one per core, or none if the input is small.",
         lower_bound=0,
     )
-    boolean("skip_bad_examples", False, "Leave bad examples out, and list them in a file.")
+    flags.DEFINE_bool(
+        "skip_bad_examples",
+        False,
+        "Leave bad examples out, and list them in a file.",
+        flag_values=values,
+    )
     integer("max_bad_shown", 10, "Most bad examples shown of a split.", lower_bound=0)
+
+
+def define_tagged_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of tagged words.
+
+    Args:
+      values: where to define them.
+    """
+    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+    integer("token_column", 0, "Column of the words, from 0; from the end if negative.")
+    integer("tag_column", -1, "Column of the tags, likewise.")
+    flags.DEFINE_enum(
+        "tag_scheme",
+        "original",
+        list(ner.TAG_SCHEMES),
+        "Tags as they are in the files, or with B- on the first word of every entity.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "document_context",
+        False,
+        "Fill sequences up with the words around the sentence in its document.",
+        flag_values=values,
+    )
+
+
+def define_span_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of questions on documents, run_squad.py's.
+
+    Args:
+      values: where to define them.
+    """
+    default = WindowRule()
+    integer = functools.partial(flags.DEFINE_integer, flag_values=values, lower_bound=1)
+    integer("doc_stride", default.doc_stride, "Tokens between the starts of two windows.")
+    integer("max_query_length", default.max_query_length, "Tokens of a question that are kept.")
 
 
 def sources_from_flags(values: flags.FlagValues) -> tuple[tasks.Task, list[Source]]:
@@ -119,33 +185,152 @@ def sources_from_flags(values: flags.FlagValues) -> tuple[tasks.Task, list[Sourc
       ValueError: flags that contradict each other, or a training file that is bad.
       FileNotFoundError: a file that is not there.
     """
+    if values.task_name is None:
+        return _own_tables(values, _given_files(values))
+    task = tasks.get_task(values.task_name)
+    flag = _FLAG_OF_KIND.get(task.kind)
+    if flag is not None and flag not in values:
+        raise ValueError(f"task_name: {task.name} is for another script")
+    if values.text_column is not None or values.label_column:
+        raise ValueError(f"text_column, label_column: {task.name} has columns of its own")
+    if values.tfds and values.data_dir is not None and not _given_files(values):
+        splits = values.splits or finetuning_data.available_splits(task, values.data_dir, True)
+        return task, [finetuning_data.tfds_source(task, values.data_dir, s) for s in splits]
+    if task.kind == "token_classification":
+        return tagged_sources(values, values.labels, values.splits)
+    return file_sources(values, task, values.splits)
+
+
+def file_sources(
+    values: flags.FlagValues, task: tasks.Task, splits: Sequence[str] | None = None
+) -> tuple[tasks.Task, list[Source]]:
+    """Finds the official files of a task.
+
+    Args:
+      values: parsed flags, those of `define_file_flags` among them.
+      task: of TASKS.
+      splits: splits to look for in --data_dir; None for all that are there.
+
+    Returns:
+      The task, with its number of choices if it has some, and the sources of its splits.
+
+    Raises:
+      ValueError: both or neither of --data_dir and files; a bad header.
+      FileNotFoundError: a file that is not there.
+    """
+    files = _split_files(values, task, splits)
+    found = [finetuning_data.file_source(task, path, split) for split, path in files.items()]
+    if task.kind == "multiple_choice":
+        task = dataclasses.replace(task, num_choices=swag.count_choices(found[0].files[0]))
+    return task, found
+
+
+def tagged_sources(
+    values: flags.FlagValues,
+    labels: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+) -> tuple[tasks.Task, list[Source]]:
+    """Finds files of tagged words; of tags that training lacks, warns on standard error.
+
+    Args:
+      values: parsed flags, those of `define_file_flags` and `define_tagged_flags` among them.
+      labels: the labels in the order of their ids; None for the tags of the training file.
+      splits: as for `file_sources`.
+
+    Returns:
+      The task "ner", with its labels, and the sources of its splits. A test split whose file has no
+      column of tags is not labelled.
+
+    Raises:
+      ValueError, FileNotFoundError: as for `file_sources`; no labels; a bad training file.
+    """
+    task = tasks.TASKS["ner"]
+    files = _split_files(values, task, splits)
+    on_bad = (lambda message: None) if values.skip_bad_examples else None
+
+    def read(path: str):
+        return finetuning_data.read_tagged(
+            path, values.token_column, values.tag_column, values.tag_scheme, on_bad
+        )
+
+    if labels is None:
+        if "train" not in files:
+            raise ValueError("labels: ner needs a training file, or the labels themselves")
+        labels = ner.label_names(read(files["train"]))
+    sources = []
+    for split, path in files.items():
+        tagged = not glue.is_test_split(split) or ner.has_tags(
+            path, values.token_column, values.tag_column
+        )
+        if tagged and split != "train":
+            _warn_of_other_tags(path, read(path), labels)
+        sources.append(
+            finetuning_data.tagged_source(
+                path,
+                split,
+                document_context=values.document_context,
+                token_column=values.token_column,
+                tag_column=values.tag_column if tagged else None,
+                tag_scheme=values.tag_scheme,
+                labels=None if split == "train" else labels,
+            )
+        )
+    return dataclasses.replace(task, labels=tuple(labels)), sources
+
+
+def _warn_of_other_tags(
+    path: str, sentences: Iterable[ner.Sentence], labels: Sequence[str]
+) -> None:
+    counts = Counter(tag for s in sentences for tag in s.tags if tag not in labels)
+    if counts:
+        shown = ", ".join(f"{tag} {count:,}" for tag, count in sorted(counts.items()))
+        print(
+            f"warning: {path}: {counts.total():,} words have tags that are not among the labels "
+            f"({shown}); no model predicts them, so they count as missed",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def extra_settings(values: flags.FlagValues, task: tasks.Task) -> dict[str, Any]:
+    """Collects what `finetuning_data.prepare` takes as `extra` for a kind of task.
+
+    Args:
+      values: parsed flags.
+      task: any.
+    """
+    if task.kind == "token_classification":
+        return {"document_context": values.document_context}
+    if task.kind == "span":
+        return {"doc_stride": values.doc_stride, "max_query_length": values.max_query_length}
+    return {}
+
+
+def _given_files(values: flags.FlagValues) -> dict[str, str]:
     files = {split: values[flag].value for split, flag in _FILE_FLAGS.items()}
     files = {split: path for split, path in files.items() if path}
     for path in files.values():
         if not os.path.isfile(path):
             raise FileNotFoundError(f"no such file: {path}")
-    if values.task_name is None:
-        return _own_tables(values, files)
-    task = tasks.get_task(values.task_name)
-    if values.text_column is not None or values.label_column:
-        raise ValueError(f"text_column, label_column: {task.name} has columns of its own")
+    return files
+
+
+def _split_files(
+    values: flags.FlagValues, task: tasks.Task, splits: Sequence[str] | None
+) -> dict[str, str]:
+    """Finds the file of each split, by the files given or in --data_dir."""
+    files = _given_files(values)
     if bool(files) == (values.data_dir is not None):
         raise ValueError(f"{task.name}: give either data_dir, or train_file, dev_file, test_file")
     if files:
-        found = [finetuning_data.file_source(task, path, s) for s, path in files.items()]
-        if values.splits:
+        if splits:
             raise ValueError("splits: the files given say which there are")
-    else:
-        splits = values.splits or finetuning_data.available_splits(
-            task, values.data_dir, values.tfds
-        )
-        if not splits:
-            raise FileNotFoundError(f"{task.name}: no file of the task in {values.data_dir}")
-        make = finetuning_data.tfds_source if values.tfds else finetuning_data.folder_source
-        found = [make(task, values.data_dir, split) for split in splits]
-    if task.kind == "multiple_choice":
-        task = dataclasses.replace(task, num_choices=swag.count_choices(found[0].files[0]))
-    return task, found
+        return files
+    splits = splits or finetuning_data.available_splits(task, values.data_dir)
+    if not splits:
+        raise FileNotFoundError(f"{task.name}: no file of the task in {values.data_dir}")
+    find = finetuning_data.kind_of(task).find_file
+    return {split: find(task, values.data_dir, split) for split in splits}
 
 
 def _own_tables(values: flags.FlagValues, files: dict[str, str]) -> tuple[tasks.Task, list[Source]]:
@@ -208,6 +393,13 @@ def first_example(made: PreparedData, vocab_file: str) -> str:
     if not made.manifest["labelled"] or "label_ids" not in example:
         return f"first record: {shown}"
     label_ids = example["label_ids"].tolist()
+    if made.manifest["kind"] == "token_classification" and made.labels:
+        tags = [
+            f"/{made.labels[label]}" if counts else ""
+            for label, counts in zip(label_ids, example["label_mask"].tolist(), strict=True)
+        ]
+        words = zip(shown.split(" "), tags, strict=False)  # padding is not shown
+        return "first record: " + " ".join(f"{piece}{tag}" for piece, tag in words)
     if made.manifest["kind"] == "classification" and made.labels:
         label_ids = [made.labels[i] for i in label_ids]
     return f"first record (label {', '.join(map(str, label_ids))}): {shown}"
@@ -231,6 +423,7 @@ def main(argv: Sequence[str]) -> None:
                 values.output_dir,
                 values.num_workers or None,
                 bad if values.skip_bad_examples else None,
+                extra=extra_settings(values, task),
             )
             _report(made, source.split, bad.count, values.vocab_file)
     except (ValueError, OSError, RuntimeError) as error:

@@ -298,8 +298,9 @@ def tagged_source(
     *,
     document_context: bool = False,
     token_column: int = 0,
-    tag_column: int = -1,
+    tag_column: int | None = -1,
     tag_scheme: str = "original",
+    labels: Sequence[str] | None = None,
 ) -> Source:
     """Names a file of tagged words as a source.
 
@@ -311,11 +312,22 @@ def tagged_source(
       token_column: as for `ner.read_sentences`.
       tag_column: as for `ner.read_sentences`.
       tag_scheme: key of `ner.TAG_SCHEMES`.
+      labels: where given, tags that are not among them become O in the records. No model of these
+        labels predicts them, so `bert_tf.metrics.entity_scores`, of the tags of the file, counts
+        them as missed.
     """
     path = os.fspath(path)
+    known = None if labels is None else frozenset(labels)
 
     def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
         sentences = read_tagged(path, token_column, tag_column, tag_scheme, on_bad)
+        if known is not None:
+            sentences = (
+                dataclasses.replace(
+                    s, tags=tuple(tag if tag in known else ner.OUTSIDE for tag in s.tags)
+                )
+                for s in sentences
+            )
         return ner.documents(sentences) if document_context else ((s,) for s in sentences)
 
     settings = {
@@ -325,11 +337,14 @@ def tagged_source(
         "tag_column": tag_column,
         "tag_scheme": tag_scheme,
     }
-    return Source(split, (path,), read, settings, line_per_example=False)
+    if known is not None:
+        settings["other_tags"] = ner.OUTSIDE  # the labels themselves are the task's
+    labelled = tag_column is not None
+    return Source(split, (path,), read, settings, labelled, line_per_example=False)
 
 
 def read_tagged(
-    path: str, token_column: int, tag_column: int, tag_scheme: str, on_bad: OnBad = None
+    path: str, token_column: int, tag_column: int | None, tag_scheme: str, on_bad: OnBad = None
 ) -> Iterator[ner.Sentence]:
     """Reads sentences, their tags in a scheme; arguments as of `tagged_source`."""
     convert = ner.TAG_SCHEMES[tag_scheme]
