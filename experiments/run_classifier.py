@@ -23,7 +23,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -92,7 +92,17 @@ def prepare(values: flags.FlagValues, start: runs.StartingPoint) -> Data:
     Raises:
         InputError, ValueError, OSError: bad flags or data.
     """
-    task, sources = create_finetuning_data.sources_from_flags(values)
+    return make_records(*create_finetuning_data.sources_from_flags(values), values, start)
+
+
+def make_records(
+    task: Any, sources: Sequence[Any], values: flags.FlagValues, start: runs.StartingPoint
+) -> Data:
+    """Make the records of the splits that --do_train, --do_eval and --do_predict need.
+
+    Raises:
+        InputError, ValueError, OSError: bad data.
+    """
     wanted = [
         what
         for what, is_wanted in (
@@ -122,11 +132,14 @@ def prepare(values: flags.FlagValues, start: runs.StartingPoint) -> Data:
             values.cache_dir or os.path.join(values.output_dir, "records"),
             values.num_workers or None,
             bad if values.skip_bad_examples else None,
+            extra=create_finetuning_data.extra_settings(values, task),
         )
         counts = made[source.split].manifest["counts"]
+        several = counts["records"] != counts["examples"]
         print(
             f"{source.split}: {counts['examples']:,} examples, "
-            f"{counts['tokens'] / max(1, counts['records']):.1f} tokens each, "
+            + (f"{counts['records']:,} sequences, " if several else "")
+            + f"{counts['tokens'] / max(1, counts['records']):.1f} tokens each, "
             f"{counts['full_length_records']:,} of full length"
             + (f"; left out {bad.count:,} bad ones" if bad.count else "")
         )
