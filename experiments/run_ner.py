@@ -1,0 +1,256 @@
+r"""Fine-tunes BERT to tag words, such as the names in a text, evaluates as conlleval and predicts.
+
+    python experiments/run_ner.py --train_file=train.conll --dev_file=dev.conll \
+        --test_file=test.conll --do_train --do_eval --do_predict \
+        --model_dir=cased_L-12_H-768_A-12 --output_dir=runs/ner
+
+    python experiments/run_ner.py --test_file=words.conll --do_predict --output_dir=runs/ner
+
+Files hold a word and its tag in each line and blank lines between sentences, as CoNLL-2003's; of
+other columns --token_column and --tag_column say which count. The labels are the tags of the
+training file. --document_context shows the model the words around a sentence, as the paper did;
+--tag_scheme=bio rewrites IOB1 and IOBES. Flags and defaults that run_classifier.py of
+google-research/bert has are its own. The same command continues a run that was stopped.
+
+In the output folder: the model (see experiments/finetuning.py), curves.png; of --do_eval
+eval_results.txt and .json, ner_report.txt as conlleval prints it, ner_types.png,
+predictions_dev.conll (word, true tag, predicted tag); of --do_predict predictions_test.conll, and
+if the test file has tags test_results.txt and .json, ner_report_test.txt, ner_types_test.png.
+All figures are in percent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
+
+from bert_tf.metrics import EntityScores, entity_scores  # noqa: E402
+from bert_tf.tasks import TASKS  # noqa: E402
+from data_prep import create_finetuning_data, finetuning_data, ner  # noqa: E402
+from experiments import finetuning as runs  # noqa: E402
+from experiments.finetuning import InputError  # noqa: E402
+from experiments.run_classifier import Data, make_records  # noqa: E402
+
+FLAGS = flags.FLAGS
+TASK = TASKS["ner"]
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the script's flags."""
+    runs.define_flags(
+        values,
+        max_seq_length=TASK.max_seq_length,
+        train_batch_size=TASK.train_batch_size,
+        learning_rate=TASK.learning_rates[0],
+        num_train_epochs=TASK.num_train_epochs,
+    )
+    create_finetuning_data.define_file_flags(values)
+    create_finetuning_data.define_tagged_flags(values)
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+class TaggedSplit:
+    """The sentences of a split, their records, and what a model makes of them.
+
+    Attributes:
+        sentences: the sentences with the tags of the file, also those that no label stands for.
+        labelled: whether the file has tags.
+        predicted: tags of each sentence by the last model.
+    """
+
+    def __init__(self, data: Data, split: str, values: flags.FlagValues, start: runs.StartingPoint):
+        self._values, self._labels = values, data.task.labels
+        source = data.sources[split]
+        self.labelled: bool = source.labelled
+        self.sentences = list(
+            finetuning_data.read_tagged(
+                source.files[0],
+                values.token_column,
+                values.tag_column if source.labelled else None,
+                values.tag_scheme,
+                _ignore if values.skip_bad_examples else None,
+            )
+        )
+        # The same as in the records, which hold no trace of the words.
+        self._windows = ner.make_windows(
+            self.sentences, start.tokenizer, values.max_seq_length, values.document_context
+        )
+        self._records = data.records(split, start.config.vocab_size)
+        self.predicted: list[list[str]] = []
+
+    def tag(self, model: Any, batch_size: int) -> list[list[str]]:
+        """Return a model's tags of each sentence, and keep them."""
+        from keras import ops
+
+        from bert_tf.training import resolve_jit_compile
+
+        def most_likely(logits: Any) -> dict[str, Any]:
+            return {"predicted_ids": ops.argmax(logits, axis=-1)}
+
+        found = self._records.predict(
+            model,
+            batch_size=batch_size,
+            jit_compile=resolve_jit_compile(self._values.jit_compile),
+            group_by_length=self._values.group_by_length,
+            pad_to_max=self._values.pad_to_max_seq_length,
+            reduce=most_likely,
+            fill=0,
+        )
+        ids: np.ndarray = found["predicted_ids"]
+        self.predicted = ner.collect_tags(self._windows, ids, self._labels)
+        return self.predicted
+
+    def scores(self) -> EntityScores:
+        """Return what conlleval says of the tags that were predicted last."""
+        return entity_scores([sentence.tags for sentence in self.sentences], self.predicted)
+
+
+def figures_of(scores: EntityScores) -> dict[str, float]:
+    """Return the figures of all types together, in percent."""
+    return {
+        "entity_precision": scores.precision,
+        "entity_recall": scores.recall,
+        "entity_f1": scores.f1,
+        "token_accuracy": scores.accuracy,
+    }
+
+
+def write_scores(scores: EntityScores, folder: pathlib.Path, suffix: str = "") -> None:
+    """Write ner_report.txt and, if there are entities, ner_types.png."""
+    from experiments.plot_predictions import plot_types
+
+    report = scores.report()
+    (folder / f"ner_report{suffix}.txt").write_text(report, encoding="utf-8")
+    print(report, end="")
+    if scores.by_type:
+        types = {name: (s.precision, s.recall, s.f1) for name, s in scores.by_type.items()}
+        plot_types(types, folder / f"ner_types{suffix}.png")
+
+
+def _ignore(message: str) -> None:
+    """Leave a bad sentence out, as when the records were made."""
+
+
+# --- the script -----------------------------------------------------------------------------------
+
+
+def run(values: flags.FlagValues) -> None:
+    """Train, evaluate and predict as the flags say.
+
+    Raises:
+        InputError, ValueError, OSError: bad flags, data or model; one line says what.
+    """
+    began = time.time()
+    runs.check_flags(values)
+    folder = pathlib.Path(values.output_dir)
+    start = runs.starting_point(values)
+    loaded = None if values.do_train else runs.load_trained(values, start, TASK.kind)
+    task, sources = create_finetuning_data.tagged_sources(values, loaded and loaded.labels)
+    data = make_records(task, sources, values, start)
+    dev = TaggedSplit(data, "dev", values, start) if values.do_eval else None
+    step = 0
+    if values.do_train:
+        finished = train(data, dev, start, values)
+        step = finished[0].steps
+        trained = dataclasses.replace(start, checkpoint=_open(folder))
+        loaded = runs.load_trained(values, trained, TASK.kind)
+    assert loaded is not None  # noqa: S101
+    _check_labels(loaded, task.labels)
+    if dev is not None:
+        dev.tag(loaded.model, values.eval_batch_size)
+        results = {f"eval_{name}": value for name, value in figures_of(dev.scores()).items()}
+        runs.write_results(folder, {**results, "global_step": step})
+        print("evaluation:")
+        write_scores(dev.scores(), folder)
+        ner.write_conll(folder / "predictions_dev.conll", dev.sentences, dev.predicted)
+        print(f"wrote {folder / 'predictions_dev.conll'}")
+    if values.do_predict:
+        predict(TaggedSplit(data, "test", values, start), loaded.model, values)
+    print(f"{folder}: {time.time() - began:.0f} s in all")
+
+
+def train(
+    data: Data, dev: TaggedSplit | None, start: runs.StartingPoint, values: flags.FlagValues
+) -> Sequence[runs.Run]:
+    """Train the runs of all seeds, and report them."""
+
+    def evaluate(model: Any) -> dict[str, float]:
+        assert dev is not None  # noqa: S101
+        dev.tag(model, values.eval_batch_size)
+        return figures_of(dev.scores())
+
+    print(f"begins with {start.description}; {len(data.task.labels)} labels")
+    job = runs.Job(
+        kind=TASK.kind,
+        labels=data.task.labels,
+        records=data.records("train", start.config.vocab_size),
+        # An epoch is a pass over the sequences: long sentences make several, and with
+        # --document_context the examples are whole documents.
+        num_examples=data.made["train"].num_records,
+        fingerprint=runs.digest_of(
+            *(data.made[s].manifest["fingerprint"] for s in ("train", "dev") if s in data.made)
+        ),
+        evaluate=evaluate if dev is not None else None,
+        selection_metric=TASK.selection_metric,
+        baseline=0.0,
+    )
+    finished = runs.train_all(job, start, values)
+    runs.report_runs(job, finished, pathlib.Path(values.output_dir))
+    return finished
+
+
+def predict(test: TaggedSplit, model: Any, values: flags.FlagValues) -> None:
+    """Write the tags of the test set, and their scores if its own tags are known."""
+    folder = pathlib.Path(values.output_dir)
+    test.tag(model, values.predict_batch_size)
+    path = folder / "predictions_test.conll"
+    ner.write_conll(path, test.sentences, test.predicted, with_true=test.labelled)
+    if not test.labelled:
+        logging.info("the test file has no tags to compare with")
+    elif not test.scores().num_true:
+        print("the test file has tags but no entity; predictions are not scored")
+    else:
+        results = {f"test_{name}": value for name, value in figures_of(test.scores()).items()}
+        runs.write_results(folder, results, "test_results")
+        print("test:")
+        write_scores(test.scores(), folder, "_test")
+    print(f"wrote {path}")
+
+
+def _open(folder: pathlib.Path) -> Any:
+    from bert_tf.checkpoint_formats import open_checkpoint
+
+    return open_checkpoint(folder)
+
+
+def _check_labels(loaded: Any, labels: Sequence[str]) -> None:
+    """Refuse labels, of a training file, that are not those of a model that has no names."""
+    num_labels = loaded.model.output_shape[-1]
+    if num_labels != len(labels):
+        raise InputError(
+            f"the model has {num_labels} labels, the training file {len(labels)}: "
+            f"{', '.join(labels)}"
+        )
+
+
+def main(argv: list[str]) -> int:
+    """Run the script; bad input gives one line on standard error and exit status 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    return runs.exit_on_error("run_ner.py", lambda: run(FLAGS))
+
+
+if __name__ == "__main__":
+    define_flags(FLAGS)
+    app.run(main)

@@ -1,0 +1,141 @@
+r"""Fine-tunes BERT to choose the right ending, as in SWAG, evaluates and predicts.
+
+    python experiments/run_swag.py --data_dir=SWAG --do_train --do_eval --do_predict \
+        --model_dir=uncased_L-12_H-768_A-12 --output_dir=runs/swag
+
+The folder holds train.csv, val.csv and test.csv; --train_file, --dev_file and --test_file name
+other CSV files with the columns sent1, sent2, ending0, ending1, ... and, but for the test, label.
+How many endings there are, the header says. Batch size, learning rate and epochs are the paper's
+(section 4.4) where no flag gives them; other flags and defaults that run_classifier.py of
+google-research/bert has are its own. The same command continues a run that was stopped.
+
+In the output folder: the model (see experiments/finetuning.py), curves.png; of --do_eval
+eval_results.txt and .json; of --do_predict predictions.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import pathlib
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np  # noqa: E402
+from absl import app, flags  # noqa: E402
+
+from bert_tf.tasks import TASKS  # noqa: E402
+from data_prep import create_finetuning_data  # noqa: E402
+from experiments import finetuning as runs  # noqa: E402
+from experiments import run_classifier as classifier  # noqa: E402
+
+FLAGS = flags.FLAGS
+TASK = TASKS["swag"]
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the script's flags."""
+    runs.define_flags(
+        values,
+        max_seq_length=TASK.max_seq_length,
+        train_batch_size=TASK.train_batch_size,
+        learning_rate=TASK.learning_rates[0],
+        num_train_epochs=TASK.num_train_epochs,
+    )
+    create_finetuning_data.define_file_flags(values)
+
+
+def run(values: flags.FlagValues) -> None:
+    """Train, evaluate and predict as the flags say.
+
+    Raises:
+        InputError, ValueError, OSError: bad flags, data or model; one line says what.
+    """
+    began = time.time()
+    runs.check_flags(values)
+    folder = pathlib.Path(values.output_dir)
+    start = runs.starting_point(values)
+    task, sources = create_finetuning_data.file_sources(values, TASK)
+    print(f"{task.num_choices} choices")
+    data = classifier.make_records(task, sources, values, start)
+    vocab_size = start.config.vocab_size
+    evaluator = classifier.Evaluator(data, values, vocab_size) if values.do_eval else None
+    step = 0
+    if values.do_train:
+        job = runs.Job(
+            kind=task.kind,
+            labels=None,
+            records=data.records("train", vocab_size),
+            num_examples=data.made["train"].num_examples,
+            fingerprint=runs.digest_of(
+                *(data.made[s].manifest["fingerprint"] for s in ("train", "dev") if s in data.made)
+            ),
+            evaluate=evaluator,
+            selection_metric=task.selection_metric,
+            baseline=evaluator.baseline if evaluator else None,
+        )
+        print(f"begins with {start.description}")
+        finished = runs.train_all(job, start, values)
+        runs.report_runs(job, finished, folder)
+        step = finished[0].steps
+        start = dataclasses.replace(start, checkpoint=_open(folder))
+    model = runs.load_trained(values, start, task.kind).model
+    if evaluator is not None:
+        figures = evaluator(model)
+        results = {f"eval_{name}": value for name, value in figures.items()}
+        runs.write_results(folder, {**results, "global_step": step, "loss": figures["loss"]})
+        print("evaluation:")
+        rows = [(name, f"{value:.6g}") for name, value in results.items()]
+        rows.append(("accuracy of a constant", f"{evaluator.baseline:.6g}"))
+        runs.print_table(rows)
+    if values.do_predict:
+        records = data.records("test", vocab_size)
+        logits = classifier.predict(records, model, values, batch_size=values.predict_batch_size)
+        print(f"wrote {write_predictions(data, logits, values)}")
+    print(f"{folder}: {time.time() - began:.0f} s in all")
+
+
+def write_predictions(
+    data: classifier.Data, logits: np.ndarray, values: flags.FlagValues
+) -> pathlib.Path:
+    """Write predictions.csv: of each example its id, the choice from 0, and all probabilities.
+
+    Args:
+        data: with a test split.
+        logits: [N, C].
+        values: flags.
+    """
+    path = pathlib.Path(values.output_dir) / "predictions.csv"
+    probabilities = classifier.probabilities_of(data.task.kind, logits)
+    examples = data.sources["test"].read(_ignore if values.skip_bad_examples else None, None)
+    with open(path, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        endings = (f"probability of ending{i}" for i in range(logits.shape[1]))
+        writer.writerow(["id", "choice", *endings])
+        for example, row in zip(examples, probabilities, strict=True):
+            writer.writerow([example.guid, row.argmax(), *(f"{number:.6g}" for number in row)])
+    return path
+
+
+def _ignore(message: str) -> None:
+    """Leave a bad example out, as when the records were made."""
+
+
+def _open(folder: pathlib.Path):
+    from bert_tf.checkpoint_formats import open_checkpoint
+
+    return open_checkpoint(folder)
+
+
+def main(argv: list[str]) -> int:
+    """Run the script; bad input gives one line on standard error and exit status 1."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    return runs.exit_on_error("run_swag.py", lambda: run(FLAGS))
+
+
+if __name__ == "__main__":
+    define_flags(FLAGS)
+    app.run(main)
