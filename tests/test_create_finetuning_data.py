@@ -124,6 +124,97 @@ def test_flags_of_own_tables(tmp_path):
     assert found == [("train-1", "a\tb", ("u", "v")), ("train-2", "c", ("w",))]
 
 
+def test_tagged_words(tmp_path):
+    train = _write(tmp_path, "a.conll", "-DOCSTART-\nhello I-X\nworld I-X\nnow O\n\nstop I-A\n")
+    dev = _write(tmp_path, "b.conll", "stop B-Y\nhello B-X\nstop B-Y\n")
+    test = _write(tmp_path, "c.conll", "hello\nnow\n")
+    arguments = ["--task_name=ner", f"--train_file={train}", f"--dev_file={dev}"]
+    arguments += [f"--test_file={test}", "--tag_scheme=bio", "--max_seq_length=7"]
+    done = _run(*arguments, f"--output_dir={tmp_path}", "--document_context")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("train: ", "first"))]
+    assert lines == [
+        "train: 1 examples, 2 records, 12 tokens, unknown 0.00%, padding 14.3%, 0 of full length",
+        "first record: [CLS] hello/B-X world/I-X now/O stop [SEP]",
+        "first record: [CLS] stop/O hello/B-X stop/O [SEP]",
+        "first record: [CLS] hello now [SEP]",
+    ]
+    assert [line for line in done.stderr.splitlines() if line.startswith("warning: ")] == [
+        f"warning: {dev}: 2 words have tags that are not among the labels (B-Y 2); "
+        "no model predicts them, so they count as missed"
+    ]
+    found = list(
+        records.read_examples(tmp_path / "train.tfrecord", records.token_classification_features(7))
+    )
+    assert [e["label_ids"].tolist() for e in found] == [
+        [0, 2, 3, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 0, 0],
+    ]
+    assert [e["label_mask"].tolist() for e in found] == [
+        [0, 1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 0, 1, 0, 0],
+    ]
+    manifests = [json.loads((tmp_path / f"{s}.manifest.json").read_text()) for s in ("dev", "test")]
+    assert [m["labels"] for m in manifests] == [["O", "B-A", "B-X", "I-X"]] * 2
+    assert [m["labelled"] for m in manifests] == [True, False]
+
+
+def test_columns_and_labels_of_tagged_words(tmp_path):
+    train = _write(tmp_path, "train.txt", "I-X 1 hello\nO 2 now\n\n")
+    _write(tmp_path, "test.txt", "I-X 1 stop\n")
+    flags_of = ["--task_name=ner", f"--data_dir={tmp_path}", "--token_column=-1", "--tag_column=0"]
+    task, sources = _sources(*flags_of)
+    assert task.labels == ("O", "I-X") and [s.split for s in sources] == ["train", "test"]
+    ((sentence,),) = sources[0].read(None, None)
+    assert (sentence.words, sentence.tags) == (("hello", "now"), ("I-X", "O"))
+    assert sources[1].labelled
+    task, (source,) = _sources(*flags_of, "--labels=I-X,O,I-Z", "--splits=test")
+    assert task.labels == ("I-X", "O", "I-Z") and source.split == "test"
+    # A training file must have the labels that are given.
+    done = _run(*flags_of, "--labels=O,I-Y", f"--output_dir={tmp_path / 'out'}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"create_finetuning_data: {train}, line 1: expected one of the labels O I-Y, got 'I-X' for "
+        "word 0, 'hello'"
+    )
+
+
+def test_questions(tmp_path):
+    def write(name, data):
+        return _write(tmp_path, name, json.dumps({"version": "v", "data": data}))
+
+    context = "hello world now stop it now"
+    answers = [{"text": "stop", "answer_start": context.index("stop")}]
+    question = {"id": "a", "question": "hello it now", "answers": answers, "is_impossible": False}
+    path = write(
+        "train.json", [{"title": "t", "paragraphs": [{"context": context, "qas": [question]}]}]
+    )
+    arguments = ["--task_name=squad2.0", f"--train_file={path}", f"--output_dir={tmp_path}"]
+    options = ["--max_seq_length=8", "--doc_stride=2", "--max_query_length=2"]
+    done = _run(*arguments, *options)
+    assert done.returncode == 0, done.stderr
+    assert "train: 1 examples, 3 records" in done.stdout
+    assert "first record: [CLS] hello it [SEP] hello world now [SEP]" in done.stdout
+    found = records.read_examples(tmp_path / "train.tfrecord", records.span_features(8))
+    # A window without the answer points at [CLS].
+    assert [int(example["start_positions"][0]) for example in found] == [0, 5, 0]
+    extra = json.loads((tmp_path / "train.manifest.json").read_text())["extra"]
+    assert extra == {"doc_stride": 2, "max_query_length": 2}
+    # In a folder, by its official name.
+    (tmp_path / "train.json").rename(tmp_path / "train-v2.0.json")
+    _, (source,) = _sources("--task_name=squad2", f"--data_dir={tmp_path}")
+    assert source.split == "train" and source.files == (str(tmp_path / "train-v2.0.json"),)
+
+
+def test_scripts_without_the_flags_refuse_the_tasks(tmp_path):
+    for name in ("ner", "squad1.1"):
+        values = flags.FlagValues()
+        script.define_data_flags(values)
+        values(["x", f"--task_name={name}", f"--train_file={_write(tmp_path, 'x', 'x')}"])
+        with pytest.raises(ValueError, match=f"task_name: {name} is for another script"):
+            script.sources_from_flags(values)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -148,6 +239,13 @@ def test_flags_of_own_tables(tmp_path):
             ["--task_name=swag", "--dev_file={tmp}/t.csv", "--splits=dev"],
             "splits: the files given say which there are",
         ),
+        (
+            ["--task_name=ner", "--dev_file={tmp}/t.csv"],
+            "labels: ner needs a training file, or the labels themselves",
+        ),
+        (["--task_name=ner", "--train_file={tmp}/t.csv"], "t.csv, line 1: expected a column of"),
+        (["--task_name=ner", "--data_dir={tmp}"], "ner: no file of the task in {tmp}"),
+        (["--task_name=squad1.1"], "squad1.1: give either data_dir, or train_file"),
     ],
 )
 def test_flags_that_cannot_be(tmp_path, arguments, message):

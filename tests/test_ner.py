@@ -91,6 +91,25 @@ def test_columns_are_counted_from_either_end(write):
     assert (found.words, found.tags) == (("Ida", "ran"), ("B-PER", "O"))
 
 
+def test_words_without_tags(write, tmp_path):
+    path = write("\ufeff-DOCSTART-\n\n \nIda\nran\n\nIt\n")
+    assert not ner.has_tags(path)
+    found = list(read_sentences(path, tag_column=None))
+    assert words_and_tags(found) == [("Ida ran", "O O"), ("It", "O")]
+    with pytest.raises(ValueError, match="got 1 parted by spaces"):
+        list(read_sentences(path))
+    ner.write_conll(tmp_path / "out", found, [["B-X", "O"], ["O"]], with_true=False)
+    assert (tmp_path / "out").read_text() == "Ida B-X\nran O\n\nIt O\n\n"
+    path = write("\nIda\tx\tO\n")
+    assert ner.has_tags(path) and ner.has_tags(path, 2, 0)
+    assert not ner.has_tags(path, 0, 3) and not ner.has_tags(path, 2)
+    (found,) = read_sentences(path, token_column=1, tag_column=None)
+    assert found.words == ("x",)
+    with pytest.raises(ValueError, match=r"line 2: expected column 3 \(words\), got 3 columns"):
+        list(read_sentences(path, token_column=3, tag_column=None))
+    assert ner.has_tags(write(""))  # refused by the reader
+
+
 def test_odd_words_stay_whole(write):
     words = [
         "a b",
