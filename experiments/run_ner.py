@@ -91,12 +91,7 @@ class TaggedSplit:
 
     def tag(self, model: Any, batch_size: int) -> list[list[str]]:
         """Return a model's tags of each sentence, and keep them."""
-        from keras import ops
-
         from bert_tf.training import resolve_jit_compile
-
-        def most_likely(logits: Any) -> dict[str, Any]:
-            return {"predicted_ids": ops.argmax(logits, axis=-1)}
 
         found = self._records.predict(
             model,
@@ -104,7 +99,7 @@ class TaggedSplit:
             jit_compile=resolve_jit_compile(self._values.jit_compile),
             group_by_length=self._values.group_by_length,
             pad_to_max=self._values.pad_to_max_seq_length,
-            reduce=most_likely,
+            reduce=_most_likely,
             fill=0,
         )
         ids: np.ndarray = found["predicted_ids"]
@@ -114,6 +109,12 @@ class TaggedSplit:
     def scores(self) -> EntityScores:
         """Return what conlleval says of the tags that were predicted last."""
         return entity_scores([sentence.tags for sentence in self.sentences], self.predicted)
+
+
+def _most_likely(logits: Any) -> dict[str, Any]:
+    from keras import ops
+
+    return {"predicted_ids": ops.argmax(logits, axis=-1)}
 
 
 def figures_of(scores: EntityScores) -> dict[str, float]:
