@@ -63,7 +63,7 @@ def plot_curves(metrics_file: str | os.PathLike, png: str | os.PathLike) -> path
 
     names = sorted({name.removeprefix("eval_") for row in train + evaluations for name in row})
     losses = [name for name in names if name.endswith("_loss")] or ["loss"]
-    scores = [name for name in names if not name.endswith("loss") and name not in _NOT_SCORES]
+    scores = [name for name in names if "loss" not in name and name not in _NOT_SCORES]
     lines(axes[0, 0], losses, log=False)
     for row in baselines[-1:]:
         for name, style in (("uniform_loss", ":"), ("unigram_loss", "--")):
@@ -72,9 +72,12 @@ def plot_curves(metrics_file: str | os.PathLike, png: str | os.PathLike) -> path
                     row[name], color="grey", linestyle=style, label=name.replace("_", " ")
                 )
     axes[0, 0].set_ylabel("nats")
+    in_percent = any(row.get(f"eval_{name}", 0) > 1.1 for row in evaluations for name in scores)
+    if in_percent:  # as of entities and answers, while the running ones are fractions
+        train = [{k: 100 * v if k in scores else v for k, v in row.items()} for row in train]
+        axes[0, 1].set_ylabel("percent")
     lines(axes[0, 1], scores, log=False)
-    if axes[0, 1].get_ylim()[1] <= 1.1:  # else scores are in percent
-        axes[0, 1].set_ylim(0, 1)
+    axes[0, 1].set_ylim(0, 100 if in_percent else 1)
     lines(axes[1, 0], ("learning_rate",), log=False)
     lines(axes[1, 1], ("tokens_per_second",), log=False)
     axes[1, 1].set_ylim(bottom=0)
