@@ -17,6 +17,7 @@ from bert_tf.tensor_bundle import read_tensors
 from data_prep import ner
 from experiments import run_ner
 from experiments.finetuning import InputError
+from experiments.plot_curves import plot_curves
 from tests import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -144,6 +145,19 @@ def test_it_learns_and_scores_what_it_writes(data, trained):
     tokenizer = run_ner.runs.starting_point(values_of(data, trained)).tokenizer
     windows = ner.make_windows(sentences, tokenizer, LENGTH)
     assert steps == found["global_step"] == int(len(windows) / 13 * 5) > int(131 / 13 * 5)
+
+
+def test_curves_are_all_in_percent(trained, tmp_path, monkeypatch):
+    from matplotlib import pyplot
+
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    plot_curves(trained / "metrics.jsonl", tmp_path / "curves.png")
+    axis = pyplot.gcf().axes[1]
+    assert axis.get_title() == "Scores" and axis.get_ylim() == (0, 100)
+    last = {line.get_label(): line.get_ydata()[-1] for line in axis.lines}
+    assert last["entity_f1 (held out)"] > 90 and last["accuracy"] > 90
+    monkeypatch.undo()
+    pyplot.close()
 
 
 def test_a_finished_run_is_not_trained_again(data, trained, capsys):
