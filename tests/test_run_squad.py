@@ -372,7 +372,7 @@ def test_files_equal_the_originals(original, name, model_dir, tmp_path, monkeypa
     decode = run_squad.span_decoding.decode_answers
 
     def keep(questions, windows, starts, ends, *rest, **options):
-        seen.update(starts=starts, ends=ends)
+        seen.update(starts=starts, ends=ends)  # of the latest
         return decode(questions, windows, starts, ends, *rest, **options)
 
     monkeypatch.setattr(run_squad.span_decoding, "decode_answers", keep)
@@ -388,6 +388,13 @@ def test_files_equal_the_originals(original, name, model_dir, tmp_path, monkeypa
     )
     for flag, value in given.items():
         setattr(original.FLAGS, flag, value)
+    padded = dict(seen)
+    alone = {"model_dir": model_dir, "predict_file": path, "output_dir": tmp_path / "cut"}
+    squad(**alone, do_predict=True, **given, **LENGTHS)
+    for name in ("starts", "ends"):
+        used = seen[name] > -1e8
+        np.testing.assert_allclose(padded[name][used], seen[name][used], atol=1e-3)
+        assert 0 < used.mean() < 1 and padded[name].min() > -1e8
     examples = original.read_squad_examples(str(path), False)
     features = []
     tokenizer = original.tokenization.FullTokenizer(str(GOLDEN / "vocab_uncased.txt"))
@@ -396,7 +403,7 @@ def test_files_equal_the_originals(original, name, model_dir, tmp_path, monkeypa
     )
     results = [
         original.RawResult(feature.unique_id, start.tolist(), end.tolist())
-        for feature, start, end in zip(features, seen["starts"], seen["ends"], strict=True)
+        for feature, start, end in zip(features, padded["starts"], padded["ends"], strict=True)
     ]
     names = ["predictions.json", "nbest_predictions.json", "null_odds.json"]
     theirs = [str(tmp_path / f"original-{name}") for name in names]
