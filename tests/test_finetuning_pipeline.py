@@ -373,20 +373,24 @@ def test_predictions_are_reduced_with_the_model(all_kinds):
     model = small_model("span", initializer_range=0.5)
     whole = tasks.predict(model, batch_size=BATCH, fill=-1e9)
 
-    # 16 is also the length of the shortest batches.
+    # Both are also lengths of batches.
     def some(outputs):
         logits = outputs["start_logits"]
-        return {"first": tf.repeat(logits[:, :1], 16, 1), "all": logits, "one": logits[:, 0]}
+        wide = {f"first{n}": tf.repeat(logits[:, :1], n, 1) for n in (16, LENGTH)}
+        return {**wide, "all": logits, "one": logits[:, 0]}
 
     found = tasks.predict(model, batch_size=BATCH, fill=-1e9, reduce=some)
     assert {name: x.shape for name, x in found.items()} == {
-        "first": (COUNT, 16),
+        "first16": (COUNT, 16),
+        f"first{LENGTH}": (COUNT, LENGTH),
         "all": (COUNT, LENGTH),
         "one": (COUNT,),
     }
     expected = whole["start_logits"]
     np.testing.assert_allclose(found["all"], expected, atol=1e-6)
-    np.testing.assert_allclose(found["first"], np.repeat(expected[:, :1], 16, 1), atol=1e-6)
+    for n in (16, LENGTH):
+        repeated = np.repeat(expected[:, :1], n, 1)
+        np.testing.assert_allclose(found[f"first{n}"], repeated, atol=1e-6)
     np.testing.assert_allclose(found["one"], expected[:, 0], atol=1e-6)
 
 
