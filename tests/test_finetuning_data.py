@@ -520,3 +520,30 @@ def test_records_of_tagged_words_are_the_features_in_order(tmp_path, document_co
             num_workers=workers,
         )
         _assert_records(made, expected)
+
+
+def test_records_are_opened_by_their_manifest(tmp_path):
+    from bert_tf.finetuning_pipeline import TaskRecords
+
+    vocab = tmp_path / "vocab.txt"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"]
+    vocab.write_text("".join(f"{piece}\n" for piece in pieces))
+    (tmp_path / "train.csv").write_text("text,label\ngood,yes\nbad bad,no\nbad good bad,no\n")
+    columns = tabular.Columns(text="text", label=("label",))
+    task = finetuning_data.table_task("classification", columns, tmp_path / "train.csv")
+    source = finetuning_data.table_source(task, tmp_path / "train.csv", "train", columns)
+    settings = finetuning_data.TokenizerSettings(str(vocab), True)
+    made = finetuning_data.write_split(task, source, settings, 7, tmp_path / "out")
+    opened = TaskRecords.open(made.record_file)
+    assert opened.kind == "classification" and opened.max_seq_length == 7 and len(opened) == 3
+    assert opened.lengths.tolist() == [3, 4, 5] and opened.labels().tolist() == [1, 0, 0]
+    inputs, labels, weights = next(iter(opened.evaluation_dataset(batch_size=3)))
+    assert inputs["input_ids"].shape == (3, 7) and labels.shape == weights.shape == (3,)
+    manifest = pathlib.Path(made.record_file).with_name("train.manifest.json")
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"classification"', '"clairvoyance"'))
+    with pytest.raises(ValueError, match="train.manifest.json: not a manifest"):
+        TaskRecords.open(made.record_file)
+    manifest.unlink()
+    with pytest.raises(FileNotFoundError):
+        TaskRecords.open(made.record_file)
