@@ -372,7 +372,8 @@ def layer_wise_rules(num_layers: int, decay: float) -> tuple[tuple[str, float], 
     Raises:
         ValueError: decay is out of range.
 
-    Reference: arXiv 2003.10555 (ELECTRA), its appendix on fine-tuning.
+    Reference: arXiv 2003.10555 (ELECTRA), its appendix on fine-tuning; its code begins at
+    decay ** 2 for the top layer.
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be in (0, 1], got {decay}")
