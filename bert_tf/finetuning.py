@@ -134,9 +134,13 @@ def freeze(model: keras.Model, patterns: Sequence[str]) -> list[str]:
         The paths of the weights that are frozen now and were not before.
 
     Raises:
-        ValueError: a pattern finds no weight, or none is left to learn.
+        ValueError: a pattern is no regular expression or finds no weight, or none is left to learn.
     """
     for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {pattern!r}: {error}") from error
         if not any(re.search(pattern, weight.path) for weight in model.weights):
             raise ValueError(f"no weight of the model matches {pattern!r}; nothing was frozen")
     frozen = [

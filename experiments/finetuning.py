@@ -139,11 +139,18 @@ def check_flags(values: flags.FlagValues) -> None:
         raise InputError(f"learning_rate: expected a positive number, got {values.learning_rate}")
     if not 0 <= values.warmup_proportion <= 1:
         raise InputError(f"warmup_proportion: expected 0 to 1, got {values.warmup_proportion}")
+    for name in ("eval_every_steps", "early_stop_evals"):
+        if values[name].value < 0:
+            raise InputError(f"{name}: expected at least 0, got {values[name].value}")
+    if values.early_stop_evals and values.do_train and not values.do_eval:
+        raise InputError("early_stop_evals: needs --do_eval, whose evaluations it counts")
+    if values.num_train_epochs is not None and not math.isfinite(values.num_train_epochs):
+        raise InputError(f"num_train_epochs: expected a number, got {values.num_train_epochs}")
     seeds = values.seeds
     if (
         not seeds
-        or not all(seed.strip().isdigit() for seed in seeds)
-        or len(set(seeds)) < len(seeds)
+        or not all(seed.strip().isdecimal() for seed in seeds)
+        or len(set(map(int, seeds))) < len(seeds)
     ):
         raise InputError(f"seeds: expected different whole numbers, got {','.join(seeds)}")
 
