@@ -434,7 +434,7 @@ class _Training:
         steps_per_epoch = job.num_examples / values.train_batch_size
         self.eval_every = values.eval_every_steps or max(1, round(steps_per_epoch))
         self.best: dict[str, Any] = {}
-        self.evals_since_best = 0
+        self.scores: list[float] = []  # of all evaluations, those before a resume included
 
     def run(self) -> Run:
         import keras
@@ -465,12 +465,12 @@ class _Training:
             steps_per_call=values.iterations_per_loop,
             tensorboard=values.tensorboard,
         )
-        if self.trainer.restore() is not None and (folder / _BEST_NAME / "best.json").exists():
-            stored = json.loads((folder / _BEST_NAME / "best.json").read_text(encoding="utf-8"))
-            if stored["step"] <= self.trainer.step:
-                self.best = stored
+        if self.trainer.restore() is not None:
+            self._remember()
         diverged = None
         try:
+            # One that had stopped early, and not yet written its model, shall not go on.
+            stops = self.trainer.step if self._should_stop() else self.steps
             self.trainer.train(
                 lambda step: job.records.training_dataset(
                     batch_size=values.train_batch_size,
@@ -480,7 +480,7 @@ class _Training:
                     pad_to_max=values.pad_to_max_seq_length,
                     with_mask=job.kind == "span" and not values.pad_to_max_seq_length,
                 ),
-                self.steps,
+                stops,
                 sequences_per_batch=values.train_batch_size,
                 eval_every_steps=self.eval_every if job.evaluate else None,
                 evaluate=self._evaluate if job.evaluate else None,
@@ -512,6 +512,21 @@ class _Training:
             cpu_seconds=time.process_time() - cpu_began,
             diverged=diverged,
         )
+
+    def _remember(self) -> None:
+        """Take up the evaluations of a run that was stopped."""
+        from bert_tf.training import METRICS_NAME, read_metrics_or_nothing
+
+        lines = read_metrics_or_nothing(self.folder / METRICS_NAME, "eval")
+        self.scores = [line[f"eval_{self.job.selection_metric}"] for line in lines]
+        stored = self.folder / _BEST_NAME / "best.json"
+        if self.values.keep_best and stored.exists():
+            best = json.loads(stored.read_text(encoding="utf-8"))
+            self.best = best if best["step"] <= self.trainer.step else {}
+        elif not self.values.keep_best and lines:
+            names = [name for name in lines[-1] if name.startswith("eval_")]
+            figures = {name.removeprefix("eval_"): lines[-1][name] for name in names}
+            self.best = {"step": lines[-1]["step"], "figures": figures}
 
     def _freeze(self) -> None:
         from bert_tf import finetuning
@@ -562,20 +577,20 @@ class _Training:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         print(f"step {self.trainer.step}: {shown}")
         sys.stdout.flush()
+        self.scores.append(score)
         better = not self.best or score > self.best["figures"][self.job.selection_metric]
         if better or not self.values.keep_best:
             self.best = {"step": self.trainer.step, "figures": figures}
-            self.evals_since_best = 0
             if self.values.keep_best:
                 save_model_directory(self.folder / _BEST_NAME, self.model)
                 write_json(self.folder / _BEST_NAME / "best.json", self.best)
-        else:
-            self.evals_since_best += 1
         return figures
 
     def _should_stop(self) -> bool:
         patience = self.values.early_stop_evals
-        return bool(patience) and self.evals_since_best >= patience
+        if not patience or not self.scores:
+            return False
+        return len(self.scores) - 1 - self.scores.index(max(self.scores)) >= patience
 
 
 # --- results --------------------------------------------------------------------------------------

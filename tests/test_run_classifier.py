@@ -265,6 +265,58 @@ def test_the_best_weights_are_kept_and_early_stopping_stops(
         np.testing.assert_array_equal(weight.numpy(), expected)
 
 
+@pytest.mark.parametrize("keep_best", [True, False])
+@pytest.mark.parametrize("stop_at", [21, 28])
+def test_early_stopping_counts_the_evaluations_before_a_resume(
+    model_dir, tables, tmp_path, monkeypatch, keep_best, stop_at
+):
+    scores = {7: 0.5, 14: 0.9, 21: 0.7, 28: 0.6, 35: 0.8}
+
+    class StoppedError(BaseException):
+        pass
+
+    def given():
+        return {
+            **own(tables),
+            "do_train": True,
+            "do_eval": True,
+            "eval_every_steps": 7,
+            "save_checkpoints_steps": 7,
+            "early_stop_evals": 2,
+            "keep_best": keep_best,
+        }
+
+    from bert_tf import training
+
+    save, step = training.Trainer.save, [0]
+
+    def stop(self):
+        save(self)
+        if self.step == stop_at:
+            raise StoppedError
+
+    def evaluate(self):
+        step[0] = self.trainer.step
+        return original(self)
+
+    original = finetuning._Training._evaluate
+    monkeypatch.setattr(finetuning._Training, "_evaluate", evaluate)
+    monkeypatch.setattr(
+        run_classifier.Evaluator,
+        "__call__",
+        lambda self, model: {"accuracy": scores.get(step[0], 0.1), "loss": 1.0},
+    )
+    monkeypatch.setattr(run_classifier, "_draw", lambda *_: None)
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(training.Trainer, "save", stop)
+        run(model_dir, tmp_path, **given())
+    run(model_dir, tmp_path, **given())
+    stored = read_json(tmp_path / "run.json")["run"]
+    assert stored["steps"] == 28
+    assert stored["best_step"] == (14 if keep_best else 28)
+    assert stored["figures"]["accuracy"] == (0.9 if keep_best else 0.6)
+
+
 @pytest.mark.parametrize(
     "given",
     [
