@@ -328,9 +328,11 @@ def train_all(job: Job, start: StartingPoint, values: flags.FlagValues) -> list[
     A run that is finished is not trained again, and one that was stopped goes on.
 
     Raises:
-        InputError: the folder holds a run of other settings.
+        InputError: the folder holds a run of other settings, or a model of other origin.
     """
     output, seeds = pathlib.Path(values.output_dir), [int(seed) for seed in values.seeds]
+    if len(seeds) > 1:
+        _make_way(output, overwrite=values.overwrite)
     runs = []
     for seed in seeds:
         folder = output if len(seeds) == 1 else output / f"seed-{seed}"
@@ -387,6 +389,27 @@ def _train_one(
     return run
 
 
+def _check_no_model(folder: pathlib.Path) -> None:
+    """Refuse a folder with a model that is not a run's of this script: it would be replaced."""
+    for pattern in ("bert_model.ckpt*", "model.ckpt-*", "*.safetensors", "pytorch_model*.bin"):
+        for path in folder.glob(pattern):
+            raise InputError(
+                f"output_dir: {path} is of another model, which would be replaced; use another "
+                "folder or --overwrite"
+            )
+
+
+def _make_way(output: pathlib.Path, *, overwrite: bool) -> None:
+    """Look at what lies where the best model of several seeds shall lie."""
+    from bert_tf.training import CONFIG_NAME, METRICS_NAME
+
+    if overwrite:  # of a run of one seed, which would pass for that of the new model
+        for name in (_RUN_NAME, CONFIG_NAME, METRICS_NAME):
+            (output / name).unlink(missing_ok=True)
+    elif (output / _RUN_NAME).exists() or not any(output.glob(f"seed-*/{_RUN_NAME}")):
+        _check_no_model(output)
+
+
 def _check_same(folder: pathlib.Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name in now:
         if before.get(name) != now[name]:
@@ -407,9 +430,12 @@ def _begin(folder: pathlib.Path, settings: dict[str, Any], *, overwrite: bool) -
     from bert_tf.training import CONFIG_NAME, METRICS_NAME, write_config
 
     config = folder / CONFIG_NAME
+    stored = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
     if checkpoint_steps(folder) and config.exists() and not overwrite:
-        _check_same(folder, json.loads(config.read_text(encoding="utf-8")), settings)
+        _check_same(folder, stored, settings)
     else:
+        if not overwrite and stored != settings:
+            _check_no_model(folder)
         for path in folder.glob("model.ckpt-*"):
             path.unlink()
         shutil.rmtree(folder / _BEST_NAME, ignore_errors=True)

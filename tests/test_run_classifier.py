@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -216,6 +217,35 @@ def test_seeds_give_a_table_and_the_best_model(model_dir, tables, tmp_path, caps
     assert (tmp_path / name).read_bytes() == (pathlib.Path(best) / name).read_bytes()
     assert read_json(tmp_path / "eval_results.json")["eval_accuracy"] == pytest.approx(max(scores))
     assert "over 3 seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seeds", ["5", "5,11"])
+def test_a_model_of_other_origin_is_not_replaced(model_dir, tables, tmp_path, seeds):
+    given = {**own(tables), "do_train": True, "num_train_steps": 1, "seeds": seeds}
+    begins_with, original = tmp_path / "model", tmp_path / "original"
+    shutil.copytree(model_dir, begins_with)
+    original.mkdir()
+    for name in ("checkpoint", "model.ckpt-343.index"):  # as google-research/bert leaves them
+        (original / name).write_text("theirs")
+    for folder in (begins_with, original):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(finetuning.InputError, match="is of another model"):
+            run(begins_with, folder, **given)
+        after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        assert after == before
+    run(begins_with, begins_with, **{**given, "overwrite": True})
+    assert checkpoints.load_model(begins_with).kind == "classification"
+
+
+def test_one_seed_and_several_do_not_share_a_folder(model_dir, tables, tmp_path):
+    given = {**own(tables), "do_train": True, "num_train_steps": 1}
+    run(model_dir, tmp_path / "one", **given)
+    with pytest.raises(finetuning.InputError, match="is of another model"):
+        run(model_dir, tmp_path / "one", **{**given, "seeds": "5,11"})
+    run(model_dir, tmp_path / "one", **{**given, "seeds": "5,11", "overwrite": True})
+    with pytest.raises(finetuning.InputError, match="is of another model"):
+        run(model_dir, tmp_path / "one", **given)
+    run(model_dir, tmp_path / "one", **{**given, "seeds": "5,11"})  # finds both finished
 
 
 def test_a_run_no_better_than_a_constant_is_named_failed():
