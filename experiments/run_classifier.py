@@ -89,9 +89,14 @@ class Data:
 def prepare(values: flags.FlagValues, start: runs.StartingPoint) -> Data:
     """Make the records that the flags ask for, or find them made.
 
+    Without a training file the labels of one's own tables are those of the fine-tuned model.
+
     Raises:
         InputError, ValueError, OSError: bad flags or data.
     """
+    own = values.task_name is None and values.kind != "regression" and len(values.label_column) < 2
+    if own and not (values.do_train or values.labels or values.train_file):
+        values.labels = list(runs.load_trained(values, start, values.kind).labels or ())
     return make_records(*create_finetuning_data.sources_from_flags(values), values, start)
 
 
@@ -351,6 +356,11 @@ def _check_labels(task: Any, loaded: Any) -> None:
         raise InputError(
             f"the model's labels are {', '.join(loaded.labels)}, the task's "
             f"{', '.join(task.labels)}"
+        )
+    found, expected = loaded.model.output_shape[-1], len(task.labels) if task.labels else 1
+    if found != expected:
+        raise InputError(
+            f"the model has {found} outputs, and the task, {task.kind}, needs {expected}"
         )
 
 

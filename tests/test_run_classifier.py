@@ -492,6 +492,28 @@ def test_a_label_of_another_model_is_refused(finished, tables, tmp_path):
         run(finished, tmp_path / "x", **given, do_eval=True)
 
 
+def test_new_texts_need_neither_the_training_file_nor_labels(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    expected = (tmp_path / "run" / "predictions.csv").read_text()
+    (tmp_path / "run" / "predictions.csv").unlink()
+    write_table(tmp_path / "test.csv", [(text,) for text, _ in sentences(23, 3)], ("text",))
+    given = {"test_file": tmp_path / "test.csv", "text_column": "text", "max_seq_length": 13}
+    run_classifier.run(command({**given, "output_dir": tmp_path / "run", "do_predict": True}))
+    assert (tmp_path / "run" / "predictions.csv").read_text() == expected
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_a_model_with_another_number_of_outputs_is_refused(finished, tmp_path, kind):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "labels.txt").unlink()
+    write_table(tmp_path / "test.csv", [(text,) for text, _ in sentences(3, 3)], ("text",))
+    given = {"test_file": tmp_path / "test.csv", "text_column": "text", "max_seq_length": 13}
+    given |= {"kind": kind} | ({"labels": "a,b,c"} if kind == "classification" else {})
+    values = command({**given, "output_dir": tmp_path / "run", "do_predict": True})
+    with pytest.raises(finetuning.InputError, match="the model has 2 outputs"):
+        run_classifier.run(values)
+
+
 def test_bad_input_is_one_line_and_status_1(model_dir, tables, tmp_path):
     (tmp_path / "ragged.csv").write_text("text,label\nthe film was good,yes\nonly one column\n")
     arguments = [
