@@ -382,7 +382,7 @@ def _train_one(
         stored = json.loads(finished.read_text(encoding="utf-8"))
         _check_same(folder, stored["settings"], settings)
         print(f"seed {seed}: is finished in {folder}; --overwrite trains it anew")
-        return Run(**stored["run"])
+        return Run(**{**stored["run"], "folder": str(folder)})  # it may have been moved
     _begin(folder, settings, overwrite=values.overwrite)
     run = _Training(job, start, values, folder, seed).run()
     write_json(finished, {"settings": settings, "run": dataclasses.asdict(run)})
@@ -412,11 +412,19 @@ def _make_way(output: pathlib.Path, *, overwrite: bool) -> None:
 
 def _check_same(folder: pathlib.Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name in now:
-        if before.get(name) != now[name]:
+        if before.get(name) == now[name]:
+            continue
+        if name == "records":
             raise InputError(
-                f"output_dir: {folder} holds a run with {name} {_short(before.get(name))}, and now "
-                f"it is {_short(now[name])}; use another folder or --overwrite"
+                f"output_dir: {folder} holds a run of other records: data, vocabulary or "
+                "--max_seq_length have changed, or it was with --do_eval and now is without, or "
+                "the reverse; to evaluate its model leave out --do_train, to train use another "
+                "folder or --overwrite"
             )
+        raise InputError(
+            f"output_dir: {folder} holds a run with {name} {_short(before.get(name))}, and now "
+            f"it is {_short(now[name])}; use another folder or --overwrite"
+        )
 
 
 def _short(value: Any) -> str:
@@ -722,6 +730,11 @@ def load_trained(values: flags.FlagValues, start: StartingPoint, kind: str) -> A
     try:
         return checkpoints.load_model(start.checkpoint, kind=head)
     except ValueError as error:
+        own = pathlib.Path(values.output_dir)
+        if values.init_checkpoint and not values.do_train and any(own.glob("bert_model.ckpt*")):
+            # The original's commands give the pre-trained model and take what training left.
+            print(f"{own}: its fine-tuned model is used, as {start.description} has no such head")
+            return checkpoints.load_model(own, kind=head)
         raise InputError(
             f"{error} (there is no --do_train, so a fine-tuned model is needed)"
         ) from error

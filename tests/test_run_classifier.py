@@ -442,6 +442,37 @@ def test_wnli_submits_the_commonest_label_as_the_paper_did(model_dir, tmp_path):
     assert tasks.get_task("wnli").labels == ("0", "1")
 
 
+def test_the_originals_commands_predict_with_what_training_left(finished, model_dir, tables):
+    given = {
+        "vocab_file": model_dir / "words.txt",
+        "bert_config_file": model_dir / "bert_config.json",
+        "init_checkpoint": model_dir / "bert_model.ckpt",  # not fine-tuned
+        "output_dir": finished,
+        "max_seq_length": 13,
+        **own(tables),
+    }
+    expected = (finished / "test_results.tsv").read_bytes()
+    (finished / "test_results.tsv").unlink()
+    run_classifier.run(command({**given, "do_train": False, "do_predict": True}))
+    assert (finished / "test_results.tsv").read_bytes() == expected
+
+
+def test_finished_runs_may_be_moved(model_dir, tables, tmp_path):
+    given = {**own(tables), "do_train": True, "num_train_steps": 1, "seeds": "5,11"}
+    run(model_dir, tmp_path / "before", **given)
+    (tmp_path / "before").rename(tmp_path / "after")
+    run(model_dir, tmp_path / "after", **given)
+    folders = [run["folder"] for run in read_json(tmp_path / "after" / "seeds.json")["runs"]]
+    assert folders == [str(tmp_path / "after" / f"seed-{seed}") for seed in (5, 11)]
+
+
+def test_evaluating_in_training_or_not_is_said_to_be_another_run(model_dir, tables, tmp_path):
+    given = {**own(tables), "do_train": True, "num_train_steps": 1}
+    run(model_dir, tmp_path, **given)
+    with pytest.raises(finetuning.InputError, match="or it was with --do_eval and now is without"):
+        run(model_dir, tmp_path, **given, do_eval=True)
+
+
 def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables, tmp_path):
     given = {
         "vocab_file": model_dir / "words.txt",
