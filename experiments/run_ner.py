@@ -162,8 +162,7 @@ def run(values: flags.FlagValues) -> None:
     dev = TaggedSplit(data, "dev", values, start) if values.do_eval else None
     step = 0
     if values.do_train:
-        finished = train(data, dev, start, values)
-        step = finished[0].steps
+        step = train(data, dev, start, values).best_step
         trained = dataclasses.replace(start, checkpoint=_open(folder))
         loaded = runs.load_trained(values, trained, TASK.kind)
     assert loaded is not None  # noqa: S101
@@ -183,8 +182,8 @@ def run(values: flags.FlagValues) -> None:
 
 def train(
     data: Data, dev: TaggedSplit | None, start: runs.StartingPoint, values: flags.FlagValues
-) -> Sequence[runs.Run]:
-    """Train the runs of all seeds, and report them."""
+) -> runs.Run:
+    """Train the runs of all seeds, report them, and return the best."""
 
     def evaluate(model: Any) -> dict[str, float]:
         assert dev is not None  # noqa: S101
@@ -208,7 +207,7 @@ def train(
     )
     finished = runs.train_all(job, start, values)
     runs.report_runs(job, finished, pathlib.Path(values.output_dir))
-    return finished
+    return runs.best_run(job, finished)
 
 
 def predict(test: TaggedSplit, model: Any, values: flags.FlagValues) -> None:

@@ -79,7 +79,7 @@ def run(values: flags.FlagValues) -> None:
         print(f"begins with {start.description}")
         finished = runs.train_all(job, start, values)
         runs.report_runs(job, finished, folder)
-        step = finished[0].steps
+        step = runs.best_run(job, finished).best_step
         start = dataclasses.replace(start, checkpoint=_open(folder))
     model = runs.load_trained(values, start, task.kind).model
     if evaluator is not None:

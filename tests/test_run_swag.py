@@ -92,7 +92,9 @@ def predictions(folder):
 def test_it_learns_and_writes_its_choices(data, trained):
     found = json.loads((trained / "eval_results.json").read_text())
     assert found["eval_accuracy"] > 0.9
-    assert found["global_step"] == int(149 / 13 * 5)
+    stored = json.loads((trained / "run.json").read_text())["run"]
+    assert stored["steps"] == int(149 / 13 * 5)
+    assert found["global_step"] == stored["best_step"]
     assert "eval_accuracy = " in (trained / "eval_results.txt").read_text()
     assert (trained / "curves.png").exists() and not (trained / "labels.txt").exists()
     rows = predictions(trained)
