@@ -368,7 +368,7 @@ def _settings(
         "labels": list(job.labels) if job.labels is not None else None,
         "records": job.fingerprint,
         "bert_config": start.config.to_dict(),
-        "begins_with": start.description,
+        "begins_with": weights_digest(start.checkpoint),
     }
     return json.loads(json.dumps(settings))
 
@@ -738,6 +738,26 @@ def load_trained(values: flags.FlagValues, start: StartingPoint, kind: str) -> A
         raise InputError(
             f"{error} (there is no --do_train, so a fine-tuned model is needed)"
         ) from error
+
+
+def weights_digest(checkpoint: Any) -> str:
+    """Return a short digest of the content of a checkpoint's files, wherever they lie."""
+    if checkpoint is None:
+        return "random weights"
+    path = pathlib.Path(checkpoint.located.path)
+    if checkpoint.located.format == "tf":
+        files = [p for p in path.parent.iterdir() if p.name.startswith(f"{path.name}.")]
+    elif path.is_dir():
+        files = [p for p in path.iterdir() if p.name.endswith(".h5")]
+    elif path.suffix == ".json":  # names the parts, which lie beside it
+        files = [path, *(p for p in path.parent.iterdir() if p.suffix in (".safetensors", ".bin"))]
+    else:
+        files = [path]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def digest_of(*parts: Any) -> str:

@@ -567,3 +567,18 @@ def test_bad_input_is_one_line_and_status_1(model_dir, tables, tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("run_classifier.py: error:") and "ragged.csv, line 3" in last
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_begins_with_other_weights_of_the_same_place_is_another(
+    model_dir, tables, tmp_path
+):
+    folder = tmp_path / "model"
+    shutil.copytree(model_dir, folder)
+    given = {**own(tables), "do_train": True, "num_train_steps": 2}
+    run(folder, tmp_path / "run", **given)
+    # The same weights elsewhere are the same run; others in the same place are not.
+    run(model_dir, tmp_path / "run", **given)
+    keras.utils.set_random_seed(29)
+    checkpoint_writers.save_model_directory(folder, heads.HEADS["encoder"].make(CONFIG))
+    with pytest.raises(finetuning.InputError, match="holds a run with begins_with"):
+        run(folder, tmp_path / "run", **given)
