@@ -8,8 +8,8 @@ weight decay, clipping and (bias-corrected) Adam. Without dropout, the default, 
 step should agree to rounding. --dropout with --seeds compares scores on the dev set instead, since
 masks differ: each system has its own random numbers. Needs torch and transformers.
 
-Kinds: classification and regression, and NER (--task_name=ner, --train_file, --dev_file).
-Writes compare.json and prints a table with the processor time of each system.
+For classification and regression, of GLUE and of tables of one's own. Writes compare.json and
+prints a table with the processor time of each system.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from absl import app, flags  # noqa: E402
 
 from experiments import finetuning as runs  # noqa: E402
 from experiments import run_classifier  # noqa: E402
+from experiments.run_classifier import figures_of  # noqa: E402
 
 FLAGS = flags.FLAGS
 
@@ -97,8 +98,7 @@ def train_there(
     torch.manual_seed(int(values.seeds[0]))
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    name = "TokenClassification" if kind == "token_classification" else "SequenceClassification"
-    model = getattr(transformers, f"BertFor{name}").from_pretrained(folder)
+    model = transformers.BertForSequenceClassification.from_pretrained(folder)
     plain = ("LayerNorm", "bias")
     groups: list[dict[str, Any]] = [
         {"params": [], "weight_decay": values.weight_decay_rate},
@@ -119,11 +119,8 @@ def train_there(
         if kind == "regression":
             each = (logits[:, 0] - labels) ** 2
         else:
-            flat = logits.reshape(-1, logits.shape[-1])
-            each = torch.nn.functional.cross_entropy(
-                flat, labels.reshape(-1).long(), reduction="none"
-            )
-        return (each * weights.reshape(-1)).sum() / weights.sum()
+            each = torch.nn.functional.cross_entropy(logits, labels.long(), reduction="none")
+        return (each * weights).sum() / weights.sum()
 
     step_rates = iter(rates)
 
@@ -151,30 +148,8 @@ def train_there(
             for number, row in zip(numbers, forward(inputs).numpy(), strict=True):
                 if number >= 0:
                     rows[int(number)] = row
-    shape = (dev.max_seq_length, rows[0].shape[-1])
-    if kind == "token_classification":
-        logits = np.zeros((len(dev), *shape), np.float32)
-        for number, row in rows.items():
-            logits[number, : len(row)] = row
-    else:
-        logits = np.stack([rows[number] for number in range(len(dev))])
+    logits = np.stack([rows[number] for number in range(len(dev))])
     return Trained(losses, logits, cpu, wall)
-
-
-def score(data: run_classifier.Data, logits: np.ndarray, labels: Any) -> dict[str, float]:
-    """Return the dev figures of logits."""
-    if data.task.kind != "token_classification":
-        return run_classifier.figures_of(data.task, logits, labels)
-    from bert_tf.metrics import entity_scores
-
-    names = data.task.labels
-    true, predicted = [], []
-    for row, mask, ids in zip(
-        logits.argmax(-1), labels["label_mask"], labels["label_ids"], strict=True
-    ):
-        true.append([names[i] for i in ids[mask == 1]])
-        predicted.append([names[i] for i in row[mask == 1]])
-    return {"entity_f1": entity_scores(true, predicted).f1}
 
 
 def compare(values: flags.FlagValues) -> None:
@@ -200,6 +175,8 @@ def compare(values: flags.FlagValues) -> None:
         start = dataclasses.replace(start, config=config)
     data = run_classifier.prepare(values, start)
     task, size = data.task, start.config.vocab_size
+    if task.kind not in ("classification", "regression"):
+        raise runs.InputError(f"{task.name}: is {task.kind}; expected classification or regression")
     train, dev = data.records("train", size), data.records(data.of("dev")[0], size)
     labels = dev.labels()
     steps = values.num_train_steps or int(
@@ -241,8 +218,8 @@ def compare(values: flags.FlagValues) -> None:
                 "steps": steps,
                 "largest_difference_of_20_losses": float(differences[:20].max()),
                 "largest_difference_of_losses": float(differences.max()),
-                "ours": {**score(data, ours.logits, labels), **_costs(ours)},
-                "theirs": {**score(data, theirs.logits, labels), **_costs(theirs)},
+                "ours": {**figures_of(task, ours.logits, labels), **_costs(ours)},
+                "theirs": {**figures_of(task, theirs.logits, labels), **_costs(theirs)},
                 "our_losses": ours.losses,
                 "their_losses": theirs.losses,
             }
