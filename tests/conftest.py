@@ -5,6 +5,11 @@ import pathlib
 
 import pytest
 
+# Several pytest processes share the cores: more threads in each would only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 

@@ -123,12 +123,12 @@ def test_the_kept_tagger_gives_the_figures(one_run, data):
 
 def test_again_finds_the_features_and_gives_the_same(one_run, data, tmp_path, capsys):
     folder, results = one_run
-    changes = {"features": "last", "seeds": "2", "num_train_epochs": 7}
+    changes = {"features": "last", "seeds": "2", "num_train_epochs": 2}
     again = run(data, tmp_path, cache_dir=folder / "feature_cache", **changes)
     printed = capsys.readouterr().out
     assert printed.count("features found") == 3 and "features computed" not in printed
     one, other = again["last"]["seeds"]["2"], results["last"]["seeds"]["2"]
-    assert one["epochs"] == other["epochs"]
+    assert one["epochs"] == other["epochs"][:2]
     # Another text or model is not taken for it.
     run(
         data,
@@ -142,6 +142,7 @@ def test_again_finds_the_features_and_gives_the_same(one_run, data, tmp_path, ca
     assert printed.count("features found") == 2 and printed.count("features computed") == 1
 
 
+@pytest.mark.slow
 def test_all_six(data, tmp_path, capsys):
     results = run(data, tmp_path, test_file=None, num_train_epochs=1, document_context=True)
     printed = capsys.readouterr().out

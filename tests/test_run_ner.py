@@ -173,6 +173,7 @@ def test_a_finished_run_is_not_trained_again(data, trained, capsys):
         run(data, trained, learning_rate=0.1)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(data, tmp_path, monkeypatch, capsys):
     options = {"num_train_steps": 7, "eval_every_steps": 2, "save_checkpoints_steps": 4}
     options |= {"do_predict": False}

@@ -117,6 +117,7 @@ def whole(data, tmp_path_factory):
     return folder, finish(start(data, folder, eval_every_steps=20))
 
 
+@pytest.mark.slow
 def test_killed_runs_continue_to_the_bit(data, whole, tmp_path):
     folder = tmp_path / "run"
     # Killed by the kernel in the middle of the second checkpoint.
