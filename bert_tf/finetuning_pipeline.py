@@ -523,7 +523,8 @@ class TaskRecords:
 def _forward_function(model: Any, reduce: Callable[[Any], Any] | None, jit_compile: bool):
     """Inputs of a batch -> name -> what `predict` collects."""
 
-    @functools.partial(tf.function, jit_compile=jit_compile)
+    # XLA compiles a program for each shape anyhow; without it one trace does for all lengths.
+    @functools.partial(tf.function, jit_compile=jit_compile, reduce_retracing=not jit_compile)
     def forward(inputs):
         outputs = model(inputs, training=False)
         outputs = outputs if reduce is None else reduce(outputs)
@@ -537,6 +538,8 @@ def _outputs_per_token(forward: Any, max_seq_length: int) -> frozenset[str]:
 
     One batch does not tell: its length may be that of a list of the best answers.
     """
+    # Traced by itself: `forward` would go on with a length that is not known.
+    forward = tf.function(forward.python_function)
     names = []
     for length in (max_seq_length, max_seq_length - 1):
         spec = tf.TensorSpec([None, length], tf.int32)

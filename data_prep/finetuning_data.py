@@ -103,6 +103,7 @@ def _num_choices(task: Task) -> int:
 
 
 _CONLL_NAMES = ("{}.txt", "{}.conll", "{}.tsv", "{}.bio", "{}.iob")
+_CONLL_VALID_NAMES = tuple(name.format("valid") for name in _CONLL_NAMES)  # CoNLL++'s and others'
 _SQUAD_NAMES = {
     "squad1.1": ("{}-v1.1.json", "{}-v1.1.subset.json"),
     "squad2.0": ("{}-v2.0.json", "{}-v2.0.subset.json"),
@@ -190,7 +191,9 @@ KINDS: dict[str, KindOfTask] = {
         ),
     ),
     "token_classification": KindOfTask(
-        find_file=lambda task, folder, split: _first_file(folder, split, _CONLL_NAMES),
+        find_file=lambda task, folder, split: _first_file(
+            folder, split, _CONLL_NAMES + (_CONLL_VALID_NAMES if split == "dev" else ())
+        ),
         read_file=lambda task, path, split, on_bad, on_skip: (
             (sentence,) for sentence in ner.read_sentences(path, on_bad=on_bad)
         ),

@@ -8,13 +8,14 @@ weight decay, clipping and (bias-corrected) Adam. Without dropout, the default, 
 step should agree to rounding. --dropout with --seeds compares scores on the dev set instead, since
 masks differ: each system has its own random numbers. Needs torch and transformers.
 
-For classification and regression, of GLUE and of tables of one's own. Writes compare.json and
-prints a table with the processor time of each system.
+For classification and regression, of GLUE and of tables of one's own, and for tagging words
+(--task_name=ner). Writes compare.json and prints a table with the processor time of each system.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import statistics
@@ -29,9 +30,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
 
+from data_prep import create_finetuning_data  # noqa: E402
 from experiments import finetuning as runs  # noqa: E402
-from experiments import run_classifier  # noqa: E402
-from experiments.run_classifier import figures_of  # noqa: E402
+from experiments import run_classifier, run_ner  # noqa: E402
+from experiments.task_splits import Data, figures_of  # noqa: E402
 
 FLAGS = flags.FLAGS
 
@@ -39,6 +41,7 @@ FLAGS = flags.FLAGS
 def define_flags(values: flags.FlagValues) -> None:
     """Define the script's flags: those of run_classifier.py, and whether to drop out."""
     run_classifier.define_flags(values)
+    create_finetuning_data.define_tagged_flags(values)
     flags.DEFINE_bool("dropout", False, "Train with dropout, and compare dev scores.", values)
     values.set_default("bias_correction", True)
 
@@ -49,7 +52,7 @@ class Trained:
 
     Attributes:
         losses: of each step.
-        logits: on the dev set, [N, K], in the order of the file.
+        logits: on the dev set, [N, K] or, of each token, [N, L, K], in the order of the file.
         cpu_seconds: processor time of the steps.
         seconds: wall time of the steps.
     """
@@ -98,7 +101,8 @@ def train_there(
     torch.manual_seed(int(values.seeds[0]))
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    architecture = transformers.AutoConfig.from_pretrained(folder).architectures[0]
+    model = getattr(transformers, architecture).from_pretrained(folder)
     plain = ("LayerNorm", "bias")
     groups: list[dict[str, Any]] = [
         {"params": [], "weight_decay": values.weight_decay_rate},
@@ -119,8 +123,10 @@ def train_there(
         if kind == "regression":
             each = (logits[:, 0] - labels) ** 2
         else:
-            each = torch.nn.functional.cross_entropy(logits, labels.long(), reduction="none")
-        return (each * weights).sum() / weights.sum()
+            each = torch.nn.functional.cross_entropy(
+                logits.flatten(end_dim=-2), labels.long().flatten(), reduction="none"
+            )
+        return (each * weights.flatten()).sum() / weights.sum()
 
     step_rates = iter(rates)
 
@@ -140,16 +146,37 @@ def train_there(
     model.train()
     losses, cpu, wall = _timed(take, batches)
     model.eval()
-    rows = {}
     order = dev.evaluation_order(32)
+    found = None
     with torch.no_grad():
         dataset = dev.evaluation_dataset(batch_size=32)
         for numbers, (inputs, _, _) in zip(order, dataset, strict=True):
-            for number, row in zip(numbers, forward(inputs).numpy(), strict=True):
-                if number >= 0:
-                    rows[int(number)] = row
-    logits = np.stack([rows[number] for number in range(len(dev))])
-    return Trained(losses, logits, cpu, wall)
+            logits, real = forward(inputs).numpy(), numbers >= 0
+            if found is None:
+                per_token = (dev.max_seq_length,) if logits.ndim == 3 else ()
+                found = np.zeros((len(dev), *per_token, logits.shape[-1]), logits.dtype)
+            if logits.ndim == 3:
+                found[numbers[real], : logits.shape[1]] = logits[real]
+            else:
+                found[numbers[real]] = logits[real]
+    assert found is not None  # noqa: S101
+    return Trained(losses, found, cpu, wall)
+
+
+def dev_set(
+    data: Data, values: flags.FlagValues, start: runs.StartingPoint
+) -> tuple[Any, Callable[[np.ndarray], dict[str, float]]]:
+    """Return the records of the dev set, and what gives the figures of logits on it."""
+    if data.task.kind == "token_classification":
+        split = run_ner.TaggedSplit(data, "dev", values, start)
+
+        def figures(logits: np.ndarray) -> dict[str, float]:
+            split.read(logits.argmax(axis=-1))
+            return run_ner.figures_of(split.scores())
+
+        return split.records, figures
+    dev = data.records(data.of("dev")[0], start.config.vocab_size)
+    return dev, functools.partial(figures_of, data.task, labels=dev.labels())
 
 
 def compare(values: flags.FlagValues) -> None:
@@ -174,13 +201,13 @@ def compare(values: flags.FlagValues) -> None:
         )
         start = dataclasses.replace(start, config=config)
     data = run_classifier.prepare(values, start)
-    task, size = data.task, start.config.vocab_size
-    if task.kind not in ("classification", "regression"):
-        raise runs.InputError(f"{task.name}: is {task.kind}; expected classification or regression")
-    train, dev = data.records("train", size), data.records(data.of("dev")[0], size)
-    labels = dev.labels()
+    task, kinds = data.task, ("classification", "regression", "token_classification")
+    if task.kind not in kinds:
+        raise runs.InputError(f"{task.name}: is {task.kind}; expected one of {', '.join(kinds)}")
+    train = data.records("train", start.config.vocab_size)
+    dev, figures = dev_set(data, values, start)
     steps = values.num_train_steps or int(
-        data.made["train"].num_examples / values.train_batch_size * values.num_train_epochs
+        data.made["train"].num_records / values.train_batch_size * values.num_train_epochs
     )
     schedule = WarmupLinearDecay(values.learning_rate, steps, int(steps * values.warmup_proportion))
     rates = [float(schedule(step)) for step in range(steps)]
@@ -218,8 +245,8 @@ def compare(values: flags.FlagValues) -> None:
                 "steps": steps,
                 "largest_difference_of_20_losses": float(differences[:20].max()),
                 "largest_difference_of_losses": float(differences.max()),
-                "ours": {**figures_of(task, ours.logits, labels), **_costs(ours)},
-                "theirs": {**figures_of(task, theirs.logits, labels), **_costs(theirs)},
+                "ours": {**figures(ours.logits), **_costs(ours)},
+                "theirs": {**figures(theirs.logits), **_costs(theirs)},
                 "our_losses": ours.losses,
                 "their_losses": theirs.losses,
             }

@@ -23,6 +23,8 @@ from typing import Any
 
 from absl import flags, logging
 
+from bert_tf.tasks import TRAINED_TASK_NAME, TrainedTask, read_trained_task
+
 RESULTS_NAME = "eval_results"
 _RUN_NAME = "run.json"  # of a finished seed
 _BEST_NAME = "best"
@@ -135,7 +137,10 @@ def check_flags(values: flags.FlagValues) -> None:
     for name in ("train_batch_size", "eval_batch_size", "predict_batch_size", "max_seq_length"):
         if values[name].value is not None and values[name].value < 1:
             raise InputError(f"{name}: expected at least 1, got {values[name].value}")
-    if values.learning_rate is not None and values.learning_rate <= 0:
+    for name in ("iterations_per_loop", "log_steps"):
+        if values[name].value < 1:
+            raise InputError(f"{name}: expected at least 1, got {values[name].value}")
+    if values.learning_rate is not None and not 0 < values.learning_rate < math.inf:
         raise InputError(f"learning_rate: expected a positive number, got {values.learning_rate}")
     if not 0 <= values.warmup_proportion <= 1:
         raise InputError(f"warmup_proportion: expected 0 to 1, got {values.warmup_proportion}")
@@ -182,6 +187,34 @@ class StartingPoint:
         from bert_tf.tokenization import FullTokenizer
 
         return FullTokenizer(self.vocab_file, self.do_lower_case)
+
+    @functools.cached_property
+    def weights_digest(self) -> str:
+        """A short digest of the content of the weights' files, wherever they lie."""
+        if self.checkpoint is None:
+            return "random weights"
+        located = self.checkpoint.located
+        path = pathlib.Path(located.path)
+        if located.format == "tf":
+            files = [p for p in path.parent.iterdir() if p.name.startswith(f"{path.name}.")]
+        elif path.is_dir():
+            files = [p for p in path.iterdir() if p.name.endswith(".h5")]
+        elif path.suffix == ".json":  # names the parts, which lie beside it
+            parts = (p for p in path.parent.iterdir() if p.suffix in (".safetensors", ".bin"))
+            files = [path, *parts]
+        else:
+            files = [path]
+        digest = hashlib.sha256()
+        for file in sorted(files):
+            with open(file, "rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+    def trained(self, folder: str | os.PathLike) -> StartingPoint:
+        """Return the same with the weights that a run has left in its folder."""
+        from bert_tf.checkpoint_formats import open_checkpoint
+
+        return dataclasses.replace(self, checkpoint=open_checkpoint(folder))
 
 
 def starting_point(values: flags.FlagValues) -> StartingPoint:
@@ -255,7 +288,7 @@ class Job:
     """What is trained.
 
     Attributes:
-        kind: kind of task, key of `finetuning.HEAD_OF_KIND`.
+        task: what the model is for.
         labels: names of the labels; None where there are none.
         records: training records, `finetuning_pipeline.TaskRecords`.
         num_examples: examples among them; the number of steps follows from it.
@@ -265,7 +298,7 @@ class Job:
         baseline: what a constant answer has in it; a run that is not above it counts as failed.
     """
 
-    kind: str
+    task: TrainedTask
     labels: tuple[str, ...] | None
     records: Any
     num_examples: int
@@ -273,6 +306,11 @@ class Job:
     evaluate: Callable[[Any], dict[str, float]] | None
     selection_metric: str
     baseline: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """Kind of task, key of `finetuning.HEAD_OF_KIND`."""
+        return self.task.kind
 
     @property
     def num_labels(self) -> int | None:
@@ -331,6 +369,7 @@ def train_all(job: Job, start: StartingPoint, values: flags.FlagValues) -> list[
         InputError: the folder holds a run of other settings, or a model of other origin.
     """
     output, seeds = pathlib.Path(values.output_dir), [int(seed) for seed in values.seeds]
+    _check_source(start, output)
     if len(seeds) > 1:
         _make_way(output, overwrite=values.overwrite)
     runs = []
@@ -342,6 +381,7 @@ def train_all(job: Job, start: StartingPoint, values: flags.FlagValues) -> list[
         for path in pathlib.Path(best.folder).iterdir():
             if path.name.startswith(("bert_", "vocab.txt", "labels.txt")):
                 shutil.copy2(path, output / path.name)
+    job.task.write(output)
     return runs
 
 
@@ -368,7 +408,7 @@ def _settings(
         "labels": list(job.labels) if job.labels is not None else None,
         "records": job.fingerprint,
         "bert_config": start.config.to_dict(),
-        "begins_with": weights_digest(start.checkpoint),
+        "begins_with": start.weights_digest,
     }
     return json.loads(json.dumps(settings))
 
@@ -399,12 +439,24 @@ def _check_no_model(folder: pathlib.Path) -> None:
             )
 
 
+def _check_source(start: StartingPoint, output: pathlib.Path) -> None:
+    """Refuse to begin with a checkpoint of training that making room for the run would remove."""
+    if start.checkpoint is None or not output.is_dir():
+        return
+    path = pathlib.Path(start.checkpoint.located.path)
+    if path.name.startswith("model.ckpt-") and path.parent.samefile(output):
+        raise InputError(
+            f"output_dir: holds {path}, which the run is to begin with and would replace; use "
+            "another folder"
+        )
+
+
 def _make_way(output: pathlib.Path, *, overwrite: bool) -> None:
     """Look at what lies where the best model of several seeds shall lie."""
     from bert_tf.training import CONFIG_NAME, METRICS_NAME
 
     if overwrite:  # of a run of one seed, which would pass for that of the new model
-        for name in (_RUN_NAME, CONFIG_NAME, METRICS_NAME):
+        for name in (_RUN_NAME, CONFIG_NAME, METRICS_NAME, TRAINED_TASK_NAME):
             (output / name).unlink(missing_ok=True)
     elif (output / _RUN_NAME).exists() or not any(output.glob(f"seed-*/{_RUN_NAME}")):
         _check_no_model(output)
@@ -447,7 +499,7 @@ def _begin(folder: pathlib.Path, settings: dict[str, Any], *, overwrite: bool) -
         for path in folder.glob("model.ckpt-*"):
             path.unlink()
         shutil.rmtree(folder / _BEST_NAME, ignore_errors=True)
-        for name in (METRICS_NAME, _RUN_NAME):
+        for name in (METRICS_NAME, _RUN_NAME, TRAINED_TASK_NAME):
             (folder / name).unlink(missing_ok=True)
     write_config(folder, settings)
 
@@ -727,6 +779,7 @@ def load_trained(values: flags.FlagValues, start: StartingPoint, kind: str) -> A
 
     training.set_precision(values.precision)
     head = HEAD_OF_KIND[kind]
+    _check_kind(start, kind)
     try:
         return checkpoints.load_model(start.checkpoint, kind=head)
     except ValueError as error:
@@ -740,24 +793,17 @@ def load_trained(values: flags.FlagValues, start: StartingPoint, kind: str) -> A
         ) from error
 
 
-def weights_digest(checkpoint: Any) -> str:
-    """Return a short digest of the content of a checkpoint's files, wherever they lie."""
-    if checkpoint is None:
-        return "random weights"
-    path = pathlib.Path(checkpoint.located.path)
-    if checkpoint.located.format == "tf":
-        files = [p for p in path.parent.iterdir() if p.name.startswith(f"{path.name}.")]
-    elif path.is_dir():
-        files = [p for p in path.iterdir() if p.name.endswith(".h5")]
-    elif path.suffix == ".json":  # names the parts, which lie beside it
-        files = [path, *(p for p in path.parent.iterdir() if p.suffix in (".safetensors", ".bin"))]
-    else:
-        files = [path]
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
+def _check_kind(start: StartingPoint, kind: str) -> None:
+    """Refuse a model that was trained as another kind with the same head.
+
+    Classification, regression and multi_label have one head: its weights do not tell them apart.
+    """
+    if start.checkpoint is None:
+        return
+    folder = pathlib.Path(start.checkpoint.located.path).parent
+    trained = read_trained_task(folder)
+    if trained is not None and trained.kind != kind:
+        raise InputError(f"{folder}: the model was trained for {trained.kind}, not for {kind}")
 
 
 def digest_of(*parts: Any) -> str:
@@ -766,13 +812,26 @@ def digest_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def leave_out(message: str) -> None:
+    """Take the message of a bad example that was told of when the records were made."""
+
+
 def exit_on_error(name: str, run: Callable[[], None]) -> int:
     """Run a script's work; bad input gives one line on standard error and exit status 1."""
     try:
         run()
-    except (ValueError, OSError, RuntimeError) as error:
+    except Exception as error:
         if logging.level_debug():
             raise
-        print(f"{name}: error: {error}", file=sys.stderr)
+        if isinstance(error, ValueError | OSError | RuntimeError):
+            message = str(error)
+        elif type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, not loaded here
+            message = (
+                "out of memory; lower --train_batch_size, --eval_batch_size or --max_seq_length, "
+                f"or use --precision=mixed_bfloat16: {str(error).splitlines()[0]}"
+            )
+        else:
+            raise
+        print(f"{name}: error: {message}", file=sys.stderr)
         return 1
     return 0

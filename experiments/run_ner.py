@@ -21,7 +21,6 @@ All figures are in percent.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 import time
@@ -34,11 +33,11 @@ import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
 from bert_tf.metrics import EntityScores, entity_scores  # noqa: E402
-from bert_tf.tasks import TASKS  # noqa: E402
+from bert_tf.tasks import TASKS, TrainedTask  # noqa: E402
 from data_prep import create_finetuning_data, finetuning_data, ner  # noqa: E402
 from experiments import finetuning as runs  # noqa: E402
 from experiments.finetuning import InputError  # noqa: E402
-from experiments.run_classifier import Data, make_records  # noqa: E402
+from experiments.task_splits import Data, make_records  # noqa: E402
 
 FLAGS = flags.FLAGS
 TASK = TASKS["ner"]
@@ -66,6 +65,7 @@ class TaggedSplit:
     Attributes:
         sentences: the sentences with the tags of the file, also those that no label stands for.
         labelled: whether the file has tags.
+        records: the sequences, as `finetuning_pipeline.TaskRecords`.
         predicted: tags of each sentence by the last model.
     """
 
@@ -79,21 +79,21 @@ class TaggedSplit:
                 values.token_column,
                 values.tag_column if source.labelled else None,
                 values.tag_scheme,
-                _ignore if values.skip_bad_examples else None,
+                runs.leave_out if values.skip_bad_examples else None,
             )
         )
         # The same as in the records, which hold no trace of the words.
         self._windows = ner.make_windows(
             self.sentences, start.tokenizer, values.max_seq_length, values.document_context
         )
-        self._records = data.records(split, start.config.vocab_size)
+        self.records = data.records(split, start.config.vocab_size)
         self.predicted: list[list[str]] = []
 
     def tag(self, model: Any, batch_size: int) -> list[list[str]]:
         """Return a model's tags of each sentence, and keep them."""
         from bert_tf.training import resolve_jit_compile
 
-        found = self._records.predict(
+        found = self.records.predict(
             model,
             batch_size=batch_size,
             jit_compile=resolve_jit_compile(self._values.jit_compile),
@@ -102,8 +102,15 @@ class TaggedSplit:
             reduce=_most_likely,
             fill=0,
         )
-        ids: np.ndarray = found["predicted_ids"]
-        self.predicted = ner.collect_tags(self._windows, ids, self._labels)
+        return self.read(found["predicted_ids"])
+
+    def read(self, label_ids: np.ndarray) -> list[list[str]]:
+        """Return the tags of each sentence, from a label for each token, and keep them.
+
+        Args:
+            label_ids: integers [N, L], of each sequence of `records`.
+        """
+        self.predicted = ner.collect_tags(self._windows, label_ids, self._labels)
         return self.predicted
 
     def scores(self) -> EntityScores:
@@ -139,10 +146,6 @@ def write_scores(scores: EntityScores, folder: pathlib.Path, suffix: str = "") -
         plot_types(types, folder / f"ner_types{suffix}.png")
 
 
-def _ignore(message: str) -> None:
-    """Leave a bad sentence out, as when the records were made."""
-
-
 # --- the script -----------------------------------------------------------------------------------
 
 
@@ -163,8 +166,7 @@ def run(values: flags.FlagValues) -> None:
     step = 0
     if values.do_train:
         step = train(data, dev, start, values).best_step
-        trained = dataclasses.replace(start, checkpoint=_open(folder))
-        loaded = runs.load_trained(values, trained, TASK.kind)
+        loaded = runs.load_trained(values, start.trained(folder), TASK.kind)
     assert loaded is not None  # noqa: S101
     _check_labels(loaded, task.labels)
     if dev is not None:
@@ -192,15 +194,13 @@ def train(
 
     print(f"begins with {start.description}; {len(data.task.labels)} labels")
     job = runs.Job(
-        kind=TASK.kind,
+        task=TrainedTask(TASK.kind, values.max_seq_length),
         labels=data.task.labels,
         records=data.records("train", start.config.vocab_size),
         # An epoch is a pass over the sequences: long sentences make several, and with
         # --document_context the examples are whole documents.
         num_examples=data.made["train"].num_records,
-        fingerprint=runs.digest_of(
-            *(data.made[s].manifest["fingerprint"] for s in ("train", "dev") if s in data.made)
-        ),
+        fingerprint=data.fingerprint,
         evaluate=evaluate if dev is not None else None,
         selection_metric=TASK.selection_metric,
         baseline=0.0,
@@ -226,12 +226,6 @@ def predict(test: TaggedSplit, model: Any, values: flags.FlagValues) -> None:
         print("test:")
         write_scores(test.scores(), folder, "_test")
     print(f"wrote {path}")
-
-
-def _open(folder: pathlib.Path) -> Any:
-    from bert_tf.checkpoint_formats import open_checkpoint
-
-    return open_checkpoint(folder)
 
 
 def _check_labels(loaded: Any, labels: Sequence[str]) -> None:

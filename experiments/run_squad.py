@@ -198,7 +198,7 @@ def prepare(values: flags.FlagValues, start: runs.StartingPoint, name: str, path
             path,
             counts["without_gold_label"],
         )
-    return Split(source, made, _ignore if values.skip_bad_examples else None)
+    return Split(source, made, runs.leave_out if values.skip_bad_examples else None)
 
 
 def distinct(source: Any) -> Any:
@@ -232,10 +232,6 @@ def _telling(source: Any) -> Any:
         return source.read(on_bad, tell)
 
     return dataclasses.replace(source, read=read)
-
-
-def _ignore(message: str) -> None:
-    """Leave a bad question out, as when the records were made."""
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -436,9 +432,7 @@ def run(values: flags.FlagValues) -> None:
         step = runs.best_run(job, finished).best_step
     if answerer is not None:
         if train is not None:
-            from bert_tf.checkpoint_formats import open_checkpoint
-
-            start = dataclasses.replace(start, checkpoint=open_checkpoint(folder))
+            start = start.trained(folder)
         model = runs.load_trained(values, start, "span").model
         _answer(values, answerer, model, step)
     print(f"{folder}: {time.time() - began:.0f} s in all")
@@ -454,7 +448,17 @@ def _job(
     # Weights depend on the dev set only where they are chosen by it.
     chosen_by = [dev.made.manifest["fingerprint"]] if dev is not None and values.do_eval else []
     return runs.Job(
-        kind="span",
+        task=tasks.TrainedTask(
+            "span",
+            max_seq_length=values.max_seq_length,
+            has_pairs=True,
+            doc_stride=values.doc_stride,
+            max_query_length=values.max_query_length,
+            max_answer_length=values.max_answer_length,
+            n_best_size=values.n_best_size,
+            version_2_with_negative=values.version_2_with_negative,
+            null_score_diff_threshold=values.null_score_diff_threshold,
+        ),
         labels=None,
         records=train.records(start.config.vocab_size),
         num_examples=train.made.num_examples,

@@ -16,7 +16,6 @@ eval_results.txt and .json; of --do_predict predictions.csv.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import os
 import pathlib
 import time
@@ -26,10 +25,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
 
-from bert_tf.tasks import TASKS  # noqa: E402
+from bert_tf.tasks import TASKS, TrainedTask  # noqa: E402
 from data_prep import create_finetuning_data  # noqa: E402
 from experiments import finetuning as runs  # noqa: E402
-from experiments import run_classifier as classifier  # noqa: E402
+from experiments import task_splits  # noqa: E402
 
 FLAGS = flags.FLAGS
 TASK = TASKS["swag"]
@@ -59,19 +58,17 @@ def run(values: flags.FlagValues) -> None:
     start = runs.starting_point(values)
     task, sources = create_finetuning_data.file_sources(values, TASK)
     print(f"{task.num_choices} choices")
-    data = classifier.make_records(task, sources, values, start)
+    data = task_splits.make_records(task, sources, values, start)
     vocab_size = start.config.vocab_size
-    evaluator = classifier.Evaluator(data, values, vocab_size) if values.do_eval else None
+    evaluator = task_splits.Evaluator(data, values, vocab_size) if values.do_eval else None
     step = 0
     if values.do_train:
         job = runs.Job(
-            kind=task.kind,
+            task=TrainedTask(task.kind, values.max_seq_length, has_pairs=True),
             labels=None,
             records=data.records("train", vocab_size),
             num_examples=data.made["train"].num_examples,
-            fingerprint=runs.digest_of(
-                *(data.made[s].manifest["fingerprint"] for s in ("train", "dev") if s in data.made)
-            ),
+            fingerprint=data.fingerprint,
             evaluate=evaluator,
             selection_metric=task.selection_metric,
             baseline=evaluator.baseline if evaluator else None,
@@ -80,7 +77,7 @@ def run(values: flags.FlagValues) -> None:
         finished = runs.train_all(job, start, values)
         runs.report_runs(job, finished, folder)
         step = runs.best_run(job, finished).best_step
-        start = dataclasses.replace(start, checkpoint=_open(folder))
+        start = start.trained(folder)
     model = runs.load_trained(values, start, task.kind).model
     if evaluator is not None:
         figures = evaluator(model)
@@ -92,13 +89,13 @@ def run(values: flags.FlagValues) -> None:
         runs.print_table(rows)
     if values.do_predict:
         records = data.records("test", vocab_size)
-        logits = classifier.predict(records, model, values, batch_size=values.predict_batch_size)
+        logits = task_splits.predict(records, model, values, batch_size=values.predict_batch_size)
         print(f"wrote {write_predictions(data, logits, values)}")
     print(f"{folder}: {time.time() - began:.0f} s in all")
 
 
 def write_predictions(
-    data: classifier.Data, logits: np.ndarray, values: flags.FlagValues
+    data: task_splits.Data, logits: np.ndarray, values: flags.FlagValues
 ) -> pathlib.Path:
     """Write predictions.csv: of each example its id, the choice from 0, and all probabilities.
 
@@ -108,8 +105,8 @@ def write_predictions(
         values: flags.
     """
     path = pathlib.Path(values.output_dir) / "predictions.csv"
-    probabilities = classifier.probabilities_of(data.task.kind, logits)
-    examples = data.sources["test"].read(_ignore if values.skip_bad_examples else None, None)
+    probabilities = task_splits.probabilities_of(data.task.kind, logits)
+    examples = data.sources["test"].read(runs.leave_out if values.skip_bad_examples else None, None)
     with open(path, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         endings = (f"probability of ending{i}" for i in range(logits.shape[1]))
@@ -117,16 +114,6 @@ def write_predictions(
         for example, row in zip(examples, probabilities, strict=True):
             writer.writerow([example.guid, row.argmax(), *(f"{number:.6g}" for number in row)])
     return path
-
-
-def _ignore(message: str) -> None:
-    """Leave a bad example out, as when the records were made."""
-
-
-def _open(folder: pathlib.Path):
-    from bert_tf.checkpoint_formats import open_checkpoint
-
-    return open_checkpoint(folder)
 
 
 def main(argv: list[str]) -> int:

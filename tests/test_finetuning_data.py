@@ -427,6 +427,8 @@ def test_available_splits(tmp_path):
     assert finetuning_data.available_splits(TASKS["swag"], tmp_path) == []
     (tmp_path / "val.csv").write_text("")
     assert finetuning_data.available_splits(TASKS["swag"], tmp_path) == ["dev"]
+    (tmp_path / "valid.txt").touch()
+    assert finetuning_data.available_splits(TASKS["ner"], tmp_path) == ["dev"]
     _write_sst(tmp_path, 1)
     assert finetuning_data.available_splits(SST, tmp_path) == ["train"]
     assert finetuning_data.available_splits(TASKS["ax"], tmp_path, tfds=True) == ["test"]

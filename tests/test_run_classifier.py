@@ -10,11 +10,12 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags
 
 from bert_tf import checkpoint_writers, checkpoints, heads, metrics, tasks
 from bert_tf.config import BertConfig
-from experiments import finetuning, run_classifier
+from experiments import finetuning, run_classifier, task_splits
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GOOD, BAD = ("good", "fine", "lovely"), ("bad", "awful", "sad")
@@ -215,6 +216,7 @@ def test_seeds_give_a_table_and_the_best_model(model_dir, tables, tmp_path, caps
     best = runs[int(np.argmax(scores))]["folder"]
     name = "bert_model.ckpt.data-00000-of-00001"
     assert (tmp_path / name).read_bytes() == (pathlib.Path(best) / name).read_bytes()
+    assert tasks.read_trained_task(tmp_path) == tasks.TrainedTask("classification", 13)
     assert read_json(tmp_path / "eval_results.json")["eval_accuracy"] == pytest.approx(max(scores))
     assert "over 3 seeds" in capsys.readouterr().out
 
@@ -276,7 +278,7 @@ def test_the_best_weights_are_kept_and_early_stopping_stops(
         return {"accuracy": score, "loss": 1.0}
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_classifier.Evaluator, "__call__", evaluate)
+        patch.setattr(task_splits.Evaluator, "__call__", evaluate)
         patch.setattr(run_classifier, "_draw", lambda *_: None)
         run(
             model_dir,
@@ -332,7 +334,7 @@ def test_early_stopping_counts_the_evaluations_before_a_resume(
     original = finetuning._Training._evaluate
     monkeypatch.setattr(finetuning._Training, "_evaluate", evaluate)
     monkeypatch.setattr(
-        run_classifier.Evaluator,
+        task_splits.Evaluator,
         "__call__",
         lambda self, model: {"accuracy": scores.get(step[0], 0.1), "loss": 1.0},
     )
@@ -496,6 +498,8 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
         ({"do_train": True, "seeds": "1,1"}, "seeds: expected different whole numbers"),
         ({"do_train": True, "max_seq_length": 37}, "max_seq_length: the model has 31 positions"),
         ({"do_train": True, "learning_rate": -1}, "learning_rate: expected a positive number"),
+        ({"do_train": True, "learning_rate": "nan"}, "learning_rate: expected a positive number"),
+        ({"do_train": True, "iterations_per_loop": 0}, "iterations_per_loop: expected at least 1"),
         ({"do_train": True, "train_batch_size": 0}, "train_batch_size: expected at least 1"),
         ({"do_train": True, "num_train_epochs": 0.01}, "97 examples in batches of 7 make no step"),
         ({"do_train": True, "seeds": "1,01"}, "seeds: expected different whole numbers"),
@@ -536,7 +540,8 @@ def test_new_texts_need_neither_the_training_file_nor_labels(finished, tmp_path)
 @pytest.mark.parametrize("kind", ["regression", "classification"])
 def test_a_model_with_another_number_of_outputs_is_refused(finished, tmp_path, kind):
     shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "labels.txt").unlink()
+    for name in ("labels.txt", "task.json"):
+        (tmp_path / "run" / name).unlink()
     write_table(tmp_path / "test.csv", [(text,) for text, _ in sentences(3, 3)], ("text",))
     given = {"test_file": tmp_path / "test.csv", "text_column": "text", "max_seq_length": 13}
     given |= {"kind": kind} | ({"labels": "a,b,c"} if kind == "classification" else {})
@@ -582,3 +587,32 @@ def test_a_run_that_begins_with_other_weights_of_the_same_place_is_another(
     checkpoint_writers.save_model_directory(folder, heads.HEADS["encoder"].make(CONFIG))
     with pytest.raises(finetuning.InputError, match="holds a run with begins_with"):
         run(folder, tmp_path / "run", **given)
+
+
+def test_a_model_is_not_taken_for_another_kind_with_the_same_head(finished, tables, tmp_path):
+    with pytest.raises(finetuning.InputError, match="for classification, not for multi_label"):
+        run(finished, tmp_path, **own(tables), kind="multi_label", do_predict=True)
+
+
+def test_memory_that_runs_out_is_one_line(capsys):
+    def run_out():
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
+
+    assert finetuning.exit_on_error("script.py", run_out) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("script.py: error: out of memory; lower --train_batch_size")
+    assert error.endswith("OOM when allocating\n")
+    with pytest.raises(KeyError):  # a mistake of the program, not of its user
+        finetuning.exit_on_error("script.py", lambda: {}["missing"])
+
+
+def test_the_checkpoint_to_begin_with_is_not_removed_by_overwriting(model_dir, tables, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(model_dir, folder)
+    for path in list(folder.glob("bert_model.ckpt.*")):
+        path.rename(folder / path.name.replace("bert_model.ckpt", "model.ckpt-7"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(finetuning.InputError, match="which the run is to begin with"):
+        run(folder, folder, **own(tables), do_train=True, overwrite=True)
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert after == before

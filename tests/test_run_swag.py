@@ -15,7 +15,7 @@ from absl import flags
 from bert_tf.tasks import TASKS
 from bert_tf.tensor_bundle import read_tensors
 from data_prep import swag
-from experiments import run_classifier, run_swag
+from experiments import run_swag, task_splits
 from experiments.finetuning import InputError
 from tests import synthetic_records as synthetic
 
@@ -127,12 +127,13 @@ def test_a_finished_run_is_not_trained_again(data, trained, capsys):
         run(data, trained, num_train_epochs=7)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(data, tmp_path, monkeypatch, capsys):
     options = {"num_train_steps": 7, "eval_every_steps": 2, "save_checkpoints_steps": 4}
     options |= {"do_predict": False}
     run(data, tmp_path / "whole", **options)
     whole = capsys.readouterr().out
-    figures_of, calls = run_classifier.figures_of, []
+    figures_of, calls = task_splits.figures_of, []
 
     def stopping(*arguments):
         calls.append(arguments)
@@ -140,7 +141,7 @@ def test_a_stopped_run_goes_on(data, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return figures_of(*arguments)
 
-    monkeypatch.setattr(run_classifier, "figures_of", stopping)
+    monkeypatch.setattr(task_splits, "figures_of", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path / "parts", **options)
     monkeypatch.undo()

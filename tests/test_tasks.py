@@ -109,3 +109,19 @@ def test_tasks_that_cannot_be():
         dataclasses.replace(tasks.TASKS["rte"], selection_metric="f1")
     with pytest.raises(dataclasses.FrozenInstanceError):
         tasks.TASKS["rte"].name = "x"
+
+
+def test_what_a_model_is_for_comes_back(tmp_path):
+    assert tasks.read_trained_task(tmp_path) is None
+    written = tasks.TrainedTask("span", 384, has_pairs=True, version_2_with_negative=True)
+    written.write(tmp_path)
+    assert tasks.read_trained_task(tmp_path) == written
+    assert [path.name for path in tmp_path.iterdir()] == [tasks.TRAINED_TASK_NAME]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"kind": "x"}', '{"kind": "span", "more": 1}', "{}"])
+def test_a_damaged_file_of_what_a_model_is_for_is_named(tmp_path, text):
+    path = tmp_path / tasks.TRAINED_TASK_NAME
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"{path}: "):
+        tasks.read_trained_task(tmp_path)
