@@ -1,62 +1,57 @@
 """The tokenizer inside the TensorFlow graph: a model that takes plain strings.
 
 `TextToIds` gives the ids of `bert_tf.tokenization.FullTokenizer`, as operations that a SavedModel
-carries with it. Which characters vanish, are spaces, marks or punctuation is asked of Python's
-`unicodedata` once and written into the graph; lower-casing and NFD are ICU's. The two can follow
-different versions of Unicode, so that characters which are new in the later one may differ.
+carries with it, and where in the raw texts each piece came from. What happens to a character is
+looked up in tables made by the Python that makes the object. So everything follows one version of
+Unicode, that of this Python's `unicodedata` (14.0 for Python 3.11), wherever the SavedModel runs:
+characters that are unassigned there stay as they are, and belong to words.
 
 A SavedModel made from it needs the operations of tensorflow_text: a process that loads it must
 import tensorflow_text first. No other module of this package uses that library.
 
-Shape legend: B texts, W words, T pieces, L max_seq_length.
+Shape legend: B texts, C choices, W words, T pieces, P pieces of all texts, L max_seq_length.
 """
 
-import functools
 import os
-import sys
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_text as tf_text
 
 from bert_tf import tokenization
+from bert_tf.text_words import MASK_CHARACTER, Words, WordSplitter, segment_ids
 
 _MAX_BYTES_PER_WORD = 2**30  # words are measured in characters here, as the original does
 
 
-def _regex_class(codepoints: Iterable[int]) -> str:
-    """Regular expression for one character of a set, given in ascending order."""
-    ranges: list[list[int]] = []
-    for codepoint in codepoints:
-        if ranges and ranges[-1][1] == codepoint - 1:
-            ranges[-1][1] = codepoint
-        else:
-            ranges.append([codepoint, codepoint])
-    return "[" + "".join(f"\\x{{{first:x}}}-\\x{{{last:x}}}" for first, last in ranges) + "]"
+class PiecesWithOffsets(NamedTuple):
+    """The pieces of texts, and where in the raw texts they came from: each int32 ragged [B, (T)].
 
+    Offsets are those of `FullTokenizer.tokenize_with_offsets`, in the text as it was given: before
+    characters vanish, are lower-cased or decomposed. A span covers the accents that are stripped
+    from its letters and what vanishes inside of it, not what vanishes around it. [UNK] covers its
+    word. Pieces cut from the decomposition of one character (a Hangul syllable) share its span.
 
-@functools.cache
-def _regexes() -> dict[str, str]:
-    """What the tables of the tokenizer say of all of Unicode, as regular expressions."""
-    kinds: dict[str, list[int]] = {"drop": [], "space": [], "alone": [], "mark": [], "split": []}
-    for codepoint in range(sys.maxunicode + 1):
-        if 0xD800 <= codepoint <= 0xDFFF:
-            continue  # UTF-8 has no surrogates
-        char = chr(codepoint)
-        cleaned = tokenization._clean(codepoint)
-        if cleaned is None:
-            kinds["drop"].append(codepoint)
-        elif char.isspace():
-            kinds["space"].append(codepoint)
-        elif cleaned != codepoint:
-            kinds["alone"].append(codepoint)
-        if unicodedata.category(char) == "Mn":
-            kinds["mark"].append(codepoint)
-        if tokenization._is_punctuation(char):
-            kinds["split"].append(codepoint)
-    regexes = {kind: _regex_class(codepoints) for kind, codepoints in kinds.items()}
-    return regexes | {kind: f"({regexes[kind]})" for kind in ("alone", "split")}
+    Attributes:
+      ids: of the pieces.
+      byte_starts: first byte of each piece; bytes that are not UTF-8 are dropped, but counted.
+      byte_ends: one past the last byte.
+      char_starts: first code point of each piece, in the text without bytes that are not UTF-8.
+      char_ends: one past the last code point.
+      word_index: which word of `BasicTokenizer` each piece is of: a punctuation mark or an
+        ideograph is a word, and so is a [MASK] that is parsed.
+      space_word_index: which word of `span_decoding.split_words` each piece is of; white space
+        alone parts these.
+    """
+
+    ids: tf.RaggedTensor
+    byte_starts: tf.RaggedTensor
+    byte_ends: tf.RaggedTensor
+    char_starts: tf.RaggedTensor
+    char_ends: tf.RaggedTensor
+    word_index: tf.RaggedTensor
+    space_word_index: tf.RaggedTensor
 
 
 class TextToIds(tf.Module):
@@ -83,10 +78,41 @@ class TextToIds(tf.Module):
         parse_mask: bool = False,
     ):
         super().__init__(name="text_to_ids")
-        if max_seq_length < 3:
-            raise ValueError(f"max_seq_length must be at least 3, got {max_seq_length}")
         vocab = tokenization.load_vocab(vocab_file)
         tokenization.check_special_tokens(vocab, vocab_file)
+        self._set_up(vocab, do_lower_case, max_seq_length, parse_mask)
+
+    @classmethod
+    def from_vocab(
+        cls,
+        vocab: Mapping[str, int],
+        do_lower_case: bool = True,
+        max_seq_length: int = 128,
+        parse_mask: bool = False,
+    ) -> "TextToIds":
+        """Make one of pieces and their ids, without a file.
+
+        Args:
+          vocab: piece -> id, with BERT's special tokens.
+          do_lower_case: as for the class.
+          max_seq_length: as for the class.
+          parse_mask: as for the class.
+
+        Raises:
+          ValueError: see `tokenization.check_vocab`; else as for the class.
+        """
+        tokenization.check_vocab(vocab, "vocab")
+        tokenization.check_special_tokens(vocab, "vocab")
+        text_to_ids = cls.__new__(cls)
+        tf.Module.__init__(text_to_ids, name="text_to_ids")
+        text_to_ids._set_up(vocab, do_lower_case, max_seq_length, parse_mask)
+        return text_to_ids
+
+    def _set_up(
+        self, vocab: Mapping[str, int], do_lower_case: bool, max_seq_length: int, parse_mask: bool
+    ) -> None:
+        if max_seq_length < 3:
+            raise ValueError(f"max_seq_length must be at least 3, got {max_seq_length}")
         self.do_lower_case = do_lower_case
         self.max_seq_length = max_seq_length
         self.parse_mask = parse_mask
@@ -99,6 +125,7 @@ class TextToIds(tf.Module):
         for token, number in vocab.items():
             tokens[number] = token
         self._tokens = tf.constant(tokens)
+        self._splitter = WordSplitter(do_lower_case, parse_mask)
         # No word holds a space: a line that can match nothing (empty, repeated further down, or
         # bare ##) gets a name that the tokenizer takes and never finds.
         self._tokenizer = tf_text.FastWordpieceTokenizer(
@@ -122,15 +149,72 @@ class TextToIds(tf.Module):
         Returns:
           int32 ragged [B, (T)].
         """
-        texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
-        if not self.parse_mask:
-            return self._plain_ids(texts)
-        parts = tf.strings.split(texts, tokenization.MASK_TOKEN)  # [B, (masks + 1)]
-        ids = self._plain_ids(parts.flat_values)
-        mask = tf.fill([ids.nrows(), 1], self.mask_id)
-        ids = tf.concat([ids, mask], axis=1)  # a mask after each part: one too many in each text
-        splits = tf.gather(ids.row_splits, parts.row_splits)
-        return tf.RaggedTensor.from_row_splits(ids.flat_values, splits)[:, :-1]  # [B, (T)]
+        words = self._splitter(texts)
+        pieces = self._tokenizer.tokenize(self._cut_words(words))  # [W, (T)]
+        ids = pieces.flat_values  # [P]
+        if self.parse_mask:
+            ids = self._with_masks(ids, pieces.row_splits[:-1], words)
+        splits = tf.gather(pieces.row_splits, words.splits)
+        return tf.RaggedTensor.from_row_splits(ids, splits, validate=False)
+
+    def tokenize_with_offsets(self, texts: tf.Tensor) -> PiecesWithOffsets:
+        """Return the ids of the texts' pieces, special tokens not added, and where they came from.
+
+        Args:
+          texts: string [B], UTF-8; bytes that are not UTF-8 are dropped.
+        """
+        words = self._splitter(texts, with_offsets=True)
+        strings = self._cut_words(words)
+        pieces, starts, _ = self._tokenizer.tokenize_with_offsets(strings)  # [W, (T)]
+        ids, starts = pieces.flat_values, starts.flat_values  # [P]
+        size = tf.size(ids, tf.int64)
+        if self.parse_mask:
+            ids = self._with_masks(ids, pieces.row_splits[:-1], words)
+        word = segment_ids(pieces.row_splits, size)  # [P]
+        # Bytes of a word to its characters, for the pieces that do not begin at 0.
+        inner = tf.reshape(tf.where(starts > 0), [-1])
+        before = tf.strings.substr(
+            tf.gather(strings, tf.gather(word, inner)),
+            tf.zeros_like(inner),
+            tf.gather(starts, inner),
+        )
+        starts = tf.tensor_scatter_nd_update(
+            starts,
+            tf.expand_dims(inner, 1),
+            tf.cast(tf.strings.length(before, unit="UTF8_CHAR"), tf.int64),
+        )
+        # The pieces of all words together are all their characters.
+        chars = tf.size(words.chars, tf.int64)
+        char_splits = tf.concat([tf.gather(words.char_splits, word) + starts, [chars]], axis=0)
+        first, last = tf.cond(
+            words.is_in_order,
+            lambda: (
+                tf.gather(words.raw_starts, char_splits[:-1]),
+                tf.gather(words.raw_ends, char_splits[1:] - 1) - 1,
+            ),
+            lambda: self._extents(words, segment_ids(char_splits, chars)),
+        )  # raw characters, [P]
+
+        splits = tf.gather(pieces.row_splits, words.splits)  # [B + 1]
+        text = segment_ids(splits, size)  # [P]
+        text_start = tf.gather(words.raw_splits, text)
+        columns = {
+            "byte_starts": tf.gather(words.raw_bytes, first) - 1,
+            "byte_ends": tf.gather(words.raw_bytes, last)
+            + _utf8_length(tf.gather(words.raw_chars, last))
+            - 1,
+            "char_starts": first - text_start - 1,
+            "char_ends": last - text_start,
+            "word_index": word - tf.gather(words.splits, text),
+            "space_word_index": tf.gather(words.space_words, first)
+            - tf.gather(words.space_words, text_start)
+            - 1,
+        }
+        ragged = {
+            name: tf.RaggedTensor.from_row_splits(tf.cast(column, tf.int32), splits, validate=False)
+            for name, column in {"ids": ids, **columns}.items()
+        }
+        return PiecesWithOffsets(**ragged)
 
     def pack(self, texts: tf.Tensor, second_texts: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Return the encoder's inputs: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], padded.
@@ -186,27 +270,30 @@ class TextToIds(tf.Module):
         """Return the pieces of ids: int [...] to string [...]; "" for what is no line's piece."""
         return tf.gather(self._tokens, ids)
 
-    def _plain_ids(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """Ids of valid UTF-8, in which nothing is parsed: string [B] to int32 [B, (T)]."""
-        words = self._words(texts)  # [B, (W)]
-        characters = tf.strings.length(words.flat_values, unit="UTF8_CHAR")
-        # A word with a space inside is none of the vocabulary's, so the piece is [UNK].
-        flat = tf.where(characters > tokenization.MAX_CHARS_PER_WORD, " ", words.flat_values)
-        pieces = words.with_flat_values(self._tokenizer.tokenize(flat))  # [B, (W), (T)]
-        return pieces.merge_dims(1, 2)
+    def _cut_words(self, words: Words) -> tf.Tensor:
+        """The words, with those that are too long made into what is none of the vocabulary's."""
+        lengths = words.char_splits[1:] - words.char_splits[:-1]
+        return tf.where(lengths > tokenization.MAX_CHARS_PER_WORD, " ", words.strings)
 
-    def _words(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """What BasicTokenizer does: string [B] to string [B, (W)]."""
-        replace, regexes = tf.strings.regex_replace, _regexes()
-        texts = replace(texts, regexes["drop"], "")
-        texts = replace(texts, regexes["space"], " ")
-        texts = replace(texts, regexes["alone"], r" \1 ")
-        if self.do_lower_case:
-            texts = tf.strings.lower(texts, encoding="utf-8")
-            texts = tf_text.normalize_utf8(texts, "NFD")
-            texts = replace(texts, regexes["mark"], "")
-        texts = replace(texts, regexes["split"], r" \1 ")
-        return tf.strings.split(texts)
+    def _with_masks(self, ids: tf.Tensor, firsts: tf.Tensor, words: Words) -> tf.Tensor:
+        """Put the mask's id where words are a parsed mask; firsts [W] are their first pieces."""
+        is_mask = tf.gather(words.chars, words.char_splits[:-1]) == MASK_CHARACTER  # [W]
+        places = tf.boolean_mask(firsts, is_mask)
+        masks = tf.fill(tf.shape(places), self.mask_id)
+        return tf.tensor_scatter_nd_update(ids, tf.expand_dims(places, 1), masks)
+
+    @staticmethod
+    def _extents(words: Words, piece: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """First and last raw characters of pieces, [P], where marks are not in order.
+
+        Args:
+          words: with offsets.
+          piece: int64 [M], the piece of each character.
+        """
+        return (
+            tf.math.segment_min(words.raw_starts, piece),
+            tf.math.segment_max(words.raw_ends, piece) - 1,
+        )
 
     @staticmethod
     def _column(rows: tf.RaggedTensor, value: int) -> tf.Tensor:
@@ -218,3 +305,9 @@ class TextToIds(tf.Module):
         """The first pieces of each row: int32 [B, (T)] and lengths int32 [B]."""
         positions = tf.ragged.range(tf.cast(rows.row_lengths(), tf.int32))  # [B, (T)]
         return tf.ragged.boolean_mask(rows, positions < lengths[:, tf.newaxis])
+
+
+def _utf8_length(codepoints: tf.Tensor) -> tf.Tensor:
+    """Bytes that code points take: int32 [n] to int64 [n]."""
+    bounds = tf.constant([0x80, 0x800, 0x10000])
+    return 1 + tf.searchsorted(bounds, codepoints, "right", out_type=tf.int64)

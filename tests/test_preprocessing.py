@@ -1,3 +1,4 @@
+import bisect
 import functools
 import importlib.util
 import pathlib
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf.preprocessing import TextToIds
+from bert_tf import span_decoding
+from bert_tf.preprocessing import PiecesWithOffsets, TextToIds
 from bert_tf.tokenization import FullTokenizer, pack_pair
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "tokenization"
@@ -31,16 +33,53 @@ def _to_bytes(text):
     return text if isinstance(text, bytes) else text.encode("utf-8", "ignore")
 
 
-def _differences(text_to_ids, tokenizer, strings):
-    call = tf.function(text_to_ids.__call__, reduce_retracing=True)
+def _expected_pieces(tokenizer, text):
+    """What `tokenize_with_offsets` should give for one text, by plain Python."""
+    pieces, spans = tokenizer.tokenize_with_offsets(text)
+    # Each byte that is not UTF-8 becomes a lone surrogate here.
+    byte, char_bytes = 0, []
+    for char in text.decode("utf-8", "surrogateescape"):
+        escaped = "\ud800" <= char <= "\udfff"
+        size = 1 if escaped else len(char.encode())
+        if not escaped:
+            char_bytes.append((byte, byte + size))
+        byte += size
+    words = tokenizer.basic_tokenizer.tokenize(text)
+    word_starts = span_decoding.split_words(text.decode("utf-8", "ignore"))[1]
+    return PiecesWithOffsets(
+        ids=tokenizer.convert_tokens_to_ids(pieces),
+        byte_starts=[char_bytes[start][0] for start, _ in spans],
+        byte_ends=[char_bytes[end - 1][1] for _, end in spans],
+        char_starts=[start for start, _ in spans],
+        char_ends=[end for _, end in spans],
+        word_index=[
+            index
+            for index, word in enumerate(words)
+            for _ in tokenizer.wordpiece_tokenizer.encode_word(word)
+        ],
+        space_word_index=[bisect.bisect_right(word_starts, start) - 1 for start, _ in spans],
+    )
+
+
+def _differences(text_to_ids, tokenizer, strings, with_offsets=True):
+    """Texts whose ids, or pieces with offsets, are not those of the Python tokenizer."""
+    ids_of = tf.function(text_to_ids.__call__, reduce_retracing=True)
+    pieces_of = tf.function(text_to_ids.tokenize_with_offsets, reduce_retracing=True)
     texts = [_to_bytes(text) for text in strings]
     differences = []
     for start in range(0, len(texts), 8192):
         batch = texts[start : start + 8192]
-        found = call(tf.constant(batch)).to_list()
+        found = ids_of(tf.constant(batch)).to_list()
         differences += [
             text for text, ids in zip(batch, found, strict=True) if ids != tokenizer.encode(text)
         ]
+        if with_offsets:
+            columns = [column.to_list() for column in pieces_of(tf.constant(batch))]
+            differences += [
+                text
+                for text, *row in zip(batch, *columns, strict=True)
+                if PiecesWithOffsets(*row) != _expected_pieces(tokenizer, text)
+            ]
     return differences
 
 
