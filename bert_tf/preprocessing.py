@@ -13,15 +13,19 @@ Shape legend: B texts, C choices, W words, T pieces, P pieces of all texts, L ma
 """
 
 import os
+import types
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 import tensorflow_text as tf_text
 
 from bert_tf import tokenization
 from bert_tf.text_words import MASK_CHARACTER, Words, WordSplitter, segment_ids
 
+# There is nothing in here for AutoGraph to convert, and looking for it takes seconds.
+_as_written = tf.autograph.experimental.do_not_convert
 _MAX_BYTES_PER_WORD = 2**30  # words are measured in characters here, as the original does
 
 
@@ -113,6 +117,8 @@ class TextToIds(tf.Module):
     ) -> None:
         if max_seq_length < 3:
             raise ValueError(f"max_seq_length must be at least 3, got {max_seq_length}")
+        # A proxy, since TensorFlow would make a dictionary part of what is saved.
+        self.vocab: Mapping[str, int] = types.MappingProxyType(dict(vocab))
         self.do_lower_case = do_lower_case
         self.max_seq_length = max_seq_length
         self.parse_mask = parse_mask
@@ -140,6 +146,7 @@ class TextToIds(tf.Module):
             no_pretokenization=True,
         )
 
+    @_as_written
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Return the ids of the texts' pieces, special tokens not added.
 
@@ -148,8 +155,11 @@ class TextToIds(tf.Module):
 
         Returns:
           int32 ragged [B, (T)].
+
+        Raises:
+          ValueError: texts is of another type or rank.
         """
-        words = self._splitter(texts)
+        words = self._splitter(_strings("texts", texts, 1))
         pieces = self._tokenizer.tokenize(self._cut_words(words))  # [W, (T)]
         ids = pieces.flat_values  # [P]
         if self.parse_mask:
@@ -157,13 +167,17 @@ class TextToIds(tf.Module):
         splits = tf.gather(pieces.row_splits, words.splits)
         return tf.RaggedTensor.from_row_splits(ids, splits, validate=False)
 
+    @_as_written
     def tokenize_with_offsets(self, texts: tf.Tensor) -> PiecesWithOffsets:
         """Return the ids of the texts' pieces, special tokens not added, and where they came from.
 
         Args:
           texts: string [B], UTF-8; bytes that are not UTF-8 are dropped.
+
+        Raises:
+          ValueError: texts is of another type or rank.
         """
-        words = self._splitter(texts, with_offsets=True)
+        words = self._splitter(_strings("texts", texts, 1), with_offsets=True)
         strings = self._cut_words(words)
         pieces, starts, _ = self._tokenizer.tokenize_with_offsets(strings)  # [W, (T)]
         ids, starts = pieces.flat_values, starts.flat_values  # [P]
@@ -216,6 +230,7 @@ class TextToIds(tf.Module):
         }
         return PiecesWithOffsets(**ragged)
 
+    @_as_written
     def pack(self, texts: tf.Tensor, second_texts: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Return the encoder's inputs: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], padded.
 
@@ -228,16 +243,60 @@ class TextToIds(tf.Module):
 
         Returns:
           "input_ids", "input_mask" and "segment_ids", int32 [B, L].
+
+        Raises:
+          ValueError: an argument is of another type or rank.
         """
-        length = self.max_seq_length
-        first = self(texts)
-        size = tf.cast(first.row_lengths(), tf.int32)  # [B]
+        texts = _strings("texts", texts, 1)
         if second_texts is None:
+            return self._pack(self(texts), None)
+        return self._pack(self(texts), self(_strings("second_texts", second_texts, 1)))
+
+    @_as_written
+    def pack_choices(
+        self, texts: tf.Tensor, choices: tf.Tensor | tf.RaggedTensor
+    ) -> dict[str, tf.Tensor] | dict[str, tf.RaggedTensor]:
+        """Return the encoder's inputs for each text with each of its choices, as `pack` does.
+
+        Args:
+          texts: string [B].
+          choices: string [B, C], or ragged [B, (C)].
+
+        Returns:
+          "input_ids", "input_mask" and "segment_ids", int32 [B, C, L]; of ragged choices ragged
+          [B, (C), L].
+
+        Raises:
+          ValueError: an argument is of another type or rank.
+        """
+        ids = self(texts)
+        choices = _strings("choices", choices, 2)
+        if isinstance(choices, tf.RaggedTensor):
+            flat = choices.flat_values
+            row = segment_ids(choices.row_splits, tf.size(flat, tf.int64))
+            packed = self._pack(tf.gather(ids, row), self(flat))
+            return {name: choices.with_flat_values(value) for name, value in packed.items()}
+        shape = tf.shape(choices)
+        row = tf.broadcast_to(tf.expand_dims(tf.range(shape[0]), 1), shape)
+        flat = tf.reshape(choices, [-1])
+        packed = self._pack(tf.gather(ids, tf.reshape(row, [-1])), self(flat))
+        static = [*choices.shape, self.max_seq_length]
+        return {
+            name: tf.ensure_shape(
+                tf.reshape(value, tf.concat([shape, [self.max_seq_length]], axis=0)), static
+            )
+            for name, value in packed.items()
+        }
+
+    def _pack(self, first: tf.RaggedTensor, second: tf.RaggedTensor | None) -> dict[str, tf.Tensor]:
+        """See `pack`; ids [B, (T)] of the first and second texts."""
+        length = self.max_seq_length
+        size = tf.cast(first.row_lengths(), tf.int32)  # [B]
+        if second is None:
             first = first[:, : length - 2]
             rows = [self._column(first, self.cls_id), first, self._column(first, self.sep_id)]
             segment_lengths = tf.minimum(size, length - 2) + 2
         else:
-            second = self(second_texts)
             second_size = tf.cast(second.row_lengths(), tf.int32)  # [B]
             room = length - 2 - tf.cast(second_size > 0, tf.int32)
             # Of the longer the end is cut; when both are, the first keeps the odd piece.
@@ -303,8 +362,103 @@ class TextToIds(tf.Module):
     @staticmethod
     def _cut(rows: tf.RaggedTensor, lengths: tf.Tensor) -> tf.RaggedTensor:
         """The first pieces of each row: int32 [B, (T)] and lengths int32 [B]."""
-        positions = tf.ragged.range(tf.cast(rows.row_lengths(), tf.int32))  # [B, (T)]
-        return tf.ragged.boolean_mask(rows, positions < lengths[:, tf.newaxis])
+        starts = rows.row_starts()
+        kept = tf.ragged.range(starts, starts + tf.cast(lengths, starts.dtype))
+        return kept.with_flat_values(tf.gather(rows.flat_values, kept.flat_values))
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class BertPreprocessor(keras.layers.Layer):
+    """Keras layer from strings to the encoder's inputs; see `TextToIds`, which does the work.
+
+    It can be the first layer of a model, on `keras.Input(shape=(), dtype="string")`, or be mapped
+    over a `tf.data.Dataset` of batches. Its configuration holds the vocabulary, so that a model
+    saved with it needs no other file. It needs Keras on TensorFlow.
+
+    Inputs, as a dictionary or in short:
+      {"text": string [B]}, or the tensor alone.
+      {"text": string [B], "text_b": string [B]}, or (text, text_b).
+      {"text": string [B], "choices": string [B, C], or ragged [B, (C)]}.
+
+    Outputs: "input_ids", "input_mask" and "segment_ids", int32 [B, L], or [B, C, L] for choices
+    (ragged where these are).
+
+    Args:
+      vocab: path of a vocabulary, one piece a line; or piece -> id.
+      do_lower_case: True for uncased models, False for cased and Chinese ones.
+      max_seq_length: L.
+      parse_mask: make the literal text `[MASK]` the mask's id.
+      **kwargs: `name` and what else a Keras layer takes.
+
+    Raises:
+      FileNotFoundError, ValueError: see `TextToIds`; when called, ValueError for inputs of another
+        form, type or rank, which it names.
+    """
+
+    def __init__(
+        self,
+        vocab: str | os.PathLike[str] | Mapping[str, int],
+        do_lower_case: bool = True,
+        max_seq_length: int = 128,
+        parse_mask: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        arguments = do_lower_case, max_seq_length, parse_mask
+        if isinstance(vocab, Mapping):
+            self.text_to_ids = TextToIds.from_vocab(vocab, *arguments)
+        else:
+            self.text_to_ids = TextToIds(vocab, *arguments)
+        # Keras would make floating-point tensors of lists and arrays of strings.
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
+
+    @_as_written
+    def call(self, inputs: Any) -> dict[str, tf.Tensor] | dict[str, tf.RaggedTensor]:
+        """Pack texts; see the class for inputs and outputs."""
+        if isinstance(inputs, (tuple, list)) and not all(
+            isinstance(text, (str, bytes)) for text in inputs
+        ):
+            if len(inputs) != 2:
+                raise ValueError(f"inputs: expected a pair (text, text_b), got {len(inputs)}")
+            inputs = {"text": inputs[0], "text_b": inputs[1]}
+        elif not isinstance(inputs, Mapping):
+            inputs = {"text": inputs}
+        if set(inputs) not in ({"text"}, {"text", "text_b"}, {"text", "choices"}):
+            raise ValueError(
+                "inputs: expected the keys text, and text_b or choices if there are any, "
+                f"got {' '.join(map(str, inputs))}"
+            )
+        strings = {
+            name: _strings(name, value, 2 if name == "choices" else 1)
+            for name, value in inputs.items()
+        }
+        if "choices" in strings:
+            return self.text_to_ids.pack_choices(strings["text"], strings["choices"])
+        return self.text_to_ids.pack(strings["text"], strings.get("text_b"))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make this layer again, the vocabulary's pieces among them."""
+        made = self.text_to_ids
+        return {
+            **super().get_config(),
+            "vocab": dict(made.vocab),
+            "do_lower_case": made.do_lower_case,
+            "max_seq_length": made.max_seq_length,
+            "parse_mask": made.parse_mask,
+        }
+
+
+def _strings(name: str, value: Any, rank: int) -> Any:
+    """Make a tensor of strings of an argument and check its type and rank."""
+    if not tf.is_tensor(value):
+        value = tf.convert_to_tensor(value)
+    expected = "[B]" if rank == 1 else "[B, C]"
+    if value.dtype != tf.string:
+        raise ValueError(f"{name}: expected strings {expected}, got {value.dtype.name}")
+    if value.shape.rank not in (rank, None):
+        raise ValueError(f"{name}: expected strings {expected}, got the shape {value.shape}")
+    return value
 
 
 def _utf8_length(codepoints: tf.Tensor) -> tf.Tensor:
