@@ -3,9 +3,11 @@
     python experiments/benchmark_tokenization.py --input_file=wikipedia_en_extract.txt.gz \
       --vocab_file=bert-base-uncased-vocab.txt --original=PATH/TO/google-research/bert
 
-Each tokenizer makes ids of the text line by line. Rates are in MB (10^6 bytes of UTF-8) per second
-of CPU time of the process, all its threads counted: other programs disturb it less than wall time.
-The original and `tokenizers` are slow, so they get the first --peer_megabytes of the text.
+Each tokenizer makes ids of the text line by line; the one in the TensorFlow graph, where
+tensorflow_text is installed, takes batches of lines and one thread. Rates are in MB (10^6 bytes of
+UTF-8) per second of CPU time of the process, all its threads counted: other programs disturb it
+less than wall time. The slow ones, which is all but ours from a memo, get the first
+--peer_megabytes of the text.
 """
 
 import contextlib
@@ -108,6 +110,28 @@ def main(argv: Sequence[str]) -> None:
     bare = FullTokenizer(values.vocab_file, values.do_lower_case, max_memo_bytes=0)
     report("ours, without memo", few, bare.encode)
 
+    with contextlib.suppress(ImportError):
+        import tensorflow as tf
+
+        from bert_tf.preprocessing import TextToIds
+
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        graph = TextToIds(values.vocab_file, values.do_lower_case)
+        signature = [tf.TensorSpec([None], tf.string)]
+        graph_ids = tf.function(graph.__call__, input_signature=signature)
+        graph_pieces = tf.function(graph.tokenize_with_offsets, input_signature=signature)
+        size = values.graph_batch_size
+        batches = [tf.constant(few[start : start + size]) for start in range(0, len(few), size)]
+        found = [ids for batch in batches for ids in graph_ids(batch).to_list()]
+        different = sum(ids != ours.encode(line) for ids, line in zip(found, few, strict=True))
+        print(f"lines that differ in the graph: {different} of {len(few)}")
+        for name, run in (("", graph_ids), (", with offsets", graph_pieces)):
+            run(batches[0])
+            for _ in range(values.warm_rounds):
+                result = _measure(few, lambda run=run: [run(batch) for batch in batches])
+                _report(results, f"in the graph{name}", result)
+
     if values.original:
         theirs = _load_original(values.original).FullTokenizer(
             values.vocab_file, values.do_lower_case
@@ -150,6 +174,7 @@ def _define_flags() -> None:
     flags.DEFINE_float("megabytes", 1e9, "Megabytes of the text to use.", lower_bound=0)
     flags.DEFINE_float("peer_megabytes", 4, "Megabytes for the slow ones.", lower_bound=0)
     flags.DEFINE_integer("warm_rounds", 3, "Rounds over the same text.", lower_bound=1)
+    flags.DEFINE_integer("graph_batch_size", 1000, "Lines that the graph gets at a time.")
     flags.DEFINE_integer("max_memo_bytes", DEFAULT_MAX_MEMO_BYTES, "Bound on our memo.")
     flags.DEFINE_string("output_file", None, "JSON file for the figures.")
 
