@@ -38,7 +38,7 @@ PART_ALONE_SHIFT = 9  # 1 bit
 PART_SHIFT = 10
 
 CAPITAL_SIGMA, FINAL_SIGMA = 0x3A3, 0x3C2
-_DOCUMENT_SPACE = " \t\r\n\u202f"  # as span_decoding.split_words cuts
+DOCUMENT_SPACE_CHARACTERS = " \t\r\n\u202f"  # as span_decoding.split_words cuts
 _PAGE_SIZE = 256
 
 
@@ -143,7 +143,7 @@ def character_tables(do_lower_case: bool) -> CharacterTables:
         else:
             value = KEPT | tokenization._is_punctuation(char) * ALONE
         values[codepoint] = value | tokenization._is_cjk(codepoint) * (IDEOGRAPH | ALONE)
-    for char in _DOCUMENT_SPACE:
+    for char in DOCUMENT_SPACE_CHARACTERS:
         values[ord(char)] |= DOCUMENT_SPACE
     return CharacterTables(
         PagedTable.of(values),

@@ -1,178 +1,54 @@
-"""SavedModels that take plain strings: a pre-trained model that fills in [MASK].
+"""SavedModels that answer plain strings, in the layout that TF Serving reads: NAME/VERSION/.
 
-Shape legend: B sentences, L pieces of the longest sentence, M masks of the sentence with most, K
-candidates, P predictions, V vocabulary.
+A version holds the signatures of a `serving.ServedModel`, a request to warm up with
+(assets.extra/tf_serving_warmup_requests) and model_card.md. Loading one needs TensorFlow and,
+imported, tensorflow_text; `ids_only` leaves out everything that takes strings, and so that library.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.preprocessing import TextToIds
-from bert_tf.tokenization import load_vocab
+from bert_tf.serving import ServedModel
+
+WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"
+MODEL_CARD_NAME = "model_card.md"
+_SHOWN_NUMBERS = 5  # of a long vector, in the model card
 
 
-class FillMask(tf.Module):
-    """Pre-trained model behind the tokenizer: sentences with [MASK] in, pieces and scores out.
-
-    Args:
-        model: as `heads.bert_pretrainer` makes it.
-        vocab_file: the vocabulary that the model was trained with.
-        do_lower_case: whether that vocabulary is uncased.
-        max_seq_length: pieces of a sentence at most, [CLS] and [SEP] counted; the rest of a longer
-            sentence, its masks included, is cut off.
-        top_k: K, candidates for each mask.
-
-    Raises:
-        ValueError: special tokens are missing, or the model has fewer rows than the vocabulary, or
-            K is out of range.
-    """
-
-    def __init__(
-        self,
-        model: keras.Model,
-        vocab_file: str | os.PathLike,
-        *,
-        do_lower_case: bool = True,
-        max_seq_length: int = 128,
-        top_k: int = 5,
-    ):
-        super().__init__(name="fill_mask")
-        vocab_file = os.fspath(vocab_file)
-        vocab = load_vocab(vocab_file)
-        model_vocab_size = model.output["masked_lm_logits"].shape[-1]
-        if max(vocab.values()) >= model_vocab_size:
-            raise ValueError(
-                f"vocab_file: {vocab_file} has ids up to {max(vocab.values())}, "
-                f"the model a vocabulary of {model_vocab_size}"
-            )
-        if not 1 <= top_k <= len(vocab):
-            raise ValueError(f"top_k: expected 1 to {len(vocab)}, got {top_k}")
-        self.model = model
-        self.max_seq_length, self.top_k = max_seq_length, top_k
-        self.text_to_ids = TextToIds(vocab_file, do_lower_case, max_seq_length, parse_mask=True)
-        # Rows that the vocabulary does not use, as where its size was rounded up, are no answer.
-        self._is_word = tf.constant(np.isin(np.arange(model_vocab_size), [*vocab.values()]))
-
-    def sentence_ids(self, text: tf.Tensor) -> tf.RaggedTensor:
-        """Pieces of sentences, in which [MASK] stands for itself: string [B] to ids [B, (L)]."""
-        ids = self.text_to_ids(text)[:, : self.max_seq_length - 2]
-        cls, sep = (
-            tf.fill([tf.shape(text)[0], 1], value)
-            for value in (self.text_to_ids.cls_id, self.text_to_ids.sep_id)
-        )
-        return tf.concat([cls, ids, sep], axis=1)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
-    def fill(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Candidates for each [MASK].
-
-        Args:
-            text: string [B]; UTF-8, each with any number of [MASK].
-
-        Returns:
-            dict: "tokens" string [B, M, K], best first, and "scores" float32 [B, M, K], their
-            probabilities; "" and 0 beyond the masks of a sentence. "mask_count" int32 [B].
-        """
-        ids = self.sentence_ids(text)
-        input_ids = ids.to_tensor(self.text_to_ids.pad_id)  # [B, L]
-        is_mask = tf.ragged.boolean_mask(
-            tf.ragged.range(tf.cast(ids.row_lengths(), tf.int32)),
-            tf.equal(ids, self.text_to_ids.mask_id),
-        )  # [B, (masks)]
-        mask_count = tf.cast(is_mask.row_lengths(), tf.int32)
-        positions = is_mask.to_tensor()  # [B, M]
-        logits = self.model(
-            {
-                "input_ids": input_ids,
-                "input_mask": tf.sequence_mask(
-                    ids.row_lengths(), tf.shape(input_ids)[1], dtype=tf.int32
-                ),
-                "segment_ids": tf.zeros_like(input_ids),
-                "masked_lm_positions": positions,
-            },
-            training=False,
-        )["masked_lm_logits"]  # [B, M, V]
-        logits = tf.where(self._is_word, tf.cast(logits, tf.float32), logits.dtype.min)
-        # Of logits, since unlikely pieces have equal scores of 0.
-        best = tf.math.top_k(logits, k=self.top_k).indices  # [B, M, K]
-        scores = tf.gather(tf.nn.softmax(logits), best, batch_dims=2)  # [B, M, K]
-        is_real = tf.sequence_mask(mask_count, tf.shape(positions)[1])[:, :, None]  # [B, M, 1]
-        return {
-            "tokens": tf.where(is_real, self.text_to_ids.ids_to_tokens(best), ""),
-            "scores": tf.where(is_real, scores, 0.0),
-            "mask_count": mask_count,
-        }
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, None], tf.int32, name)
-            for name in ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
-        ]
-    )
-    def ids(self, input_ids, input_mask, segment_ids, masked_lm_positions) -> dict[str, tf.Tensor]:
-        """Logits of the model for ids that were made elsewhere.
-
-        Args:
-            input_ids: int32 [B, L].
-            input_mask: int32 [B, L], 1 where a piece stands.
-            segment_ids: int32 [B, L].
-            masked_lm_positions: int32 [B, P].
-
-        Returns:
-            What the model returns: "masked_lm_logits" float32 [B, P, V] and, with next sentence
-            prediction, "next_sentence_logits" float32 [B, 2].
-        """
-        return self.model(
-            {
-                "input_ids": input_ids,
-                "input_mask": input_mask,
-                "segment_ids": segment_ids,
-                "masked_lm_positions": masked_lm_positions,
-            },
-            training=False,
-        )
-
-
-def export_fill_mask(
-    model: keras.Model,
-    vocab_file: str | os.PathLike,
+def export_saved_model(
+    served: ServedModel,
     path: str | os.PathLike,
     *,
-    do_lower_case: bool = True,
-    max_seq_length: int = 128,
-    top_k: int = 5,
     version: int | None = None,
+    ids_only: bool = False,
+    description: str = "",
 ) -> pathlib.Path:
-    """Write a SavedModel that fills in [MASK], in the layout that TF Serving reads.
-
-    Signatures: "serving_default" takes {"text": string [B]} and returns {"tokens", "scores",
-    "mask_count"} (see `FillMask.fill`); "ids" takes ids and returns the model's logits (see
-    `FillMask.ids`). Loading needs TensorFlow and, imported, tensorflow_text.
+    """Write a SavedModel in the layout that TF Serving reads.
 
     Args:
-        model: as `heads.bert_pretrainer` makes it.
-        vocab_file: the vocabulary that the model was trained with.
+        served: what it answers, and how.
         path: folder of the model's versions; its last part is the name in TF Serving.
-        do_lower_case: whether the vocabulary is uncased.
-        max_seq_length: see `FillMask`.
-        top_k: see `FillMask`.
         version: number of the version, at least 1; by default one more than the highest there is.
+        ids_only: whether "ids" is the only signature, and so "serving_default" too.
+        description: of the weights, for the model card.
 
     Returns:
         The folder written: path/version.
 
     Raises:
         FileExistsError: that version exists.
-        ValueError: see `FillMask`; or version is below 1.
+        ValueError: version is below 1.
+        RuntimeError: what was written does not answer as the model does; nothing is left of it.
         OSError: the folder cannot be written.
     """
     root = pathlib.Path(path)
@@ -184,22 +60,181 @@ def export_fill_mask(
     target = root / str(version)
     if target.exists():
         raise FileExistsError(f"version: {target} exists; choose another or remove it")
-    module = FillMask(
-        model,
-        vocab_file,
-        do_lower_case=do_lower_case,
-        max_seq_length=max_seq_length,
-        top_k=top_k,
-    )
     # TF Serving loads a version as soon as its folder has a number for a name: so write it under
     # another name first.
-    temporary = tempfile.mkdtemp(prefix=".export-", dir=root)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".export-", dir=root))
     try:
-        signatures: dict[str, Any] = {"serving_default": module.fill, "ids": module.ids}
-        tf.saved_model.save(module, temporary, signatures=signatures)
+        _write(served, temporary, root.resolve().name, ids_only, description)
+        _verify(served, temporary, ids_only)
         os.chmod(temporary, 0o755)
         os.replace(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
+
+
+def _write(
+    served: ServedModel, folder: pathlib.Path, name: str, ids_only: bool, description: str
+) -> None:
+    if ids_only:
+        module = tf.Module()
+        module.weights = [variable.value for variable in served.model.variables]
+        module.ids = served.ids
+        tf.saved_model.save(module, folder, signatures={"serving_default": served.ids})
+        return
+    signatures = served.signatures()
+    tf.saved_model.save(served, folder, signatures=signatures)
+    warmup = folder / WARMUP_NAME
+    warmup.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(os.fspath(warmup)) as writer:
+        writer.write(_prediction_log(name, served.example))
+    card = _model_card(served, name, signatures, description)
+    (folder / MODEL_CARD_NAME).write_text(card, encoding="utf-8")
+
+
+def _verify(served: ServedModel, folder: pathlib.Path, ids_only: bool) -> None:
+    """Compare what was written with the model, on the example and on ids."""
+    loaded = tf.saved_model.load(os.fspath(folder)).signatures
+    functions = {"serving_default": served.ids} if ids_only else served.signatures()
+    given = _sample_ids(served)
+    if not ids_only:
+        texts = {key: tf.constant(value) for key, value in served.example.items()}
+        _compare(loaded["serving_default"], served.answer, texts)
+    _compare(loaded["serving_default" if ids_only else "ids"], served.ids, given)
+    missing = set(functions) - set(loaded)
+    if missing:
+        raise RuntimeError(f"the SavedModel lacks the signatures {', '.join(sorted(missing))}")
+
+
+def _sample_ids(served: ServedModel) -> dict[str, tf.Tensor]:
+    """Ids for the signature "ids": two rows, of two lengths."""
+    random = np.random.default_rng(0)
+    names = [spec.name for spec in served.ids.input_signature]
+    choices = (3,) * (len(served.ids.input_signature[0].shape) - 2)
+    mask = np.arange(7) < np.array([[7], [5]])  # [2, 7]
+    values = {
+        "input_ids": random.integers(0, served.text_to_ids.vocab_size, (2, *choices, 7)),
+        "input_mask": np.repeat(mask[:, None], 3, 1) if choices else mask,
+        "segment_ids": random.integers(0, 2, (2, *choices, 7)),
+        "masked_lm_positions": random.integers(0, 5, (2, 3)),
+    }
+    return {name: tf.constant(values[name], tf.int32) for name in names}
+
+
+def _compare(written: Any, made: Any, inputs: Mapping[str, tf.Tensor]) -> None:
+    found, expected = written(**inputs), made(**inputs)
+    for name, value in expected.items():
+        value, other = value.numpy(), found[name].numpy()
+        same = (
+            np.allclose(value, other, rtol=1e-5, atol=1e-5, equal_nan=True)
+            if value.dtype.kind == "f"
+            else np.array_equal(value, other)
+        )
+        if not same:
+            raise RuntimeError(f"{name}: the SavedModel gives {other}, the model {value}")
+
+
+# --- warm-up --------------------------------------------------------------------------------------
+
+
+def _message(*fields: tuple[int, bytes]) -> bytes:
+    """Encode a protocol buffer of fields that are strings, bytes or messages."""
+    parts: list[bytes] = []
+    for number, content in fields:
+        parts += [_varint(number << 3 | 2), _varint(len(content)), content]
+    return b"".join(parts)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def _prediction_log(name: str, example: Mapping[str, Any]) -> bytes:
+    """Return a tensorflow.serving.PredictionLog of one Predict request.
+
+    By hand, since a package of TF Serving's would be needed only for these three messages of
+    tensorflow_serving/apis: PredictionLog.predict_log = 6, PredictLog.request = 1,
+    PredictRequest.model_spec = 1 (ModelSpec.name = 1, signature_name = 3) and inputs = 2.
+    """
+    spec = _message((1, name.encode()), (3, b"serving_default"))
+    inputs = [
+        (2, _message((1, key.encode()), (2, tf.make_tensor_proto(value).SerializeToString())))
+        for key, value in example.items()
+    ]
+    return _message((6, _message((1, _message((1, spec), *inputs)))))
+
+
+# --- the model card -------------------------------------------------------------------------------
+
+
+def _model_card(
+    served: ServedModel, name: str, signatures: Mapping[str, Any], description: str
+) -> str:
+    answer = served.answer(**{key: tf.constant(value) for key, value in served.example.items()})
+    config = served.config
+    lines = [
+        f"# {name}",
+        "",
+        f"Task: {served.task.replace('_', ' ')}. BERT with {config.num_hidden_layers} layers of "
+        f"{config.hidden_size} units, {config.vocab_size:,} pieces, "
+        f"{'uncased' if served.text_to_ids.do_lower_case else 'cased'}; texts are cut at "
+        f"{served.text_to_ids.max_seq_length} pieces.",
+    ]
+    lines += [f"Weights: {description}."] if description else []
+    for signature, function in signatures.items():
+        lines += ["", f"## Signature `{signature}`", "", "| | name | type | shape | |"]
+        lines.append("|---|---|---|---|---|")
+        concrete = function.get_concrete_function()
+        inputs = {spec.name: spec for spec in function.input_signature}
+        lines += _rows("in", inputs, served.descriptions)
+        lines += _rows("out", concrete.structured_outputs, served.descriptions)
+    request = {"inputs": served.example}
+    response = {key: _shown(plain(value.numpy())) for key, value in answer.items()}
+    lines += [
+        "",
+        "## Example",
+        "",
+        f"    curl -d '{json.dumps(request)}' \\",
+        f"        http://localhost:8501/v1/models/{name}:predict",
+        "",
+        "answers",
+        "",
+        '    {"outputs": {',
+        *(f"      {json.dumps(key)}: {value}," for key, value in list(response.items())[:-1]),
+        *(f"      {json.dumps(key)}: {value}" for key, value in list(response.items())[-1:]),
+        "    }}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(side: str, tensors: Mapping[str, Any], descriptions: Mapping[str, str]) -> Iterable[str]:
+    for name, tensor in sorted(tensors.items()):
+        shape = ", ".join("?" if size is None else str(size) for size in tensor.shape)
+        about = descriptions.get(name, "")
+        yield f"| {side} | `{name}` | {tensor.dtype.name} | [{shape}] | {about} |"
+
+
+def _shown(value: Any) -> str:
+    """JSON, of long vectors the beginning."""
+    if isinstance(value, list):
+        parts = [_shown(part) for part in value[: _SHOWN_NUMBERS if len(value) > 9 else None]]
+        return f"[{', '.join(parts + ['...'] * (len(parts) < len(value)))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def plain(array: np.ndarray) -> Any:
+    """Turn an array into lists that JSON can hold, with text for bytes.
+
+    Args:
+        array: numbers, or bytes of UTF-8.
+    """
+    if array.dtype == object:
+        return np.vectorize(lambda x: x.decode("utf-8", "replace"), otypes=[object])(array).tolist()
+    if array.dtype.kind == "f":
+        return array.astype(np.float64).round(6).tolist()
+    return array.tolist()

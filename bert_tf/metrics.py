@@ -432,7 +432,7 @@ def chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     form, name = "O", ""
     for index, tag in enumerate(tags):
         last_form, last_name = form, name
-        form, name = _form_and_type(tag)
+        form, name = form_and_type(tag)
         if not form:
             raise ValueError(
                 f"word {index}: expected the tag O, or B-, I-, E- or S- and a type, got {tag!r}"
@@ -449,7 +449,7 @@ def chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _form_and_type(tag: str) -> tuple[str, str]:
+def form_and_type(tag: str) -> tuple[str, str]:
     """Form and type of a tag; ("", "") if it is none. Types may contain hyphens."""
     if not _TAG.fullmatch(tag):
         return "", ""

@@ -18,12 +18,15 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from bert_tf import tokenization
+from bert_tf import character_tables, tokenization
 from bert_tf.text_words import MASK_CHARACTER, Words, WordSplitter, segment_ids
 
+# Code points that part the words of a document.
+_DOCUMENT_SPACE = np.array(list(map(ord, character_tables.DOCUMENT_SPACE_CHARACTERS)), np.int32)
 # There is nothing in here for AutoGraph to convert, and looking for it takes seconds.
 _as_written = tf.autograph.experimental.do_not_convert
 _MAX_BYTES_PER_WORD = 2**30  # words are measured in characters here, as the original does
@@ -56,6 +59,24 @@ class PiecesWithOffsets(NamedTuple):
     char_ends: tf.RaggedTensor
     word_index: tf.RaggedTensor
     space_word_index: tf.RaggedTensor
+
+
+class DocumentWords(NamedTuple):
+    """The words of `span_decoding.split_words`, which white space alone parts.
+
+    Attributes:
+      byte_starts: first byte of each word, int32 ragged [B, (words)], as all that follow.
+      byte_ends: one past the last byte.
+      char_starts: first code point.
+      char_ends: one past the last code point.
+      surplus: how many characters more it has for the tokenizer than in the text.
+    """
+
+    byte_starts: tf.RaggedTensor
+    byte_ends: tf.RaggedTensor
+    char_starts: tf.RaggedTensor
+    char_ends: tf.RaggedTensor
+    surplus: tf.RaggedTensor
 
 
 class TextToIds(tf.Module):
@@ -126,6 +147,7 @@ class TextToIds(tf.Module):
         self.sep_id = vocab[tokenization.SEP_TOKEN]
         self.pad_id = vocab[tokenization.PAD_TOKEN]
         self.mask_id = vocab[tokenization.MASK_TOKEN]
+        self.unk_id = vocab[tokenization.UNK_TOKEN]
         self.vocab_size = max(vocab.values()) + 1  # lines of the file
         tokens = [""] * self.vocab_size
         for token, number in vocab.items():
@@ -177,7 +199,50 @@ class TextToIds(tf.Module):
         Raises:
           ValueError: texts is of another type or rank.
         """
+        return self._with_offsets(self._splitter(_strings("texts", texts, 1), with_offsets=True))
+
+    @_as_written
+    def tokenize_documents(self, texts: tf.Tensor) -> tuple[PiecesWithOffsets, DocumentWords]:
+        """Return the pieces of texts, and the words to which `space_word_index` refers.
+
+        Args:
+          texts: as for `tokenize_with_offsets`.
+        """
         words = self._splitter(_strings("texts", texts, 1), with_offsets=True)
+        return self._with_offsets(words), self._document_words(words)
+
+    @staticmethod
+    def _document_words(words: Words) -> DocumentWords:
+        assert words.space_words is not None and words.raw_bytes is not None  # noqa: S101
+        begun = tf.cast(words.space_words, tf.int64)  # [N]
+        # Of a text's space no word has begun; of another white space the word before has.
+        is_space = tf.reduce_any(words.raw_chars[:, None] == _DOCUMENT_SPACE, axis=1)
+        chars = tf.reshape(tf.where(tf.logical_not(is_space)), [-1])
+        word = tf.gather(begun, chars) - 1  # of each character
+        count = tf.reduce_max(tf.concat([begun, [0]], 0))
+        first = tf.math.unsorted_segment_min(chars, word, count)  # [words]
+        last = tf.math.unsorted_segment_max(chars, word, count)
+        kept = tf.math.unsorted_segment_sum(
+            tf.ones_like(words.raw_starts), tf.gather(begun, words.raw_starts) - 1, count
+        )
+        splits = tf.concat([tf.gather(begun, words.raw_splits[:-1]), [count]], 0)
+        text_start = tf.gather(words.raw_splits, segment_ids(splits, count))
+        columns = {
+            "byte_starts": tf.gather(words.raw_bytes, first) - 1,
+            "byte_ends": tf.gather(words.raw_bytes, last)
+            + _utf8_length(tf.gather(words.raw_chars, last))
+            - 1,
+            "char_starts": first - text_start - 1,
+            "char_ends": last - text_start,
+            "surplus": kept - (last + 1 - first),
+        }
+        ragged = {
+            name: tf.RaggedTensor.from_row_splits(tf.cast(column, tf.int32), splits, validate=False)
+            for name, column in columns.items()
+        }
+        return DocumentWords(**ragged)
+
+    def _with_offsets(self, words: Words) -> PiecesWithOffsets:
         strings = self._cut_words(words)
         pieces, starts, _ = self._tokenizer.tokenize_with_offsets(strings)  # [W, (T)]
         ids, starts = pieces.flat_values, starts.flat_values  # [P]

@@ -351,7 +351,7 @@ def custom_task(
     )
 
 
-TRAINED_TASK_NAME = "task.json"
+TRAINED_TASK_NAME = "bert_task.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,7 +381,7 @@ class TrainedTask:
     null_score_diff_threshold: float = 0.0
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Writes task.json.
+        """Writes bert_task.json.
 
         Args:
           folder: the model's, which exists.
@@ -393,7 +393,7 @@ class TrainedTask:
 
 
 def read_trained_task(folder: str | os.PathLike[str]) -> TrainedTask | None:
-    """Reads task.json; None where a model directory has none.
+    """Reads bert_task.json; None where a model directory has none.
 
     Args:
       folder: of the model.

@@ -1,11 +1,16 @@
-"""Exports a model directory as a SavedModel that takes plain strings.
+"""Exports a model as a SavedModel that takes plain strings and gives finished answers.
 
-    python experiments/export_model.py --model_dir=runs/mini --saved_model=exported/mini
+    python experiments/export_model.py --model_dir=runs/mrpc --saved_model=exported/mrpc
+    python experiments/export_model.py --model_dir=runs/squad --saved_model=exported/squad
 
-The model directory is one of run_pretraining.py, or any checkpoint with a masked LM head that
-bert_tf.load_model reads. The SavedModel is written as a new version in --saved_model, as TF Serving
-reads it, and answers with candidates for each [MASK] (see bert_tf/export.py).
+The model directory is one of run_pretraining.py, of the fine-tuning scripts, or any checkpoint
+that bert_tf.load_model reads. What it is for, its labels, lengths and thresholds are those of
+training; --task and the other flags say what a foreign checkpoint does not. The SavedModel is
+written as a new version in --saved_model, as TF Serving reads it, with a request to warm up with
+and model_card.md. Before it gets its name its answers are compared with those of the Keras model.
 """
+
+from __future__ import annotations
 
 import os
 import pathlib
@@ -16,53 +21,87 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags, logging  # noqa: E402
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Run the script; bad input ends it with one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     values = flags.FLAGS
     if not values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every renamed input.
-    from bert_tf.checkpoints import load_model, looks_uncased
-    from bert_tf.export import export_fill_mask
-    from bert_tf.tokenization import load_vocab
+    from bert_tf.export import export_saved_model
+    from bert_tf.served_checkpoints import load_served_model
 
     try:
-        found = load_model(values.model_dir, kind="pretraining", do_lower_case=values.do_lower_case)
-        vocab_file = values.vocab_file or (found.tokenizer and found.tokenizer.vocab_file)
-        if not vocab_file:
-            raise FileNotFoundError(
-                f"--model_dir: no vocab.txt in {values.model_dir!r}; name it with --vocab_file"
-            )
-        casing = values.do_lower_case
-        if casing is None:
-            casing = looks_uncased(load_vocab(vocab_file))
-            if found.tokenizer and not values.vocab_file:
-                casing = found.tokenizer.do_lower_case
-        if values.max_seq_length > found.config.max_position_embeddings:
-            raise ValueError(
-                f"--max_seq_length: the model has {found.config.max_position_embeddings} "
-                f"positions, got {values.max_seq_length}"
-            )
-        folder = export_fill_mask(
-            found.model,
-            vocab_file,
-            values.saved_model,
-            do_lower_case=casing,
+        served = load_served_model(
+            values.model_dir,
+            task=values.task,
+            vocab_file=values.vocab_file,
+            do_lower_case=values.do_lower_case,
             max_seq_length=values.max_seq_length,
+            has_pairs=values.pairs,
+            labels=values.labels or None,
+            null_score_diff_threshold=values.null_score_diff_threshold,
+            words=values.words,
             top_k=values.top_k,
+            layer=values.layer,
+        )
+        folder = export_saved_model(
+            served, values.saved_model, version=values.version, ids_only=values.ids_only
         )
     except (ValueError, OSError) as error:
-        sys.exit(f"export_model: {error}")
+        print(f"export_model: {error}", file=sys.stderr)
+        return 1
     size = sum(p.stat().st_size for p in pathlib.Path(folder).rglob("*") if p.is_file())
-    print(f"{found.transfer.description} exported to {folder} ({size / 1e6:.1f} MB)")
+    print(f"{values.model_dir} exported to {folder} ({size / 1e6:.1f} MB), {served.task}")
+    return 0
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the script's flags."""
+    text = lambda *a: flags.DEFINE_string(*a, flag_values=values)  # noqa: E731
+    integer = lambda *a, **b: flags.DEFINE_integer(*a, flag_values=values, **b)  # noqa: E731
+    text("model_dir", None, "Model directory or checkpoint.")
+    text("saved_model", None, "Folder of the SavedModel's versions; its last part is the name.")
+    flags.mark_flags_as_required(["model_dir", "saved_model"], values)
+    integer("version", None, "Version; by default one more than the highest there is.")
+    text("task", None, "What it is for, of a checkpoint that does not say; fill_mask and so on.")
+    text("vocab_file", None, "Vocabulary; by default the model directory's.")
+    flags.DEFINE_bool(
+        "do_lower_case", None, "Casing; by default the model directory's.", flag_values=values
+    )
+    integer("max_seq_length", None, "Pieces of a sequence; training's, or 128.", lower_bound=3)
+    flags.DEFINE_bool(
+        "pairs",
+        None,
+        "Whether requests have two texts; training's.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "labels", [], "Names of the labels; by default the model directory's.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "null_score_diff_threshold",
+        None,
+        "Question answering: no answer if the null score is greater; training's.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "words",
+        "punctuation",
+        ["punctuation", "white_space"],
+        "Tagging: what parts the words of a text.",
+        flag_values=values,
+    )
+    integer("top_k", 5, "Filling masks: candidates for each.", lower_bound=1)
+    integer("layer", -1, "Embeddings: hidden state to take the mean of, 0 for the embeddings.")
+    flags.DEFINE_bool(
+        "ids_only",
+        False,
+        "Take ids instead of strings: no operations of tensorflow_text.",
+        flag_values=values,
+    )
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("model_dir", None, "Model directory.", required=True)
-    flags.DEFINE_string("saved_model", None, "Folder of the SavedModel's versions.", required=True)
-    flags.DEFINE_string("vocab_file", None, "Vocabulary; by default the model directory's.")
-    flags.DEFINE_bool("do_lower_case", None, "Casing; by default the model directory's.")
-    flags.DEFINE_integer("max_seq_length", 128, "Pieces of a sentence at most.", lower_bound=3)
-    flags.DEFINE_integer("top_k", 5, "Candidates for each [MASK].", lower_bound=1)
+    define_flags(flags.FLAGS)
     app.run(main)

@@ -1,4 +1,4 @@
-"""Fills in [MASK] with a SavedModel that `bert_tf.export.export_fill_mask` wrote.
+"""Fills in [MASK] with a SavedModel that `bert_tf.export` wrote.
 
 It needs TensorFlow and tensorflow_text and nothing of this package: what the SavedModel holds is
 enough.

@@ -1,5 +1,6 @@
 """The SavedModel that fills in [MASK] answers as the Keras model does, from strings alone."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.config import BertConfig
-from bert_tf.export import FillMask, export_fill_mask
-from bert_tf.heads import bert_pretrainer
+from bert_tf.export import MODEL_CARD_NAME, WARMUP_NAME, export_saved_model
+from bert_tf.heads import HEADS, bert_pretrainer
+from bert_tf.preprocessing import TextToIds
+from bert_tf.serving import Classifier, Embedder, FillMask, MultipleChoice
 from bert_tf.tokenization import FullTokenizer
 from experiments import fill_mask
 
@@ -57,7 +60,12 @@ def model():
 @pytest.fixture(scope="module")
 def exported(model, vocab_file, tmp_path_factory):
     root = tmp_path_factory.mktemp("exported") / "fill"
-    return export_fill_mask(model, vocab_file, root, max_seq_length=MAX_SEQ_LENGTH, top_k=TOP_K)
+    return export_saved_model(fill_mask_of(model, vocab_file), root, description="made for a test")
+
+
+def fill_mask_of(model, vocab_file, length=MAX_SEQ_LENGTH, top_k=TOP_K):
+    text_to_ids = TextToIds(vocab_file, max_seq_length=length, parse_mask=True)
+    return FillMask(model, text_to_ids, top_k=top_k)
 
 
 def expected(model, vocab_file, sentence):
@@ -128,35 +136,121 @@ def test_ids_in(model, exported):
 
 def test_versions(model, vocab_file, tmp_path, exported):
     assert exported.name == "1" and exported.parent.name == "fill"
+    served = fill_mask_of(model, vocab_file)
     (tmp_path / "3").mkdir()
     with pytest.raises(FileExistsError, match="version"):
-        export_fill_mask(model, vocab_file, tmp_path, version=3)
+        export_saved_model(served, tmp_path, version=3)
     assert [p.name for p in tmp_path.iterdir()] == ["3"]
-    assert export_fill_mask(model, vocab_file, tmp_path).name == "4"
+    assert export_saved_model(served, tmp_path).name == "4"
     assert fill_mask.newest_version(str(tmp_path)).name == "4"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"top_k": 0}, "top_k: expected 1"),
-        ({"top_k": 1000}, "top_k: expected 1"),
-        ({"max_seq_length": 2}, "max_seq_length must be at least 3"),
-    ],
-)
-def test_bad_arguments(model, vocab_file, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        FillMask(model, vocab_file, **arguments)
+@pytest.mark.parametrize("top_k", [0, 1000])
+def test_more_candidates_than_there_are(model, vocab_file, top_k):
+    with pytest.raises(ValueError, match=f"top_k: expected 1 to {len(WORDS)}, got {top_k}"):
+        fill_mask_of(model, vocab_file, top_k=top_k)
 
 
-def test_vocabulary_that_does_not_fit(model, tmp_path):
-    path = tmp_path / "vocab.txt"
-    path.write_text("".join(f"{word}\n" for word in [*WORDS, *"abcdefghij"]))
-    with pytest.raises(ValueError, match="ids up to"):
-        FillMask(model, path)
-    path.write_text("a\nb\n")
-    with pytest.raises(ValueError, match=r"\[MASK\]"):
-        FillMask(model, path, top_k=1)
+def test_a_session_finds_the_weights(model, vocab_file, exported):
+    """TF Serving runs a SavedModel's graph in a session, without the objects around it."""
+    v1 = tf.compat.v1
+    with v1.Session(graph=tf.Graph()) as session:
+        meta = v1.saved_model.loader.load(session, ["serve"], str(exported))
+        signature = meta.signature_def["serving_default"]
+        names = {name: info.name for name, info in signature.outputs.items()}
+        output = session.run(names, {signature.inputs["text"].name: SENTENCES})
+        variables = [op.name for op in session.graph.get_operations() if op.type == "VarHandleOp"]
+    check(output, model, vocab_file, SENTENCES)
+    assert len(variables) == len(model.variables)  # none is there twice
+
+
+def test_the_model_card_shows_signatures_and_an_answer(exported):
+    card = (exported / MODEL_CARD_NAME).read_text()
+    assert card.startswith("# fill\n\nTask: fill mask. BERT with 2 layers of 22 units, 28 pieces")
+    assert "cut at 17 pieces." in card and "Weights: made for a test." in card
+    assert "## Signature `serving_default`" in card and "## Signature `ids`" in card
+    assert "| in | `text` | string | [?] | text with any number of [MASK] |" in card
+    assert "| out | `scores` | float32 | [?, ?, 3] |" in card
+    assert """curl -d '{"inputs": {"text": ["The capital of France is [MASK]."]}}'""" in card
+    assert "/v1/models/fill:predict" in card
+    example = card[card.index("answers") + 7 :]
+    answer = json.loads(example)["outputs"]
+    assert answer["mask_count"] == [1] and len(answer["tokens"][0][0]) == TOP_K
+
+
+@pytest.mark.serving
+def test_the_request_to_warm_up_is_tf_servings(exported):
+    apis = pytest.importorskip("tensorflow_serving.apis", reason="needs the serving extra")
+    log_pb2 = pytest.importorskip(f"{apis.__name__}.prediction_log_pb2")
+    (record,) = tf.data.TFRecordDataset(str(exported / WARMUP_NAME)).as_numpy_iterator()
+    request = log_pb2.PredictionLog.FromString(record).predict_log.request
+    assert request.model_spec.name == "fill"
+    assert request.model_spec.signature_name == "serving_default"
+    text = tf.make_ndarray(request.inputs["text"])
+    assert text.tolist() == [b"The capital of France is [MASK]."]
+
+
+def test_ids_alone_need_no_operation_of_text(vocab_file, tmp_path):
+    keras.utils.set_random_seed(3)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=22,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=37,
+        max_position_embeddings=41,
+    )
+    text_to_ids = TextToIds(vocab_file, max_seq_length=MAX_SEQ_LENGTH)
+    served = Embedder(HEADS["encoder"].make(config), text_to_ids)
+    folder = export_saved_model(served, tmp_path / "ids", ids_only=True)
+    code = (
+        "import sys, tensorflow as tf\n"
+        "f = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
+        "ids = tf.constant([[2, 7, 3]])\n"
+        "out = f(input_ids=ids, input_mask=ids * 0 + 1, segment_ids=ids * 0)\n"
+        "assert not any('tensorflow_text' in m for m in sys.modules)\n"
+        "print(out['mean'].numpy().tolist())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stderr
+    ids = tf.constant([[2, 7, 3]])
+    expected = served.ids(ids, tf.ones_like(ids), tf.zeros_like(ids))["mean"]
+    np.testing.assert_allclose(json.loads(done.stdout), expected, atol=1e-5)
+
+
+def test_choices_are_compared_too(vocab_file, tmp_path, monkeypatch):
+    """And nothing is left where the SavedModel does not answer as the model."""
+    keras.utils.set_random_seed(3)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=22,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=37,
+        max_position_embeddings=41,
+        initializer_range=0.5,
+    )
+    text_to_ids = TextToIds(vocab_file, max_seq_length=MAX_SEQ_LENGTH)
+    served = MultipleChoice(HEADS["multiple_choice"].make(config), text_to_ids)
+    assert export_saved_model(served, tmp_path / "swag").name == "1"
+    classifier = Classifier(HEADS["classification"].make(config, 2), text_to_ids, ("no", "yes"))
+    load = tf.saved_model.load
+
+    def change_first(folder):
+        for weight in classifier.model.weights:
+            weight.assign(weight + 1.0)
+        return load(folder)
+
+    monkeypatch.setattr(tf.saved_model, "load", change_first)
+    with pytest.raises(RuntimeError, match="label: the SavedModel gives"):
+        export_saved_model(classifier, tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
 
 
 def test_filled_sentence():

@@ -38,11 +38,17 @@ LEVELS = {
     "bilstm": 4,
     "training": 5,
     "finetuning": 5,
-    "export": 5,
     "checkpoint_formats": 5,
     "features": 6,
     "checkpoints": 6,
     "checkpoint_writers": 6,
+    "serving": 7,
+    "serving_windows": 1,
+    "serving_spans": 8,
+    "serving_entities": 8,
+    "served_checkpoints": 9,
+    "predictor": 10,
+    "export": 8,
 }
 DATA_PREP_MAY_USE = {"config", "tokenization", "records", "tasks", "span_decoding"}
 BACKEND_NEUTRAL = ("config", "losses", "optimization", "layers", "modeling", "heads") + (

@@ -540,7 +540,7 @@ def test_new_texts_need_neither_the_training_file_nor_labels(finished, tmp_path)
 @pytest.mark.parametrize("kind", ["regression", "classification"])
 def test_a_model_with_another_number_of_outputs_is_refused(finished, tmp_path, kind):
     shutil.copytree(finished, tmp_path / "run")
-    for name in ("labels.txt", "task.json"):
+    for name in ("labels.txt", "bert_task.json"):
         (tmp_path / "run" / name).unlink()
     write_table(tmp_path / "test.csv", [(text,) for text, _ in sentences(3, 3)], ("text",))
     given = {"test_file": tmp_path / "test.csv", "text_column": "text", "max_seq_length": 13}

@@ -134,7 +134,7 @@ def test_scores_are_those_of_the_predictions(run_v1):
     references = squad_metrics.read_references(GOLDEN / "v1.json")
     answers = read(folder / "predictions.json")
     assert list(answers) == list(references)
-    assert read(folder / "task.json")["kind"] == "span"
+    assert read(folder / "bert_task.json")["kind"] == "span"
     results = read(folder / "eval_results.json")
     step = read(folder / "run.json")["run"]["best_step"]
     assert results == {

@@ -1,0 +1,138 @@
+"""Predictor: the same answers from a model directory and its SavedModel, whatever the batches."""
+
+import keras
+import numpy as np
+import pytest
+
+import bert_tf
+from bert_tf import checkpoint_writers, heads, tasks
+from bert_tf.config import BertConfig
+from bert_tf.export import export_saved_model
+from bert_tf.served_checkpoints import load_served_model
+
+WORDS = (
+    "[PAD] [UNK] [CLS] [SEP] [MASK] the list of items is empty ##ed ##s return , . ( ) - caf ##e a"
+).split()
+TEXTS = ["the list", "items, of the café.", "", "empty " * 9, "is [MASK] \U0001f600"]
+
+
+def model_directory(folder, head_name, labels=None, **trained):
+    folder.mkdir()
+    vocab_file = folder.parent / "vocab.txt"
+    vocab_file.write_text("".join(word + "\n" for word in WORDS))
+    keras.utils.set_random_seed(11)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=22,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=37,
+        max_position_embeddings=29,
+        initializer_range=0.9,
+    )
+    head = heads.HEADS[head_name]
+    model = head.make(config, len(labels)) if labels else head.make(config)
+    checkpoint_writers.save_model_directory(folder, model, vocab_file, labels)
+    if trained:
+        tasks.TrainedTask(max_seq_length=19, **trained).write(folder)
+    return folder
+
+
+def both(folder):
+    """From the model directory, and from a SavedModel in small batches."""
+    saved = folder.with_name(f"{folder.name}_saved")
+    export_saved_model(load_served_model(folder), saved)
+    return bert_tf.Predictor(folder), bert_tf.Predictor(saved, batch_size=2)
+
+
+def check_same(one, other, *columns):
+    found, again = one.predict(*columns), other.predict(*columns)
+    assert found.keys() == again.keys()
+    for name, value in found.items():
+        if value.dtype.kind == "f":
+            np.testing.assert_allclose(again[name], value, atol=1e-5, err_msg=name)
+        else:
+            np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_questions(tmp_path):
+    folder = model_directory(
+        tmp_path / "qa", "span", kind="span", has_pairs=True, doc_stride=5, max_query_length=4
+    )
+    one, other = both(folder)
+    assert one.task == other.task == "question_answering"
+    assert one.inputs == other.inputs == ("question", "context")
+    # No text that repeats itself: equal scores would be told apart by rounding.
+    random = np.random.default_rng(3)
+    contexts = [" ".join(random.choice(WORDS[5:], n)) for n in (0, 17, 5, 41, 11)]
+    check_same(one, other, TEXTS, contexts)
+    answers = one.answer(TEXTS, contexts)
+    assert answers[0]["answer"] == "" and answers[1]["answer"]
+    for answer, context in zip(answers, contexts, strict=True):
+        assert context[answer["char_start"] : answer["char_end"]] == answer["answer"]
+    with pytest.raises(ValueError, match="this model is for question_answering, not for embed"):
+        one.embed(TEXTS)
+    with pytest.raises(ValueError, match="expected 2 equally long lists .question, context"):
+        one.predict(TEXTS)
+
+
+def test_entities_and_labels(tmp_path):
+    labels = ("O", "B-LOC", "I-LOC")
+    folder = model_directory(
+        tmp_path / "ner", "token_classification", labels, kind="token_classification"
+    )
+    one, other = both(folder)
+    check_same(one, other, TEXTS)
+    found = other.entities(TEXTS)
+    for row, again in zip(found, one.entities(TEXTS), strict=True):
+        assert row == [entity | {"score": pytest.approx(entity["score"])} for entity in again]
+    assert sum(map(len, found)) > 3
+    for row, text in zip(found, TEXTS, strict=True):
+        for entity in row:
+            assert text[entity["char_start"] : entity["char_end"]] == entity["text"]
+            assert entity["type"] == "LOC"
+    folder = model_directory(
+        tmp_path / "pairs", "classification", ("no", "yes"), kind="classification", has_pairs=True
+    )
+    one, other = both(folder)
+    assert other.inputs == ("text", "text_b")
+    check_same(one, other, TEXTS, TEXTS[::-1])
+    for row in other.classify(TEXTS, TEXTS[::-1]):
+        assert list(row.values()) == sorted(row.values(), reverse=True)
+        assert set(row) == {"no", "yes"} and sum(row.values()) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ValueError, match="text: expected a list of strings, got one string"):
+        one.predict("abcde", TEXTS)
+    with pytest.raises(ValueError, match="words: for a model directory; .* holds its own"):
+        bert_tf.Predictor(tmp_path / "pairs_saved", words="white_space")
+
+
+def test_masks_and_choices(tmp_path):
+    one, other = both(model_directory(tmp_path / "mlm", "pretraining"))
+    texts = ["the [MASK]", "", "[MASK] of [MASK] [MASK]"]
+    check_same(one, other, texts)
+    found = other.fill_mask(texts)
+    assert [len(row) for row in found] == [1, 0, 3] and all(len(mask) == 5 for mask in found[2])
+    assert found[0][0][0][0] in WORDS
+    one = bert_tf.Predictor(model_directory(tmp_path / "swag", "multiple_choice"))
+    chosen = one.choose(TEXTS[:2], [["a list", "is", ""], ["empty", "the", "items"]])
+    assert chosen.shape == (2,) and set(chosen.tolist()) <= {0, 1, 2}
+    assert one.choose([], []).shape == (0,)
+
+
+def test_embeddings(tmp_path):
+    predictor = bert_tf.Predictor(model_directory(tmp_path / "encoder", "encoder"), batch_size=2)
+    vectors = predictor.embed(TEXTS)
+    alone = np.stack([predictor.embed([text])[0] for text in TEXTS])
+    np.testing.assert_allclose(vectors, alone, atol=1e-5)
+    assert predictor.embed([]).shape == (0, 22)
+
+
+def test_what_it_cannot_load_is_refused(tmp_path):
+    folder = model_directory(tmp_path / "encoder", "encoder")
+    export_saved_model(load_served_model(folder), tmp_path / "ids", ids_only=True)
+    with pytest.raises(ValueError, match="expected a SavedModel .* that takes strings, got one"):
+        bert_tf.Predictor(tmp_path / "ids")
+    with pytest.raises(FileNotFoundError):
+        bert_tf.Predictor(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+        bert_tf.Predictor(folder, batch_size=0)
