@@ -118,7 +118,9 @@ class Answering(tf.Module):
             "char_end": end,
             "score": score,
             "null_score": 1 - score,
-            "n_best_answers": tf.stack([piece, tf.strings.substr(context, 0, 3)], 1),
+            "n_best_answers": tf.stack(
+                [piece, tf.strings.substr(context, 0, 3, unit="UTF8_CHAR")], 1
+            ),
             "n_best_scores": tf.stack([score, score / 5], 1),
             "n_best_char_start": tf.stack([start, tf.zeros_like(start)], 1),
             "n_best_char_end": tf.stack([end, tf.zeros_like(end) + 3], 1),
