@@ -153,6 +153,7 @@ async def serve(
             task.result()
     finally:
         web_server.should_exit = True
+        batcher.drain()
         endings = tasks[1:-1] + ([rpc_server.stop(options.shutdown_seconds)] if rpc_server else [])
         await asyncio.gather(*endings, return_exceptions=True)
         await batcher.close()

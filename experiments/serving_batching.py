@@ -105,7 +105,7 @@ class Batcher:
     def __init__(self, options: BatchingOptions, metrics: ServingMetrics):
         self._options, self._metrics = options, metrics
         self._groups: dict[object, collections.deque[_Request]] = {}
-        self._waiting = 0
+        self._waiting, self._draining = 0, False
         self._idle_threads = options.num_batch_threads
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -162,8 +162,14 @@ class Batcher:
                 self._set_waiting(self._waiting - 1)
             raise
 
+    def drain(self) -> None:
+        """From now on let no request wait for others to join it: the server ends."""
+        self._draining = True
+        self._dispatch()
+
     async def close(self) -> None:
         """Wait for what was accepted, then end the threads."""
+        self.drain()
         while self._groups or self._running:
             await asyncio.sleep(0.005)
         self._executor.shutdown()
@@ -173,7 +179,7 @@ class Batcher:
         self._metrics.waiting(requests)
 
     def _ready_at(self, group: collections.deque[_Request]) -> float:
-        rows = 0
+        rows = self._options.max_batch_size if self._draining else 0
         for request in group:
             rows += request.rows
             if rows >= self._options.max_batch_size:

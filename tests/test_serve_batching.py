@@ -1,6 +1,8 @@
 """Requests that come together run as one, and a bad one harms none of the others."""
 
 import asyncio
+import contextlib
+import socket
 import threading
 
 import numpy as np
@@ -10,6 +12,11 @@ for module in ("tensorflow_serving", "prometheus_client"):
     pytest.importorskip(module, reason=f"the extra `serving` is not installed: no {module}")
 
 import grpc  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tensorflow_serving.apis import (  # noqa: E402
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from bert_tf.export import export_fill_mask  # noqa: E402
 from experiments.serving_batching import Batcher, BatchingOptions  # noqa: E402
@@ -185,6 +192,23 @@ def test_client_that_leaves_while_its_batch_runs():
     assert isinstance(left, asyncio.CancelledError) and stayed["y"].tolist() == [4]
 
 
+def waiting(server, requests):
+    return f"bert_tf:serving:waiting_requests {requests}.0" in server.metrics()
+
+
+@contextlib.contextmanager
+def grpc_stub(server):
+    with grpc.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as channel:
+        yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def grpc_request(name):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = name
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.float32([1])))
+    return request
+
+
 def ask_together(server, requests):
     """Answers to requests that are under way at the same time."""
     answers = [None] * len(requests)
@@ -239,18 +263,45 @@ def test_server_when_its_queue_is_full(tmp_path):
     stand_ins.save_half_plus(tmp_path / "two" / "1", 2)
     path, request = "/v1/models/two:predict", {"instances": [1.0]}
     # Two requests wait for two more, which are refused, until the server ends.
-    options = {"max_batch_size": 4, "batch_timeout_micros": 1_000_000, "max_enqueued_requests": 2}
+    options = {"max_batch_size": 4, "batch_timeout_micros": HOUR, "max_enqueued_requests": 2}
     with stand_ins.running([("two", str(tmp_path / "two"))], **options) as server:
         answers = []
         asking = threading.Thread(
             target=lambda: answers.extend(ask_together(server, [(path, request)] * 2))
         )
         asking.start()
-        server.wait_for(lambda: "waiting_requests 2.0" in server.metrics())
+        server.wait_for(lambda: waiting(server, 2))
         status, answer = server.post(path, request)
         assert status == 429 and "queue is full" in answer["error"]
+        with pytest.raises(grpc.RpcError) as caught, grpc_stub(server) as stub:
+            stub.Predict(grpc_request("two"))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        server.ask_to_stop()
         asking.join()
         assert answers == [(200, {"predictions": [2.5]})] * 2
+
+
+def test_requests_of_clients_that_left_do_not_run(tmp_path):
+    stand_ins.save_half_plus(tmp_path / "two" / "1", 2)
+    options = {"max_batch_size": 3, "batch_timeout_micros": HOUR}
+    with stand_ins.running([("two", str(tmp_path / "two"))], **options) as server:
+        body = b'{"instances": [1.0]}'
+        head = (
+            "POST /v1/models/two:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", server.ports.rest)) as client:
+            client.sendall(head.encode() + body)
+            server.wait_for(lambda: waiting(server, 1))
+        server.wait_for(lambda: waiting(server, 0))
+        with grpc_stub(server) as stub:
+            asking = stub.Predict.future(grpc_request("two"))
+            server.wait_for(lambda: waiting(server, 1))
+            asking.cancel()
+            server.wait_for(lambda: waiting(server, 0))
+        assert "batch_size_count" not in server.metrics()
+        path = "/v1/models/two:predict"
+        answers = ask_together(server, [(path, {"instances": [1.0 + i]}) for i in range(3)])
+        assert answers == [(200, {"predictions": [2.5 + i / 2]}) for i in range(3)]
 
 
 def test_bad_row_among_requests_of_the_server(tmp_path):
