@@ -455,6 +455,7 @@ def test_several_versions_and_warm_up(tmp_path):
         for version, status in ((1, 404), (2, 200), (3, 200)):
             path = f"/v1/models/m/versions/{version}:predict"
             assert server.post(path, {"instances": [0.0]})[0] == status
+        assert server.post("/v1/models/m:predict", {"inputs": [0.0]}) == (200, {"outputs": [3.0]})
         # Not ready while a model has no version; what is there answers.
         assert server.get("/readyz")[0] == 503 and server.get("/healthz")[0] == 200
         (bad,) = server.get("/v1/models/bad")[1]["model_version_status"]
