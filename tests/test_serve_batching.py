@@ -18,7 +18,7 @@ from tensorflow_serving.apis import (  # noqa: E402
     prediction_service_pb2_grpc,
 )
 
-from bert_tf.export import export_fill_mask  # noqa: E402
+from bert_tf.export import export_saved_model  # noqa: E402
 from experiments.serving_batching import Batcher, BatchingOptions  # noqa: E402
 from experiments.serving_metrics import ServingMetrics  # noqa: E402
 from experiments.serving_status import ServingError  # noqa: E402
@@ -238,12 +238,9 @@ def test_server_pads_answers_to_the_longest_of_the_batch(tmp_path):
         assert answer["predictions"][0]["tokens"] == [real] * count + [padding] * (2 - count)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="a SavedModel of a Keras model whose variables a session does not restore"
-)
 def test_server_joins_requests_of_an_exported_model(tmp_path, model, vocab_file):  # noqa: F811
     pytest.importorskip("tensorflow_text")
-    export_fill_mask(model, vocab_file, tmp_path / "fill", max_seq_length=17, top_k=3)
+    export_saved_model(test_export.fill_mask_of(model, vocab_file), tmp_path / "fill")
     sentences = test_export.SENTENCES
     options = {"max_batch_size": len(sentences), "batch_timeout_micros": HOUR}
     path = "/v1/models/fill:predict"
