@@ -32,6 +32,7 @@ _MODULE_OF = {
     "WarmupLinearDecay": "optimization",
     "create_optimizer": "optimization",
     "pretraining_dataset": "input_pipeline",
+    "BertPreprocessor": "preprocessing",
     "Predictor": "predictor",
     "TaskRecords": "finetuning_pipeline",
     "Trainer": "training",

@@ -224,6 +224,7 @@ def test_ids_alone_need_no_operation_of_text(vocab_file, tmp_path):
     np.testing.assert_allclose(json.loads(done.stdout), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_choices_are_compared_too(vocab_file, tmp_path, monkeypatch):
     """And nothing is left where the SavedModel does not answer as the model."""
     keras.utils.set_random_seed(3)

@@ -309,6 +309,7 @@ def train(model, batch, steps):
     ]
 
 
+@pytest.mark.slow
 def test_graph_and_xla_train_alike(batch):
     """With dropout: masks are the same, so losses stay together."""
     graph, xla = (train(compiled(SHALLOW, jit_compile=flag), batch, 17) for flag in (False, True))

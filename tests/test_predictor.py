@@ -76,6 +76,7 @@ def test_questions(tmp_path):
         one.predict(TEXTS)
 
 
+@pytest.mark.slow
 def test_entities_and_labels(tmp_path):
     labels = ("O", "B-LOC", "I-LOC")
     folder = model_directory(

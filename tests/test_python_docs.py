@@ -99,6 +99,7 @@ def test_folder_without_sources(tmp_path):
         list(python_docs.python_documents(str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_corpus_of_this_python(tmp_path):
     command = [sys.executable, str(REPOSITORY / "data_prep/python_docs.py")]
     outputs = []

@@ -239,6 +239,7 @@ def test_a_model_of_other_origin_is_not_replaced(model_dir, tables, tmp_path, se
     assert checkpoints.load_model(begins_with).kind == "classification"
 
 
+@pytest.mark.slow
 def test_one_seed_and_several_do_not_share_a_folder(model_dir, tables, tmp_path):
     given = {**own(tables), "do_train": True, "num_train_steps": 1}
     run(model_dir, tmp_path / "one", **given)
@@ -459,6 +460,7 @@ def test_the_originals_commands_predict_with_what_training_left(finished, model_
     assert (finished / "test_results.tsv").read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_finished_runs_may_be_moved(model_dir, tables, tmp_path):
     given = {**own(tables), "do_train": True, "num_train_steps": 1, "seeds": "5,11"}
     run(model_dir, tmp_path / "before", **given)

@@ -121,6 +121,7 @@ def test_the_kept_tagger_gives_the_figures(one_run, data):
     assert "| Last Hidden | 5 | " in report and "LOC: precision:" in report
 
 
+@pytest.mark.slow
 def test_again_finds_the_features_and_gives_the_same(one_run, data, tmp_path, capsys):
     folder, results = one_run
     changes = {"features": "last", "seeds": "2", "num_train_epochs": 2}

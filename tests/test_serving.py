@@ -169,6 +169,7 @@ def all_served(text_to_ids, vocab_file):
     ]
 
 
+@pytest.mark.slow
 def test_no_texts_and_long_ones(text_to_ids, vocab_file):
     long = "the café, \U0001f600 is " * 10_000
     for served in all_served(text_to_ids, vocab_file):
