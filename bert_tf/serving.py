@@ -36,8 +36,55 @@ def integers(*names: str, rank: int = 2) -> list[tf.TensorSpec]:
     return [tf.TensorSpec([None] * rank, tf.int32, name) for name in names]
 
 
-# Nothing here branches on a tensor, and AutoGraph takes seconds to look for that.
-function = functools.partial(tf.function, autograph=False)
+def function(
+    body: Callable[..., Any] | None = None, *, input_signature: Sequence[tf.TensorSpec]
+) -> Any:
+    """Make what a SavedModel can hold of a function, or method, of tensors.
+
+    A session, as TF Serving's, feeds tensors of any shape: the graph itself refuses those of
+    another rank than the signature's, and inputs of different numbers of rows, as INVALID_ARGUMENT.
+
+    Args:
+        body: the function; None to decorate one.
+        input_signature: its inputs, but for self; the first dimension of each is the batch.
+    """
+    if body is None:
+        return functools.partial(function, input_signature=input_signature)
+
+    @functools.wraps(body)
+    def checked(*arguments):
+        first = len(arguments) - len(input_signature)  # self comes before
+        return body(*arguments[:first], *_checked(arguments[first:], input_signature))
+
+    # Nothing here branches on a tensor, and AutoGraph takes seconds to look for that.
+    return tf.function(checked, input_signature=input_signature, autograph=False)
+
+
+def _checked(
+    tensors: Sequence[tf.Tensor], input_signature: Sequence[tf.TensorSpec]
+) -> list[tf.Tensor]:
+    """Return tensors that are there only if their shapes at run time are of a signature."""
+    ranked = []
+    for tensor, spec in zip(tensors, input_signature, strict=True):
+        # The traced rank would make this a constant; past this operation nothing knows it.
+        hidden = tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=None)
+        rank, expected = tf.rank(hidden), spec.shape.rank
+        message = f"{spec.name}: expected rank {expected}, got rank"
+        with tf.control_dependencies([tf.debugging.Assert(rank == expected, [message, rank])]):
+            ranked.append(tf.identity(tensor))
+    counts = [tf.shape(tensor)[0] for tensor in ranked]
+    checks = [
+        tf.debugging.Assert(
+            count == counts[0],
+            [f"{spec.name}: expected rows as many as of {input_signature[0].name}, which are"]
+            + [counts[0], "got", count],
+        )
+        for count, spec in zip(counts[1:], input_signature[1:], strict=True)
+    ]
+    if not checks:
+        return ranked
+    with tf.control_dependencies(checks):
+        return [tf.identity(tensor) for tensor in ranked]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
