@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 
 from bert_tf.config import BertConfig
 from bert_tf.export import MODEL_CARD_NAME, WARMUP_NAME, export_saved_model
@@ -162,6 +164,39 @@ def test_a_session_finds_the_weights(model, vocab_file, exported):
         variables = [op.name for op in session.graph.get_operations() if op.type == "VarHandleOp"]
     check(output, model, vocab_file, SENTENCES)
     assert len(variables) == len(model.variables)  # none is there twice
+
+
+def test_a_session_is_told_what_is_wrong(exported):
+    v1 = tf.compat.v1
+    ids = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+    with v1.Session(graph=tf.Graph()) as session:
+        meta = v1.saved_model.loader.load(session, ["serve"], str(exported))
+
+        def run(name, **given):
+            """Run a signature without the look at shapes that Session.run takes by itself."""
+            signature = meta.signature_def[name]
+            names = [next(iter(signature.outputs.values())).name]
+            feed = [signature.inputs[key].name for key in given]
+            options = config_pb2.CallableOptions(feed=feed, fetch=names)
+            return session._make_callable_from_options(options)(*given.values())
+
+        good = {name: np.zeros((3, 7), np.int32) for name in ids}
+        run("ids", **good)
+        run("serving_default", text=np.array(SENTENCES, object))
+        for name, given, message in (
+            ("serving_default", {"text": [["a"], ["b"]]}, "text: expected rank 1, got rank] [2]"),
+            ("serving_default", {"text": "a"}, "text: expected rank 1, got rank] [0]"),
+            ("ids", good | {"input_mask": [1]}, "input_mask: expected rank 2, got rank] [1]"),
+            (
+                "ids",
+                good | {"segment_ids": np.zeros((2, 7))},
+                "segment_ids: expected rows as many as of input_ids, which are] [3] [got] [2]",
+            ),
+        ):
+            dtype = object if "text" in given else np.int32
+            given = {key: np.array(value, dtype) for key, value in given.items()}
+            with pytest.raises(tf.errors.InvalidArgumentError, match=re.escape(message)):
+                run(name, **given)
 
 
 def test_the_model_card_shows_signatures_and_an_answer(exported):
