@@ -301,9 +301,6 @@ class _TextModel(ServedModel):
         self.answer = function(
             one if len(texts) == 1 else two, input_signature=strings(*self.texts)
         )
-        self.from_examples = function(
-            lambda inputs: self._answer_examples(inputs), input_signature=strings("inputs")
-        )
 
     @property
     def example(self) -> dict[str, list[str]]:
@@ -319,6 +316,12 @@ class _TextModel(ServedModel):
 
     def _answer_examples(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         raise NotImplementedError
+
+    def _take_examples(self) -> None:
+        """Make `from_examples`, for those that can: a SavedModel traces every function it finds."""
+        self.from_examples = function(
+            lambda inputs: self._answer_examples(inputs), input_signature=strings("inputs")
+        )
 
     def _parse(self, inputs: tf.Tensor) -> list[Any]:
         description = {name: tf.io.FixedLenFeature([], tf.string) for name in self.texts}
@@ -366,6 +369,7 @@ class Classifier(_TextModel):
     ):
         super().__init__(model, text_to_ids, _texts(has_pairs))
         self.labels = checked_labels(labels, model)
+        self._take_examples()
 
     def signatures(self) -> dict[str, Any]:
         """Return the signatures, with TF Serving's "classify"."""
@@ -431,6 +435,7 @@ class Regressor(_TextModel):
             raise ValueError(
                 f"model: a regression has one output, this model {model.output_shape[-1]}"
             )
+        self._take_examples()
 
     def signatures(self) -> dict[str, Any]:
         """Return the signatures, with TF Serving's "regress"."""
