@@ -203,6 +203,9 @@ def _strings(name: str, column: Sequence[Any]) -> np.ndarray:
         if array.size:
             raise ValueError("choices: expected as many for each text")
         array = array.reshape(0, 1)
+    for text in array.flat:
+        if not isinstance(text, str | bytes):
+            raise ValueError(f"{name}: expected strings, got {text!r}")
     return encode(array) if array.size else array
 
 

@@ -123,35 +123,29 @@ def load_served_model(
         trained = read_trained_task(pathlib.Path(checkpoint.located.path).parent)
     if task is None and trained is not None:
         task = next((name for name, row in SERVED.items() if row.kind == trained.kind), None)
-    if task == "embeddings":
-        bert = load_bert(checkpoint, hidden_states=layer != -1, dtype=dtype)
-        model, tokenizer, head, known_labels = bert.encoder, bert.tokenizer, "encoder", None
-    else:
-        kind = SERVED[task].head if task else None
-        loaded = load_model(checkpoint, kind=kind, do_lower_case=do_lower_case, dtype=dtype)
-        model, tokenizer, head = loaded.model, loaded.tokenizer, loaded.kind
-        known_labels = loaded.labels
+    kind = SERVED[task].head if task else None
+    loaded = load_model(checkpoint, kind=kind, do_lower_case=do_lower_case, dtype=dtype)
+    model, tokenizer = loaded.model, loaded.tokenizer
     if task is None:
-        task = next(name for name, row in SERVED.items() if row.head == head)
+        task = next(name for name, row in SERVED.items() if row.head == loaded.kind)
+    if task == "embeddings" and layer != -1:
+        model = load_bert(checkpoint, hidden_states=True, dtype=dtype).encoder
     row = SERVED[task]
     if trained is not None and row.kind not in (None, trained.kind):
         raise ValueError(f"task: the model was trained for {trained.kind}, not for {task}")
-    if vocab_file is None:
-        if tokenizer is None or not tokenizer.vocab_file:
-            raise FileNotFoundError(f"vocab_file: no vocab.txt lies with {path}; name one")
-        vocab_file = tokenizer.vocab_file
+    if vocab_file is not None:
+        vocab = load_vocab(vocab_file)
+    elif tokenizer is not None:
+        vocab = tokenizer.vocab
+    else:
+        raise FileNotFoundError(f"vocab_file: no vocabulary lies with {path}; name one")
     if do_lower_case is None:
-        do_lower_case = (
-            tokenizer.do_lower_case if tokenizer else looks_uncased(load_vocab(vocab_file))
-        )
+        do_lower_case = tokenizer.do_lower_case if tokenizer else looks_uncased(vocab)
     trained = trained or TrainedTask("classification")
     if max_seq_length is None:
         max_seq_length = min(trained.max_seq_length, config_of(model).max_position_embeddings)
-    text_to_ids = TextToIds(
-        vocab_file,
-        do_lower_case,
-        max_seq_length,
-        parse_mask=task == "fill_mask",
+    text_to_ids = TextToIds.from_vocab(
+        vocab, do_lower_case, max_seq_length, parse_mask=task == "fill_mask"
     )
     given: dict[str, Any] = {
         "top_k": top_k,
@@ -169,7 +163,7 @@ def load_served_model(
         given["rule"] = _rule(max_seq_length, trained)
     if "labels" in row.arguments:
         count = model.output_shape[-1]
-        given["labels"] = labels or known_labels or [f"label {i}" for i in range(count)]
+        given["labels"] = labels or loaded.labels or [f"label {i}" for i in range(count)]
     return row.make(model, text_to_ids, **{name: given[name] for name in row.arguments})
 
 

@@ -151,6 +151,13 @@ class ServedModel(tf.Module):
         """The model's configuration."""
         return self._config
 
+    @property
+    def output_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of what the model returns; "logits" where it has no name."""
+        outputs = self.model.output
+        outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
+        return {name: tuple(value.shape) for name, value in outputs.items()}
+
     def signatures(self) -> dict[str, Any]:
         """Return the SavedModel's signatures: strings, ids, and what TF Serving has besides."""
         return {"serving_default": self.answer, "ids": self.ids}
@@ -218,8 +225,7 @@ class FillMask(ServedModel):
 
     def __init__(self, model: keras.Model, text_to_ids: TextToIds, *, top_k: int = 5):
         super().__init__(model, text_to_ids)
-        pieces = text_to_ids.ids_to_tokens(tf.range(text_to_ids.vocab_size)).numpy()
-        known = np.flatnonzero(pieces != b"")
+        known = [*text_to_ids.vocab.values()]
         if not text_to_ids.parse_mask:
             raise ValueError("text_to_ids: expected parse_mask, without which no text has a mask")
         if not 1 <= top_k <= len(known):

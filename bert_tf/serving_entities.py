@@ -147,7 +147,7 @@ class EntityTagger(serving.ServedModel):
             stride=max(1, (ids.max_seq_length - 2) // 2),
             segment=0,
         )
-        logits = run_in_parts(self._run, windows.inputs)["logits"]  # [N, L, K]
+        logits = run_in_parts(self._run, windows.inputs, self.output_shapes)["logits"]  # [N, L, K]
         counts = tf.boolean_mask(logits, windows.is_max_context)  # [P, K]
         place = tf.boolean_mask(windows.pieces, windows.is_max_context)
         shape = [tf.size(pieces.ids.flat_values), logits.shape[-1]]
@@ -191,9 +191,10 @@ class EntityTagger(serving.ServedModel):
 
 def _marks(text_to_ids: TextToIds) -> np.ndarray:
     """Whether each piece of the vocabulary is a punctuation mark, bool [V]."""
-    pieces = text_to_ids.ids_to_tokens(tf.range(text_to_ids.vocab_size)).numpy()
-    is_punctuation = tokenization._is_punctuation
-    return np.array([len(p) == 1 and is_punctuation(p) for p in map(bytes.decode, pieces)])
+    found = np.zeros(text_to_ids.vocab_size, np.bool_)
+    for piece, number in text_to_ids.vocab.items():
+        found[number] = len(piece) == 1 and tokenization._is_punctuation(piece)
+    return found
 
 
 def _changes(values: tf.Tensor) -> tf.Tensor:

@@ -5,7 +5,7 @@ Shapes: B texts, T pieces, N windows of all texts, L pieces of the longest windo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -141,18 +141,19 @@ def _max_context(
 def run_in_parts(
     run: Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]],
     inputs: Mapping[str, tf.Tensor],
+    shapes: Mapping[str, Sequence[int | None]],
 ) -> dict[str, tf.Tensor]:
     """Run a model over windows, some at a time, so that a long text does not take all memory.
 
     Args:
         run: inputs [n, L] -> name -> float32 [n, L, ...].
         inputs: int32 [N, L].
+        shapes: of what `run` gives, None where a size is free.
 
     Returns:
         name -> float32 [N, L, ...].
     """
     total = tf.shape(inputs["input_ids"])[0]
-    shapes = {name: value.shape for name, value in run(inputs).items()}  # pruned from the graph
     arrays = {
         name: tf.TensorArray(
             tf.float32,

@@ -25,9 +25,13 @@ def main(argv: list[str]) -> int:
     """Run the script; bad input ends it with one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    values = flags.FLAGS
-    if not values["verbosity"].present:
+    if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every renamed input.
+    return run(flags.FLAGS)
+
+
+def run(values: flags.FlagValues) -> int:
+    """Export as the flags say; return the exit status."""
     from bert_tf.export import export_saved_model
     from bert_tf.served_checkpoints import load_served_model
 
@@ -48,7 +52,7 @@ def main(argv: list[str]) -> int:
         folder = export_saved_model(
             served, values.saved_model, version=values.version, ids_only=values.ids_only
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"export_model: {error}", file=sys.stderr)
         return 1
     size = sum(p.stat().st_size for p in pathlib.Path(folder).rglob("*") if p.is_file())

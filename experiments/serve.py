@@ -174,7 +174,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     for module in NEEDED:
         if importlib.util.find_spec(module) is None:
-            sys.exit(f"serve: {module} is missing: pip install 'bert-tf[serving]'")
+            sys.exit(f"serve: {module} is missing: pip install -e '.[serving]'")
     paths, names = values.model_base_path, values.model_name or []
     if names and len(names) != len(paths):
         sys.exit(f"serve: --model_name: expected {len(paths)}, one for each path, got {len(names)}")

@@ -12,13 +12,13 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
-from bert_tf.config import BertConfig
 from bert_tf.export import MODEL_CARD_NAME, WARMUP_NAME, export_saved_model
 from bert_tf.heads import HEADS, bert_pretrainer
 from bert_tf.preprocessing import TextToIds
 from bert_tf.serving import Classifier, Embedder, FillMask, MultipleChoice
 from bert_tf.tokenization import FullTokenizer
 from experiments import fill_mask
+from tests import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -47,15 +47,8 @@ def vocab_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(7)
-    config = BertConfig(
-        vocab_size=len(WORDS) + 5,  # Rows beyond the vocabulary, as rounded up for speed.
-        hidden_size=22,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=37,
-        max_position_embeddings=41,
-        initializer_range=0.7,
-    )
+    # Rows beyond the vocabulary, as where its size was rounded up for speed.
+    config = synthetic.small_config(vocab_size=len(WORDS) + 5, initializer_range=0.7)
     return bert_pretrainer(config)
 
 
@@ -227,14 +220,7 @@ def test_the_request_to_warm_up_is_tf_servings(exported):
 
 def test_ids_alone_need_no_operation_of_text(vocab_file, tmp_path):
     keras.utils.set_random_seed(3)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=22,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=37,
-        max_position_embeddings=41,
-    )
+    config = synthetic.small_config(vocab_size=len(WORDS), num_hidden_layers=1)
     text_to_ids = TextToIds(vocab_file, max_seq_length=MAX_SEQ_LENGTH)
     served = Embedder(HEADS["encoder"].make(config), text_to_ids)
     folder = export_saved_model(served, tmp_path / "ids", ids_only=True)
@@ -263,14 +249,8 @@ def test_ids_alone_need_no_operation_of_text(vocab_file, tmp_path):
 def test_choices_are_compared_too(vocab_file, tmp_path, monkeypatch):
     """And nothing is left where the SavedModel does not answer as the model."""
     keras.utils.set_random_seed(3)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=22,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=37,
-        max_position_embeddings=41,
-        initializer_range=0.5,
+    config = synthetic.small_config(
+        vocab_size=len(WORDS), num_hidden_layers=1, initializer_range=0.5
     )
     text_to_ids = TextToIds(vocab_file, max_seq_length=MAX_SEQ_LENGTH)
     served = MultipleChoice(HEADS["multiple_choice"].make(config), text_to_ids)

@@ -3,12 +3,14 @@
 import keras
 import numpy as np
 import pytest
+from absl import flags
 
 import bert_tf
 from bert_tf import checkpoint_writers, heads, tasks
-from bert_tf.config import BertConfig
 from bert_tf.export import export_saved_model
 from bert_tf.served_checkpoints import load_served_model
+from experiments import export_model
+from tests import synthetic_records as synthetic
 
 WORDS = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] the list of items is empty ##ed ##s return , . ( ) - caf ##e a"
@@ -21,12 +23,9 @@ def model_directory(folder, head_name, labels=None, **trained):
     vocab_file = folder.parent / "vocab.txt"
     vocab_file.write_text("".join(word + "\n" for word in WORDS))
     keras.utils.set_random_seed(11)
-    config = BertConfig(
+    config = synthetic.small_config(
         vocab_size=len(WORDS),
-        hidden_size=22,
         num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=37,
         max_position_embeddings=29,
         initializer_range=0.9,
     )
@@ -135,5 +134,43 @@ def test_what_it_cannot_load_is_refused(tmp_path):
         bert_tf.Predictor(tmp_path / "ids")
     with pytest.raises(FileNotFoundError):
         bert_tf.Predictor(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="text: expected strings, got None"):
+        bert_tf.Predictor(folder).embed(["the", None])
+    # What the checkpoint is for need not be said to ask for a layer.
+    first, last = (bert_tf.Predictor(folder, layer=layer).embed(TEXTS) for layer in (0, -1))
+    assert first.shape == last.shape and not np.allclose(first, last)
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         bert_tf.Predictor(folder, batch_size=0)
+
+
+def exported_by_the_script(folder, saved, **given):
+    values = flags.FlagValues()
+    export_model.define_flags(values)
+    given = {"model_dir": folder, "saved_model": saved, **given}
+    values(["export_model.py", *(f"--{name}={value}" for name, value in given.items())])
+    return export_model.run(values)
+
+
+def test_the_script_exports_what_training_left(tmp_path, capsys):
+    labels = ("no", "yes")
+    folder = model_directory(
+        tmp_path / "pairs", "classification", labels, kind="classification", has_pairs=True
+    )
+    assert exported_by_the_script(folder, tmp_path / "saved") == 0
+    assert capsys.readouterr().out.endswith("MB), classification\n")
+    predictor = bert_tf.Predictor(tmp_path / "saved")
+    assert predictor.inputs == ("text", "text_b")
+    assert set(predictor.classify(["a"], ["the"])[0]) == set(labels)
+    # Bad input is one line and status 1, and leaves nothing behind.
+    for given, message in (
+        ({"task": "regression"}, "the model was trained for classification, not for regression"),
+        ({"labels": "a,b,c"}, "labels: the model has 2, got 3: a, b, c"),
+        ({"max_seq_length": 31}, "max_seq_length: the model has 29 positions, got 31"),
+        ({"vocab_file": tmp_path / "missing.txt"}, "missing.txt"),
+        ({"version": 0}, "version: expected at least 1, got 0"),
+    ):
+        assert exported_by_the_script(folder, tmp_path / "bad", **given) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("export_model: ") and message in error and error.count("\n") == 1
+        assert not list((tmp_path / "bad").glob("*"))
+    assert exported_by_the_script(tmp_path / "nowhere", tmp_path / "bad") == 1

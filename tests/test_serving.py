@@ -7,24 +7,16 @@ import tensorflow as tf
 
 import bert_tf
 from bert_tf import checkpoint_writers, heads, served_checkpoints, serving, tasks
-from bert_tf.config import BertConfig
 from bert_tf.preprocessing import TextToIds
 from bert_tf.tokenization import FullTokenizer, pack_pair
+from tests import synthetic_records as synthetic
 
 WORDS = (
     "[PAD] [unused0] [UNK] [CLS] [SEP] [MASK] the list of items is empty ##ed ##s return , . [ ] "
     "mask true caf ##e"
 ).split()
 LENGTH = 17
-CONFIG = BertConfig(
-    vocab_size=len(WORDS),
-    hidden_size=22,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=37,
-    max_position_embeddings=41,
-    initializer_range=0.7,
-)
+CONFIG = synthetic.small_config(vocab_size=len(WORDS), initializer_range=0.7)
 TEXTS = [
     "The café is empty.",
     "",

@@ -14,12 +14,12 @@ import tensorflow as tf
 import tensorflow_text
 from tensorflow.core.protobuf import saved_model_pb2
 
-from bert_tf.config import BertConfig
 from bert_tf.export import export_saved_model
 from bert_tf.heads import HEADS
 from bert_tf.preprocessing import TextToIds
 from bert_tf.served_checkpoints import SERVED
 from bert_tf.span_decoding import WindowRule
+from tests import synthetic_records as synthetic
 
 pytestmark = pytest.mark.serving
 
@@ -30,14 +30,8 @@ WORDS = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] the list of items is empty ##ed ##s return , . ( ) - caf ##e a"
 ).split()
 LENGTH = 23
-CONFIG = BertConfig(
-    vocab_size=len(WORDS),
-    hidden_size=22,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=37,
-    max_position_embeddings=29,
-    initializer_range=0.9,
+CONFIG = synthetic.small_config(
+    vocab_size=len(WORDS), num_hidden_layers=1, max_position_embeddings=29, initializer_range=0.9
 )
 TEXTS = [
     "The café is empty.",

@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 
 from bert_tf import heads, metrics
-from bert_tf.config import BertConfig
 from bert_tf.preprocessing import TextToIds
 from bert_tf.serving_entities import EntityTagger
 from bert_tf.tokenization import FullTokenizer
 from data_prep import ner
+from tests import synthetic_records as synthetic
 
 WORDS = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] the list of items is empty ##ed ##s return , . ( ) - caf ##e a"
@@ -31,12 +31,9 @@ def vocab_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(13)
-    config = BertConfig(
+    config = synthetic.small_config(
         vocab_size=len(WORDS),
-        hidden_size=22,
         num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=37,
         max_position_embeddings=31,
         initializer_range=0.9,
     )

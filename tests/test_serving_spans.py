@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 
 from bert_tf import heads, span_decoding
-from bert_tf.config import BertConfig
 from bert_tf.preprocessing import TextToIds
 from bert_tf.serving_spans import QuestionAnswerer
 from bert_tf.serving_windows import make_windows
 from bert_tf.tokenization import FullTokenizer
+from tests import synthetic_records as synthetic
 
 WORDS = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] the list of items is empty ##ed ##s return , . ( ) - caf ##e a"
@@ -41,12 +41,9 @@ def vocab_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(11)
-    config = BertConfig(
+    config = synthetic.small_config(
         vocab_size=len(WORDS),
-        hidden_size=22,
         num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=37,
         max_position_embeddings=29,
         initializer_range=0.9,
     )
