@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from bert_tf import tensor_files, weight_names
 from bert_tf.checkpoint_formats import (
@@ -61,9 +62,13 @@ def save_tf1(model: keras.Model, prefix: str | os.PathLike) -> None:
     _write_tf1(prefix, weights_by_name(model))
 
 
-def _write_tf1(prefix: str | os.PathLike, weights: dict[str, keras.Variable]) -> None:
+def _write_tf1(
+    prefix: str | os.PathLike, weights: dict[str, keras.Variable], step: int | None = None
+) -> None:
     theirs = weight_names.TF1.theirs
-    tensors = {str(theirs(path)): weight for path, weight in weights.items()}
+    tensors: dict[str, Any] = {str(theirs(path)): weight for path, weight in weights.items()}
+    if step is not None:
+        tensors["global_step"] = np.int64(step)
     import_tensor_bundle(prefix).write_tensors(prefix, tensors)
 
 
@@ -73,6 +78,7 @@ def save_model_directory(
     vocab_file: str | os.PathLike | None = None,
     labels: Sequence[str] | None = None,
     tokenizer: FullTokenizer | None = None,
+    step: int | None = None,
 ) -> None:
     """Write a model directory: bert_config.json, bert_model.ckpt.*, vocab.txt, labels.txt.
 
@@ -84,6 +90,7 @@ def save_model_directory(
         vocab_file: copied as vocab.txt, where given.
         labels: names of a classifier's labels; without them labels.txt is removed.
         tokenizer: in place of vocab_file; its vocabulary is written.
+        step: training steps that the weights have seen, written as `global_step` where known.
 
     Raises:
         OSError: a file cannot be written.
@@ -95,7 +102,7 @@ def save_model_directory(
     if kind_of(model)[0] == "encoder" and not bert_layer(model).train_pooler:
         weights = {n: w for n, w in weights.items() if n not in weight_names.POOLER}
     prefix, temporary = folder / WEIGHTS_NAME, folder / f"{WEIGHTS_NAME}.new"
-    _write_tf1(temporary, weights)
+    _write_tf1(temporary, weights, step)
     prefix.with_name(f"{WEIGHTS_NAME}.index").unlink(missing_ok=True)
     save_config_and_vocabulary(folder, config, vocab_file, labels)
     write_vocabulary(tokenizer, folder / VOCAB_NAME)

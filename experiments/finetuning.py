@@ -116,7 +116,7 @@ def define_flags(
     switch("deterministic", False, "Deterministic GPU kernels, slower; on CPU they are already.")
     integer("log_steps", 25, "Steps between two log lines.")
     switch("tensorboard", False, "Whether to write TensorBoard summaries.")
-    switch("overwrite", False, "Train anew in a folder that holds a run of other settings.")
+    switch("overwrite", False, "Train anew in a folder that holds a finished or another run.")
     text("cache_dir", None, "Folder of prepared records; output_dir/records by default.")
     switch("use_tpu", False, "Not supported.")
     integer("num_tpu_cores", 8, "Accepted for old commands; without effect.")
@@ -378,11 +378,22 @@ def train_all(job: Job, start: StartingPoint, values: flags.FlagValues) -> list[
         runs.append(_train_one(job, start, values, folder, seed))
     best = best_run(job, runs)
     if len(seeds) > 1:
-        for path in pathlib.Path(best.folder).iterdir():
-            if path.name.startswith(("bert_", "vocab.txt", "labels.txt")):
-                shutil.copy2(path, output / path.name)
+        _copy_model(pathlib.Path(best.folder), output)
     job.task.write(output)
     return runs
+
+
+def _copy_model(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy a model directory; without its index, which goes last, there is no checkpoint."""
+    from bert_tf.checkpoint_formats import WEIGHTS_NAME
+
+    index = f"{WEIGHTS_NAME}.index"
+    (target / index).unlink(missing_ok=True)
+    for path in source.iterdir():
+        if path.name.startswith(("bert_", "vocab.txt", "labels.txt")) and path.name != index:
+            shutil.copy2(path, target / path.name)
+    shutil.copy2(source / index, target / f"{index}.tmp")
+    os.replace(target / f"{index}.tmp", target / index)
 
 
 def best_run(job: Job, runs: Sequence[Run]) -> Run:
@@ -393,8 +404,13 @@ def best_run(job: Job, runs: Sequence[Run]) -> Run:
     """
     good = [run for run in runs if run.diverged is None]
     if not good:
-        raise InputError("; ".join(f"seed {run.seed}: {run.diverged}" for run in runs))
+        raise InputError("; ".join(f"seed {run.seed}: {_how_it_ended(run)}" for run in runs))
     return max(good, key=lambda run: run.figures.get(job.selection_metric, -math.inf))
+
+
+def _how_it_ended(run: Run) -> str:
+    kept = f"; its best weights before that, of step {run.best_step}, lie in {run.folder}"
+    return f"{run.diverged}{kept if run.figures else ''}"
 
 
 def _settings(
@@ -491,7 +507,9 @@ def _begin(folder: pathlib.Path, settings: dict[str, Any], *, overwrite: bool) -
 
     config = folder / CONFIG_NAME
     stored = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
-    if checkpoint_steps(folder) and config.exists() and not overwrite:
+    # With the same settings a stopped run ends as one that begins anew does.
+    goes_on = not overwrite or (stored == settings and not (folder / _RUN_NAME).exists())
+    if checkpoint_steps(folder) and config.exists() and goes_on:
         _check_same(folder, stored, settings)
     else:
         if not overwrite and stored != settings:
@@ -580,8 +598,9 @@ class _Training:
             diverged = str(error)
         if self.best and values.keep_best:
             checkpoints.load_checkpoint(self.model, folder / _BEST_NAME)
+        best_step = self.best.get("step", self.trainer.step)
         checkpoint_writers.save_model_directory(
-            folder, self.model, labels=job.labels, tokenizer=self.start.tokenizer
+            folder, self.model, labels=job.labels, tokenizer=self.start.tokenizer, step=best_step
         )
         for step in checkpoint_steps(folder):
             for path in folder.glob(f"model.ckpt-{step}.*"):
@@ -593,7 +612,7 @@ class _Training:
             folder=str(folder),
             steps=self.trainer.step,
             figures=self.best.get("figures", {}),
-            best_step=self.best.get("step", self.trainer.step),
+            best_step=best_step,
             seconds=time.time() - began,
             cpu_seconds=time.process_time() - cpu_began,
             diverged=diverged,
@@ -668,7 +687,8 @@ class _Training:
         if better or not self.values.keep_best:
             self.best = {"step": self.trainer.step, "figures": figures}
             if self.values.keep_best:
-                save_model_directory(self.folder / _BEST_NAME, self.model)
+                step = self.trainer.step
+                save_model_directory(self.folder / _BEST_NAME, self.model, step=step)
                 write_json(self.folder / _BEST_NAME / "best.json", self.best)
         return figures
 
@@ -687,6 +707,11 @@ def write_json(path: pathlib.Path, values: Any) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def with_step(figures: Mapping[str, Any], step: int | None) -> dict[str, Any]:
+    """Add `global_step`, as the original does, to the figures of a model whose steps are known."""
+    return dict(figures) if step is None else {**figures, "global_step": step}
 
 
 def write_results(

@@ -139,21 +139,19 @@ def run(values: flags.FlagValues) -> None:
         selection_metric=task.selection_metric,
         baseline=evaluator.baseline if evaluator else None,
     )
-    model, step = None, 0
+    model = step = None
     if values.do_train:
         print(f"{task.name}: begins with {start.description}")
-        finished = runs.train_all(job, start, values)
-        runs.report_runs(job, finished, folder)
-        step = runs.best_run(job, finished).best_step
+        runs.report_runs(job, runs.train_all(job, start, values), folder)
         start = start.trained(folder)
     if values.do_eval or values.do_predict:
         loaded = runs.load_trained(values, start, task.kind)
-        model = loaded.model
+        model, step = loaded.model, loaded.transfer.step
         _check_labels(task, loaded)
     if evaluator:
         figures = evaluator(model)
         results = {f"eval_{name}": value for name, value in figures.items()}
-        runs.write_results(folder, {**results, "global_step": step, "loss": figures["loss"]})
+        runs.write_results(folder, runs.with_step({**results, "loss": figures["loss"]}, step))
         print("evaluation:")
         rows = [(name, f"{value:.6g}") for name, value in results.items()]
         if job.baseline is not None:

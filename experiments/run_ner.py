@@ -163,16 +163,15 @@ def run(values: flags.FlagValues) -> None:
     task, sources = create_finetuning_data.tagged_sources(values, loaded and loaded.labels)
     data = make_records(task, sources, values, start)
     dev = TaggedSplit(data, "dev", values, start) if values.do_eval else None
-    step = 0
     if values.do_train:
-        step = train(data, dev, start, values).best_step
+        train(data, dev, start, values)
         loaded = runs.load_trained(values, start.trained(folder), TASK.kind)
     assert loaded is not None  # noqa: S101
     _check_labels(loaded, task.labels)
     if dev is not None:
         dev.tag(loaded.model, values.eval_batch_size)
         results = {f"eval_{name}": value for name, value in figures_of(dev.scores()).items()}
-        runs.write_results(folder, {**results, "global_step": step})
+        runs.write_results(folder, runs.with_step(results, loaded.transfer.step))
         print("evaluation:")
         write_scores(dev.scores(), folder)
         ner.write_conll(folder / "predictions_dev.conll", dev.sentences, dev.predicted)
@@ -184,8 +183,8 @@ def run(values: flags.FlagValues) -> None:
 
 def train(
     data: Data, dev: TaggedSplit | None, start: runs.StartingPoint, values: flags.FlagValues
-) -> runs.Run:
-    """Train the runs of all seeds, report them, and return the best."""
+) -> None:
+    """Train the runs of all seeds, and report them."""
 
     def evaluate(model: Any) -> dict[str, float]:
         assert dev is not None  # noqa: S101
@@ -207,7 +206,6 @@ def train(
     )
     finished = runs.train_all(job, start, values)
     runs.report_runs(job, finished, pathlib.Path(values.output_dir))
-    return runs.best_run(job, finished)
 
 
 def predict(test: TaggedSplit, model: Any, values: flags.FlagValues) -> None:

@@ -539,7 +539,7 @@ def run(plan: Plan) -> None:
             evaluate=lambda: trainer.evaluate(evaluation()),
         )
         trained_seconds = time.time() - since
-        checkpoint_writers.save_model_directory(folder, model, plan.vocab_file)
+        checkpoint_writers.save_model_directory(folder, model, plan.vocab_file, step=trainer.step)
 
     results: dict[str, Any] = {}
     if FLAGS.do_eval:

@@ -423,18 +423,15 @@ def run(values: flags.FlagValues) -> None:
     if values.do_eval or values.do_predict:
         dev = prepare(values, start, "dev", values.predict_file)
         answerer = Answerer(dev, start, values)
-    step = None
     if train is not None:
         job = _job(values, start, train, dev, answerer)
         print(f"begins with {start.description}")
-        finished = runs.train_all(job, start, values)
-        runs.report_runs(job, finished, folder)
-        step = runs.best_run(job, finished).best_step
+        runs.report_runs(job, runs.train_all(job, start, values), folder)
     if answerer is not None:
         if train is not None:
             start = start.trained(folder)
-        model = runs.load_trained(values, start, "span").model
-        _answer(values, answerer, model, step)
+        loaded = runs.load_trained(values, start, "span")
+        _answer(values, answerer, loaded.model, loaded.transfer.step)
     print(f"{folder}: {time.time() - began:.0f} s in all")
 
 
@@ -482,8 +479,7 @@ def _answer(values: flags.FlagValues, answerer: Answerer, model: Any, step: int 
     if not values.do_eval:
         return
     figures = answerer.figures(best_spans)
-    results = figures if step is None else {**figures, "global_step": step}
-    runs.write_results(folder, results)
+    runs.write_results(folder, runs.with_step(figures, step))
     print(f"evaluation of {values.predict_file}:")
     runs.print_table((name, _with_unit(name, value)) for name, value in figures.items())
     if answerer.baseline is not None:

@@ -61,7 +61,6 @@ def run(values: flags.FlagValues) -> None:
     data = task_splits.make_records(task, sources, values, start)
     vocab_size = start.config.vocab_size
     evaluator = task_splits.Evaluator(data, values, vocab_size) if values.do_eval else None
-    step = 0
     if values.do_train:
         job = runs.Job(
             task=TrainedTask(task.kind, values.max_seq_length, has_pairs=True),
@@ -74,15 +73,14 @@ def run(values: flags.FlagValues) -> None:
             baseline=evaluator.baseline if evaluator else None,
         )
         print(f"begins with {start.description}")
-        finished = runs.train_all(job, start, values)
-        runs.report_runs(job, finished, folder)
-        step = runs.best_run(job, finished).best_step
+        runs.report_runs(job, runs.train_all(job, start, values), folder)
         start = start.trained(folder)
-    model = runs.load_trained(values, start, task.kind).model
+    loaded = runs.load_trained(values, start, task.kind)
+    model, step = loaded.model, loaded.transfer.step
     if evaluator is not None:
         figures = evaluator(model)
         results = {f"eval_{name}": value for name, value in figures.items()}
-        runs.write_results(folder, {**results, "global_step": step, "loss": figures["loss"]})
+        runs.write_results(folder, runs.with_step({**results, "loss": figures["loss"]}, step))
         print("evaluation:")
         rows = [(name, f"{value:.6g}") for name, value in results.items()]
         rows.append(("accuracy of a constant", f"{evaluator.baseline:.6g}"))

@@ -542,7 +542,7 @@ def test_a_damaged_directory_of_a_keras_file_never_ends_in_another_exception(fol
     content = path.read_bytes()
     start = content.index(b"PK\x01\x02")
     random = np.random.default_rng(5)
-    for place in random.integers(start, len(content), 29):
+    for place in random.integers(start, len(content), 11):
         changed = bytearray(content)
         changed[place] ^= 1 << int(random.integers(0, 8))
         path.write_bytes(changed)
@@ -690,7 +690,7 @@ def test_altered_bytes_in_keras_weights_never_end_in_another_exception(folder):
     with h5py.File(path) as file:
         file.visititems(visit)
     random, refused = np.random.default_rng(5), 0
-    for place in random.choice([i for i in range(len(content)) if i not in values], 13):
+    for place in random.choice([i for i in range(len(content)) if i not in values], 7):
         changed = bytearray(content)
         changed[place] ^= 0xFF
         path.write_bytes(changed)

@@ -52,7 +52,15 @@ def alone(encoder, window):
     return np.stack([keras.ops.convert_to_numpy(state)[0] for state in states])
 
 
-@pytest.mark.parametrize(("batch_size", "chunk_batches"), [(1, 64), (7, 2), (7, 64), (64, 1)])
+@pytest.mark.parametrize(
+    ("batch_size", "chunk_batches"),
+    [
+        (7, 2),
+        pytest.param(1, 64, marks=pytest.mark.slow),
+        pytest.param(7, 64, marks=pytest.mark.slow),
+        pytest.param(64, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_results_do_not_depend_on_batches(encoder, windows, batch_size, chunk_batches, monkeypatch):
     monkeypatch.setattr(features, "_CHUNK_BATCHES", chunk_batches)
     found = list(encoder_features(encoder, windows, [-1, 0, 2], batch_size=batch_size))
@@ -81,7 +89,13 @@ def test_results_are_transformers_hidden_states():
         np.testing.assert_allclose(values, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", features.POOLINGS)
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        pytest.param(name, marks=[] if name == "mean" else pytest.mark.slow)
+        for name in features.POOLINGS
+    ],
+)
 def test_pooling(encoder, windows, pooling):
     found = list(encoder_features(encoder, windows, [1, -1], pooling=pooling, batch_size=7))
     for values, window in zip(found, windows, strict=True):

@@ -219,7 +219,16 @@ def accuracy(tasks, kind, model, arrays):
 
 @pytest.mark.parametrize(
     ("kind", "precision"),
-    [*((kind, None) for kind in KINDS), ("classification", "mixed_bfloat16")],
+    [
+        # tests/test_run_classifier.py trains these two, too.
+        *(
+            pytest.param(
+                k, None, marks=pytest.mark.slow if k in ("regression", "multi_label") else []
+            )
+            for k in KINDS
+        ),
+        pytest.param("classification", "mixed_bfloat16", marks=pytest.mark.slow),
+    ],
 )
 def test_small_models_learn_small_tasks(all_kinds, tmp_path, kind, precision):
     tasks, arrays = all_kinds[kind]
@@ -253,7 +262,14 @@ def test_training_ends_where_it_should_stop(all_kinds, tmp_path):
 # --- plain Keras ---
 
 
-@pytest.mark.parametrize("kind", ["classification", "span", "token_classification"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "span",
+        pytest.param("classification", marks=pytest.mark.slow),
+        pytest.param("token_classification", marks=pytest.mark.slow),
+    ],
+)
 def test_plain_keras_trains_evaluates_and_predicts(all_kinds, kind):
     tasks, arrays = all_kinds[kind]
     keras.utils.set_random_seed(7)

@@ -102,7 +102,12 @@ def assert_agrees(result, gradients, expected_losses, expected_gradients, tolera
 
 
 @pytest.mark.parametrize(
-    ("activation", "mode"), [("gelu_erf", "eager"), ("gelu_tanh", "eager"), ("gelu_tanh", "xla")]
+    ("activation", "mode"),
+    [
+        ("gelu_erf", "eager"),
+        ("gelu_tanh", "eager"),
+        pytest.param("gelu_tanh", "xla", marks=pytest.mark.slow),
+    ],
 )
 def test_loss_and_gradients_equal_transformers(golden, batch, activation, mode):
     model = bert_pretrainer(dataclasses.replace(NO_DROPOUT, hidden_act=activation))
@@ -348,7 +353,9 @@ def test_keras_file_goes_on_as_if_never_saved(batch, tmp_path):
     assert train(loaded, batch, 3) == train(model, batch, 3)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"]
+)
 def test_mixed_precision_trains(batch, policy):
     config = dataclasses.replace(SHALLOW, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     exact = bert_pretrainer(config)
@@ -642,7 +649,11 @@ def test_task_models_in_mixed_precision(kind):
         assert 0 < np.abs(a - b).max() < 0.15
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize(
+    "kind",
+    # tests/test_finetuning.py trains each kind, too.
+    [pytest.param(k, marks=[] if k == "span" else pytest.mark.slow) for k in TASKS],
+)
 def test_task_models_fit(kind):
     """A few steps, compiled, learn a batch by heart; the pooler moves where it is read."""
     config = dataclasses.replace(SHALLOW, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)

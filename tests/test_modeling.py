@@ -162,7 +162,7 @@ def test_no_dropout_draws_no_seed(inputs):
     np.testing.assert_array_equal(state.numpy(), before)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_dropout_follows_the_state_of_its_seed(encoder, inputs, jit_compile):
     """Graph, XLA and eager draw the same masks; the state, put back, repeats them."""
     (state,) = (v for v in encoder.variables if "seed" in v.path)

@@ -159,6 +159,7 @@ def test_evaluation_alone_needs_only_the_output_folder(finished, tables, tmp_pat
     expected = read_json(finished / "eval_results.json")
     run_classifier.run(command(given))
     results = read_json(finished / "eval_results.json")
+    assert results["global_step"] == expected["global_step"] > 0
     assert results["eval_accuracy"] == expected["eval_accuracy"]
     assert results["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-6)
     # Without grouping, and padded to the full length, nothing changes.
@@ -169,10 +170,9 @@ def test_evaluation_alone_needs_only_the_output_folder(finished, tables, tmp_pat
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
-    model_dir, tables, tmp_path, monkeypatch
+    finished, model_dir, tables, tmp_path, monkeypatch
 ):
     given = {**own(tables), "do_train": True, "do_eval": True, "save_checkpoints_steps": 11}
-    run(model_dir, tmp_path / "whole", **given)
 
     class StoppedError(BaseException):
         pass
@@ -187,16 +187,24 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
             raise StoppedError
         return path
 
+    # To overwrite is to train anew what is finished, not what was stopped.
+    given["overwrite"] = True
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(training.Trainer, "save", stop)
         run(model_dir, tmp_path / "parts", **given)
     assert list((tmp_path / "parts").glob("model.ckpt-33.*"))
+    saved = []
+    monkeypatch.setattr(
+        training.Trainer, "save", lambda self: saved.append(self.step) or save(self)
+    )
     run(model_dir, tmp_path / "parts", **given)
+    assert saved[0] > 33
     name = "bert_model.ckpt.data-00000-of-00001"
-    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    parts = (finished, tmp_path / "parts")
+    assert (parts[1] / name).read_bytes() == (parts[0] / name).read_bytes()
     lines = [
-        [json.loads(line) for line in (tmp_path / part / "metrics.jsonl").read_text().splitlines()]
-        for part in ("whole", "parts")
+        [json.loads(line) for line in (part / "metrics.jsonl").read_text().splitlines()]
+        for part in parts
     ]
     steps = [[(line["kind"], line["step"]) for line in part] for part in lines]
     assert steps[0] == steps[1]
@@ -221,7 +229,7 @@ def test_seeds_give_a_table_and_the_best_model(model_dir, tables, tmp_path, caps
     assert "over 3 seeds" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("seeds", ["5", "5,11"])
+@pytest.mark.parametrize("seeds", ["5", pytest.param("5,11", marks=pytest.mark.slow)])
 def test_a_model_of_other_origin_is_not_replaced(model_dir, tables, tmp_path, seeds):
     given = {**own(tables), "do_train": True, "num_train_steps": 1, "seeds": seeds}
     begins_with, original = tmp_path / "model", tmp_path / "original"
@@ -266,6 +274,20 @@ def test_a_run_no_better_than_a_constant_is_named_failed():
     assert found["figures"]["accuracy"]["mean"] == pytest.approx(0.75)
 
 
+def test_where_every_run_diverged_the_best_weights_before_are_named():
+    job = finetuning.Job("classification", None, None, 1, "", None, "accuracy")
+    runs = [
+        finetuning.Run(1, "here", 9, {"accuracy": 0.9}, 7, 0.0, 0.0, "not finite"),
+        finetuning.Run(2, "there", 9, {}, 0, 0.0, 0.0, "not finite"),
+    ]
+    with pytest.raises(finetuning.InputError) as error:
+        finetuning.best_run(job, runs)
+    assert str(error.value) == (
+        "seed 1: not finite; its best weights before that, of step 7, lie in here; "
+        "seed 2: not finite"
+    )
+
+
 def test_the_best_weights_are_kept_and_early_stopping_stops(
     model_dir, tables, tmp_path, monkeypatch
 ):
@@ -298,8 +320,15 @@ def test_the_best_weights_are_kept_and_early_stopping_stops(
         np.testing.assert_array_equal(weight.numpy(), expected)
 
 
-@pytest.mark.parametrize("keep_best", [True, False])
-@pytest.mark.parametrize("stop_at", [21, 28])
+@pytest.mark.parametrize(
+    ("stop_at", "keep_best"),
+    [
+        (21, True),
+        pytest.param(21, False, marks=pytest.mark.slow),
+        pytest.param(28, True, marks=pytest.mark.slow),
+        pytest.param(28, False, marks=pytest.mark.slow),
+    ],
+)
 def test_early_stopping_counts_the_evaluations_before_a_resume(
     model_dir, tables, tmp_path, monkeypatch, keep_best, stop_at
 ):
@@ -355,7 +384,10 @@ def test_early_stopping_counts_the_evaluations_before_a_resume(
     [
         {"freeze_layers": 1},
         {"freeze": "^bert/pooler/"},
-        {"layer_wise_decay": 0.5, "bias_correction": True, "clip_norm": 0},
+        pytest.param(
+            {"layer_wise_decay": 0.5, "bias_correction": True, "clip_norm": 0},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_frozen_stays_and_the_rest_learns(model_dir, tables, tmp_path, given):
@@ -576,6 +608,7 @@ def test_bad_input_is_one_line_and_status_1(model_dir, tables, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_with_other_weights_of_the_same_place_is_another(
     model_dir, tables, tmp_path
 ):

@@ -312,6 +312,7 @@ def test_flags_that_cannot_be(data, tmp_path, changes, message):
         run(data, tmp_path / "ner", **changes)
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_status_1(data, tmp_path):
     (tmp_path / "train.conll").write_text("w1 B-PER\nw2 PER\n")
     script = str(REPOSITORY / "experiments" / "run_ner.py")

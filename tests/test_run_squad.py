@@ -249,7 +249,7 @@ def test_version_2_is_scored_as_by_the_official_script(run_v2, tmp_path, capsys)
         results = read(folder / "eval_results.json")
         results["exact"] = results.pop("exact_match")
         assert {name: results.pop(name) for name in expected} == expected
-        assert set(results) == {"tuned_f1", "tuned_f1_thresh"}
+        assert set(results) == {"tuned_f1", "tuned_f1_thresh", "global_step"}
         found.append((expected["f1"], results["tuned_f1"], results["tuned_f1_thresh"]))
     # The threshold that is looked for does not depend on the one that is given, ...
     assert len({each[1:] for each in found}) == 1
@@ -278,7 +278,14 @@ def test_version_2_chooses_by_the_best_threshold(run_v2, capsys):
     assert "no answer to all questions would have F1 10.71 %" in printed
 
 
-@pytest.mark.parametrize("context", ["It is so.", "\t ", ""])
+@pytest.mark.parametrize(
+    "context",
+    [
+        "\t ",
+        pytest.param("It is so.", marks=pytest.mark.slow),
+        pytest.param("", marks=pytest.mark.slow),
+    ],
+)
 def test_files_without_any_answer_are_no_failure(context, model_dir, tmp_path):
     content = data(("a", "Who?", None), ("b", "", None), context=context)
     content["data"] += data(("c", "Who built it?", None))["data"]
@@ -609,6 +616,7 @@ def test_questions_without_their_answer_are_told_on_request(model_dir, tmp_path,
         assert ("the answer 'Asa' is not in the words" in caplog.text) == verbose
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_status_1(tmp_path, model_dir):
     path = write(tmp_path / "x.json", UNANSWERED)
     arguments = {"model_dir": model_dir, "train_file": path, "output_dir": tmp_path, **LENGTHS}

@@ -194,6 +194,7 @@ def test_files_that_cannot_be(data, tmp_path):
         run(data, tmp_path / "out", **options, dev_file=tmp_path / "two.csv")
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_status_1(data, tmp_path):
     (tmp_path / "train.csv").write_text("sent1,sent2,ending0,ending1,label\nw1,w2,w3,w4,yes\n")
     script = str(REPOSITORY / "experiments" / "run_swag.py")
