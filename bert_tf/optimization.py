@@ -1,4 +1,4 @@
-"""BERT's optimizer and learning rate, and rules over variable paths."""
+"""BERT's optimizer, LAMB for large batches, the learning rate, and rules over variable paths."""
 
 import math
 import re
@@ -175,6 +175,8 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
     Reference: `AdamWeightDecayOptimizer` of google-research/bert `optimization.py`.
     """
 
+    slot_names = ("adam_m", "adam_v")  # as they end in checkpoints
+
     def __init__(
         self,
         learning_rate=1e-3,
@@ -193,8 +195,8 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         for argument in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"):
             if kwargs.pop(argument, None) is not None:
                 raise ValueError(
-                    f"{argument} is not an argument of AdamWeightDecay: use weight_decay_rate and "
-                    "clip_norm"
+                    f"{argument} is not an argument of {type(self).__name__}: use "
+                    "weight_decay_rate and clip_norm"
                 )
         if clip_norm is not None and clip_norm <= 0:
             raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
@@ -235,21 +237,21 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         rules = self._learning_rate_rules
         rules = (("", 1.0),) if rules is None else rules
         self._rate_factors = [first_match(rules, variable.path) for variable in variables]
-        self._m, self._v = self.add_optimizer_variables(variables, ["adam_m", "adam_v"])
+        self._m, self._v = self.add_optimizer_variables(variables, list(self.slot_names))
 
     def slot_variables(self) -> dict[str, Any]:
         """Return the moments under the names they have in the original's checkpoints.
 
         Returns:
-            "<variable.path>/adam_m" and "<variable.path>/adam_v" to `keras.Variable`; empty before
-            the optimizer is built.
+            "<variable.path>/<name>" to `keras.Variable`, for both of `slot_names`; empty before the
+            optimizer is built.
         """
         if not self.built:
             return {}
         slots = {}
-        for variable, m, v in zip(self._trainable_variables, self._m, self._v, strict=True):
-            slots[f"{variable.path}/adam_m"] = m
-            slots[f"{variable.path}/adam_v"] = v
+        for variable, *moments in zip(self._trainable_variables, self._m, self._v, strict=True):
+            for name, moment in zip(self.slot_names, moments, strict=True):
+                slots[f"{variable.path}/{name}"] = moment
         return slots
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
@@ -259,8 +261,8 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             ValueError: always; give the constructor patterns over paths instead.
         """
         raise ValueError(
-            "AdamWeightDecay takes exclude_from_weight_decay (or decay_rules) when it is made; it "
-            "matches variable.path, which Keras' method does not"
+            f"{type(self).__name__} takes exclude_from_weight_decay (or decay_rules) when it is "
+            "made; it matches variable.path, which Keras' method does not"
         )
 
     def apply(self, grads, trainable_variables=None):
@@ -329,7 +331,17 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         self.assign(v, next_v)
         if self._rate_factors[index] != 1.0:
             learning_rate = learning_rate * self._rate_factors[index]
-        self.assign_sub(variable, learning_rate * update)
+        self.assign_sub(variable, learning_rate * self.adapted(update, variable, index))
+
+    def adapted(self, update, variable, index: int):
+        """Return the update of a variable, decay included, as the learning rate multiplies it.
+
+        Args:
+            update: tensor of the variable's shape.
+            variable: the variable before the update.
+            index: its number among those the optimizer was built with.
+        """
+        return update
 
     def get_config(self):
         """Return the arguments."""
@@ -350,6 +362,80 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             else [list(rule) for rule in self._learning_rate_rules],
         )
         return config
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class Lamb(AdamWeightDecay):
+    """LAMB: Adam's update of each variable, scaled to the norm of the variable, for large batches.
+
+    All is as in `AdamWeightDecay` but for two things: the moments are bias-corrected, as in the
+    paper; and the update, decay included, is multiplied by the trust ratio
+
+        norm(p) / norm(m / (sqrt(v) + epsilon) + weight_decay_rate * p)
+
+    computed in float32, and 1 where either norm is 0. The paper's bounds of norm(p) are left out,
+    as in all published code.
+
+    What is excluded from weight decay is not adapted either: its ratio is 1. So have it the code of
+    the paper's authors (in google-research/albert), TensorFlow Addons and TF Model Garden; the
+    paper's text does not speak of exclusions.
+
+    Args:
+        learning_rate: a number or a schedule. The paper's for BERT grow with the root of the batch
+            size, from 8.8e-4 at 512 to 5e-3 at 32768 sequences, with longer warm-ups.
+        bias_correction: False for none, as in google-research/albert.
+        exclude_from_layer_adaptation: regular expressions, searched for in `variable.path`; what
+            one finds is not adapted. None (default) for those of `exclude_from_weight_decay`.
+        name: name of the optimizer.
+        **kwargs: the other arguments of AdamWeightDecay.
+
+    Raises:
+        ValueError: if an argument is out of range, or is one of Keras' that this class replaces.
+
+    Reference: arXiv 1904.00962, algorithm 2.
+    """
+
+    slot_names = ("lamb_m", "lamb_v")
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        *,
+        bias_correction: bool = True,
+        exclude_from_layer_adaptation: Sequence[str] | None = None,
+        name="lamb",
+        **kwargs,
+    ):
+        super().__init__(learning_rate, bias_correction=bias_correction, name=name, **kwargs)
+        self._not_adapted = exclude_from_layer_adaptation
+
+    def build(self, variables):
+        """Make the moments, and look up which variables are adapted; see `AdamWeightDecay`."""
+        if self.built:
+            return
+        super().build(variables)
+        patterns = self._excluded if self._not_adapted is None else self._not_adapted
+        rules = (*((pattern, False) for pattern in patterns), ("", True))
+        self._is_adapted = [first_match(rules, variable.path) for variable in variables]
+
+    def adapted(self, update, variable, index: int):
+        """Return the update times the trust ratio."""
+        if not self._is_adapted[index]:
+            return update
+        norm, update_norm = global_norm([ops.convert_to_tensor(variable)]), global_norm([update])
+        usable = ops.logical_and(norm > 0, update_norm > 0)
+        # A divisor that is never 0: a NaN of the branch not taken would reach debuggers.
+        ratio = norm / ops.where(usable, update_norm, ops.ones_like(update_norm))
+        ratio = ops.where(usable, ratio, ops.ones_like(ratio))
+        return update * ops.cast(ratio, update.dtype)
+
+    def get_config(self):
+        """Return the arguments."""
+        given = self._not_adapted
+        return {
+            **super().get_config(),
+            "exclude_from_layer_adaptation": None if given is None else list(given),
+        }
 
 
 def _one_minus_power(beta: float, step):
@@ -381,15 +467,19 @@ def layer_wise_rules(num_layers: int, decay: float) -> tuple[tuple[str, float], 
     return (("/embeddings/", decay ** (num_layers + 1)), *layers, ("", 1.0))
 
 
+OPTIMIZERS = {"adamw": AdamWeightDecay, "lamb": Lamb}
+
+
 def create_optimizer(
     init_lr: float,
     num_train_steps: int,
     num_warmup_steps: int,
     weight_decay_rate: float = 0.01,
     clip_norm: float | None = 1.0,
+    optimizer: str = "adamw",
     **arguments: Any,
 ) -> AdamWeightDecay:
-    """Make the original's optimizer with its learning rate schedule.
+    """Make the original's optimizer, or another, with its learning rate schedule.
 
     Args:
         init_lr: peak learning rate; 1e-4 in the paper's pre-training.
@@ -397,17 +487,20 @@ def create_optimizer(
         num_warmup_steps: steps of linear warm-up.
         weight_decay_rate: decay of all but LayerNorm and biases.
         clip_norm: largest global norm of the gradients, or None not to clip.
-        **arguments: others of AdamWeightDecay.
+        optimizer: key of OPTIMIZERS.
+        **arguments: others of the optimizer.
 
     Returns:
         The optimizer.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range, or there is no such optimizer.
 
     Reference: `create_optimizer` of google-research/bert `optimization.py`.
     """
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
     schedule = WarmupLinearDecay(init_lr, num_train_steps, num_warmup_steps)
-    return AdamWeightDecay(
+    return OPTIMIZERS[optimizer](
         schedule, weight_decay_rate=weight_decay_rate, clip_norm=clip_norm, **arguments
     )

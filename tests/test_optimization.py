@@ -1,4 +1,6 @@
 import pathlib
+import re
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -7,6 +9,7 @@ import tensorflow as tf
 
 from bert_tf.optimization import (
     AdamWeightDecay,
+    Lamb,
     WarmupLinearDecay,
     clip_by_global_norm,
     create_optimizer,
@@ -14,11 +17,14 @@ from bert_tf.optimization import (
     global_norm,
     layer_wise_rules,
 )
+from bert_tf.training_state import training_variables
+from bert_tf.weight_names import TRAINING_STATE
 from tests.golden.optimization import make_golden
 from tests.test_modeling import run_on_backend
 
 EMBEDDING = make_golden.EMBEDDING
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "optimization" / "original.npz"
+LAMB_GOLDEN = GOLDEN.with_name("lamb.npz")
 
 
 # --- An independent rendering of the original in NumPy ---
@@ -37,13 +43,14 @@ def numpy_gradients(coefficients, ids, rows):
     return gradients
 
 
-def numpy_training(weights, steps, rates, clip_norm=1.0, decay=0.01):
-    """Yield {name: value} with moments after each step, in float64."""
+def numpy_training(weights, steps, rates, clip_norm=1.0, decay=0.01, lamb=False):
+    """Yield {name: value} with moments after each step, in float64; of LAMB by its paper's text."""
     excluded = ("LayerNorm", "layer_norm", "bias")
     p = {name: value.astype(np.float64) for name, value in weights.items()}
     m = {name: np.zeros(value.shape) for name, value in weights.items()}
     v = {name: np.zeros(value.shape) for name, value in weights.items()}
-    for step, rate in zip(steps, rates, strict=True):
+    slots = ("lamb_m", "lamb_v") if lamb else ("adam_m", "adam_v")
+    for t, (step, rate) in enumerate(zip(steps, rates, strict=True), start=1):
         gradients = numpy_gradients(*step)
         norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
         for name, g in gradients.items():
@@ -51,13 +58,17 @@ def numpy_training(weights, steps, rates, clip_norm=1.0, decay=0.01):
                 g = g * clip_norm / max(norm, clip_norm)
             m[name] = 0.9 * m[name] + 0.1 * g
             v[name] = 0.999 * v[name] + 0.001 * g**2
-            update = m[name] / (np.sqrt(v[name]) + 1e-6)
+            correction = (1 - 0.9**t, 1 - 0.999**t) if lamb else (1, 1)
+            update = m[name] / correction[0] / (np.sqrt(v[name] / correction[1]) + 1e-6)
             if not any(word in name for word in excluded):
                 update = update + decay * p[name]
+                if lamb:
+                    norms = np.linalg.norm(p[name]), np.linalg.norm(update)
+                    update = update * (norms[0] / norms[1] if all(norms) else 1)
             p[name] = p[name] - rate * update
         state = dict(p)
         for name in weights:
-            state[f"{name}/adam_m"], state[f"{name}/adam_v"] = m[name], v[name]
+            state[f"{name}/{slots[0]}"], state[f"{name}/{slots[1]}"] = m[name], v[name]
         yield state
 
 
@@ -467,6 +478,108 @@ def test_serialisation_of_bias_correction_and_rates():
     restored.build([variable])
     assert restored._rate_factors == [0.7]
     assert AdamWeightDecay().get_config()["learning_rate_rules"] is None
+
+
+# --- LAMB ---
+
+
+def test_the_paper_in_numpy_equals_model_garden():
+    """The rendering that other tests trust, against values the code of others gave."""
+    with np.load(LAMB_GOLDEN) as golden:
+        states = list(numpy_training(*make_golden.make_problem(), rates(), lamb=True))
+        assert {key.split(":", 1)[1] for key in golden.files} == set(states[0])
+        for key in golden.files:
+            step, name = key.split(":", 1)
+            value = states[int(step) - 1][name]
+            np.testing.assert_allclose(value, golden[key], rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("mode", ["graph", pytest.param("xla", marks=pytest.mark.slow)])
+def test_lamb_equals_the_paper_in_numpy_and_model_garden(mode):
+    weights, steps = make_golden.make_problem()
+    schedule = WarmupLinearDecay(
+        make_golden.INIT_LR, make_golden.NUM_TRAIN_STEPS, make_golden.NUM_WARMUP_STEPS
+    )
+    variables, optimizer = make_variables(weights), Lamb(schedule)
+    step_function = make_step(optimizer, variables)
+    step_function = tf.function(step_function, jit_compile=mode == "xla")
+    expected = numpy_training(weights, steps, rates(), lamb=True)
+    with np.load(LAMB_GOLDEN) as golden:
+        for number, (step, values) in enumerate(zip(steps, expected, strict=True), start=1):
+            step_function(*tf.nest.map_structure(tf.constant, step))
+            for name, value in state(optimizer, variables).items():
+                np.testing.assert_allclose(value, values[name], rtol=0, atol=2e-6, err_msg=name)
+                if number in make_golden.KEPT_STEPS:
+                    stored = golden[f"{number}:{name}"]
+                    np.testing.assert_allclose(value, stored, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def lamb_step(value, gradient, **arguments):
+    """What one step of rate 0.5 without clipping makes of a variable."""
+    path = arguments.pop("path", "dense/kernel")
+    variable = scoped_variable(path, np.array(value, np.float32))
+    Lamb(0.5, clip_norm=None, **arguments).apply([tf.constant(gradient, tf.float32)], [variable])
+    return variable.numpy()
+
+
+def test_the_ratio_is_one_where_a_norm_is_zero():
+    # The first corrected update without decay is the gradient's sign.
+    np.testing.assert_allclose(lamb_step([0, 0], [2, -3]), [-0.5, 0.5], rtol=2e-6)
+    np.testing.assert_array_equal(lamb_step([3, 4], [0, 0], weight_decay_rate=0), [3, 4])
+    np.testing.assert_array_equal(lamb_step([0, 0], [0, 0]), [0, 0])
+
+
+def test_decay_lies_inside_the_ratio():
+    """With nothing but decay the update is the variable itself, times its norm over its norm."""
+    np.testing.assert_allclose(lamb_step([3, 4], [0, 0], weight_decay_rate=0.01), [1.5, 2], 1e-6)
+
+
+def test_excluded_variables_are_not_adapted():
+    for path in ("bert/embeddings/LayerNorm/gamma", "a/dense/bias"):
+        found = lamb_step([3, 4], [1, -1], path=path)
+        np.testing.assert_allclose(found, [2.5, 4.5], rtol=1e-6)
+    adapted = lamb_step([3, 4], [1, -1], path="a/bias", exclude_from_layer_adaptation=())
+    np.testing.assert_allclose(adapted, np.array([3, 4]) - 2.5 / np.sqrt(2) * np.array([1, -1]))
+    spared = lamb_step([3, 4], [1, -1], exclude_from_layer_adaptation=["kernel"])
+    np.testing.assert_allclose(spared, [3 - 0.5 * 1.03, 4 + 0.5 * 0.96], rtol=1e-6)
+
+
+def test_the_ratio_is_computed_in_float32():
+    """The squares of these weights are beyond the largest float16."""
+    with keras.name_scope("dense"):
+        variable = keras.Variable(np.full(5, 300, np.float16), name="kernel", dtype="float16")
+    optimizer = Lamb(0.5, weight_decay_rate=0, clip_norm=None, epsilon=1e-3)
+    optimizer.apply([tf.ones(5, tf.float16)], [variable])
+    np.testing.assert_allclose(variable.numpy(), 150, rtol=5e-3)
+
+
+def test_serialisation_of_lamb():
+    optimizer = create_optimizer(
+        0.1, 7, 2, optimizer="lamb", exclude_from_layer_adaptation=["a"], bias_correction=False
+    )
+    assert isinstance(optimizer, Lamb)
+    restored = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert isinstance(restored, Lamb) and not restored.bias_correction
+    assert restored.get_config() == optimizer.get_config()
+    assert restored.get_config()["exclude_from_layer_adaptation"] == ["a"]
+    assert Lamb().get_config()["exclude_from_layer_adaptation"] is None and Lamb().bias_correction
+    with pytest.raises(ValueError, match="optimizer: expected one of adamw, lamb, got 'adam'"):
+        create_optimizer(0.1, 7, 2, optimizer="adam")
+    with pytest.raises(ValueError, match="not an argument of Lamb"):
+        Lamb(clipnorm=1.0)
+
+
+def test_slots_of_lamb_go_into_checkpoints_and_out_of_the_way_of_weights():
+    variable = scoped_variable("bert/pooler/dense/kernel", np.ones((2, 3), np.float32))
+    optimizer = Lamb(0.1)
+    optimizer.build([variable])
+    names = {"bert/pooler/dense/kernel/lamb_m", "bert/pooler/dense/kernel/lamb_v"}
+    assert set(optimizer.slot_variables()) == names
+    stored = training_variables(
+        SimpleNamespace(weights=[variable], variables=[variable]), optimizer
+    )
+    assert names < set(stored)
+    assert all(re.search(TRAINING_STATE, name) for name in names)
 
 
 JAX_SCRIPT = """
