@@ -4,7 +4,7 @@ Shape legend: B batch, F sequence length, P predictions, D hidden size, V vocabu
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -289,7 +289,11 @@ class PretrainingHeads(ConfiguredLayer):
 
 
 def bert_pretrainer(
-    config: BertConfig, *, dtype=None, name: str = "bert_pretrainer"
+    config: BertConfig,
+    *,
+    recompute: str | Sequence[int] = "none",
+    dtype=None,
+    name: str = "bert_pretrainer",
 ) -> keras.Model:
     """Make the pre-training model: encoder, masked LM head, next sentence head.
 
@@ -301,6 +305,7 @@ def bert_pretrainer(
 
     Args:
         config: the model's configuration.
+        recompute: see `modeling.Bert`.
         dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
         name: the model's name.
 
@@ -311,7 +316,13 @@ def bert_pretrainer(
         ValueError: if config is not a BertConfig, or on a call with F too long.
     """
     inputs = encoder_inputs()
-    bert = Bert(config, train_pooler=config.next_sentence_prediction, name="bert", dtype=dtype)
+    bert = Bert(
+        config,
+        train_pooler=config.next_sentence_prediction,
+        recompute=recompute,
+        name="bert",
+        dtype=dtype,
+    )
     encoded = bert(inputs)
     positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
     outputs = PretrainingHeads(config, name="cls", dtype=dtype)(encoded, positions)
@@ -349,6 +360,7 @@ def bert_classifier(
     num_labels: int,
     *,
     dropout_rate: float = _HEAD_DROPOUT,
+    recompute: str | Sequence[int] = "none",
     dtype=None,
     name: str = "bert_classifier",
 ) -> keras.Model:
@@ -360,6 +372,7 @@ def bert_classifier(
         config: the model's configuration.
         num_labels: how many logits; 1 for regression.
         dropout_rate: dropout of the pooled output.
+        recompute: see `modeling.Bert`.
         dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
         name: the model's name.
 
@@ -372,14 +385,18 @@ def bert_classifier(
     Reference: `create_model` of google-research/bert `run_classifier.py`.
     """
     inputs = encoder_inputs()
-    pooled = Bert(config, name="bert", dtype=dtype)(inputs)["pooled_output"]
+    pooled = Bert(config, recompute=recompute, name="bert", dtype=dtype)(inputs)["pooled_output"]
     pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
     logits = ClassificationHead(config, num_labels, name="classifier", dtype=dtype)(pooled)
     return keras.Model(inputs, logits, name=name)
 
 
 def bert_span_labeler(
-    config: BertConfig, *, dtype=None, name: str = "bert_span_labeler"
+    config: BertConfig,
+    *,
+    recompute: str | Sequence[int] = "none",
+    dtype=None,
+    name: str = "bert_span_labeler",
 ) -> keras.Model:
     """Make a model that finds the answer to a question as a span of the second segment (SQuAD).
 
@@ -388,6 +405,7 @@ def bert_span_labeler(
 
     Args:
         config: the model's configuration.
+        recompute: see `modeling.Bert`.
         dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
         name: the model's name.
 
@@ -400,7 +418,9 @@ def bert_span_labeler(
     Reference: `create_model` of google-research/bert `run_squad.py`.
     """
     inputs = encoder_inputs()
-    sequence = Bert(config, train_pooler=False, name="bert", dtype=dtype)(inputs)["sequence_output"]
+    sequence = Bert(config, train_pooler=False, recompute=recompute, name="bert", dtype=dtype)(
+        inputs
+    )["sequence_output"]
     return keras.Model(inputs, SpanHead(config, name="cls", dtype=dtype)(sequence), name=name)
 
 
@@ -409,6 +429,7 @@ def bert_token_classifier(
     num_labels: int,
     *,
     dropout_rate: float = _HEAD_DROPOUT,
+    recompute: str | Sequence[int] = "none",
     dtype=None,
     name: str = "bert_token_classifier",
 ) -> keras.Model:
@@ -421,6 +442,7 @@ def bert_token_classifier(
         config: the model's configuration.
         num_labels: how many logits for each position.
         dropout_rate: dropout of the sequence output.
+        recompute: see `modeling.Bert`.
         dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
         name: the model's name.
 
@@ -433,7 +455,9 @@ def bert_token_classifier(
     Reference: the paper, section 5.3.
     """
     inputs = encoder_inputs()
-    sequence = Bert(config, train_pooler=False, name="bert", dtype=dtype)(inputs)["sequence_output"]
+    sequence = Bert(config, train_pooler=False, recompute=recompute, name="bert", dtype=dtype)(
+        inputs
+    )["sequence_output"]
     sequence = Dropout(dropout_rate, name="dropout", dtype=dtype)(sequence)
     head = TokenClassificationHead(config, num_labels, name="token_classification", dtype=dtype)
     return keras.Model(inputs, head(sequence), name=name)
@@ -443,6 +467,7 @@ def bert_multiple_choice(
     config: BertConfig,
     *,
     dropout_rate: float = _HEAD_DROPOUT,
+    recompute: str | Sequence[int] = "none",
     dtype=None,
     name: str = "bert_multiple_choice",
 ) -> keras.Model:
@@ -454,6 +479,7 @@ def bert_multiple_choice(
     Args:
         config: the model's configuration.
         dropout_rate: dropout of the pooled output.
+        recompute: see `modeling.Bert`.
         dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
         name: the model's name.
 
@@ -468,7 +494,7 @@ def bert_multiple_choice(
     """
     inputs = {key: keras.Input((None, None), dtype="int32", name=key) for key in encoder_inputs()}
     rows = {key: MergeChoices(name=f"merge_{key}")(value) for key, value in inputs.items()}
-    pooled = Bert(config, name="bert", dtype=dtype)(rows)["pooled_output"]
+    pooled = Bert(config, recompute=recompute, name="bert", dtype=dtype)(rows)["pooled_output"]
     pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
     scores = MultipleChoiceHead(config, 1, name="multiple_choice", dtype=dtype)(pooled)
     logits = SplitChoices(name="logits")(scores, inputs["input_ids"])
@@ -476,7 +502,11 @@ def bert_multiple_choice(
 
 
 def bert_next_sentence_predictor(
-    config: BertConfig, *, dtype=None, name: str = "bert_next_sentence_predictor"
+    config: BertConfig,
+    *,
+    recompute: str | Sequence[int] = "none",
+    dtype=None,
+    name: str = "bert_next_sentence_predictor",
 ) -> keras.Model:
     """Make a model that tells whether the second segment follows the first.
 
@@ -484,6 +514,7 @@ def bert_next_sentence_predictor(
 
     Args:
         config: the model's configuration.
+        recompute: see `modeling.Bert`.
         dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
         name: the model's name.
 
@@ -496,7 +527,7 @@ def bert_next_sentence_predictor(
     Reference: `get_next_sentence_output` of google-research/bert `run_pretraining.py`.
     """
     inputs = encoder_inputs()
-    pooled = Bert(config, name="bert", dtype=dtype)(inputs)["pooled_output"]
+    pooled = Bert(config, recompute=recompute, name="bert", dtype=dtype)(inputs)["pooled_output"]
     logits = NextSentenceScope(config, name="cls", dtype=dtype)(pooled)
     return keras.Model(inputs, logits, name=name)
 

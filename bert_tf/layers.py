@@ -11,6 +11,8 @@ size, I intermediate size, V vocabulary, S segments, R = B * F rows.
 import contextlib
 import contextvars
 import math
+import re
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -271,9 +273,9 @@ class ConfiguredLayer(keras.layers.Layer):
             units, kernel_initializer=initializer, name=name, dtype=self.dtype_policy
         )
 
-    def make_layer(self, layer_class, name: str):
+    def make_layer(self, layer_class, name: str, **kwargs):
         """Make a layer of the same configuration and precision."""
-        return layer_class(self.config, name=name, dtype=self.dtype_policy)
+        return layer_class(self.config, name=name, dtype=self.dtype_policy, **kwargs)
 
     def get_config(self):
         """Return the arguments."""
@@ -498,12 +500,50 @@ class TransformerLayer(ConfiguredLayer):
         return self.residual_output(inner, attended, _pick(dropout_keys, 2)), probabilities
 
 
+def recomputed_layers(choice: str | Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """Return the numbers of the layers whose activations are computed anew in the backward pass.
+
+    Args:
+        choice: "none", "all", "every_K" for layers 0, K, 2K and so on, or their numbers from 0: a
+            sequence, or a text as "0,2,5".
+        num_layers: layers of the encoder.
+
+    Raises:
+        ValueError: it is none of these, or there is no such layer.
+    """
+    if choice == "none":
+        return ()
+    every = re.fullmatch("all|every_([1-9][0-9]*)", choice) if isinstance(choice, str) else None
+    if every:
+        return tuple(range(0, num_layers, int(every[1] or 1)))
+    numbers = choice
+    if isinstance(choice, str):
+        numbers = [int(n) if n.strip().isdecimal() else n for n in choice.split(",")]
+    if not all(type(n) is int and 0 <= n < num_layers for n in numbers):
+        raise ValueError(
+            f"recompute: expected none, all, every_K or numbers of layers from 0 to "
+            f"{num_layers - 1}, got {choice!r}"
+        )
+    return tuple(sorted(set(numbers)))
+
+
 @keras.saving.register_keras_serializable(package="bert_tf")
 class Encoder(ConfiguredLayer):
-    """The stack of transformer layers. Variables: layer_0, layer_1, ..."""
+    """The stack of transformer layers. Variables: layer_0, layer_1, ...
 
-    def __init__(self, config: BertConfig, **kwargs):
+    Args:
+        config: the model's configuration.
+        recompute: layers of which training keeps the input alone, and computes the rest again for
+            the gradients: less memory, more time, the same results. See `recomputed_layers`.
+        **kwargs: `name`, `dtype` (a policy) and `trainable` of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if config is not a BertConfig, or has no such layers.
+    """
+
+    def __init__(self, config: BertConfig, recompute: str | Sequence[int] = "none", **kwargs):
         super().__init__(config, **kwargs)
+        self.recompute = recomputed_layers(recompute, config.num_hidden_layers)
         self.transformer_layers = [
             self.make_layer(TransformerLayer, f"layer_{index}")
             for index in range(config.num_hidden_layers)
@@ -519,16 +559,18 @@ class Encoder(ConfiguredLayer):
         for layer in self.transformer_layers:
             layer.build()
 
-    def call(self, rows, adder, dropout_keys=None):
+    def call(self, rows, adder, dropout_keys=None, training=None):
         """Run all layers.
 
         Args:
             rows: float [R, D].
             adder: float32 [B, 1, 1 or F, F], see `attention_adder`.
             dropout_keys: uint32 [num_dropouts, 2], or None for no dropout.
+            training: whether gradients will be wanted.
 
         Returns:
-            (rows of each layer: list of L [R, D]; probabilities: list of L float32 [B, N, F, T]).
+            (rows of each layer: list of L [R, D]; probabilities: list of L float32 [B, N, F, T],
+            None in training for layers that are recomputed).
         """
         all_rows, all_probabilities = [], []
         for index, layer in enumerate(self.transformer_layers):
@@ -536,10 +578,29 @@ class Encoder(ConfiguredLayer):
             keys = dropout_keys
             if keys is not None:
                 keys = keys[first : first + _DROPOUTS_PER_LAYER]
-            rows, probabilities = layer(rows, adder, keys)
+            if training and index in self.recompute:
+                rows, probabilities = _recomputed(layer, adder, keys)(rows), None
+            else:
+                rows, probabilities = layer(rows, adder, keys)
             all_rows.append(rows)
             all_probabilities.append(probabilities)
         return all_rows, all_probabilities
+
+    def get_config(self):
+        """Return the arguments."""
+        return {**super().get_config(), "recompute": list(self.recompute)}
+
+
+def _recomputed(layer, adder, keys):
+    """Return the function from a layer's input rows to its output that keeps nothing in between.
+
+    The dropout keys come from outside, so that the second pass has the masks of the first.
+    """
+
+    def run(rows):
+        return layer(rows, adder, keys)[0]
+
+    return keras.remat(run)
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")

@@ -3,6 +3,8 @@
 Shape legend: B batch, F sequence length, N heads, D hidden size, L layers, V vocabulary.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -31,7 +33,12 @@ class Bert(ConfiguredLayer):
         attention_probs: whether to return the attention probabilities of all layers.
         train_pooler: whether the pooler's variables are trainable. Not so in pre-training without
             next sentence prediction, where they have no gradient.
+        recompute: layers whose activations are computed anew for the gradients, to save memory:
+            "none", "all", "every_2" and such, or numbers from 0; see `layers.recomputed_layers`.
         **kwargs: `name`, `dtype` (a policy) and `trainable` of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if an argument is wrong, or attention_probs are asked of recomputed layers.
 
     Reference: `BertModel` of google-research/bert `modeling.py`.
     """
@@ -42,6 +49,7 @@ class Bert(ConfiguredLayer):
         hidden_states: bool = False,
         attention_probs: bool = False,
         train_pooler: bool = True,
+        recompute: str | Sequence[int] = "none",
         **kwargs,
     ):
         super().__init__(config, **kwargs)
@@ -49,7 +57,11 @@ class Bert(ConfiguredLayer):
         self.attention_probs = attention_probs
         self.train_pooler = train_pooler
         self.embeddings = self.make_layer(Embeddings, "embeddings")
-        self.encoder = self.make_layer(Encoder, "encoder")
+        self.encoder = self.make_layer(Encoder, "encoder", recompute=recompute)
+        if attention_probs and self.encoder.recompute:
+            raise ValueError(
+                "recompute: cannot be combined with attention_probs, which would be kept in memory"
+            )
         self.pooler = self.make_layer(Pooler, "pooler")
         self.pooler.trainable = train_pooler
         self.seed_generator = keras.random.SeedGenerator(name="dropout_seed")
@@ -85,7 +97,7 @@ class Bert(ConfiguredLayer):
         )  # [R, D]
         adder = attention_adder(inputs["input_mask"], length, config.left_to_right)
         all_rows, all_probabilities = self.encoder(
-            embedded, adder, None if keys is None else keys[1:]
+            embedded, adder, None if keys is None else keys[1:], training=training
         )
         shape = (batch, length, config.hidden_size)
         sequence = ops.reshape(all_rows[-1], shape)  # [B, F, D]
@@ -140,6 +152,7 @@ class Bert(ConfiguredLayer):
             "hidden_states": self.hidden_states,
             "attention_probs": self.attention_probs,
             "train_pooler": self.train_pooler,
+            "recompute": list(self.encoder.recompute),
         }
 
 
@@ -159,6 +172,7 @@ def bert_encoder(
     hidden_states: bool = False,
     attention_probs: bool = False,
     pooled_output: bool = True,
+    recompute: str | Sequence[int] = "none",
     dtype=None,
     name: str = "bert_encoder",
 ) -> keras.Model:
@@ -180,6 +194,7 @@ def bert_encoder(
         attention_probs: whether to output the attention probabilities of all layers.
         pooled_output: whether to output the pooled output. Without it the pooler's variables are
             there, but not trainable.
+        recompute: see `Bert`.
         dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
         name: the model's name.
 
@@ -187,10 +202,18 @@ def bert_encoder(
         A functional `keras.Model`.
 
     Raises:
-        ValueError: if config is not a BertConfig, or on a call with F too long.
+        ValueError: if an argument is wrong, or on a call with F too long.
     """
     inputs = encoder_inputs()
-    bert = Bert(config, hidden_states, attention_probs, pooled_output, name="bert", dtype=dtype)
+    bert = Bert(
+        config,
+        hidden_states,
+        attention_probs,
+        pooled_output,
+        recompute,
+        name="bert",
+        dtype=dtype,
+    )
     outputs = dict(bert(inputs))
     del outputs["embedding_table"]
     if not pooled_output:
