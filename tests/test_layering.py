@@ -42,6 +42,7 @@ LEVELS = {
     "features": 6,
     "checkpoints": 6,
     "checkpoint_writers": 6,
+    "lora": 6,
     "serving": 7,
     "serving_windows": 1,
     "serving_spans": 8,
@@ -58,6 +59,7 @@ BACKEND_NEUTRAL = ("config", "losses", "optimization", "layers", "modeling", "he
     "checkpoint_formats",
     "checkpoints",
     "checkpoint_writers",
+    "lora",
 )
 
 
