@@ -14,6 +14,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import statistics
 import sys
@@ -28,13 +29,14 @@ from bert_tf.tasks import TRAINED_TASK_NAME, TrainedTask, read_trained_task
 RESULTS_NAME = "eval_results"
 _RUN_NAME = "run.json"  # of a finished seed
 _BEST_NAME = "best"
+_ADAPTER_NAME = "adapter"
 _UNSUPPORTED = ("tpu_name", "tpu_zone", "gcp_project", "master")
 # Flags that a run's result depends on, beside its records and its model.
 _OF_THE_RUN = (
     "train_batch_size learning_rate num_train_epochs num_train_steps warmup_proportion "
     "eval_every_steps early_stop_evals keep_best bias_correction layer_wise_decay clip_norm "
     "weight_decay_rate freeze_layers freeze group_by_length pad_to_max_seq_length precision "
-    "jit_compile"
+    "jit_compile optimizer recompute_layers lora_rank lora_alpha lora_targets"
 ).split()
 
 
@@ -104,6 +106,20 @@ def define_flags(
     number("weight_decay_rate", 0.01, "Weight decay.")
     integer("freeze_layers", -1, "Freeze the embeddings and so many layers; -1 for nothing.")
     texts("freeze", [], "Regular expression of weights to freeze; repeatable.")
+    choice("optimizer", "adamw", ["adamw", "lamb"], "BERT's Adam, or LAMB for large batches.")
+    integer("lora_rank", 0, "Train low-rank adapters of this rank and the head alone; 0: all.")
+    number("lora_alpha", None, "Adapters are scaled by this over the rank; the rank by default.")
+    flags.DEFINE_list(
+        "lora_targets",
+        ["query", "value"],
+        "What has adapters: query, key, value, attention_output, intermediate, output.",
+        flag_values=values,
+    )
+    text(
+        "recompute_layers",
+        "none",
+        "Layers computed again for the gradients, to save memory: none, all, every_2, or 0,1,5.",
+    )
     switch("group_by_length", True, "Put examples of like length into one batch.")
     switch("pad_to_max_seq_length", False, "Pad all to --max_seq_length, as the original does.")
     choice(
@@ -144,13 +160,20 @@ def check_flags(values: flags.FlagValues) -> None:
         raise InputError(f"learning_rate: expected a positive number, got {values.learning_rate}")
     if not 0 <= values.warmup_proportion <= 1:
         raise InputError(f"warmup_proportion: expected 0 to 1, got {values.warmup_proportion}")
-    for name in ("eval_every_steps", "early_stop_evals"):
+    for name in ("eval_every_steps", "early_stop_evals", "lora_rank"):
         if values[name].value < 0:
             raise InputError(f"{name}: expected at least 0, got {values[name].value}")
     if values.early_stop_evals and values.do_train and not values.do_eval:
         raise InputError("early_stop_evals: needs --do_eval, whose evaluations it counts")
     if values.num_train_epochs is not None and not math.isfinite(values.num_train_epochs):
         raise InputError(f"num_train_epochs: expected a number, got {values.num_train_epochs}")
+    if values.lora_rank:
+        from bert_tf.lora import check_arguments
+
+        try:
+            check_arguments(values.lora_rank, values.lora_alpha, values.lora_targets)
+        except ValueError as error:
+            raise InputError(f"lora_{error}") from error
     seeds = values.seeds
     if (
         not seeds
@@ -226,6 +249,7 @@ def starting_point(values: flags.FlagValues) -> StartingPoint:
     """
     from bert_tf import checkpoint_formats, checkpoints, tokenization
     from bert_tf.config import BertConfig
+    from bert_tf.layers import recomputed_layers
 
     place = values.model_dir or values.init_checkpoint
     if values.model_dir and values.init_checkpoint:
@@ -263,6 +287,7 @@ def starting_point(values: flags.FlagValues) -> StartingPoint:
             f"max_seq_length: the model has {config.max_position_embeddings} positions, got "
             f"{values.max_seq_length}"
         )
+    recomputed_layers(values.recompute_layers, config.num_hidden_layers)  # refuses what is wrong
     description = opened.description if opened else "random weights"
     if opened is None:
         logging.warning("no --init_checkpoint and no --model_dir: training from random weights")
@@ -379,6 +404,9 @@ def train_all(job: Job, start: StartingPoint, values: flags.FlagValues) -> list[
     best = best_run(job, runs)
     if len(seeds) > 1:
         _copy_model(pathlib.Path(best.folder), output)
+        shutil.rmtree(output / _ADAPTER_NAME, ignore_errors=True)
+        if values.lora_rank:
+            shutil.copytree(pathlib.Path(best.folder) / _ADAPTER_NAME, output / _ADAPTER_NAME)
     job.task.write(output)
     return runs
 
@@ -516,7 +544,8 @@ def _begin(folder: pathlib.Path, settings: dict[str, Any], *, overwrite: bool) -
             _check_no_model(folder)
         for path in folder.glob("model.ckpt-*"):
             path.unlink()
-        shutil.rmtree(folder / _BEST_NAME, ignore_errors=True)
+        for name in (_BEST_NAME, _ADAPTER_NAME):
+            shutil.rmtree(folder / name, ignore_errors=True)
         for name in (METRICS_NAME, _RUN_NAME, TRAINED_TASK_NAME):
             (folder / name).unlink(missing_ok=True)
     write_config(folder, settings)
@@ -544,7 +573,7 @@ class _Training:
         import keras
         import tensorflow as tf
 
-        from bert_tf import checkpoint_writers, checkpoints, finetuning, training
+        from bert_tf import checkpoint_writers, checkpoints, finetuning, lora, training
         from bert_tf.tensor_files import checkpoint_steps
 
         values, job, folder = self.values, self.job, self.folder
@@ -553,9 +582,15 @@ class _Training:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(self.seed)
         training.set_precision(values.precision)
-        self.model = finetuning.make_model(job.kind, self.start.config, job.num_labels)
+        self.model = finetuning.make_model(
+            job.kind, self.start.config, job.num_labels, recompute=values.recompute_layers
+        )
+        drawn = ()  # weights of the encoder that the checkpoint lacks
         if self.start.checkpoint is not None:
-            checkpoints.load_checkpoint(self.model, self.start.checkpoint, heads=False)
+            transfer = checkpoints.load_checkpoint(self.model, self.start.checkpoint, heads=False)
+            drawn = transfer.missing
+        if values.lora_rank:
+            self._add_lora(drawn)
         self._freeze()
         self.trainer = training.Trainer(
             self.model,
@@ -597,7 +632,13 @@ class _Training:
         except training.NonFiniteLossError as error:
             diverged = str(error)
         if self.best and values.keep_best:
-            checkpoints.load_checkpoint(self.model, folder / _BEST_NAME)
+            if values.lora_rank:
+                lora.load_adapters(folder / _BEST_NAME, self.model)
+            else:
+                checkpoints.load_checkpoint(self.model, folder / _BEST_NAME)
+        if values.lora_rank:
+            lora.save_adapters(folder / _ADAPTER_NAME, self.model)
+            self.model = lora.merge_lora(self.model)
         best_step = self.best.get("step", self.trainer.step)
         checkpoint_writers.save_model_directory(
             folder, self.model, labels=job.labels, tokenizer=self.start.tokenizer, step=best_step
@@ -633,6 +674,23 @@ class _Training:
             figures = {name.removeprefix("eval_"): lines[-1][name] for name in names}
             self.best = {"step": lines[-1]["step"], "figures": figures}
 
+    def _add_lora(self, drawn: Sequence[str]) -> None:
+        from bert_tf import lora
+        from bert_tf.weight_names import HEADS_PATTERN
+
+        values = self.values
+        also_train = [HEADS_PATTERN, *(f"^{re.escape(path)}$" for path in drawn)]
+        lora.add_lora(
+            self.model,
+            values.lora_rank,
+            values.lora_alpha,
+            values.lora_targets,
+            also_train=also_train,
+        )
+        learning = sum(math.prod(weight.shape) for weight in self.model.trainable_weights)
+        every = sum(math.prod(weight.shape) for weight in self.model.weights)
+        print(f"trainable parameters: {learning:,} of {every:,} ({learning / every:.2%})")
+
     def _freeze(self) -> None:
         from bert_tf import finetuning
 
@@ -654,14 +712,17 @@ class _Training:
         if values.layer_wise_decay != 1:
             layers = self.start.config.num_hidden_layers
             rules = layer_wise_rules(layers, values.layer_wise_decay)
+        # LAMB has the correction anyway.
+        arguments = {"bias_correction": True} if values.bias_correction else {}
         optimizer = create_optimizer(
             values.learning_rate,
             self.steps,
             int(self.steps * values.warmup_proportion),
             weight_decay_rate=values.weight_decay_rate,
             clip_norm=values.clip_norm or None,
-            bias_correction=values.bias_correction,
             learning_rate_rules=rules,
+            optimizer=values.optimizer,
+            **arguments,
         )
         if values.precision == "mixed_float16":
             return keras.optimizers.LossScaleOptimizer(optimizer)
@@ -675,6 +736,7 @@ class _Training:
 
     def _evaluate(self) -> dict[str, float]:
         from bert_tf.checkpoint_writers import save_model_directory
+        from bert_tf.lora import save_adapters
 
         assert self.job.evaluate is not None  # noqa: S101
         figures = self.job.evaluate(self.model)
@@ -687,8 +749,11 @@ class _Training:
         if better or not self.values.keep_best:
             self.best = {"step": self.trainer.step, "figures": figures}
             if self.values.keep_best:
-                step = self.trainer.step
-                save_model_directory(self.folder / _BEST_NAME, self.model, step=step)
+                if self.values.lora_rank:
+                    save_adapters(self.folder / _BEST_NAME, self.model)
+                else:
+                    step = self.trainer.step
+                    save_model_directory(self.folder / _BEST_NAME, self.model, step=step)
                 write_json(self.folder / _BEST_NAME / "best.json", self.best)
         return figures
 

@@ -47,6 +47,7 @@ _TRAJECTORY_FLAGS = (
     "seed",
     "precision",
     "jit_compile",
+    "optimizer",
 )
 
 
@@ -102,6 +103,12 @@ def _define_flags(values: flags.FlagValues) -> None:
         "Computation: the last with dynamic loss scaling. Weights stay float32.",
     )
     choice("jit_compile", ["auto", "true", "false"], "XLA; auto means on a GPU only.")
+    choice("optimizer", ["adamw", "lamb"], "BERT's Adam, or LAMB for large batches.")
+    text(
+        "recompute_layers",
+        "none",
+        "Layers computed again for the gradients, to save memory: none, all, every_2, or 0,1,5.",
+    )
     switch("deterministic", False, "Deterministic GPU kernels, slower; on CPU they are already.")
     integer("seed", 12345, "Of initial weights, dropout, order of records and dynamic masks.")
     integer("log_steps", 25, "Steps between two log lines.")
@@ -256,6 +263,7 @@ def make_plan() -> Plan:
     _check_flags()
     from bert_tf import checkpoint_formats, input_pipeline, tokenization
     from bert_tf.config import BertConfig
+    from bert_tf.layers import recomputed_layers
 
     train_files = input_pipeline.expand_files(FLAGS.input_file)
     eval_files = (
@@ -285,6 +293,7 @@ def make_plan() -> Plan:
         raise InputError(
             f"vocab_size: the model has {config.vocab_size} pieces, the vocabulary {vocab_size}"
         )
+    recomputed_layers(FLAGS.recompute_layers, config.num_hidden_layers)  # refuses what is wrong
     if FLAGS.max_seq_length > config.max_position_embeddings:
         raise InputError(
             f"max_seq_length: the model has {config.max_position_embeddings} positions, "
@@ -458,8 +467,13 @@ def run(plan: Plan) -> None:
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
     }
     _check_continuation(plan, values)
-    model = bert_pretrainer(plan.config)
-    optimizer = create_optimizer(FLAGS.learning_rate, FLAGS.num_train_steps, FLAGS.num_warmup_steps)
+    model = bert_pretrainer(plan.config, recompute=FLAGS.recompute_layers)
+    optimizer = create_optimizer(
+        FLAGS.learning_rate,
+        FLAGS.num_train_steps,
+        FLAGS.num_warmup_steps,
+        optimizer=FLAGS.optimizer,
+    )
     if FLAGS.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     trainer = training.Trainer(

@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from bert_tf import checkpoint_writers, checkpoints, heads, metrics, tasks
+from bert_tf import checkpoint_writers, checkpoints, heads, lora, metrics, tasks
+from bert_tf import finetuning as finetuning_models
 from bert_tf.config import BertConfig
 from experiments import finetuning, run_classifier, task_splits
 
@@ -169,10 +170,19 @@ def test_evaluation_alone_needs_only_the_output_folder(finished, tables, tmp_pat
     )
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{}, pytest.param({"lora_rank": 2, "optimizer": "lamb"}, marks=pytest.mark.slow)],
+    ids=["all", "lora"],
+)
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
-    finished, model_dir, tables, tmp_path, monkeypatch
+    finished, model_dir, tables, tmp_path, monkeypatch, more
 ):
-    given = {**own(tables), "do_train": True, "do_eval": True, "save_checkpoints_steps": 11}
+    given = {**own(tables), "do_train": True, "do_eval": True, "save_checkpoints_steps": 11, **more}
+    whole = finished
+    if more:
+        whole = tmp_path / "whole"
+        run(model_dir, whole, **given)
 
     class StoppedError(BaseException):
         pass
@@ -200,7 +210,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     run(model_dir, tmp_path / "parts", **given)
     assert saved[0] > 33
     name = "bert_model.ckpt.data-00000-of-00001"
-    parts = (finished, tmp_path / "parts")
+    parts = (whole, tmp_path / "parts")
     assert (parts[1] / name).read_bytes() == (parts[0] / name).read_bytes()
     lines = [
         [json.loads(line) for line in (part / "metrics.jsonl").read_text().splitlines()]
@@ -208,6 +218,53 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     ]
     steps = [[(line["kind"], line["step"]) for line in part] for part in lines]
     assert steps[0] == steps[1]
+
+
+def test_low_rank_adapters(model_dir, tables, tmp_path, capsys):
+    """A run of them leaves a model like any other, and the adapters beside it."""
+    output = tmp_path / "run"
+    lora_flags = {"lora_rank": 2, "lora_alpha": 5, "lora_targets": "value"}
+    given = {**own(tables), "do_train": True, "do_eval": True, "num_train_steps": 13}
+    run(model_dir, output, **given, **lora_flags, recompute_layers="all")
+    learning = 2 * (22 + 22) + 2 * 22 + 2
+    assert f"trainable parameters: {learning:,} of " in capsys.readouterr().out
+    assert {path.name for path in (output / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    merged = checkpoints.load_model(output).model
+    adapted = finetuning_models.make_model("classification", CONFIG, 2)
+    checkpoints.load_checkpoint(adapted, model_dir, heads=False)
+    before = {weight.path: weight.numpy() for weight in adapted.weights}
+    lora.load_adapters(output / "adapter", adapted)
+    inputs = {name: np.full((3, 5), 1, np.int32) for name in merged.input}
+    np.testing.assert_allclose(merged(inputs), adapted(inputs), rtol=0, atol=1e-6)
+    changed = {w.path for w in merged.weights if (w.numpy() != before[w.path]).any()}
+    assert {path for path in changed if "/encoder/" in path} == {
+        "bert/encoder/layer_0/attention/self/value/kernel"
+    }
+    # What --do_eval says of the folder is what training said.
+    expected = read_json(output / "eval_results.json")
+    again = {**own(tables), "model_dir": output, "output_dir": tmp_path / "eval", "do_eval": True}
+    run_classifier.run(command({**again, "max_seq_length": 13}))
+    found = read_json(tmp_path / "eval" / "eval_results.json")
+    assert found["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-6)
+    with pytest.raises(finetuning.InputError, match="lora_rank 2, and now it is 3"):
+        run(model_dir, output, **given, **{**lora_flags, "lora_rank": 3}, recompute_layers="all")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lora_rank": -1}, "lora_rank: expected at least 0"),
+        ({"lora_rank": 1, "lora_targets": "query,q"}, "lora_targets: expected some of query"),
+        ({"lora_rank": 1, "lora_alpha": -1}, "lora_alpha: expected a positive number"),
+        ({"recompute_layers": "1"}, "recompute: expected none, all, every_K or numbers"),
+    ],
+)
+def test_wrong_adapters_and_layers_are_refused(model_dir, tables, tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        run(model_dir, tmp_path, **own(tables), do_train=True, **given)
 
 
 def test_seeds_give_a_table_and_the_best_model(model_dir, tables, tmp_path, capsys):
