@@ -108,6 +108,7 @@ class BertConfig:
     initializer_range: float = 0.02  # Deviation of the normal that is cut off at twice this.
     layer_norm_eps: float = 1e-12  # The original's, from tf.contrib.layers.layer_norm.
     left_to_right: bool = False  # Causal mask: the paper's LTR ablation (section 5.1).
+    bilstm: bool = False  # Heads read a BiLSTM over the encoder: the paper's "+ BiLSTM" (5.1).
     # Whether the pre-training model has the NSP head. Without it nothing trains the pooler.
     next_sentence_prediction: bool = True
     # Keys of the file this was read from that mean nothing to the model: kept to be shown.
@@ -134,7 +135,7 @@ class BertConfig:
             value = getattr(self, name)
             if not _is_number(value) or not value > 0:
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
-        for name in ("left_to_right", "next_sentence_prediction"):
+        for name in ("left_to_right", "bilstm", "next_sentence_prediction"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ValueError(f"{name} must be true or false, got {value!r}")
@@ -149,6 +150,8 @@ class BertConfig:
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} "
                 f"and {self.num_attention_heads}"
             )
+        if self.bilstm and self.hidden_size % 2:
+            raise ValueError(f"hidden_size must be even for bilstm, got {self.hidden_size}")
 
     @classmethod
     def from_size(cls, size: str, *, vocab_size: int, **overrides: Any) -> BertConfig:
@@ -286,7 +289,7 @@ _FIELDS = {field.name: field for field in dataclasses.fields(BertConfig)}
 # Fields that the original's configuration does not have, with their defaults.
 _OWN_KEYS = {
     name: _FIELDS[name].default
-    for name in ("layer_norm_eps", "left_to_right", "next_sentence_prediction")
+    for name in ("layer_norm_eps", "left_to_right", "bilstm", "next_sentence_prediction")
 }
 
 

@@ -95,6 +95,69 @@ class MaskedLMHead(ConfiguredLayer):
         return ops.reshape(logits, (*ops.shape(positions), self.config.vocab_size))
 
 
+@keras.saving.register_keras_serializable(package="bert_tf")
+class BiLstm(ConfiguredLayer):
+    """A bidirectional LSTM over an encoder's output: the paper's "+ BiLSTM", randomly initialized.
+
+    Each direction has D / 2 units, so that what reads it reads D as before; the paper does not say
+    how many it had. Variables: lstm, with forward_lstm and backward_lstm.
+
+    Args:
+        config: the model's configuration.
+        return_sequences: whether to return the outputs at each position, or the last ones alone.
+        **kwargs: `name` and `dtype` (a policy) of `keras.layers.Layer`.
+
+    Reference: the paper, section 5.1.
+    """
+
+    def __init__(self, config: BertConfig, return_sequences: bool, **kwargs):
+        super().__init__(config, **kwargs)
+        self.return_sequences = return_sequences
+        lstm = keras.layers.LSTM(
+            config.hidden_size // 2,
+            return_sequences=return_sequences,
+            name="lstm",
+            dtype=self.dtype_policy,
+        )
+        self.lstm = keras.layers.Bidirectional(lstm, name="lstm", dtype=self.dtype_policy)
+
+    def build(self, sequence_shape=None, input_mask_shape=None):
+        """Make the variables."""
+        self.lstm.build((None, None, self.config.hidden_size))
+
+    def call(self, sequence, input_mask):
+        """Map [B, F, D], with input_mask integer [B, F], to [B, F, D], or [B, D] of the last."""
+        outputs = self.lstm(sequence, mask=ops.not_equal(input_mask, 0))
+        return ops.copy(outputs)  # without the mask that Keras attaches, of which heads would warn
+
+    def compute_output_spec(self, sequence, input_mask):
+        """Return the shape and type of what `call` returns."""
+        batch, length, size = sequence.shape
+        shape = (batch, length, size) if self.return_sequences else (batch, size)
+        return keras.KerasTensor(shape, self.compute_dtype)
+
+    def get_config(self):
+        """Return the arguments."""
+        return {**super().get_config(), "return_sequences": self.return_sequences}
+
+
+def _encode(config: BertConfig, inputs: dict, output: str, recompute, dtype):
+    """Return "pooled_output" or "sequence_output" of a Bert, or of a BiLSTM over one."""
+    pooled = output == "pooled_output"
+    bert = Bert(
+        config,
+        train_pooler=pooled and not config.bilstm,
+        recompute=recompute,
+        name="bert",
+        dtype=dtype,
+    )
+    encoded = bert(inputs)
+    if not config.bilstm:
+        return encoded[output]
+    lstm = BiLstm(config, return_sequences=not pooled, name="bilstm", dtype=dtype)
+    return lstm(encoded["sequence_output"], inputs["input_mask"])
+
+
 class LinearHead(ConfiguredLayer):
     """A linear layer over the last axis, laid out as the original's heads are.
 
@@ -385,7 +448,7 @@ def bert_classifier(
     Reference: `create_model` of google-research/bert `run_classifier.py`.
     """
     inputs = encoder_inputs()
-    pooled = Bert(config, recompute=recompute, name="bert", dtype=dtype)(inputs)["pooled_output"]
+    pooled = _encode(config, inputs, "pooled_output", recompute, dtype)
     pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
     logits = ClassificationHead(config, num_labels, name="classifier", dtype=dtype)(pooled)
     return keras.Model(inputs, logits, name=name)
@@ -418,9 +481,7 @@ def bert_span_labeler(
     Reference: `create_model` of google-research/bert `run_squad.py`.
     """
     inputs = encoder_inputs()
-    sequence = Bert(config, train_pooler=False, recompute=recompute, name="bert", dtype=dtype)(
-        inputs
-    )["sequence_output"]
+    sequence = _encode(config, inputs, "sequence_output", recompute, dtype)
     return keras.Model(inputs, SpanHead(config, name="cls", dtype=dtype)(sequence), name=name)
 
 
@@ -455,9 +516,7 @@ def bert_token_classifier(
     Reference: the paper, section 5.3.
     """
     inputs = encoder_inputs()
-    sequence = Bert(config, train_pooler=False, recompute=recompute, name="bert", dtype=dtype)(
-        inputs
-    )["sequence_output"]
+    sequence = _encode(config, inputs, "sequence_output", recompute, dtype)
     sequence = Dropout(dropout_rate, name="dropout", dtype=dtype)(sequence)
     head = TokenClassificationHead(config, num_labels, name="token_classification", dtype=dtype)
     return keras.Model(inputs, head(sequence), name=name)
@@ -494,7 +553,7 @@ def bert_multiple_choice(
     """
     inputs = {key: keras.Input((None, None), dtype="int32", name=key) for key in encoder_inputs()}
     rows = {key: MergeChoices(name=f"merge_{key}")(value) for key, value in inputs.items()}
-    pooled = Bert(config, recompute=recompute, name="bert", dtype=dtype)(rows)["pooled_output"]
+    pooled = _encode(config, rows, "pooled_output", recompute, dtype)
     pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
     scores = MultipleChoiceHead(config, 1, name="multiple_choice", dtype=dtype)(pooled)
     logits = SplitChoices(name="logits")(scores, inputs["input_ids"])

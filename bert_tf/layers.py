@@ -605,7 +605,11 @@ def _recomputed(layer, adder, keys):
 
 @keras.saving.register_keras_serializable(package="bert_tf")
 class Pooler(ConfiguredLayer):
-    """Dense layer with tanh over the first token. Variables: dense with kernel [D, D]."""
+    """Dense layer with tanh over the first token. Variables: dense with kernel [D, D].
+
+    A left-to-right model pools the last token that is no padding: its first sees nothing but
+    itself. The paper does not say what it did.
+    """
 
     def __init__(self, config: BertConfig, **kwargs):
         super().__init__(config, **kwargs)
@@ -615,9 +619,14 @@ class Pooler(ConfiguredLayer):
         """Make the variables."""
         self.dense.build((None, self.config.hidden_size))
 
-    def call(self, sequence):
-        """Pool [B, F, D] to [B, D]."""
-        return ops.tanh(self.dense(sequence[:, 0]))
+    def call(self, sequence, input_mask):
+        """Pool [B, F, D] to [B, D]; input_mask is integer [B, F], with its padding at the end."""
+        first = sequence[:, 0]
+        if self.config.left_to_right:
+            last = ops.sum(ops.cast(input_mask, "int32"), axis=1) - 1  # [B]
+            last = ops.maximum(last, 0)[:, None, None]  # of a row of padding alone, the first
+            first = ops.take_along_axis(sequence, last, axis=1)[:, 0]  # [B, D]
+        return ops.tanh(self.dense(first))
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")

@@ -103,7 +103,7 @@ class Bert(ConfiguredLayer):
         sequence = ops.reshape(all_rows[-1], shape)  # [B, F, D]
         outputs = {
             "sequence_output": sequence,
-            "pooled_output": self.pooler(sequence),
+            "pooled_output": self.pooler(sequence, inputs["input_mask"]),
             "embedding_table": ops.convert_to_tensor(self.embeddings.word_embeddings),
         }
         if self.hidden_states:

@@ -31,7 +31,7 @@ POOLER_PATTERN = r"^bert/pooler/"
 # In every TensorFlow 2 checkpoint that names tensors by objects, and in no other.
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # Our weights outside the encoder.
-HEADS_PATTERN = r"^(cls|classifier|token_classification|multiple_choice)/"
+HEADS_PATTERN = r"^(cls|classifier|token_classification|multiple_choice|bilstm)/"
 
 
 @dataclasses.dataclass(frozen=True)

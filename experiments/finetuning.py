@@ -36,7 +36,7 @@ _OF_THE_RUN = (
     "train_batch_size learning_rate num_train_epochs num_train_steps warmup_proportion "
     "eval_every_steps early_stop_evals keep_best bias_correction layer_wise_decay clip_norm "
     "weight_decay_rate freeze_layers freeze group_by_length pad_to_max_seq_length precision "
-    "jit_compile optimizer recompute_layers lora_rank lora_alpha lora_targets"
+    "jit_compile bilstm optimizer recompute_layers lora_rank lora_alpha lora_targets"
 ).split()
 
 
@@ -106,6 +106,7 @@ def define_flags(
     number("weight_decay_rate", 0.01, "Weight decay.")
     integer("freeze_layers", -1, "Freeze the embeddings and so many layers; -1 for nothing.")
     texts("freeze", [], "Regular expression of weights to freeze; repeatable.")
+    switch("bilstm", False, "Put a BiLSTM between encoder and head: an ablation of the paper.")
     choice("optimizer", "adamw", ["adamw", "lamb"], "BERT's Adam, or LAMB for large batches.")
     integer("lora_rank", 0, "Train low-rank adapters of this rank and the head alone; 0: all.")
     number("lora_alpha", None, "Adapters are scaled by this over the rank; the rank by default.")
@@ -583,7 +584,10 @@ class _Training:
         keras.utils.set_random_seed(self.seed)
         training.set_precision(values.precision)
         self.model = finetuning.make_model(
-            job.kind, self.start.config, job.num_labels, recompute=values.recompute_layers
+            job.kind,
+            dataclasses.replace(self.start.config, bilstm=values.bilstm),
+            job.num_labels,
+            recompute=values.recompute_layers,
         )
         drawn = ()  # weights of the encoder that the checkpoint lacks
         if self.start.checkpoint is not None:

@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf
 
 from bert_tf import losses
+from bert_tf.checkpoint_writers import save_model_directory
+from bert_tf.checkpoints import load_checkpoint, load_model
 from bert_tf.config import BertConfig
 from bert_tf.heads import (
     HEADS,
@@ -17,6 +19,7 @@ from bert_tf.heads import (
     gather_positions,
     pretraining_compile_arguments,
 )
+from bert_tf.modeling import bert_encoder
 from bert_tf.optimization import create_optimizer
 from tests.golden.modeling import make_golden
 from tests.test_modeling import run_on_backend, saves
@@ -635,6 +638,26 @@ def test_task_models_in_keras_files(kind, tmp_path):
     if kind == "multiple_choice":
         other = task_inputs(kind, rows=2, length=7, choices=5)
         np.testing.assert_array_equal(loaded(other), model(other))
+
+
+@pytest.mark.parametrize("kind", ["classification", "span"])
+def test_a_bilstm_between_encoder_and_head(kind, tmp_path):
+    config = dataclasses.replace(SHALLOW, bilstm=True)
+    model, inputs = task_model(kind, config), task_inputs(kind)
+    expected = flatten(model(inputs))
+    longer = {key: np.pad(value, ((0, 0), (0, 2))) for key, value in inputs.items()}
+    for a, b in zip(flatten(model(longer)), expected, strict=True):
+        np.testing.assert_allclose(a[:, : b.shape[1]], b, atol=1e-5)
+    save_model_directory(tmp_path, model)
+    loaded = load_model(tmp_path)
+    assert loaded.kind == kind and loaded.config.bilstm
+    for a, b in zip(flatten(loaded.model(inputs)), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Over a pre-trained encoder it is drawn afresh, like the head.
+    save_model_directory(tmp_path / "encoder", bert_encoder(SHALLOW))
+    transfer = load_checkpoint(model, tmp_path / "encoder", heads=False)
+    assert {name.split("/")[0] for name in transfer.missing} <= {"bilstm", "classifier", "cls"}
+    assert any(name.startswith("bilstm/") for name in transfer.missing)
 
 
 @pytest.mark.parametrize("kind", TASKS)

@@ -132,6 +132,21 @@ def test_left_to_right_does_not_see_the_future(encoder, inputs):
         assert (difference.max(-1) > 1e-4).all()
 
 
+def test_left_to_right_pools_the_last_token(encoder, inputs):
+    """The first sees nothing but itself."""
+    config = BertConfig.from_dict({**CONFIG.to_dict(), "left_to_right": True})
+    model = bert_encoder(config)
+    model.set_weights(encoder.get_weights())
+    mask = inputs["input_mask"]
+    outputs = {name: np.array(value) for name, value in model(inputs).items()}
+    last = outputs["sequence_output"][np.arange(len(mask)), mask.sum(1) - 1]
+    kernel, bias = (w.numpy() for w in model.weights if "/pooler/" in w.path)
+    np.testing.assert_allclose(outputs["pooled_output"], np.tanh(last @ kernel + bias), atol=1e-5)
+    # Padding has no part in it.
+    longer = {name: np.pad(value, ((0, 0), (0, 2))) for name, value in inputs.items()}
+    np.testing.assert_allclose(model(longer)["pooled_output"], outputs["pooled_output"], atol=1e-5)
+
+
 def test_dropout_is_on_in_training_only(encoder, inputs):
     first, second = (encoder(inputs)["sequence_output"] for _ in range(2))
     np.testing.assert_array_equal(first, second)
