@@ -1,4 +1,4 @@
-"""Masks of the masked language model drawn anew in tf.data, by the original's rule.
+"""What a language model predicts, chosen in tf.data: masks by the original's rule, or what follows.
 
 Shapes: B batch, L sequence length, P predictions per sequence, V vocabulary.
 """
@@ -60,6 +60,49 @@ class MaskingRule:
             ],
             np.int32,
         )
+
+
+    def choose(
+        self, features: Mapping[str, tf.Tensor], *, max_predictions_per_seq: int, seed: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Masks a batch; see `mask_batch`."""
+        return mask_batch(
+            features, rule=self, max_predictions_per_seq=max_predictions_per_seq, seed=seed
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class NextPieceRule:
+    """Every piece is predicted from those before it: the left-to-right language model.
+
+    Reference:
+        arXiv 1810.04805, section 5.1, LTR & No NSP.
+    """
+
+    def choose(
+        self, features: Mapping[str, tf.Tensor], *, max_predictions_per_seq: int, seed: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Makes each piece but the first the label of the position before it.
+
+        Args:
+            features: as for `mask_batch`; nothing in them is masked.
+            max_predictions_per_seq: without effect.
+            seed: without effect.
+
+        Returns:
+            The features, and masked_lm_positions 0..L-2, masked_lm_ids (int32 [B, L - 1]) and
+            masked_lm_weights (float32 [B, L - 1], 1 where the piece is no padding).
+        """
+        del max_predictions_per_seq, seed
+        labels = features["input_ids"][:, 1:]
+        positions = tf.broadcast_to(tf.range(tf.shape(labels)[1]), tf.shape(labels))
+        positions = tf.ensure_shape(positions, labels.shape)
+        return {
+            **features,
+            "masked_lm_positions": positions,
+            "masked_lm_ids": labels,
+            "masked_lm_weights": tf.cast(features["input_mask"][:, 1:] > 0, tf.float32),
+        }
 
 
 def mask_batch(

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf import records
-from bert_tf.dynamic_masking import MaskingRule, mask_batch
+from bert_tf.dynamic_masking import MaskingRule, NextPieceRule
 
 SHUFFLE_BUFFER_RECORDS = 65_536  # about 50 MB of records of 128 tokens; the original's is 100
 _READ_FILES = 8  # read in turns, record by record, so that neighbours come from several files
@@ -184,7 +184,7 @@ def pretraining_dataset(
     is_training: bool,
     seed: int = 0,
     start_step: int = 0,
-    masking: MaskingRule | None = None,
+    masking: MaskingRule | NextPieceRule | None = None,
     record_counts: Sequence[int] | None = None,
     vocab_size: int | None = None,
     next_sentence: bool = True,
@@ -205,7 +205,8 @@ def pretraining_dataset(
         seed: of the order and of dynamic masks, in [0, 2**31).
         start_step: batches to pass over; batch i is the same whatever the start.
         masking: the rule by which masks are drawn, for unmasked records: in training anew for
-            every step, in evaluation the same at every evaluation.
+            every step, in evaluation the same at every evaluation; or the one by which the next
+            piece is predicted, P being L - 1 then.
         record_counts: records of each file where known; else the files are scanned.
         vocab_size: where given, an id outside it stops the stream with an error.
         next_sentence: leave out labels and weights of next-sentence prediction where False.
@@ -271,9 +272,8 @@ def pretraining_dataset(
         if vocab_size is not None:
             batch["input_ids"] = _checked_ids(batch, vocab_size)
         if masking is not None and not shape.masked:
-            batch = mask_batch(
+            batch = masking.choose(
                 batch,
-                rule=masking,
                 max_predictions_per_seq=max_predictions_per_seq,
                 seed=_mix(seed, stream, step)[:2],
             )

@@ -263,6 +263,7 @@ def make_plan() -> Plan:
     _check_flags()
     from bert_tf import checkpoint_formats, input_pipeline, tokenization
     from bert_tf.config import BertConfig
+    from bert_tf.dynamic_masking import NextPieceRule
     from bert_tf.layers import recomputed_layers
 
     train_files = input_pipeline.expand_files(FLAGS.input_file)
@@ -322,6 +323,13 @@ def make_plan() -> Plan:
             )
 
     def masking(files, shape):
+        if config.left_to_right:
+            if shape.masked:
+                raise InputError(
+                    f"{files[0]}: holds masked records; a left-to-right model predicts what "
+                    "follows: make them with --dynamic_masking, which masks nothing"
+                )
+            return NextPieceRule()
         of_files = input_pipeline.manifests_of(files)
         return None if shape.masked else _masking_rule(next(iter(of_files), None), vocab_file)
 

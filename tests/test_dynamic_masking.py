@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf.dynamic_masking import MaskingRule, mask_batch
+from bert_tf.dynamic_masking import MaskingRule, NextPieceRule, mask_batch
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
     ("##" if i % 3 == 2 else "") + f"p{i}" for i in range(92)
@@ -133,6 +133,20 @@ def test_more_predictions_than_positions():
     np.testing.assert_array_equal(
         out["masked_lm_weights"].sum(1), features["input_mask"].sum(1) - 3
     )
+
+
+def test_the_next_piece_is_the_label_of_each_position():
+    features = make_batch(13, np.random.default_rng(2))
+    given = {name: tf.constant(value) for name, value in features.items()}
+    seed = tf.constant((0, 0))
+    out = NextPieceRule().choose(given, max_predictions_per_seq=PREDICTIONS, seed=seed)
+    np.testing.assert_array_equal(out["input_ids"], features["input_ids"])
+    for row, length in enumerate(features["input_mask"].sum(1)):
+        assert out["masked_lm_weights"][row].numpy().sum() == length - 1
+        for place in range(length - 1):
+            position = out["masked_lm_positions"][row, place]
+            assert position == place
+            assert out["masked_lm_ids"][row, place] == features["input_ids"][row, place + 1]
 
 
 def test_bad_rules_are_named():

@@ -274,6 +274,8 @@ def test_files_that_do_not_fit_are_refused(refused, data, tmp_path):
     assert "unmasked, for dynamic masking" in refused(
         input_file=f"{data}/unmasked.tfrecord", vocab_file=None
     )
+    synthetic.small_config(left_to_right=True).to_json_file(small)
+    assert "holds masked records" in refused(bert_config_file=small)
     damaged = tmp_path / "damaged.tfrecord"
     damaged.write_bytes((data / "dev.tfrecord").read_bytes()[:-3])
     assert f"{damaged}: record 36" in refused(input_file=damaged)
