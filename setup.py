@@ -55,6 +55,8 @@ setup(
         ],
         # The test of the development server's page, with a Chromium that is there already.
         "browser": ["playwright>=1.49"],
+        # Data preparation on a cluster: create_pretraining_data.py --runner=...
+        "beam": ["apache-beam>=2.70,<3"],
         # What results and speed are compared with; the tests that need one skip without it.
         "peers": ["jax>=0.5", "psutil>=5.9", "torch>=2.6", "transformers>=5"],
     },

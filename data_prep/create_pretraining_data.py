@@ -15,12 +15,19 @@ the order of a glob's files to the file system; here they are sorted).
 A run that was stopped or killed is continued by the same command, and gives the same bytes. Beside
 the records lies their manifest, <output>.manifest.json: counts, settings, and the loss of a unigram
 model. On a machine with several cores all are used; --num_workers sets how many.
+
+--runner names a runner of Apache Beam (the extra "beam"), which makes the same records on a cluster;
+flags that this script does not have go to it (each as --name=value):
+
+    python data_prep/create_pretraining_data.py --runner=FlinkRunner --flink_master=HOST:8081 ...
 """
 
+import difflib
 import functools
-import os
+import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -96,6 +103,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         lower_bound=1,
     )
     integer("num_workers", 0, "Worker processes; 0 for one per core.", lower_bound=0)
+    string(
+        "runner",
+        "local",
+        "local for processes of this machine, or a runner of Apache Beam, such as DirectRunner, "
+        "DataflowRunner, FlinkRunner or SparkRunner; it takes the flags that are not known here.",
+    )
     boolean("gzip", False, "Compress the output; .gz is added to names that lack it.")
     boolean(
         "dynamic_masking",
@@ -148,6 +161,50 @@ def options_from_flags(values: flags.FlagValues) -> pretraining_pipeline.Options
     )
 
 
+def beam_arguments(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+    """Arguments for a runner of Beam.
+
+    Args:
+      argv: what is left once the script's flags are parsed, the script's name first.
+      values: the script's flags.
+
+    Returns:
+      The arguments.
+
+    Raises:
+      ValueError: one that is not "--name=value", or a slip of the pen in a flag of this script.
+    """
+    for argument in argv[1:]:
+        name = argument.split("=")[0].lstrip("-")
+        if not argument.startswith("--"):
+            raise ValueError(
+                f"unexpected argument {argument!r}: quote globs (--input_file='a/*'), and give "
+                "Beam's options as --name=value"
+            )
+        if meant := difflib.get_close_matches(name, list(values), 1, 0.9):
+            raise ValueError(f"{name}: unknown flag; did you mean {meant[0]}?")
+    return list(argv[1:])
+
+
+def _create(options: pretraining_pipeline.Options, argv: Sequence[str]) -> dict[str, Any]:
+    values = flags.FLAGS
+    if values.runner == "local":
+        return pretraining_pipeline.create_pretraining_data(
+            options, values.num_workers or None, show_progress=True
+        )
+    try:
+        from data_prep import beam_pipeline
+    except ImportError as error:
+        raise ValueError(
+            f"runner: {values.runner} needs Apache Beam: pip install 'bert-tf[beam]' ({error})"
+        ) from error
+    if values.runner == "DirectRunner":  # on a cluster Beam's notes tell where to look
+        logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    return beam_pipeline.create_pretraining_data(
+        options, values.runner, values.num_workers, beam_arguments(argv, values)
+    )
+
+
 def first_example(options: pretraining_pipeline.Options) -> str:
     """Shows the first record as text, so that a wrong vocabulary or casing is seen at once.
 
@@ -176,14 +233,12 @@ def first_example(options: pretraining_pipeline.Options) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the script; bad input ends it with one line on standard error and exit status 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}: quote globs (--input_file='a/*')")
     values = flags.FLAGS
+    if len(argv) > 1 and values.runner == "local":
+        raise app.UsageError(f"unexpected argument {argv[1]!r}: quote globs (--input_file='a/*')")
     try:
         options = options_from_flags(values)
-        manifest = pretraining_pipeline.create_pretraining_data(
-            options, values.num_workers or None, show_progress=True
-        )
+        manifest = _create(options, argv)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"create_pretraining_data: {error}")
     except KeyboardInterrupt:
@@ -197,11 +252,23 @@ def main(argv: Sequence[str]) -> None:
         f"random next {counts['random_next_fraction']:.1%}, unknown tokens "
         f"{counts['unknown_token_rate']:.2%}, padding {counts['padding_fraction']:.1%}"
     )
-    print(first_example(options))
-    for path in options.output_files:
-        print(f"wrote {path} ({os.path.getsize(path):,} bytes)")
+    if not token_store.is_remote(options.output_files[0]):
+        print(first_example(options))
+    for path, size in zip(options.output_files, manifest["file_bytes"], strict=True):
+        print(f"wrote {path} ({size:,} bytes)")
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses the flags; where a runner of Beam is named, those that are unknown are its."""
+    names = [argument.lstrip("-").split("=")[0] for argument in argv[1:]]
+    if "runner" not in names or "--runner=local" in argv:
+        return app.parse_flags_with_usage(argv)
+    try:
+        return flags.FLAGS(argv, known_only=True)
+    except flags.Error as error:
+        sys.exit(f"create_pretraining_data: {error}")
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=_parse)

@@ -25,8 +25,8 @@ import random
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -46,7 +46,7 @@ BATCH_TOKENS = 1 << 18  # padded tokens masked and encoded at once
 TOKENIZER_MEMO_BYTES = 384 << 20  # English needs about 100 MB per 400,000 distinct chunks
 
 UNKNOWN_RATE_TO_WARN = 0.05
-_PAIRS_STAGE, _PLAN_STAGE, _RECORDS_STAGE = 1, 2, 3
+PAIRS_STAGE, PLAN_STAGE, RECORDS_STAGE = 1, 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,17 +171,16 @@ def create_pretraining_data(
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     tokenizer = tokenization.FullTokenizer(options.vocab_file, options.do_lower_case)
     tokenization.check_special_tokens(tokenizer.vocab, options.vocab_file)
-    _warn_about_flags(options, tokenizer)
+    warn_about_flags(options, tokenizer)
     for path in options.input_files:
-        with open(path, "rb"):
-            pass
-    with _work_folder(options) as work:
+        token_store.open_input(path).close()
+    with work_folder(options) as work:
         if options.compatible:
             manifest = _compatible_run(options, tokenizer, work, show_progress)
         else:
             manifest = _run(options, num_workers, work, show_progress)
         for path in sorted(set(map(records.manifest_path, options.output_files))):
-            _write_json(path, manifest)
+            write_json(path, manifest)
     return manifest
 
 
@@ -189,7 +188,7 @@ def _warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
-def _warn_about_flags(options: Options, tokenizer: tokenization.FullTokenizer) -> None:
+def warn_about_flags(options: Options, tokenizer: tokenization.FullTokenizer) -> None:
     """Warns of flags that contradict each other but are not forbidden."""
     vocab = tokenizer.vocab
     uncased = token_store.is_uncased_vocabulary(vocab)
@@ -211,7 +210,7 @@ def _warn_about_flags(options: Options, tokenizer: tokenization.FullTokenizer) -
         )
 
 
-def _warn_about_corpus(options: Options, counts: dict[str, int]) -> None:
+def warn_about_corpus(options: Options, counts: dict[str, int]) -> None:
     """Complains of a corpus from which no good pairs can come.
 
     Raises:
@@ -243,7 +242,8 @@ def _warn_about_corpus(options: Options, counts: dict[str, int]) -> None:
 # Work folder
 
 
-def _write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: Any) -> None:
+    """Writes a value; the file appears under its name once it is whole."""
     temporary = f"{path}.tmp-{os.getpid()}"
     with open(temporary, "w", encoding="utf-8") as stream:
         json.dump(value, stream, indent=1, sort_keys=True)
@@ -251,7 +251,8 @@ def _write_json(path: str, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def _read_json(path: str) -> Any:
+def read_json(path: str) -> Any:
+    """Reads what `write_json` wrote."""
     with open(path, encoding="utf-8") as stream:
         return json.load(stream)
 
@@ -261,15 +262,19 @@ def _file_sha256(path: str) -> str:
         return hashlib.sha256(stream.read()).hexdigest()
 
 
-def _fingerprint(options: Options) -> str:
-    """Digest of all that the records' bytes depend on."""
-    inputs = []
-    for path in options.input_files:
-        stat = os.stat(path)
-        inputs.append([os.path.abspath(path), stat.st_size, stat.st_mtime_ns])
+def fingerprint(options: Options, layout: str | None = None) -> str:
+    """Digest of all that the records' bytes depend on, and how unfinished work is laid out.
+
+    Args:
+      options: what is made from what.
+      layout: name of another layout than this module's.
+
+    Returns:
+      16 hexadecimal digits.
+    """
     what = {
         **dataclasses.asdict(options),
-        "input_files": inputs,
+        "input_files": [token_store.input_stamp(path) for path in options.input_files],
         "output_files": [os.path.abspath(path) for path in options.output_files],
         "vocab_file": _file_sha256(options.vocab_file),
         "format": FORMAT_VERSION,
@@ -286,6 +291,8 @@ def _fingerprint(options: Options) -> str:
         "numpy": np.__version__,
         "unicode": unicodedata.unidata_version,
     }
+    if layout is not None:
+        what["layout"] = layout
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -305,11 +312,22 @@ def _lock(folder: str) -> Any:
 
 
 @contextlib.contextmanager
-def _work_folder(options: Options) -> Iterator[str]:
+def work_folder(options: Options, layout: str | None = None) -> Iterator[str]:
     """Makes sure that the output can be written, and gives the folder for unfinished work.
 
     The folder goes when all is done, and when the input turns out to be bad; it stays when the run
     is stopped or a disk is full, for the next run to continue.
+
+    Args:
+      options: what is made from what; all output on this machine's file system.
+      layout: as for `fingerprint`.
+
+    Yields:
+      The folder's path.
+
+    Raises:
+      ValueError: the output cannot be written.
+      RuntimeError: another run has the folder.
     """
     for path in options.output_files:
         if os.path.isdir(path):
@@ -326,7 +344,7 @@ def _work_folder(options: Options) -> Iterator[str]:
                 f"output_file: cannot write to {path}: {error.strerror or error}"
             ) from error
     base = records.output_base(os.path.abspath(options.output_files[0])) + ".work-"
-    work = base + _fingerprint(options)
+    work = base + fingerprint(options, layout)
     os.makedirs(work, exist_ok=True)
     lock = _lock(work)
     if lock is None:
@@ -358,8 +376,14 @@ def _remove_folder(work: str) -> None:
 # Work of one process
 
 
-class _Statistics:
-    """Counts over finished instances."""
+class Statistics:
+    """Counts over finished instances.
+
+    Attributes:
+      counts: instances, sequence_tokens, random_next and masked_tokens; bytes of a chunk.
+      labels: int64 [highest label + 1], how often each id was masked.
+      max_token_id: highest id of any sequence.
+    """
 
     def __init__(self):
         self.counts = collections.Counter()
@@ -387,31 +411,35 @@ class _Statistics:
             counts, self.labels = self.labels, counts.astype(np.int64)
         self.labels[: counts.size] += counts
 
-    def merge(self, other: "_Statistics") -> None:
+    def merge(self, other: "Statistics") -> None:
         """Adds another's counts."""
         self.counts.update(other.counts)
         self.max_token_id = max(self.max_token_id, other.max_token_id)
         self._add_labels(other.labels)
 
-    def save(self, path: str) -> None:
-        """Writes the counts; the file appears once it is whole."""
+    def write(self, stream: BinaryIO) -> None:
+        """Writes the counts to a stream."""
         ids = np.flatnonzero(self.labels)
+        np.savez(
+            stream,
+            counts=np.array(json.dumps(self.counts)),
+            max_token_id=self.max_token_id,
+            label_ids=ids,
+            label_counts=self.labels[ids],
+        )
+
+    def save(self, path: str) -> None:
+        """Writes the counts to a file, which appears once it is whole."""
         temporary = f"{path}.tmp-{os.getpid()}"
         with open(temporary, "wb") as stream:
-            np.savez(
-                stream,
-                counts=np.array(json.dumps(self.counts)),
-                max_token_id=self.max_token_id,
-                label_ids=ids,
-                label_counts=self.labels[ids],
-            )
+            self.write(stream)
         os.replace(temporary, path)
 
     @classmethod
-    def load(cls, path: str) -> "_Statistics":
-        """Reads what `save` wrote."""
+    def load(cls, source: str | BinaryIO) -> "Statistics":
+        """Reads what `write` or `save` wrote, from a path or a stream that can seek."""
         result = cls()
-        with np.load(path) as loaded:
+        with np.load(source) as loaded:
             result.counts.update(json.loads(str(loaded["counts"])))
             result.max_token_id = int(loaded["max_token_id"])
             if loaded["label_ids"].size:
@@ -426,6 +454,110 @@ class _Statistics:
             return None
         share = counts / counts.sum()
         return float(-(share * np.log(share)).sum())
+
+
+def generator(options: Options, stage: int, *index: int) -> np.random.Generator:
+    """Random numbers of one piece of work, the same wherever and whenever it is done.
+
+    Args:
+      options: for the seed.
+      stage: PAIRS_STAGE, PLAN_STAGE or RECORDS_STAGE.
+      *index: number of the block or chunk.
+    """
+    seed = np.random.SeedSequence(options.random_seed % (1 << 64), spawn_key=(stage, *index))
+    return np.random.Generator(np.random.SFC64(seed))
+
+
+def refuses_upper_case(options: Options, vocab: Mapping[str, int]) -> bool:
+    """Whether a capital letter in the text is an error: no piece could have it."""
+    return not options.do_lower_case and token_store.is_uncased_vocabulary(vocab)
+
+
+def block_bounds(store: token_store.TokenStore, options: Options) -> list[tuple[int, int]]:
+    """Cuts the corpus into blocks of documents whose pairs are drawn together.
+
+    Args:
+      store: the corpus; its tokens are not looked at.
+      options: for dupe_factor.
+
+    Returns:
+      First document and end of each block.
+    """
+    step = max(1, BLOCK_SENTENCES // options.dupe_factor)
+    starts = np.searchsorted(store.document_offsets, np.arange(0, store.counts["sentences"], step))
+    bounds = [*np.unique(starts).tolist(), store.counts["documents"]]
+    return [(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if a < b]
+
+
+def block_pairs(
+    store: token_store.TokenStore, options: Options, documents: range, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Draws the pairs of a block of documents, shuffled.
+
+    Args:
+      store: the corpus; its tokens are not looked at.
+      options: for the rule of pairs and dupe_factor.
+      documents: the block.
+      rng: `generator` of the block.
+
+    Yields:
+      PAIR_DTYPE arrays of about SHUFFLED_PAIRS pairs, each in random order.
+    """
+    waiting: list[np.ndarray] = []
+    lanes = LOCKSTEP_DOCUMENTS_OF_LARGE if store.has_large_offsets else LOCKSTEP_DOCUMENTS
+    step = max(1, lanes // options.dupe_factor)
+    for start in range(documents.start, documents.stop, step):
+        for pairs in instances.sample_pairs(
+            store.sentence_offsets,
+            store.document_offsets,
+            range(start, min(documents.stop, start + step)),
+            options.dupe_factor,
+            options.pair_rule,
+            rng,
+        ):
+            waiting.append(pairs)
+            store.release()
+            if sum(map(len, waiting)) >= SHUFFLED_PAIRS:
+                yield rng.permutation(np.concatenate(waiting))
+                waiting.clear()
+    if waiting:
+        yield rng.permutation(np.concatenate(waiting))
+
+
+def write_chunk_records(
+    options: Options,
+    vocabulary: instances.VocabularyTable,
+    pairs: np.ndarray,
+    gather: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    rng: np.random.Generator,
+    stream: Any,
+) -> Statistics:
+    """Shuffles, packs, masks and encodes the pairs of one chunk of the output.
+
+    Args:
+      options: for the rule of masks and the lengths.
+      vocabulary: of the model.
+      pairs: PAIR_DTYPE [B], in the order of the plan.
+      gather: pairs -> tokens, and the pairs with their starts in those tokens.
+      rng: `generator` of the chunk.
+      stream: where the framed records are written.
+
+    Returns:
+      Counts of what was written, without "bytes".
+    """
+    pairs = rng.permutation(pairs)
+    statistics = Statistics()
+    batch = max(1, BATCH_TOKENS // options.max_seq_length)
+    for start in range(0, len(pairs), batch):
+        tokens, here = gather(pairs[start : start + batch])
+        packed = instances.pack_pairs(tokens, here, options.max_seq_length, vocabulary)
+        masks = {}
+        if not options.dynamic_masking:
+            masks = instances.mask_pairs(packed, vocabulary, options.mask_rule, rng)
+        arrays = {**packed.features(), **masks}
+        statistics.add(arrays, packed.length)
+        stream.write(records.encode_framed_examples(options.features, arrays))
+    return statistics
 
 
 class _Worker:
@@ -445,12 +577,6 @@ class _Worker:
         vocab = tokenization.load_vocab(self.options.vocab_file)
         return instances.VocabularyTable.from_vocab(vocab)
 
-    def _generator(self, stage: int, index: int) -> np.random.Generator:
-        seed = np.random.SeedSequence(
-            self.options.random_seed % (1 << 64), spawn_key=(stage, index)
-        )
-        return np.random.Generator(np.random.SFC64(seed))
-
     def tokenize(self, index: int, piece: token_store.TextPiece) -> None:
         """Tokenizes one piece of text into its file, unless an earlier run did."""
         if os.path.exists(_piece_path(self.work, index)):
@@ -461,10 +587,9 @@ class _Worker:
                 self.options.do_lower_case,
                 max_memo_bytes=TOKENIZER_MEMO_BYTES,
             )
-        refuse_upper_case = not self.options.do_lower_case and token_store.is_uncased_vocabulary(
-            self._tokenizer.vocab
+        tokenized = token_store.tokenize_piece(
+            piece, self._tokenizer, refuses_upper_case(self.options, self._tokenizer.vocab)
         )
-        tokenized = token_store.tokenize_piece(piece, self._tokenizer, refuse_upper_case)
         tokenized.save(_piece_path(self.work, index))
 
     def draw_pairs(self, block: int, first_document: int, end_document: int) -> None:
@@ -472,41 +597,15 @@ class _Worker:
         if os.path.exists(_block_path(self.work, block)):
             return
         self._tokenizer = None  # its memo is of no more use
-        store, duplicates = self._store, self.options.dupe_factor
-        rng = self._generator(_PAIRS_STAGE, block)
+        documents = range(first_document, end_document)
+        rng = generator(self.options, PAIRS_STAGE, block)
         counts: list[int] = []
-        waiting: list[np.ndarray] = []
-        num_waiting = 0
-
-        def flush() -> None:
-            pairs = rng.permutation(np.concatenate(waiting))
+        for pairs in block_pairs(self._store, self.options, documents, rng):
             path = _pairs_path(self.work, block, len(counts))
             pairs.tofile(f"{path}.tmp")
             os.replace(f"{path}.tmp", path)
             counts.append(len(pairs))
-            waiting.clear()
-
-        lanes = LOCKSTEP_DOCUMENTS_OF_LARGE if store.has_large_offsets else LOCKSTEP_DOCUMENTS
-        step = max(1, lanes // duplicates)
-        for start in range(first_document, end_document, step):
-            documents = range(start, min(end_document, start + step))
-            for pairs in instances.sample_pairs(
-                store.sentence_offsets,
-                store.document_offsets,
-                documents,
-                duplicates,
-                self.options.pair_rule,
-                rng,
-            ):
-                waiting.append(pairs)
-                num_waiting += len(pairs)
-                store.release()
-                if num_waiting >= SHUFFLED_PAIRS:
-                    flush()
-                    num_waiting = 0
-        if waiting:
-            flush()
-        _write_json(_block_path(self.work, block), counts)
+        write_json(_block_path(self.work, block), counts)
 
     def write_chunk(self, chunk: int, compress: bool) -> None:
         """Makes the records of one chunk of the output, unless an earlier run did."""
@@ -514,42 +613,33 @@ class _Worker:
         if os.path.exists(path):
             return
         self._tokenizer = None
-        options = self.options
-        rng = self._generator(_RECORDS_STAGE, chunk)
-        pairs = rng.permutation(self._chunk_pairs(chunk))
-        statistics = _Statistics()
-        batch = max(1, BATCH_TOKENS // options.max_seq_length)
+        rng = generator(self.options, RECORDS_STAGE, chunk)
         # Not a RecordWriter's rename: statistics must be there before the records are.
         with open(f"{path}.tmp", "wb") as raw, contextlib.ExitStack() as stack:
             stream: Any = raw
             if compress:
                 stream = stack.enter_context(records.gzip_stream(raw))
-            for start in range(0, len(pairs), batch):
-                packed = self._pack(pairs[start : start + batch])
-                masks = {}
-                if not options.dynamic_masking:
-                    masks = instances.mask_pairs(packed, self._vocabulary, options.mask_rule, rng)
-                arrays = {**packed.features(), **masks}
-                statistics.add(arrays, packed.length)
-                stream.write(records.encode_framed_examples(options.features, arrays))
+            statistics = write_chunk_records(
+                self.options, self._vocabulary, self._chunk_pairs(chunk), self._gather, rng, stream
+            )
         statistics.counts["bytes"] = os.path.getsize(f"{path}.tmp")
         statistics.save(_statistics_path(self.work, chunk))
         os.replace(f"{path}.tmp", path)
 
-    def _pack(self, pairs: np.ndarray) -> instances.PackedPairs:
-        """Gathers a batch's tokens from the store."""
+    def _gather(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Finds a batch's tokens in the store."""
         starts = np.concatenate([pairs["a_start"], pairs["b_start"]])
         lengths = np.concatenate([pairs["a_length"], pairs["b_length"]])
         tokens, starts = self._store.gather(starts, lengths)
         pairs = pairs.copy()
         pairs["a_start"], pairs["b_start"] = np.split(starts, 2)
-        return instances.pack_pairs(tokens, pairs, self.options.max_seq_length, self._vocabulary)
+        return tokens, pairs
 
     def _chunk_pairs(self, chunk: int) -> np.ndarray:
         """Collects from every block the pairs that the plan gives to a chunk."""
         plan = np.load(_plan_path(self.work), mmap_mode="r")
         begin, end = np.asarray(plan[:, chunk]), np.asarray(plan[:, chunk + 1])
-        files = _read_json(_blocks_path(self.work))
+        files = read_json(_blocks_path(self.work))
         parts = []
         for number in np.flatnonzero(end > begin).tolist():
             parts.append(
@@ -595,6 +685,11 @@ def _output_part_path(work: str, index: int) -> str:
     return os.path.join(work, f"output-{index:05d}")
 
 
+def _output_bytes(options: Options, work: str) -> list[int]:
+    files = range(len(options.output_files))
+    return [os.path.getsize(_output_part_path(work, index)) for index in files]
+
+
 # --------------------------------------------------------------------------------------------------
 # Passes
 
@@ -605,15 +700,17 @@ def _run(options: Options, num_workers: int, work: str, show: bool) -> dict[str,
     if not os.path.exists(finished):
         with WorkerPool(num_workers, _Worker, options, work) as pool:
             counts = _tokenize(options, pool, work, show)
-            _warn_about_corpus(options, counts)
+            warn_about_corpus(options, counts)
             _draw_pairs(options, pool, work, counts, show)
             file_chunks = _plan(options, work)
             statistics = _write_records(options, pool, work, file_chunks, show)
-        _write_json(finished, _manifest(options, counts, statistics))
+        write_json(
+            finished, make_manifest(options, counts, statistics, _output_bytes(options, work))
+        )
     for index, path in enumerate(options.output_files):
         if os.path.exists(_output_part_path(work, index)):
             os.replace(_output_part_path(work, index), path)
-    return _read_json(finished)
+    return read_json(finished)
 
 
 def _tokenize(options: Options, pool: WorkerPool, work: str, show: bool) -> dict[str, int]:
@@ -628,7 +725,7 @@ def _tokenize(options: Options, pool: WorkerPool, work: str, show: bool) -> dict
                 sizes.append(piece.file_bytes)
                 yield index, piece
 
-        total = sum(map(os.path.getsize, options.input_files))
+        total = sum(map(token_store.input_bytes, options.input_files))
         with (
             Progress("1/3 tokenizing", total, "B", show=show) as progress,
             token_store.StoreWriter(work) as writer,
@@ -648,59 +745,84 @@ def _draw_pairs(
     """Second pass: documents to pairs, block by block, and the list of the blocks' files."""
     if os.path.exists(_blocks_path(work)):
         return
-    offsets = token_store.TokenStore(work).document_offsets
-    step = max(1, BLOCK_SENTENCES // options.dupe_factor)
-    starts = np.searchsorted(offsets, np.arange(0, counts["sentences"], step))
-    bounds = [*np.unique(starts).tolist(), counts["documents"]]
-    blocks = [(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if a < b]
+    blocks = block_bounds(token_store.TokenStore(work), options)
     parts: list[tuple[str, int]] = []  # file, pairs in it
     with Progress("2/3 drawing pairs", counts["documents"], "document", show=show) as progress:
         calls = ((index, *block) for index, block in enumerate(blocks))
         for index, _ in enumerate(pool.map("draw_pairs", calls)):
-            for part, pairs in enumerate(_read_json(_block_path(work, index))):
+            for part, pairs in enumerate(read_json(_block_path(work, index))):
                 parts.append((os.path.basename(_pairs_path(work, index, part)), pairs))
             progress.update(blocks[index][1] - blocks[index][0])
-    _write_json(_blocks_path(work), parts)
+    write_json(_blocks_path(work), parts)
 
 
 def _plan(options: Options, work: str) -> list[range]:
-    """Deals the pairs out to the chunks, and the chunks to the output files.
+    """Writes the plan, unless an earlier run did, and returns the chunks of each output file."""
+    part_pairs = [pairs for _, pairs in read_json(_blocks_path(work))]
+    sizes, file_chunks = chunk_sizes(options, sum(part_pairs))
+    if not os.path.exists(_plan_path(work)):
+        plan = np.lib.format.open_memmap(
+            _plan_path(work) + ".tmp", "w+", np.int64, (len(part_pairs), len(sizes) + 1)
+        )
+        for row, starts in enumerate(deal_pairs(options, part_pairs, sizes)):
+            plan[row] = starts
+        plan.flush()
+        del plan
+        os.replace(_plan_path(work) + ".tmp", _plan_path(work))
+    return file_chunks
 
-    Row r of the plan says where each chunk's share of the r-th file of pairs begins. Shares are
-    drawn as those of a uniformly random order of all pairs (multivariate hypergeometric).
+
+def instances_of_files(options: Options, total: int) -> list[int]:
+    """How many instances each output file gets of so many: as even as can be."""
+    files = len(options.output_files)
+    return [total // files + (index < total % files) for index in range(files)]
+
+
+def chunk_sizes(options: Options, total: int) -> tuple[list[int], list[range]]:
+    """Cuts the output files into chunks.
+
+    Args:
+      options: for the output files.
+      total: instances there are.
 
     Returns:
-      The chunks of each output file.
+      Instances of each chunk, and the chunks of each output file.
     """
-    parts = _read_json(_blocks_path(work))
-    total = sum(pairs for _, pairs in parts)
     files = len(options.output_files)
     if total < files:
         _warn(f"{total} instances for {files} output files: some files will have no record")
     sizes: list[int] = []
     file_chunks = []
-    for index in range(files):
-        instances_of_file = total // files + (index < total % files)
+    for instances_of_file in instances_of_files(options, total):
         chunks = -(-instances_of_file // CHUNK_INSTANCES)
         file_chunks.append(range(len(sizes), len(sizes) + chunks))
         bounds = [instances_of_file * k // max(chunks, 1) for k in range(chunks + 1)]
         sizes.extend(np.diff(bounds).tolist())
-    if not os.path.exists(_plan_path(work)):
-        seed = np.random.SeedSequence(options.random_seed % (1 << 64), spawn_key=(_PLAN_STAGE,))
-        rng = np.random.Generator(np.random.SFC64(seed))
-        plan = np.lib.format.open_memmap(
-            _plan_path(work) + ".tmp", "w+", np.int64, (len(parts), len(sizes) + 1)
-        )
-        left = np.array(sizes, np.int64)
-        for row, (_, pairs) in enumerate(parts):
-            share = _deal(rng, left, pairs)
-            plan[row, 0] = 0
-            plan[row, 1:] = np.cumsum(share)
-            left -= share
-        plan.flush()
-        del plan
-        os.replace(_plan_path(work) + ".tmp", _plan_path(work))
-    return file_chunks
+    return sizes, file_chunks
+
+
+def deal_pairs(
+    options: Options, part_pairs: Sequence[int], sizes: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Deals the pairs out to the chunks: the rows of the plan.
+
+    Row r says where each chunk's share of the r-th file of pairs begins. Shares are drawn as those
+    of a uniformly random order of all pairs (multivariate hypergeometric).
+
+    Args:
+      options: for the seed.
+      part_pairs: pairs in each file of them.
+      sizes: instances of each chunk, with the same sum.
+
+    Yields:
+      For each file of pairs int64 [chunks + 1], from 0 to its pairs.
+    """
+    rng = generator(options, PLAN_STAGE)
+    left = np.array(sizes, np.int64)
+    for pairs in part_pairs:
+        share = _deal(rng, left, pairs)
+        yield np.concatenate([[0], np.cumsum(share)])
+        left -= share
 
 
 def _deal(rng: np.random.Generator, left: np.ndarray, count: int) -> np.ndarray:
@@ -724,16 +846,16 @@ def _deal(rng: np.random.Generator, left: np.ndarray, count: int) -> np.ndarray:
 
 def _write_records(
     options: Options, pool: WorkerPool, work: str, file_chunks: Sequence[range], show: bool
-) -> _Statistics:
+) -> Statistics:
     """Third pass: pairs to records, appended to the output files as chunks are finished."""
     compressed = [path.endswith(".gz") for path in options.output_files]
-    total = sum(pairs for _, pairs in _read_json(_blocks_path(work)))
-    statistics = _Statistics()
+    total = sum(pairs for _, pairs in read_json(_blocks_path(work)))
+    statistics = Statistics()
     calls = []
     joined = [_joined_chunks(work, index, chunks) for index, chunks in enumerate(file_chunks)]
     for index, chunks in enumerate(file_chunks):
         for chunk in chunks[: joined[index]]:
-            statistics.merge(_Statistics.load(_statistics_path(work, chunk)))
+            statistics.merge(Statistics.load(_statistics_path(work, chunk)))
         calls += [(chunk, compressed[index]) for chunk in chunks[joined[index] :]]
     done = statistics.counts["instances"]
     with Progress("3/3 writing records", total, "record", done, show=show) as progress:
@@ -746,7 +868,7 @@ def _write_records(
                         shutil.copyfileobj(part, output, 1 << 20)
                     output.flush()
                     os.unlink(_chunk_path(work, chunk))
-                    of_chunk = _Statistics.load(_statistics_path(work, chunk))
+                    of_chunk = Statistics.load(_statistics_path(work, chunk))
                     statistics.merge(of_chunk)
                     progress.update(of_chunk.counts["instances"])
     return statistics
@@ -761,7 +883,7 @@ def _joined_chunks(work: str, index: int, chunks: range) -> int:
     for chunk in chunks:
         if not os.path.exists(_statistics_path(work, chunk)):
             break
-        end_of_chunk = end + _Statistics.load(_statistics_path(work, chunk)).counts["bytes"]
+        end_of_chunk = end + Statistics.load(_statistics_path(work, chunk)).counts["bytes"]
         if end_of_chunk > size:
             break
         end, count = end_of_chunk, count + 1
@@ -769,8 +891,23 @@ def _joined_chunks(work: str, index: int, chunks: range) -> int:
     return count
 
 
-def _manifest(options: Options, counts: dict[str, int], statistics: _Statistics) -> dict[str, Any]:
-    """What is known of the records, for people and for training."""
+def make_manifest(
+    options: Options,
+    counts: dict[str, int],
+    statistics: Statistics,
+    file_bytes: Sequence[int],
+) -> dict[str, Any]:
+    """What is known of the records, for people and for training.
+
+    Args:
+      options: what was made from what.
+      counts: documents, sentences, tokens and unknown_tokens of the text.
+      statistics: of all records.
+      file_bytes: size of each output file.
+
+    Returns:
+      The manifest, of types that JSON has.
+    """
     vocab = tokenization.load_vocab(options.vocab_file)
     made = statistics.counts
     flags = dataclasses.asdict(options)
@@ -779,6 +916,8 @@ def _manifest(options: Options, counts: dict[str, int], statistics: _Statistics)
     return {
         "kind": "pretraining_unmasked" if options.dynamic_masking else "pretraining",
         "files": [os.path.basename(path) for path in options.output_files],
+        "file_instances": instances_of_files(options, made["instances"]),
+        "file_bytes": list(file_bytes),
         "counts": {
             "documents": counts["documents"],
             "sentences": counts["sentences"],
@@ -812,7 +951,7 @@ def _compatible_run(
 ) -> dict[str, Any]:
     """The original's records: everything in memory, one generator for all draws."""
     documents, counts = _read_documents(options, tokenizer, show)
-    _warn_about_corpus(options, counts)
+    warn_about_corpus(options, counts)
     rng = random.Random(options.random_seed)
     rng.shuffle(documents)
     maker = reference_instances.InstanceMaker(
@@ -831,7 +970,7 @@ def _compatible_run(
                 progress.update(1)
     rng.shuffle(made)
 
-    statistics = _Statistics()
+    statistics = Statistics()
     files = len(options.output_files)
     dtype = token_store.token_dtype(tokenizer.vocab)
     batch = max(1, BATCH_TOKENS // options.max_seq_length)
@@ -853,9 +992,10 @@ def _compatible_run(
             for row, record in enumerate(records.encode_examples(options.features, arrays)):
                 writers[(start + row) % files].write(record)
             progress.update(len(length))
+    manifest = make_manifest(options, counts, statistics, _output_bytes(options, work))
     for index, path in enumerate(options.output_files):
         os.replace(_output_part_path(work, index), path)
-    return _manifest(options, counts, statistics)
+    return manifest
 
 
 def _read_documents(
@@ -869,7 +1009,7 @@ def _read_documents(
         )
     documents: list[list[Any]] = [[]]
     counts = {"documents": 0, "sentences": 0, "tokens": 0, "unknown_tokens": 0}
-    total = sum(map(os.path.getsize, options.input_files))
+    total = sum(map(token_store.input_bytes, options.input_files))
     with Progress("1/3 tokenizing", total, "B", show=show) as progress:
         for piece in token_store.text_pieces(options.input_files, token_store.PIECE_BYTES):
             tokenized = token_store.tokenize_piece(piece, tokenizer, refuse_upper_case=False)

@@ -16,6 +16,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,6 +26,60 @@ PIECE_BYTES = 1 << 20
 # What may stay mapped of one file. Of a larger one each look-up can bring in 2 MiB (the largest
 # folio of Linux's page cache), so a process's resident set is kept small by other means.
 MAX_RESIDENT_BYTES = 1 << 27
+
+
+# --------------------------------------------------------------------------------------------------
+# Input files, on this machine or wherever Apache Beam can read
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names a file system by a scheme, such as gs:// or hdfs://."""
+    return "://" in path
+
+
+def _file_systems(path: str) -> Any:
+    try:
+        from apache_beam.io.filesystems import FileSystems
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: only Apache Beam reads this file system; install the extra 'beam'"
+        ) from error
+    return FileSystems
+
+
+def open_input(path: str) -> BinaryIO:
+    """Opens a file for reading; a compressed one is not decompressed.
+
+    Args:
+      path: on this machine, or with the scheme of a file system that Beam knows.
+
+    Returns:
+      A stream that can seek.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is remote, and Beam is not installed.
+    """
+    if not is_remote(path):
+        return open(path, "rb")
+    # Beam would decompress by the name.
+    return _file_systems(path).open(path, compression_type="uncompressed")
+
+
+def input_bytes(path: str) -> int:
+    """Size of a file in bytes, of those that `open_input` opens."""
+    if not is_remote(path):
+        return os.path.getsize(path)
+    return _file_systems(path).match([path])[0].metadata_list[0].size_in_bytes
+
+
+def input_stamp(path: str) -> list[Any]:
+    """What changes when a file does: its path, size and time."""
+    if not is_remote(path):
+        stat = os.stat(path)
+        return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
+    found = _file_systems(path).match([path])[0].metadata_list[0]
+    return [path, found.size_in_bytes, found.last_updated_in_seconds]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -66,8 +121,12 @@ def expand_patterns(patterns: str) -> list[str]:
     """
     files = []
     for pattern in patterns.split(","):
-        found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
-        found = [path for path in found if os.path.isfile(path)]
+        if is_remote(pattern):
+            (match,) = _file_systems(pattern).match([pattern])
+            found = sorted(metadata.path for metadata in match.metadata_list)
+        else:
+            found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
+            found = [path for path in found if os.path.isfile(path)]
         if not found:
             raise FileNotFoundError(f"input_file: no file matches {pattern!r}")
         files.extend(found)
@@ -77,7 +136,7 @@ def expand_patterns(patterns: str) -> list[str]:
 @contextlib.contextmanager
 def _open_text(path: str):
     """Opens a text file as (stream of its text's bytes, raw file), through gzip if named .gz."""
-    with open(path, "rb") as raw:
+    with open_input(path) as raw:
         if not path.endswith(".gz"):
             yield raw, raw
             return
@@ -110,7 +169,7 @@ def text_pieces(files: Sequence[str], piece_bytes: int = PIECE_BYTES) -> Iterato
                     yield TextPiece(path, 0, 0, data, line, raw.tell() - before)
                     line, before = line + data.count(b"\n"), raw.tell()
         else:
-            size = os.path.getsize(path)
+            size = input_bytes(path)
             for start in range(0, size, piece_bytes):
                 nominal = min(size - start, piece_bytes)
                 yield TextPiece(path, start, piece_bytes, file_bytes=nominal)
@@ -120,7 +179,7 @@ def _read_piece(piece: TextPiece) -> tuple[bytes, int]:
     """The piece's text and its offset in the file (0 for compressed files)."""
     if piece.data is not None:
         return piece.data, 0
-    with open(piece.path, "rb") as stream:
+    with open_input(piece.path) as stream:
         if piece.start:
             stream.seek(piece.start - 1)
             stream.readline()  # belongs to the piece before, unless it is but a line end
@@ -138,7 +197,7 @@ def _location(piece: TextPiece, begin: int, newlines: int) -> str:
     """File and line for a message: the line after so many line ends of the piece's text."""
     line = piece.first_line + newlines
     if piece.data is None:
-        with open(piece.path, "rb") as stream:
+        with open_input(piece.path) as stream:
             while begin > 0 and (before := stream.read(min(begin, PIECE_BYTES))):
                 begin -= len(before)
                 line += before.count(b"\n")
@@ -212,17 +271,21 @@ class TokenizedPiece:
     document_starts: np.ndarray
     unknown_tokens: int
 
+    def write(self, stream: BinaryIO) -> None:
+        """Writes the piece to a stream."""
+        np.savez(stream, **dataclasses.asdict(self))
+
     def save(self, path: str) -> None:
         """Writes the piece; the file appears under its name once it is whole."""
         temporary = f"{path}.tmp-{os.getpid()}"
         with open(temporary, "wb") as stream:
-            np.savez(stream, **dataclasses.asdict(self))
+            self.write(stream)
         os.replace(temporary, path)
 
     @classmethod
-    def load(cls, path: str) -> "TokenizedPiece":
-        """Reads what `save` wrote."""
-        with np.load(path) as loaded:
+    def load(cls, source: str | BinaryIO) -> "TokenizedPiece":
+        """Reads what `write` or `save` wrote, from a path or a stream that can seek."""
+        with np.load(source) as loaded:
             fields = {name: loaded[name] for name in loaded.files}
         return cls(**{**fields, "unknown_tokens": int(fields["unknown_tokens"])})
 
@@ -277,6 +340,7 @@ def tokenize_piece(
 # Files
 
 _TOKENS, _SENTENCES, _DOCUMENTS, _COUNTS = "tokens", "sentences", "documents", "counts.json"
+OFFSET_FILES = (_SENTENCES, _DOCUMENTS, _COUNTS)  # what a store without tokens consists of
 
 
 class StoreWriter:
@@ -301,7 +365,11 @@ class StoreWriter:
         self._last_document = -1
 
     def append(self, piece: TokenizedPiece) -> None:
-        """Adds the next piece of the corpus."""
+        """Adds the next piece of the corpus.
+
+        Args:
+          piece: with its tokens, or all pieces without theirs: then the store holds offsets only.
+        """
         counts = self._counts
         self._dtype = piece.tokens.dtype
         piece.tokens.tofile(self._files[_TOKENS])
@@ -312,7 +380,7 @@ class StoreWriter:
         if not counts["sentences"] and ends.size:
             starts = np.unique(np.concatenate([[0], starts]))
         self._add_documents(starts)
-        counts["tokens"] += piece.tokens.size
+        counts["tokens"] += int(ends[-1]) if ends.size else 0
         counts["sentences"] += ends.size
         counts["unknown_tokens"] += piece.unknown_tokens
 
@@ -371,11 +439,12 @@ class TokenStore:
       counts: numbers of tokens, sentences, documents and unknown_tokens.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, offsets_only: bool = False):
         """Maps the files.
 
         Args:
           folder: folder of a complete store.
+          offsets_only: leave the tokens alone; `tokens` is empty.
 
         Raises:
           OSError: there is none.
@@ -385,7 +454,8 @@ class TokenStore:
         self._maps: list[mmap.mmap] = []
         dtype = np.dtype(self.counts.pop("token_dtype"))
         self._tokens_path = os.path.join(folder, _TOKENS)
-        self.tokens = self._map(self._tokens_path, dtype, self.counts["tokens"])
+        count = 0 if offsets_only else self.counts["tokens"]
+        self.tokens = self._map(self._tokens_path, dtype, count)
         self.sentence_offsets = self._map(
             os.path.join(folder, _SENTENCES), np.dtype("<i8"), self.counts["sentences"] + 1
         )

@@ -835,7 +835,7 @@ def test_warnings_about_the_corpus_and_flags(tmp_path, capsys):
 
 def test_two_runs_on_one_output_do_not_mix(tmp_path):
     options = _tiny_options(tmp_path)
-    with pretraining_pipeline._work_folder(options):
+    with pretraining_pipeline.work_folder(options):
         with pytest.raises(RuntimeError, match="another run is making the same records"):
             create_pretraining_data(options, 1, show_progress=False)
 
@@ -927,9 +927,9 @@ options = pipeline.Options((vocab,), (work + "/out",), vocab, dupe_factor=5)
 worker = pipeline._Worker(options, work)
 for block in range(3):
     worker.draw_pairs(block, block * 500_000, block * 500_000 + 20_000)
-files = [(f"pairs-{b:06d}-0000", pipeline._read_json(pipeline._block_path(work, b))[0])
+files = [(f"pairs-{b:06d}-0000", pipeline.read_json(pipeline._block_path(work, b))[0])
          for b in range(3)]
-pipeline._write_json(pipeline._blocks_path(work), files)
+pipeline.write_json(pipeline._blocks_path(work), files)
 for chunk in range(2):
     (chunks,) = pipeline._plan(options, work)
     worker.write_chunk(chunk, False)
