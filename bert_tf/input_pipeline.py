@@ -10,12 +10,16 @@ Shapes: B batch, L sequence length, P predictions per sequence.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import glob
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -26,6 +30,7 @@ from bert_tf.dynamic_masking import MaskingRule, NextPieceRule
 
 SHUFFLE_BUFFER_RECORDS = 65_536  # about 50 MB of records of 128 tokens; the original's is 100
 _READ_FILES = 8  # read in turns, record by record, so that neighbours come from several files
+_CHECKED_AT_ONCE = 512  # records whose schema and ids are looked at together
 _INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
 # Independent random streams of one seed.
 _ORDER_STREAM, _TRAIN_MASK_STREAM, _EVAL_MASK_STREAM = 1, 2, 3
@@ -74,13 +79,14 @@ class RecordShape:
     max_predictions_per_seq: int | None
 
 
-def record_shape(path: str) -> RecordShape:
-    """Looks at the first record of a file.
+def record_shape(path: str, skip_corrupt_records: bool = False) -> RecordShape:
+    """Looks at the first record of a file, or its first sound one.
 
     Raises:
         ValueError: the file has no record, or its first is no pre-training example.
     """
-    serialized = next(records.read_records(path), None)
+    skip = _ignore if skip_corrupt_records else None
+    serialized = next(records.read_records(path, skip), None)
     if serialized is None:
         raise ValueError(f"{path}: no records in this file")
     try:
@@ -103,15 +109,22 @@ def record_shape(path: str) -> RecordShape:
     )
 
 
+def _ignore(message: str) -> None:
+    del message
+
+
 def check_record_shape(
-    files: Sequence[str], max_seq_length: int, max_predictions_per_seq: int
+    files: Sequence[str],
+    max_seq_length: int,
+    max_predictions_per_seq: int,
+    skip_corrupt_records: bool = False,
 ) -> RecordShape:
     """Compares the first record of every file with what was asked for.
 
     Raises:
         ValueError: lengths differ, or masked and unmasked files are mixed; names the file.
     """
-    shapes = {path: record_shape(path) for path in files}
+    shapes = {path: record_shape(path, skip_corrupt_records) for path in files}
     first_path, first = next(iter(shapes.items()))
     for path, shape in shapes.items():
         if shape.max_seq_length != max_seq_length:
@@ -144,6 +157,11 @@ def manifests_of(files: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: a manifest is not a JSON object; names the file.
     """
+    found = _manifests_by_path(files)
+    return [found[path] for path in sorted(found)]
+
+
+def _manifests_by_path(files: Sequence[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name in files:
         path = records.manifest_path(name)
@@ -158,7 +176,215 @@ def manifests_of(files: Sequence[str]) -> list[dict[str, Any]]:
         # A file that was put there under the same base name later is not what it describes.
         if os.path.basename(name) in manifest.get("files", ()):
             found[path] = manifest
-    return [found[path] for path in sorted(found)]
+    return found
+
+
+def check_manifests(files: Sequence[str]) -> None:
+    """Compares the manifests of record files with what is there, and with each other.
+
+    Args:
+        files: paths of record files; some shards of a set will do, if the others exist.
+
+    Raises:
+        FileNotFoundError: a shard that a manifest names is missing.
+        ValueError: files were made with different vocabularies; or as `manifests_of`.
+    """
+    vocabularies: dict[str, str] = {}
+    for path, manifest in sorted(_manifests_by_path(files).items()):
+        for name in manifest["files"]:
+            shard = os.path.join(os.path.dirname(path), name)
+            if not os.path.isfile(shard):
+                raise FileNotFoundError(
+                    f"{shard}: missing; {path} names {len(manifest['files'])} shards, this is one"
+                )
+        if "vocab_sha256" in manifest:
+            vocabularies.setdefault(manifest["vocab_sha256"], path)
+    if len(vocabularies) > 1:
+        one, other = list(vocabularies.values())[:2]
+        raise ValueError(
+            f"{one} and {other}: their records were made with different vocabularies "
+            "(vocab_sha256); read records of one vocabulary"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedFile:
+    """A record file whose every record was looked at.
+
+    Attributes:
+        path: where its sound records are read: the file itself, or a copy without damaged ones.
+        num_records: sound records.
+        damage: what was left out, a line each.
+    """
+
+    path: str
+    num_records: int
+    damage: tuple[str, ...]
+
+
+def check_records(
+    files: Sequence[str],
+    *,
+    vocab_size: int,
+    skip_corrupt_records: bool = False,
+    folder: str | None = None,
+) -> list[CheckedFile]:
+    """Reads all records once: checksums, and what the manifest says or else the schema and ids.
+
+    Args:
+        files: paths of record files.
+        vocab_size: V of the model.
+        skip_corrupt_records: leave out records that are damaged or no examples of their file's
+            schema, and go on. What is read then is a copy of the others, so that the order of
+            training follows from what is sound, whatever reads it.
+        folder: where such copies are written, until this process ends; None for the system's
+            folder of temporary files.
+
+    Returns:
+        One for each file, in order.
+
+    Raises:
+        ValueError: a record that is truncated, corrupt or of another schema, or an id outside
+            the vocabulary; names file and record. A file without records, or one that is not what
+            its manifest describes.
+    """
+    return [_check_file(path, vocab_size, skip_corrupt_records, folder) for path in files]
+
+
+def damage_report(files: Sequence[CheckedFile], most_lines: int = 5) -> list[str]:
+    """Says in a few lines what `check_records` left out.
+
+    Args:
+        files: what it returned.
+        most_lines: damaged records to name.
+
+    Returns:
+        The lines; none where nothing is damaged.
+    """
+    damage = [message for file in files for message in file.damage]
+    if not damage:
+        return []
+    lines = [f"left out: {message}" for message in damage[:most_lines]]
+    if len(damage) > most_lines:
+        lines.append(f"and {len(damage) - most_lines} more")
+    sound = sum(file.num_records for file in files)
+    return [*lines, f"{len(damage)} damaged records or stretches left out, {sound} records sound"]
+
+
+def _check_file(
+    path: str, vocab_size: int, skip_corrupt_records: bool, folder: str | None
+) -> CheckedFile:
+    manifest = next(iter(_manifests_by_path([path]).values()), {})
+    highest = manifest.get("max_token_id")
+    if highest is not None and highest >= vocab_size:
+        raise ValueError(_id_message(path, highest, vocab_size))
+    features = None
+    if highest is None:
+        shape = record_shape(path, skip_corrupt_records)
+        features = (
+            records.pretraining_features(shape.max_seq_length, shape.max_predictions_per_seq or 1)
+            if shape.masked
+            else records.unmasked_pretraining_features(shape.max_seq_length)
+        )
+    damage: list[str] = []
+    report = damage.append if skip_corrupt_records else None
+    count = sum(1 for _ in _sound_records(path, features, vocab_size, report))
+    if not count:
+        raise ValueError(f"{path}: no records in this file")
+    if not damage:
+        lost = _check_against_manifest(path, count, manifest, skip_corrupt_records)
+        return CheckedFile(path, count, lost)
+    folder = tempfile.mkdtemp(prefix="sound-records-", dir=folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = os.path.join(folder, os.path.basename(path).removesuffix(".gz"))
+    with records.RecordWriter(copy) as writer:
+        for serialized in _sound_records(path, features, vocab_size, _ignore):
+            writer.write(serialized)
+    return CheckedFile(copy, count, tuple(damage))
+
+
+def _id_message(where: str, highest: int, vocab_size: int) -> str:
+    return (
+        f"{where}: holds token id {highest}, but the model's vocab_size is {vocab_size}; were the "
+        "records made with another vocabulary?"
+    )
+
+
+def _check_against_manifest(
+    path: str, count: int, manifest: Mapping[str, Any], skip_corrupt_records: bool
+) -> tuple[str, ...]:
+    """Refuses a file that is not the one described; returns what is lost where that may be."""
+    if "file_bytes" not in manifest:
+        return ()  # of an earlier version
+    index = manifest["files"].index(os.path.basename(path))
+    for what, found, expected in (
+        ("records", count, manifest["file_instances"][index]),
+        ("bytes", os.path.getsize(path), manifest["file_bytes"][index]),
+    ):
+        if found != expected:
+            message = (
+                f"{path}: has {found} {what}, but {records.manifest_path(path)} says {expected}: "
+                "cut off after a record, or a file of another run"
+            )
+            if skip_corrupt_records and count < manifest["file_instances"][index]:
+                return (message,)
+            raise ValueError(message)
+    return ()
+
+
+def _sound_records(
+    path: str,
+    features: Sequence[records.FeatureSpec] | None,
+    vocab_size: int,
+    report: Callable[[str], None] | None,
+) -> Iterator[bytes]:
+    """Records of a file, of the schema where one is given; others are an error or reported."""
+    damaged = 0
+
+    def note(message: str) -> None:
+        nonlocal damaged
+        damaged += 1
+        if report is not None:
+            report(message)
+
+    reader = records.read_records(path, None if report is None else note)
+    if features is None:
+        yield from reader
+        return
+    parse = records.parse_example_fn(features)
+    number = 0
+    while True:
+        numbers, batch = [], []
+        for serialized in itertools.islice(reader, _CHECKED_AT_ONCE):
+            numbers.append(number + damaged)
+            batch.append(serialized)
+            number += 1
+        if not batch:
+            return
+        try:
+            parsed = parse(tf.constant(batch))
+        except tf.errors.InvalidArgumentError:
+            sound = []
+            for place, serialized in zip(numbers, batch, strict=True):
+                try:
+                    records.decode_example(serialized, features)
+                    sound.append((place, serialized))
+                except ValueError as error:
+                    message = f"{path}: record {place}: {error}"
+                    if report is None:
+                        raise ValueError(message) from error
+                    report(message)
+            numbers, batch = [place for place, _ in sound], [record for _, record in sound]
+            if not batch:
+                continue
+            parsed = parse(tf.constant(batch))
+        ids = [parsed[name] for name in ("input_ids", "masked_lm_ids") if name in parsed]
+        highest = np.max([tf.reduce_max(x, axis=1).numpy() for x in ids], axis=0)
+        if highest.max() >= vocab_size:
+            place = int(np.argmax(highest >= vocab_size))
+            where = f"{path}: record {numbers[place]}"
+            raise ValueError(_id_message(where, int(highest[place]), vocab_size))
+        yield from batch
 
 
 def count_records(files: Sequence[str]) -> list[int]:

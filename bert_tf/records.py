@@ -40,6 +40,7 @@ _INT64_LIST = 0x1A
 _CRC_MASK_DELTA = 0xA282EAD8
 _HEADER_BYTES = 12  # uint64 length and its masked crc32c
 _FOOTER_BYTES = 4  # masked crc32c of the data
+_SEARCH_BYTES = 1 << 16  # looked through at once for the record after a damaged one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -484,9 +485,12 @@ def _mask_crcs(crcs: np.ndarray) -> np.ndarray:
     return (rotated + np.uint64(_CRC_MASK_DELTA)) & np.uint64(0xFFFFFFFF)
 
 
-def _masked_crc(data: bytes) -> int:
-    crc = google_crc32c.value(data)
+def _mask_crc(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + _CRC_MASK_DELTA) & 0xFFFFFFFF
+
+
+def _masked_crc(data: bytes) -> int:
+    return _mask_crc(google_crc32c.value(data))
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -650,11 +654,16 @@ def compression_of(path: str | os.PathLike) -> Compression:
         return "gzip" if isinstance(stream, gzip.GzipFile) else None
 
 
-def read_records(path: str | os.PathLike) -> Iterator[bytes]:
+def read_records(
+    path: str | os.PathLike, on_damage: Callable[[str], None] | None = None
+) -> Iterator[bytes]:
     """Yields the records of a TFRecord file, checking both checksums of each.
 
     Args:
       path: file, plain or gzip (recognised by content).
+      on_damage: where given, damage is no error: this is called with what would be its message, and
+        reading goes on with the next whole record. After a corrupt length that is searched for;
+        nothing can be read behind damage of compressed data.
 
     Yields:
       Serialized examples.
@@ -665,6 +674,13 @@ def read_records(path: str | os.PathLike) -> Iterator[bytes]:
     """
     path = os.fspath(path)
     number = 0
+
+    def damaged(what: str) -> None:
+        message = f"{path}: record {number}: {what}"
+        if on_damage is None:
+            raise ValueError(message)
+        on_damage(message)
+
     with _open_records(path) as stream:
         while True:
             try:
@@ -673,19 +689,41 @@ def read_records(path: str | os.PathLike) -> Iterator[bytes]:
                     return
                 size = struct.unpack("<Q", header[:8])[0] if len(header) == _HEADER_BYTES else -1
                 if size >= 0 and header != _frame_header(size):
-                    raise ValueError(f"{path}: record {number}: corrupt length (checksum differs)")
+                    damaged("corrupt length (checksum differs)")
+                    number += 1
+                    if not _find_header(stream, header):
+                        return
+                    continue
                 body = stream.read(size + _FOOTER_BYTES) if size >= 0 else b""
             except EOFError as error:
-                raise ValueError(f"{path}: record {number}: file is truncated: {error}") from error
+                return damaged(f"file is truncated: {error}")
             except (gzip.BadGzipFile, zlib.error) as error:
-                raise ValueError(f"{path}: record {number}: corrupt gzip data: {error}") from error
+                return damaged(f"corrupt gzip data: {error}")
             if size < 0 or len(body) != size + _FOOTER_BYTES:
-                raise ValueError(f"{path}: record {number}: file is truncated")
+                return damaged("file is truncated")
             record = body[:size]
             if struct.unpack("<I", body[size:])[0] != _masked_crc(record):
-                raise ValueError(f"{path}: record {number}: corrupt data (checksum differs)")
-            yield record
+                damaged("corrupt data (checksum differs)")
+            else:
+                yield record
             number += 1
+
+
+def _find_header(stream: BinaryIO, read: bytes) -> bool:
+    """Goes to the next header of a record after `read`, of which the first byte is not one's."""
+    begin = stream.tell() - len(read) + 1
+    stream.seek(begin)
+    kept = b""
+    while block := stream.read(_SEARCH_BYTES):
+        kept += block
+        for place in range(len(kept) - _HEADER_BYTES + 1):
+            crc = google_crc32c.value(kept[place : place + 8])
+            if _mask_crc(crc) == int.from_bytes(kept[place + 8 : place + 12], "little"):
+                stream.seek(begin + place)
+                return True
+        begin += len(kept) - _HEADER_BYTES + 1
+        kept = kept[-_HEADER_BYTES + 1 :]
+    return False
 
 
 def scan_records(path: str | os.PathLike) -> int:

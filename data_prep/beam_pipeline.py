@@ -18,6 +18,7 @@ fails leaves only its work folder, and the same command continues in it. Paths a
 system that Beam knows; the work folder must be one that all workers reach.
 """
 
+import _thread
 import atexit
 import bisect
 import contextlib
@@ -200,7 +201,7 @@ def _work_folder(options: Options) -> Iterator[str]:
     FileSystems.delete([work + "/"])
 
 
-_lock = threading.Lock()  # some runners have several threads in a worker
+_lock = threading.RLock()  # some runners have several threads in a worker
 _copies: dict[tuple[str, ...], str] = {}
 
 
@@ -487,6 +488,32 @@ def _write_results(results: list[Any], path: str) -> None:
 # Jobs
 
 
+@contextlib.contextmanager
+def _failing_with_workers() -> Iterator[None]:
+    """Ends a job of the direct runner when one of its processes is killed; it would wait for ever.
+
+    Raises:
+      RuntimeError: a worker's thread of the runner said that it failed.
+    """
+    said: list[str] = []
+    before = threading.excepthook
+
+    def stop(arguments: Any) -> None:
+        if not said:  # once: the workers that are left fail next
+            said.append(str(arguments.exc_value) or arguments.exc_type.__name__)
+            _thread.interrupt_main()
+
+    threading.excepthook = stop
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not said:
+            raise
+        raise RuntimeError(said[0]) from None
+    finally:
+        threading.excepthook = before
+
+
 def _stage(
     job: _Job,
     name: str,
@@ -499,7 +526,10 @@ def _stage(
     if not FileSystems.exists(path):
         begin = time.monotonic()
         try:
-            with beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
+            with (
+                _failing_with_workers(),
+                beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline,
+            ):
                 results = build(pipeline) | "results" >> beam.combiners.ToList()
                 _ = results | "write results" >> beam.Map(_write_results, path)
         except Exception as error:  # runners raise what they like

@@ -109,6 +109,7 @@ def _define_flags(values: flags.FlagValues) -> None:
         "none",
         "Layers computed again for the gradients, to save memory: none, all, every_2, or 0,1,5.",
     )
+    switch("skip_corrupt_records", False, "Leave damaged records out: they are counted and named.")
     switch("deterministic", False, "Deterministic GPU kernels, slower; on CPU they are already.")
     integer("seed", 12345, "Of initial weights, dropout, order of records and dynamic masks.")
     integer("log_steps", 25, "Steps between two log lines.")
@@ -138,6 +139,7 @@ class Plan:
     vocab_file: str | None
     init: Any
     manifest: dict[str, Any] | None
+    sound_files: dict[str, str]  # record file -> where its sound records are read
 
 
 # --- validation -----------------------------------------------------------------------------------
@@ -271,6 +273,7 @@ def make_plan() -> Plan:
         input_pipeline.expand_files(FLAGS.eval_input_file) if FLAGS.eval_input_file else train_files
     )
     every_file = list(dict.fromkeys(train_files + eval_files))
+    input_pipeline.check_manifests(every_file)
     manifests = input_pipeline.manifests_of(every_file)
     manifest = manifests[0] if manifests else None
     init = None
@@ -303,24 +306,19 @@ def make_plan() -> Plan:
 
     def check_shapes(files):
         return input_pipeline.check_record_shape(
-            files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq
+            files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq, FLAGS.skip_corrupt_records
         )
 
     train_shape, eval_shape = check_shapes(train_files), check_shapes(eval_files)
     logging.info("checking %d record files", len(every_file))
-    counts = dict(zip(every_file, input_pipeline.count_records(every_file), strict=True))
-    for path in every_file:
-        of_path = input_pipeline.manifests_of([path])
-        highest = (
-            of_path[0]["max_token_id"]
-            if of_path and "max_token_id" in of_path[0]
-            else input_pipeline.max_token_id(path)
-        )
-        if highest >= config.vocab_size:
-            raise InputError(
-                f"{path}: holds token id {highest}, but the model's vocab_size is "
-                f"{config.vocab_size}; were the records made with another vocabulary?"
-            )
+    found = input_pipeline.check_records(
+        every_file,
+        vocab_size=config.vocab_size,
+        skip_corrupt_records=FLAGS.skip_corrupt_records,
+    )
+    checked = dict(zip(every_file, found, strict=True))
+    for line in input_pipeline.damage_report(found):
+        logging.warning("%s", line)
 
     def masking(files, shape):
         if config.left_to_right:
@@ -336,7 +334,7 @@ def make_plan() -> Plan:
     return Plan(
         config=config,
         train_files=train_files,
-        train_counts=[counts[path] for path in train_files],
+        train_counts=[checked[path].num_records for path in train_files],
         eval_files=eval_files,
         held_out=not set(eval_files) & set(train_files),
         masking=masking(train_files, train_shape),
@@ -344,6 +342,7 @@ def make_plan() -> Plan:
         vocab_file=vocab_file,
         init=init,
         manifest=manifest,
+        sound_files={path: file.path for path, file in checked.items()},
     )
 
 
@@ -393,7 +392,7 @@ def _datasets(plan: Plan):
 
     def train(step: int, batch_size: int | None = None):
         return pretraining_dataset(
-            plan.train_files,
+            [plan.sound_files[path] for path in plan.train_files],
             batch_size=batch_size or FLAGS.train_batch_size,
             is_training=True,
             seed=FLAGS.seed,
@@ -405,7 +404,7 @@ def _datasets(plan: Plan):
 
     def evaluation():
         return pretraining_dataset(
-            plan.eval_files,
+            [plan.sound_files[path] for path in plan.eval_files],
             batch_size=FLAGS.eval_batch_size,
             is_training=False,
             seed=_EVAL_SEED,

@@ -1,6 +1,7 @@
 """Order, resuming, padding and checks of the pre-training input pipeline."""
 
 import collections
+import gzip
 import json
 import pathlib
 
@@ -266,3 +267,170 @@ def test_manifests_count_only_for_the_files_they_name(tmp_path):
     (tmp_path / "m.manifest.json").write_text("{")
     with pytest.raises(ValueError, match="m.manifest.json: not a JSON file"):
         pipeline.manifests_of([named])
+
+
+# --- damaged, missing and foreign files ---
+
+
+def _framed(path):
+    """Bytes of each record of a file, with its frame."""
+    return [records.frame_record(record) for record in records.read_records(path)]
+
+
+def _check(paths, skip=False, vocab_size=VOCAB_SIZE):
+    return pipeline.check_records(
+        list(map(str, paths)), vocab_size=vocab_size, skip_corrupt_records=skip
+    )
+
+
+def _flip(data, place):
+    return data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :]
+
+
+def _damages(framed):
+    """name -> (bytes of the file, numbers of the sound records, pattern of the damage)."""
+    whole = b"".join(framed)
+    at = [0, *np.cumsum(list(map(len, framed))).tolist()]
+    every = list(range(len(framed)))
+    return {
+        "data": (_flip(whole, at[5] + 50), [*every[:5], *every[6:]], "record 5: corrupt data"),
+        "first": (_flip(whole, 50), every[1:], "record 0: corrupt data"),
+        "length": (_flip(whole, at[3] + 1), [*every[:3], *every[4:]], "record 3: corrupt length"),
+        "hole": (
+            whole[: at[2] + 30] + bytes(at[4] - at[2]) + whole[at[4] + 30 :],
+            [0, 1, *every[5:]],
+            "record 2: corrupt data",
+        ),
+        "truncated": (whole[: at[-1] - 9], every[:-1], f"record {len(every) - 1}: .*truncated"),
+        "in a header": (whole[: at[-2] + 7], every[:-1], f"record {len(every) - 1}: .*truncated"),
+    }
+
+
+@pytest.mark.parametrize("damage", ["data", "first", "length", "hole", "truncated", "in a header"])
+def test_damaged_records_are_named_or_left_out(files, tmp_path, damage):
+    framed = _framed(files[2])
+    data, sound, message = _damages(framed)[damage]
+    path = tmp_path / "damaged.tfrecord"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"damaged.tfrecord: {message}"):
+        _check([files[0], path])
+    (intact, checked) = _check([files[0], path], skip=True)
+    assert intact == pipeline.CheckedFile(files[0], COUNTS[0], ())
+    assert _framed(checked.path) == [framed[number] for number in sound]
+    assert checked.num_records == len(sound) and path.read_bytes() == data
+    lines = pipeline.damage_report([intact, checked])
+    assert len(lines) == len(checked.damage) + 1
+    assert checked.damage[0] in lines[0] and "damaged.tfrecord: record " in lines[0]
+    assert f"{len(sound) + COUNTS[0]} records sound" in lines[-1]
+    assert pipeline.damage_report([intact]) == []
+    assert pipeline.check_record_shape([str(path)], LENGTH, PREDICTIONS, True).masked
+
+
+@pytest.mark.parametrize("damage", ["truncated", "corrupt"])
+def test_what_comes_before_damage_of_compressed_data_is_kept(files, tmp_path, damage):
+    raw = pathlib.Path(files[1]).read_bytes()
+    path = tmp_path / "x.tfrecord.gz"
+    cut = len(raw) // 2
+    path.write_bytes(raw[:cut] if damage == "truncated" else raw[:cut] + bytes(200) + raw[cut:])
+    with pytest.raises(ValueError, match=r"x.tfrecord.gz: record \d+: "):
+        _check([path])
+    (checked,) = _check([path], skip=True)
+    framed = _framed(files[1])
+    assert 0 < checked.num_records < len(framed) and damage in checked.damage[-1]
+    assert _framed(checked.path) == framed[: checked.num_records]
+
+
+def test_training_without_damaged_records_is_training_on_the_sound_ones(files, tmp_path):
+    """Order included, from any step; and another reader makes the same of the same files."""
+    framed = _framed(files[0])
+    damaged, sound = tmp_path / "a.tfrecord", tmp_path / "sound" / "a.tfrecord"
+    damaged.write_bytes(_damages(framed)["data"][0])
+    sound.parent.mkdir()
+    sound.write_bytes(b"".join(framed[:5] + framed[6:]))
+    read = [[file.path for file in _check([damaged, files[2]], skip=True)] for _ in range(2)]
+    assert read[0][0] != read[1][0]
+    assert_same(take([str(sound), files[2]], 20)[7:], take(read[1], 13, start_step=7))
+    assert _framed(read[0][0]) == _framed(read[1][0])
+
+
+def test_records_of_another_schema_or_vocabulary_are_named(files, unmasked, tmp_path):
+    """Within a file, where the first record says nothing about the others."""
+    mixed = tmp_path / "mixed.tfrecord"
+    framed = _framed(files[2])
+    mixed.write_bytes(b"".join([*framed[:7], _framed(unmasked)[0], *framed[7:]]))
+    message = "mixed.tfrecord: record 7: no feature 'masked_lm_positions'"
+    with pytest.raises(ValueError, match=message):
+        _check([mixed])
+    (checked,) = _check([mixed], skip=True)
+    assert _framed(checked.path) == framed and message in checked.damage[0]
+    ids = synthetic.make_arrays(COUNTS[2], 3)
+    highest = np.maximum(ids["input_ids"].max(1), ids["masked_lm_ids"].max(1))
+    place = int(np.argmax(highest == VOCAB_SIZE - 1))
+    message = f"record {place}: holds token id {VOCAB_SIZE - 1}, but the model's vocab_size is"
+    for skip in (False, True):  # a whole file of another vocabulary is no damage
+        with pytest.raises(ValueError, match=message):
+            _check([files[2]], skip, VOCAB_SIZE - 1)
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards with a manifest, as create_pretraining_data writes it."""
+    names = [f"m-0000{i}-of-00002.tfrecord" for i in range(2)]
+    paths = [synthetic.write(tmp_path / name, 11 + i, i) for i, name in enumerate(names)]
+    manifest = {
+        "files": names,
+        "file_instances": [11, 12],
+        "file_bytes": [pathlib.Path(path).stat().st_size for path in paths],
+        "vocab_sha256": "one",
+        "max_token_id": VOCAB_SIZE - 1,
+    }
+    (tmp_path / "m.manifest.json").write_text(json.dumps(manifest))
+    return paths, manifest
+
+
+def test_shards_are_those_of_their_manifest(shards, tmp_path):
+    paths, manifest = shards
+    pipeline.check_manifests(paths)
+    pipeline.check_manifests(paths[:1])
+    assert [file.num_records for file in _check(paths)] == [11, 12]
+    # Cut off after a record: every checksum is right.
+    framed = _framed(paths[1])
+    whole = b"".join(framed)
+    pathlib.Path(paths[1]).write_bytes(whole[: -len(framed[-1])])
+    message = "m-00001-of-00002.tfrecord: has 11 records, but .*m.manifest.json says 12"
+    with pytest.raises(ValueError, match=message):
+        _check(paths)
+    checked = _check(paths, skip=True)
+    assert [file.num_records for file in checked] == [11, 11] and len(checked[1].damage) == 1
+    # As many records of another run.
+    synthetic.write(pathlib.Path(paths[1]), 12, 5)
+    if pathlib.Path(paths[1]).stat().st_size != len(whole):
+        for skip in (False, True):
+            with pytest.raises(ValueError, match="00001-of-00002.tfrecord: has .* bytes, but"):
+                _check(paths, skip)
+    pathlib.Path(paths[1]).write_bytes(whole + framed[0])
+    for skip in (False, True):
+        with pytest.raises(ValueError, match="has 13 records"):
+            _check(paths, skip)
+    pathlib.Path(paths[1]).unlink()
+    message = "m-00001-of-00002.tfrecord: missing; .*m.manifest.json names 2 shards"
+    with pytest.raises(FileNotFoundError, match=message):
+        pipeline.check_manifests(paths[:1])
+
+
+def test_shards_of_two_vocabularies_are_refused(shards, tmp_path):
+    paths, manifest = shards
+    other = synthetic.write(tmp_path / "o.tfrecord", 3, 3)
+    made = {"files": ["o.tfrecord"], "vocab_sha256": "two", "max_token_id": VOCAB_SIZE}
+    (tmp_path / "o.manifest.json").write_text(json.dumps(made))
+    with pytest.raises(ValueError, match=r"m.manifest.json and .*o.manifest.json: .* different"):
+        pipeline.check_manifests([*paths, other])
+    with pytest.raises(ValueError, match=f"o.tfrecord: holds token id {VOCAB_SIZE}, but"):
+        _check([other])
+
+
+def test_gzip_members_written_one_after_another_are_sound(files, tmp_path):
+    framed = _framed(files[2])
+    path = tmp_path / "x.tfrecord.gz"
+    path.write_bytes(gzip.compress(b"".join(framed[:9])) + gzip.compress(b"".join(framed[9:])))
+    assert _check([path])[0] == pipeline.CheckedFile(str(path), COUNTS[2], ())

@@ -270,7 +270,7 @@ def test_files_that_do_not_fit_are_refused(refused, data, tmp_path):
     synthetic.small_config(vocab_size=89).to_json_file(small)
     assert "the model has 89 pieces, the vocabulary 97" in refused(bert_config_file=small)
     text = refused(bert_config_file=small, vocab_file=None)
-    assert "train-0.tfrecord: holds token id 96" in text and "vocab_size is 89" in text
+    assert "train-0.tfrecord: record 1: holds token id 94" in text and "vocab_size is 89" in text
     assert "unmasked, for dynamic masking" in refused(
         input_file=f"{data}/unmasked.tfrecord", vocab_file=None
     )
@@ -304,3 +304,31 @@ def test_records_of_another_vocabulary_or_casing_are_refused(refused, data, tmp_
     text = refused(**own, vocab_file=None, init_checkpoint=uncased / "bert_model.ckpt")
     assert "uncased" in text
     assert "mixed" not in text
+
+
+def test_damaged_records_are_left_out_counted_and_named(
+    refused, data, tmp_path, monkeypatch, caplog
+):
+    damaged = tmp_path / "train-0.tfrecord"
+    whole = bytearray((data / "train-0.tfrecord").read_bytes())
+    for place in range(7):
+        whole[(2 * place + 1) * len(whole) // 14] ^= 1
+    damaged.write_bytes(whole)
+    message = f"{damaged}: record 7: corrupt"
+    assert message in refused(input_file=damaged)
+    values = flags.FlagValues()
+    monkeypatch.setattr(run_pretraining, "FLAGS", values)
+    run_pretraining._define_flags(values)
+    names = {"input_file": f"{damaged},{data}/train-1*", "skip_corrupt_records": True}
+    values(["run_pretraining.py", *arguments(data, tmp_path / "out", **names)])
+    plan = run_pretraining.make_plan()
+    assert plan.train_files == [str(damaged), f"{data}/train-1.tfrecord.gz"]  # as in config.json
+    assert plan.train_counts == [101 - 7, 53]
+    read = plan.sound_files
+    assert read[plan.train_files[1]] == plan.train_files[1]
+    assert records.scan_records(read[str(damaged)]) == 101 - 7
+    assert f"left out: {message}" in caplog.text and "and 2 more" in caplog.text
+    assert "7 damaged records or stretches left out, 184 records sound" in caplog.text
+    train, _ = run_pretraining._datasets(plan)
+    (inputs, _, _) = next(train(0).as_numpy_iterator())
+    assert inputs["input_ids"].shape == (13, LENGTH)
