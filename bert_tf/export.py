@@ -7,12 +7,13 @@ imported, tensorflow_text; `ids_only` leaves out everything that takes strings, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from bert_tf.serving import ServedModel
 
 WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"
 MODEL_CARD_NAME = "model_card.md"
+# How far outputs may be from the Keras model's, in units of `worst_difference`. Of half precision:
+# some times what was measured; what is really wrong is far from it.
+TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 _SHOWN_NUMBERS = 5  # of a long vector, in the model card
 
 
@@ -31,6 +35,7 @@ def export_saved_model(
     *,
     version: int | None = None,
     ids_only: bool = False,
+    weights: str = "float32",
     description: str = "",
 ) -> pathlib.Path:
     """Write a SavedModel in the layout that TF Serving reads.
@@ -40,6 +45,9 @@ def export_saved_model(
         path: folder of the model's versions; its last part is the name in TF Serving.
         version: number of the version, at least 1; by default one more than the highest there is.
         ids_only: whether "ids" is the only signature, and so "serving_default" too.
+        weights: what the file holds them in: "float32", or "float16" or "bfloat16" for one of half
+            the size, whose weights become float32 again when it is loaded. `served` computes with
+            the rounded ones from then on.
         description: of the weights, for the model card.
 
     Returns:
@@ -47,8 +55,43 @@ def export_saved_model(
 
     Raises:
         FileExistsError: that version exists.
+        ValueError: version is below 1, or weights unknown; or for half precision, a function of
+            `served` was called before.
+        RuntimeError: what was written does not answer as the model does (TOLERANCES); nothing is
+            left of it.
+        OSError: the folder cannot be written.
+    """
+    if weights not in TOLERANCES:
+        raise ValueError(f"weights: expected one of {', '.join(TOLERANCES)}, got {weights!r}")
+    with new_version(path, version) as (folder, target):
+        notes = []
+        if weights != "float32":
+            inputs = sample_ids(served)
+            expected = served.run(inputs)
+            served.store_weights(weights)
+            difference = worst_difference(served.run(inputs), expected)
+            notes = [precision_note(weights, difference, TOLERANCES[weights])]
+        _write(served, folder, target.resolve().parent.name, ids_only, description, notes)
+        _verify(served, folder, ids_only)
+    return target
+
+
+@contextlib.contextmanager
+def new_version(
+    path: str | os.PathLike, version: int | None = None
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """Write a version of a model whole, or not at all.
+
+    Args:
+        path: folder of the model's versions.
+        version: number of the version, at least 1; by default one more than the highest there is.
+
+    Yields:
+        The folder to write to, and the one that it becomes: path/version.
+
+    Raises:
+        FileExistsError: that version exists.
         ValueError: version is below 1.
-        RuntimeError: what was written does not answer as the model does; nothing is left of it.
         OSError: the folder cannot be written.
     """
     root = pathlib.Path(path)
@@ -64,32 +107,79 @@ def export_saved_model(
     # another name first.
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".export-", dir=root))
     try:
-        _write(served, temporary, root.resolve().name, ids_only, description)
-        _verify(served, temporary, ids_only)
+        yield temporary, target
         os.chmod(temporary, 0o755)
         os.replace(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return target
+
+
+def worst_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
+    """Return how far outputs are from others, in units of the largest absolute value, at least 1.
+
+    Args:
+        found: name -> floating-point array or tensor.
+        expected: name -> of the same shape.
+
+    Raises:
+        RuntimeError: a shape differs.
+    """
+    worst = 0.0
+    for name, value in expected.items():
+        other, value = np.asarray(found[name], np.float64), np.asarray(value, np.float64)
+        if other.shape != value.shape:
+            raise RuntimeError(f"{name}: has the shape {other.shape}, of the model {value.shape}")
+        if value.size:
+            # Not max(), which can lose NaN.
+            difference = np.max(np.abs(other - value)) / max(1.0, np.max(np.abs(value)))
+            worst = float(np.maximum(worst, difference))
+    return worst
+
+
+def precision_note(weights: str, difference: float, tolerance: float) -> str:
+    """Return a sentence of the model card on weights of lower precision.
+
+    Raises:
+        RuntimeError: the difference is above the tolerance, or no number.
+    """
+    if not difference <= tolerance:
+        raise RuntimeError(
+            f"weights: {weights} changes outputs by {difference:.2g} of the largest, and more than "
+            f"{tolerance:g} is too much"
+        )
+    return (
+        f"Stored in {weights}: outputs for sample inputs differ from those of the float32 model by "
+        f"{difference:.2g} of the largest value (at most {tolerance:g} is accepted)."
+    )
 
 
 def _write(
-    served: ServedModel, folder: pathlib.Path, name: str, ids_only: bool, description: str
+    served: ServedModel,
+    folder: pathlib.Path,
+    name: str,
+    ids_only: bool,
+    description: str,
+    notes: Sequence[str],
 ) -> None:
     if ids_only:
         module = tf.Module()
-        module.weights = [variable.value for variable in served.model.variables]
+        module.weights = served.weights
         module.ids = served.ids
-        tf.saved_model.save(module, folder, signatures={"serving_default": served.ids})
+        with served.for_saving():
+            tf.saved_model.save(module, folder, signatures={"serving_default": served.ids})
+        card = card_heading(served, name, description, notes)
+        card += _signature_lines(served, {"serving_default": served.ids})
+        (folder / MODEL_CARD_NAME).write_text("\n".join(card) + "\n", encoding="utf-8")
         return
     signatures = served.signatures()
-    tf.saved_model.save(served, folder, signatures=signatures)
+    with served.for_saving():
+        tf.saved_model.save(served, folder, signatures=signatures)
     warmup = folder / WARMUP_NAME
     warmup.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(os.fspath(warmup)) as writer:
         writer.write(_prediction_log(name, served.example))
-    card = _model_card(served, name, signatures, description)
+    card = _model_card(served, name, signatures, description, notes)
     (folder / MODEL_CARD_NAME).write_text(card, encoding="utf-8")
 
 
@@ -97,14 +187,14 @@ def _verify(served: ServedModel, folder: pathlib.Path, ids_only: bool) -> None:
     """Compare what was written with the model, on the example and on ids."""
     loaded = tf.saved_model.load(os.fspath(folder)).signatures
     if ids_only:
-        _compare(loaded["serving_default"], served.ids, _sample_ids(served))
+        _compare(loaded["serving_default"], served.ids, sample_ids(served))
         return
     texts = {key: tf.constant(value) for key, value in served.example.items()}
     for name, made in served.signatures().items():
         if name == "serving_default":
             _compare(loaded[name], made, texts)
         elif name == "ids":
-            _compare(loaded[name], made, _sample_ids(served))
+            _compare(loaded[name], made, sample_ids(served))
         else:
             _compare(loaded[name], made, {"inputs": _examples(served.example)})
 
@@ -127,17 +217,28 @@ def _examples(example: Mapping[str, Any]) -> tf.Tensor:
     )
 
 
-def _sample_ids(served: ServedModel) -> dict[str, tf.Tensor]:
-    """Ids for the signature "ids": two rows, of two lengths."""
+def sample_ids(served: ServedModel, rows: int = 2, length: int = 7) -> dict[str, tf.Tensor]:
+    """Make ids for the signature "ids": rows of some lengths, the first of which is full.
+
+    Args:
+        served: the model.
+        rows: B.
+        length: L, at least 5.
+
+    Returns:
+        name -> int32 [B, L], or [B, 3, L] of multiple choice; "masked_lm_positions" [B, 3].
+    """
     random = np.random.default_rng(0)
     names = [spec.name for spec in served.ids.input_signature]
     choices = (3,) * (len(served.ids.input_signature[0].shape) - 2)
-    mask = np.arange(7) < np.array([[7], [5]])  # [2, 7]
+    lengths = np.maximum(5, length - 2 * np.arange(rows))[:, None]
+    mask = np.arange(length) < lengths  # [B, L]
+    shape = (rows, *choices, length)
     values = {
-        "input_ids": random.integers(0, served.text_to_ids.vocab_size, (2, *choices, 7)),
+        "input_ids": random.integers(0, served.text_to_ids.vocab_size, shape),
         "input_mask": np.repeat(mask[:, None], 3, 1) if choices else mask,
-        "segment_ids": random.integers(0, 2, (2, *choices, 7)),
-        "masked_lm_positions": random.integers(0, 5, (2, 3)),
+        "segment_ids": random.integers(0, 2, shape),
+        "masked_lm_positions": random.integers(0, 5, (rows, 3)),
     }
     return {name: tf.constant(values[name], tf.int32) for name in names}
 
@@ -147,7 +248,7 @@ def _compare(written: Any, made: Any, inputs: Mapping[str, tf.Tensor]) -> None:
     for name, value in expected.items():
         value, other = value.numpy(), found[name].numpy()
         same = (
-            np.allclose(value, other, rtol=1e-5, atol=1e-5, equal_nan=True)
+            np.allclose(value, other, rtol=1e-5, atol=TOLERANCES["float32"], equal_nan=True)
             if value.dtype.kind == "f"
             else np.array_equal(value, other)
         )
@@ -192,10 +293,17 @@ def _prediction_log(name: str, example: Mapping[str, Any]) -> bytes:
 # --- the model card -------------------------------------------------------------------------------
 
 
-def _model_card(
-    served: ServedModel, name: str, signatures: Mapping[str, Any], description: str
-) -> str:
-    answer = served.answer(**{key: tf.constant(value) for key, value in served.example.items()})
+def card_heading(
+    served: ServedModel, name: str, description: str, notes: Sequence[str]
+) -> list[str]:
+    """Return the first lines of a model card: what it is for, and of what.
+
+    Args:
+        served: the model.
+        name: the model's.
+        description: of the weights.
+        notes: more sentences.
+    """
     config = served.config
     lines = [
         f"# {name}",
@@ -206,13 +314,19 @@ def _model_card(
         f"{served.text_to_ids.max_seq_length} pieces.",
     ]
     lines += [f"Weights: {description}."] if description else []
-    for signature, function in signatures.items():
-        lines += ["", f"## Signature `{signature}`", "", "| | name | type | shape | |"]
-        lines.append("|---|---|---|---|---|")
-        concrete = function.get_concrete_function()
-        inputs = {spec.name: spec for spec in function.input_signature}
-        lines += _rows("in", inputs, served.descriptions)
-        lines += _rows("out", concrete.structured_outputs, served.descriptions)
+    return [*lines, *notes]
+
+
+def _model_card(
+    served: ServedModel,
+    name: str,
+    signatures: Mapping[str, Any],
+    description: str,
+    notes: Sequence[str],
+) -> str:
+    answer = served.answer(**{key: tf.constant(value) for key, value in served.example.items()})
+    lines = card_heading(served, name, description, notes)
+    lines += _signature_lines(served, signatures)
     request = {"inputs": served.example}
     response = {key: _shown(plain(value.numpy())) for key, value in answer.items()}
     lines += [
@@ -230,6 +344,29 @@ def _model_card(
         "    }}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _signature_lines(served: ServedModel, signatures: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, function in signatures.items():
+        inputs = {spec.name: spec for spec in function.input_signature}
+        outputs = function.get_concrete_function().structured_outputs
+        lines += ["", f"## Signature `{name}`", "", *tensor_table(served, inputs, outputs)]
+    return lines
+
+
+def tensor_table(
+    served: ServedModel, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
+) -> list[str]:
+    """Return the lines of a table of inputs and outputs.
+
+    Args:
+        served: the model that describes them.
+        inputs: name -> what has a dtype and a shape.
+        outputs: likewise.
+    """
+    rows = [*_rows("in", inputs, served.descriptions), *_rows("out", outputs, served.descriptions)]
+    return ["| | name | type | shape | |", "|---|---|---|---|---|", *rows]
 
 
 def _rows(side: str, tensors: Mapping[str, Any], descriptions: Mapping[str, str]) -> Iterable[str]:

@@ -83,7 +83,8 @@ def attention_adder(input_mask, length=None, left_to_right=False):
     Returns:
         float32 [B, 1, 1, T], or [B, 1, F, T] with `left_to_right`.
     """
-    mask = ops.cast(input_mask, "float32")[:, None, None, :]  # [B, 1, 1, T]
+    # Not [:, None, None, :], which cannot become TFLite where the length is free.
+    mask = ops.expand_dims(ops.cast(input_mask, "float32"), (1, 2))  # [B, 1, 1, T]
     if left_to_right:
         positions = ops.arange(length)
         causal = ops.expand_dims(positions, 1) >= ops.expand_dims(positions, 0)  # [F, T]

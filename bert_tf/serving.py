@@ -11,6 +11,7 @@ with most, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ import tensorflow as tf
 
 from bert_tf.config import BertConfig
 from bert_tf.preprocessing import TextToIds
+from bert_tf.serving_weights import StoredWeights
 
 _IDS = ("input_ids", "input_mask", "segment_ids")
 
@@ -103,6 +105,7 @@ class ServedModel(tf.Module):
 
     Attributes:
         task: what it does, in the words of the model card.
+        weights: the variables that a SavedModel holds.
         text_to_ids: the tokenizer.
         answer: the function of "serving_default".
         example: a request of `answer`: input -> values of a batch (an attribute or a property).
@@ -138,7 +141,8 @@ class ServedModel(tf.Module):
                 f"got {text_to_ids.max_seq_length}"
             )
         self._hidden = _Untracked(model)
-        self._weights = [variable.value for variable in model.variables]
+        self.weights: Any = [variable.value for variable in model.variables]
+        self._stored_weights: StoredWeights | None = None
         self.text_to_ids = text_to_ids
 
     @property
@@ -162,6 +166,32 @@ class ServedModel(tf.Module):
         """Return the SavedModel's signatures: strings, ids, and what TF Serving has besides."""
         return {"serving_default": self.answer, "ids": self.ids}
 
+    def store_weights(self, dtype: str) -> None:
+        """Keep the weights in half precision from now on; what computes is them, as float32.
+
+        Args:
+            dtype: "float16" or "bfloat16".
+
+        Raises:
+            ValueError: another dtype; or a function of this object was called before, and holds
+                the weights as they were.
+        """
+        if any(f.experimental_get_tracing_count() for f in self.signatures().values()):
+            raise ValueError("dtype: choose it before a function of the model is called")
+        self._stored_weights = StoredWeights(self.model.variables, dtype)
+        self.weights = self._stored_weights
+
+    def for_saving(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the variables are what a SavedModel shall hold."""
+        stored = self._stored_weights
+        return contextlib.nullcontext() if stored is None else stored.for_saving()
+
+    def call(self, inputs: Mapping[str, tf.Tensor]) -> Any:
+        """Call the Keras model in inference."""
+        stored = self._stored_weights
+        with contextlib.nullcontext() if stored is None else stored.scope():
+            return self.model(inputs, training=False)
+
     @function(input_signature=integers(*_IDS))
     def ids(self, input_ids, input_mask, segment_ids) -> dict[str, tf.Tensor]:
         """Outputs of the model for ids that were made elsewhere.
@@ -174,12 +204,13 @@ class ServedModel(tf.Module):
         Returns:
             What the model returns, as float32; "logits" where it has no name.
         """
-        return self._run(
+        return self.run(
             {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": segment_ids}
         )
 
-    def _run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        outputs = self.model(inputs, training=False)
+    def run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `ids` gives, for a dictionary of its inputs."""
+        outputs = self.call(inputs)
         outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
         return {name: tf.cast(value, tf.float32) for name, value in outputs.items()}
 
@@ -252,7 +283,7 @@ class FillMask(ServedModel):
         # Stable, so that masks come first and in order.
         positions = tf.argsort(tf.cast(tf.logical_not(is_mask), tf.int32), axis=1, stable=True)
         positions = positions[:, : tf.maximum(tf.reduce_max(mask_count), 0)]  # [B, M]
-        logits = self.model({**inputs, "masked_lm_positions": positions}, training=False)
+        logits = self.call({**inputs, "masked_lm_positions": positions})
         logits = tf.cast(logits["masked_lm_logits"], tf.float32)  # [B, M, V]
         logits = tf.where(self._is_word, logits, logits.dtype.min)
         # Of logits, since unlikely pieces have equal scores of 0.
@@ -279,7 +310,7 @@ class FillMask(ServedModel):
             "masked_lm_logits" float32 [B, P, V] and, with next sentence prediction,
             "next_sentence_logits" float32 [B, 2].
         """
-        return self._run(
+        return self.run(
             {
                 "input_ids": input_ids,
                 "input_mask": input_mask,
@@ -315,7 +346,7 @@ class _TextModel(ServedModel):
         return {name: examples[name] for name in self.texts}
 
     def _logits(self, *texts: tf.Tensor) -> tf.Tensor:
-        return self._run(self._pack(*texts))["logits"]
+        return self.run(self._pack(*texts))["logits"]
 
     def _answer(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
         raise NotImplementedError
@@ -499,7 +530,7 @@ class MultipleChoice(ServedModel):
         """
         packed: Any = self.text_to_ids.pack_choices(text, choices)  # dense, as choices are
         rows = self._cut(packed)
-        logits = self._run(rows)["logits"]  # [B, C]
+        logits = self.run(rows)["logits"]  # [B, C]
         return {
             "choice": tf.argmax(logits, axis=-1, output_type=tf.int32),
             "probabilities": tf.nn.softmax(logits),
@@ -508,7 +539,7 @@ class MultipleChoice(ServedModel):
     @function(input_signature=integers(*_IDS, rank=3))
     def ids(self, input_ids, input_mask, segment_ids) -> dict[str, tf.Tensor]:
         """Logits float32 [B, C] for ids that were made elsewhere, int32 [B, C, L] each."""
-        return self._run(
+        return self.run(
             {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": segment_ids}
         )
 
@@ -542,12 +573,13 @@ class Embedder(ServedModel):
             raise ValueError(f"layer: expected 0 to {len(states) - 1}, got {layer}")
         self.layer = layer
 
-    def _run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        outputs = self.model(inputs, training=False)
+    def run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `ids` gives, for a dictionary of its inputs."""
+        outputs = self.call(inputs)
         states = outputs.get("hidden_states")
         state = outputs["sequence_output"] if states is None else states[self.layer]
         state = tf.cast(state, tf.float32)  # [B, L, H]
-        mask = tf.cast(inputs["input_mask"], tf.float32)[:, :, None]
+        mask = tf.expand_dims(tf.cast(inputs["input_mask"], tf.float32), 2)  # [B, L, 1]
         mean = tf.math.divide_no_nan(tf.reduce_sum(state * mask, 1), tf.reduce_sum(mask, 1))
         if "pooled_output" not in outputs:
             return {"mean": mean}
@@ -556,7 +588,7 @@ class Embedder(ServedModel):
     @function(input_signature=strings("text"))
     def answer(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return "mean" and, with a pooler, "pooled": float32 [B, H], of string [B]."""
-        return self._run(self._pack(text))
+        return self.run(self._pack(text))
 
 
 def checked_labels(labels: Sequence[str], model: keras.Model) -> tf.Tensor:

@@ -147,7 +147,7 @@ class EntityTagger(serving.ServedModel):
             stride=max(1, (ids.max_seq_length - 2) // 2),
             segment=0,
         )
-        logits = run_in_parts(self._run, windows.inputs, self.output_shapes)["logits"]  # [N, L, K]
+        logits = run_in_parts(self.run, windows.inputs, self.output_shapes)["logits"]  # [N, L, K]
         counts = tf.boolean_mask(logits, windows.is_max_context)  # [P, K]
         place = tf.boolean_mask(windows.pieces, windows.is_max_context)
         shape = [tf.size(pieces.ids.flat_values), logits.shape[-1]]

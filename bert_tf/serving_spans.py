@@ -121,7 +121,7 @@ class QuestionAnswerer(serving.ServedModel):
         """
         pieces, words = self.text_to_ids.tokenize_documents(context)
         windows = self._windows(question, pieces)
-        logits = run_in_parts(self._run, windows.inputs, self.output_shapes)
+        logits = run_in_parts(self.run, windows.inputs, self.output_shapes)
         starts, ends = (
             tf.where(windows.inputs["input_mask"] > 0, logits[f"{name}_logits"], _LOWEST)
             for name in ("start", "end")

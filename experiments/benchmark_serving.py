@@ -1,0 +1,208 @@
+"""Latency from strings to vectors: our SavedModel, TFLite and ONNX files beside transformers.
+
+    python experiments/benchmark_serving.py --model_dir=$MINILM --threads=1 --output_file=t1.json
+
+Every contender gets the same texts, of exactly the same number of pieces, and gives the mean of the
+last hidden state; before anything is timed all are compared with transformers. They take turns, so
+that what else the machine does meets all alike:
+
+- SavedModel: as export_model.py writes it, loaded with tensorflow and tensorflow_text;
+- transformers: its fast tokenizer and its model on torch, in inference mode;
+- ONNX Runtime: our model.onnx behind the `tokenizers` library;
+- TFLite: our model.tflite that takes strings, in float32, float16 and int8.
+
+Wall time and the process's CPU time (of all its threads) of each call are noted; the table shows
+medians. What is not installed is left out. --threads holds for each of them; run it again for
+another number, since TensorFlow takes it once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np  # noqa: E402
+from absl import app, flags  # noqa: E402
+
+MAX_SEQ_LENGTH = 128
+REFERENCE = "transformers"
+# From this text the words are taken; each counts as the pieces that the vocabulary makes of it.
+PASSAGE = """
+The harbour was quiet that morning, and the boats lay close together under a thin layer of fog. A
+woman in a long grey coat walked along the wall with two small dogs, stopping at every lamp. She had
+come here each day since the end of the war, first with her husband, later alone, and the men who
+mended nets knew her step. One of them, the youngest, had once asked what she was looking for. She
+told him about a ship that carried grain from the south, and about a letter that should have been on
+it. He did not know how to answer, so he showed her how to tie a knot that holds in any weather.
+""".split()
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """What is measured.
+
+    Attributes:
+        make: returns texts -> float32 [B, H].
+        needs: module that it needs.
+        tolerance: how far a vector may be from transformers', against its length.
+    """
+
+    make: Callable[[pathlib.Path], Encode]
+    needs: str
+    tolerance: float
+
+
+def _saved_model(folder: pathlib.Path) -> Encode:
+    import tensorflow as tf
+
+    answer = tf.saved_model.load(os.fspath(folder / "saved_model/1")).signatures["serving_default"]
+    return lambda texts: answer(text=tf.constant(texts))["mean"].numpy()
+
+
+def _transformers(folder: pathlib.Path) -> Encode:
+    import torch
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(flags.FLAGS.threads)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(flags.FLAGS.model_dir)
+    model = transformers.AutoModel.from_pretrained(flags.FLAGS.model_dir).eval()
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        inputs = tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=MAX_SEQ_LENGTH,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            state = model(**inputs).last_hidden_state
+            mask = inputs["attention_mask"][:, :, None].to(state.dtype)
+            return ((state * mask).sum(1) / mask.sum(1)).numpy()
+
+    return encode
+
+
+def _onnxruntime(folder: pathlib.Path) -> Encode:
+    import onnxruntime
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(f"{flags.FLAGS.model_dir}/tokenizer.json")
+    tokenizer.enable_truncation(MAX_SEQ_LENGTH)
+    tokenizer.enable_padding()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = flags.FLAGS.threads
+    options.inter_op_num_threads = 1
+    # Threads that wait busily would take the cores from whoever is next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(
+        os.fspath(folder / "onnx/1/model.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        encodings = tokenizer.encode_batch(texts)
+        inputs = {
+            "input_ids": np.array([encoding.ids for encoding in encodings], np.int32),
+            "input_mask": np.array([encoding.attention_mask for encoding in encodings], np.int32),
+            "segment_ids": np.array([encoding.type_ids for encoding in encodings], np.int32),
+        }
+        return session.run(["mean"], inputs)[0]
+
+    return encode
+
+
+def _tflite(weights: str) -> Callable[[pathlib.Path], Encode]:
+    def make(folder: pathlib.Path) -> Encode:
+        from bert_tf.export_formats import load_tflite
+
+        run = load_tflite(folder / f"tflite_{weights}/1", threads=flags.FLAGS.threads)
+        return lambda texts: run(text=np.array(texts, object))["mean"]
+
+    return make
+
+
+CONTENDERS = {
+    "SavedModel": Contender(_saved_model, "tensorflow_text", 1e-4),
+    REFERENCE: Contender(_transformers, "transformers", 0.0),
+    "ONNX Runtime": Contender(_onnxruntime, "onnxruntime", 1e-4),
+    "TFLite float32": Contender(_tflite("float32"), "tensorflow_text", 1e-4),
+    "TFLite float16": Contender(_tflite("float16"), "tensorflow_text", 1e-2),
+    "TFLite int8": Contender(_tflite("int8"), "tensorflow_text", 0.2),
+}
+
+
+def export(model_dir: str, folder: pathlib.Path) -> None:
+    """Write the model in every format that can be written here, where it is not there yet."""
+    from bert_tf import export as exporting
+    from bert_tf import export_formats
+    from bert_tf.served_checkpoints import load_served_model
+
+    def load():
+        return load_served_model(model_dir, task="embeddings", max_seq_length=MAX_SEQ_LENGTH)
+
+    if not (folder / "saved_model").exists():
+        exporting.export_saved_model(load(), folder / "saved_model")
+    for weights in ("float32", "float16", "int8"):
+        if not (folder / f"tflite_{weights}").exists():
+            export_formats.export_tflite(load(), folder / f"tflite_{weights}", weights=weights)
+    if importlib.util.find_spec("tf2onnx") and not (folder / "onnx").exists():
+        export_formats.export_onnx(load(), folder / "onnx")
+
+
+def make_texts(vocab: dict[str, int], batch_size: int, length: int) -> list[str]:
+    """Return different texts of exactly so many pieces, [CLS] and [SEP] counted."""
+    from bert_tf.tokenization import FullTokenizer
+
+    tokenizer = FullTokenizer.from_vocab(vocab, do_lower_case=True)
+    texts = []
+    for row in range(batch_size):
+        words, room, number = [], length - 2, 7 * row
+        while room:
+            word = PASSAGE[number % len(PASSAGE)]
+            number += 1
+            size = len(tokenizer.tokenize(word))
+            if size <= room:
+                words.append(word)
+                room -= size
+        texts.append(" ".join(words))
+    return texts
+
+
+def measure(encode: Encode, texts: Sequence[str], calls: int) -> list[tuple[float, float]]:
+    """Return wall and CPU milliseconds of calls, after two that do not count."""
+    found = []
+    for number in range(-2, calls):
+        wall, cpu = time.perf_counter(), time.process_time()
+        encode(texts)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        if number >= 0:
+            found.append((1e3 * wall, 1e3 * cpu))
+    return found
+
+
+def summary(times: Sequence[tuple[float, float]], texts: int) -> dict[str, float]:
+    """Return medians and 90th percentiles of wall and CPU milliseconds, and texts a second."""
+    wall, cpu = np.transpose(times)
+    return {
+        "wall_ms": float(np.median(wall)),
+        "wall_ms_p90": float(np.percentile(wall, 90)),
+        "cpu_ms": float(np.median(cpu)),
+        "texts_per_second": float(1e3 * texts / np.median(wall)),
+        "texts_per_cpu_second": float(1e3 * texts / np.median(cpu)),
+        "calls": len(times),
+    }
