@@ -61,7 +61,6 @@ class MaskingRule:
             np.int32,
         )
 
-
     def choose(
         self, features: Mapping[str, tf.Tensor], *, max_predictions_per_seq: int, seed: tf.Tensor
     ) -> dict[str, tf.Tensor]:

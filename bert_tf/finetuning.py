@@ -83,14 +83,21 @@ class FineTuningObjective:
             return ("loss", "start_accuracy", "end_accuracy")
         return ("loss", "accuracy")
 
-    def __call__(self, outputs: Any, labels: Any, weights: Any):
-        """Compute loss and metrics of a batch.
+    def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
+        """Compute what the loss of a batch is divided by; see `training.Objective`."""
+        if self.kind == "span":
+            weights = weights["start_logits"]
+        return {"loss": ops.sum(ops.cast(weights, "float32"))}
+
+    def __call__(self, outputs: Any, labels: Any, weights: Any, whole: Any = None):
+        """Compute loss and metrics of a batch, or its part in those of a larger one.
 
         Args:
             outputs: of the model.
             labels: as `finetuning_pipeline.TaskRecords` gives them; for span, where they hold
                 input_mask [B, F], positions of padding cannot be chosen.
             weights: likewise.
+            whole: `loss_weights` of the batch that this one is a part of; None for a whole one.
 
         Returns:
             The loss, a float32 scalar, and name -> (sum, weight).
@@ -107,7 +114,7 @@ class FineTuningObjective:
                 "accuracy": losses.classification_accuracy(outputs, labels, weights),
             }
         total, weight = found["loss"]
-        return ops.divide_no_nan(total, weight), found
+        return ops.divide_no_nan(total, weight if whole is None else whole["loss"]), found
 
     def _span(self, outputs: Any, labels: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
         start, end = outputs["start_logits"], outputs["end_logits"]

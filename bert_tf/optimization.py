@@ -172,10 +172,16 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
     Raises:
         ValueError: if an argument is out of range, or is one of Keras' that this class replaces.
 
+    Attributes:
+        gradients_are_reduced: set to True by a training loop that itself sums gradients over
+            replicas before it calls `apply`, as it must where their finiteness decides whether
+            `apply` is called; False, so that this class sums them, as `fit` needs.
+
     Reference: `AdamWeightDecayOptimizer` of google-research/bert `optimization.py`.
     """
 
     slot_names = ("adam_m", "adam_v")  # as they end in checkpoints
+    gradients_are_reduced = False
 
     def __init__(
         self,
@@ -289,7 +295,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         """
         # Only Keras' TensorFlow optimizer has this step of its own, and takes it after clipping.
         reduce = getattr(super(), "_all_reduce_sum_gradients", None)
-        if reduce is None:
+        if reduce is None or self.gradients_are_reduced:
             return grads
         return [grad for grad, _ in reduce([(grad, None) for grad in grads])]
 

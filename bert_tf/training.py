@@ -1,14 +1,15 @@
 """The train step, and a Trainer that logs, saves and resumes to the bit.
 
 Losses, optimizer and schedule are those that `compile` and `fit` use; what the Trainer adds is
-resuming exactly, metrics that stay on the device between two log lines, and one step function
-that a distribution strategy can run.
+resuming exactly, metrics that stay on the device between two log lines, and one step that runs on
+one device or, under a strategy, on many, in one piece or in several that follow each other.
 
 Shapes: B batch, L sequence length, P predictions per sequence, V vocabulary, K metrics.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -17,13 +18,14 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from bert_tf import losses
+from bert_tf import distribution, losses
 from bert_tf.tensor_files import checkpoint_steps
 from bert_tf.training_state import CheckpointKeeper, training_variables
 
@@ -31,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
 CONFIG_NAME = "config.json"
+_BATCH_PARTS = ("inputs", "labels", "weights")
+_SEED_STRIDE = 7919  # between the seeds of two replicas; seeds are below 1e9, so sums fit in int32
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 # (total loss, name -> (sum, weight)); the mean of a metric is sum / weight over many batches.
@@ -38,12 +42,26 @@ StepResult = tuple[Any, dict[str, tuple[Any, Any]]]
 
 
 class Objective(Protocol):
-    """Turns a model's outputs into the loss to minimise and the metrics to report."""
+    """Turns a model's outputs into the loss to minimise and the metrics to report.
+
+    A batch may be a part of a larger one: of a global batch over replicas and accumulation steps.
+    Losses and metrics of the parts then add up to those of the whole, since each part divides by
+    the weights of the whole, which follow from labels alone.
+    """
 
     metric_names: tuple[str, ...]
 
-    def __call__(self, outputs: Any, labels: Any, weights: Any) -> StepResult:
-        """Returns the loss of the batch and, for each of `metric_names`, (sum, weight)."""
+    def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
+        """Returns what the losses of a batch are divided by, name -> float32 scalar."""
+        ...
+
+    def __call__(
+        self, outputs: Any, labels: Any, weights: Any, whole: Mapping[str, Any] | None = None
+    ) -> StepResult:
+        """Returns the loss of the batch and, for each of `metric_names`, (sum, weight).
+
+        `whole` is `loss_weights` of the batch that this one is a part of; None for a whole one.
+        """
         ...
 
 
@@ -68,14 +86,34 @@ class PretrainingObjective:
         names = ("loss", "mlm_loss", "mlm_accuracy")
         return (*names, "nsp_loss", "nsp_accuracy") if self.next_sentence else names
 
-    def __call__(self, outputs: Any, labels: Any, weights: Any) -> StepResult:
-        """Computes loss and metrics of a batch.
+    def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
+        """Computes what the losses are divided by, and the number of sequences.
+
+        Args:
+            labels: as of a call.
+            weights: as of a call.
+
+        Returns:
+            float32 scalars "mlm_loss", "nsp_loss" and "sequences".
+        """
+        real = weights["masked_lm_logits"]
+        sums = {"mlm_loss": keras.ops.sum(keras.ops.cast(real, "float32"))}
+        if self.next_sentence:
+            rows = weights["next_sentence_logits"]
+            sums["nsp_loss"] = keras.ops.sum(keras.ops.cast(rows, "float32"))
+        return {**sums, "sequences": _rows(real)}
+
+    def __call__(
+        self, outputs: Any, labels: Any, weights: Any, whole: Mapping[str, Any] | None = None
+    ) -> StepResult:
+        """Computes loss and metrics of a batch, or its part in those of a larger one.
 
         Args:
             outputs: masked_lm_logits [B, P, V] and, with next_sentence,
                 next_sentence_logits [B, 2].
             labels: int32 masked_lm_logits [B, P], next_sentence_logits [B].
             weights: float32, of the labels' shapes.
+            whole: `loss_weights` of the batch that this one is a part of; None for a whole one.
 
         Returns:
             The total loss, a float32 scalar, and name -> (sum, weight).
@@ -83,7 +121,8 @@ class PretrainingObjective:
         logits = outputs["masked_lm_logits"]
         ids, real = labels["masked_lm_logits"], weights["masked_lm_logits"]
         loss_sum, loss_weight = losses.masked_lm_loss(logits, ids, real)
-        total = loss_sum / (loss_weight + losses.MASKED_LM_WEIGHT_EPSILON)
+        divisor = loss_weight if whole is None else whole["mlm_loss"]
+        total = loss_sum / (divisor + losses.MASKED_LM_WEIGHT_EPSILON)
         found = {
             "mlm_loss": (loss_sum, loss_weight),
             "mlm_accuracy": losses.masked_lm_accuracy(logits, ids, real),
@@ -92,11 +131,19 @@ class PretrainingObjective:
             logits = outputs["next_sentence_logits"]
             ids, real = labels["next_sentence_logits"], weights["next_sentence_logits"]
             loss_sum, loss_weight = losses.next_sentence_loss(logits, ids, real)
-            total += keras.ops.divide_no_nan(loss_sum, loss_weight)
+            divisor = loss_weight if whole is None else whole["nsp_loss"]
+            total += keras.ops.divide_no_nan(loss_sum, divisor)
             found["nsp_loss"] = (loss_sum, loss_weight)
             found["nsp_accuracy"] = losses.next_sentence_accuracy(logits, ids, real)
-        found["loss"] = (total, keras.ops.ones_like(total))
+        share = keras.ops.ones_like(total)
+        if whole is not None:
+            share = _rows(weights["masked_lm_logits"]) / whole["sequences"]
+        found["loss"] = (total, share)
         return total, found
+
+
+def _rows(tensor: Any) -> Any:
+    return keras.ops.cast(keras.ops.shape(tensor)[0], "float32")
 
 
 def set_precision(precision: str) -> None:
@@ -157,6 +204,9 @@ class Trainer:
         steps_per_call: int = 1000,
         tensorboard: bool = True,
         verbose: bool = True,
+        strategy: tf.distribute.Strategy | None = None,
+        gradient_accumulation_steps: int = 1,
+        loss_normalization: str = "global",
     ):
         """Builds the optimizer on the model; nothing is read or written yet but the folder.
 
@@ -173,17 +223,30 @@ class Trainer:
                 next log line, checkpoint or evaluation anyway.
             tensorboard: whether to write summaries.
             verbose: whether to show a progress bar.
+            strategy: of `distribution.create_strategy`; model and optimizer must have been made
+                within its scope. None for one device. Batches are global ones in any case.
+            gradient_accumulation_steps: parts, one after another, in which a replica computes its
+                share of a batch, to need less memory; gradients are clipped and applied once.
+            loss_normalization: "global": losses are means over the global batch, so that they mean
+                the same on any number of replicas. "per_replica": the mean over replicas of each
+                one's own mean, as in the original on TPUs.
 
         Raises:
-            ValueError: a number is less than 1.
+            ValueError: a number is less than 1, or model or optimizer do not suit the strategy.
         """
         for name, value in (
             ("log_steps", log_steps),
             ("save_checkpoints_steps", save_checkpoints_steps),
             ("steps_per_call", steps_per_call),
+            ("gradient_accumulation_steps", gradient_accumulation_steps),
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
+        if loss_normalization not in distribution.LOSS_NORMALIZATIONS:
+            raise ValueError(
+                f"loss_normalization: expected one of "
+                f"{', '.join(distribution.LOSS_NORMALIZATIONS)}, got {loss_normalization!r}"
+            )
         self.model = model
         self.optimizer = optimizer
         self.objective = objective
@@ -194,8 +257,20 @@ class Trainer:
         self.steps_per_call = steps_per_call
         self.verbose = verbose
         self._tensorboard = tensorboard
+        self.strategy = strategy
+        self.num_replicas = distribution.num_replicas_of(strategy)
+        self.is_chief = distribution.is_chief(strategy)
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.loss_normalization = loss_normalization
+        self._loss_factor = 1.0 if loss_normalization == "global" else 1.0 / self.num_replicas
+        self._is_split = strategy is not None or gradient_accumulation_steps > 1
+        self._averaging = False
 
-        optimizer.build(model.trainable_variables)
+        if strategy is not None:
+            _check_made_within(strategy, model, optimizer)
+        with strategy.scope() if strategy is not None else contextlib.nullcontext():
+            optimizer.build(model.trainable_variables)
+        self._seeds = [v for v in model.variables if "seed" in v.path]
         names = objective.metric_names
         # float64: a sum over a large evaluation exceeds float32's 24 bits.
         self._train_sums = tf.Variable(tf.zeros([len(names), 2], tf.float64), trainable=False)
@@ -215,34 +290,146 @@ class Trainer:
             },
             keep=keep_checkpoints,
         )
-        self._run_steps = tf.function(
-            self._steps_of(tf.function(self._train_step, jit_compile=self.jit_compile))
-        )
-        self._run_eval = tf.function(self._eval_step, jit_compile=self.jit_compile)
+        step = self._strategy_step
+        if strategy is None:
+            step = tf.function(self._train_step, jit_compile=self.jit_compile)
+        self._run_steps = tf.function(self._steps_of(step))
+        # Of a replica only what needs no other one is compiled: XLA knows no merging of replicas.
+        compiles = self.jit_compile and not isinstance(strategy, tf.distribute.TPUStrategy)
+        self._own_gradients = self._gradients
+        self._own_metrics = self._metrics
+        if strategy is not None and compiles:
+            self._own_gradients = tf.function(self._gradients, jit_compile=True)
+            self._own_metrics = tf.function(self._metrics, jit_compile=True)
+        evaluates = self._eval_step if strategy is None else self._strategy_eval_step
+        self._run_eval = tf.function(evaluates, jit_compile=compiles and strategy is None)
 
     # --- graph ---
 
     def _train_step(self, batch: Any) -> None:
+        """One step where there is one replica."""
+        loss, found, tokens, gradients = self._gradients(batch)
+        self._learning_rate.assign(tf.cast(self.optimizer.learning_rate, tf.float32))
+        self._apply(gradients)
+        self._record(loss, found, tokens)
+
+    def _strategy_step(self, batch: Any) -> None:
+        """One step of all replicas."""
+        strategy = self.strategy
+        assert strategy is not None  # noqa: S101
+        figures, learning_rate = tf.nest.map_structure(
+            lambda value: strategy.experimental_local_results(value)[0],
+            strategy.run(self._replica_step, (batch,)),
+        )
+        self._learning_rate.assign(learning_rate)
+        self._record(figures[0], tf.reshape(figures[2:], [-1, 2]), figures[1])
+
+    def _replica_step(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what all replicas know after it: (loss, tokens, metrics) [2 + 2 K], and rate."""
+        with self._masks_of_replica():
+            loss, found, tokens, gradients = self._own_gradients(batch)
+        learning_rate = tf.cast(self.optimizer.learning_rate, tf.float32)
+        figures = tf.concat(
+            [
+                tf.stack([loss, tf.cast(tokens, tf.float32)]),
+                tf.reshape(tf.cast(found, tf.float32), [-1]),
+            ],
+            axis=0,
+        )
+        # Before the optimizer, lest one replica skips a step for a number that another has not.
+        present = [gradient for gradient in gradients if gradient is not None]
+        *present, figures = _sum_over_replicas([*present, figures])
+        reduced = iter(present)
+        self._apply([None if gradient is None else next(reduced) for gradient in gradients])
+        return figures, learning_rate
+
+    @contextlib.contextmanager
+    def _masks_of_replica(self) -> Iterator[None]:
+        """Lets dropout draw other masks on each replica, and leaves its state the same on all."""
+        context = tf.distribute.get_replica_context()
+        if self.num_replicas == 1 or context is None:
+            yield
+            return
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
+        shifts = [
+            tf.cast(tf.stack([replica * _SEED_STRIDE, 0]), seed.dtype) for seed in self._seeds
+        ]
+        for seed, shift in zip(self._seeds, shifts, strict=True):
+            seed.assign(seed.value + shift)
+        yield
+        for seed, shift in zip(self._seeds, shifts, strict=True):
+            seed.assign(seed.value - shift)
+
+    def _gradients(self, batch: Any) -> Any:
+        """Loss, metrics [K, 2], tokens and gradients, None where there is none, of a replica."""
+        if not self._is_split:
+            return self._gradients_of(batch, None)
+        parts, whole = batch
+        if self.gradient_accumulation_steps == 1:
+            return self._gradients_of(tf.nest.map_structure(lambda x: x[0], parts), whole)
+        return tf.autograph.experimental.do_not_convert(self._accumulated)(parts, whole)
+
+    def _accumulated(self, parts: Any, whole: Any) -> Any:
+        """Sums over micro-batches; one after another, so that each may use the same memory."""
+        used: list[bool] = []
+
+        def add(index: Any, loss: Any, found: Any, tokens: Any, gradients: Any) -> Any:
+            part = tf.nest.map_structure(lambda x: x[index], parts)
+            more = self._gradients_of(part, whole)
+            used[:] = [gradient is not None for gradient in more[3]]
+            gradients = [x if y is None else x + y for x, y in zip(gradients, more[3], strict=True)]
+            return index + 1, loss + more[0], found + more[1], tokens + more[2], gradients
+
+        start = (
+            tf.constant(0),
+            tf.constant(0.0),
+            tf.zeros([len(self.objective.metric_names), 2], tf.float64),
+            tf.constant(0, tf.int64),
+            [tf.zeros(v.shape, v.dtype) for v in self.model.trainable_variables],
+        )
+        _, loss, found, tokens, gradients = tf.while_loop(
+            lambda index, *_: index < self.gradient_accumulation_steps,
+            add,
+            start,
+            parallel_iterations=1,
+            maximum_iterations=self.gradient_accumulation_steps,
+        )
+        gradients = [x if is_used else None for x, is_used in zip(gradients, used, strict=True)]
+        return loss, found, tokens, gradients
+
+    def _gradients_of(self, batch: Any, whole: Any) -> Any:
         inputs, labels, weights = batch
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             outputs = self.model(inputs, training=True)
-            loss, found = self.objective(outputs, labels, weights)
+            loss, found = self._objective_of(outputs, labels, weights, whole)
+            if self._loss_factor != 1:
+                loss *= self._loss_factor
             scaled = self.optimizer.scale_loss(loss)
-        # Without next sentence prediction the pooler has no gradient, and stays as it was.
-        pairs = [
+        gradients = [
             # Dense, since a loss-scale optimizer cannot look into slices.
-            (tf.convert_to_tensor(gradient), variable)
-            for gradient, variable in zip(tape.gradient(scaled, variables), variables, strict=True)
-            if gradient is not None
+            None if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(scaled, variables)
         ]
-        self._learning_rate.assign(tf.cast(self.optimizer.learning_rate, tf.float32))
+        return loss, self._stack(found), _real_tokens(inputs), gradients
+
+    def _objective_of(self, outputs: Any, labels: Any, weights: Any, whole: Any) -> StepResult:
+        # An objective of a user's own need not know of parts where there are none.
+        whole = () if whole is None else (whole,)
+        return self.objective(outputs, labels, weights, *whole)
+
+    def _apply(self, gradients: Sequence[Any]) -> None:
+        variables = self.model.trainable_variables
+        # Without next sentence prediction the pooler has no gradient, and stays as it was.
+        pairs = [pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]
         self.optimizer.apply(*map(list, zip(*pairs, strict=True)))
+
+    def _record(self, loss: Any, found: Any, tokens: Any) -> None:
         bad = tf.logical_and(self._first_bad_step < 0, tf.logical_not(tf.math.is_finite(loss)))
         self._step.assign_add(1)
         self._first_bad_step.assign(tf.where(bad, self._step, self._first_bad_step))
-        self._train_sums.assign_add(self._stack(found))
-        self._tokens.assign_add(_real_tokens(inputs))
+        self._train_sums.assign_add(tf.cast(found, tf.float64))
+        self._tokens.assign_add(tf.cast(tokens, tf.int64))
 
     def _steps_of(self, step: Callable[[Any], None]) -> Callable[[Any, Any], None]:
         def run(iterator, count):
@@ -252,10 +439,25 @@ class Trainer:
         return run
 
     def _eval_step(self, batch: Any) -> None:
+        self._eval_sums.assign_add(self._metrics(batch, None))
+
+    def _strategy_eval_step(self, batch: Any) -> None:
+        strategy = self.strategy
+        assert strategy is not None  # noqa: S101
+
+        def of_replica(batch):
+            parts, whole = batch
+            found = self._own_metrics(tf.nest.map_structure(lambda x: x[0], parts), whole)
+            return _sum_over_replicas([tf.cast(found, tf.float32)])[0]
+
+        found = strategy.experimental_local_results(strategy.run(of_replica, (batch,)))[0]
+        self._eval_sums.assign_add(tf.cast(found, tf.float64))
+
+    def _metrics(self, batch: Any, whole: Any) -> tf.Tensor:
         inputs, labels, weights = batch
         outputs = self.model(inputs, training=False)
-        _, found = self.objective(outputs, labels, weights)
-        self._eval_sums.assign_add(self._stack(found))
+        _, found = self._objective_of(outputs, labels, weights, whole)
+        return self._stack(found)
 
     def _stack(self, found: Mapping[str, tuple[Any, Any]]) -> tf.Tensor:
         """Metrics in the order of their names, float64 [K, 2]."""
@@ -276,6 +478,7 @@ class Trainer:
     def restore(self) -> int | None:
         """Goes back to the newest undamaged checkpoint of the output folder, where there is one.
 
+        Of several hosts all must call it; they read the one that the chief finds undamaged.
         Log lines after its step are cut, so that the log becomes that of a run never stopped.
 
         Returns:
@@ -285,19 +488,26 @@ class Trainer:
             ValueError: the checkpoint is of another model or optimizer.
             CorruptCheckpointError: all checkpoints are damaged.
         """
-        restored = self.keeper.restore()
-        cut_metrics(self.output_dir / METRICS_NAME, self.step)
-        return restored
+        restored = None
+        if self.is_chief:
+            restored = self.keeper.restore()
+            cut_metrics(self.output_dir / METRICS_NAME, self.step)
+        step = distribution.value_of_chief(self.strategy, -1 if restored is None else restored)
+        if step < 0:
+            return None
+        if not self.is_chief:
+            self.keeper.restore_step(step)
+        return step
 
     def save(self) -> pathlib.Path:
-        """Writes a checkpoint of the present state.
+        """Writes a checkpoint of the present state; of several hosts, the chief alone.
 
         Raises:
             NonFiniteLossError: the loss is not finite, so the state is not worth keeping.
             OSError: the files cannot be written.
         """
         self._check_finite()
-        return self.keeper.save(self.step)
+        return self.keeper.save(self.step) if self.is_chief else self.keeper.prefix(self.step)
 
     def _check_finite(self) -> None:
         bad = int(self._first_bad_step.numpy())
@@ -312,13 +522,14 @@ class Trainer:
         )
 
     def log_line(self, kind: str, values: Mapping[str, float]) -> None:
-        """Appends a line to metrics.jsonl, stamped with the present step.
+        """Appends a line to metrics.jsonl, stamped with the present step; the chief alone.
 
         Args:
             kind: "train", "eval", or a kind of the caller's own.
             values: name -> figure.
         """
-        append_metrics(self.output_dir / METRICS_NAME, kind, {"step": self.step, **values})
+        if self.is_chief:
+            append_metrics(self.output_dir / METRICS_NAME, kind, {"step": self.step, **values})
 
     # --- training and evaluation ---
 
@@ -335,7 +546,8 @@ class Trainer:
         """Trains until `num_train_steps` steps have been taken in all.
 
         Args:
-            make_dataset: step -> endless dataset of (inputs, labels, weights) from that step on.
+            make_dataset: step -> endless dataset of (inputs, labels, weights) from that step on:
+                global batches, the same on each host and for any number of replicas.
             num_train_steps: where to stop, counted from the very beginning.
             sequences_per_batch: B, for the rates that are logged.
             eval_every_steps: steps between two evaluations on the way; None means none.
@@ -353,7 +565,7 @@ class Trainer:
         last: dict[str, float] = {}
         if step >= num_train_steps:
             return last
-        iterator = iter(make_dataset(step))
+        iterator = iter(self._training_batches(make_dataset, step, sequences_per_batch))
         log = _RunLog(self, num_train_steps, step)
         try:
             while step < num_train_steps:
@@ -369,7 +581,7 @@ class Trainer:
                 if step % self.log_steps == 0 or is_last:
                     last = log.write(step, sequences_per_batch)
                 if evaluate and eval_every_steps and step % eval_every_steps == 0 and not is_last:
-                    with log.paused():
+                    with log.paused(), self.averaged_weights():
                         log.write_eval(step, evaluate())
                     is_last = should_stop is not None and should_stop()
                 # Last, so that a checkpoint never stands before a log line of its own step.
@@ -379,30 +591,149 @@ class Trainer:
                         self.save()
                 if is_last:
                     break
+        except NonFiniteLossError as error:
+            raise self._with_batch(error, make_dataset) from None
         finally:
             log.close()
         return last
 
+    def _training_batches(
+        self, make_dataset: Callable[[int], tf.data.Dataset], step: int, batch_size: int
+    ) -> Any:
+        if not self._is_split:
+            return make_dataset(step)
+        distribution.check_batch_size(
+            "sequences_per_batch", batch_size, self.num_replicas, self.gradient_accumulation_steps
+        )
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return distribution.distribute_batches(
+            self.strategy,
+            # Of a stream that may end workers would ask each other at every step whether it has.
+            lambda: make_dataset(step).apply(endless),
+            batch_size=batch_size,
+            loss_weights=self.objective.loss_weights,
+            accumulation_steps=self.gradient_accumulation_steps,
+            loss_normalization=self.loss_normalization,
+        )
+
+    def _with_batch(
+        self, error: NonFiniteLossError, make_dataset: Callable[[int], tf.data.Dataset]
+    ) -> NonFiniteLossError:
+        """Saves the batch of the bad step, which follows from its number."""
+        if not self.is_chief:
+            return error
+        bad = int(self._first_bad_step.numpy())
+        path = self.output_dir / f"nonfinite-batch-{bad}.npz"
+        batch = next(make_dataset(bad - 1).take(1).as_numpy_iterator())
+        np.savez_compressed(path, **_flat(dict(zip(_BATCH_PARTS, batch, strict=True))))
+        return NonFiniteLossError(f"{error}. The batch of that step is in {path}")
+
     def evaluate(self, dataset: tf.data.Dataset) -> dict[str, float]:
         """Mean of every metric over a finite dataset, dropout off.
 
+        Where the optimizer averages weights, it is the averages that are evaluated.
+
         Args:
-            dataset: of (inputs, labels, weights).
+            dataset: of (inputs, labels, weights), global batches; of several hosts all must
+                evaluate the same.
 
         Returns:
             name -> sum / weight; "loss" is the mean of the batches' losses, as the original has it.
 
         Raises:
-            ValueError: the dataset is empty.
+            ValueError: the dataset is empty, or its batches cannot be divided among the replicas.
         """
         self._eval_sums.assign(tf.zeros_like(self._eval_sums))
         batches = 0
-        for batch in dataset:
-            self._run_eval(batch)
-            batches += 1
+        with self.averaged_weights():
+            for batch in self._eval_batches(dataset):
+                self._run_eval(batch)
+                batches += 1
         if not batches:
             raise ValueError("dataset: expected at least one batch to evaluate, got none")
         return _means(self.objective.metric_names, self._eval_sums)
+
+    def _eval_batches(self, dataset: tf.data.Dataset) -> Any:
+        if self.strategy is None:
+            return dataset
+        size = tf.nest.flatten(dataset.element_spec)[0].shape[0]
+        if size is None:
+            raise ValueError("dataset: expected batches of one size that is known, got any size")
+        distribution.check_batch_size("the evaluation batch", size, self.num_replicas)
+        return distribution.distribute_batches(
+            self.strategy,
+            lambda: dataset,
+            batch_size=size,
+            loss_weights=self.objective.loss_weights,
+        )
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Puts the averages of an optimizer with `use_ema` in the model's weights for a while.
+
+        Does nothing where the optimizer has none, or has not taken a step yet.
+        """
+        optimizer = _innermost(self.optimizer)
+        averages = getattr(optimizer, "_model_variables_moving_average", None)
+        if not averages or self._averaging or not int(optimizer.iterations.numpy()):
+            yield
+            return
+        variables = self.model.trainable_variables
+        kept = [variable.numpy() for variable in variables]
+        self._averaging = True
+        try:
+            for variable, average in zip(variables, averages, strict=True):
+                variable.assign(average.numpy())
+            yield
+        finally:
+            self._averaging = False
+            for variable, value in zip(variables, kept, strict=True):
+                variable.assign(value)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps whose gradients were not finite, so that a loss-scale optimizer left them out."""
+        return self.step - int(_innermost(self.optimizer).iterations.numpy())
+
+
+def _innermost(optimizer: Any) -> Any:
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _check_made_within(
+    strategy: tf.distribute.Strategy, model: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> None:
+    for name, made in (("model", model), ("optimizer", optimizer)):
+        for variable in made.variables:
+            if not strategy.extended.variable_created_in_scope(variable.value):
+                raise ValueError(
+                    f"{name}: expected one made within strategy.scope(), but {variable.path} was "
+                    "not"
+                )
+    inner = _innermost(optimizer)
+    if not hasattr(inner, "gradients_are_reduced"):
+        raise ValueError(
+            "optimizer: expected one with the attribute gradients_are_reduced, as those of "
+            f"bert_tf.optimization, since gradients are summed before; got {type(inner).__name__}"
+        )
+    inner.gradients_are_reduced = True
+
+
+def _sum_over_replicas(tensors: Sequence[Any]) -> list[Any]:
+    context = tf.distribute.get_replica_context()
+    assert context is not None  # noqa: S101
+    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings of arrays with one name each, "inputs/input_ids"."""
+    if not isinstance(values, Mapping):
+        return {prefix: values}
+    return {
+        name: array
+        for key, part in values.items()
+        for name, array in _flat(part, f"{prefix}/{key}" if prefix else str(key)).items()
+    }
 
 
 def _counter(start: int) -> tf.Variable:
@@ -464,10 +795,13 @@ class _RunLog:
         self.trainer = trainer
         self._path = trainer.output_dir / METRICS_NAME
         self._bar = None
-        if trainer.verbose:
-            names = [*trainer.objective.metric_names, "lr", "seq/s", "tokens/s", "loss_scale"]
+        if trainer.verbose and trainer.is_chief:
+            names = [*trainer.objective.metric_names, "lr", "seq/s", "tokens/s"]
+            names += ["loss_scale", "skipped_steps"]
             self._bar = _Progress(num_train_steps, start, names)
-        self._summaries = _summary_writer(trainer.output_dir) if trainer._tensorboard else None
+        self._summaries = None
+        if trainer._tensorboard and trainer.is_chief:
+            self._summaries = _summary_writer(trainer.output_dir)
         # Rates leave out the first call, which traces and compiles, where there is another.
         self._mark = time.perf_counter()
         self._step = start
@@ -491,6 +825,7 @@ class _RunLog:
         scale = getattr(trainer.optimizer, "dynamic_scale", None)
         if scale is not None:
             line["loss_scale"] = float(scale.numpy())
+            line["skipped_steps"] = trainer.skipped_steps
         self._mark, self._step, self._tokens = now, step, tokens
         self._emit("train", line)
         if self._bar is not None:
@@ -501,7 +836,7 @@ class _RunLog:
                 "tokens/s": line["tokens_per_second"],
             }
             if "loss_scale" in line:
-                shown["loss_scale"] = line["loss_scale"]
+                shown |= {name: line[name] for name in ("loss_scale", "skipped_steps")}
             self._bar.update(step, list(shown.items()))
         return line
 
@@ -509,6 +844,8 @@ class _RunLog:
         self._emit("eval", {"step": step, **{f"eval_{k}": v for k, v in figures.items()}})
 
     def _emit(self, kind: str, line: Mapping[str, float]) -> None:
+        if not self.trainer.is_chief:
+            return
         append_metrics(self._path, kind, line)
         if self._summaries is not None:
             with self._summaries.as_default(step=int(line["step"])):

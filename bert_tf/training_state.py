@@ -135,9 +135,7 @@ class CheckpointKeeper:
         for step in reversed(checkpoint_steps(self.directory)):
             prefix = self.prefix(step)
             try:
-                stored = list_tensors(prefix)
-                self._check_names(prefix, stored)
-                values = read_tensors(prefix, self.variables)
+                self.restore_step(step)
             except CorruptCheckpointError as error:
                 _log.warning(
                     "checkpoint %s is damaged (%s); it is put aside as *.damaged and the one "
@@ -148,8 +146,6 @@ class CheckpointKeeper:
                 damaged.append(str(prefix))
                 self._put_aside(step)
                 continue
-            for name, value in values.items():
-                self.variables[name].assign(value)
             return step
         if damaged:
             raise CorruptCheckpointError(
@@ -157,6 +153,19 @@ class CheckpointKeeper:
                 "use another --output_dir to start anew"
             )
         return None
+
+    def restore_step(self, step: int) -> None:
+        """Restores the checkpoint of a step, or leaves everything as it is.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it holds other variables or shapes than this run.
+            CorruptCheckpointError: it is damaged.
+        """
+        prefix = self.prefix(step)
+        self._check_names(prefix, list_tensors(prefix))
+        for name, value in read_tensors(prefix, self.variables).items():
+            self.variables[name].assign(value)
 
     def _check_names(self, prefix: pathlib.Path, stored: Mapping[str, tuple]) -> None:
         missing = [name for name in self.variables if name not in stored]

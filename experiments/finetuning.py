@@ -7,6 +7,7 @@ seeds each has a folder of its own within it, and the best run's model lies in t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -19,24 +20,34 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags, logging
 
 from bert_tf.tasks import TRAINED_TASK_NAME, TrainedTask, read_trained_task
+from experiments.devices import (
+    check_batch_sizes,
+    check_device_flags,
+    define_device_flags,
+    optimizer_arguments,
+    strategy_of,
+    trainer_arguments,
+)
+from experiments.memory import is_out_of_memory, out_of_memory_message
 
 RESULTS_NAME = "eval_results"
 _RUN_NAME = "run.json"  # of a finished seed
 _BEST_NAME = "best"
 _ADAPTER_NAME = "adapter"
-_UNSUPPORTED = ("tpu_name", "tpu_zone", "gcp_project", "master")
+_OF_TPU = ("tpu_name", "tpu_zone", "gcp_project")
 # Flags that a run's result depends on, beside its records and its model.
 _OF_THE_RUN = (
     "train_batch_size learning_rate num_train_epochs num_train_steps warmup_proportion "
     "eval_every_steps early_stop_evals keep_best bias_correction layer_wise_decay clip_norm "
     "weight_decay_rate freeze_layers freeze group_by_length pad_to_max_seq_length precision "
-    "jit_compile bilstm optimizer recompute_layers lora_rank lora_alpha lora_targets"
+    "jit_compile bilstm optimizer recompute_layers lora_rank lora_alpha lora_targets "
+    "gradient_accumulation_steps loss_normalization ema_momentum"
 ).split()
 
 
@@ -135,10 +146,12 @@ def define_flags(
     switch("tensorboard", False, "Whether to write TensorBoard summaries.")
     switch("overwrite", False, "Train anew in a folder that holds a finished or another run.")
     text("cache_dir", None, "Folder of prepared records; output_dir/records by default.")
-    switch("use_tpu", False, "Not supported.")
+    define_device_flags(values)
+    switch("use_tpu", False, "Not supported; see distribution_strategy.")
     integer("num_tpu_cores", 8, "Accepted for old commands; without effect.")
-    for name in _UNSUPPORTED:
-        text(name, None, "Not supported.")
+    for name in _OF_TPU:
+        text(name, None, "Of distribution_strategy tpu.")
+    text("master", None, "Not supported.")
 
 
 def check_flags(values: flags.FlagValues) -> None:
@@ -147,8 +160,13 @@ def check_flags(values: flags.FlagValues) -> None:
     Raises:
         InputError: one line says what.
     """
-    if values.use_tpu or any(values[name].value for name in _UNSUPPORTED):
-        raise InputError("use_tpu: TPUs are not supported by this script")
+    of_tpu = any(values[name].value for name in _OF_TPU)
+    if values.use_tpu or values.master or (of_tpu and values.distribution_strategy != "tpu"):
+        raise InputError(
+            "use_tpu: TPUs are for --distribution_strategy=tpu, and TensorFlow masters are not "
+            "supported"
+        )
+    check_device_flags(values)
     if not (values.do_train or values.do_eval or values.do_predict):
         raise InputError("give at least one of --do_train, --do_eval, --do_predict")
     for name in ("train_batch_size", "eval_batch_size", "predict_batch_size", "max_seq_length"):
@@ -182,6 +200,24 @@ def check_flags(values: flags.FlagValues) -> None:
         or len(set(map(int, seeds))) < len(seeds)
     ):
         raise InputError(f"seeds: expected different whole numbers, got {','.join(seeds)}")
+    if values.distribution_strategy != "one_device" or values.all_reduce_alg or values.num_replicas:
+        strategy_of(values)  # made here, before anything else of TensorFlow runs
+
+
+@contextlib.contextmanager
+def chief_first(values: flags.FlagValues) -> Iterator[None]:
+    """Let the other hosts wait until the chief has been through a block, and left its files."""
+    if values.distribution_strategy != "multi_worker_mirrored":
+        yield
+        return
+    from bert_tf.distribution import is_chief, value_of_chief
+
+    strategy = strategy_of(values)
+    if not is_chief(strategy):
+        value_of_chief(strategy, 0)
+    yield
+    if is_chief(strategy):
+        value_of_chief(strategy, 0)
 
 
 # --- the model to begin with ----------------------------------------------------------------------
@@ -389,11 +425,26 @@ def num_steps(job: Job, values: flags.FlagValues) -> int:
 def train_all(job: Job, start: StartingPoint, values: flags.FlagValues) -> list[Run]:
     """Train a run for each seed; the best one's model then lies in the output folder.
 
-    A run that is finished is not trained again, and one that was stopped goes on.
+    A run that is finished is not trained again, and one that was stopped goes on. Of several hosts
+    only the chief returns.
 
     Raises:
         InputError: the folder holds a run of other settings, or a model of other origin.
+        ValueError: the replicas cannot share a batch evenly.
+        SystemExit: this is not the chief, and its part is done.
     """
+    from bert_tf.distribution import is_chief
+
+    strategy = strategy_of(values)
+    check_batch_sizes(values, strategy)
+    if not is_chief(strategy):
+        for seed in map(int, values.seeds):
+            folder = pathlib.Path(values.output_dir)
+            folder = folder if len(values.seeds) == 1 else folder / f"seed-{seed}"
+            if not (folder / _RUN_NAME).exists() or values.overwrite:
+                _Training(job, start, values, folder, seed).run()
+        print("this worker has finished; results are written by the chief, worker 0")
+        sys.exit(0)
     output, seeds = pathlib.Path(values.output_dir), [int(seed) for seed in values.seeds]
     _check_source(start, output)
     if len(seeds) > 1:
@@ -583,22 +634,27 @@ class _Training:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(self.seed)
         training.set_precision(values.precision)
-        self.model = finetuning.make_model(
-            job.kind,
-            dataclasses.replace(self.start.config, bilstm=values.bilstm),
-            job.num_labels,
-            recompute=values.recompute_layers,
-        )
+        strategy = strategy_of(values)
         drawn = ()  # weights of the encoder that the checkpoint lacks
-        if self.start.checkpoint is not None:
-            transfer = checkpoints.load_checkpoint(self.model, self.start.checkpoint, heads=False)
-            drawn = transfer.missing
-        if values.lora_rank:
-            self._add_lora(drawn)
-        self._freeze()
+        with strategy.scope() if strategy is not None else contextlib.nullcontext():
+            self.model = finetuning.make_model(
+                job.kind,
+                dataclasses.replace(self.start.config, bilstm=values.bilstm),
+                job.num_labels,
+                recompute=values.recompute_layers,
+            )
+            if self.start.checkpoint is not None:
+                transfer = checkpoints.load_checkpoint(
+                    self.model, self.start.checkpoint, heads=False
+                )
+                drawn = transfer.missing
+            if values.lora_rank:
+                self._add_lora(drawn)
+            self._freeze()
+            optimizer = self._optimizer()
         self.trainer = training.Trainer(
             self.model,
-            self._optimizer(),
+            optimizer,
             finetuning.FineTuningObjective(job.kind),
             folder,
             jit_compile=values.jit_compile,
@@ -607,6 +663,8 @@ class _Training:
             keep_checkpoints=1,
             steps_per_call=values.iterations_per_loop,
             tensorboard=values.tensorboard,
+            strategy=strategy,
+            **trainer_arguments(values),
         )
         if self.trainer.restore() is not None:
             self._remember()
@@ -630,28 +688,36 @@ class _Training:
                 should_stop=self._should_stop,
             )
             if job.evaluate and not self._was_evaluated():
-                figures = self._evaluate()
+                with self.trainer.averaged_weights():
+                    figures = self._evaluate()
                 line = {f"eval_{name}": value for name, value in figures.items()}
                 self.trainer.log_line("eval", line)
         except training.NonFiniteLossError as error:
             diverged = str(error)
-        if self.best and values.keep_best:
-            if values.lora_rank:
-                lora.load_adapters(folder / _BEST_NAME, self.model)
-            else:
-                checkpoints.load_checkpoint(self.model, folder / _BEST_NAME)
-        if values.lora_rank:
-            lora.save_adapters(folder / _ADAPTER_NAME, self.model)
-            self.model = lora.merge_lora(self.model)
         best_step = self.best.get("step", self.trainer.step)
-        checkpoint_writers.save_model_directory(
-            folder, self.model, labels=job.labels, tokenizer=self.start.tokenizer, step=best_step
-        )
-        for step in checkpoint_steps(folder):
-            for path in folder.glob(f"model.ckpt-{step}.*"):
-                path.unlink()
-        (folder / "checkpoint").unlink(missing_ok=True)  # which names the newest of these
-        shutil.rmtree(folder / _BEST_NAME, ignore_errors=True)
+        if self.trainer.is_chief:
+            with self.trainer.averaged_weights():
+                if self.best and values.keep_best:
+                    if values.lora_rank:
+                        lora.load_adapters(folder / _BEST_NAME, self.model)
+                    else:
+                        checkpoints.load_checkpoint(self.model, folder / _BEST_NAME)
+                trained = self.model
+                if values.lora_rank:
+                    lora.save_adapters(folder / _ADAPTER_NAME, trained)
+                    trained = lora.merge_lora(trained)
+                checkpoint_writers.save_model_directory(
+                    folder,
+                    trained,
+                    labels=job.labels,
+                    tokenizer=self.start.tokenizer,
+                    step=best_step,
+                )
+            for step in checkpoint_steps(folder):
+                for path in folder.glob(f"model.ckpt-{step}.*"):
+                    path.unlink()
+            (folder / "checkpoint").unlink(missing_ok=True)  # which names the newest of these
+            shutil.rmtree(folder / _BEST_NAME, ignore_errors=True)
         return Run(
             seed=self.seed,
             folder=str(folder),
@@ -727,6 +793,7 @@ class _Training:
             learning_rate_rules=rules,
             optimizer=values.optimizer,
             **arguments,
+            **optimizer_arguments(values),
         )
         if values.precision == "mixed_float16":
             return keras.optimizers.LossScaleOptimizer(optimizer)
@@ -746,13 +813,14 @@ class _Training:
         figures = self.job.evaluate(self.model)
         score = figures[self.job.selection_metric]
         shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        print(f"step {self.trainer.step}: {shown}")
-        sys.stdout.flush()
+        if self.trainer.is_chief:
+            print(f"step {self.trainer.step}: {shown}")
+            sys.stdout.flush()
         self.scores.append(score)
         better = not self.best or score > self.best["figures"][self.job.selection_metric]
         if better or not self.values.keep_best:
             self.best = {"step": self.trainer.step, "figures": figures}
-            if self.values.keep_best:
+            if self.values.keep_best and self.trainer.is_chief:
                 if self.values.lora_rank:
                     save_adapters(self.folder / _BEST_NAME, self.model)
                 else:
@@ -910,8 +978,16 @@ def leave_out(message: str) -> None:
     """Take the message of a bad example that was told of when the records were made."""
 
 
-def exit_on_error(name: str, run: Callable[[], None]) -> int:
-    """Run a script's work; bad input gives one line on standard error and exit status 1."""
+def exit_on_error(
+    name: str, run: Callable[[], None], values: flags.FlagValues | None = None
+) -> int:
+    """Run a script's work; bad input gives one line on standard error and exit status 1.
+
+    Args:
+        name: of the script.
+        run: its work.
+        values: its flags; None for the process' own.
+    """
     try:
         run()
     except Exception as error:
@@ -919,11 +995,8 @@ def exit_on_error(name: str, run: Callable[[], None]) -> int:
             raise
         if isinstance(error, ValueError | OSError | RuntimeError):
             message = str(error)
-        elif type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, not loaded here
-            message = (
-                "out of memory; lower --train_batch_size, --eval_batch_size or --max_seq_length, "
-                f"or use --precision=mixed_bfloat16: {str(error).splitlines()[0]}"
-            )
+        elif is_out_of_memory(error):
+            message = out_of_memory_message(error, flags.FLAGS if values is None else values)
         else:
             raise
         print(f"{name}: error: {message}", file=sys.stderr)

@@ -125,7 +125,8 @@ def run(values: flags.FlagValues) -> None:
     runs.check_flags(values)
     folder = pathlib.Path(values.output_dir)
     start = runs.starting_point(values)
-    data = prepare(values, start)
+    with runs.chief_first(values):
+        data = prepare(values, start)
     task, vocab_size = data.task, start.config.vocab_size
     evaluator = Evaluator(data, values, vocab_size) if values.do_eval else None
     majority = _majority(data, values)

@@ -161,7 +161,8 @@ def run(values: flags.FlagValues) -> None:
     start = runs.starting_point(values)
     loaded = None if values.do_train else runs.load_trained(values, start, TASK.kind)
     task, sources = create_finetuning_data.tagged_sources(values, loaded and loaded.labels)
-    data = make_records(task, sources, values, start)
+    with runs.chief_first(values):
+        data = make_records(task, sources, values, start)
     dev = TaggedSplit(data, "dev", values, start) if values.do_eval else None
     if values.do_train:
         train(data, dev, start, values)

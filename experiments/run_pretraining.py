@@ -26,6 +26,18 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from experiments import memory
+from experiments.devices import (
+    NAMES,
+    check_batch_sizes,
+    check_device_flags,
+    define_device_flags,
+    describe_devices,
+    optimizer_arguments,
+    strategy_of,
+    trainer_arguments,
+)
+
 FLAGS = flags.FLAGS
 _FLAG_NAMES: list[str] = []
 
@@ -48,11 +60,13 @@ _TRAJECTORY_FLAGS = (
     "precision",
     "jit_compile",
     "optimizer",
+    "gradient_accumulation_steps",
+    "loss_normalization",
 )
 
 
 def _define_flags(values: flags.FlagValues) -> None:
-    def integer(name: str, default: int, meaning: str) -> None:
+    def integer(name: str, default: int | None, meaning: str) -> None:
         _FLAG_NAMES.append(name)
         flags.DEFINE_integer(name, default, meaning, flag_values=values)
 
@@ -64,7 +78,7 @@ def _define_flags(values: flags.FlagValues) -> None:
         _FLAG_NAMES.append(name)
         flags.DEFINE_bool(name, default, meaning, flag_values=values)
 
-    def number(name: str, default: float, meaning: str) -> None:
+    def number(name: str, default: float | None, meaning: str) -> None:
         _FLAG_NAMES.append(name)
         flags.DEFINE_float(name, default, meaning, flag_values=values)
 
@@ -115,10 +129,16 @@ def _define_flags(values: flags.FlagValues) -> None:
     integer("log_steps", 25, "Steps between two log lines.")
     integer("keep_checkpoints", 5, "Checkpoints to keep.")
     switch("tensorboard", True, "Whether to write TensorBoard summaries.")
-    switch("use_tpu", False, "Not supported.")
+    define_device_flags(values)
+    _FLAG_NAMES.extend(NAMES)
+    switch("find_batch_size", False, "Measure the largest train_batch_size that fits, and end.")
+    number("memory_limit_gib", None, "Of find_batch_size; by default what the machine has left.")
+    switch("measure_only", False, "Take the steps and write no model: what find_batch_size runs.")
+    switch("use_tpu", False, "Not supported; see distribution_strategy.")
     integer("num_tpu_cores", 8, "Accepted for old commands; without effect.")
-    for name in ("tpu_name", "tpu_zone", "gcp_project", "master"):
-        text(name, None, "Not supported.")
+    for name in ("tpu_name", "tpu_zone", "gcp_project"):
+        text(name, None, "Of distribution_strategy tpu.")
+    text("master", None, "Not supported.")
 
 
 class InputError(ValueError):
@@ -146,11 +166,18 @@ class Plan:
 
 
 def _check_flags() -> None:
-    if FLAGS.use_tpu or FLAGS.tpu_name or FLAGS.tpu_zone or FLAGS.gcp_project or FLAGS.master:
+    of_tpu = FLAGS.tpu_name or FLAGS.tpu_zone or FLAGS.gcp_project
+    if FLAGS.use_tpu or FLAGS.master or (of_tpu and FLAGS.distribution_strategy != "tpu"):
         raise InputError(
-            "use_tpu, tpu_name, tpu_zone, gcp_project, master: TPUs and TensorFlow masters are not "
-            "supported; drop these flags to train on this machine's GPU or CPU"
+            "use_tpu, tpu_name, tpu_zone, gcp_project, master: TensorFlow masters are not "
+            "supported, and TPUs with --distribution_strategy=tpu in place of --use_tpu; drop "
+            "these flags to train on this machine's GPU or CPU"
         )
+    check_device_flags(FLAGS)
+    if FLAGS.find_batch_size and FLAGS.distribution_strategy == "multi_worker_mirrored":
+        raise InputError("find_batch_size: measure on one host, with the strategy it would have")
+    if FLAGS.memory_limit_gib is not None and FLAGS.memory_limit_gib <= 0:
+        raise InputError(f"memory_limit_gib: expected above 0, got {FLAGS.memory_limit_gib}")
     if not FLAGS.do_train and not FLAGS.do_eval:
         raise InputError("do_train, do_eval: expected at least one of them, got neither")
     for name in ("input_file", "output_dir"):
@@ -448,8 +475,10 @@ def _write_eval_results(figures: dict[str, float], step: int) -> dict[str, Any]:
     return results
 
 
-def run(plan: Plan) -> None:
+def run(plan: Plan, strategy: Any) -> None:
     """Trains and evaluates as the flags say."""
+    import contextlib
+
     import keras
     import tensorflow as tf
 
@@ -464,7 +493,6 @@ def run(plan: Plan) -> None:
     keras.utils.set_random_seed(FLAGS.seed)
     training.set_precision(FLAGS.precision)
     folder = pathlib.Path(FLAGS.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
 
     values = {
         "bert_config": plan.config.to_dict(),
@@ -474,15 +502,17 @@ def run(plan: Plan) -> None:
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
     }
     _check_continuation(plan, values)
-    model = bert_pretrainer(plan.config, recompute=FLAGS.recompute_layers)
-    optimizer = create_optimizer(
-        FLAGS.learning_rate,
-        FLAGS.num_train_steps,
-        FLAGS.num_warmup_steps,
-        optimizer=FLAGS.optimizer,
-    )
-    if FLAGS.precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        model = bert_pretrainer(plan.config, recompute=FLAGS.recompute_layers)
+        optimizer = create_optimizer(
+            FLAGS.learning_rate,
+            FLAGS.num_train_steps,
+            FLAGS.num_warmup_steps,
+            optimizer=FLAGS.optimizer,
+            **optimizer_arguments(FLAGS),
+        )
+        if FLAGS.precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     trainer = training.Trainer(
         model,
         optimizer,
@@ -490,11 +520,14 @@ def run(plan: Plan) -> None:
         folder,
         jit_compile=FLAGS.jit_compile,
         log_steps=FLAGS.log_steps,
-        save_checkpoints_steps=FLAGS.save_checkpoints_steps,
+        save_checkpoints_steps=None if FLAGS.measure_only else FLAGS.save_checkpoints_steps,
         keep_checkpoints=FLAGS.keep_checkpoints,
         steps_per_call=FLAGS.iterations_per_loop,
         tensorboard=FLAGS.tensorboard,
+        strategy=strategy,
+        **trainer_arguments(FLAGS),
     )
+    chief = trainer.is_chief
     try:
         restored = trainer.restore()
         if restored is None and plan.init is not None:
@@ -515,13 +548,27 @@ def run(plan: Plan) -> None:
             f"do_eval: {folder} holds no checkpoint and init_checkpoint is not given: there is "
             "nothing to evaluate"
         )
+    train, evaluation = _datasets(plan)
+    if FLAGS.measure_only:
+        trainer.train(train, FLAGS.num_train_steps, sequences_per_batch=FLAGS.train_batch_size)
+        return
+    if not chief:  # which takes part in what the chief computes, and leaves files to it
+        if FLAGS.do_train:
+            trainer.train(
+                train,
+                FLAGS.num_train_steps,
+                sequences_per_batch=FLAGS.train_batch_size,
+                eval_every_steps=FLAGS.eval_every_steps or None,
+                evaluate=lambda: trainer.evaluate(evaluation()),
+            )
+        if FLAGS.do_eval:
+            trainer.evaluate(evaluation())
+        print("this worker has finished; results are written by the chief, worker 0")
+        return
     if FLAGS.do_train:
         training.write_config(folder, values)
         checkpoint_writers.save_config_and_vocabulary(folder, plan.config, plan.vocab_file)
-
-    train, evaluation = _datasets(plan)
     baselines = _baselines(plan, train, evaluation)
-    gpus = tf.config.list_physical_devices("GPU")
     examples = sum(plan.train_counts)
     epochs = FLAGS.num_train_steps * FLAGS.train_batch_size / examples
     where = "held-out" if plan.held_out else "training (no eval_input_file)"
@@ -536,7 +583,7 @@ def run(plan: Plan) -> None:
                 f"({epochs:.2f} epochs)",
             ),
             ("begins at", f"step {trainer.step:,}" + (" (continued)" if restored else "")),
-            ("device", f"{len(gpus)} GPU" if gpus else "CPU"),
+            ("device", describe_devices(strategy)),
             ("precision", FLAGS.precision + (", XLA" if trainer.jit_compile else "")),
             ("MLM loss, uniform", f"{baselines['uniform_loss']:.4f} (ln of the vocabulary size)"),
             ("MLM loss, unigram", f"{baselines['unigram_loss']:.4f} (on the {where} records)"),
@@ -560,7 +607,10 @@ def run(plan: Plan) -> None:
             evaluate=lambda: trainer.evaluate(evaluation()),
         )
         trained_seconds = time.time() - since
-        checkpoint_writers.save_model_directory(folder, model, plan.vocab_file, step=trainer.step)
+        with trainer.averaged_weights():
+            checkpoint_writers.save_model_directory(
+                folder, model, plan.vocab_file, step=trainer.step
+            )
 
     results: dict[str, Any] = {}
     if FLAGS.do_eval:
@@ -604,12 +654,56 @@ def run(plan: Plan) -> None:
     _print_table(summary)
 
 
+def find_batch_size(multiple: int) -> None:
+    """Measures the largest training batch that fits, each in a process of its own."""
+    import tempfile
+
+    limit = memory.available_bytes()
+    if FLAGS.memory_limit_gib is not None:
+        limit = int(FLAGS.memory_limit_gib * 2**30)
+    print(f"limit: {limit / 2**30:.2f} GiB of this machine's memory")
+    peaks = {}
+
+    def fits(batch_size: int) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            changes = {
+                "train_batch_size": batch_size,
+                "output_dir": folder,
+                "num_train_steps": 2,
+                "num_warmup_steps": 0,
+                "measure_only": True,
+                "find_batch_size": False,
+                "do_train": True,
+                "do_eval": False,
+                "tensorboard": False,
+            }
+            arguments = [f"--{name}={value}" for name, value in changes.items()]
+            command = [sys.executable, os.path.abspath(__file__), *sys.argv[1:], *arguments]
+            trial = memory.try_within(command, limit)
+        peaks[batch_size] = trial.peak_bytes
+        verdict = "fits" if trial.fits else "does not fit"
+        print(f"  {batch_size}: {verdict}, {trial.peak_bytes / 2**30:.2f} GiB at most", flush=True)
+        return trial.fits
+
+    best = memory.largest_batch_size(fits, multiple)
+    if not best:
+        raise InputError(f"find_batch_size: not even a batch of {multiple} fits")
+    print(f"largest train_batch_size that fits: {best} ({peaks[best] / 2**30:.2f} GiB)")
+
+
 def main(_) -> int:
     """Runs the script; bad input gives one line and exit status 1."""
     from bert_tf.training import NonFiniteLossError
 
     logging.set_verbosity(max(logging.INFO, logging.get_verbosity()))
     try:
+        _check_flags()
+        if FLAGS.find_batch_size:
+            find_batch_size(max(1, FLAGS.num_replicas or 1) * FLAGS.gradient_accumulation_steps)
+            return 0
+        # Before anything else of TensorFlow runs.
+        strategy = strategy_of(FLAGS)
+        check_batch_sizes(FLAGS, strategy, ["eval_batch_size"] if FLAGS.do_eval else [])
         plan = make_plan()
     except (ValueError, OSError) as error:
         if logging.level_debug():
@@ -617,10 +711,16 @@ def main(_) -> int:
         print(f"run_pretraining.py: error: {error}", file=sys.stderr)
         return 1
     try:
-        run(plan)
+        run(plan, strategy)
     except (InputError, NonFiniteLossError) as error:
         print(f"run_pretraining.py: error: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        message = memory.out_of_memory_message(error, FLAGS)
+        print(f"run_pretraining.py: error: {message}", file=sys.stderr)
+        return memory.OUT_OF_MEMORY_STATUS
     return 0
 
 

@@ -418,10 +418,13 @@ def run(values: flags.FlagValues) -> None:
     check_flags(values)
     folder = pathlib.Path(values.output_dir)
     start = runs.starting_point(values)
-    train = prepare(values, start, "train", values.train_file) if values.do_train else None
-    answerer = dev = None
-    if values.do_eval or values.do_predict:
-        dev = prepare(values, start, "dev", values.predict_file)
+    train = answerer = dev = None
+    with runs.chief_first(values):
+        if values.do_train:
+            train = prepare(values, start, "train", values.train_file)
+        if values.do_eval or values.do_predict:
+            dev = prepare(values, start, "dev", values.predict_file)
+    if dev is not None:
         answerer = Answerer(dev, start, values)
     if train is not None:
         job = _job(values, start, train, dev, answerer)

@@ -58,7 +58,8 @@ def run(values: flags.FlagValues) -> None:
     start = runs.starting_point(values)
     task, sources = create_finetuning_data.file_sources(values, TASK)
     print(f"{task.num_choices} choices")
-    data = task_splits.make_records(task, sources, values, start)
+    with runs.chief_first(values):
+        data = task_splits.make_records(task, sources, values, start)
     vocab_size = start.config.vocab_size
     evaluator = task_splits.Evaluator(data, values, vocab_size) if values.do_eval else None
     if values.do_train:

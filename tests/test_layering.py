@@ -13,6 +13,7 @@ PACKAGES = ("bert_tf", "data_prep", "experiments")
 
 LEVELS = {
     "config": 0,
+    "distribution": 0,
     "tokenization": 0,
     "losses": 0,
     "metrics": 0,

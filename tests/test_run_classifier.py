@@ -585,7 +585,7 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
     ("given", "message"),
     [
         ({}, "give at least one of --do_train, --do_eval, --do_predict"),
-        ({"do_train": True, "use_tpu": True}, "use_tpu: TPUs are not supported"),
+        ({"do_train": True, "use_tpu": True}, "use_tpu: TPUs are for --distribution_strategy=tpu"),
         ({"do_train": True, "seeds": "1,1"}, "seeds: expected different whole numbers"),
         ({"do_train": True, "max_seq_length": 37}, "max_seq_length: the model has 31 positions"),
         ({"do_train": True, "learning_rate": -1}, "learning_rate: expected a positive number"),
@@ -690,9 +690,16 @@ def test_memory_that_runs_out_is_one_line(capsys):
     def run_out():
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
 
-    assert finetuning.exit_on_error("script.py", run_out) == 1
+    values = flags.FlagValues()
+    finetuning.define_flags(values)
+    values(["script.py", "--output_dir=x", "--train_batch_size=64"])
+    assert finetuning.exit_on_error("script.py", run_out, values) == 1
     error = capsys.readouterr().err
-    assert error.startswith("script.py: error: out of memory; lower --train_batch_size")
+    assert error.startswith(
+        "script.py: error: out of memory with train_batch_size 64, eval_batch_size 8, "
+        "max_seq_length 128, gradient_accumulation_steps 1; lower --train_batch_size"
+    )
+    assert "raise --gradient_accumulation_steps, use --precision=mixed_bfloat16: " in error
     assert error.endswith("OOM when allocating\n")
     with pytest.raises(KeyError):  # a mistake of the program, not of its user
         finetuning.exit_on_error("script.py", lambda: {}["missing"])
