@@ -517,10 +517,10 @@ def recomputed_layers(choice: str | Sequence[int], num_layers: int) -> tuple[int
     every = re.fullmatch("all|every_([1-9][0-9]*)", choice) if isinstance(choice, str) else None
     if every:
         return tuple(range(0, num_layers, int(every[1] or 1)))
-    numbers = choice
-    if isinstance(choice, str):
-        numbers = [int(n) if n.strip().isdecimal() else n for n in choice.split(",")]
-    if not all(type(n) is int and 0 <= n < num_layers for n in numbers):
+    parts = choice.split(",") if isinstance(choice, str) else choice
+    # What is no number is not in the range either.
+    numbers = [n if type(n) is int else int(n) if str(n).strip().isdecimal() else -1 for n in parts]
+    if not all(0 <= n < num_layers for n in numbers):
         raise ValueError(
             f"recompute: expected none, all, every_K or numbers of layers from 0 to "
             f"{num_layers - 1}, got {choice!r}"
