@@ -53,6 +53,8 @@ setup(
             "tensorflow-serving-api>=2.20,<2.22",
             "uvicorn>=0.34",
         ],
+        # ONNX files (export_model.py --format=onnx).
+        "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"],
         # The test of the development server's page, with a Chromium that is there already.
         "browser": ["playwright>=1.49"],
         # Data preparation on a cluster: create_pretraining_data.py --runner=...

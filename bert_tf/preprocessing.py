@@ -7,7 +7,7 @@ Unicode, that of this Python's `unicodedata` (14.0 for Python 3.11), wherever th
 characters that are unassigned there stay as they are, and belong to words.
 
 A SavedModel made from it needs the operations of tensorflow_text: a process that loads it must
-import tensorflow_text first. No other module of this package uses that library.
+import tensorflow_text first. Beside this module only `lite_text` uses that library.
 
 Shape legend: B texts, C choices, W words, T pieces, P pieces of all texts, L max_seq_length.
 """
@@ -149,18 +149,10 @@ class TextToIds(tf.Module):
         self.mask_id = vocab[tokenization.MASK_TOKEN]
         self.unk_id = vocab[tokenization.UNK_TOKEN]
         self.vocab_size = max(vocab.values()) + 1  # lines of the file
-        tokens = [""] * self.vocab_size
-        for token, number in vocab.items():
-            tokens[number] = token
-        self._tokens = tf.constant(tokens)
+        self._tokens = tf.constant(_lines(vocab))
         self._splitter = WordSplitter(do_lower_case, parse_mask)
-        # No word holds a space: a line that can match nothing (empty, repeated further down, or
-        # bare ##) gets a name that the tokenizer takes and never finds.
         self._tokenizer = tf_text.FastWordpieceTokenizer(
-            [
-                token if token not in ("", "##") else f"[line {number}]"
-                for number, token in enumerate(tokens)
-            ],
+            wordpiece_lines(vocab),
             suffix_indicator="##",
             max_bytes_per_word=_MAX_BYTES_PER_WORD,
             token_out_type=tf.int32,
@@ -512,6 +504,29 @@ class BertPreprocessor(keras.layers.Layer):
             "max_seq_length": made.max_seq_length,
             "parse_mask": made.parse_mask,
         }
+
+
+def _lines(vocab: Mapping[str, int]) -> list[str]:
+    """Pieces by their ids, "" for what has none."""
+    lines = [""] * (max(vocab.values()) + 1)
+    for token, number in vocab.items():
+        lines[number] = token
+    return lines
+
+
+def wordpiece_lines(vocab: Mapping[str, int]) -> list[str]:
+    """Return the lines of a vocabulary as tensorflow_text's tokenizers take them.
+
+    No word holds a space: a line that can match nothing (empty, repeated further down, or bare ##)
+    gets a name that a tokenizer takes and never finds.
+
+    Args:
+      vocab: piece -> id.
+    """
+    return [
+        token if token not in ("", "##") else f"[line {number}]"
+        for number, token in enumerate(_lines(vocab))
+    ]
 
 
 def _strings(name: str, value: Any, rank: int) -> Any:

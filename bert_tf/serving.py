@@ -110,12 +110,17 @@ class ServedModel(tf.Module):
         answer: the function of "serving_default".
         example: a request of `answer`: input -> values of a batch (an attribute or a property).
         descriptions: name of an input or output -> what it is.
+        texts: names of the texts of a model that takes one or two and cuts them, which
+            `answer_packed` then answers; else ().
+        label_names: names of the labels, if it has any.
     """
 
     task: str
     answer: Any
     example: Any
     descriptions: Mapping[str, str]
+    texts: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
 
     def __init__(self, model: keras.Model, text_to_ids: TextToIds):
         """Joins them.
@@ -180,6 +185,14 @@ class ServedModel(tf.Module):
             raise ValueError("dtype: choose it before a function of the model is called")
         self._stored_weights = StoredWeights(self.model.variables, dtype)
         self.weights = self._stored_weights
+
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `answer` gives, for texts that are ids already; for a model with `texts`.
+
+        Args:
+            inputs: of `ids`.
+        """
+        raise NotImplementedError
 
     def for_saving(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which the variables are what a SavedModel shall hold."""
@@ -327,8 +340,6 @@ class _TextModel(ServedModel):
     the features "text" and, of pairs, "text_b".
     """
 
-    texts: tuple[str, ...]
-
     def __init__(self, model: keras.Model, text_to_ids: TextToIds, texts: Sequence[str]):
         super().__init__(model, text_to_ids)
         self.texts = tuple(texts)
@@ -345,11 +356,8 @@ class _TextModel(ServedModel):
         examples = {"text": ["A fine film."], "text_b": ["The film was good."]}
         return {name: examples[name] for name in self.texts}
 
-    def _logits(self, *texts: tf.Tensor) -> tf.Tensor:
-        return self.run(self._pack(*texts))["logits"]
-
     def _answer(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        raise NotImplementedError
+        return self.answer_packed(self._pack(*texts))
 
     def _answer_examples(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         raise NotImplementedError
@@ -406,14 +414,16 @@ class Classifier(_TextModel):
     ):
         super().__init__(model, text_to_ids, _texts(has_pairs))
         self.labels = checked_labels(labels, model)
+        self.label_names = tuple(labels)
         self._take_examples()
 
     def signatures(self) -> dict[str, Any]:
         """Return the signatures, with TF Serving's "classify"."""
         return {**super().signatures(), "classify": self.from_examples}
 
-    def _answer(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = self._logits(*texts)
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `answer` gives, for texts that are ids already."""
+        logits = self.run(inputs)["logits"]
         best = tf.argmax(logits, axis=-1)
         return {
             "label": tf.gather(self.labels, best),
@@ -438,8 +448,9 @@ class MultiLabelClassifier(Classifier):
         "is_label": "whether it is at least one half",
     }
 
-    def _answer(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits = self._logits(*texts)
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `answer` gives, for texts that are ids already."""
+        logits = self.run(inputs)["logits"]
         return {
             "labels": self._rows_of_labels(self.labels, logits),
             "probabilities": tf.sigmoid(logits),
@@ -478,8 +489,9 @@ class Regressor(_TextModel):
         """Return the signatures, with TF Serving's "regress"."""
         return {**super().signatures(), "regress": self.from_examples}
 
-    def _answer(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"value": self._logits(*texts)[:, 0]}
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `answer` gives, for texts that are ids already."""
+        return {"value": self.run(inputs)["logits"][:, 0]}
 
     def _answer_examples(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"outputs": self._answer(*self._parse(inputs))["value"]}
@@ -498,8 +510,9 @@ class NextSentence(_TextModel):
     def __init__(self, model: keras.Model, text_to_ids: TextToIds):
         super().__init__(model, text_to_ids, _texts(has_pairs=True))
 
-    def _answer(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"is_next": tf.nn.softmax(self._logits(*texts))[:, 0]}
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `answer` gives, for texts that are ids already."""
+        return {"is_next": tf.nn.softmax(self.run(inputs)["logits"])[:, 0]}
 
 
 class MultipleChoice(ServedModel):
@@ -557,6 +570,7 @@ class Embedder(ServedModel):
     """
 
     task = "embeddings"
+    texts = ("text",)
     example = {"text": ["A fine film."]}
     descriptions = {
         "text": "text",
@@ -588,7 +602,11 @@ class Embedder(ServedModel):
     @function(input_signature=strings("text"))
     def answer(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return "mean" and, with a pooler, "pooled": float32 [B, H], of string [B]."""
-        return self.run(self._pack(text))
+        return self.answer_packed(self._pack(text))
+
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `answer` gives, for texts that are ids already."""
+        return self.run(inputs)
 
 
 def checked_labels(labels: Sequence[str], model: keras.Model) -> tf.Tensor:

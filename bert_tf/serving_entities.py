@@ -68,6 +68,7 @@ class EntityTagger(serving.ServedModel):
             raise ValueError(f"words: expected one of {', '.join(WORDS)}, got {words!r}")
         serving.checked_labels(labels, model)
         self.words = words
+        self.label_names = tuple(labels)
         for label in labels:
             if not form_and_type(label)[0]:
                 raise ValueError(

@@ -8,6 +8,13 @@ that bert_tf.load_model reads. What it is for, its labels, lengths and threshold
 training; --task and the other flags say what a foreign checkpoint does not. The SavedModel is
 written as a new version in --saved_model, as TF Serving reads it, with a request to warm up with
 and model_card.md. Before it gets its name its answers are compared with those of the Keras model.
+
+    python experiments/export_model.py --model_dir=runs/mrpc --output_dir=exported/mrpc_lite \
+        --format=tflite --weights=int8
+
+writes a file for TFLite instead, --format=onnx one for ONNX Runtime (with the extra onnx), in the
+folder of a version too, with model.json and vocab.txt. --weights says in what a file holds them,
+and so how large it is.
 """
 
 from __future__ import annotations
@@ -18,7 +25,16 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from typing import Any  # noqa: E402
+
 from absl import app, flags, logging  # noqa: E402
+
+# What each format can hold weights in.
+WEIGHTS = {
+    "saved_model": ("float32", "float16", "bfloat16"),
+    "tflite": ("float32", "float16", "int8"),
+    "onnx": ("float32",),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -32,10 +48,15 @@ def main(argv: list[str]) -> int:
 
 def run(values: flags.FlagValues) -> int:
     """Export as the flags say; return the exit status."""
-    from bert_tf.export import export_saved_model
+    from bert_tf import export, export_formats
     from bert_tf.served_checkpoints import load_served_model
 
     try:
+        if values.weights not in WEIGHTS[values.format]:
+            raise ValueError(
+                f"weights: {values.format} can hold {', '.join(WEIGHTS[values.format])}, got "
+                f"{values.weights}"
+            )
         served = load_served_model(
             values.model_dir,
             task=values.task,
@@ -49,10 +70,18 @@ def run(values: flags.FlagValues) -> int:
             top_k=values.top_k,
             layer=values.layer,
         )
-        folder = export_saved_model(
-            served, values.saved_model, version=values.version, ids_only=values.ids_only
-        )
-    except (ValueError, OSError, RuntimeError) as error:
+        options: dict[str, Any] = {
+            "version": values.version,
+            "description": values.description or f"read from {values.model_dir}",
+        }
+        if values.format == "onnx":
+            write = export_formats.export_onnx
+        else:
+            lite = values.format == "tflite"
+            write = export_formats.export_tflite if lite else export.export_saved_model
+            options |= {"ids_only": values.ids_only, "weights": values.weights}
+        folder = write(served, values.output_dir, **options)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"export_model: {error}", file=sys.stderr)
         return 1
     size = sum(p.stat().st_size for p in pathlib.Path(folder).rglob("*") if p.is_file())
@@ -65,8 +94,18 @@ def define_flags(values: flags.FlagValues) -> None:
     text = lambda *a: flags.DEFINE_string(*a, flag_values=values)  # noqa: E731
     integer = lambda *a, **b: flags.DEFINE_integer(*a, flag_values=values, **b)  # noqa: E731
     text("model_dir", None, "Model directory or checkpoint.")
-    text("saved_model", None, "Folder of the SavedModel's versions; its last part is the name.")
-    flags.mark_flags_as_required(["model_dir", "saved_model"], values)
+    text("output_dir", None, "Folder of the model's versions; its last part is the name.")
+    flags.DEFINE_alias("saved_model", "output_dir", flag_values=values)
+    flags.mark_flags_as_required(["model_dir", "output_dir"], values)
+    flags.DEFINE_enum("format", "saved_model", [*WEIGHTS], "What to write.", flag_values=values)
+    flags.DEFINE_enum(
+        "weights",
+        "float32",
+        ["float32", "float16", "bfloat16", "int8"],
+        "What the file holds the weights in; int8 is for tflite, bfloat16 for a SavedModel.",
+        flag_values=values,
+    )
+    text("description", None, "Of the weights, for the model card; by default where they were.")
     integer("version", None, "Version; by default one more than the highest there is.")
     text("task", None, "What it is for, of a checkpoint that does not say; fill_mask and so on.")
     text("vocab_file", None, "Vocabulary; by default the model directory's.")
@@ -101,7 +140,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "ids_only",
         False,
-        "Take ids instead of strings: no operations of tensorflow_text.",
+        "Take ids instead of strings: no operations of tensorflow_text. Always so for onnx.",
         flag_values=values,
     )
 

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
+from bert_tf import export
 from bert_tf.export import MODEL_CARD_NAME, WARMUP_NAME, export_saved_model
 from bert_tf.heads import HEADS, bert_pretrainer
 from bert_tf.preprocessing import TextToIds
@@ -216,6 +217,96 @@ def test_the_request_to_warm_up_is_tf_servings(exported):
     assert request.model_spec.signature_name == "serving_default"
     text = tf.make_ndarray(request.inputs["text"])
     assert text.tolist() == [b"The capital of France is [MASK]."]
+
+
+def rounded(value, dtype):
+    return tf.cast(tf.cast(value, dtype), tf.float32)
+
+
+def half_precision(vocab_file, tmp_path, dtype, **options):
+    keras.utils.set_random_seed(3)
+    config = synthetic.small_config(
+        vocab_size=101 + len(WORDS), num_hidden_layers=1, initializer_range=0.1, hidden_size=64
+    )
+    text_to_ids = TextToIds(vocab_file, max_seq_length=MAX_SEQ_LENGTH)
+    made = HEADS["classification"].make(config, 2)
+    served = Classifier(made, text_to_ids, ("no", "yes"))
+    # What answers as the file shall: the model with rounded weights.
+    expected = HEADS["classification"].make(config, 2)
+    for weight, own in zip(expected.weights, made.weights, strict=True):
+        weight.assign(rounded(own, dtype))
+    return served, expected, export_saved_model(served, tmp_path, weights=dtype, **options)
+
+
+def size_of(folder):
+    return sum(path.stat().st_size for path in folder.glob("variables/*data*"))
+
+
+def test_weights_in_half_precision(vocab_file, tmp_path):
+    served, expected, folder = half_precision(
+        vocab_file, tmp_path / "half", "float16", ids_only=True
+    )
+    card = (folder / MODEL_CARD_NAME).read_text()
+    assert "Stored in float16: outputs for sample inputs differ from those of the float32" in card
+    ids = np.array([[2, 7, 9, 3], [2, 8, 3, 0]], np.int32)
+    inputs = {"input_ids": ids, "input_mask": ids != 0, "segment_ids": ids * 0}
+    inputs = {name: np.int32(value) for name, value in inputs.items()}
+    reference = expected.predict_on_batch(inputs)
+    tensors = {name: tf.constant(value) for name, value in inputs.items()}
+    loaded = [tf.saved_model.load(str(folder)) for _ in range(2)]
+    for each in loaded:  # several in a process do not share what is filled
+        np.testing.assert_allclose(
+            each.signatures["serving_default"](**tensors)["logits"], reference, 1e-5
+        )
+    del loaded[0], each
+    np.testing.assert_allclose(
+        loaded[0].signatures["serving_default"](**tensors)["logits"], reference, 1e-5
+    )
+    assert np.abs(served.model.predict_on_batch(inputs) - reference).max() > 1e-6
+    # A session, as TF Serving's, fills the weights likewise.
+    v1 = tf.compat.v1
+    with v1.Session(graph=tf.Graph()) as session:
+        meta = v1.saved_model.loader.load(session, ["serve"], str(folder))
+        signature = meta.signature_def["serving_default"]
+        feed = {signature.inputs[name].name: value for name, value in inputs.items()}
+        output = session.run(signature.outputs["logits"].name, feed)
+        handles = [op for op in session.graph.get_operations() if op.type == "VarHandleOp"]
+        halves = session.run(
+            [
+                tf.raw_ops.ReadVariableOp(resource=handle.outputs[0], dtype=tf.float16)
+                for handle in handles
+                if handle.get_attr("dtype") == tf.float16
+            ]
+        )
+    np.testing.assert_allclose(output, reference, 1e-5)
+    assert halves and not any(value.size for value in halves)  # they take no memory any more
+    # What was written is about half the size of the weights.
+    weights = sum(4 * np.prod(weight.shape) for weight in served.model.weights)
+    assert 0.5 * weights < size_of(folder) < 0.55 * weights
+    with pytest.raises(ValueError, match="dtype: choose it before a function of the model is"):
+        export_saved_model(served, tmp_path / "half", weights="bfloat16")
+    with pytest.raises(ValueError, match="weights: expected one of float32, float16, bfloat16"):
+        export_saved_model(served, tmp_path / "half", weights="int8")
+    assert [path.name for path in (tmp_path / "half").iterdir()] == ["1"]
+
+
+def test_half_precision_that_changes_too_much(vocab_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(export.TOLERANCES, "bfloat16", 1e-6)
+    with pytest.raises(RuntimeError, match="weights: bfloat16 changes outputs by .* 1e-06 is too"):
+        half_precision(vocab_file, tmp_path, "bfloat16", ids_only=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_strings_of_a_model_in_half_precision(vocab_file, tmp_path):
+    """The comparison after writing answers for the rest."""
+    *_, folder = half_precision(vocab_file, tmp_path, "bfloat16")
+    assert "Stored in bfloat16" in (folder / MODEL_CARD_NAME).read_text()
+    assert set(tf.saved_model.load(str(folder)).signatures) == {
+        "serving_default",
+        "ids",
+        "classify",
+    }
 
 
 def test_ids_alone_need_no_operation_of_text(vocab_file, tmp_path):

@@ -51,6 +51,9 @@ LEVELS = {
     "served_checkpoints": 9,
     "predictor": 10,
     "export": 8,
+    "export_formats": 9,
+    "lite_text": 4,
+    "serving_weights": 0,
 }
 DATA_PREP_MAY_USE = {"config", "tokenization", "records", "tasks", "span_decoding"}
 BACKEND_NEUTRAL = ("config", "losses", "optimization", "layers", "modeling", "heads") + (

@@ -158,6 +158,8 @@ def test_the_script_exports_what_training_left(tmp_path, capsys):
     )
     assert exported_by_the_script(folder, tmp_path / "saved") == 0
     assert capsys.readouterr().out.endswith("MB), classification\n")
+    card = (tmp_path / "saved" / "1" / "model_card.md").read_text()
+    assert f"Weights: read from {folder}." in card
     predictor = bert_tf.Predictor(tmp_path / "saved")
     assert predictor.inputs == ("text", "text_b")
     assert set(predictor.classify(["a"], ["the"])[0]) == set(labels)
@@ -168,6 +170,8 @@ def test_the_script_exports_what_training_left(tmp_path, capsys):
         ({"max_seq_length": 31}, "max_seq_length: the model has 29 positions, got 31"),
         ({"vocab_file": tmp_path / "missing.txt"}, "missing.txt"),
         ({"version": 0}, "version: expected at least 1, got 0"),
+        ({"weights": "int8"}, "weights: saved_model can hold float32, float16, bfloat16, got int8"),
+        ({"format": "onnx", "weights": "float16"}, "weights: onnx can hold float32, got float16"),
     ):
         assert exported_by_the_script(folder, tmp_path / "bad", **given) == 1
         error = capsys.readouterr().err
