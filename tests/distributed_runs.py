@@ -191,10 +191,11 @@ def main(settings: dict) -> None:
     print("all finished")
 
 
-def start(
-    strategy: str, records: str, folder: pathlib.Path, cases, *, replicas=2, prefix=(), **more
-):
-    """Starts the program; a process for each worker of multi_worker_mirrored."""
+def start(strategy, records, folder: pathlib.Path, cases, *, replicas=2, hosts=None, **more):
+    """Starts the program; a process for each worker of multi_worker_mirrored.
+
+    `hosts` gives each worker's address and the command that enters its host; None for this one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "strategy": strategy,
@@ -212,7 +213,10 @@ def start(
     }
     environment.pop("TF_CONFIG", None)
     count = replicas if strategy == "multi_worker_mirrored" else 1
-    configs = tf_configs(count) if strategy == "multi_worker_mirrored" else [None]
+    prefixes = [command for _, command in hosts] if hosts else [()] * count
+    configs = [None]
+    if strategy == "multi_worker_mirrored":
+        configs = tf_configs([address for address, _ in hosts] if hosts else free_addresses(count))
     return [
         subprocess.Popen(  # noqa: S603
             [*prefix, sys.executable, "-m", "tests.distributed_runs", json.dumps(settings)],
@@ -222,19 +226,24 @@ def start(
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for config in configs
+        for config, prefix in zip(configs, prefixes, strict=True)
     ]
 
 
-def tf_configs(count: int) -> list[str]:
-    """TF_CONFIG of each of some workers on this machine, at ports that are free."""
+def free_addresses(count: int) -> list[str]:
+    """Addresses on this machine, at ports that are free."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
     for s in sockets:
         s.close()
+    return addresses
+
+
+def tf_configs(addresses) -> list[str]:
+    """TF_CONFIG of each of some workers."""
     return [
         json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}})
-        for i in range(count)
+        for i in range(len(addresses))
     ]
 
 

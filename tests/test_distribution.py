@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import subprocess
 
 import keras
 import numpy as np
@@ -85,6 +87,52 @@ def test_matrix(records_file, expected, tmp_path, layout, precision):
     for found in results(tmp_path, cases).values():
         assert found["skipped"] == 0
         assert_close(found, expected, precision)
+
+
+@pytest.fixture
+def two_hosts():
+    """Address and entering command of each of two network namespaces that a cable joins."""
+
+    def ip(*arguments):
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    names = [f"bert-{os.getpid()}-{i}" for i in range(2)]
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+            ip(
+                "link",
+                "add",
+                "e0",
+                "netns",
+                names[0],
+                "type",
+                "veth",
+                "peer",
+                "e0",
+                "netns",
+                names[1],
+            )
+            for i, name in enumerate(names):
+                ip("-n", name, "addr", "add", f"10.77.0.{i + 1}/24", "dev", "e0")
+                for device in ("lo", "e0"):
+                    ip("-n", name, "link", "set", device, "up")
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no network namespaces can be made here: {error}")
+        yield [
+            (f"10.77.0.{i + 1}:2222", ("ip", "netns", "exec", name)) for i, name in enumerate(names)
+        ]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+@pytest.mark.slow
+def test_two_workers_on_two_hosts(records_file, expected, tmp_path, two_hosts):
+    cases = [Case()]
+    runs.finish(runs.start("multi_worker_mirrored", records_file, tmp_path, cases, hosts=two_hosts))
+    assert_close(results(tmp_path, cases)[Case()], expected)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from bert_tf import training
 from bert_tf.heads import bert_pretrainer, pretraining_compile_arguments
 from bert_tf.input_pipeline import pretraining_dataset
 from bert_tf.optimization import create_optimizer
+from bert_tf.tensor_bundle import read_tensors
 from bert_tf.tensor_files import checkpoint_steps
 from tests import synthetic_records as synthetic
 from tests.synthetic_records import LENGTH, PREDICTIONS
@@ -39,7 +40,9 @@ def dataset_of(path, step=0, is_training=True, batch_size=BATCH):
 def make_trainer(folder, *, seed=3, precision=None, config=None, **settings):
     keras.utils.set_random_seed(seed)
     config = config or synthetic.small_config(num_hidden_layers=1)
-    optimizer = create_optimizer(1e-2, STEPS, 3)
+    momentum = settings.pop("ema_momentum", None)
+    averages = {} if momentum is None else {"use_ema": True, "ema_momentum": momentum}
+    optimizer = create_optimizer(1e-2, STEPS, 3, **averages)
     if precision == "mixed_float16":
         # Grows within the run, and begins so high that the first steps must be skipped.
         optimizer = keras.optimizers.LossScaleOptimizer(
@@ -180,6 +183,7 @@ def test_continued_run_is_the_unbroken_one_to_the_bit(records_file, tmp_path, se
         skipped = STEPS - int(unbroken.optimizer.iterations.numpy())
         assert 0 < skipped < STEPS
         assert lines[0]["loss_scale"] < 2.0**20
+        assert lines[-1]["skipped_steps"] == skipped == unbroken.skipped_steps
     assert all(np.isfinite(line["loss"]) for line in lines)
 
 
@@ -257,15 +261,52 @@ def test_loss_that_is_not_finite_stops_the_run(records_file, tmp_path):
 
         return (
             dataset_of(records_file, step)
-            .enumerate()
+            .enumerate(step)
             .map(lambda number, element: poison(number, *element))
         )
 
     with pytest.raises(
-        training.NonFiniteLossError, match=r"not finite at step 3; .* is model\.ckpt-2\. Lower"
+        training.NonFiniteLossError,
+        match=r"not finite at step 3; .* is model\.ckpt-2\. Lower.*nonfinite-batch-3\.npz$",
     ):
         trainer.train(poisoned, STEPS, sequences_per_batch=BATCH)
     assert checkpoint_steps(tmp_path) == [2]
+    saved = np.load(tmp_path / "nonfinite-batch-3.npz")
+    inputs, labels, _ = next(dataset_of(records_file, 2).as_numpy_iterator())
+    for part, values in (("inputs", inputs), ("labels", labels)):
+        for name, value in values.items():
+            np.testing.assert_array_equal(saved[f"{part}/{name}"], value)
+    assert np.isnan(saved["weights/masked_lm_logits"]).all()
+
+
+def test_averages_of_weights_are_evaluated_and_resumed(records_file, tmp_path):
+    settings = {"save_checkpoints_steps": 1, "log_steps": 1, "ema_momentum": 0.75}
+    trainer = make_trainer(tmp_path, **settings)
+    name = "cls/predictions/transform/dense/kernel"
+    weight = next(v for v in trainer.model.weights if v.path == name)
+    averages = []
+    train(
+        trainer,
+        records_file,
+        steps=4,
+        eval_every_steps=1,
+        evaluate=lambda: averages.append(weight.numpy()) or {},
+    )
+    with trainer.averaged_weights(), trainer.averaged_weights():  # also within itself
+        averages.append(weight.numpy())
+    expected = None
+    for step, average in enumerate(averages, 1):
+        stored = read_tensors(tmp_path / f"model.ckpt-{step}", [name, f"{name}/average"])
+        expected = stored[name] if step == 1 else 0.75 * expected + 0.25 * stored[name]
+        np.testing.assert_allclose(average, expected, atol=1e-7)
+        np.testing.assert_array_equal(average, stored[f"{name}/average"])
+    np.testing.assert_array_equal(weight.numpy(), stored[name])
+    assert not np.array_equal(weight.numpy(), averages[-1])
+    again = make_trainer(tmp_path, seed=17, **settings)
+    with again.averaged_weights():  # of which there are none yet
+        assert not np.array_equal(again.model.weights[0].numpy(), trainer.model.weights[0].numpy())
+    assert again.restore() == 4
+    assert_same_state(again, trainer)
 
 
 def test_metrics_are_cut_after_a_step_and_where_a_write_was_killed(tmp_path):
@@ -297,6 +338,10 @@ def test_progress_of_a_continued_run_tells_its_own_time_left(capsys, monkeypatch
 def test_bad_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="log_steps: expected at least 1, got 0"):
         make_trainer(tmp_path, log_steps=0)
+    with pytest.raises(ValueError, match="gradient_accumulation_steps: expected at least 1, got 0"):
+        make_trainer(tmp_path, gradient_accumulation_steps=0)
+    with pytest.raises(ValueError, match="loss_normalization: expected one of global, per_replica"):
+        make_trainer(tmp_path, loss_normalization="none")
     with pytest.raises(ValueError, match="jit_compile: expected auto, true or false"):
         training.resolve_jit_compile("yes")
     with pytest.raises(ValueError, match="precision: expected one of float32"):
