@@ -132,6 +132,37 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")
+class TwoPhases(keras.optimizers.schedules.LearningRateSchedule):
+    """The rate of a first phase and, from its last step on, that of a second.
+
+    Args:
+        first: schedule of the first phase, with its number of steps.
+        second: schedule of the second, whose steps count from 0 again.
+    """
+
+    def __init__(self, first: WarmupLinearDecay, second: WarmupLinearDecay):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def __call__(self, step):
+        """Return the float32 rate of a step, an integer scalar."""
+        step = ops.cast(step, "float32")
+        boundary = float(self.first.num_train_steps)
+        later = self.second(ops.maximum(step - boundary, 0.0))
+        return ops.where(step < boundary, self.first(step), later)
+
+    def get_config(self):
+        """Return the arguments."""
+        serialize = keras.saving.serialize_keras_object
+        return {"first": serialize(self.first), "second": serialize(self.second)}
+
+    @classmethod
+    def from_config(cls, config):
+        """Make it of what `get_config` returns."""
+        return cls(*(keras.saving.deserialize_keras_object(config[n]) for n in ("first", "second")))
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
 class AdamWeightDecay(keras.optimizers.Optimizer):
     """BERT's Adam: no bias correction, epsilon outside the root, decoupled weight decay.
 
@@ -483,6 +514,7 @@ def create_optimizer(
     weight_decay_rate: float = 0.01,
     clip_norm: float | None = 1.0,
     optimizer: str = "adamw",
+    then: WarmupLinearDecay | None = None,
     **arguments: Any,
 ) -> AdamWeightDecay:
     """Make the original's optimizer, or another, with its learning rate schedule.
@@ -494,6 +526,7 @@ def create_optimizer(
         weight_decay_rate: decay of all but LayerNorm and biases.
         clip_norm: largest global norm of the gradients, or None not to clip.
         optimizer: key of OPTIMIZERS.
+        then: schedule of a second phase, which begins after num_train_steps.
         **arguments: others of the optimizer.
 
     Returns:
@@ -507,6 +540,8 @@ def create_optimizer(
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
     schedule = WarmupLinearDecay(init_lr, num_train_steps, num_warmup_steps)
+    if then is not None:
+        schedule = TwoPhases(schedule, then)
     return OPTIMIZERS[optimizer](
         schedule, weight_decay_rate=weight_decay_rate, clip_norm=clip_norm, **arguments
     )

@@ -15,6 +15,7 @@ distinct words: about 150 bytes each.
 
 import collections
 import dataclasses
+import functools
 import gzip
 import itertools
 import os
@@ -209,16 +210,26 @@ def _sequences(words: Sequence[tuple[str, int]]) -> Iterator[str]:
         yield " ".join(sequence)
 
 
-def _define_flags() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the script's flags."""
     flags.DEFINE_list(
-        "input_file", None, "Text files or globs, comma-separated; .gz is read.", required=True
+        "input_file",
+        None,
+        "Text files or globs, comma-separated; .gz is read.",
+        required=True,
+        flag_values=values,
     )
-    flags.DEFINE_string("output_file", None, "Vocabulary file to write.", required=True)
-    flags.DEFINE_integer("vocab_size", 30522, "Most pieces to learn, special tokens included.")
-    flags.DEFINE_bool("do_lower_case", True, "Lower-case the text and strip accents.")
-    flags.DEFINE_integer("min_frequency", 2, "Occurrences that a pair needs to become a piece.")
-    flags.DEFINE_integer("num_unused", 994, "Number of [unused] slots.")
-    flags.DEFINE_integer("limit_alphabet", 1000, "Most characters to keep, the frequent ones.")
+    flags.DEFINE_string(
+        "output_file", None, "Vocabulary file to write.", required=True, flag_values=values
+    )
+    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+    integer("vocab_size", 30522, "Most pieces to learn, special tokens included.")
+    flags.DEFINE_bool(
+        "do_lower_case", True, "Lower-case the text and strip accents.", flag_values=values
+    )
+    integer("min_frequency", 2, "Occurrences that a pair needs to become a piece.")
+    integer("num_unused", 994, "Number of [unused] slots.")
+    integer("limit_alphabet", 1000, "Most characters to keep, the frequent ones.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -264,5 +275,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    define_flags(flags.FLAGS)
     app.run(main)

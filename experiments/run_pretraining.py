@@ -6,6 +6,7 @@
         --num_train_steps=10000 --num_warmup_steps=1000 --learning_rate=1e-4
 
 Flags and defaults are those of google-research/bert's run_pretraining.py wherever it has the flag.
+With --second_input_file the last tenth of the steps takes longer sequences, as in the paper.
 The same command continues a run that was stopped, to the bit. The output folder is a model
 directory (bert_config.json, vocab.txt, bert_model.ckpt.*) and holds metrics.jsonl, config.json,
 curves.png, eval_results.txt and the last checkpoints.
@@ -14,6 +15,7 @@ curves.png, eval_results.txt and the last checkpoints.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -56,6 +58,10 @@ _TRAJECTORY_FLAGS = (
     "learning_rate",
     "num_train_steps",
     "num_warmup_steps",
+    "second_train_batch_size",
+    "second_phase_steps",
+    "second_learning_rate",
+    "second_num_warmup_steps",
     "seed",
     "precision",
     "jit_compile",
@@ -65,7 +71,9 @@ _TRAJECTORY_FLAGS = (
 )
 
 
-def _define_flags(values: flags.FlagValues) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the script's flags."""
+
     def integer(name: str, default: int | None, meaning: str) -> None:
         _FLAG_NAMES.append(name)
         flags.DEFINE_integer(name, default, meaning, flag_values=values)
@@ -90,6 +98,13 @@ def _define_flags(values: flags.FlagValues) -> None:
     text("model_size", None, "Instead of bert_config_file: tiny, mini, small, medium, base, large.")
     text("input_file", None, "Training records: names and globs, comma separated.")
     text("output_dir", None, "Folder of checkpoints, logs and results.")
+    text("second_input_file", None, "Records of a second phase, of other length, as of 512 tokens.")
+    integer("second_max_seq_length", 512, "Tokens in a sequence of it.")
+    integer("second_max_predictions_per_seq", 77, "Predictions in a sequence of it.")
+    integer("second_train_batch_size", None, "Sequences in a batch of it; train_batch_size if not.")
+    integer("second_phase_steps", None, "The last steps, which are its; by default a tenth.")
+    number("second_learning_rate", None, "Its own peak; by default the first decay goes on.")
+    integer("second_num_warmup_steps", 0, "Steps of its own warm-up.")
     text("init_checkpoint", None, "Weights to begin with: TF1, transformers, KerasHub or ours.")
     text("init_ignore", "", "Regular expressions of checkpoint tensors to leave, comma separated.")
     text("init_allow_missing", "", "Regular expressions of weights that it may lack, likewise.")
@@ -146,15 +161,27 @@ class InputError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Phase:
+    """Training records of one length, and the steps that take them: from `begin` up to `end`."""
+
+    files: list[str]
+    counts: list[int]
+    masking: Any
+    max_seq_length: int
+    max_predictions_per_seq: int
+    batch_size: int
+    begin: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """What validation found out, before anything is built."""
 
     config: Any
-    train_files: list[str]
-    train_counts: list[int]
+    phases: list[Phase]
     eval_files: list[str]
     held_out: bool
-    masking: Any
     eval_masking: Any
     vocab_file: str | None
     init: Any
@@ -166,6 +193,25 @@ class Plan:
 
 
 def _check_flags() -> None:
+    for name in (
+        "second_max_seq_length",
+        "second_max_predictions_per_seq",
+        "second_train_batch_size",
+        "second_phase_steps",
+    ):
+        value = FLAGS[name].value
+        if value is not None and value < 1:
+            raise InputError(f"{name}: expected at least 1, got {value}")
+    if first_phase_steps() < 1:
+        raise InputError(
+            f"second_phase_steps: expected less than num_train_steps, {FLAGS.num_train_steps}, "
+            f"got {FLAGS.second_phase_steps}"
+        )
+    rate = FLAGS.second_learning_rate
+    if rate is not None and (rate <= 0 or not FLAGS.second_input_file):
+        raise InputError(
+            f"second_learning_rate: expected above 0, with --second_input_file, got {rate}"
+        )
     of_tpu = FLAGS.tpu_name or FLAGS.tpu_zone or FLAGS.gcp_project
     if FLAGS.use_tpu or FLAGS.master or (of_tpu and FLAGS.distribution_strategy != "tpu"):
         raise InputError(
@@ -282,6 +328,15 @@ def _masking_rule(manifest: dict[str, Any] | None, vocab_file: str | None) -> An
     )
 
 
+def first_phase_steps() -> int:
+    """Return the number of steps before the second phase, or of all where there is none."""
+    steps = FLAGS.num_train_steps
+    if not FLAGS.second_input_file:
+        return steps
+    given = FLAGS.second_phase_steps
+    return steps - (max(1, round(steps / 10)) if given is None else given)
+
+
 def make_plan() -> Plan:
     """Checks flags, files and data against each other before anything is built.
 
@@ -299,7 +354,10 @@ def make_plan() -> Plan:
     eval_files = (
         input_pipeline.expand_files(FLAGS.eval_input_file) if FLAGS.eval_input_file else train_files
     )
-    every_file = list(dict.fromkeys(train_files + eval_files))
+    second_files = (
+        input_pipeline.expand_files(FLAGS.second_input_file) if FLAGS.second_input_file else []
+    )
+    every_file = list(dict.fromkeys(train_files + second_files + eval_files))
     input_pipeline.check_manifests(every_file)
     manifests = input_pipeline.manifests_of(every_file)
     manifest = manifests[0] if manifests else None
@@ -325,18 +383,24 @@ def make_plan() -> Plan:
             f"vocab_size: the model has {config.vocab_size} pieces, the vocabulary {vocab_size}"
         )
     recomputed_layers(FLAGS.recompute_layers, config.num_hidden_layers)  # refuses what is wrong
-    if FLAGS.max_seq_length > config.max_position_embeddings:
-        raise InputError(
-            f"max_seq_length: the model has {config.max_position_embeddings} positions, "
-            f"got {FLAGS.max_seq_length}"
-        )
+    for name in ("max_seq_length", "second_max_seq_length" if second_files else "max_seq_length"):
+        if FLAGS[name].value > config.max_position_embeddings:
+            raise InputError(
+                f"{name}: the model has {config.max_position_embeddings} positions, "
+                f"got {FLAGS[name].value}"
+            )
 
-    def check_shapes(files):
+    def shape_of(files, prefix=""):
         return input_pipeline.check_record_shape(
-            files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq, FLAGS.skip_corrupt_records
+            files,
+            FLAGS[f"{prefix}max_seq_length"].value,
+            FLAGS[f"{prefix}max_predictions_per_seq"].value,
+            FLAGS.skip_corrupt_records,
         )
 
-    train_shape, eval_shape = check_shapes(train_files), check_shapes(eval_files)
+    for files, prefix in ((train_files, ""), (eval_files, ""), (second_files, "second_")):
+        if files:
+            shape_of(files, prefix)  # refuses what differs
     logging.info("checking %d record files", len(every_file))
     found = input_pipeline.check_records(
         every_file,
@@ -347,7 +411,8 @@ def make_plan() -> Plan:
     for line in input_pipeline.damage_report(found):
         logging.warning("%s", line)
 
-    def masking(files, shape):
+    def masking(files, prefix=""):
+        shape = shape_of(files, prefix)
         if config.left_to_right:
             if shape.masked:
                 raise InputError(
@@ -358,14 +423,29 @@ def make_plan() -> Plan:
         of_files = input_pipeline.manifests_of(files)
         return None if shape.masked else _masking_rule(next(iter(of_files), None), vocab_file)
 
+    def phase(files, prefix, begin, end):
+        batch_size = FLAGS[f"{prefix}train_batch_size"].value
+        return Phase(
+            files,
+            [checked[path].num_records for path in files],
+            masking(files, prefix),
+            FLAGS[f"{prefix}max_seq_length"].value,
+            FLAGS[f"{prefix}max_predictions_per_seq"].value,
+            FLAGS.train_batch_size if batch_size is None else batch_size,
+            begin,
+            end,
+        )
+
+    steps, boundary = FLAGS.num_train_steps, first_phase_steps()
     return Plan(
         config=config,
-        train_files=train_files,
-        train_counts=[checked[path].num_records for path in train_files],
+        phases=[
+            phase(train_files, "", 0, boundary),
+            *([phase(second_files, "second_", boundary, steps)] if second_files else []),
+        ],
         eval_files=eval_files,
-        held_out=not set(eval_files) & set(train_files),
-        masking=masking(train_files, train_shape),
-        eval_masking=masking(eval_files, eval_shape),
+        held_out=not set(eval_files) & {*train_files, *second_files},
+        eval_masking=masking(eval_files),
         vocab_file=vocab_file,
         init=init,
         manifest=manifest,
@@ -406,51 +486,52 @@ def _check_continuation(plan: Plan, values: dict[str, Any]) -> None:
 # --- the run --------------------------------------------------------------------------------------
 
 
-def _datasets(plan: Plan):
-    """(step -> training dataset, () -> evaluation dataset)."""
+def _training_dataset(plan: Plan, phase: Phase, step: int, batch_size: int | None = None):
+    """Batches of a phase from a step on, which is counted from the beginning of training."""
     from bert_tf.input_pipeline import pretraining_dataset
 
-    common = {
-        "max_seq_length": FLAGS.max_seq_length,
-        "max_predictions_per_seq": FLAGS.max_predictions_per_seq,
-        "vocab_size": plan.config.vocab_size,
-        "next_sentence": plan.config.next_sentence_prediction,
-    }
-
-    def train(step: int, batch_size: int | None = None):
-        return pretraining_dataset(
-            [plan.sound_files[path] for path in plan.train_files],
-            batch_size=batch_size or FLAGS.train_batch_size,
-            is_training=True,
-            seed=FLAGS.seed,
-            start_step=step,
-            masking=plan.masking,
-            record_counts=plan.train_counts,
-            **common,
-        )
-
-    def evaluation():
-        return pretraining_dataset(
-            [plan.sound_files[path] for path in plan.eval_files],
-            batch_size=FLAGS.eval_batch_size,
-            is_training=False,
-            seed=_EVAL_SEED,
-            masking=plan.eval_masking,
-            max_steps=FLAGS.max_eval_steps or None,
-            **common,
-        )
-
-    return train, evaluation
+    return pretraining_dataset(
+        [plan.sound_files[path] for path in phase.files],
+        batch_size=batch_size or phase.batch_size,
+        max_seq_length=phase.max_seq_length,
+        max_predictions_per_seq=phase.max_predictions_per_seq,
+        is_training=True,
+        seed=FLAGS.seed,
+        start_step=step - phase.begin,
+        masking=phase.masking,
+        record_counts=phase.counts,
+        vocab_size=plan.config.vocab_size,
+        next_sentence=plan.config.next_sentence_prediction,
+    )
 
 
-def _baselines(plan: Plan, train, evaluation) -> dict[str, float]:
+def _evaluation_dataset(plan: Plan):
+    from bert_tf.input_pipeline import pretraining_dataset
+
+    return pretraining_dataset(
+        [plan.sound_files[path] for path in plan.eval_files],
+        batch_size=FLAGS.eval_batch_size,
+        max_seq_length=FLAGS.max_seq_length,
+        max_predictions_per_seq=FLAGS.max_predictions_per_seq,
+        is_training=False,
+        seed=_EVAL_SEED,
+        masking=plan.eval_masking,
+        max_steps=FLAGS.max_eval_steps or None,
+        vocab_size=plan.config.vocab_size,
+        next_sentence=plan.config.next_sentence_prediction,
+    )
+
+
+def _baselines(plan: Plan) -> dict[str, float]:
     """What a masked language model's loss should be compared with, in nats per piece."""
     from bert_tf.input_pipeline import label_counts, unigram_cross_entropy
 
-    records = min(sum(plan.train_counts), _UNIGRAM_RECORDS)
+    phase = plan.phases[0]
+    records = min(sum(phase.counts), _UNIGRAM_RECORDS)
     batch = min(512, records)
-    counts = label_counts(train(0, batch), plan.config.vocab_size, records // batch)
-    held_out = label_counts(evaluation(), plan.config.vocab_size)
+    dataset = _training_dataset(plan, phase, 0, batch)
+    counts = label_counts(dataset, plan.config.vocab_size, records // batch)
+    held_out = label_counts(_evaluation_dataset(plan), plan.config.vocab_size)
     return {
         "uniform_loss": math.log(plan.config.vocab_size),
         "unigram_loss": unigram_cross_entropy(counts, held_out),
@@ -475,6 +556,52 @@ def _write_eval_results(figures: dict[str, float], step: int) -> dict[str, Any]:
     return results
 
 
+def _schedule_of_two_phases(plan: Plan) -> dict[str, Any]:
+    """Return what `create_optimizer` takes for a second phase with a schedule of its own."""
+    if len(plan.phases) < 2 or FLAGS.second_learning_rate is None:
+        return {}
+    from bert_tf.optimization import WarmupLinearDecay
+
+    first, second = plan.phases
+    then = WarmupLinearDecay(
+        FLAGS.second_learning_rate, second.end - second.begin, FLAGS.second_num_warmup_steps
+    )
+    return {"num_train_steps": first.end, "then": then}
+
+
+def _rows_of(phase: Phase) -> list[tuple[str, str]]:
+    """Return what the table at the beginning says of a phase."""
+    records, steps = sum(phase.counts), phase.end - phase.begin
+    return [
+        (
+            "training records",
+            f"{records:,} of {phase.max_seq_length} tokens in {len(phase.files)} files",
+        ),
+        (
+            "steps",
+            f"{steps:,} of {phase.batch_size} sequences "
+            f"({steps * phase.batch_size / records:.2f} epochs)",
+        ),
+    ]
+
+
+def _train(plan: Plan, trainer: Any) -> dict[str, float]:
+    """Train all phases; return the last log line."""
+    last: dict[str, float] = {}
+    for phase in plan.phases:
+        last = (
+            trainer.train(
+                functools.partial(_training_dataset, plan, phase),
+                phase.end,
+                sequences_per_batch=phase.batch_size,
+                eval_every_steps=FLAGS.eval_every_steps or None,
+                evaluate=lambda: trainer.evaluate(_evaluation_dataset(plan)),
+            )
+            or last
+        )
+    return last
+
+
 def run(plan: Plan, strategy: Any) -> None:
     """Trains and evaluates as the flags say."""
     import contextlib
@@ -497,7 +624,11 @@ def run(plan: Plan, strategy: Any) -> None:
     values = {
         "bert_config": plan.config.to_dict(),
         "flags": {name: FLAGS[name].value for name in _FLAG_NAMES},
-        "train_records": dict(zip(plan.train_files, plan.train_counts, strict=True)),
+        "train_records": {
+            path: count
+            for phase in plan.phases
+            for path, count in zip(phase.files, phase.counts, strict=True)
+        },
         "eval_files": plan.eval_files,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
     }
@@ -505,10 +636,10 @@ def run(plan: Plan, strategy: Any) -> None:
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         model = bert_pretrainer(plan.config, recompute=FLAGS.recompute_layers)
         optimizer = create_optimizer(
-            FLAGS.learning_rate,
-            FLAGS.num_train_steps,
-            FLAGS.num_warmup_steps,
+            init_lr=FLAGS.learning_rate,
+            num_warmup_steps=FLAGS.num_warmup_steps,
             optimizer=FLAGS.optimizer,
+            **{"num_train_steps": FLAGS.num_train_steps, **_schedule_of_two_phases(plan)},
             **optimizer_arguments(FLAGS),
         )
         if FLAGS.precision == "mixed_float16":
@@ -548,40 +679,31 @@ def run(plan: Plan, strategy: Any) -> None:
             f"do_eval: {folder} holds no checkpoint and init_checkpoint is not given: there is "
             "nothing to evaluate"
         )
-    train, evaluation = _datasets(plan)
     if FLAGS.measure_only:
-        trainer.train(train, FLAGS.num_train_steps, sequences_per_batch=FLAGS.train_batch_size)
+        for phase in plan.phases:
+            trainer.train(
+                functools.partial(_training_dataset, plan, phase),
+                trainer.step + FLAGS.num_train_steps,
+                sequences_per_batch=phase.batch_size,
+            )
         return
     if not chief:  # which takes part in what the chief computes, and leaves files to it
         if FLAGS.do_train:
-            trainer.train(
-                train,
-                FLAGS.num_train_steps,
-                sequences_per_batch=FLAGS.train_batch_size,
-                eval_every_steps=FLAGS.eval_every_steps or None,
-                evaluate=lambda: trainer.evaluate(evaluation()),
-            )
+            _train(plan, trainer)
         if FLAGS.do_eval:
-            trainer.evaluate(evaluation())
+            trainer.evaluate(_evaluation_dataset(plan))
         print("this worker has finished; results are written by the chief, worker 0")
         return
     if FLAGS.do_train:
         training.write_config(folder, values)
         checkpoint_writers.save_config_and_vocabulary(folder, plan.config, plan.vocab_file)
-    baselines = _baselines(plan, train, evaluation)
-    examples = sum(plan.train_counts)
-    epochs = FLAGS.num_train_steps * FLAGS.train_batch_size / examples
+    baselines = _baselines(plan)
     where = "held-out" if plan.held_out else "training (no eval_input_file)"
     print("pre-training:")
     _print_table(
         [
             ("parameters", f"{model.count_params():,}"),
-            ("training records", f"{examples:,} in {len(plan.train_files)} files"),
-            (
-                "steps",
-                f"{FLAGS.num_train_steps:,} of {FLAGS.train_batch_size} sequences "
-                f"({epochs:.2f} epochs)",
-            ),
+            *(row for phase in plan.phases for row in _rows_of(phase)),
             ("begins at", f"step {trainer.step:,}" + (" (continued)" if restored else "")),
             ("device", describe_devices(strategy)),
             ("precision", FLAGS.precision + (", XLA" if trainer.jit_compile else "")),
@@ -599,13 +721,7 @@ def run(plan: Plan, strategy: Any) -> None:
         # The model of an earlier run of this folder must not be taken for this one's.
         (folder / f"{checkpoint_formats.WEIGHTS_NAME}.index").unlink(missing_ok=True)
         since = time.time()
-        last = trainer.train(
-            train,
-            FLAGS.num_train_steps,
-            sequences_per_batch=FLAGS.train_batch_size,
-            eval_every_steps=FLAGS.eval_every_steps or None,
-            evaluate=lambda: trainer.evaluate(evaluation()),
-        )
+        last = _train(plan, trainer)
         trained_seconds = time.time() - since
         with trainer.averaged_weights():
             checkpoint_writers.save_model_directory(
@@ -614,7 +730,7 @@ def run(plan: Plan, strategy: Any) -> None:
 
     results: dict[str, Any] = {}
     if FLAGS.do_eval:
-        figures = trainer.evaluate(evaluation())
+        figures = trainer.evaluate(_evaluation_dataset(plan))
         known = training.read_metrics_or_nothing(folder / training.METRICS_NAME, "eval")
         if FLAGS.do_train and not any(line["step"] == trainer.step for line in known):
             trainer.log_line("eval", {f"eval_{name}": value for name, value in figures.items()})
@@ -623,11 +739,16 @@ def run(plan: Plan, strategy: Any) -> None:
         _print_table([(name, f"{results[name]:.6g}") for name in sorted(results)])
     summary = [("global step", f"{trainer.step:,}")]
     if last:
-        steps = trainer.step - first_step
-        sequences = steps * FLAGS.train_batch_size / trained_seconds
+        sequences = sum(
+            max(0, phase.end - max(phase.begin, first_step)) * phase.batch_size
+            for phase in plan.phases
+        )
         summary += [
             ("training MLM loss", f"{last['mlm_loss']:.4f} (last {FLAGS.log_steps} steps)"),
-            ("wall time of training", f"{trained_seconds:.0f} s, {sequences:.1f} sequences/s"),
+            (
+                "wall time of training",
+                f"{trained_seconds:.0f} s, {sequences / trained_seconds:.1f} sequences/s",
+            ),
         ]
     if results:
         gain = baselines["unigram_loss"] - results["masked_lm_loss"]
@@ -725,5 +846,5 @@ def main(_) -> int:
 
 
 if __name__ == "__main__":
-    _define_flags(FLAGS)
+    define_flags(FLAGS)
     app.run(main)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from bert_tf.optimization import (
     AdamWeightDecay,
     Lamb,
+    TwoPhases,
     WarmupLinearDecay,
     clip_by_global_norm,
     create_optimizer,
@@ -181,6 +182,16 @@ def test_rate_is_zero_first_and_jumps_after_warmup():
     assert values[7] > values[8] + 0.1  # 0.4375, then 0.3.
     assert values[20:] == [0, 0, 0]
     assert float(WarmupLinearDecay(0.5, 20)(0)) == 0.5
+
+
+def test_a_second_phase_has_a_schedule_of_its_own():
+    first, second = WarmupLinearDecay(0.5, 20, 8), WarmupLinearDecay(0.3, 11, 3)
+    schedule = create_optimizer(0.5, 20, 8, then=second)._learning_rate
+    for made in (schedule, TwoPhases.from_config(schedule.get_config())):
+        for step in range(20):
+            assert float(made(step)) == pytest.approx(float(first(step)))
+        for step in range(15):
+            assert float(made(20 + step)) == pytest.approx(float(second(step)))
 
 
 @pytest.mark.parametrize("arguments", [(0, 5, 1), (0.1, 0, 1), (0.1, 5, -1)])

@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +160,52 @@ def test_killed_runs_continue_to_the_bit(data, whole, tmp_path):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
+def write_longer(path, count, seed):
+    """Records of 37 tokens and 7 predictions, of which the last are padding."""
+    arrays = {}
+    for name, array in synthetic.make_arrays(count, seed).items():
+        width = {LENGTH: 37, PREDICTIONS: 7}.get(array.shape[1], array.shape[1])
+        arrays[name] = np.pad(array, ((0, 0), (0, width - array.shape[1])))
+    with records.RecordWriter(path) as writer:
+        for example in records.encode_examples(records.pretraining_features(37, 7), arrays):
+            writer.write(example)
+
+
+@pytest.mark.slow
+def test_a_second_phase_takes_longer_sequences_and_is_resumed(data, tmp_path):
+    write_longer(tmp_path / "long.tfrecord", 61, 5)
+    config = tmp_path / "config.json"
+    synthetic.small_config(num_hidden_layers=1, max_position_embeddings=41).to_json_file(config)
+    given = {
+        "bert_config_file": config,
+        "second_input_file": tmp_path / "long.tfrecord",
+        "second_max_seq_length": 37,
+        "second_max_predictions_per_seq": 7,
+        "second_train_batch_size": 5,
+        "second_phase_steps": 9,
+        "second_learning_rate": 5e-4,
+        "num_train_steps": 30,
+        "do_eval": False,
+    }
+    output = finish(start(data, tmp_path / "whole", **given))
+    assert re.search(r"steps +21 of 13 sequences", output)
+    assert re.search(r"training records +61 of 37 tokens", output)
+    rates = {line["step"]: line["learning_rate"] for line in log_of(tmp_path / "whole")[1:]}
+    assert rates[21] == pytest.approx(1e-3 * (1 - 20 / 21), rel=1e-4)
+    assert rates[28] == pytest.approx(5e-4 * (1 - 6 / 9), rel=1e-4)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    # Stopped in the second phase, and in the first.
+    for last in (22, 11):
+        for step in (21, 22, 30):
+            if step > last:
+                (tmp_path / "parts" / f"model.ckpt-{step}.index").unlink(missing_ok=True)
+        assert f"step {last} (continued)" in finish(start(data, tmp_path / "parts", **given))
+        assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
+        ours, theirs = (read_tensors(tmp_path / x / "model.ckpt-30") for x in ("parts", "whole"))
+        for name in theirs:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
 def test_files_and_figures_of_a_run(data, whole):
     folder, output = whole
     names = {p.name for p in folder.iterdir()}
@@ -229,7 +277,7 @@ def refused(data, tmp_path, monkeypatch):
     def check(**changes):
         values = flags.FlagValues()
         monkeypatch.setattr(run_pretraining, "FLAGS", values)
-        run_pretraining._define_flags(values)
+        run_pretraining.define_flags(values)
         values(["run_pretraining.py", *arguments(data, tmp_path / "out", **changes)])
         with pytest.raises((ValueError, OSError)) as caught:
             run_pretraining.make_plan()
@@ -263,6 +311,10 @@ def test_files_that_do_not_fit_are_refused(refused, data, tmp_path):
     assert "absent.json" in refused(bert_config_file="absent.json")
     assert "absent.ckpt: no such file or directory" in refused(init_checkpoint="absent.ckpt")
     assert "max_seq_length 31, expected 37" in refused(max_seq_length=37)
+    second = {"second_input_file": f"{data}/dev.tfrecord", "second_max_seq_length": 29}
+    assert "max_seq_length 31, expected 29" in refused(**second)
+    assert "second_phase_steps: expected less than" in refused(**second, second_phase_steps=STEPS)
+    assert "second_learning_rate: expected above 0, with" in refused(second_learning_rate=1e-3)
     assert "max_predictions_per_seq 5, expected 3" in refused(max_predictions_per_seq=3)
     small = tmp_path / "small.json"
     synthetic.small_config(max_position_embeddings=29).to_json_file(small)
@@ -318,7 +370,7 @@ def test_damaged_records_are_left_out_counted_and_named(
     assert message in refused(input_file=damaged)
     values = flags.FlagValues()
     monkeypatch.setattr(run_pretraining, "FLAGS", values)
-    run_pretraining._define_flags(values)
+    run_pretraining.define_flags(values)
     names = {"input_file": f"{damaged},{data}/train-1*", "skip_corrupt_records": True}
     values(["run_pretraining.py", *arguments(data, tmp_path / "out", **names)])
     plan = run_pretraining.make_plan()

@@ -1,0 +1,229 @@
+"""The grid of runs, and the tables of the paper that are made of it."""
+
+import json
+import pathlib
+import re
+import sys
+import textwrap
+
+import pytest
+from absl import flags
+
+from experiments import paper, paper_grid, paper_report, paper_tables
+from experiments.paper_grid import GridError, Run
+
+# Writes its number into its folder; "fail" ends it with status 3.
+SCRIPT = """
+import json, pathlib, sys, time
+given = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+folder = pathlib.Path(given["output_dir"])
+folder.mkdir(parents=True, exist_ok=True)
+with open(folder / "attempts", "a") as stream:
+    stream.write(".")
+if given.get("fail") and len((folder / "attempts").read_text()) <= int(given["fail"]):
+    print("it cannot be done")
+    sys.exit(3)
+(folder / "eval_results.json").write_text(json.dumps({"f1": float(given["number"])}))
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(SCRIPT))
+    return str(path)
+
+
+def made(script, name, number=1, needs=(), **more):
+    return Run(name, script, paper_grid.flags_of(number=number, **more), tuple(needs))
+
+
+def attempts(root, name):
+    return len((root / name / "attempts").read_text())
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_runs_wait_for_what_they_need_and_are_not_run_again(script, tmp_path, jobs):
+    root, told = tmp_path / "grid", []
+    runs = [
+        made(script, "t/b", 2, ["t/a"]),
+        made(script, "t/c", 3, ["t/a", "t/b"]),
+        made(script, "t/a", 1),
+    ]
+    outcomes = paper_grid.run_grid(runs, root, jobs=jobs, tell=told.append)
+    assert [line.split()[-1] for line in told if "begins" in line] == ["t/a", "t/b", "t/c"]
+    assert all(outcome.finished and outcome.cpu_seconds > 0 for outcome in outcomes.values())
+    assert json.loads((root / "t/c/eval_results.json").read_text()) == {"f1": 3.0}
+    told.clear()
+    again = paper_grid.run_grid(runs, root, jobs=jobs, tell=told.append)
+    assert again == outcomes and told == ["3 of 3 runs are finished already"]
+    (root / "t/b/eval_results.json").unlink()
+    paper_grid.run_grid(runs, root, tell=told.append)
+    assert [attempts(root, name) for name in ("t/a", "t/b", "t/c")] == [1, 2, 1]
+
+
+def test_a_failed_run_is_told_and_tried_again(script, tmp_path):
+    root, told = tmp_path / "grid", []
+    runs = [made(script, "a", fail=1), made(script, "b", needs=["a"]), made(script, "c")]
+    outcomes = paper_grid.run_grid(runs, root, tell=told.append)
+    assert outcomes["a"].status == 3 and outcomes["a"].last_line == "it cannot be done"
+    assert "b" not in outcomes and outcomes["c"].finished
+    assert any("FAILED (it cannot be done)" in line for line in told)
+    outcomes = paper_grid.run_grid(runs, root, tell=told.append)
+    assert all(outcome.finished for outcome in outcomes.values()) and len(outcomes) == 3
+    assert attempts(root, "c") == 1
+    log = (root / "a.log").read_text()
+    assert log.count("$ python ") == 2 and "it cannot be done" in log
+
+
+def test_a_run_that_ends_well_without_its_result_has_failed(tmp_path):
+    silent = tmp_path / "silent.py"
+    silent.write_text("")
+    outcomes = paper_grid.run_grid([made(str(silent), "a")], tmp_path, tell=lambda _: None)
+    assert not outcomes["a"].finished
+
+
+def test_grids_that_cannot_be(script, tmp_path):
+    def run(*runs):
+        paper_grid.run_grid(runs, tmp_path / "grid", tell=lambda _: None)
+
+    with pytest.raises(GridError, match="two runs have the name 'a'"):
+        run(made(script, "a"), made(script, "a", 2))
+    with pytest.raises(GridError, match="a needs 'x', which is not there"):
+        run(made(script, "a", needs=["x"]))
+    with pytest.raises(GridError, match="these runs need each other: a, b"):
+        run(made(script, "a", needs=["b"]), made(script, "b", needs=["a"]))
+    run(made(script, "a"))
+    with pytest.raises(GridError, match="holds a finished run of another command"):
+        run(made(script, "a", 2))
+    (tmp_path / "grid/a.run.json").write_text("{")
+    with pytest.raises(GridError, match=r"a\.run\.json: not what a run leaves"):
+        run(made(script, "a"))
+
+
+def places(tmp_path):
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join(f"p{i}" for i in range(101)) + "\n")
+    model = tmp_path / "model"
+    model.mkdir()
+    size = {"vocab_size": 101, "type_vocab_size": 2}
+    (model / "bert_config.json").write_text(json.dumps(size))
+    names = [field for field in paper_tables.Places.__dataclass_fields__ if "file" in field]
+    given = {name: str(tmp_path / name) for name in names}
+    return paper_tables.Places(
+        **{**given, "vocab_file": str(vocab)},
+        glue_dir=str(tmp_path / "glue"),
+        model_dir=str(model),
+        large_model_dir=str(model),
+    )
+
+
+@pytest.mark.parametrize("scale", paper_tables.SCALES)
+@pytest.mark.parametrize("number", paper_tables.NUMBERS)
+def test_every_flag_of_every_run_is_one_of_its_script(number, scale, tmp_path):
+    """And cells name runs that are there, once for each seed."""
+    table = paper_tables.make_table(
+        number, paper_tables.SCALES[scale], places(tmp_path), tmp_path / "runs"
+    )
+    paper_grid.check_grid(table.runs)
+    names = {run.name for run in table.runs}
+    for row in table.rows:
+        assert len(row.cells) == len(table.columns)
+        for cell in row.cells:
+            for _, runs in cell.choices:
+                assert set(runs) <= names
+    used = {name for row in table.rows for cell in row.cells for _, r in cell.choices for name in r}
+    needed = {name for run in table.runs for name in run.needs}
+    assert names == used | needed
+    if scale == "small":
+        assert sum(run.train_flops for run in table.runs) < 4e16
+    for run in table.runs:
+        defined = known_flags(run.script)
+        for name, _ in (*run.flags, (run.output_flag, None)):
+            assert name in defined, (run.script, name)
+
+
+def known_flags(script):
+    """Names of the flags of a script of this repository."""
+    values = flags.FlagValues()
+    module = __import__(script.removesuffix(".py").replace("/", "."), fromlist=["x"])
+    module.define_flags(values)
+    return set(values)
+
+
+def test_the_paper_needs_as_much_as_is_known(tmp_path):
+    """6 operations for each parameter and token (arXiv 2001.08361), and those of attention."""
+    config = paper_tables.BertConfig(vocab_size=30522)
+    layers = 12 * (4 * 768 * 768 + 2 * 768 * 3072)
+    found = paper_tables.flops_per_token(config, 128, 0, 2)
+    assert found == pytest.approx(6 * layers, rel=0.03) and found > 6 * layers
+
+
+def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
+    root = tmp_path / "grid"
+    runs = [
+        made(script, f"table4/{choice}-{seed}", number=number, **more)
+        for choice, seed, number, more in (
+            ("x", 1, 80, {}),
+            ("x", 2, 84, {}),
+            ("y", 1, 90, {}),
+            ("y", 2, 94, {"fail": 9}),
+        )
+    ]
+    choices = (("rate x", ("table4/x-1", "table4/x-2")), ("rate y", ("table4/y-1", "table4/y-2")))
+    cells = paper_tables.Cell(choices, "f1", 1.0, 88.5), paper_tables.Cell(choices[:1], "f1")
+    table = paper_tables.Table(
+        4,
+        "A <title>",
+        ("Of A & B.",),
+        ("one", "two"),
+        (paper_tables.Row("BERT", cells),),
+        tuple(runs),
+    )
+    outcomes = paper_grid.run_grid(runs, root, tell=lambda _: None)
+    text, page = (
+        path.read_text()
+        for path in paper_report.write_report(
+            table, paper_tables.SMALL, root, outcomes, command=["x.py", "--y"]
+        )
+    )
+    assert "| BERT | 90.0 (n = 1, 1 failed or not run, paper 88.5) | 82.0 ± 2.8 (n = 2) |" in text
+    assert "| BERT | one | rate x | 82.00 |" in text
+    assert "| BERT | one | rate y | 90.00 (chosen) |" in text
+    assert "| table4/y-2 | 3 | it cannot be done |" in text
+    assert "small scale" in text and "![Bars](bars.png)" in text
+    assert (root / "table4/bars.png").stat().st_size > 1000
+    assert "A &lt;title&gt;" in page and "Of A &amp; B." in page
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)  # nothing from elsewhere
+    for run in runs:
+        assert paper_grid.shown(run.command(root)) in text
+    with pytest.raises(ValueError, match="has no figure 'em'"):
+        paper_report.read_figures(root / "table4/x-1/eval_results.json", "em")
+    assert paper_report.read_figures(root / "absent.json", "em") == []
+
+
+def test_figures_lie_where_they_are_said_to(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(
+        json.dumps({"loss": 2.0, "results": {"last": {"seeds": {"1": {"f": 3}, "2": {"f": 5}}}}})
+    )
+    assert paper_report.read_figures(path, "results/last/seeds/*/f") == [3, 5]
+    assert paper_report.read_figures(path, "exp:loss") == [pytest.approx(7.389056)]
+
+
+def test_a_dry_run_shows_commands_and_cost_and_runs_nothing(tmp_path, capsys):
+    values = flags.FlagValues()
+    paper.define_flags(values)
+    given = places(tmp_path)
+    arguments = [f"--{name}={getattr(given, name)}" for name in paper._PLACES]
+    values(["x", "--table=5", f"--output_dir={tmp_path / 'out'}", "--dry_run", *arguments])
+    assert paper.run(values) == 0
+    printed = capsys.readouterr().out
+    assert "device-hours at 125 TFLOP/s" in printed
+    assert printed.count("\npython experiments/run_pretraining.py") == 3
+    assert not list(pathlib.Path(tmp_path / "out").rglob("*.log"))
+    values(["x", "--table=2", f"--output_dir={tmp_path}"])
+    values.model_dir = values.large_model_dir = None
+    with pytest.raises(GridError, match="--model_dir: this table needs it"):
+        paper.run(values)
+    assert sys.executable
