@@ -35,6 +35,7 @@ class Case:
     poison: bool = False  # large gradients of the last row of the second batch alone
     initial_scale: float = 2.0**10
     ema_momentum: float | None = None
+    evaluate: bool = True
     fit: bool = False  # Keras' own loop, with this package's losses and optimizer
 
     @property
@@ -150,7 +151,9 @@ def result_of(trainer, case: Case, records: str) -> dict[str, np.ndarray]:
     from bert_tf import training
 
     found = {f"weight/{v.path}": v.numpy() for v in trainer.model.weights}
-    figures = trainer.evaluate(dataset_of(case, records, is_training=False))
+    figures = {}
+    if case.evaluate:
+        figures = trainer.evaluate(dataset_of(case, records, is_training=False))
     if trainer.is_chief:
         lines = training.read_metrics(trainer.output_dir / training.METRICS_NAME)
         for name in ("loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "learning_rate"):

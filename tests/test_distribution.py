@@ -54,7 +54,7 @@ def results(folder, cases):
 
 
 def test_two_replicas_and_accumulation_and_a_restart_on_one(records_file, expected, tmp_path):
-    begun = Case(accumulation=2, steps=3, save_steps=3)
+    begun = Case(accumulation=2, steps=3, save_steps=3, evaluate=False)
     runs.finish(runs.start("mirrored", records_file, tmp_path, [begun]))
     # What two replicas began, one device ends, with other accumulation steps.
     case = Case(save_steps=3)
@@ -65,10 +65,12 @@ def test_two_replicas_and_accumulation_and_a_restart_on_one(records_file, expect
 
 
 def test_two_workers(records_file, expected, tmp_path):
-    outputs = runs.finish(runs.start("multi_worker_mirrored", records_file, tmp_path, [Case()]))
-    assert_close(results(tmp_path, [Case()])[Case()], expected)
+    case = Case(evaluate=False)
+    outputs = runs.finish(runs.start("multi_worker_mirrored", records_file, tmp_path, [case]))
+    trained = {k: value for k, value in expected.items() if not k.startswith("evaluation/")}
+    assert_close(results(tmp_path, [case])[case], trained)
     assert len(outputs) == 2
-    lines = training.read_metrics(tmp_path / "plain" / training.METRICS_NAME)
+    lines = training.read_metrics(tmp_path / case.name / training.METRICS_NAME)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]  # of the chief alone
 
 
@@ -137,8 +139,8 @@ def test_two_workers_on_two_hosts(records_file, expected, tmp_path, two_hosts):
 
 @pytest.mark.slow
 def test_overflow_on_one_replica_skips_the_step_on_all(records_file, tmp_path):
-    case = Case(precision="mixed_float16", poison=True, initial_scale=2.0**19)
-    harmless = Case(precision="mixed_float16", initial_scale=2.0**19)
+    case = Case(precision="mixed_float16", poison=True, initial_scale=2.0**17)
+    harmless = Case(precision="mixed_float16", initial_scale=2.0**17)
     runs.finish(runs.start("mirrored", records_file, tmp_path, [case, harmless]))
     found = results(tmp_path, [case, harmless])
     assert found[harmless]["skipped"] == 0  # so the first replica has nothing that overflows
