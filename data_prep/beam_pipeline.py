@@ -18,9 +18,7 @@ fails leaves only its work folder, and the same command continues in it. Paths a
 system that Beam knows; the work folder must be one that all workers reach.
 """
 
-import _thread
 import atexit
-import bisect
 import contextlib
 import dataclasses
 import functools
@@ -28,6 +26,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -63,8 +62,10 @@ _FRAGMENT_DTYPE = np.dtype(
         ("length", "<u4"),
     ]
 )
+_END = -1  # in place of the tokens of a piece: the file has so many pieces
 _TOKENS = -1  # in place of a part's number: what follows are fragments and their tokens
 _LAYOUT = "beam 1"
+_TIDYING_SECONDS = 20  # that a runner has whose process was killed
 _ERROR_NAME, _VOCABULARY_NAME = "error.txt", "vocab.txt"
 # What DirectRunner is, once it has tried to download another runner, Prism. That does not know
 # several processes; where it is wanted it can be named.
@@ -243,10 +244,15 @@ def _index(job: _Job) -> token_store.TokenStore:
     return token_store.TokenStore(folder, offsets_only=True)
 
 
+def _pieces(job: _Job) -> list[tuple[int, int, int]]:
+    """File, number and tokens of every piece."""
+    return [numbered for numbered in _read_json(job.path("tokens.json")) if numbered[2] != _END]
+
+
 @functools.lru_cache(maxsize=1)
 def _bundle_bounds(job: _Job) -> np.ndarray:
     """int64 [bundles + 1], tokens of the corpus before each bundle."""
-    sizes = [tokens for _, _, tokens in _read_json(job.path("tokens.json"))]
+    sizes = [tokens for _, _, tokens in _pieces(job)]
     ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     return np.append(ends[:-1:BUNDLE_PIECES], ends[-1])
 
@@ -265,18 +271,22 @@ def _pairs_name(block: int, part: int) -> str:
 
 def _file_pieces(
     file: tuple[int, str], piece_bytes: int
-) -> Iterator[tuple[int, int, token_store.TextPiece]]:
-    """Cuts an input file: its number, and each piece's."""
+) -> Iterator[tuple[int, int, token_store.TextPiece | None]]:
+    """Cuts an input file: its number, and each piece's; at the end how many there are, and None."""
     number, path = file
+    piece = -1
     for piece, text in enumerate(token_store.text_pieces([path], piece_bytes)):
         yield number, piece, text
+    yield number, piece + 1, None
 
 
 def _tokenize_piece(
-    numbered: tuple[int, int, token_store.TextPiece], job: _Job
+    numbered: tuple[int, int, token_store.TextPiece | None], job: _Job
 ) -> tuple[int, int, int]:
-    """Writes a piece's tokens, and then the lengths of its sentences."""
+    """Writes a piece's tokens, and then the lengths of its sentences; returns how many tokens."""
     file, piece, text = numbered
+    if text is None:
+        return file, piece, _END
     name = _tokens_name(file, piece)
     lengths_path = job.path(f"{name}.lengths.npz")
     if FileSystems.exists(lengths_path):
@@ -335,8 +345,24 @@ def _part_shares(
         yield chunk, (part[0], pairs[row[chunk] : row[chunk + 1]].tobytes(), b"")
 
 
+def _send(
+    bundle: tuple[int, Iterable[bytes]], job: _Job, parts: Sequence[tuple[int, str]]
+) -> Iterator[tuple[int, tuple[int, bytes, bytes]]]:
+    """Sends each chunk what it needs of a bundle, or of the part that a negative number is for."""
+    number, received = bundle
+    if number < 0:
+        return _part_shares(parts[-1 - number], job)
+    return _fetch(number, received, job)
+
+
 def _part_fragments(part: tuple[int, str], job: _Job) -> Iterator[tuple[int, bytes]]:
-    """Sends each bundle of text the ranges of its tokens that the pairs of a part need."""
+    """Sends each bundle of text the ranges of its tokens that the pairs of a part need.
+
+    The part's own number, as -1 - part, is sent with nothing, and goes the same way. It could go
+    to the chunks at once, but Beam's direct runner (2.77) now and then takes what is flattened for
+    complete when the first of its inputs is.
+    """
+    yield -1 - part[0], b""
     pairs, row = _part_and_row(part, job)
     with _lock:
         bounds = _bundle_bounds(job)
@@ -374,11 +400,10 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _fetch(
-    bundle: tuple[int, Iterable[bytes]], job: _Job
+    number: int, parts: Iterable[bytes], job: _Job
 ) -> Iterator[tuple[int, tuple[int, bytes, bytes]]]:
     """Sends each chunk the tokens that it needs of a bundle."""
-    number, parts = bundle
-    pieces = _read_json(job.path("tokens.json"))
+    pieces = _pieces(job)
     pieces = pieces[number * BUNDLE_PIECES : (number + 1) * BUNDLE_PIECES]
     with _lock:
         first, dtype = _bundle_bounds(job)[number], _index(job).tokens.dtype
@@ -402,6 +427,8 @@ def _chunk_tokens(
     """
     received = list(received)
     shares = sorted((part, data) for part, data, _ in received if part != _TOKENS)
+    if not shares:
+        raise RuntimeError("a chunk got 0 of its pairs")
     parts = [np.frombuffer(data, instances.PAIR_DTYPE) for _, data in shares]
     pairs = np.concatenate(parts)
     before = np.zeros(shares[-1][0] + 1, np.int64)  # pairs of earlier parts
@@ -425,17 +452,19 @@ def _chunk_tokens(
 
 
 def _write_chunk(
-    chunk: tuple[int, Iterable[tuple[int, bytes, bytes]]], job: _Job, first_chunks: tuple[int, ...]
+    chunk: tuple[int, Iterable[tuple[int, bytes, bytes]]], job: _Job, file_chunks: Sequence[range]
 ) -> tuple[int, int]:
     """Writes the records of a chunk; returns the number of its output file, and its own."""
     number, received = chunk
-    file = bisect.bisect_right(first_chunks, number) - 1
+    file = next(file for file, chunks in enumerate(file_chunks) if number in chunks)
     path = job.path(f"chunk-{number:07d}")
     if FileSystems.exists(path):
         return file, number
     with _lock:
         dtype, vocabulary = _index(job).tokens.dtype, _vocabulary(job)
     tokens, pairs = _chunk_tokens(received, dtype)
+    if len(pairs) != (size := _read_json(job.path("sizes.json"))[number]):
+        raise RuntimeError(f"a chunk got {len(pairs)} of its {size} pairs")
     buffer = io.BytesIO()
     with contextlib.ExitStack() as stack:
         stream: Any = buffer
@@ -458,13 +487,18 @@ def _write_chunk(
     return file, number
 
 
-def _join_file(file: tuple[int, Iterable[int]], job: _Job) -> tuple[int, int]:
+def _join_file(
+    file: tuple[int, Iterable[int]], job: _Job, file_chunks: Sequence[range]
+) -> tuple[int, int]:
     """Joins the chunks of an output file; returns its number and size in bytes."""
-    number, chunks = file
+    number, found = file
+    chunks = sorted(set(found))
+    if chunks != list(file_chunks[number]):
+        raise RuntimeError(f"a file got {len(chunks)} of its {len(file_chunks[number])} chunks")
     statistics, size = local.Statistics(), 0
     path = job.path(f"output-{number:05d}")
     with _written(path) as output:
-        for chunk in sorted(set(chunks) - {_NO_CHUNK}):
+        for chunk in chunks:
             data = _read(job.path(f"chunk-{chunk:07d}"))
             output.write(data)
             size += len(data)
@@ -475,9 +509,6 @@ def _join_file(file: tuple[int, Iterable[int]], job: _Job) -> tuple[int, int]:
         statistics.write(buffer)
         stream.write(buffer.getvalue())
     return number, size
-
-
-_NO_CHUNK = -1  # so that an output file without records is made too
 
 
 def _write_results(results: list[Any], path: str) -> None:
@@ -493,15 +524,25 @@ def _failing_with_workers() -> Iterator[None]:
     """Ends a job of the direct runner when one of its processes is killed; it would wait for ever.
 
     Raises:
-      RuntimeError: a worker's thread of the runner said that it failed.
+      RuntimeError: a thread of the runner failed, which has one for each process.
     """
     said: list[str] = []
     before = threading.excepthook
 
+    def give_up() -> None:
+        # The runner may also wait for ever where it tidies up. All that is whole has its name.
+        print(f"create_pretraining_data: a job failed: {said[0]}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    ending = threading.Timer(_TIDYING_SECONDS, give_up)
+    ending.daemon = True
+
     def stop(arguments: Any) -> None:
         if not said:  # once: the workers that are left fail next
             said.append(str(arguments.exc_value) or arguments.exc_type.__name__)
-            _thread.interrupt_main()
+            ending.start()
+            # A real signal: the main thread may wait where nothing else wakes it.
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     threading.excepthook = stop
     try:
@@ -511,6 +552,7 @@ def _failing_with_workers() -> Iterator[None]:
             raise
         raise RuntimeError(said[0]) from None
     finally:
+        ending.cancel()
         threading.excepthook = before
 
 
@@ -520,8 +562,14 @@ def _stage(
     arguments: Sequence[str],
     show: bool,
     build: Callable[[beam.Pipeline], beam.PCollection],
+    num_results: int | None = None,
 ) -> list[Any]:
-    """Runs a job, unless an earlier run did, and returns its elements in order."""
+    """Runs a job, unless an earlier run did, and returns its elements in order.
+
+    Raises:
+      ValueError: a worker found bad input.
+      RuntimeError: the job failed, or lost a result.
+    """
     path = job.path(f"{name}.json")
     if not FileSystems.exists(path):
         begin = time.monotonic()
@@ -540,7 +588,11 @@ def _stage(
         if show:
             seconds = time.monotonic() - begin
             print(f"{name}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
-    return _read_json(path)
+    results = _read_json(path)
+    if num_results is not None and len(results) != num_results:
+        FileSystems.delete([path])
+        raise RuntimeError(f"the job of {name} lost {num_results - len(results)} of its results")
+    return results
 
 
 def _write_index(job: _Job, pieces: Sequence[tuple[int, int, int]]) -> dict[str, int]:
@@ -596,6 +648,13 @@ def _make_records(job: _Job, arguments: Sequence[str], show: bool) -> dict[str, 
             | "tokenize" >> beam.Map(_tokenize_piece, job)
         ),
     )
+    ends = {file: piece for file, piece, tokens in pieces if tokens == _END}
+    pieces = [numbered for numbered in pieces if numbered[2] != _END]
+    if [(file, piece) for file, piece, _ in pieces] != [
+        (file, piece) for file, _ in files for piece in range(ends.get(file, 1))
+    ]:
+        FileSystems.delete([job.path("tokens.json")])
+        raise RuntimeError("the job of tokens lost some of its results")
     counts = _write_index(job, pieces)
     local.warn_about_corpus(options, counts)
 
@@ -612,6 +671,7 @@ def _make_records(job: _Job, arguments: Sequence[str], show: bool) -> dict[str, 
             | "spread blocks" >> beam.Reshuffle()
             | "draw" >> beam.Map(_draw_block, job)
         ),
+        len(blocks),
     )
     parts = [
         (_pairs_name(block, part), pairs)
@@ -619,42 +679,38 @@ def _make_records(job: _Job, arguments: Sequence[str], show: bool) -> dict[str, 
         for part, pairs in enumerate(of_block)
     ]
     sizes, file_chunks = local.chunk_sizes(options, sum(pairs for _, pairs in parts))
+    _write_json(job.path("sizes.json"), sizes)
     rows = local.deal_pairs(options, [pairs for _, pairs in parts], sizes)
     for number, row in enumerate(rows):
         with _written(job.path(f"plan-{number:06d}")) as stream:
             stream.write(row.astype("<i8").tobytes())
 
     numbered = [(number, name) for number, (name, _) in enumerate(parts)]
-    outputs = [(file, _NO_CHUNK) for file in range(len(options.output_files))]
-    first_chunks = tuple(chunks.start for chunks in file_chunks)
 
-    def make_records(pipeline: beam.Pipeline) -> beam.PCollection:
-        every_part = (
-            pipeline | "parts" >> beam.Create(numbered) | "spread parts" >> beam.Reshuffle()
-        )
-        tokens = (
-            every_part
+    joined = _stage(
+        job,
+        "records",
+        arguments,
+        show,
+        lambda pipeline: (
+            pipeline
+            | "parts" >> beam.Create(numbered)
+            | "spread parts" >> beam.Reshuffle()
             | "ranges" >> beam.FlatMap(_part_fragments, job)
             | "to bundles" >> beam.GroupByKey()
-            | "fetch" >> beam.FlatMap(_fetch, job)
-        )
-        shares = every_part | "shares" >> beam.FlatMap(_part_shares, job)
-        chunks = (
-            (tokens, shares)
-            | "tokens and shares" >> beam.Flatten()
+            | "send" >> beam.FlatMap(_send, job, numbered)
             | "to chunks" >> beam.GroupByKey()
-            | "records" >> beam.Map(_write_chunk, job, first_chunks)
-        )
-        return (
-            (chunks, pipeline | "outputs" >> beam.Create(outputs))
-            | "chunks and outputs" >> beam.Flatten()
+            | "records" >> beam.Map(_write_chunk, job, file_chunks)
             | "to outputs" >> beam.GroupByKey()
-            | "join" >> beam.Map(_join_file, job)
-        )
-
-    joined = _stage(job, "records", arguments, show, make_records)
+            | "join" >> beam.Map(_join_file, job, file_chunks)
+        ),
+        sum(map(bool, file_chunks)),
+    )
+    for file, chunks in enumerate(file_chunks):
+        if not chunks:  # there are more files than records
+            joined.append(list(_join_file((file, ()), job, file_chunks)))
     statistics = local.Statistics()
     for file, _ in joined:
         found = _read(job.path(f"output-{file:05d}.npz"))
         statistics.merge(local.Statistics.load(io.BytesIO(found)))
-    return local.make_manifest(options, counts, statistics, [size for _, size in joined])
+    return local.make_manifest(options, counts, statistics, [size for _, size in sorted(joined)])

@@ -215,6 +215,40 @@ def test_a_failed_job_leaves_no_output_and_is_continued(tmp_path, small_steps, m
     assert files_of(tmp_path / "b") == files_of(tmp_path / "a")
 
 
+LOST = {
+    "_file_pieces": "the job of tokens lost some of its results",
+    "_part_shares": "a chunk got .* of its .*pairs",
+    "_fetch": "a chunk got .* of its .* tokens",
+}
+
+
+@pytest.mark.parametrize(
+    "step", ["_fetch", *(pytest.param(x, marks=pytest.mark.slow) for x in LOST if x != "_fetch")]
+)
+def test_what_a_runner_loses_is_missed(tmp_path, small_steps, monkeypatch, step):
+    """The last element that a step gives goes nowhere."""
+    function = getattr(beam_pipeline, step)
+    monkeypatch.setattr(beam_pipeline, step, lambda *given: iter(list(function(*given))[:-1]))
+    options = options_of(tmp_path / "out", dupe_factor=1)
+    with pytest.raises(RuntimeError, match=f"{LOST[step]}"):
+        beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
+    assert [path.name[:7] for path in (tmp_path / "out").iterdir()] == ["0.work-"]
+
+
+def test_more_files_than_records(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"a b c.\nd e f.\n\nthe a\nof to\n")
+    options = options_of(
+        tmp_path / "out",
+        input_files=(str(text),),
+        output_files=tuple(f"{tmp_path}/out/{i}" for i in range(17)),
+    )
+    manifest = beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
+    counts = [records.scan_records(path) for path in options.output_files]
+    assert counts == manifest["file_instances"] and counts[0] == 1 and counts[-1] == 0
+    assert manifest["file_bytes"] == [os.path.getsize(path) for path in options.output_files]
+
+
 def _arguments(line):
     values = flags.FlagValues()
     script.define_flags(values)
@@ -330,9 +364,12 @@ def test_a_killed_process_leaves_no_output_and_the_run_is_continued(tmp_path, lo
         time.sleep(0.05)
     if victim == "worker":
         os.kill(workers[0], signal.SIGKILL)
-        assert process.wait(timeout=100) == 1
-        last = log.read_text().splitlines()[-1]
-        assert "the job of records failed: Worker subprocess exited with return code 137" in last
+        try:
+            assert process.wait(timeout=100) == 1
+        finally:
+            process.kill()
+            process.wait()
+        assert "failed: Worker subprocess exited with return code 137" in log.read_text()
     else:
         process.kill()
         process.wait()
