@@ -12,25 +12,30 @@ that what else the machine does meets all alike:
 - TFLite: our model.tflite that takes strings, in float32, float16 and int8.
 
 Wall time and the process's CPU time (of all its threads) of each call are noted; the table shows
-medians. What is not installed is left out. --threads holds for each of them; run it again for
-another number, since TensorFlow takes it once.
+medians, and how many times faster than transformers each is by either. What is not installed is
+left out. --threads holds for each of them; run it again for another number, since TensorFlow takes
+it once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
 import pathlib
+import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np  # noqa: E402
-from absl import flags  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
 
 MAX_SEQ_LENGTH = 128
 REFERENCE = "transformers"
@@ -64,6 +69,7 @@ class Contender:
 
 def _saved_model(folder: pathlib.Path) -> Encode:
     import tensorflow as tf
+    import tensorflow_text  # noqa: F401
 
     answer = tf.saved_model.load(os.fspath(folder / "saved_model/1")).signatures["serving_default"]
     return lambda texts: answer(text=tf.constant(texts))["mean"].numpy()
@@ -202,3 +208,107 @@ def summary(times: Sequence[tuple[float, float]], texts: int) -> dict[str, float
         "texts_per_cpu_second": float(1e3 * texts / np.median(cpu)),
         "calls": len(times),
     }
+
+
+def run(values: flags.FlagValues, folder: pathlib.Path) -> dict[str, Any]:
+    """Measure everything; returns the figures."""
+    import tensorflow as tf
+
+    from bert_tf.tokenization import load_vocab
+
+    tf.config.threading.set_intra_op_parallelism_threads(values.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    export(values.model_dir, folder)
+    encoders = {}
+    for name, contender in CONTENDERS.items():
+        if not importlib.util.find_spec(contender.needs):
+            print(f"{name}: {contender.needs} is not installed")
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            encoders[name] = contender.make(folder)
+    vocab = load_vocab(pathlib.Path(values.model_dir) / "vocab.txt")
+    results: dict[str, Any] = {"threads": values.threads, "cases": []}
+    for batch_size in (1, 8):
+        for length in (32, 128):
+            texts = make_texts(vocab, batch_size, length)
+            differences = compare({name: encode(texts) for name, encode in encoders.items()})
+            times: dict[str, list[tuple[float, float]]] = {name: [] for name in encoders}
+            calls = max(2, values.calls // (batch_size * length // 32))
+            for number in range(values.rounds):
+                order = list(encoders)
+                for name in order if number % 2 else order[::-1]:
+                    times[name] += measure(encoders[name], texts, calls)
+            figures = {name: summary(found, batch_size) for name, found in times.items()}
+            for name, row in figures.items():
+                row["difference"] = differences.get(name, 0.0)
+                if REFERENCE in figures:
+                    for unit in ("wall_ms", "cpu_ms"):
+                        row[f"times_faster_{unit[:-3]}"] = figures[REFERENCE][unit] / row[unit]
+            results["cases"].append(
+                {"batch_size": batch_size, "length": length, "figures": figures}
+            )
+            show(results["cases"][-1])
+    return results
+
+
+def compare(vectors: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return how far vectors are from transformers', at worst, against their length.
+
+    Raises:
+        SystemExit: one is too far: then its time would say nothing.
+    """
+    if REFERENCE not in vectors:
+        return {}
+    expected = vectors[REFERENCE]
+    found = {}
+    for name, value in vectors.items():
+        distance = np.linalg.norm(value - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        found[name] = float(np.max(distance))
+        if not found[name] <= CONTENDERS[name].tolerance:
+            raise SystemExit(f"benchmark_serving: {name} differs by {found[name]:.2g}")
+    return found
+
+
+def show(case: dict[str, Any]) -> None:
+    """Print the table of one case."""
+    print(f"\nbatch {case['batch_size']}, {case['length']} pieces")
+    columns = ("ms", "p90", "CPU ms", "texts/s", "faster", "CPU", "differs")
+    print(f"{'':16}" + "".join(f"{column:>9}" for column in columns))
+    for name, row in case["figures"].items():
+        print(
+            f"{name:16}{row['wall_ms']:9.1f}{row['wall_ms_p90']:9.1f}{row['cpu_ms']:9.1f}"
+            f"{row['texts_per_second']:9.1f}{row.get('times_faster_wall', np.nan):9.2f}"
+            f"{row.get('times_faster_cpu', np.nan):9.2f}{row['difference']:9.1e}",
+            flush=True,
+        )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the script."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    values = flags.FLAGS
+    if not values["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every renamed input.
+    os.environ["OMP_NUM_THREADS"] = str(values.threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(values.export_dir or temporary)
+        results = run(values, folder)
+    if values.output_file:
+        text = json.dumps(results, indent=2) + "\n"
+        pathlib.Path(values.output_file).write_text(text, encoding="utf-8")
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("model_dir", None, "Model in transformers' files, uncased.", required=True)
+    flags.DEFINE_integer("threads", 1, "Threads of each contender.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "Turns of each contender.", lower_bound=1)
+    flags.DEFINE_integer("calls", 30, "Calls in a turn, of one text of 32 pieces.", lower_bound=1)
+    flags.DEFINE_string("export_dir", None, "Where exported files are kept; nowhere by default.")
+    flags.DEFINE_string("output_file", None, "JSON file for the figures.")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main)
