@@ -13,7 +13,6 @@ import contextvars
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
