@@ -359,8 +359,8 @@ def _part_fragments(part: tuple[int, str], job: _Job) -> Iterator[tuple[int, byt
     """Sends each bundle of text the ranges of its tokens that the pairs of a part need.
 
     The part's own number, as -1 - part, is sent with nothing, and goes the same way. It could go
-    to the chunks at once, but Beam's direct runner (2.77) now and then takes what is flattened for
-    complete when the first of its inputs is.
+    to the chunks at once, but Beam's direct runner (2.77) has lost tokens of chunks to which two
+    collections were flattened.
     """
     yield -1 - part[0], b""
     pairs, row = _part_and_row(part, job)
