@@ -33,6 +33,8 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nobody's threads shall wait busily while another has its turn, or where the cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
@@ -110,7 +112,7 @@ def _onnxruntime(folder: pathlib.Path) -> Encode:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = flags.FLAGS.threads
     options.inter_op_num_threads = 1
-    # Threads that wait busily would take the cores from whoever is next.
+    # As OMP_WAIT_POLICY above.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
         os.fspath(folder / "onnx/1/model.onnx"), options, providers=["CPUExecutionProvider"]

@@ -16,6 +16,7 @@ from bert_tf.preprocessing import TextToIds
 from bert_tf.served_checkpoints import SERVED
 from bert_tf.span_decoding import WindowRule
 from bert_tf.tokenization import load_vocab
+from experiments import benchmark_serving
 from tests import synthetic_records as synthetic
 
 WORDS = (
@@ -214,3 +215,21 @@ class TestOnnx:
         with pytest.raises(RuntimeError, match="float32 changes outputs by nan"):
             export_onnx(served_model("regression"), tmp_path)
         assert not list(tmp_path.iterdir())
+
+
+def test_what_the_benchmark_compares():
+    words = {word.lower().strip(",.") for word in benchmark_serving.PASSAGE} - {"grain"}
+    vocab = {
+        word: i for i, word in enumerate([*WORDS[:5], *sorted(words), ",", ".", "gra", "##in"])
+    }
+    for batch_size, length in ((1, 32), (8, 128)):
+        texts = benchmark_serving.make_texts(vocab, batch_size, length)
+        mask = TextToIds.from_vocab(vocab, max_seq_length=length + 5).pack(texts)["input_mask"]
+        assert tf.reduce_sum(mask, 1).numpy().tolist() == [length] * batch_size
+        assert len(set(texts)) == batch_size
+    theirs = np.array([[3.0, 4.0]])
+    vectors = {"transformers": theirs, "SavedModel": theirs, "TFLite int8": theirs + [[0.5, 0]]}
+    found = benchmark_serving.compare(vectors)
+    assert found == {"transformers": 0.0, "SavedModel": 0.0, "TFLite int8": 0.1}
+    with pytest.raises(SystemExit, match="SavedModel differs by 0.1"):
+        benchmark_serving.compare({"transformers": theirs, "SavedModel": theirs + [[0.5, 0]]})
