@@ -39,6 +39,7 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_list("model_sizes", ["base", "large"], "Keys of bert_tf.SIZES.")
 flags.DEFINE_list("lengths", ["128", "512"], "Word pieces in a sequence.")
+flags.DEFINE_integer("vocab_size", 30522, "Word pieces in the vocabulary.")
 flags.DEFINE_integer("tokens_per_batch", 32768, "A batch has this many over the length sequences.")
 flags.DEFINE_float("predictions_fraction", 0.15, "Masked positions of a sequence.")
 flags.DEFINE_float("attention_dropout", 0.1, "Dropout of attention probabilities; the paper's.")
@@ -56,18 +57,18 @@ flags.DEFINE_string("job", None, "Run this one in this process and print its fig
 _SMALL = {
     "model_sizes": ["tiny"],
     "lengths": ["32"],
-    "tokens_per_batch": 256,
+    "vocab_size": 997,
+    "tokens_per_batch": 64,
     "num_steps": 2,
     "num_measurements": 3,
     "num_warmup_steps": 2,
     "matrix_size": 256,
 }
-_VOCAB_SIZE = 30522
 
 
 def make_config(size: str) -> BertConfig:
     """Return the configuration of a size, with the dropout that the flags say."""
-    config = BertConfig.from_size(size, vocab_size=_VOCAB_SIZE).to_dict()
+    config = BertConfig.from_size(size, vocab_size=FLAGS.vocab_size).to_dict()
     return BertConfig.from_dict({**config, "attention_probs_dropout_prob": FLAGS.attention_dropout})
 
 
@@ -77,11 +78,11 @@ def make_batch(length: int) -> dict[str, np.ndarray]:
     size, predictions = FLAGS.tokens_per_batch // length, num_predictions(length)
     positions = [rng.permutation(length)[:predictions] for _ in range(size)]
     batch = {
-        "input_ids": rng.integers(0, _VOCAB_SIZE, (size, length)),
+        "input_ids": rng.integers(0, FLAGS.vocab_size, (size, length)),
         "input_mask": np.ones((size, length)),
         "segment_ids": np.broadcast_to(np.arange(length) >= length // 2, (size, length)),
         "masked_lm_positions": np.sort(np.stack(positions)),
-        "masked_lm_ids": rng.integers(0, _VOCAB_SIZE, (size, predictions)),
+        "masked_lm_ids": rng.integers(0, FLAGS.vocab_size, (size, predictions)),
         "next_sentence_labels": rng.integers(0, 2, (size, 1)),
     }
     return {name: value.astype(np.int32) for name, value in batch.items()}
