@@ -45,15 +45,9 @@ TEXTS = ["The café is empty.", "", "items, (a list) of [MASK] unknown", "the li
 OTHERS = ["is it?", "return the list " * 9, "", "of items " * 9]
 
 
-@pytest.fixture(scope="module")
-def text_to_ids():
-    return made_text_to_ids()
-
-
-def made_text_to_ids(**options):
-    return TextToIds.from_vocab(
-        {word: i for i, word in enumerate(WORDS)}, max_seq_length=LENGTH, **options
-    )
+def made_text_to_ids(length=LENGTH, **options):
+    vocab = {word: i for i, word in enumerate(WORDS)}
+    return TextToIds.from_vocab(vocab, max_seq_length=length, **options)
 
 
 def served_model(task, **given):
@@ -68,7 +62,9 @@ def arrays_of(inputs):
     return {name: value.numpy() for name, value in inputs.items()}
 
 
-def test_the_tokenizer_of_tflite(text_to_ids):
+@pytest.mark.parametrize("length", [LENGTH, LENGTH - 1])  # room for two: even, and odd
+def test_the_tokenizer_of_tflite(length):
+    text_to_ids = made_text_to_ids(length)
     lite = LiteTextToIds(text_to_ids)
     texts = [*TEXTS, "caf\u00e9s don't ask", "中文 list", "x" * 201]
     for columns in ((texts,), (texts[:4], OTHERS), (texts[:1], OTHERS[:1]), (OTHERS, texts[:4])):
