@@ -837,6 +837,7 @@ def test_a_preset_whose_configuration_does_not_fit_its_weights_is_refused(layers
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_compiled_and_trained_model_is_read_without_its_optimizer(tmp_path):
     model = HEADS["classification"].make(synthetic.small_config(), 3)
     model.compile("adam", "mse", jit_compile=False)

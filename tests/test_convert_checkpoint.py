@@ -169,6 +169,7 @@ def test_targets_that_would_lose_something_are_refused(classifier, tmp_path):
     assert (tmp_path / "full" / "thesis.txt").read_text() == "the only copy"
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_status_1(tmp_path):
     def run(*arguments):
         return subprocess.run(  # noqa: S603

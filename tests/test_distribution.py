@@ -64,6 +64,7 @@ def test_two_replicas_and_accumulation_and_a_restart_on_one(records_file, expect
     assert_close(runs.result_of(trainer, case, records_file), expected)
 
 
+@pytest.mark.slow
 def test_two_workers(records_file, expected, tmp_path):
     case = Case(evaluate=False)
     outputs = runs.finish(runs.start("multi_worker_mirrored", records_file, tmp_path, [case]))

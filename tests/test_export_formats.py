@@ -77,6 +77,7 @@ def test_the_tokenizer_of_tflite(length):
         assert int(tf.reduce_sum(text_to_ids.pack([text])["input_mask"])) == pieces + 2
 
 
+@pytest.mark.slow
 def test_strings_in_an_answer_out(tmp_path):
     served = served_model("classification")
     folder = export_tflite(served, tmp_path / "lite", description="made for a test")

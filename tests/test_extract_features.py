@@ -287,6 +287,7 @@ def test_bad_lines(extract, tmp_path, content, message):
     assert [p.name for p in tmp_path.iterdir()] == ["lines.txt"]
 
 
+@pytest.mark.slow
 def test_the_command(model_dir, tmp_path):
     def run(*arguments):
         return subprocess.run(

@@ -223,7 +223,7 @@ def accuracy(tasks, kind, model, arrays):
         # tests/test_run_classifier.py trains these two, too.
         *(
             pytest.param(
-                k, None, marks=pytest.mark.slow if k in ("regression", "multi_label") else []
+                k, None, marks=pytest.mark.slow if k not in ("classification", "span") else []
             )
             for k in KINDS
         ),
@@ -358,6 +358,7 @@ def test_frozen_weights_stay_to_the_bit_and_have_no_slots(all_kinds, tmp_path):
     assert set(frozen) < set(names)
 
 
+@pytest.mark.slow
 def test_a_run_with_frozen_weights_continues_to_the_bit(all_kinds, tmp_path):
     tasks, _ = all_kinds["classification"]
 

@@ -371,6 +371,7 @@ for again in (False, True):
 """
 
 
+@pytest.mark.slow
 def test_prepared_tfds_folders_give_the_official_examples(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", _TFDS, str(tmp_path), str(golden.TINY_VOCAB)],

@@ -345,6 +345,7 @@ def test_fit_and_evaluate_count_padding_out(golden, batch):
 
 
 @saves
+@pytest.mark.slow
 def test_keras_file_goes_on_as_if_never_saved(batch, tmp_path):
     model = compiled(SHALLOW, jit_compile=False)
     train(model, batch, 3)

@@ -353,6 +353,7 @@ def test_errors(tmp_path):
         text_to_ids.pack(tf.constant(["a"]), tf.constant([1]))
 
 
+@pytest.mark.slow
 def test_saved_model_carries_its_vocabulary(tmp_path):
     vocab_file = tmp_path / "vocab.txt"
     vocab_file.write_bytes(TINY_VOCAB.read_bytes())

@@ -458,7 +458,9 @@ def test_what_is_frozen_stays_and_the_rest_learns(model_dir, tables, tmp_path, g
         assert same == any(pattern in weight.path for pattern in patterns), weight.path
 
 
-@pytest.mark.parametrize("kind", ["regression", "multi_label"])
+@pytest.mark.parametrize(
+    "kind", ["regression", pytest.param("multi_label", marks=pytest.mark.slow)]
+)
 def test_numbers_and_several_labels(model_dir, tmp_path, kind):
     rows = []
     for text, label in sentences(61, 7):

@@ -374,7 +374,10 @@ def test_damaged_records_are_left_out_counted_and_named(
     names = {"input_file": f"{damaged},{data}/train-1*", "skip_corrupt_records": True}
     values(["run_pretraining.py", *arguments(data, tmp_path / "out", **names)])
     plan = run_pretraining.make_plan()
-    assert plan.train_files == [str(damaged), f"{data}/train-1.tfrecord.gz"]  # as in config.json
+    assert plan.phases[0].files == [
+        str(damaged),
+        f"{data}/train-1.tfrecord.gz",
+    ]  # as in config.json
     assert plan.train_counts == [101 - 7, 53]
     read = plan.sound_files
     assert read[plan.train_files[1]] == plan.train_files[1]

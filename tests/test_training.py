@@ -158,7 +158,7 @@ def test_fit_gives_the_same_losses(records_file, tmp_path):
     "settings",
     [
         pytest.param({}, id="float32"),
-        pytest.param({"precision": "mixed_float16"}, id="mixed_float16"),
+        pytest.param({"precision": "mixed_float16"}, id="mixed_float16", marks=pytest.mark.slow),
         pytest.param({"precision": "mixed_bfloat16"}, id="mixed_bfloat16", marks=pytest.mark.slow),
         pytest.param({"jit_compile": True}, id="xla", marks=pytest.mark.slow),
     ],
