@@ -220,7 +220,7 @@ def accuracy(tasks, kind, model, arrays):
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [
-        # tests/test_run_classifier.py trains these two, too.
+        # The scripts' tests train the others, too.
         *(
             pytest.param(
                 k, None, marks=pytest.mark.slow if k not in ("classification", "span") else []

@@ -374,16 +374,14 @@ def test_damaged_records_are_left_out_counted_and_named(
     names = {"input_file": f"{damaged},{data}/train-1*", "skip_corrupt_records": True}
     values(["run_pretraining.py", *arguments(data, tmp_path / "out", **names)])
     plan = run_pretraining.make_plan()
-    assert plan.phases[0].files == [
-        str(damaged),
-        f"{data}/train-1.tfrecord.gz",
-    ]  # as in config.json
-    assert plan.train_counts == [101 - 7, 53]
+    (phase,) = plan.phases
+    assert phase.files == [str(damaged), f"{data}/train-1.tfrecord.gz"]  # as in config.json
+    assert phase.counts == [101 - 7, 53]
     read = plan.sound_files
-    assert read[plan.train_files[1]] == plan.train_files[1]
+    assert read[phase.files[1]] == phase.files[1]
     assert records.scan_records(read[str(damaged)]) == 101 - 7
     assert f"left out: {message}" in caplog.text and "and 2 more" in caplog.text
     assert "7 damaged records or stretches left out, 184 records sound" in caplog.text
-    train, _ = run_pretraining._datasets(plan)
-    (inputs, _, _) = next(train(0).as_numpy_iterator())
+    dataset = run_pretraining._training_dataset(plan, phase, 0)
+    (inputs, _, _) = next(dataset.as_numpy_iterator())
     assert inputs["input_ids"].shape == (13, LENGTH)
