@@ -132,9 +132,9 @@ def export_onnx(
         OSError: the folder cannot be written.
     """
     try:
-        import onnx
-        import onnxruntime
-        import tf2onnx
+        import onnx  # pyright: ignore[reportMissingImports]
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+        import tf2onnx  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(f"format: onnx needs pip install 'bert-tf[onnx]' ({error})") from error
     with new_version(path, version) as (folder, target):
