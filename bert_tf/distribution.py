@@ -197,18 +197,31 @@ def value_of_chief(strategy: tf.distribute.Strategy | None, value: int) -> int:
     if strategy is None or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return value
     replicas_of_chief = strategy.num_replicas_in_sync // _num_workers(strategy)
-    given = value if is_chief(strategy) else 0
+    total = _sum_over_workers(strategy)(tf.constant(value if is_chief(strategy) else 0, tf.int64))
+    return int(total.numpy()) // replicas_of_chief
+
+
+def any_worker(strategy: tf.distribute.Strategy | None, value: bool) -> bool:
+    """Return whether any worker gives True; every worker must call this, and waits for all."""
+    if strategy is None or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return value
+    return bool(_sum_over_workers(strategy)(tf.constant(value, tf.int64)).numpy())
+
+
+@functools.cache
+def _sum_over_workers(strategy: tf.distribute.Strategy) -> Any:
+    """Return the function that sums an int64 scalar over all replicas."""
 
     @tf.function
-    def total() -> Any:
+    def total(value: Any) -> Any:
         def gather():
             context = tf.distribute.get_replica_context()
             assert context is not None  # noqa: S101
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(given, tf.int64))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
         return strategy.experimental_local_results(strategy.run(gather))[0]
 
-    return int(total().numpy()) // replicas_of_chief
+    return total
 
 
 def _num_workers(strategy: tf.distribute.Strategy) -> int:

@@ -144,15 +144,16 @@ class BiLstm(ConfiguredLayer):
 def _encode(config: BertConfig, inputs: dict, output: str, recompute, dtype):
     """Return "pooled_output" or "sequence_output" of a Bert, or of a BiLSTM over one."""
     pooled = output == "pooled_output"
+    has_lstm = getattr(config, "bilstm", False)  # what is no BertConfig is refused by Bert
     bert = Bert(
         config,
-        train_pooler=pooled and not config.bilstm,
+        train_pooler=pooled and not has_lstm,
         recompute=recompute,
         name="bert",
         dtype=dtype,
     )
     encoded = bert(inputs)
-    if not config.bilstm:
+    if not has_lstm:
         return encoded[output]
     lstm = BiLstm(config, return_sequences=not pooled, name="bilstm", dtype=dtype)
     return lstm(encoded["sequence_output"], inputs["input_mask"])

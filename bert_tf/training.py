@@ -183,6 +183,10 @@ class NonFiniteLossError(FloatingPointError):
     """The loss became infinite or not a number."""
 
 
+class StoppedError(RuntimeError):
+    """Training was asked to stop, and has saved its state."""
+
+
 class Trainer:
     """Trains a model step by step, with logs, checkpoints and an exact continuation.
 
@@ -542,6 +546,7 @@ class Trainer:
         eval_every_steps: int | None = None,
         evaluate: Callable[[], Mapping[str, float]] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        interrupted: Callable[[], bool] | None = None,
     ) -> dict[str, float]:
         """Trains until `num_train_steps` steps have been taken in all.
 
@@ -554,12 +559,16 @@ class Trainer:
             evaluate: what to call then; its figures are logged with the prefix "eval_".
             should_stop: asked after each such evaluation; True ends the training there, with a
                 checkpoint.
+            interrupted: asked after each call of the graph, on each host: where any says True,
+                the machine is needed otherwise. Training saves its state and raises StoppedError;
+                it goes on from there as if it had never been stopped.
 
         Returns:
             The last log line; empty where there was nothing to do.
 
         Raises:
             NonFiniteLossError: the loss became infinite or not a number.
+            StoppedError: see `interrupted`.
         """
         step = self.step
         last: dict[str, float] = {}
@@ -586,11 +595,19 @@ class Trainer:
                     is_last = should_stop is not None and should_stop()
                 # Last, so that a checkpoint never stands before a log line of its own step.
                 every = self.save_checkpoints_steps
-                if every and (step % every == 0 or is_last):
+                stops = interrupted is not None and distribution.any_worker(
+                    self.strategy, interrupted()
+                )
+                if (every and (step % every == 0 or is_last)) or (stops and not is_last):
                     with log.paused():
                         self.save()
                 if is_last:
                     break
+                if stops:
+                    raise StoppedError(
+                        f"stopped by a signal after step {step}, whose state is saved in "
+                        f"{self.output_dir}; the same command goes on from there"
+                    )
         except NonFiniteLossError as error:
             raise self._with_batch(error, make_dataset) from None
         finally:

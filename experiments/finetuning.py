@@ -26,6 +26,7 @@ from typing import Any
 from absl import flags, logging
 
 from bert_tf.tasks import TRAINED_TASK_NAME, TrainedTask, read_trained_task
+from experiments import preemption
 from experiments.devices import (
     check_batch_sizes,
     check_device_flags,
@@ -686,6 +687,7 @@ class _Training:
                 eval_every_steps=self.eval_every if job.evaluate else None,
                 evaluate=self._evaluate if job.evaluate else None,
                 should_stop=self._should_stop,
+                interrupted=preemption.is_asked,
             )
             if job.evaluate and not self._was_evaluated():
                 with self.trainer.averaged_weights():
@@ -988,9 +990,13 @@ def exit_on_error(
         run: its work.
         values: its flags; None for the process' own.
     """
+    preemption.listen()
     try:
         run()
     except Exception as error:
+        if type(error).__name__ == "StoppedError":  # of bert_tf.training, which loads TensorFlow
+            print(f"{name}: {error}", file=sys.stderr)
+            return preemption.STATUS
         if logging.level_debug():
             raise
         if isinstance(error, ValueError | OSError | RuntimeError):

@@ -28,7 +28,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments import memory
+from experiments import memory, preemption
 from experiments.devices import (
     NAMES,
     check_batch_sizes,
@@ -596,6 +596,7 @@ def _train(plan: Plan, trainer: Any) -> dict[str, float]:
                 sequences_per_batch=phase.batch_size,
                 eval_every_steps=FLAGS.eval_every_steps or None,
                 evaluate=lambda: trainer.evaluate(_evaluation_dataset(plan)),
+                interrupted=preemption.is_asked,
             )
             or last
         )
@@ -814,7 +815,7 @@ def find_batch_size(multiple: int) -> None:
 
 def main(_) -> int:
     """Runs the script; bad input gives one line and exit status 1."""
-    from bert_tf.training import NonFiniteLossError
+    from bert_tf.training import NonFiniteLossError, StoppedError
 
     logging.set_verbosity(max(logging.INFO, logging.get_verbosity()))
     try:
@@ -831,8 +832,12 @@ def main(_) -> int:
             raise
         print(f"run_pretraining.py: error: {error}", file=sys.stderr)
         return 1
+    preemption.listen()
     try:
         run(plan, strategy)
+    except StoppedError as error:
+        print(f"run_pretraining.py: {error}", file=sys.stderr)
+        return preemption.STATUS
     except (InputError, NonFiniteLossError) as error:
         print(f"run_pretraining.py: error: {error}", file=sys.stderr)
         return 1

@@ -18,7 +18,7 @@ from absl import flags
 from bert_tf import records, training
 from bert_tf.tensor_bundle import read_tensors
 from bert_tf.tensor_files import checkpoint_steps
-from experiments import run_pretraining
+from experiments import preemption, run_pretraining
 from tests import synthetic_records as synthetic
 from tests.synthetic_records import LENGTH, PREDICTIONS, VOCAB_SIZE
 
@@ -158,6 +158,26 @@ def test_killed_runs_continue_to_the_bit(data, whole, tmp_path):
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
     for name in ("eval_results.txt", "bert_model.ckpt.data-00000-of-00001"):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_end_saves_its_state_and_says_so(data, whole, tmp_path):
+    folder = tmp_path / "run"
+    process = start(data, folder, eval_every_steps=20, save_checkpoints_steps=1000)
+    while process.poll() is None:
+        path = folder / "metrics.jsonl"
+        if path.exists() and len(path.read_text().splitlines()) > 2:
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == preemption.STATUS, output
+    (step,) = checkpoint_steps(folder)
+    assert f"stopped by a signal after step {step}, whose state is saved" in output
+    finish(start(data, folder, eval_every_steps=20))
+    assert log_of(folder) == log_of(whole[0])
+    name = "bert_model.ckpt.data-00000-of-00001"
+    assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
 def write_longer(path, count, seed):
