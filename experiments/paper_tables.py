@@ -825,8 +825,8 @@ def _table_7(grid: _Grid) -> Table:
         )
         cells = [cell]
         if len(parts) == 2:
-            of_test = {"figure": "test_f1", "result": "test_results.json", "paper": paper[1]}
-            cells.append(dataclasses.replace(cell, **of_test))
+            of_test = dataclasses.replace(cell, figure="test_f1", paper=paper[1])
+            cells.append(dataclasses.replace(of_test, result="test_results.json"))
         words = {"base": "BERT-BASE", "large": "BERT-LARGE"}[label]
         rows.append(Row(f"{words}, fine-tuned", tuple(cells)))
     label, folder, _ = _models(grid.places)[0]
