@@ -26,14 +26,14 @@ from experiments.paper_tables import Cell, Scale, Table
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff;
-  max-width: 62rem; margin: 0 auto; padding: 1rem 1rem 4rem; }
+  max-width: 62rem; margin: 0 auto; padding: 1rem 1rem 4rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #d9dee3;
   vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; }
-td small { display: block; color: #5a6470; } .note { color: #5a6470; }
+td small { display: block; color: #5a6470; white-space: normal; min-width: 5rem; } .note { color: #5a6470; }
 img { max-width: 100%; height: auto; } summary { cursor: pointer; }
 pre { background: #f4f6f8; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 """
