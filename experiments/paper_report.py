@@ -33,7 +33,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #d9dee3;
   vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; }
-td small { display: block; color: #5a6470; white-space: normal; min-width: 5rem; } .note { color: #5a6470; }
+td small { display: block; color: #5a6470; white-space: normal; min-width: 5rem; }
+.note { color: #5a6470; }
 img { max-width: 100%; height: auto; } summary { cursor: pointer; }
 pre { background: #f4f6f8; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 """
