@@ -217,7 +217,8 @@ def _sum_over_workers(strategy: tf.distribute.Strategy) -> Any:
         def gather():
             context = tf.distribute.get_replica_context()
             assert context is not None  # noqa: S101
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+            # A copy made here lies on the replica's device, which the sum has to know.
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
         return strategy.experimental_local_results(strategy.run(gather))[0]
 
