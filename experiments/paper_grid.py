@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -339,7 +339,6 @@ def flags_of(**values: Any) -> tuple[tuple[str, Any], ...]:
     return tuple((name, value) for name, value in values.items() if value is not None)
 
 
-def totals(outcomes: Mapping[str, Outcome] | Iterable[Outcome]) -> tuple[float, float]:
+def totals(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     """Return the wall and processor seconds of all outcomes."""
-    found = list(outcomes.values() if isinstance(outcomes, Mapping) else outcomes)
-    return sum(o.wall_seconds for o in found), sum(o.cpu_seconds for o in found)
+    return sum(o.wall_seconds for o in outcomes), sum(o.cpu_seconds for o in outcomes)

@@ -625,6 +625,17 @@ def _models(places: Places) -> list[tuple[str, str, Mapping[str, Any]]]:
     return models
 
 
+# Of a row of the paper: its name, layers and hidden size.
+_ROWS_OF_THE_PAPER = {"base": ("BERT-BASE", 12, 768), "large": ("BERT-LARGE", 24, 1024)}
+
+
+def _words(label: str, config: Mapping[str, Any]) -> str:
+    """Return the name of a row, with the size of the model if it is not the paper's."""
+    words, *size = _ROWS_OF_THE_PAPER[label]
+    layers, hidden = config["num_hidden_layers"], config["hidden_size"]
+    return words if size == [layers, hidden] else f"L{layers}-H{hidden} (for {words})"
+
+
 def _of_pretrained_models(
     grid: _Grid, papers: Mapping[str, Mapping[str, float | None]], targets: Sequence[str]
 ) -> tuple[Row, ...]:
@@ -634,7 +645,7 @@ def _of_pretrained_models(
             grid.finetuned(label, t, model_dir=folder, config=config, paper=papers[label].get(t))
             for t in targets
         )
-        rows.append(Row({"base": "BERT-BASE", "large": "BERT-LARGE"}[label], tuple(cells)))
+        rows.append(Row(_words(label, config), tuple(cells)))
     return tuple(rows)
 
 
@@ -664,7 +675,7 @@ def _question_answering(grid: _Grid, number: int, title: str, name: str, papers:
         key = "exact_match"
         rows.append(
             Row(
-                {"base": "BERT-BASE (single)", "large": "BERT-LARGE (single)"}[label],
+                f"{_words(label, config)}, single",
                 (dataclasses.replace(cell, figure=key, paper=exact), cell),
             )
         )
@@ -827,8 +838,7 @@ def _table_7(grid: _Grid) -> Table:
         if len(parts) == 2:
             of_test = dataclasses.replace(cell, figure="test_f1", paper=paper[1])
             cells.append(dataclasses.replace(of_test, result="test_results.json"))
-        words = {"base": "BERT-BASE", "large": "BERT-LARGE"}[label]
-        rows.append(Row(f"{words}, fine-tuned", tuple(cells)))
+        rows.append(Row(f"{_words(label, config)}, fine-tuned", tuple(cells)))
     label, folder, _ = _models(grid.places)[0]
     for choice, words, paper in _FEATURES_OF_THE_PAPER:
         cells = [

@@ -398,9 +398,8 @@ def make_plan() -> Plan:
             FLAGS.skip_corrupt_records,
         )
 
-    for files, prefix in ((train_files, ""), (eval_files, ""), (second_files, "second_")):
-        if files:
-            shape_of(files, prefix)  # refuses what differs
+    train_shape, eval_shape = shape_of(train_files), shape_of(eval_files)
+    second_shape = shape_of(second_files, "second_") if second_files else None
     logging.info("checking %d record files", len(every_file))
     found = input_pipeline.check_records(
         every_file,
@@ -411,8 +410,7 @@ def make_plan() -> Plan:
     for line in input_pipeline.damage_report(found):
         logging.warning("%s", line)
 
-    def masking(files, prefix=""):
-        shape = shape_of(files, prefix)
+    def masking(files, shape):
         if config.left_to_right:
             if shape.masked:
                 raise InputError(
@@ -423,12 +421,12 @@ def make_plan() -> Plan:
         of_files = input_pipeline.manifests_of(files)
         return None if shape.masked else _masking_rule(next(iter(of_files), None), vocab_file)
 
-    def phase(files, prefix, begin, end):
+    def phase(files, shape, prefix, begin, end):
         batch_size = FLAGS[f"{prefix}train_batch_size"].value
         return Phase(
             files,
             [checked[path].num_records for path in files],
-            masking(files, prefix),
+            masking(files, shape),
             FLAGS[f"{prefix}max_seq_length"].value,
             FLAGS[f"{prefix}max_predictions_per_seq"].value,
             FLAGS.train_batch_size if batch_size is None else batch_size,
@@ -440,12 +438,16 @@ def make_plan() -> Plan:
     return Plan(
         config=config,
         phases=[
-            phase(train_files, "", 0, boundary),
-            *([phase(second_files, "second_", boundary, steps)] if second_files else []),
+            phase(train_files, train_shape, "", 0, boundary),
+            *(
+                [phase(second_files, second_shape, "second_", boundary, steps)]
+                if second_files
+                else []
+            ),
         ],
         eval_files=eval_files,
         held_out=not set(eval_files) & {*train_files, *second_files},
-        eval_masking=masking(eval_files),
+        eval_masking=masking(eval_files, eval_shape),
         vocab_file=vocab_file,
         init=init,
         manifest=manifest,
@@ -792,6 +794,7 @@ def find_batch_size(multiple: int) -> None:
                 "train_batch_size": batch_size,
                 "output_dir": folder,
                 "num_train_steps": 2,
+                "second_phase_steps": 1,
                 "num_warmup_steps": 0,
                 "measure_only": True,
                 "find_batch_size": False,

@@ -143,6 +143,12 @@ def test_every_flag_of_every_run_is_one_of_its_script(number, scale, tmp_path):
             assert name in defined, (run.script, name)
 
 
+def test_a_row_says_which_model_it_is_of():
+    size = {"num_hidden_layers": 24, "hidden_size": 1024}
+    assert paper_tables._words("large", size) == "BERT-LARGE"
+    assert paper_tables._words("base", size) == "L24-H1024 (for BERT-BASE)"
+
+
 def known_flags(script):
     """Names of the flags of a script of this repository."""
     values = flags.FlagValues()
