@@ -8,6 +8,11 @@ from typing import Any
 import keras
 from keras import ops
 
+if keras.backend.backend() == "tensorflow":
+    from bert_tf import tensorflow_kernels as kernels
+else:
+    kernels = None
+
 # What the original leaves out of weight decay, searched for anywhere in a variable's path. Note
 # that "bias" also finds `cls/predictions/output_bias`, and that embeddings are decayed.
 EXCLUDE_FROM_WEIGHT_DECAY = ("LayerNorm", "layer_norm", "bias")
@@ -37,7 +42,10 @@ def first_match(rules: Sequence[tuple[str, Any]], path: str) -> Any:
 
 def global_norm(tensors):
     """Return the square root of the sum of squares over all tensors, a float32 scalar."""
-    return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
+    tensors = [ops.cast(t, "float32") for t in tensors]
+    if kernels is not None:
+        return ops.sqrt(sum(kernels.sum_of_squares(t) for t in tensors))
+    return ops.sqrt(sum(ops.sum(ops.square(t)) for t in tensors))
 
 
 def clip_by_global_norm(tensors, clip_norm):
@@ -353,21 +361,41 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         m, v, decay_rate = self._m[index], self._v[index], self._decay_rates[index]
         gradient = ops.cast(gradient, m.dtype)
         learning_rate = ops.cast(learning_rate, m.dtype)
-        next_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
-        next_v = self.beta_2 * v + (1.0 - self.beta_2) * ops.square(gradient)
+        if self._rate_factors[index] != 1.0:
+            learning_rate = learning_rate * self._rate_factors[index]
+        correction_1 = correction_2 = 1.0
         if self.bias_correction:
             step = ops.cast(self.iterations + 1, m.dtype)
-            corrected_m = next_m / _one_minus_power(self.beta_1, step)
-            corrected_v = next_v / _one_minus_power(self.beta_2, step)
-            update = corrected_m / (ops.sqrt(corrected_v) + self.epsilon)
-        else:
-            update = next_m / (ops.sqrt(next_v) + self.epsilon)
+            correction_1 = _one_minus_power(self.beta_1, step)
+            correction_2 = _one_minus_power(self.beta_2, step)
+        is_adapted = type(self).adapted is not AdamWeightDecay.adapted
+        if kernels is not None and not is_adapted and variable.dtype == m.dtype:
+            if decay_rate:
+                decay = learning_rate * decay_rate
+                self.assign_sub(variable, decay * ops.convert_to_tensor(variable))
+            kernels.apply_adam(
+                variable,
+                m,
+                v,
+                gradient,
+                learning_rate=learning_rate,
+                beta_1=self.beta_1,
+                beta_2=self.beta_2,
+                epsilon=self.epsilon,
+                correction_1=correction_1,
+                correction_2=correction_2,
+            )
+            return
+        next_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
+        next_v = self.beta_2 * v + (1.0 - self.beta_2) * ops.square(gradient)
+        corrected_m, corrected_v = next_m, next_v
+        if self.bias_correction:
+            corrected_m, corrected_v = next_m / correction_1, next_v / correction_2
+        update = corrected_m / (ops.sqrt(corrected_v) + self.epsilon)
         if decay_rate:
             update = update + decay_rate * ops.convert_to_tensor(variable)
         self.assign(m, next_m)
         self.assign(v, next_v)
-        if self._rate_factors[index] != 1.0:
-            learning_rate = learning_rate * self._rate_factors[index]
         self.assign_sub(variable, learning_rate * self.adapted(update, variable, index))
 
     def adapted(self, update, variable, index: int):
