@@ -1,11 +1,11 @@
-/* Runs a SavedModel that takes strings on TensorFlow's C API alone, without Python.
+/* Runs a SavedModel that takes strings or int32 on TensorFlow's C API alone, without Python.
 
    saved_model_client SAVED_MODEL LIBRARY... -- INPUT... -- OUTPUT... < requests
 
    LIBRARY is a shared library of further operations, INPUT and OUTPUT are tensors of the graph,
-   such as serving_default_text:0. A request on the standard input is one string tensor for each
-   INPUT: its rank, its sizes, and of each string the length and the bytes; numbers are int64. For
-   each OUTPUT of each request one line is printed: type, rank, sizes, values; strings are "=" and
+   such as serving_default_text:0. A request on the standard input is one tensor for each INPUT: its
+   type as TF_DataType has it, its rank, its sizes, and of each string the length and the bytes, or
+   the int32 one after another; other numbers are int64. For each OUTPUT of each request one line is printed: type, rank, sizes, values; strings are "=" and
    hexadecimal digits. Of a request that TensorFlow refuses the line is "error", the code and the
    message. */
 
@@ -45,12 +45,17 @@ static int64_t read_number(void) {
   return number;
 }
 
-static TF_Tensor *read_strings(int64_t rank) {
-  int64_t sizes[MOST_DIMENSIONS], count = 1;
+static TF_Tensor *read_tensor(int64_t type) {
+  int64_t sizes[MOST_DIMENSIONS], count = 1, rank = read_number();
+  if (type != TF_STRING && type != TF_INT32) fail("request", "expected strings or int32");
   if (rank < 0 || rank > MOST_DIMENSIONS) fail("request", "too many dimensions");
   for (int i = 0; i < rank; i++) count *= sizes[i] = read_number();
-  TF_Tensor *tensor =
-      TF_AllocateTensor(TF_STRING, sizes, (int)rank, (size_t)count * sizeof(TF_TString));
+  size_t size = (size_t)count * (type == TF_STRING ? sizeof(TF_TString) : sizeof(int32_t));
+  TF_Tensor *tensor = TF_AllocateTensor((TF_DataType)type, sizes, (int)rank, size);
+  if (type == TF_INT32) {
+    if (fread(TF_TensorData(tensor), 1, size, stdin) != size) fail("request", "ends early");
+    return tensor;
+  }
   TF_TString *strings = TF_TensorData(tensor);
   for (int64_t i = 0; i < count; i++) {
     size_t length = (size_t)read_number();
@@ -63,9 +68,10 @@ static TF_Tensor *read_strings(int64_t rank) {
   return tensor;
 }
 
-static void free_strings(TF_Tensor *tensor) {
+static void free_tensor(TF_Tensor *tensor) {
   TF_TString *strings = TF_TensorData(tensor);
-  for (int64_t i = 0; i < TF_TensorElementCount(tensor); i++) TF_StringDealloc(&strings[i]);
+  int64_t count = TF_TensorType(tensor) == TF_STRING ? TF_TensorElementCount(tensor) : 0;
+  for (int64_t i = 0; i < count; i++) TF_StringDealloc(&strings[i]);
   TF_DeleteTensor(tensor);
 }
 
@@ -131,10 +137,10 @@ int main(int argc, char **argv) {
   rest = find_all(graph, *rest ? rest + 1 : rest, inputs, &input_count);
   find_all(graph, rest, outputs, &output_count);
 
-  int64_t rank;
-  while (fread(&rank, sizeof rank, 1, stdin) == 1) {
+  int64_t type;
+  while (fread(&type, sizeof type, 1, stdin) == 1) {
     TF_Tensor *given[MOST_TENSORS], *answer[MOST_TENSORS] = {NULL};
-    for (int i = 0; i < input_count; i++) given[i] = read_strings(i ? read_number() : rank);
+    for (int i = 0; i < input_count; i++) given[i] = read_tensor(i ? read_number() : type);
     TF_SessionRun(session, NULL, inputs, given, input_count, outputs, answer, output_count, NULL, 0,
                   NULL, status);
     if (TF_GetCode(status) != TF_OK) {
@@ -144,7 +150,7 @@ int main(int argc, char **argv) {
     }
     /* Outputs first: they may be the inputs' own strings. */
     for (int i = 0; i < output_count; i++) TF_DeleteTensor(answer[i]);
-    for (int i = 0; i < input_count; i++) free_strings(given[i]);
+    for (int i = 0; i < input_count; i++) free_tensor(given[i]);
   }
   TF_CloseSession(session, status);
   check("close", status);

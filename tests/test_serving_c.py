@@ -110,10 +110,15 @@ def columns(served, rows):
 
 
 def encoded(array):
-    """A string tensor as the program reads it."""
-    values = [v if isinstance(v, bytes) else v.encode() for v in array.reshape(-1)]
-    parts = [struct.pack("=q", len(value)) + value for value in values]
-    return struct.pack(f"={array.ndim + 1}q", array.ndim, *array.shape) + b"".join(parts)
+    """A tensor of strings or int32 as the program reads it."""
+    if array.dtype == np.int32:
+        kind, parts = tf.int32, [array.tobytes()]
+    else:
+        kind = tf.string
+        values = [v if isinstance(v, bytes) else v.encode() for v in array.reshape(-1)]
+        parts = [struct.pack("=q", len(value)) + value for value in values]
+    head = (kind.as_datatype_enum, array.ndim, *array.shape)
+    return struct.pack(f"={len(head)}q", *head) + b"".join(parts)
 
 
 def decoded(line):
@@ -128,12 +133,19 @@ def decoded(line):
     return values.reshape(shape)
 
 
-def run(client, folder, requests):
-    """Answers of the program: outputs, or (code, message) of what is refused."""
+def run(client, folder, requests, name="serving_default"):
+    """Answers of the program: outputs, or (code, message) of what is refused.
+
+    Args:
+        client: the program.
+        folder: the SavedModel.
+        requests: input -> array.
+        name: of the signature.
+    """
     (meta,) = saved_model_pb2.SavedModel.FromString(
         (folder / "saved_model.pb").read_bytes()
     ).meta_graphs
-    signature = meta.signature_def["serving_default"]
+    signature = meta.signature_def[name]
     outputs = sorted(signature.outputs)
     text_ops = pathlib.Path(tensorflow_text.__file__).parent / "python" / "ops"
     command = [client, folder, *sorted(text_ops.glob("*.so"))]
@@ -159,9 +171,9 @@ def run(client, folder, requests):
     return answers
 
 
-def check(found, served, request):
+def check(found, answer, request):
     """The outputs are the Keras model's, and the texts equal."""
-    expected = served.answer(**{name: tf.constant(array) for name, array in request.items()})
+    expected = answer(**{name: tf.constant(array) for name, array in request.items()})
     assert set(found) == set(expected)
     for name, value in expected.items():
         value = value.numpy()
@@ -208,5 +220,37 @@ def test_the_same_answers_in_c(client, vocab_file, tmp_path, name):
     for (expected, _), (code, message) in zip(bad, answers, strict=False):
         assert code == INVALID_ARGUMENT and expected in message
     for request, answer in zip(good, answers[len(bad) :], strict=True):
-        check(answer, served, request)
+        check(answer, served.answer, request)
     assert all(value.size for value in answers[len(bad)].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classification_of_pairs", "regression"])
+def test_ids_and_examples_in_c(client, vocab_file, tmp_path, name):
+    """The other signatures: token ids, and the tf.Example of TF Serving's own APIs."""
+    served = made(name, vocab_file)
+    folder = export_saved_model(served, tmp_path / name)
+    ids = np.array([[2, 7, 9, 3, 6, 3], [2, 3, 8, 3, 0, 0]], np.int32)
+    request = {"input_ids": ids, "input_mask": np.int32(ids > 0)}
+    request["segment_ids"] = np.int32([[0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 0, 0]])
+    (answer,) = run(client, folder, [request], "ids")
+    check(answer, served.ids, request)
+
+    def example(text, other):
+        values = {"text": text, "text_b": other}
+        features = {
+            key: tf.train.Feature(
+                bytes_list=tf.train.BytesList(
+                    value=[value if isinstance(value, bytes) else value.encode()]
+                )
+            )
+            for key, value in values.items()
+        }
+        return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+    rows = [example(*row) for row in zip(TEXTS, OTHERS, strict=True)]
+    request = {"inputs": np.array(rows, object)}
+    signature = "regress" if name == "regression" else "classify"
+    good, bad = run(client, folder, [request, {"inputs": np.array([b"x"], object)}], signature)
+    check(good, served.from_examples, request)
+    assert bad[0] == INVALID_ARGUMENT

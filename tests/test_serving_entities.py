@@ -1,5 +1,7 @@
 """Entities found inside the graph: tags, chunks and places as the tagging script has them."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -61,23 +63,22 @@ def found_in(text, row, answer):
     return entities
 
 
-def test_words_that_stand_apart_are_tagged_as_by_the_script(model, vocab_file):
-    random = np.random.default_rng(3)
-    sentences = [
-        ner.Sentence(words, ("O",) * len(words))
-        for words in (tuple(random.choice(PARTS, n)) for n in random.integers(1, 9, 61))
-    ]
-    windows = ner.make_windows(sentences, FullTokenizer(vocab_file), LENGTH)
+def check_entities(sentences, served, vocab_file, length):
+    """Compare what is served of sentences, joined by spaces, with what the script's tags give.
+
+    Returns:
+        Number of entities, and all tags that were seen.
+    """
+    windows = ner.make_windows(sentences, FullTokenizer(vocab_file), length)
     assert len(windows) == len(sentences)  # none is cut
-    ids, mask = np.zeros((2, len(windows), LENGTH), np.int32)
+    ids, mask = np.zeros((2, len(windows), length), np.int32)
     for row, window in enumerate(windows):
         ids[row, : len(window.input_ids)] = window.input_ids
         mask[row, : len(window.input_ids)] = 1
     inputs = {"input_ids": ids, "input_mask": mask, "segment_ids": np.zeros_like(ids)}
-    best = model.predict_on_batch(inputs).argmax(-1)
+    best = served.model.predict(inputs, batch_size=64, verbose=0).argmax(-1)
     tags = ner.collect_tags(windows, best, LABELS)
     texts = [" ".join(sentence.words) for sentence in sentences]
-    served = tagger(model, vocab_file, words="white_space")
     answer = {n: v.numpy() for n, v in served.answer(tf.constant(texts)).items()}
     seen = set()
     for row, (text, sentence) in enumerate(zip(texts, sentences, strict=True)):
@@ -87,7 +88,42 @@ def test_words_that_stand_apart_are_tagged_as_by_the_script(model, vocab_file):
         ]
         assert found_in(text, row, answer) == expected
         seen.update(tags[row])
+    return int(answer["entity_count"].sum()), seen
+
+
+def test_words_that_stand_apart_are_tagged_as_by_the_script(model, vocab_file):
+    random = np.random.default_rng(3)
+    sentences = [
+        ner.Sentence(words, ("O",) * len(words))
+        for words in (tuple(random.choice(PARTS, n)) for n in random.integers(1, 9, 61))
+    ]
+    served = tagger(model, vocab_file, words="white_space")
+    _, seen = check_entities(sentences, served, vocab_file, LENGTH)
     assert seen == set(LABELS)
+
+
+@pytest.mark.slow
+def test_real_sentences(shared_data):
+    """1,000 tweets and comments with emoji and accents; random weights tag them anyhow."""
+    vocab_file = shared_data / "vocab" / "bert-base-uncased-vocab.txt"
+    tokenizer = FullTokenizer(vocab_file)
+    path = shared_data / "ner" / "wnut17" / "emerging.dev.conll"
+    sentences = list(itertools.islice(ner.read_sentences(path), 1_000))
+    # A word of a variation selector alone is [UNK] to the script, and nothing in a running text.
+    kept = [s for s in sentences if all(tokenizer.tokenize(word) for word in s.words)]
+    assert len(sentences) == 1_000 and len(kept) == 998
+    keras.utils.set_random_seed(19)
+    config = synthetic.small_config(
+        vocab_size=30_522,
+        num_hidden_layers=1,
+        max_position_embeddings=128,
+        initializer_range=0.9,
+    )
+    model = heads.bert_token_classifier(config, len(LABELS))
+    text_to_ids = TextToIds(vocab_file, max_seq_length=128)
+    served = EntityTagger(model, text_to_ids, LABELS, words="white_space")
+    count, seen = check_entities(kept, served, vocab_file, 128)
+    assert count > 10_000 and seen == set(LABELS)
 
 
 def test_marks_around_words_are_words(model, vocab_file):

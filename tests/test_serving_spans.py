@@ -1,6 +1,7 @@
 """Questions answered inside the graph: windows, spans and texts as `span_decoding` has them."""
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -62,14 +63,14 @@ def texts():
     return [text(int(n)) for n in random.integers(0, 9, 41)], [text(int(n)) for n in lengths]
 
 
-def windows_of(texts, vocab_file):
+def windows_of(texts, vocab_file, rule=RULE):
     tokenizer = FullTokenizer(vocab_file)
     questions, windows = [], []
     for number, (question, context) in enumerate(zip(*texts, strict=True)):
         words, _ = span_decoding.split_words(context)
         questions.append(Question(str(number), words))
         pieces = span_decoding.encode_words(words, tokenizer)
-        windows += span_decoding.make_windows(question, pieces, tokenizer, RULE, number)
+        windows += span_decoding.make_windows(question, pieces, tokenizer, rule, number)
     return questions, windows, tokenizer
 
 
@@ -99,13 +100,17 @@ def test_windows(texts, vocab_file):
         assert found.shows[row].numpy().sum() == found.lengths[row] == len(window.words)
 
 
-@pytest.mark.parametrize("version_2", [False, True])
-def test_answers(texts, vocab_file, model, version_2):
-    questions, windows, tokenizer = windows_of(texts, vocab_file)
-    packed = span_decoding.pack_windows(windows, RULE.max_seq_length)
-    logits = model.predict_on_batch(packed)
+def check_answers(texts, vocab_file, model, rule, *, n_best_size, max_answer_length, version_2):
+    """Compare all that is served with `span_decoding`.
+
+    Returns:
+        The answerer, and what it answered, as arrays.
+    """
+    questions, windows, tokenizer = windows_of(texts, vocab_file, rule)
+    packed = span_decoding.pack_windows(windows, rule.max_seq_length)
+    logits = model.predict(packed, batch_size=64, verbose=0)
     padding = packed["input_mask"] == 0
-    options = {"n_best_size": N_BEST, "max_answer_length": LONGEST}
+    options = {"n_best_size": n_best_size, "max_answer_length": max_answer_length}
     options |= {"version_2_with_negative": version_2}
     starts, ends = (np.where(padding, -1e30, logits[f"{name}_logits"]) for name in ("start", "end"))
 
@@ -115,8 +120,8 @@ def test_answers(texts, vocab_file, model, version_2):
     if version_2:  # such that half of the answers are refused
         options["null_score_diff_threshold"] = float(np.median([*decode().null_odds.values()]))
     expected = decode()
-    text_to_ids = TextToIds(vocab_file, max_seq_length=RULE.max_seq_length)
-    served = QuestionAnswerer(model, text_to_ids, RULE, **options)
+    text_to_ids = TextToIds(vocab_file, max_seq_length=rule.max_seq_length)
+    served = QuestionAnswerer(model, text_to_ids, rule, **options)
     found = {n: v.numpy() for n, v in served.answer(*map(tf.constant, texts)).items()}
     seen = set()
     for row, context in enumerate(texts[1]):
@@ -137,13 +142,61 @@ def test_answers(texts, vocab_file, model, version_2):
         assert " ".join(span_decoding.split_words(context[place])[0]) == answer
         raw = context.encode()[found["byte_start"][row] : found["byte_end"][row]]
         assert raw.decode() == context[place]
-        seen.add((bool(answer), count == N_BEST))
+        seen.add((bool(answer), count == n_best_size))
     assert (True, True) in seen and (not version_2 or (False, True) in seen)
+    return served, found
+
+
+@pytest.mark.parametrize("version_2", [False, True])
+def test_answers(texts, vocab_file, model, version_2):
+    served, found = check_answers(
+        texts,
+        vocab_file,
+        model,
+        RULE,
+        n_best_size=N_BEST,
+        max_answer_length=LONGEST,
+        version_2=version_2,
+    )
     # Rows do not depend on one another, nor on how many there are.
     alone = served.answer(tf.constant(texts[0][7:8]), tf.constant(texts[1][7:8]))
     assert alone["answer"][0].numpy() == found["answer"][7]
     none = served.answer(tf.constant([], tf.string), tf.constant([], tf.string))
     assert {name: value.shape[0] for name, value in none.items()} == dict.fromkeys(found, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version_2", [False, True])
+def test_real_questions(shared_data, version_2):
+    """300 of them, most in several windows; random weights, so that spans are anywhere."""
+    data = json.loads((shared_data / "squad" / "dev-v1.1.subset.json").read_text(encoding="utf-8"))
+    pairs = [
+        (question["question"], paragraph["context"])
+        for article in data["data"]
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    ]
+    pairs = pairs[:: len(pairs) // 300][:300]
+    vocab_file = shared_data / "vocab" / "bert-base-uncased-vocab.txt"
+    keras.utils.set_random_seed(17)
+    config = synthetic.small_config(
+        vocab_size=30_522,
+        num_hidden_layers=1,
+        max_position_embeddings=131,
+        initializer_range=0.9,
+    )
+    rule = span_decoding.WindowRule(max_seq_length=128, doc_stride=48, max_query_length=64)
+    texts = [question for question, _ in pairs], [context for _, context in pairs]
+    assert len(windows_of(texts, vocab_file, rule)[1]) > 2 * len(pairs) == 600
+    check_answers(
+        texts,
+        vocab_file,
+        heads.bert_span_labeler(config),
+        rule,
+        n_best_size=20,
+        max_answer_length=30,
+        version_2=version_2,
+    )
 
 
 def test_more_windows_than_are_run_at_once(vocab_file, model):
