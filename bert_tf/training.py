@@ -41,6 +41,14 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 StepResult = tuple[Any, dict[str, tuple[Any, Any]]]
 
 
+@dataclasses.dataclass(frozen=True)
+class BestStep:
+    """A step whose evaluation was better than the others'."""
+
+    step: int
+    value: float
+
+
 class Objective(Protocol):
     """Turns a model's outputs into the loss to minimise and the metrics to report.
 
@@ -205,6 +213,7 @@ class Trainer:
         log_steps: int = 25,
         save_checkpoints_steps: int | None = 1000,
         keep_checkpoints: int = 5,
+        keep_best_by: str | None = None,
         steps_per_call: int = 1000,
         tensorboard: bool = True,
         verbose: bool = True,
@@ -222,7 +231,9 @@ class Trainer:
             jit_compile: XLA: True, False or "auto", see `resolve_jit_compile`.
             log_steps: steps between two log lines; metrics are means over them.
             save_checkpoints_steps: steps between two checkpoints; None for none at all.
-            keep_checkpoints: how many checkpoints to keep.
+            keep_checkpoints: how many checkpoints to keep, the newest.
+            keep_best_by: figure of the evaluations on the way; the checkpoint where it was lowest
+                is written then and kept besides. None for none.
             steps_per_call: steps at most that run in one call of the graph; a call ends at the
                 next log line, checkpoint or evaluation anyway.
             tensorboard: whether to write summaries.
@@ -258,6 +269,7 @@ class Trainer:
         self.jit_compile = resolve_jit_compile(jit_compile)
         self.log_steps = log_steps
         self.save_checkpoints_steps = save_checkpoints_steps
+        self.keep_best_by = keep_best_by
         self.steps_per_call = steps_per_call
         self.verbose = verbose
         self._tensorboard = tensorboard
@@ -511,7 +523,33 @@ class Trainer:
             OSError: the files cannot be written.
         """
         self._check_finite()
-        return self.keeper.save(self.step) if self.is_chief else self.keeper.prefix(self.step)
+        if not self.is_chief:
+            return self.keeper.prefix(self.step)
+        best = self.best
+        return self.keeper.save(self.step, also_keep=() if best is None else (best.step,))
+
+    @property
+    def best(self) -> BestStep | None:
+        """Where `keep_best_by` was lowest of all evaluations whose checkpoint is there, if any."""
+        if self.keep_best_by is None:
+            return None
+        there, name = set(checkpoint_steps(self.output_dir)), f"eval_{self.keep_best_by}"
+        lines = read_metrics_or_nothing(self.output_dir / METRICS_NAME, "eval")
+        lines = [x for x in lines if x["step"] in there and math.isfinite(x.get(name, math.nan))]
+        if not lines:
+            return None
+        best = min(lines, key=lambda line: line[name])
+        return BestStep(int(best["step"]), best[name])
+
+    def _is_best(self, figures: Mapping[str, float]) -> bool:
+        if self.keep_best_by is None or not self.is_chief:
+            return False
+        if self.keep_best_by not in figures:
+            raise ValueError(
+                f"keep_best_by: expected one of {', '.join(figures)}, got {self.keep_best_by!r}"
+            )
+        value, best = figures[self.keep_best_by], self.best
+        return math.isfinite(value) and (best is None or value < best.value)
 
     def _check_finite(self) -> None:
         bad = int(self._first_bad_step.numpy())
@@ -586,19 +624,22 @@ class Trainer:
                 )
                 self._run_steps(iterator, tf.constant(count, tf.int32))
                 step += count
-                is_last = step == num_train_steps
+                is_last, is_best = step == num_train_steps, False
                 if step % self.log_steps == 0 or is_last:
                     last = log.write(step, sequences_per_batch)
                 if evaluate and eval_every_steps and step % eval_every_steps == 0 and not is_last:
                     with log.paused(), self.averaged_weights():
-                        log.write_eval(step, evaluate())
+                        figures = evaluate()
+                        is_best = self._is_best(figures)
+                        log.write_eval(step, figures)
                     is_last = should_stop is not None and should_stop()
                 # Last, so that a checkpoint never stands before a log line of its own step.
                 every = self.save_checkpoints_steps
                 stops = interrupted is not None and distribution.any_worker(
                     self.strategy, interrupted()
                 )
-                if (every and (step % every == 0 or is_last)) or (stops and not is_last):
+                is_due = every and (step % every == 0 or is_last or is_best)
+                if is_due or (stops and not is_last):
                     with log.paused():
                         self.save()
                 if is_last:

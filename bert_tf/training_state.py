@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -92,8 +92,12 @@ class CheckpointKeeper:
         """Path of the checkpoint of a step, without `.index`."""
         return self.directory / f"model.ckpt-{step}"
 
-    def save(self, step: int) -> pathlib.Path:
+    def save(self, step: int, also_keep: Collection[int] = ()) -> pathlib.Path:
         """Writes the state and deletes what exceeds `keep`.
+
+        Args:
+            step: steps taken.
+            also_keep: steps whose checkpoints stay, however old they are.
 
         Returns:
             The prefix written.
@@ -104,10 +108,10 @@ class CheckpointKeeper:
         prefix = self.prefix(step)
         write_tensors(prefix, self.variables)
         steps = checkpoint_steps(self.directory)
-        kept = steps[-self.keep :]
-        self._write_index_of_checkpoints(kept)
-        for old in steps[: -self.keep]:
-            self._delete(old)
+        old = [x for x in steps[: -self.keep] if x not in also_keep]
+        self._write_index_of_checkpoints([x for x in steps if x not in old])
+        for each in old:
+            self._delete(each)
         return prefix
 
     def _write_index_of_checkpoints(self, steps: Sequence[int]) -> None:

@@ -33,6 +33,7 @@ from absl import app, flags  # noqa: E402
 from data_prep import create_finetuning_data  # noqa: E402
 from experiments import finetuning as runs  # noqa: E402
 from experiments import run_classifier, run_ner  # noqa: E402
+from experiments.exits import InputError, exit_on_error  # noqa: E402
 from experiments.task_splits import Data, figures_of  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -203,7 +204,7 @@ def compare(values: flags.FlagValues) -> None:
     data = run_classifier.prepare(values, start)
     task, kinds = data.task, ("classification", "regression", "token_classification")
     if task.kind not in kinds:
-        raise runs.InputError(f"{task.name}: is {task.kind}; expected one of {', '.join(kinds)}")
+        raise InputError(f"{task.name}: is {task.kind}; expected one of {', '.join(kinds)}")
     train = data.records("train", start.config.vocab_size)
     dev, figures = dev_set(data, values, start)
     steps = values.num_train_steps or int(
@@ -282,7 +283,7 @@ def main(argv: list[str]) -> int:
     """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return runs.exit_on_error("compare_transformers.py", lambda: compare(FLAGS))
+    return exit_on_error("compare_transformers.py", lambda: compare(FLAGS))
 
 
 if __name__ == "__main__":

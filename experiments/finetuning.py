@@ -26,34 +26,22 @@ from typing import Any
 from absl import flags, logging
 
 from bert_tf.tasks import TRAINED_TASK_NAME, TrainedTask, read_trained_task
-from experiments import preemption
-from experiments.devices import (
-    check_batch_sizes,
-    check_device_flags,
-    define_device_flags,
-    optimizer_arguments,
-    strategy_of,
-    trainer_arguments,
-)
-from experiments.memory import is_out_of_memory, out_of_memory_message
+from experiments import preemption, training_flags
+from experiments.exits import InputError
 
 RESULTS_NAME = "eval_results"
 _RUN_NAME = "run.json"  # of a finished seed
 _BEST_NAME = "best"
 _ADAPTER_NAME = "adapter"
-_OF_TPU = ("tpu_name", "tpu_zone", "gcp_project")
 # Flags that a run's result depends on, beside its records and its model.
-_OF_THE_RUN = (
-    "train_batch_size learning_rate num_train_epochs num_train_steps warmup_proportion "
-    "eval_every_steps early_stop_evals keep_best bias_correction layer_wise_decay clip_norm "
-    "weight_decay_rate freeze_layers freeze group_by_length pad_to_max_seq_length precision "
-    "jit_compile bilstm optimizer recompute_layers lora_rank lora_alpha lora_targets "
-    "gradient_accumulation_steps loss_normalization ema_momentum"
-).split()
-
-
-class InputError(ValueError):
-    """Something about flags or data that the user can put right."""
+_OF_THE_RUN = [
+    *(
+        "train_batch_size learning_rate num_train_epochs num_train_steps warmup_proportion "
+        "eval_every_steps early_stop_evals keep_best bias_correction clip_norm weight_decay_rate "
+        "group_by_length pad_to_max_seq_length bilstm lora_rank lora_alpha lora_targets"
+    ).split(),
+    *training_flags.TRAJECTORY_NAMES,
+]
 
 
 # --- flags ----------------------------------------------------------------------------------------
@@ -80,8 +68,6 @@ def define_flags(
     switch = functools.partial(flags.DEFINE_bool, flag_values=values)
     integer = functools.partial(flags.DEFINE_integer, flag_values=values)
     number = functools.partial(flags.DEFINE_float, flag_values=values)
-    choice = functools.partial(flags.DEFINE_enum, flag_values=values)
-    texts = functools.partial(flags.DEFINE_multi_string, flag_values=values)
 
     text("model_dir", None, "Model to begin with: a directory or checkpoint of any known format.")
     text("bert_config_file", None, "Configuration of the model, in place of --model_dir's.")
@@ -113,13 +99,9 @@ def define_flags(
     integer("early_stop_evals", 0, "Stop after so many evaluations without a better one; 0: never.")
     switch("keep_best", True, "Keep the weights that were best on the dev set, not the last.")
     switch("bias_correction", False, "Adam's correction of its moments, which BERT left out.")
-    number("layer_wise_decay", 1.0, "Factor from a layer's learning rate to that of the one below.")
     number("clip_norm", 1.0, "Largest norm of the gradients; 0 not to clip.")
     number("weight_decay_rate", 0.01, "Weight decay.")
-    integer("freeze_layers", -1, "Freeze the embeddings and so many layers; -1 for nothing.")
-    texts("freeze", [], "Regular expression of weights to freeze; repeatable.")
     switch("bilstm", False, "Put a BiLSTM between encoder and head: an ablation of the paper.")
-    choice("optimizer", "adamw", ["adamw", "lamb"], "BERT's Adam, or LAMB for large batches.")
     integer("lora_rank", 0, "Train low-rank adapters of this rank and the head alone; 0: all.")
     number("lora_alpha", None, "Adapters are scaled by this over the rank; the rank by default.")
     flags.DEFINE_list(
@@ -128,31 +110,13 @@ def define_flags(
         "What has adapters: query, key, value, attention_output, intermediate, output.",
         flag_values=values,
     )
-    text(
-        "recompute_layers",
-        "none",
-        "Layers computed again for the gradients, to save memory: none, all, every_2, or 0,1,5.",
-    )
     switch("group_by_length", True, "Put examples of like length into one batch.")
     switch("pad_to_max_seq_length", False, "Pad all to --max_seq_length, as the original does.")
-    choice(
-        "precision",
-        "float32",
-        ["float32", "mixed_bfloat16", "mixed_float16"],
-        "Computation: the last with dynamic loss scaling. Weights stay float32.",
-    )
-    choice("jit_compile", "auto", ["auto", "true", "false"], "XLA; auto means on a GPU only.")
-    switch("deterministic", False, "Deterministic GPU kernels, slower; on CPU they are already.")
     integer("log_steps", 25, "Steps between two log lines.")
     switch("tensorboard", False, "Whether to write TensorBoard summaries.")
     switch("overwrite", False, "Train anew in a folder that holds a finished or another run.")
     text("cache_dir", None, "Folder of prepared records; output_dir/records by default.")
-    define_device_flags(values)
-    switch("use_tpu", False, "Not supported; see distribution_strategy.")
-    integer("num_tpu_cores", 8, "Accepted for old commands; without effect.")
-    for name in _OF_TPU:
-        text(name, None, "Of distribution_strategy tpu.")
-    text("master", None, "Not supported.")
+    training_flags.define_training_flags(values)
 
 
 def check_flags(values: flags.FlagValues) -> None:
@@ -161,13 +125,7 @@ def check_flags(values: flags.FlagValues) -> None:
     Raises:
         InputError: one line says what.
     """
-    of_tpu = any(values[name].value for name in _OF_TPU)
-    if values.use_tpu or values.master or (of_tpu and values.distribution_strategy != "tpu"):
-        raise InputError(
-            "use_tpu: TPUs are for --distribution_strategy=tpu, and TensorFlow masters are not "
-            "supported"
-        )
-    check_device_flags(values)
+    training_flags.check_training_flags(values)
     if not (values.do_train or values.do_eval or values.do_predict):
         raise InputError("give at least one of --do_train, --do_eval, --do_predict")
     for name in ("train_batch_size", "eval_batch_size", "predict_batch_size", "max_seq_length"):
@@ -202,7 +160,7 @@ def check_flags(values: flags.FlagValues) -> None:
     ):
         raise InputError(f"seeds: expected different whole numbers, got {','.join(seeds)}")
     if values.distribution_strategy != "one_device" or values.all_reduce_alg or values.num_replicas:
-        strategy_of(values)  # made here, before anything else of TensorFlow runs
+        training_flags.strategy_of(values)  # made here, before anything else of TensorFlow runs
 
 
 @contextlib.contextmanager
@@ -213,7 +171,7 @@ def chief_first(values: flags.FlagValues) -> Iterator[None]:
         return
     from bert_tf.distribution import is_chief, value_of_chief
 
-    strategy = strategy_of(values)
+    strategy = training_flags.strategy_of(values)
     if not is_chief(strategy):
         value_of_chief(strategy, 0)
     yield
@@ -436,8 +394,8 @@ def train_all(job: Job, start: StartingPoint, values: flags.FlagValues) -> list[
     """
     from bert_tf.distribution import is_chief
 
-    strategy = strategy_of(values)
-    check_batch_sizes(values, strategy)
+    strategy = training_flags.strategy_of(values)
+    training_flags.check_batch_sizes(values, strategy)
     if not is_chief(strategy):
         for seed in map(int, values.seeds):
             folder = pathlib.Path(values.output_dir)
@@ -635,7 +593,7 @@ class _Training:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(self.seed)
         training.set_precision(values.precision)
-        strategy = strategy_of(values)
+        strategy = training_flags.strategy_of(values)
         drawn = ()  # weights of the encoder that the checkpoint lacks
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self.model = finetuning.make_model(
@@ -651,7 +609,10 @@ class _Training:
                 drawn = transfer.missing
             if values.lora_rank:
                 self._add_lora(drawn)
-            self._freeze()
+            layers = self.start.config.num_hidden_layers
+            frozen = training_flags.freeze_weights(values, self.model, layers)
+            if frozen:
+                print(f"frozen: {len(frozen)} weights")
             optimizer = self._optimizer()
         self.trainer = training.Trainer(
             self.model,
@@ -665,35 +626,14 @@ class _Training:
             steps_per_call=values.iterations_per_loop,
             tensorboard=values.tensorboard,
             strategy=strategy,
-            **trainer_arguments(values),
+            **training_flags.trainer_arguments(values),
         )
         if self.trainer.restore() is not None:
             self._remember()
         diverged = None
         try:
-            # One that had stopped early, and not yet written its model, shall not go on.
-            stops = self.trainer.step if self._should_stop() else self.steps
-            self.trainer.train(
-                lambda step: job.records.training_dataset(
-                    batch_size=values.train_batch_size,
-                    seed=self.seed,
-                    start_step=step,
-                    group_by_length=values.group_by_length,
-                    pad_to_max=values.pad_to_max_seq_length,
-                    with_mask=job.kind == "span" and not values.pad_to_max_seq_length,
-                ),
-                stops,
-                sequences_per_batch=values.train_batch_size,
-                eval_every_steps=self.eval_every if job.evaluate else None,
-                evaluate=self._evaluate if job.evaluate else None,
-                should_stop=self._should_stop,
-                interrupted=preemption.is_asked,
-            )
-            if job.evaluate and not self._was_evaluated():
-                with self.trainer.averaged_weights():
-                    figures = self._evaluate()
-                line = {f"eval_{name}": value for name, value in figures.items()}
-                self.trainer.log_line("eval", line)
+            with preemption.listening():
+                self._train()
         except training.NonFiniteLossError as error:
             diverged = str(error)
         best_step = self.best.get("step", self.trainer.step)
@@ -763,43 +703,45 @@ class _Training:
         every = sum(math.prod(weight.shape) for weight in self.model.weights)
         print(f"trainable parameters: {learning:,} of {every:,} ({learning / every:.2%})")
 
-    def _freeze(self) -> None:
-        from bert_tf import finetuning
-
-        values, patterns = self.values, list(self.values.freeze)
-        if values.freeze_layers >= 0:
-            layers = self.start.config.num_hidden_layers
-            patterns += finetuning.frozen_layers(values.freeze_layers, layers)
-        if patterns:
-            frozen = finetuning.freeze(self.model, patterns)
-            print(f"frozen: {len(frozen)} weights")
+    def _train(self) -> None:
+        """Take the steps that are left, and evaluate what was not evaluated yet."""
+        values, job = self.values, self.job
+        self.trainer.train(
+            lambda step: job.records.training_dataset(
+                batch_size=values.train_batch_size,
+                seed=self.seed,
+                start_step=step,
+                group_by_length=values.group_by_length,
+                pad_to_max=values.pad_to_max_seq_length,
+                with_mask=job.kind == "span" and not values.pad_to_max_seq_length,
+            ),
+            # One that had stopped early, and not yet written its model, shall not go on.
+            self.trainer.step if self._should_stop() else self.steps,
+            sequences_per_batch=values.train_batch_size,
+            eval_every_steps=self.eval_every if job.evaluate else None,
+            evaluate=self._evaluate if job.evaluate else None,
+            should_stop=self._should_stop,
+            interrupted=preemption.is_asked,
+        )
+        if job.evaluate and not self._was_evaluated():
+            with self.trainer.averaged_weights():
+                figures = self._evaluate()
+            line = {f"eval_{name}": value for name, value in figures.items()}
+            self.trainer.log_line("eval", line)
 
     def _optimizer(self) -> Any:
-        import keras
-
-        from bert_tf.optimization import create_optimizer, layer_wise_rules
-
         values = self.values
-        rules = None
-        if values.layer_wise_decay != 1:
-            layers = self.start.config.num_hidden_layers
-            rules = layer_wise_rules(layers, values.layer_wise_decay)
         # LAMB has the correction anyway.
         arguments = {"bias_correction": True} if values.bias_correction else {}
-        optimizer = create_optimizer(
-            values.learning_rate,
+        return training_flags.make_optimizer(
+            values,
+            self.start.config.num_hidden_layers,
             self.steps,
             int(self.steps * values.warmup_proportion),
             weight_decay_rate=values.weight_decay_rate,
             clip_norm=values.clip_norm or None,
-            learning_rate_rules=rules,
-            optimizer=values.optimizer,
             **arguments,
-            **optimizer_arguments(values),
         )
-        if values.precision == "mixed_float16":
-            return keras.optimizers.LossScaleOptimizer(optimizer)
-        return optimizer
 
     def _was_evaluated(self) -> bool:
         from bert_tf.training import METRICS_NAME, read_metrics_or_nothing
@@ -978,33 +920,3 @@ def digest_of(*parts: Any) -> str:
 
 def leave_out(message: str) -> None:
     """Take the message of a bad example that was told of when the records were made."""
-
-
-def exit_on_error(
-    name: str, run: Callable[[], None], values: flags.FlagValues | None = None
-) -> int:
-    """Run a script's work; bad input gives one line on standard error and exit status 1.
-
-    Args:
-        name: of the script.
-        run: its work.
-        values: its flags; None for the process' own.
-    """
-    preemption.listen()
-    try:
-        run()
-    except Exception as error:
-        if type(error).__name__ == "StoppedError":  # of bert_tf.training, which loads TensorFlow
-            print(f"{name}: {error}", file=sys.stderr)
-            return preemption.STATUS
-        if logging.level_debug():
-            raise
-        if isinstance(error, ValueError | OSError | RuntimeError):
-            message = str(error)
-        elif is_out_of_memory(error):
-            message = out_of_memory_message(error, flags.FLAGS if values is None else values)
-        else:
-            raise
-        print(f"{name}: error: {message}", file=sys.stderr)
-        return 1
-    return 0

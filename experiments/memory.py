@@ -41,7 +41,8 @@ def out_of_memory_message(error: BaseException, values: Any) -> str:
     names = ("train_batch_size", "eval_batch_size", "max_seq_length", "gradient_accumulation_steps")
     shown = [f"{name} {values[name].value}" for name in names if name in values]
     remedies = [text for name, text in _REMEDIES if name in values]
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    reason = next((line for line in lines if "OOM" in line), lines[0])
     return f"out of memory with {', '.join(shown)}; {', '.join(remedies)}: {reason}"
 
 

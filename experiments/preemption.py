@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 
 STATUS = 75  # exit status of a stopped script, which the same command continues: EX_TEMPFAIL
 _asked = threading.Event()
 
 
-def listen() -> None:
-    """Let SIGTERM ask for an end, in place of killing the process; a second one kills it.
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Within it SIGTERM asks for an end in place of killing the process; a second one kills it.
 
-    Python lets only the main thread listen; called by another one this does nothing.
+    Python lets only the main thread listen; entered by another one this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
+        yield
         return
 
     def ask(number, frame):
         del number, frame
         _asked.set()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)
 
     _asked.clear()
-    signal.signal(signal.SIGTERM, ask)
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_asked() -> bool:

@@ -32,7 +32,7 @@ from absl import app, flags, logging  # noqa: E402
 from bert_tf.tasks import TrainedTask  # noqa: E402
 from data_prep import create_finetuning_data, glue  # noqa: E402
 from experiments import finetuning as runs  # noqa: E402
-from experiments.finetuning import InputError  # noqa: E402
+from experiments.exits import InputError, exit_on_error  # noqa: E402
 from experiments.task_splits import (  # noqa: E402
     Data,
     Evaluator,
@@ -213,7 +213,7 @@ def main(argv: list[str]) -> int:
     """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return runs.exit_on_error("run_classifier.py", lambda: run(FLAGS))
+    return exit_on_error("run_classifier.py", lambda: run(FLAGS))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from bert_tf.tasks import TASKS, TrainedTask  # noqa: E402
 from data_prep import create_finetuning_data  # noqa: E402
 from experiments import finetuning as runs  # noqa: E402
 from experiments import task_splits  # noqa: E402
+from experiments.exits import exit_on_error  # noqa: E402
 
 FLAGS = flags.FLAGS
 TASK = TASKS["swag"]
@@ -119,7 +120,7 @@ def main(argv: list[str]) -> int:
     """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return runs.exit_on_error("run_swag.py", lambda: run(FLAGS))
+    return exit_on_error("run_swag.py", lambda: run(FLAGS))
 
 
 if __name__ == "__main__":

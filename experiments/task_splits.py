@@ -12,7 +12,7 @@ from absl import flags
 
 from data_prep import create_finetuning_data, finetuning_data
 from experiments import finetuning as runs
-from experiments.finetuning import InputError
+from experiments.exits import InputError
 
 # --- records --------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Flags of training on several devices and hosts, which pre-training and fine-tuning share."""
+"""Flags of training that pre-training and fine-tuning share, and what follows from them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,68 @@ from typing import Any
 
 from absl import flags
 
+from experiments.exits import InputError
+
 _STRATEGIES = ["one_device", "mirrored", "multi_worker_mirrored", "tpu"]
 _ALGORITHMS = ["nccl", "hierarchical_copy", "reduction_to_one_device", "ring", "auto"]
-NAMES = (
-    *("distribution_strategy", "all_reduce_alg", "num_replicas", "gradient_accumulation_steps"),
-    *("loss_normalization", "ema_momentum"),
-)
+_OF_TPU = ("tpu_name", "tpu_zone", "gcp_project")
+# Of them what a run's result depends on.
+TRAJECTORY_NAMES = (
+    "precision jit_compile optimizer layer_wise_decay freeze_layers freeze recompute_layers "
+    "gradient_accumulation_steps loss_normalization ema_momentum"
+).split()
 
 
-def define_device_flags(values: flags.FlagValues) -> None:
-    """Define the flags of NAMES."""
+def define_training_flags(values: flags.FlagValues) -> None:
+    """Define the flags."""
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        ["float32", "mixed_bfloat16", "mixed_float16"],
+        "Computation: the last with dynamic loss scaling. Weights stay float32.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "jit_compile",
+        "auto",
+        ["auto", "true", "false"],
+        "XLA; auto means on a GPU only.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "deterministic",
+        False,
+        "Deterministic GPU kernels, slower; on CPU they are already.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "optimizer",
+        "adamw",
+        ["adamw", "lamb"],
+        "BERT's Adam, or LAMB for large batches.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "layer_wise_decay",
+        1.0,
+        "Factor from a layer's learning rate to that of the one below.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "freeze_layers",
+        -1,
+        "Freeze the embeddings and so many layers; -1 for nothing.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "freeze", [], "Regular expression of weights to freeze; repeatable.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "recompute_layers",
+        "none",
+        "Layers computed again for the gradients, to save memory: none, all, every_2, or 0,1,5.",
+        flag_values=values,
+    )
     flags.DEFINE_enum(
         "distribution_strategy",
         "one_device",
@@ -58,19 +110,39 @@ def define_device_flags(values: flags.FlagValues) -> None:
         "Evaluate and keep averages of the weights that decay by this factor a step; 0 for none.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "use_tpu", False, "Not supported; see distribution_strategy.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "num_tpu_cores", 8, "Accepted for old commands; without effect.", flag_values=values
+    )
+    for name in _OF_TPU:
+        flags.DEFINE_string(name, None, "Of distribution_strategy tpu.", flag_values=values)
+    flags.DEFINE_string("master", None, "Not supported.", flag_values=values)
 
 
-def check_device_flags(values: flags.FlagValues) -> None:
+def check_training_flags(values: flags.FlagValues) -> None:
     """Refuse what no run could have.
 
     Raises:
-        ValueError: one line names the flag.
+        InputError: one line names the flag.
     """
+    of_tpu = any(values[name].value for name in _OF_TPU)
+    if values.use_tpu or values.master or (of_tpu and values.distribution_strategy != "tpu"):
+        raise InputError(
+            "use_tpu, tpu_name, tpu_zone, gcp_project, master: TensorFlow masters are not "
+            "supported, and TPUs with --distribution_strategy=tpu in place of --use_tpu; drop "
+            "these flags to train on this machine's GPU or CPU"
+        )
     steps = values.gradient_accumulation_steps
     if steps < 1:
-        raise ValueError(f"gradient_accumulation_steps: expected at least 1, got {steps}")
+        raise InputError(f"gradient_accumulation_steps: expected at least 1, got {steps}")
     if not 0 <= values.ema_momentum < 1:
-        raise ValueError(f"ema_momentum: expected 0 to below 1, got {values.ema_momentum}")
+        raise InputError(f"ema_momentum: expected 0 to below 1, got {values.ema_momentum}")
+    if not 0 < values.layer_wise_decay <= 1:
+        raise InputError(
+            f"layer_wise_decay: expected above 0, at most 1, got {values.layer_wise_decay}"
+        )
 
 
 def strategy_of(values: flags.FlagValues) -> Any:
@@ -98,7 +170,7 @@ def check_batch_sizes(values: flags.FlagValues, strategy: Any, names: Sequence[s
     """Refuse batches that the replicas cannot share evenly.
 
     Args:
-        values: with train_batch_size and the flags of NAMES.
+        values: with train_batch_size and the flags of this module.
         strategy: of `strategy_of`.
         names: of other flags that hold sizes of batches that the replicas share.
 
@@ -121,10 +193,65 @@ def trainer_arguments(values: flags.FlagValues) -> dict[str, Any]:
     return {name: values[name].value for name in names}
 
 
-def optimizer_arguments(values: flags.FlagValues) -> dict[str, Any]:
-    """Return what the optimizer takes of these flags."""
-    momentum = values.ema_momentum
-    return {"use_ema": True, "ema_momentum": momentum} if momentum else {}
+def freeze_weights(values: flags.FlagValues, model: Any, num_layers: int) -> list[str]:
+    """Keep the weights that the flags name from learning, before the optimizer is made.
+
+    Args:
+        values: the flags.
+        model: whose weights; `keras.Model`.
+        num_layers: layers of its encoder.
+
+    Returns:
+        The paths of what is frozen now and was not before.
+
+    Raises:
+        ValueError: a pattern is wrong or finds nothing, or nothing is left to learn.
+    """
+    from bert_tf import finetuning
+
+    patterns = list(values.freeze)
+    if values.freeze_layers >= 0:
+        patterns += finetuning.frozen_layers(values.freeze_layers, num_layers)
+    return finetuning.freeze(model, patterns) if patterns else []
+
+
+def make_optimizer(
+    values: flags.FlagValues,
+    num_layers: int,
+    num_train_steps: int,
+    num_warmup_steps: int,
+    **arguments: Any,
+) -> Any:
+    """Make the optimizer that the flags name.
+
+    Args:
+        values: with learning_rate and the flags of this module.
+        num_layers: layers of the encoder.
+        num_train_steps: steps after which the rate is 0.
+        num_warmup_steps: steps of linear warm-up.
+        **arguments: others of `optimization.create_optimizer`.
+
+    Returns:
+        `keras.optimizers.Optimizer`; under mixed_float16 with dynamic loss scaling.
+    """
+    import keras
+
+    from bert_tf.optimization import create_optimizer, layer_wise_rules
+
+    if values.ema_momentum:
+        arguments |= {"use_ema": True, "ema_momentum": values.ema_momentum}
+    if values.layer_wise_decay != 1:
+        arguments["learning_rate_rules"] = layer_wise_rules(num_layers, values.layer_wise_decay)
+    optimizer = create_optimizer(
+        values.learning_rate,
+        num_train_steps,
+        num_warmup_steps,
+        optimizer=values.optimizer,
+        **arguments,
+    )
+    if values.precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 def describe_devices(strategy: Any) -> str:

@@ -16,7 +16,8 @@ from absl import flags
 from bert_tf import checkpoint_writers, checkpoints, heads, lora, metrics, tasks
 from bert_tf import finetuning as finetuning_models
 from bert_tf.config import BertConfig
-from experiments import finetuning, run_classifier, task_splits
+from experiments import finetuning, memory, run_classifier, task_splits
+from experiments.exits import InputError, exit_on_error
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GOOD, BAD = ("good", "fine", "lovely"), ("bad", "awful", "sad")
@@ -151,7 +152,7 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_mixed_in(
     run(model_dir, finished, **own(tables), do_train=True, do_eval=True)
     assert "is finished" in capsys.readouterr().out
     assert (finished / "bert_model.ckpt.data-00000-of-00001").read_bytes() == before
-    with pytest.raises(finetuning.InputError, match="holds a run with learning_rate 0.003.*0.007"):
+    with pytest.raises(InputError, match="holds a run with learning_rate 0.003.*0.007"):
         run(model_dir, finished, **own(tables), do_train=True, **{**QUICK, "learning_rate": 7e-3})
 
 
@@ -249,7 +250,7 @@ def test_low_rank_adapters(model_dir, tables, tmp_path, capsys):
     run_classifier.run(command({**again, "max_seq_length": 13}))
     found = read_json(tmp_path / "eval" / "eval_results.json")
     assert found["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-6)
-    with pytest.raises(finetuning.InputError, match="lora_rank 2, and now it is 3"):
+    with pytest.raises(InputError, match="lora_rank 2, and now it is 3"):
         run(model_dir, output, **given, **{**lora_flags, "lora_rank": 3}, recompute_layers="all")
 
 
@@ -296,7 +297,7 @@ def test_a_model_of_other_origin_is_not_replaced(model_dir, tables, tmp_path, se
         (original / name).write_text("theirs")
     for folder in (begins_with, original):
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
-        with pytest.raises(finetuning.InputError, match="is of another model"):
+        with pytest.raises(InputError, match="is of another model"):
             run(begins_with, folder, **given)
         after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         assert after == before
@@ -308,10 +309,10 @@ def test_a_model_of_other_origin_is_not_replaced(model_dir, tables, tmp_path, se
 def test_one_seed_and_several_do_not_share_a_folder(model_dir, tables, tmp_path):
     given = {**own(tables), "do_train": True, "num_train_steps": 1}
     run(model_dir, tmp_path / "one", **given)
-    with pytest.raises(finetuning.InputError, match="is of another model"):
+    with pytest.raises(InputError, match="is of another model"):
         run(model_dir, tmp_path / "one", **{**given, "seeds": "5,11"})
     run(model_dir, tmp_path / "one", **{**given, "seeds": "5,11", "overwrite": True})
-    with pytest.raises(finetuning.InputError, match="is of another model"):
+    with pytest.raises(InputError, match="is of another model"):
         run(model_dir, tmp_path / "one", **given)
     run(model_dir, tmp_path / "one", **{**given, "seeds": "5,11"})  # finds both finished
 
@@ -337,7 +338,7 @@ def test_where_every_run_diverged_the_best_weights_before_are_named():
         finetuning.Run(1, "here", 9, {"accuracy": 0.9}, 7, 0.0, 0.0, "not finite"),
         finetuning.Run(2, "there", 9, {}, 0, 0.0, 0.0, "not finite"),
     ]
-    with pytest.raises(finetuning.InputError) as error:
+    with pytest.raises(InputError) as error:
         finetuning.best_run(job, runs)
     assert str(error.value) == (
         "seed 1: not finite; its best weights before that, of step 7, lie in here; "
@@ -564,7 +565,7 @@ def test_finished_runs_may_be_moved(model_dir, tables, tmp_path):
 def test_evaluating_in_training_or_not_is_said_to_be_another_run(model_dir, tables, tmp_path):
     given = {**own(tables), "do_train": True, "num_train_steps": 1}
     run(model_dir, tmp_path, **given)
-    with pytest.raises(finetuning.InputError, match="or it was with --do_eval and now is without"):
+    with pytest.raises(InputError, match="or it was with --do_eval and now is without"):
         run(model_dir, tmp_path, **given, do_eval=True)
 
 
@@ -616,7 +617,7 @@ def test_a_label_of_another_model_is_refused(finished, tables, tmp_path):
     write_table(tmp_path / "train.csv", rows)
     write_table(tmp_path / "dev.csv", rows)
     given = own(tmp_path) | {"test_file": tables / "test.csv"}
-    with pytest.raises(finetuning.InputError, match="labels are no, yes, the task's maybe, no"):
+    with pytest.raises(InputError, match="labels are no, yes, the task's maybe, no"):
         run(finished, tmp_path / "x", **given, do_eval=True)
 
 
@@ -639,7 +640,7 @@ def test_a_model_with_another_number_of_outputs_is_refused(finished, tmp_path, k
     given = {"test_file": tmp_path / "test.csv", "text_column": "text", "max_seq_length": 13}
     given |= {"kind": kind} | ({"labels": "a,b,c"} if kind == "classification" else {})
     values = command({**given, "output_dir": tmp_path / "run", "do_predict": True})
-    with pytest.raises(finetuning.InputError, match="the model has 2 outputs"):
+    with pytest.raises(InputError, match="the model has 2 outputs"):
         run_classifier.run(values)
 
 
@@ -679,23 +680,24 @@ def test_a_run_that_begins_with_other_weights_of_the_same_place_is_another(
     run(model_dir, tmp_path / "run", **given)
     keras.utils.set_random_seed(29)
     checkpoint_writers.save_model_directory(folder, heads.HEADS["encoder"].make(CONFIG))
-    with pytest.raises(finetuning.InputError, match="holds a run with begins_with"):
+    with pytest.raises(InputError, match="holds a run with begins_with"):
         run(folder, tmp_path / "run", **given)
 
 
 def test_a_model_is_not_taken_for_another_kind_with_the_same_head(finished, tables, tmp_path):
-    with pytest.raises(finetuning.InputError, match="for classification, not for multi_label"):
+    with pytest.raises(InputError, match="for classification, not for multi_label"):
         run(finished, tmp_path, **own(tables), kind="multi_label", do_predict=True)
 
 
 def test_memory_that_runs_out_is_one_line(capsys):
     def run_out():
-        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
+        message = "Graph execution error:\n\nOOM when allocating\nmore"
+        raise tf.errors.ResourceExhaustedError(None, None, message)
 
     values = flags.FlagValues()
     finetuning.define_flags(values)
     values(["script.py", "--output_dir=x", "--train_batch_size=64"])
-    assert finetuning.exit_on_error("script.py", run_out, values) == 1
+    assert exit_on_error("script.py", run_out, values) == memory.OUT_OF_MEMORY_STATUS
     error = capsys.readouterr().err
     assert error.startswith(
         "script.py: error: out of memory with train_batch_size 64, eval_batch_size 8, "
@@ -704,7 +706,7 @@ def test_memory_that_runs_out_is_one_line(capsys):
     assert "raise --gradient_accumulation_steps, use --precision=mixed_bfloat16: " in error
     assert error.endswith("OOM when allocating\n")
     with pytest.raises(KeyError):  # a mistake of the program, not of its user
-        finetuning.exit_on_error("script.py", lambda: {}["missing"])
+        exit_on_error("script.py", lambda: {}["missing"])
 
 
 def test_the_checkpoint_to_begin_with_is_not_removed_by_overwriting(model_dir, tables, tmp_path):
@@ -713,7 +715,7 @@ def test_the_checkpoint_to_begin_with_is_not_removed_by_overwriting(model_dir, t
     for path in list(folder.glob("bert_model.ckpt.*")):
         path.rename(folder / path.name.replace("bert_model.ckpt", "model.ckpt-7"))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(finetuning.InputError, match="which the run is to begin with"):
+    with pytest.raises(InputError, match="which the run is to begin with"):
         run(folder, folder, **own(tables), do_train=True, overwrite=True)
     after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert after == before

@@ -16,7 +16,7 @@ from bert_tf.metrics import entity_scores
 from bert_tf.tensor_bundle import read_tensors
 from data_prep import ner
 from experiments import run_ner
-from experiments.finetuning import InputError
+from experiments.exits import InputError
 from experiments.plot_curves import plot_curves
 from tests import synthetic_records as synthetic
 

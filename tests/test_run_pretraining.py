@@ -2,13 +2,10 @@
 
 import json
 import os
-import pathlib
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,12 +15,10 @@ from absl import flags
 from bert_tf import records, training
 from bert_tf.tensor_bundle import read_tensors
 from bert_tf.tensor_files import checkpoint_steps
-from experiments import preemption, run_pretraining
+from experiments import preemption, pretraining_plan, run_pretraining
 from tests import synthetic_records as synthetic
+from tests.pretraining_runs import STEPS, arguments, finish, log_of, start, write_data
 from tests.synthetic_records import LENGTH, PREDICTIONS, VOCAB_SIZE
-
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-STEPS, SAVE_STEPS, LOG_STEPS = 46, 11, 7
 
 # Runs the command, but dies within the write of the checkpoint of step 22: the kernel kills the
 # process when a file grows beyond the limit, which leaves the data file half written.
@@ -48,68 +43,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Record files, vocabulary and configuration."""
     folder = tmp_path_factory.mktemp("data")
-    synthetic.write(folder / "train-0.tfrecord", 101, 1)
-    synthetic.write(folder / "train-1.tfrecord.gz", 53, 2)
-    synthetic.write(folder / "dev.tfrecord", 37, 3)
-    synthetic.write(folder / "unmasked.tfrecord", 37, 4, masked=False)
-    synthetic.write_vocabulary(folder / "vocab.txt")
-    synthetic.small_config(num_hidden_layers=1).to_json_file(folder / "bert_config.json")
+    write_data(folder)
     return folder
-
-
-def arguments(data, output_dir, **changes):
-    values = {
-        "input_file": f"{data}/train-*",
-        "eval_input_file": f"{data}/dev.tfrecord",
-        "bert_config_file": f"{data}/bert_config.json",
-        "vocab_file": f"{data}/vocab.txt",
-        "output_dir": str(output_dir),
-        "max_seq_length": LENGTH,
-        "max_predictions_per_seq": PREDICTIONS,
-        "do_train": True,
-        "do_eval": True,
-        "num_train_steps": STEPS,
-        "num_warmup_steps": 3,
-        "learning_rate": 1e-3,
-        "train_batch_size": 13,
-        "save_checkpoints_steps": SAVE_STEPS,
-        "log_steps": LOG_STEPS,
-        "tensorboard": False,
-        **changes,
-    }
-    return [f"--{name}={value}" for name, value in values.items() if value is not None]
-
-
-def start(data, output_dir, *, prelude=(), **changes):
-    script = str(REPOSITORY / "experiments" / "run_pretraining.py")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
-        "CUDA_VISIBLE_DEVICES": "",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    return subprocess.Popen(
-        [sys.executable, *prelude, script, *arguments(data, output_dir, **changes)],
-        cwd=output_dir.parent,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
-
-
-def log_of(folder):
-    timed = ("sequences_per_second", "tokens_per_second", "time_seconds")
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if k not in timed} for x in lines]
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +62,7 @@ def test_killed_runs_continue_to_the_bit(data, whole, tmp_path):
     process = start(data, folder, prelude=("-c", DIES_WHILE_WRITING), eval_every_steps=20)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == -signal.SIGXFSZ, output
-    assert checkpoint_steps(folder) == [11]
+    assert checkpoint_steps(folder) == [11, 20]  # of 20 as the best so far
     assert [p.stat().st_size for p in folder.glob("*ckpt-22*.tempstate*")] == [50_000]
 
     # Killed from outside at a random moment after it has gone on for a while.
@@ -140,10 +76,10 @@ def test_killed_runs_continue_to_the_bit(data, whole, tmp_path):
     process.kill()
     output, _ = process.communicate()
     assert process.returncode in (-signal.SIGKILL, 0), output
-    assert "step 11 (continued)" in output
+    assert "step 20 (continued)" in output
     # And the newest checkpoint it left is then found to be damaged.
     steps = checkpoint_steps(folder)
-    assert steps[0] == 11 and len(steps) > 1
+    assert steps[:2] == [11, 20] and len(steps) > 2
     newest = folder / f"model.ckpt-{steps[-1]}.data-00000-of-00001"
     os.truncate(newest, newest.stat().st_size // 2)
 
@@ -269,6 +205,31 @@ def test_files_and_figures_of_a_run(data, whole):
     assert "46/46" in output and "mlm_accuracy" in output and "tokens/s" in output
 
 
+def test_frozen_weights_stay_and_lower_layers_learn_less(data, tmp_path):
+    values = flags.FlagValues()
+    run_pretraining.define_flags(values)
+    changes = {"num_train_steps": 2, "num_warmup_steps": 1, "layer_wise_decay": 0.5}
+    changes |= {"freeze_layers": 0, "freeze": "pooler/dense/bias$", "save_checkpoints_steps": 1}
+    values(["run_pretraining.py", *arguments(data, tmp_path, **changes)])
+    run = run_pretraining.PretrainingRun(values, pretraining_plan.make_plan(values), None)
+    before = {v.path: v.numpy() for v in run.model.weights}
+    run.load()
+    run.train()
+    moved = {v.path: np.abs(v.numpy() - before[v.path]).max() for v in run.model.weights}
+    frozen = {path for path, distance in moved.items() if not distance}
+    assert frozen == {p for p in before if "/embeddings/" in p} | {"bert/pooler/dense/bias"}
+    # Adam's first steps are about the learning rate whatever the gradient.
+    output, layer = (
+        moved[f"{place}/kernel"]
+        for place in ("cls/predictions/transform/dense", "bert/encoder/layer_0/output/dense")
+    )
+    assert 0.4 < layer / output < 0.6
+    # Without next sentence prediction as with it: nothing of the frozen has a slot.
+    slots = read_tensors(tmp_path / "model.ckpt-2")
+    assert "bert/encoder/layer_0/output/dense/kernel/adam_m" in slots
+    assert not any(f"{path}/adam_m" in slots for path in frozen)
+
+
 def test_evaluates_a_finished_run_and_continues_from_its_weights(data, whole, tmp_path):
     folder = tmp_path / "other"
     output = finish(
@@ -291,16 +252,15 @@ def test_evaluates_a_finished_run_and_continues_from_its_weights(data, whole, tm
 
 
 @pytest.fixture
-def refused(data, tmp_path, monkeypatch):
+def refused(data, tmp_path):
     """Function that validates flags and returns the one line of the error."""
 
     def check(**changes):
         values = flags.FlagValues()
-        monkeypatch.setattr(run_pretraining, "FLAGS", values)
         run_pretraining.define_flags(values)
         values(["run_pretraining.py", *arguments(data, tmp_path / "out", **changes)])
         with pytest.raises((ValueError, OSError)) as caught:
-            run_pretraining.make_plan()
+            pretraining_plan.make_plan(values)
         assert not (tmp_path / "out").exists()
         text = str(caught.value)
         assert "\n" not in text
@@ -312,6 +272,7 @@ def refused(data, tmp_path, monkeypatch):
 def test_flags_that_do_not_fit_are_refused(refused, data):
     assert "do_train, do_eval" in refused(do_train=False, do_eval=False)
     assert refused(use_tpu=True).startswith("use_tpu, tpu_name")
+    assert "layer_wise_decay: expected above 0, at most 1, got 0" in refused(layer_wise_decay=0)
     assert "TPUs" in refused(master="grpc://x")
     assert refused(train_batch_size=0) == "train_batch_size: expected at least 1, got 0"
     assert "num_warmup_steps: expected at least 0" in refused(num_warmup_steps=-1)
@@ -378,9 +339,7 @@ def test_records_of_another_vocabulary_or_casing_are_refused(refused, data, tmp_
     assert "mixed" not in text
 
 
-def test_damaged_records_are_left_out_counted_and_named(
-    refused, data, tmp_path, monkeypatch, caplog
-):
+def test_damaged_records_are_left_out_counted_and_named(refused, data, tmp_path, caplog):
     damaged = tmp_path / "train-0.tfrecord"
     whole = bytearray((data / "train-0.tfrecord").read_bytes())
     for place in range(7):
@@ -389,11 +348,10 @@ def test_damaged_records_are_left_out_counted_and_named(
     message = f"{damaged}: record 7: corrupt"
     assert message in refused(input_file=damaged)
     values = flags.FlagValues()
-    monkeypatch.setattr(run_pretraining, "FLAGS", values)
     run_pretraining.define_flags(values)
     names = {"input_file": f"{damaged},{data}/train-1*", "skip_corrupt_records": True}
     values(["run_pretraining.py", *arguments(data, tmp_path / "out", **names)])
-    plan = run_pretraining.make_plan()
+    plan = pretraining_plan.make_plan(values)
     (phase,) = plan.phases
     assert phase.files == [str(damaged), f"{data}/train-1.tfrecord.gz"]  # as in config.json
     assert phase.counts == [101 - 7, 53]
@@ -402,6 +360,6 @@ def test_damaged_records_are_left_out_counted_and_named(
     assert records.scan_records(read[str(damaged)]) == 101 - 7
     assert f"left out: {message}" in caplog.text and "and 2 more" in caplog.text
     assert "7 damaged records or stretches left out, 184 records sound" in caplog.text
-    dataset = run_pretraining._training_dataset(plan, phase, 0)
+    dataset = run_pretraining.training_dataset(values, plan, phase, 0)
     (inputs, _, _) = next(dataset.as_numpy_iterator())
     assert inputs["input_ids"].shape == (13, LENGTH)

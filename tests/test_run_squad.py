@@ -21,6 +21,7 @@ from bert_tf.squad_metrics import normalize_answer
 from bert_tf.tokenization import load_vocab
 from bert_tf.training import read_metrics
 from experiments import finetuning, run_squad
+from experiments.exits import InputError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "squad"
@@ -182,7 +183,7 @@ def test_a_second_run_finds_everything_made(run_v1, capsys):
     # How answers are found may change without training anew; what was trained on may not.
     squad(**{**run_v1, "n_best_size": 3})
     assert max(map(len, read(folder / "nbest_predictions.json").values())) == 3
-    with pytest.raises(finetuning.InputError, match="holds a run of other records.*--overwrite"):
+    with pytest.raises(InputError, match="holds a run of other records.*--overwrite"):
         squad(**{**run_v1, "doc_stride": 29})
     squad(**run_v1)
     assert (folder / "nbest_predictions.json").read_bytes() == answers
@@ -546,7 +547,7 @@ def test_the_answers_of_both_files_are_looked_at_before_training(model_dir, tmp_
     bad = write(tmp_path / "dev.json", UNANSWERED)
     train = write(tmp_path / "train.json", data(("a", "Who?", "Asa")))
     given = {"do_train": True, "train_file": train, "do_eval": True, "predict_file": bad}
-    with pytest.raises(finetuning.InputError, match="dev.json.*'b'"):
+    with pytest.raises(InputError, match="dev.json.*'b'"):
         squad(model_dir=model_dir, output_dir=tmp_path / "run", **given, **LENGTHS)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 

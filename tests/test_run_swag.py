@@ -16,7 +16,7 @@ from bert_tf.tasks import TASKS
 from bert_tf.tensor_bundle import read_tensors
 from data_prep import swag
 from experiments import run_swag, task_splits
-from experiments.finetuning import InputError
+from experiments.exits import InputError
 from tests import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent

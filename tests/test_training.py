@@ -279,6 +279,29 @@ def test_loss_that_is_not_finite_stops_the_run(records_file, tmp_path):
     assert np.isnan(saved["weights/masked_lm_logits"]).all()
 
 
+def test_the_best_checkpoint_stays_beside_the_newest(records_file, tmp_path):
+    losses = {2: 5.0, 4: 3.0, 6: float("nan"), 8: 3.5, 10: 2.0}
+    settings = {"keep_checkpoints": 1, "keep_best_by": "loss", "save_checkpoints_steps": 3}
+
+    def go_on(until):
+        trainer = make_trainer(tmp_path, **settings)
+        trainer.restore()
+        evaluate = lambda: {"loss": losses[trainer.step]}  # noqa: E731
+        train(trainer, records_file, until, eval_every_steps=2, evaluate=evaluate)
+        return trainer.best
+
+    assert go_on(3) == training.BestStep(2, 5.0)
+    assert checkpoint_steps(tmp_path) == [2, 3]
+    assert go_on(9) == training.BestStep(4, 3.0)
+    assert checkpoint_steps(tmp_path) == [4, 9]
+    assert "model.ckpt-4" in (tmp_path / "checkpoint").read_text()
+    assert go_on(STEPS) == training.BestStep(10, 2.0)
+    assert checkpoint_steps(tmp_path) == [10, STEPS]
+    trainer = make_trainer(tmp_path / "other", keep_best_by="f1")
+    with pytest.raises(ValueError, match="keep_best_by: expected one of loss, got 'f1'"):
+        train(trainer, records_file, eval_every_steps=2, evaluate=lambda: {"loss": 1.0})
+
+
 def test_averages_of_weights_are_evaluated_and_resumed(records_file, tmp_path):
     settings = {"save_checkpoints_steps": 1, "log_steps": 1, "ema_momentum": 0.75}
     trainer = make_trainer(tmp_path, **settings)
