@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
 import pathlib
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -27,12 +24,17 @@ import tensorflow as tf
 
 from bert_tf import distribution, losses
 from bert_tf.tensor_files import checkpoint_steps
+from bert_tf.training_log import (
+    METRICS_NAME,
+    append_metrics,
+    cut_metrics,
+    read_metrics_or_nothing,
+)
+from bert_tf.training_progress import RunLog
 from bert_tf.training_state import CheckpointKeeper, training_variables
 
 _log = logging.getLogger(__name__)
 
-METRICS_NAME = "metrics.jsonl"
-CONFIG_NAME = "config.json"
 _BATCH_PARTS = ("inputs", "labels", "weights")
 _SEED_STRIDE = 7919  # between the seeds of two replicas; seeds are below 1e9, so sums fit in int32
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -613,7 +615,16 @@ class Trainer:
         if step >= num_train_steps:
             return last
         iterator = iter(self._training_batches(make_dataset, step, sequences_per_batch))
-        log = _RunLog(self, num_train_steps, step)
+        log = RunLog(
+            self.output_dir,
+            self.objective.metric_names,
+            start=step,
+            target=num_train_steps,
+            tokens=int(self._tokens.numpy()),
+            verbose=self.verbose,
+            tensorboard=self._tensorboard,
+            is_chief=self.is_chief,
+        )
         try:
             while step < num_train_steps:
                 ends = [self.log_steps, self.save_checkpoints_steps, eval_every_steps]
@@ -626,7 +637,14 @@ class Trainer:
                 step += count
                 is_last, is_best = step == num_train_steps, False
                 if step % self.log_steps == 0 or is_last:
-                    last = log.write(step, sequences_per_batch)
+                    self._check_finite()
+                    last = log.write(
+                        step,
+                        self._take_means(),
+                        self._state(),
+                        sequences_per_batch=sequences_per_batch,
+                        tokens=int(self._tokens.numpy()),
+                    )
                 if evaluate and eval_every_steps and step % eval_every_steps == 0 and not is_last:
                     with log.paused(), self.averaged_weights():
                         figures = evaluate()
@@ -654,6 +672,21 @@ class Trainer:
         finally:
             log.close()
         return last
+
+    def _take_means(self) -> dict[str, float]:
+        """Means of the metrics since this was called last."""
+        means = _means(self.objective.metric_names, self._train_sums)
+        self._train_sums.assign(tf.zeros_like(self._train_sums))
+        return means
+
+    def _state(self) -> dict[str, float]:
+        """What a log line says beside metrics."""
+        state = {"learning_rate": float(self._learning_rate.numpy())}
+        scale = getattr(self.optimizer, "dynamic_scale", None)
+        if scale is not None:
+            state["loss_scale"] = float(scale.numpy())
+            state["skipped_steps"] = self.skipped_steps
+        return state
 
     def _training_batches(
         self, make_dataset: Callable[[int], tf.data.Dataset], step: int, batch_size: int
@@ -811,202 +844,3 @@ def _means(names: Sequence[str], sums: tf.Variable) -> dict[str, float]:
         name: float(total / weight) if weight else math.nan
         for name, (total, weight) in zip(names, table, strict=True)
     }
-
-
-# --- logs -----------------------------------------------------------------------------------------
-
-
-class _Progress(keras.utils.Progbar):
-    """A Keras progress bar for a run that may begin in the middle; plain lines without a terminal.
-
-    The time left follows from the steps after the first log line, since those before it are slowed
-    by tracing and compiling.
-    """
-
-    def __init__(self, target: int, start: int, names: Sequence[str]):
-        super().__init__(target, stateful_metrics=names, interval=0)
-        self._is_terminal = sys.stdout.isatty()
-        self._origin: tuple[int, float] = (start, time.time())
-        self._has_first_line = False
-
-    def _estimate_step_duration(self, current: int, now: float) -> float:
-        step, since = self._origin
-        seconds = (now - since) / max(1, current - step)
-        if not self._has_first_line:
-            self._has_first_line, self._origin = True, (current, now)
-        return seconds
-
-    def update(self, current: int, values: Any = None, finalize: bool | None = None) -> None:
-        if self._is_terminal:
-            super().update(current, values, finalize)
-            return
-        left = self._estimate_step_duration(current, time.time()) * (self.target - current)
-        figures = " - ".join(f"{name}: {value:.5g}" for name, value in values)
-        sys.stdout.write(f"{current}/{self.target} - {left:.0f} s left - {figures}\n")
-        sys.stdout.flush()
-
-
-class _RunLog:
-    """Writes log lines to metrics.jsonl, the progress bar and TensorBoard."""
-
-    def __init__(self, trainer: Trainer, num_train_steps: int, start: int):
-        self.trainer = trainer
-        self._path = trainer.output_dir / METRICS_NAME
-        self._bar = None
-        if trainer.verbose and trainer.is_chief:
-            names = [*trainer.objective.metric_names, "lr", "seq/s", "tokens/s"]
-            names += ["loss_scale", "skipped_steps"]
-            self._bar = _Progress(num_train_steps, start, names)
-        self._summaries = None
-        if trainer._tensorboard and trainer.is_chief:
-            self._summaries = _summary_writer(trainer.output_dir)
-        # Rates leave out the first call, which traces and compiles, where there is another.
-        self._mark = time.perf_counter()
-        self._step = start
-        self._tokens = int(trainer._tokens.numpy())
-
-    def write(self, step: int, sequences_per_batch: int) -> dict[str, float]:
-        trainer = self.trainer
-        trainer._check_finite()
-        means = _means(trainer.objective.metric_names, trainer._train_sums)
-        trainer._train_sums.assign(tf.zeros_like(trainer._train_sums))
-        now, tokens = time.perf_counter(), int(trainer._tokens.numpy())
-        seconds = max(now - self._mark, 1e-9)
-        line: dict[str, float] = {
-            "step": step,
-            **means,
-            "learning_rate": float(trainer._learning_rate.numpy()),
-            "sequences_per_second": (step - self._step) * sequences_per_batch / seconds,
-            "tokens_per_second": (tokens - self._tokens) / seconds,
-            "time_seconds": time.time(),
-        }
-        scale = getattr(trainer.optimizer, "dynamic_scale", None)
-        if scale is not None:
-            line["loss_scale"] = float(scale.numpy())
-            line["skipped_steps"] = trainer.skipped_steps
-        self._mark, self._step, self._tokens = now, step, tokens
-        self._emit("train", line)
-        if self._bar is not None:
-            shown = {
-                **means,
-                "lr": line["learning_rate"],
-                "seq/s": line["sequences_per_second"],
-                "tokens/s": line["tokens_per_second"],
-            }
-            if "loss_scale" in line:
-                shown |= {name: line[name] for name in ("loss_scale", "skipped_steps")}
-            self._bar.update(step, list(shown.items()))
-        return line
-
-    def write_eval(self, step: int, figures: Mapping[str, float]) -> None:
-        self._emit("eval", {"step": step, **{f"eval_{k}": v for k, v in figures.items()}})
-
-    def _emit(self, kind: str, line: Mapping[str, float]) -> None:
-        if not self.trainer.is_chief:
-            return
-        append_metrics(self._path, kind, line)
-        if self._summaries is not None:
-            with self._summaries.as_default(step=int(line["step"])):
-                for name, value in line.items():
-                    if name not in ("step", "time_seconds"):
-                        tf.summary.scalar(f"{kind}/{name.removeprefix('eval_')}", value)
-            self._summaries.flush()
-
-    def paused(self) -> _Paused:
-        """Takes the time of a block (saving, evaluating) out of the rates."""
-        return _Paused(self)
-
-    def close(self) -> None:
-        if self._summaries is not None:
-            self._summaries.close()
-
-
-class _Paused:
-    def __init__(self, log: _RunLog):
-        self._log = log
-
-    def __enter__(self) -> None:
-        self._since = time.perf_counter()
-
-    def __exit__(self, *exception: Any) -> None:
-        self._log._mark += time.perf_counter() - self._since
-
-
-def _summary_writer(output_dir: pathlib.Path):
-    try:
-        return tf.summary.create_file_writer(str(output_dir / "tensorboard"))
-    except (ImportError, AttributeError, tf.errors.OpError):
-        _log.warning("no TensorBoard summaries: the package tensorboard is not installed")
-        return None
-
-
-def append_metrics(path: str | os.PathLike, kind: str, line: Mapping[str, Any]) -> None:
-    """Appends one line to a metrics file.
-
-    Args:
-        path: metrics.jsonl.
-        kind: what sort of line; see `read_metrics`.
-        line: must hold "step".
-    """
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"kind": kind, **line}) + "\n")
-
-
-def cut_metrics(path: str | os.PathLike, step: int) -> None:
-    """Removes from a metrics file the lines after a step, and a last line that was cut off.
-
-    Args:
-        path: metrics.jsonl; nothing happens where it is missing.
-        step: the last step to keep.
-    """
-    path = pathlib.Path(path)
-    if not path.exists():
-        return
-    kept = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # the process was killed while it wrote this line
-        if line["step"] <= step:
-            kept.append(text)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(text + "\n" for text in kept), encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def read_metrics(path: str | os.PathLike, kind: str = "train") -> list[dict[str, float]]:
-    """Lines of a metrics file.
-
-    Args:
-        path: metrics.jsonl.
-        kind: "train" or "eval".
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is not JSON; names file and line.
-    """
-    lines = []
-    with open(path, encoding="utf-8") as file:
-        for number, text in enumerate(file, 1):
-            try:
-                line = json.loads(text)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
-            if line.get("kind") == kind:
-                lines.append(line)
-    return lines
-
-
-def read_metrics_or_nothing(path: str | os.PathLike, kind: str) -> list[dict[str, float]]:
-    """As `read_metrics`; a file that does not exist has no lines."""
-    return read_metrics(path, kind) if os.path.exists(path) else []
-
-
-def write_config(output_dir: str | os.PathLike, values: Mapping[str, Any]) -> None:
-    """Writes config.json: all that a run was begun with."""
-    folder = pathlib.Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{CONFIG_NAME}.tmp"
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / CONFIG_NAME)

@@ -508,7 +508,7 @@ def _check_source(start: StartingPoint, output: pathlib.Path) -> None:
 
 def _make_way(output: pathlib.Path, *, overwrite: bool) -> None:
     """Look at what lies where the best model of several seeds shall lie."""
-    from bert_tf.training import CONFIG_NAME, METRICS_NAME
+    from bert_tf.training_log import CONFIG_NAME, METRICS_NAME
 
     if overwrite:  # of a run of one seed, which would pass for that of the new model
         for name in (_RUN_NAME, CONFIG_NAME, METRICS_NAME, TRAINED_TASK_NAME):
@@ -542,7 +542,7 @@ def _short(value: Any) -> str:
 def _begin(folder: pathlib.Path, settings: dict[str, Any], *, overwrite: bool) -> None:
     """Make a run's folder, or look at what a stopped one has left there."""
     from bert_tf.tensor_files import checkpoint_steps
-    from bert_tf.training import CONFIG_NAME, METRICS_NAME, write_config
+    from bert_tf.training_log import CONFIG_NAME, METRICS_NAME, write_config
 
     config = folder / CONFIG_NAME
     stored = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
@@ -673,7 +673,7 @@ class _Training:
 
     def _remember(self) -> None:
         """Take up the evaluations of a run that was stopped."""
-        from bert_tf.training import METRICS_NAME, read_metrics_or_nothing
+        from bert_tf.training_log import METRICS_NAME, read_metrics_or_nothing
 
         lines = read_metrics_or_nothing(self.folder / METRICS_NAME, "eval")
         self.scores = [line[f"eval_{self.job.selection_metric}"] for line in lines]
@@ -744,7 +744,7 @@ class _Training:
         )
 
     def _was_evaluated(self) -> bool:
-        from bert_tf.training import METRICS_NAME, read_metrics_or_nothing
+        from bert_tf.training_log import METRICS_NAME, read_metrics_or_nothing
 
         lines = read_metrics_or_nothing(self.folder / METRICS_NAME, "eval")
         return any(line["step"] == self.trainer.step for line in lines)
@@ -846,7 +846,7 @@ def summary_over_seeds(job: Job, runs: Sequence[Run]) -> dict[str, Any]:
 
 def report_runs(job: Job, runs: Sequence[Run], folder: pathlib.Path) -> None:
     """Print and write what the seeds gave: seeds.json and a table, for more than one."""
-    from bert_tf.training import METRICS_NAME
+    from bert_tf.training_log import METRICS_NAME
     from experiments.plot_curves import plot_curves
 
     summary = summary_over_seeds(job, runs)

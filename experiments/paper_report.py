@@ -183,7 +183,7 @@ def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from bert_tf.training import METRICS_NAME, read_metrics_or_nothing
+    from bert_tf.training_log import METRICS_NAME, read_metrics_or_nothing
 
     panels = (
         ("mlm_loss", "loss of the language model (nats)"),

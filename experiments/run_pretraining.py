@@ -362,19 +362,20 @@ class PretrainingRun:
 
     def _describe(self) -> None:
         """Write what the run is, beside the model's configuration and vocabulary."""
-        from bert_tf import checkpoint_writers, training
+        from bert_tf import checkpoint_writers, training_log
 
-        training.write_config(self.folder, self.description)
+        training_log.write_config(self.folder, self.description)
         checkpoint_writers.save_config_and_vocabulary(
             self.folder, self.plan.config, self.plan.vocab_file
         )
 
     def _train_and_write(self, floor: dict[str, float]) -> list[tuple[str, str]]:
         """Train, write the model, and return what the summary says of it."""
-        from bert_tf import checkpoint_formats, checkpoint_writers, training
+        from bert_tf import checkpoint_formats, checkpoint_writers
+        from bert_tf.training_log import METRICS_NAME, read_metrics_or_nothing
 
         values, trainer = self.values, self.trainer
-        if not training.read_metrics_or_nothing(self.folder / training.METRICS_NAME, "baseline"):
+        if not read_metrics_or_nothing(self.folder / METRICS_NAME, "baseline"):
             trainer.log_line("baseline", floor)
         # The model of an earlier run of this folder must not be taken for this one's.
         (self.folder / f"{checkpoint_formats.WEIGHTS_NAME}.index").unlink(missing_ok=True)
@@ -401,11 +402,11 @@ class PretrainingRun:
 
     def _evaluate_and_write(self, floor: dict[str, float]) -> tuple[str, str]:
         """Evaluate, write the results, and return what the summary says of them."""
-        from bert_tf import training
+        from bert_tf.training_log import METRICS_NAME, read_metrics_or_nothing
 
         trainer = self.trainer
         figures = self.evaluate()
-        known = training.read_metrics_or_nothing(self.folder / training.METRICS_NAME, "eval")
+        known = read_metrics_or_nothing(self.folder / METRICS_NAME, "eval")
         if self.values.do_train and not any(line["step"] == trainer.step for line in known):
             trainer.log_line("eval", {f"eval_{name}": value for name, value in figures.items()})
         results = _write_eval_results(self.folder, figures, trainer.step)
@@ -447,11 +448,11 @@ class PretrainingRun:
         return [("best checkpoint", f"{self.trainer.keeper.prefix(best.step).name} ({loss})")]
 
     def _curves_row(self) -> list[tuple[str, str]]:
-        from bert_tf import training
+        from bert_tf import training_log
         from experiments.plot_curves import plot_curves
 
-        metrics = self.folder / training.METRICS_NAME
-        if not training.read_metrics_or_nothing(metrics, "train"):
+        metrics = self.folder / training_log.METRICS_NAME
+        if not training_log.read_metrics_or_nothing(metrics, "train"):
             return []
         try:
             return [("curves", str(plot_curves(metrics, self.folder / "curves.png")))]

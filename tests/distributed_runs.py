@@ -148,14 +148,14 @@ def fit(case: Case, records: str, folder: pathlib.Path, strategy):
 
 def result_of(trainer, case: Case, records: str) -> dict[str, np.ndarray]:
     """Log of the steps, weights of the model and figures of an evaluation."""
-    from bert_tf import training
+    from bert_tf import training_log
 
     found = {f"weight/{v.path}": v.numpy() for v in trainer.model.weights}
     figures = {}
     if case.evaluate:
         figures = trainer.evaluate(dataset_of(case, records, is_training=False))
     if trainer.is_chief:
-        lines = training.read_metrics(trainer.output_dir / training.METRICS_NAME)
+        lines = training_log.read_metrics(trainer.output_dir / training_log.METRICS_NAME)
         for name in ("loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "learning_rate"):
             found[f"log/{name}"] = np.array([line[name] for line in lines])
         found["skipped"] = np.array(trainer.skipped_steps)

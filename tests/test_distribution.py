@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import distribution, finetuning, training
+from bert_tf import distribution, finetuning, training, training_log
 from tests import distributed_runs as runs
 from tests import synthetic_records as synthetic
 from tests.distributed_runs import BATCH, Case
@@ -71,7 +71,7 @@ def test_two_workers(records_file, expected, tmp_path):
     trained = {k: value for k, value in expected.items() if not k.startswith("evaluation/")}
     assert_close(results(tmp_path, [case])[case], trained)
     assert len(outputs) == 2
-    lines = training.read_metrics(tmp_path / case.name / training.METRICS_NAME)
+    lines = training_log.read_metrics(tmp_path / case.name / training_log.METRICS_NAME)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]  # of the chief alone
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import training
+from bert_tf import training, training_log
 from bert_tf.finetuning import (
     HEAD_OF_KIND,
     FineTuningObjective,
@@ -236,7 +236,7 @@ def test_small_models_learn_small_tasks(all_kinds, tmp_path, kind, precision):
     model = calm_model(kind, dtype=precision)
     trainer = make_trainer(tmp_path, model, kind)
     last = run(trainer, tasks)
-    lines = training.read_metrics(tmp_path / training.METRICS_NAME)
+    lines = training_log.read_metrics(tmp_path / training_log.METRICS_NAME)
     assert lines[-1]["loss"] == last["loss"] < 0.5 * lines[0]["loss"]
     assert set(trainer.objective.metric_names) < set(last)
     assert accuracy(tasks, kind, model, arrays) > 0.9
@@ -254,7 +254,7 @@ def test_training_ends_where_it_should_stop(all_kinds, tmp_path):
 
     run(trainer, tasks, 31, eval_every_steps=3, evaluate=evaluate, should_stop=lambda: seen[2:])
     assert seen == [3, 6, 9] and trainer.step == 9
-    lines = training.read_metrics(tmp_path / training.METRICS_NAME, "eval")
+    lines = training_log.read_metrics(tmp_path / training_log.METRICS_NAME, "eval")
     assert [(line["step"], line["eval_figure"]) for line in lines] == [(3, 1), (6, 2), (9, 3)]
     assert not list(tmp_path.glob("model.ckpt*"))
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from bert_tf import checkpoint_writers, heads, training
+from bert_tf import checkpoint_writers, heads, training_log
 from bert_tf.tensor_bundle import read_tensors
 from bert_tf.tokenization import load_vocab
 from tests import distributed_runs
@@ -77,7 +77,9 @@ def test_replicas_and_workers_give_what_one_device_gives(model_dir, tmp_path):
         folder = tmp_path / name
         processes = [start(model_dir, folder, tf_config, **given) for tf_config in parts]
         distributed_runs.finish(processes)
-        losses = [line["loss"] for line in training.read_metrics(folder / training.METRICS_NAME)]
+        losses = [
+            line["loss"] for line in training_log.read_metrics(folder / training_log.METRICS_NAME)
+        ]
         figures = json.loads((folder / "eval_results.json").read_text())
         return losses, figures, read_tensors(folder / "bert_model.ckpt")
 

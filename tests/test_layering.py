@@ -38,6 +38,8 @@ LEVELS = {
     "finetuning_pipeline": 4,
     "heads": 4,
     "bilstm": 4,
+    "training_log": 0,
+    "training_progress": 1,
     "training": 5,
     "finetuning": 5,
     "checkpoint_formats": 5,

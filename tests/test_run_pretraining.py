@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bert_tf import records, training
+from bert_tf import records, training_log
 from bert_tf.tensor_bundle import read_tensors
 from bert_tf.tensor_files import checkpoint_steps
 from experiments import preemption, pretraining_plan, run_pretraining
@@ -183,12 +183,12 @@ def test_files_and_figures_of_a_run(data, whole):
     assert {name: float(value) for name, value in lines.items()} == results
     assert results["global_step"] == STEPS
 
-    steps = [line["step"] for line in training.read_metrics(folder / "metrics.jsonl")]
+    steps = [line["step"] for line in training_log.read_metrics(folder / "metrics.jsonl")]
     assert steps == [7, 14, 21, 28, 35, 42, 46]
-    evaluations = training.read_metrics(folder / "metrics.jsonl", "eval")
+    evaluations = training_log.read_metrics(folder / "metrics.jsonl", "eval")
     assert [line["step"] for line in evaluations] == [20, 40, 46]
     assert evaluations[-1]["eval_mlm_loss"] == results["masked_lm_loss"]
-    baseline = training.read_metrics(folder / "metrics.jsonl", "baseline")
+    baseline = training_log.read_metrics(folder / "metrics.jsonl", "baseline")
     assert baseline[0]["uniform_loss"] == pytest.approx(np.log(VOCAB_SIZE))
     train = [
         synthetic.make_arrays(count, seed, True)["masked_lm_ids"][

@@ -19,7 +19,7 @@ from bert_tf import checkpoint_writers, heads, squad_metrics
 from bert_tf.config import BertConfig
 from bert_tf.squad_metrics import normalize_answer
 from bert_tf.tokenization import load_vocab
-from bert_tf.training import read_metrics
+from bert_tf.training_log import read_metrics
 from experiments import finetuning, run_squad
 from experiments.exits import InputError
 

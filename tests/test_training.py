@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import training
+from bert_tf import training, training_log, training_progress
 from bert_tf.heads import bert_pretrainer, pretraining_compile_arguments
 from bert_tf.input_pipeline import pretraining_dataset
 from bert_tf.optimization import create_optimizer
@@ -68,7 +68,7 @@ def train(trainer, path, steps=STEPS, **settings):
 
 def log_of(folder, kind="train"):
     """Log lines without what the clock decides."""
-    lines = training.read_metrics(folder / training.METRICS_NAME, kind)
+    lines = training_log.read_metrics(folder / training_log.METRICS_NAME, kind)
     timed = ("sequences_per_second", "tokens_per_second", "time_seconds")
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
@@ -193,7 +193,7 @@ def test_log_line_holds_means_over_its_window(records_file, whole):
     assert first["step"] == 4 and set(whole.objective.metric_names) < set(first)
     assert log_of(whole.output_dir)[-1]["learning_rate"] == pytest.approx(1e-2 * (1 - 10 / 11))
     assert float(schedule) == 0  # of the step that would come next
-    timed = training.read_metrics(whole.output_dir / training.METRICS_NAME)[1]
+    timed = training_log.read_metrics(whole.output_dir / training_log.METRICS_NAME)[1]
     real = sum(
         int(inputs["input_mask"].sum())
         for inputs, _, _ in dataset_of(records_file, 4).take(4).as_numpy_iterator()
@@ -334,23 +334,23 @@ def test_averages_of_weights_are_evaluated_and_resumed(records_file, tmp_path):
 
 def test_metrics_are_cut_after_a_step_and_where_a_write_was_killed(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    training.cut_metrics(path, 3)  # nothing there, nothing to do
+    training_log.cut_metrics(path, 3)  # nothing there, nothing to do
     for step in (0, 2, 4):
-        training.append_metrics(path, "train", {"step": step, "loss": 0.5})
+        training_log.append_metrics(path, "train", {"step": step, "loss": 0.5})
     with open(path, "a", encoding="utf-8") as file:
         file.write('{"kind": "train", "st')
     with pytest.raises(ValueError, match="line 4: not JSON"):
-        training.read_metrics(path)
-    training.cut_metrics(path, 2)
-    assert [line["step"] for line in training.read_metrics(path)] == [0, 2]
-    assert training.read_metrics(path, "eval") == []
-    assert training.read_metrics_or_nothing(tmp_path / "absent", "train") == []
+        training_log.read_metrics(path)
+    training_log.cut_metrics(path, 2)
+    assert [line["step"] for line in training_log.read_metrics(path)] == [0, 2]
+    assert training_log.read_metrics(path, "eval") == []
+    assert training_log.read_metrics_or_nothing(tmp_path / "absent", "train") == []
 
 
 def test_progress_of_a_continued_run_tells_its_own_time_left(capsys, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(training.time, "time", lambda: now[0])
-    bar = training._Progress(100, 40, ["loss"])
+    monkeypatch.setattr(training_progress.time, "time", lambda: now[0])
+    bar = training_progress.Progress(100, 40, ["loss"])
     for step in (50, 60):
         now[0] += 20 if step == 50 else 10
         bar.update(step, [("loss", 2.5)])
@@ -373,7 +373,7 @@ def test_bad_settings_are_refused(tmp_path):
 
 
 def test_config_is_written_whole(tmp_path):
-    training.write_config(tmp_path / "new", {"b": 1, "a": [2]})
+    training_log.write_config(tmp_path / "new", {"b": 1, "a": [2]})
     assert json.loads((tmp_path / "new" / "config.json").read_text()) == {"a": [2], "b": 1}
 
 
