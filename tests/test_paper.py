@@ -9,6 +9,7 @@ import textwrap
 import pytest
 from absl import flags
 
+from bert_tf import tasks
 from experiments import paper, paper_grid, paper_report, paper_tables
 from experiments.paper_grid import GridError, Run
 
@@ -141,6 +142,15 @@ def test_every_flag_of_every_run_is_one_of_its_script(number, scale, tmp_path):
         defined = known_flags(run.script)
         for name, _ in (*run.flags, (run.output_flag, None)):
             assert name in defined, (run.script, name)
+
+
+@pytest.mark.parametrize("name", paper_tables.TARGETS)
+def test_the_figure_of_a_target_is_one_that_its_script_writes(name):
+    target = paper_tables.TARGETS[name]
+    task = dict(target.flags).get("task_name", name).lower()
+    task = {"squad1": "squad1.1", "squad2": "squad2.0"}.get(task, task)
+    prefix = "" if task.startswith("squad") else "eval_"
+    assert target.figure in [f"{prefix}{metric}" for metric in tasks.TASKS[task].metrics]
 
 
 def test_a_row_says_which_model_it_is_of():
