@@ -845,13 +845,13 @@ def summary_over_seeds(job: Job, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def report_runs(job: Job, runs: Sequence[Run], folder: pathlib.Path) -> None:
-    """Print and write what the seeds gave: seeds.json and a table, for more than one."""
+    """Write seeds.json, what the seeds gave, and print it: a table, for more than one."""
     from bert_tf.training_log import METRICS_NAME
     from experiments.plot_curves import plot_curves
 
     summary = summary_over_seeds(job, runs)
+    write_json(folder / "seeds.json", summary)
     if len(runs) > 1:
-        write_json(folder / "seeds.json", summary)
         print(f"over {len(runs)} seeds:")
         for name, row in summary["figures"].items():
             print(

@@ -277,7 +277,11 @@ def write_report(
         blocks.append(_Block("Learning curves of pre-training", picture=("curves.png", curves)))
     for number, (heading, words, picture) in enumerate(pictures):
         blocks.append(_Block(heading, (words,), picture=(f"picture{number}.png", picture)))
-    blocks += [_failures(table, outcomes), _cost(table, outcomes), _commands(table, root, command)]
+    blocks += [
+        _failures(table, root, outcomes),
+        _cost(table, outcomes),
+        _commands(table, root, command),
+    ]
     for block in blocks:
         if block.picture is not None:
             (folder / block.picture[0]).write_bytes(block.picture[1])
@@ -318,7 +322,8 @@ def _searches(table: Table, results: Sequence[Sequence[Result | None]]) -> Itera
         yield _Block("Search", (), header, tuple(rows))
 
 
-def _failures(table: Table, outcomes: Mapping[str, Outcome]) -> _Block:
+def _failures(table: Table, root: pathlib.Path, outcomes: Mapping[str, Outcome]) -> _Block:
+    """List the runs that did not end well, and those that ended with a model of no use."""
     rows = []
     for run in table.runs:
         outcome = outcomes.get(run.name)
@@ -326,10 +331,13 @@ def _failures(table: Table, outcomes: Mapping[str, Outcome]) -> _Block:
             rows.append(((run.name, ""), ("not run", ""), ("", "")))
         elif not outcome.finished:
             rows.append(((run.name, ""), (str(outcome.status), ""), (outcome.last_line, "")))
-    text = () if rows else ("None: every run ended well.",)
-    return _Block(
-        "Failed runs", text, ("run", "exit status", "last line") if rows else (), tuple(rows)
-    )
+        else:
+            seeds = root / run.name / "seeds.json"
+            failed = json.loads(seeds.read_text("utf-8"))["failed"] if seeds.exists() else {}
+            rows += (((run.name, ""), ("0", ""), (reason, "")) for reason in failed.values())
+    text = () if rows else ("None: every run ended well, with a model better than a constant.",)
+    header = ("run", "exit status", "what happened") if rows else ()
+    return _Block("Failed runs", text, header, tuple(rows))
 
 
 def _cost(table: Table, outcomes: Mapping[str, Outcome]) -> _Block:
@@ -395,7 +403,7 @@ def _page(title: str, blocks: Sequence[_Block]) -> str:
     body = [f"<h1>{html.escape(title)}</h1>"]
     for block in blocks:
         body.append(f"<h2>{html.escape(block.heading)}</h2>")
-        body += (f'<p class="note">{html.escape(text)}</p>' for text in block.text)
+        body += (f'<p class="note">{_with_code(text)}</p>' for text in block.text)
         if block.rows:
             head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.header)
             body.append(f'<div class="wide"><table><tr>{head}</tr>')
@@ -425,3 +433,9 @@ def _page(title: str, blocks: Sequence[_Block]) -> str:
         + "\n".join(body)
         + "</body></html>\n"
     )
+
+
+def _with_code(text: str) -> str:
+    """Return HTML of a text whose code stands between backticks."""
+    parts = html.escape(text).split("`")
+    return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(parts))

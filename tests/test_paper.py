@@ -197,6 +197,8 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
         tuple(runs),
     )
     outcomes = paper_grid.run_grid(runs, root, tell=lambda _: None)
+    reason = "f1 0.0 is not above that of a constant answer"
+    (root / "table4" / "x-2" / "seeds.json").write_text(json.dumps({"failed": {"2": reason}}))
     text, page = (
         path.read_text()
         for path in paper_report.write_report(
@@ -207,6 +209,8 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
     assert "| BERT | one | rate x | 82.00 |" in text
     assert "| BERT | one | rate y | 90.00 (chosen) |" in text
     assert "| table4/y-2 | 3 | it cannot be done |" in text
+    assert "| table4/x-2 | 0 | f1 0.0 is not above that of a constant answer |" in text
+    assert "Made by <code>python x.py --y</code>" in page and "`" not in page
     assert "small scale" in text and "![Bars](bars.png)" in text
     assert (root / "table4/bars.png").stat().st_size > 1000
     assert "A &lt;title&gt;" in page and "Of A &amp; B." in page
