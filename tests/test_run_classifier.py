@@ -588,7 +588,7 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
     ("given", "message"),
     [
         ({}, "give at least one of --do_train, --do_eval, --do_predict"),
-        ({"do_train": True, "use_tpu": True}, "use_tpu: TPUs are for --distribution_strategy=tpu"),
+        ({"do_train": True, "use_tpu": True}, "use_tpu, .* with --distribution_strategy=tpu"),
         ({"do_train": True, "seeds": "1,1"}, "seeds: expected different whole numbers"),
         ({"do_train": True, "max_seq_length": 37}, "max_seq_length: the model has 31 positions"),
         ({"do_train": True, "learning_rate": -1}, "learning_rate: expected a positive number"),

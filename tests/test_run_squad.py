@@ -479,7 +479,7 @@ def test_it_learns_a_handful_of_questions(tmp_path):
         train_batch_size=7,
         num_train_steps=300,
         eval_every_steps=300,
-        learning_rate=2e-3,
+        learning_rate=1e-3,  # at 2e-3 rounding decides whether a seed learns
         output_dir=tmp_path / "run",
     )
     results = read(tmp_path / "run" / "eval_results.json")
