@@ -641,7 +641,8 @@ class Trainer:
                     last = log.write(
                         step,
                         self._take_means(),
-                        self._state(),
+                        learning_rate=float(self._learning_rate.numpy()),
+                        loss_scaling=self._loss_scaling(),
                         sequences_per_batch=sequences_per_batch,
                         tokens=int(self._tokens.numpy()),
                     )
@@ -679,14 +680,12 @@ class Trainer:
         self._train_sums.assign(tf.zeros_like(self._train_sums))
         return means
 
-    def _state(self) -> dict[str, float]:
-        """What a log line says beside metrics."""
-        state = {"learning_rate": float(self._learning_rate.numpy())}
+    def _loss_scaling(self) -> dict[str, float]:
+        """What a log line says of a loss-scale optimizer; nothing of others."""
         scale = getattr(self.optimizer, "dynamic_scale", None)
-        if scale is not None:
-            state["loss_scale"] = float(scale.numpy())
-            state["skipped_steps"] = self.skipped_steps
-        return state
+        if scale is None:
+            return {}
+        return {"loss_scale": float(scale.numpy()), "skipped_steps": self.skipped_steps}
 
     def _training_batches(
         self, make_dataset: Callable[[int], tf.data.Dataset], step: int, batch_size: int

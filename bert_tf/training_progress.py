@@ -92,8 +92,9 @@ class RunLog:
         self,
         step: int,
         means: Mapping[str, float],
-        state: Mapping[str, float],
         *,
+        learning_rate: float,
+        loss_scaling: Mapping[str, float],
         sequences_per_batch: int,
         tokens: int,
     ) -> dict[str, float]:
@@ -102,7 +103,8 @@ class RunLog:
         Args:
             step: steps taken.
             means: figures since the last line.
-            state: learning_rate and, where losses are scaled, loss_scale and skipped_steps.
+            learning_rate: of the step.
+            loss_scaling: loss_scale and skipped_steps, where losses are scaled.
             sequences_per_batch: for the rates.
             tokens: tokens taken.
 
@@ -111,25 +113,24 @@ class RunLog:
         """
         now = time.perf_counter()
         seconds = max(now - self._mark, 1e-9)
-        rate, *scaling = state
         line: dict[str, float] = {
             "step": step,
             **means,
-            rate: state[rate],
+            "learning_rate": learning_rate,
             "sequences_per_second": (step - self._step) * sequences_per_batch / seconds,
             "tokens_per_second": (tokens - self._tokens) / seconds,
             "time_seconds": time.time(),
-            **{name: state[name] for name in scaling},
+            **loss_scaling,
         }
         self._mark, self._step, self._tokens = now, step, tokens
         self._emit("train", line)
         if self._bar is not None:
             shown = {
                 **means,
-                "lr": state[rate],
+                "lr": learning_rate,
                 "seq/s": line["sequences_per_second"],
                 "tokens/s": line["tokens_per_second"],
-                **{name: state[name] for name in scaling},
+                **loss_scaling,
             }
             self._bar.update(step, list(shown.items()))
         return line

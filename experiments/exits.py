@@ -31,6 +31,7 @@ def exit_on_error(
         where the same command goes on: the run was asked to end and has saved its state, or
         another worker was lost.
     """
+    values = flags.FLAGS if values is None else values
     try:
         run()
     except Exception as error:
@@ -39,7 +40,7 @@ def exit_on_error(
             return preemption.STATUS
         if logging.level_debug():
             raise
-        if _lost_worker(error, flags.FLAGS if values is None else values):
+        if _lost_worker(error, values):
             reason = next((x for x in str(error).splitlines() if "ollective ops" in x), str(error))
             print(
                 f"{name}: another worker was lost; start all of them again with the same commands, "
@@ -51,7 +52,7 @@ def exit_on_error(
         if isinstance(error, ValueError | OSError | RuntimeError):
             message = str(error)
         elif memory.is_out_of_memory(error):
-            message = memory.out_of_memory_message(error, flags.FLAGS if values is None else values)
+            message = memory.out_of_memory_message(error, values)
             status = memory.OUT_OF_MEMORY_STATUS
         else:
             raise

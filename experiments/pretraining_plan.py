@@ -40,7 +40,6 @@ class Plan:
     eval_masking: Any
     vocab_file: str | None
     init: Any
-    manifest: dict[str, Any] | None
     sound_files: dict[str, str]  # record file -> where its sound records are read
 
 
@@ -203,7 +202,6 @@ def make_plan(values: flags.FlagValues) -> Plan:
         ValueError: something does not fit; one line says what.
         OSError: a file is missing or cannot be read.
     """
-    check_flags(values)
     from bert_tf import checkpoint_formats, input_pipeline, tokenization
     from bert_tf.config import BertConfig
     from bert_tf.dynamic_masking import NextPieceRule
@@ -313,6 +311,5 @@ def make_plan(values: flags.FlagValues) -> Plan:
         eval_masking=masking(eval_files, eval_shape),
         vocab_file=vocab_file,
         init=init,
-        manifest=manifest,
         sound_files={path: file.path for path, file in checked.items()},
     )

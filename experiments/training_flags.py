@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,104 +22,70 @@ TRAJECTORY_NAMES = (
 
 def define_training_flags(values: flags.FlagValues) -> None:
     """Define the flags."""
-    flags.DEFINE_enum(
+    text = functools.partial(flags.DEFINE_string, flag_values=values)
+    switch = functools.partial(flags.DEFINE_bool, flag_values=values)
+    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+    number = functools.partial(flags.DEFINE_float, flag_values=values)
+    choice = functools.partial(flags.DEFINE_enum, flag_values=values)
+    texts = functools.partial(flags.DEFINE_multi_string, flag_values=values)
+
+    choice(
         "precision",
         "float32",
         ["float32", "mixed_bfloat16", "mixed_float16"],
         "Computation: the last with dynamic loss scaling. Weights stay float32.",
-        flag_values=values,
     )
-    flags.DEFINE_enum(
-        "jit_compile",
-        "auto",
-        ["auto", "true", "false"],
-        "XLA; auto means on a GPU only.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "deterministic",
-        False,
-        "Deterministic GPU kernels, slower; on CPU they are already.",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "optimizer",
-        "adamw",
-        ["adamw", "lamb"],
-        "BERT's Adam, or LAMB for large batches.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "layer_wise_decay",
-        1.0,
-        "Factor from a layer's learning rate to that of the one below.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "freeze_layers",
-        -1,
-        "Freeze the embeddings and so many layers; -1 for nothing.",
-        flag_values=values,
-    )
-    flags.DEFINE_multi_string(
-        "freeze", [], "Regular expression of weights to freeze; repeatable.", flag_values=values
-    )
-    flags.DEFINE_string(
+    choice("jit_compile", "auto", ["auto", "true", "false"], "XLA; auto means on a GPU only.")
+    switch("deterministic", False, "Deterministic GPU kernels, slower; on CPU they are already.")
+    choice("optimizer", "adamw", ["adamw", "lamb"], "BERT's Adam, or LAMB for large batches.")
+    number("layer_wise_decay", 1.0, "Factor from a layer's learning rate to that of the one below.")
+    integer("freeze_layers", -1, "Freeze the embeddings and so many layers; -1 for nothing.")
+    texts("freeze", [], "Regular expression of weights to freeze; repeatable.")
+    text(
         "recompute_layers",
         "none",
         "Layers computed again for the gradients, to save memory: none, all, every_2, or 0,1,5.",
-        flag_values=values,
     )
-    flags.DEFINE_enum(
+    choice(
         "distribution_strategy",
         "one_device",
         _STRATEGIES,
         "Devices to train on; multi_worker_mirrored takes the cluster from TF_CONFIG.",
-        flag_values=values,
     )
-    flags.DEFINE_enum(
+    choice(
         "all_reduce_alg",
         None,
         _ALGORITHMS,
         "How gradients are summed: the first three for mirrored; ring, nccl and auto for "
         "multi_worker_mirrored.",
-        flag_values=values,
     )
-    flags.DEFINE_integer(
+    integer(
         "num_replicas",
         None,
         "GPUs of mirrored, all by default; without a GPU, logical devices made of the CPU.",
-        flag_values=values,
     )
-    flags.DEFINE_integer(
+    integer(
         "gradient_accumulation_steps",
         1,
         "Parts of a training batch that are computed one after another, to need less memory.",
-        flag_values=values,
     )
-    flags.DEFINE_enum(
+    choice(
         "loss_normalization",
         "global",
         ["global", "per_replica"],
         "Whether losses are means over the whole batch or, as in the original, over each "
         "replica's part.",
-        flag_values=values,
     )
-    flags.DEFINE_float(
+    number(
         "ema_momentum",
         0.0,
         "Evaluate and keep averages of the weights that decay by this factor a step; 0 for none.",
-        flag_values=values,
     )
-    flags.DEFINE_bool(
-        "use_tpu", False, "Not supported; see distribution_strategy.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "num_tpu_cores", 8, "Accepted for old commands; without effect.", flag_values=values
-    )
+    switch("use_tpu", False, "Not supported; see distribution_strategy.")
+    integer("num_tpu_cores", 8, "Accepted for old commands; without effect.")
     for name in _OF_TPU:
-        flags.DEFINE_string(name, None, "Of distribution_strategy tpu.", flag_values=values)
-    flags.DEFINE_string("master", None, "Not supported.", flag_values=values)
+        text(name, None, "Of distribution_strategy tpu.")
+    text("master", None, "Not supported.")
 
 
 def check_training_flags(values: flags.FlagValues) -> None:

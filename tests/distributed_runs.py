@@ -35,6 +35,7 @@ class Case:
     poison: bool = False  # large gradients of the last row of the second batch alone
     initial_scale: float = 2.0**10
     ema_momentum: float | None = None
+    is_scale_seen: bool = False  # neither clipping nor Adam hides the scale of the gradients
     evaluate: bool = True
     fit: bool = False  # Keras' own loop, with this package's losses and optimizer
 
@@ -71,6 +72,8 @@ def make_trainer(case: Case, folder: pathlib.Path, strategy=None):
         model = bert_pretrainer(config, dtype=case.precision)
         # A norm below that of the gradients, so that clipping before their sum would show.
         optimizer = create_optimizer(1e-3, 11, 3, clip_norm=0.5, **averaged)
+        if case.is_scale_seen:
+            optimizer = create_optimizer(1.0, 11, 3, clip_norm=None, epsilon=1.0)
         if case.precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(
                 optimizer, initial_scale=case.initial_scale

@@ -1,5 +1,6 @@
 """Replicas, workers, precisions and accumulation steps against one device in float32."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -62,6 +63,19 @@ def test_two_replicas_and_accumulation_and_a_restart_on_one(records_file, expect
     assert trainer.restore() == 3
     trainer.train(lambda step: runs.dataset_of(case, records_file, step), 5, sequences_per_batch=20)
     assert_close(runs.result_of(trainer, case, records_file), expected)
+
+
+def test_gradients_of_replicas_and_accumulation_are_summed(records_file, tmp_path):
+    case = Case(is_scale_seen=True, evaluate=False)
+    expected = runs.result_of(runs.run(case, records_file, tmp_path / "one"), case, records_file)
+    divided = dataclasses.replace(case, accumulation=2)
+    runs.finish(runs.start("mirrored", records_file, tmp_path, [divided]))
+    found = results(tmp_path, [divided])[divided]
+    assert_close(found, expected)
+    # What the five steps changed is far more than what is tolerated.
+    begun = runs.make_trainer(case, tmp_path / "begun").model.weights
+    moved = max(np.abs(expected[f"weight/{v.path}"] - v.numpy()).max() for v in begun)
+    assert moved > 1e-2
 
 
 @pytest.mark.slow

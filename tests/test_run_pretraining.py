@@ -260,6 +260,7 @@ def refused(data, tmp_path):
         run_pretraining.define_flags(values)
         values(["run_pretraining.py", *arguments(data, tmp_path / "out", **changes)])
         with pytest.raises((ValueError, OSError)) as caught:
+            pretraining_plan.check_flags(values)
             pretraining_plan.make_plan(values)
         assert not (tmp_path / "out").exists()
         text = str(caught.value)
