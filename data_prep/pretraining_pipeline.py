@@ -32,6 +32,7 @@ import numpy as np
 
 from bert_tf import records, tokenization
 from data_prep import instances, reference_instances, token_store
+from data_prep.folder_lock import lock_folder
 from data_prep.progress import Progress
 from data_prep.worker_pool import WorkerPool, available_cores
 
@@ -296,21 +297,6 @@ def fingerprint(options: Options, layout: str | None = None) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _lock(folder: str) -> Any:
-    """Locks a work folder until the returned file is closed; None if another process has it."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        return open(os.path.join(folder, "lock"), "wb")
-    stream = open(os.path.join(folder, "lock"), "wb")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        return None
-    return stream
-
-
 @contextlib.contextmanager
 def work_folder(options: Options, layout: str | None = None) -> Iterator[str]:
     """Makes sure that the output can be written, and gives the folder for unfinished work.
@@ -346,14 +332,14 @@ def work_folder(options: Options, layout: str | None = None) -> Iterator[str]:
     base = records.output_base(os.path.abspath(options.output_files[0])) + ".work-"
     work = base + fingerprint(options, layout)
     os.makedirs(work, exist_ok=True)
-    lock = _lock(work)
+    lock = lock_folder(work)
     if lock is None:
         raise RuntimeError(f"another run is making the same records; it holds {work}")
     with lock:
         for removed in glob.glob(f"{glob.escape(base)}*.removed"):
             shutil.rmtree(removed, ignore_errors=True)
         for other in set(glob.glob(glob.escape(base) + "?" * 16)) - {work}:
-            other_lock = _lock(other)
+            other_lock = lock_folder(other)
             if other_lock is not None:  # left by a killed run on other input or with other flags
                 with other_lock:
                     _remove_folder(other)

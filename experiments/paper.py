@@ -9,7 +9,8 @@ Tables 1 to 4 (GLUE, SQuAD 1.1 and 2.0, SWAG) and 7 (named entities) fine-tune t
 their own on --corpus_files. --scale=full is the paper's recipe, with its search over rates, and
 prints what it will cost before it begins; --scale=small is the same code with small models on
 samples. The same command goes on with what was stopped, and runs again what failed. In the folder
-tableN of --output_dir: REPORT.md, REPORT.html and the runs, each with its log beside it.
+tableN of --output_dir: REPORT.md, REPORT.html and the runs, each with its log beside it. Records
+and the models of tables 5, 6 and 8 lie in data and pretrained, and tables share them.
 """
 
 from __future__ import annotations

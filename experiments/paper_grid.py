@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from data_prep.folder_lock import lock_folder
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _MEMORY_INFO = pathlib.Path("/proc/meminfo")
 
@@ -33,7 +35,7 @@ class Run:
     """One command.
 
     Attributes:
-        name: its folder under the grid's, as "table5/no_nsp/pretraining"; unlike all others.
+        name: its folder under the grid's, as "table7/base/features-last"; unlike all others.
         script: path from the repository's root.
         flags: name and value of each flag but the one that names the folder; a value of True or
             False stands for --name or --noname.
@@ -182,12 +184,18 @@ def run_grid(
         name -> outcome, of those that ended, now or before. A run whose needs failed has none.
 
     Raises:
-        GridError: the grid is at fault, or a folder holds a finished run of another command.
+        GridError: the grid is at fault, another one runs in the folder, or a run's folder holds a
+            finished run of another command.
         KeyboardInterrupt: on an interrupt, after the processes have been stopped; they go on at
             the next call.
     """
     check_grid(runs)
-    return _Scheduler(runs, pathlib.Path(root), jobs, tell).run()
+    os.makedirs(root, exist_ok=True)
+    lock = lock_folder(root)
+    if lock is None:  # grids of one folder share runs
+        raise GridError(f"{root}: another grid runs in this folder; let it end, or take another")
+    with lock:
+        return _Scheduler(runs, pathlib.Path(root), jobs, tell).run()
 
 
 class _Scheduler:

@@ -3,7 +3,8 @@
 A table is rows and columns of cells. A cell names the runs that give it (one for each seed and
 each choice of hyper-parameters), the figure that is read from their results, and what the paper
 has there. `make_table` builds one for a `Scale`: "full" is the paper's recipe, "small" the same
-code with small models on samples.
+code with small models on samples. What several tables need is run once: records, and the models
+that tables 5, 6 and 8 pre-train, lie in folders that are not of one table.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ class Target:
         flags: of the script, beside those of model and recipe; {name} stands for a folder of data.
         figure: key in eval_results.json.
         factor: what makes it a percentage.
-        selects: key of the figure by which hyper-parameters are chosen; `figure` by default.
         num_examples: training examples of the official data, for the estimate of cost.
     """
 
@@ -318,6 +318,10 @@ class Places:
 # --- runs -----------------------------------------------------------------------------------------
 
 
+_PRETRAINED = "pretrained"
+_USUAL_MASKS = {"mask_prob": 0.8, "keep_prob": 0.1, "random_prob": 0.1}
+
+
 class _Grid:
     """Collects the runs of one table; what two cells share is one run."""
 
@@ -336,9 +340,9 @@ class _Grid:
         """Return the path of what a run leaves."""
         return str(self.root / name)
 
-    def config_file(self, label: str, config: Mapping[str, Any]) -> str:
+    def config_file(self, folder: str, config: Mapping[str, Any]) -> str:
         """Write the configuration of a variant; return the path of the file."""
-        path = self.root / self.folder / label / "bert_config.json"
+        path = self.root / folder / "bert_config.json"
         made = _config(config, self.vocab_size()).to_json_string()
         if not path.exists() or path.read_text(encoding="utf-8") != made:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -396,14 +400,29 @@ class _Grid:
             )
         )
 
-    def pretraining(self, label: str, config: Mapping[str, Any], **masks: Any) -> str:
-        """Pre-train a variant; return the run's name."""
+    def pretraining(self, config: Mapping[str, Any], **masks: Any) -> str:
+        """Pre-train a variant; return the run's name, which tells its size and what is unusual.
+
+        Args:
+            config: what differs from the scale's configuration.
+            **masks: flags of how pieces are masked, if not in the usual way.
+        """
         recipe = self.scale.pretraining
         config = {**recipe.config, **config}
-        left_to_right = config.get("left_to_right", False)
-        # A left-to-right model predicts every next piece: nothing is masked.
-        masks = {"dynamic_masking": True} if left_to_right else masks
-        data = label if masks and not left_to_right else "next" if left_to_right else "masked"
+        model = _config(config, self.vocab_size())
+        label = f"L{model.num_hidden_layers}-H{model.hidden_size}-A{model.num_attention_heads}"
+        data = "masked"
+        if model.left_to_right:  # it predicts every next piece: nothing is masked
+            data, masks = "next", {"dynamic_masking": True}
+            label += "-left_to_right"
+        elif masks and masks != _USUAL_MASKS:
+            percent = [round(100 * masks[name]) for name in _USUAL_MASKS]
+            data = "mask{}-same{}-random{}".format(*percent)
+            label += f"-{data}"
+        else:
+            masks = {}
+            label += "" if model.next_sentence_prediction else "-no_nsp"
+        folder = f"{_PRETRAINED}/{label}"
         vocabulary, needs = self.vocabulary()
         made = {
             (split, length): self.records(split, data, length, **masks)
@@ -421,10 +440,10 @@ class _Grid:
             }
         return self.add(
             Run(
-                name=f"{self.folder}/{label}/pretraining",
+                name=f"{folder}/pretraining",
                 script="experiments/run_pretraining.py",
                 flags=flags_of(
-                    bert_config_file=self.config_file(label, config),
+                    bert_config_file=self.config_file(folder, config),
                     vocab_file=vocabulary,
                     input_file=self.path(made["train", recipe.length]),
                     eval_input_file=self.path(made["heldout", recipe.length]),
@@ -462,7 +481,7 @@ class _Grid:
 
     def finetuned(
         self,
-        label: str,
+        folder: str,
         name: str,
         *,
         model_dir: str,
@@ -483,7 +502,7 @@ class _Grid:
             runs = tuple(
                 self.add(
                     Run(
-                        name=f"{self.folder}/{label}/{task}-lr{rate:g}-b{size}-seed{seed}",
+                        name=f"{folder}/{task}-lr{rate:g}-b{size}-seed{seed}",
                         script=target.script,
                         flags=flags_of(
                             model_dir=model_dir,
@@ -511,7 +530,7 @@ class _Grid:
 
     def tagged(
         self,
-        label: str,
+        folder: str,
         choice: str,
         part: str,
         *,
@@ -524,7 +543,7 @@ class _Grid:
         with_test = places.ner_test_file is not None
         name = self.add(
             Run(
-                name=f"{self.folder}/{label}/features-{choice}",
+                name=f"{folder}/features-{choice}",
                 script="experiments/run_feature_based.py",
                 flags=flags_of(
                     model_dir=model_dir,
@@ -537,7 +556,7 @@ class _Grid:
                     max_seq_length=scale.recipe("ner").max_seq_length,
                     seeds=",".join(map(str, scale.seeds)),
                     train_batch_size=32,
-                    cache_dir=self.path(f"{self.folder}/{label}/feature_cache"),
+                    cache_dir=self.path(f"{folder}/feature_cache"),
                 ),
                 needs=tuple(needs),
                 result=_TAGGER_RESULT,
@@ -545,6 +564,11 @@ class _Grid:
         )
         figure = f"results/{choice}/seeds/*/{part}_f1"
         return Cell((("", (name,)),), figure, 1.0, paper, result=_TAGGER_RESULT)
+
+
+def _folder_of(pretrained: str) -> str:
+    """Return the folder of a pre-trained model, where what is made of it lies too."""
+    return pretrained.rpartition("/")[0]
 
 
 def predictions_of(length: int) -> int:
@@ -649,8 +673,14 @@ def _of_pretrained_models(
     rows = []
     for label, folder, config in _models(grid.places):
         cells = (
-            grid.finetuned(label, t, model_dir=folder, config=config, paper=papers[label].get(t))
-            for t in targets
+            grid.finetuned(
+                f"{grid.folder}/{label}",
+                target,
+                model_dir=folder,
+                config=config,
+                paper=papers[label].get(target),
+            )
+            for target in targets
         )
         rows.append(Row(_words(label, config), tuple(cells)))
     return tuple(rows)
@@ -678,7 +708,9 @@ def _question_answering(grid: _Grid, number: int, title: str, name: str, papers:
     rows = []
     for label, folder, config in _models(grid.places):
         exact, f1 = papers[label]
-        cell = grid.finetuned(label, name, model_dir=folder, config=config, paper=f1)
+        cell = grid.finetuned(
+            f"{grid.folder}/{label}", name, model_dir=folder, config=config, paper=f1
+        )
         key = "exact_match"
         rows.append(
             Row(
@@ -713,32 +745,28 @@ def _table_4(grid: _Grid) -> Table:
     return Table(4, "SWAG, dev accuracy", _notes(grid.scale), ("SWAG",), rows, runs)
 
 
-# Table 5: label, words, configuration, whether a BiLSTM is put on top, and the paper's figures.
+_NO_NSP = {"next_sentence_prediction": False}
+_LEFT_TO_RIGHT = {**_NO_NSP, "left_to_right": True}
+# Table 5: words, configuration, whether a BiLSTM is put on top, and the paper's figures.
 _TASKS_OF_PRETRAINING = (
-    ("base", "BERT-BASE", {}, False, (84.4, 88.4, 86.7, 92.7, 88.5)),
-    (
-        "no_nsp",
-        "No NSP",
-        {"next_sentence_prediction": False},
-        False,
-        (83.9, 84.9, 86.5, 92.6, 87.9),
-    ),
-    ("ltr", "LTR & No NSP", None, False, (82.1, 84.3, 77.5, 92.1, 77.8)),
-    ("ltr", "+ BiLSTM", None, True, (82.1, 84.1, 75.7, 91.6, 84.9)),
+    ("BERT-BASE", {}, False, (84.4, 88.4, 86.7, 92.7, 88.5)),
+    ("No NSP", _NO_NSP, False, (83.9, 84.9, 86.5, 92.6, 87.9)),
+    ("LTR & No NSP", _LEFT_TO_RIGHT, False, (82.1, 84.3, 77.5, 92.1, 77.8)),
+    ("+ BiLSTM", _LEFT_TO_RIGHT, True, (82.1, 84.1, 75.7, 91.6, 84.9)),
 )
-_LEFT_TO_RIGHT = {"next_sentence_prediction": False, "left_to_right": True}
 
 
 def _table_5(grid: _Grid) -> Table:
     names = ("mnli", "qnli", "mrpc", "sst2", "squad1")
     rows, curves = [], {}
-    for label, words, config, with_lstm, papers in _TASKS_OF_PRETRAINING:
-        config = _LEFT_TO_RIGHT if config is None else config
-        pretrained = grid.pretraining(label, config)
-        curves.setdefault(words, pretrained)
+    for words, config, with_lstm, papers in _TASKS_OF_PRETRAINING:
+        pretrained = grid.pretraining(config)
+        if not with_lstm:
+            curves[words] = pretrained
+        folder = _folder_of(pretrained)
         cells = (
             grid.finetuned(
-                f"{label}_bilstm" if with_lstm else label,
+                f"{folder}-bilstm" if with_lstm else folder,
                 name,
                 model_dir=grid.path(pretrained),
                 needs=(pretrained,),
@@ -749,7 +777,6 @@ def _table_5(grid: _Grid) -> Table:
             for name, paper in zip(names, papers, strict=True)
         )
         rows.append(Row(words, tuple(cells)))
-    curves.pop("+ BiLSTM", None)
     return Table(
         5,
         "Pre-training tasks, dev",
@@ -763,7 +790,7 @@ def _table_5(grid: _Grid) -> Table:
         tuple(rows),
         tuple(grid.runs.values()),
         tuple(curves.items()),
-        shown_model=f"{grid.folder}/base/pretraining",
+        shown_model=curves["BERT-BASE"],
     )
 
 
@@ -789,14 +816,14 @@ def _table_6(grid: _Grid) -> Table:
             "num_attention_heads": heads,
             "intermediate_size": 4 * hidden,
         }
-        last = grid.pretraining(label, config)
+        last = grid.pretraining(config)
         curves[label] = last
         perplexity = Cell(
             (("", (last,)),), "exp:masked_lm_loss", 1.0, papers[0], higher_is_better=False
         )
         cells = (
             grid.finetuned(
-                label,
+                _folder_of(last),
                 name,
                 model_dir=grid.path(last),
                 needs=(last,),
@@ -839,7 +866,12 @@ def _table_7(grid: _Grid) -> Table:
         if len(parts) == 2:
             flags = {"test_file": grid.places.ner_test_file, "do_predict": True}
         cell = grid.finetuned(
-            f"{label}_finetuned", "ner", model_dir=folder, config=config, paper=paper[0], **flags
+            f"{grid.folder}/{label}_finetuned",
+            "ner",
+            model_dir=folder,
+            config=config,
+            paper=paper[0],
+            **flags,
         )
         cells = [cell]
         if len(parts) == 2:
@@ -850,7 +882,11 @@ def _table_7(grid: _Grid) -> Table:
     for choice, words, paper in _FEATURES_OF_THE_PAPER:
         cells = [
             grid.tagged(
-                label, choice, part, model_dir=folder, paper=paper if part == "eval" else None
+                f"{grid.folder}/{label}",
+                choice,
+                part,
+                model_dir=folder,
+                paper=paper if part == "eval" else None,
             )
             for part in parts
         ]
@@ -882,20 +918,20 @@ def _table_8(grid: _Grid) -> Table:
     if (grid.scale.pretraining.config.get("num_hidden_layers") or 12) < 4:
         choice = "last"  # a small model has not four layers
     for (masked, kept, random), papers in _MASKS_OF_THE_PAPER:
-        label = f"mask{masked}-same{kept}-rnd{random}"
         pretrained = grid.pretraining(
-            label, {}, mask_prob=masked / 100, keep_prob=kept / 100, random_prob=random / 100
+            {}, mask_prob=masked / 100, keep_prob=kept / 100, random_prob=random / 100
         )
         curves[f"{masked}/{kept}/{random}"] = pretrained
+        folder = _folder_of(pretrained)
         given: dict[str, Any] = {"model_dir": grid.path(pretrained), "needs": (pretrained,)}
         config = grid.scale.pretraining.config
         rows.append(
             Row(
                 f"{masked}% [MASK], {kept}% same, {random}% random",
                 (
-                    grid.finetuned(label, "mnli", paper=papers[0], config=config, **given),
-                    grid.finetuned(label, "ner", paper=papers[1], config=config, **given),
-                    grid.tagged(label, choice, "eval", paper=papers[2], **given),
+                    grid.finetuned(folder, "mnli", paper=papers[0], config=config, **given),
+                    grid.finetuned(folder, "ner", paper=papers[1], config=config, **given),
+                    grid.tagged(folder, choice, "eval", paper=papers[2], **given),
                 ),
             )
         )

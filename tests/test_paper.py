@@ -10,6 +10,7 @@ import pytest
 from absl import flags
 
 from bert_tf import tasks
+from data_prep import folder_lock
 from experiments import paper, paper_grid, paper_report, paper_tables
 from experiments.paper_grid import GridError, Run
 
@@ -100,6 +101,27 @@ def test_grids_that_cannot_be(script, tmp_path):
     (tmp_path / "grid/a.run.json").write_text("{")
     with pytest.raises(GridError, match=r"a\.run\.json: not what a run leaves"):
         run(made(script, "a"))
+
+
+def test_one_grid_at_a_time_runs_in_a_folder(script, tmp_path):
+    with folder_lock.lock_folder(tmp_path) as held:
+        assert held is not None
+        with pytest.raises(GridError, match="another grid runs in this folder"):
+            paper_grid.run_grid([made(script, "a")], tmp_path)
+    assert paper_grid.run_grid([made(script, "a")], tmp_path)["a"].finished
+
+
+def test_tables_share_the_models_they_pretrain(tmp_path):
+    """The model that 5, 6 and 8 have in common is trained once, by the same command in all."""
+    given, root = places(tmp_path), tmp_path / "runs"
+    commands = {}
+    for number in (5, 6, 8):
+        for run in paper_tables.make_table(number, paper_tables.SMALL, given, root).runs:
+            assert commands.setdefault(run.name, run.command(root)) == run.command(root)
+    models = [name for name in commands if name.endswith("/pretraining")]
+    assert len(models) == 3 + 6 + 6 - 2
+    assert "pretrained/L2-H128-A2/pretraining" in models
+    assert "pretrained/L2-H128-A2-mask0-same20-random80/pretraining" in models
 
 
 def places(tmp_path):
