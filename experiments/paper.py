@@ -73,9 +73,10 @@ def estimate(table: paper_tables.Table, device_tflops: float) -> str:
     """Return one paragraph: how many runs, and what their training costs."""
     flops = sum(run.train_flops for run in table.runs)
     hours = flops / (device_tflops * 1e12) / 3600
+    hours = f"{hours:,.1f}" if hours >= 0.1 else "less than 0.1"
     return (
         f"{len(table.runs)} runs; training takes {flops:.3g} floating point operations: "
-        f"{hours:,.2f} device-hours at {device_tflops:g} TFLOP/s (records, evaluation and taggers "
+        f"{hours} device-hours at {device_tflops:g} TFLOP/s (records, evaluation and taggers "
         "not counted, and sequences counted at full length)"
     )
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data_prep.folder_lock import lock_folder
+from experiments import preemption
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _MEMORY_INFO = pathlib.Path("/proc/meminfo")
@@ -186,15 +187,15 @@ def run_grid(
     Raises:
         GridError: the grid is at fault, another one runs in the folder, or a run's folder holds a
             finished run of another command.
-        KeyboardInterrupt: on an interrupt, after the processes have been stopped; they go on at
-            the next call.
+        KeyboardInterrupt, SystemExit: on SIGINT and SIGTERM, after the processes have been stopped;
+            they go on at the next call.
     """
     check_grid(runs)
     os.makedirs(root, exist_ok=True)
     lock = lock_folder(root)
     if lock is None:  # grids of one folder share runs
         raise GridError(f"{root}: another grid runs in this folder; let it end, or take another")
-    with lock:
+    with lock, preemption.exiting():
         return _Scheduler(runs, pathlib.Path(root), jobs, tell).run()
 
 

@@ -256,9 +256,9 @@ SMALL = Scale(
     pretraining=Pretraining(
         {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2},
         batch_size=32,
-        steps=5000,
+        steps=2000,
         learning_rate=1e-3,
-        warmup_steps=500,
+        warmup_steps=200,
         length=64,
         dupe_factor=1,
     ),

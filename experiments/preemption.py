@@ -34,6 +34,27 @@ def listening() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def exiting() -> Iterator[None]:
+    """Within it SIGTERM raises SystemExit with `STATUS`, for scripts that only wait for others.
+
+    Python lets only the main thread listen; entered by another one this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number, frame):
+        del number, frame
+        raise SystemExit(STATUS)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def is_asked() -> bool:
     """Return whether an end was asked for."""
     return _asked.is_set()

@@ -1,17 +1,20 @@
 """The grid of runs, and the tables of the paper that are made of it."""
 
 import json
+import os
 import pathlib
 import re
+import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 from absl import flags
 
 from bert_tf import tasks
 from data_prep import folder_lock
-from experiments import paper, paper_grid, paper_report, paper_tables
+from experiments import paper, paper_grid, paper_report, paper_tables, preemption
 from experiments.paper_grid import GridError, Run
 
 # Writes its number into its folder; "fail" ends it with status 3.
@@ -109,6 +112,29 @@ def test_one_grid_at_a_time_runs_in_a_folder(script, tmp_path):
         with pytest.raises(GridError, match="another grid runs in this folder"):
             paper_grid.run_grid([made(script, "a")], tmp_path)
     assert paper_grid.run_grid([made(script, "a")], tmp_path)["a"].finished
+
+
+def test_sigterm_stops_the_runs_too(tmp_path):
+    """As a cluster's end of time does; a run that were left would write on, unseen."""
+    waits = tmp_path / "waits.py"
+    waits.write_text(
+        "import os, pathlib, sys, time\n"
+        "pathlib.Path(sys.argv[1].split('=')[1] + '.pid').write_text(str(os.getpid()))\n"
+        "time.sleep(300)\n"
+    )
+    grid = (
+        "from experiments import paper_grid\n"
+        f"run = paper_grid.Run('a', {str(waits)!r}, ())\n"
+        f"paper_grid.run_grid([run], {str(tmp_path)!r})\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", grid], cwd=paper_grid.REPOSITORY)
+    written = tmp_path / "a.pid"
+    while process.poll() is None and not (written.exists() and written.read_text()):
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(60) == preemption.STATUS
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(written.read_text()), 0)
 
 
 def test_tables_share_the_models_they_pretrain(tmp_path):
