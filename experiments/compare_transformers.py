@@ -283,7 +283,7 @@ def main(argv: list[str]) -> int:
     """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return exit_on_error("compare_transformers.py", lambda: compare(FLAGS))
+    return exit_on_error("compare_transformers", lambda: compare(FLAGS))
 
 
 if __name__ == "__main__":

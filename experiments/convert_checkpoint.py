@@ -19,7 +19,6 @@ import logging as python_logging
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -28,6 +27,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is to be looked up elsew
 
 import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
+
+from experiments.exits import exit_on_error  # noqa: E402
 
 FORMATS = ("tf1", "hf", "keras_hub", "keras")
 _BATCH, _LENGTH, _CHOICES, _PREDICTIONS = 4, 29, 3, 5
@@ -46,7 +47,7 @@ _SENTENCES = (
 )
 
 
-class Mismatch(Exception):
+class Mismatch(RuntimeError):
     """Source and target differ."""
 
 
@@ -509,18 +510,15 @@ def define_flags(values: flags.FlagValues) -> None:
     number("tolerance", 1e-4, "Largest absolute difference of outputs.")
 
 
-def main(argv: list[str]) -> None:
-    """Run the script; bad input ends it with one line on standard error and exit status 1."""
+def main(argv: list[str]) -> int:
+    """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     values = flags.FLAGS
     if not values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
         python_logging.getLogger("bert_tf").setLevel(python_logging.WARNING)
-    try:
-        convert(values)
-    except (ValueError, OSError, Mismatch) as error:
-        sys.exit(f"convert_checkpoint: {error}")
+    return exit_on_error("convert_checkpoint", lambda: convert(values))
 
 
 if __name__ == "__main__":

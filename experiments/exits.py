@@ -22,7 +22,7 @@ def exit_on_error(
     With --verbosity=1 errors keep their traceback.
 
     Args:
-        name: of the script.
+        name: of the script, with which the line begins.
         run: its work.
         values: its flags; None for the process' own.
 
@@ -49,14 +49,14 @@ def exit_on_error(
             )
             return preemption.STATUS
         status = 1
-        if isinstance(error, ValueError | OSError | RuntimeError):
+        if isinstance(error, ValueError | OSError | RuntimeError | ImportError):
             message = str(error)
         elif memory.is_out_of_memory(error):
             message = memory.out_of_memory_message(error, values)
             status = memory.OUT_OF_MEMORY_STATUS
         else:
             raise
-        print(f"{name}: error: {message}", file=sys.stderr)
+        print(f"{name}: {message}", file=sys.stderr)
         return status
     return 0
 

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import os
 import pathlib
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from typing import Any  # noqa: E402
 
 from absl import app, flags, logging  # noqa: E402
+
+from experiments.exits import exit_on_error  # noqa: E402
 
 # What each format can hold weights in.
 WEIGHTS = {
@@ -38,55 +39,55 @@ WEIGHTS = {
 
 
 def main(argv: list[str]) -> int:
-    """Run the script; bad input ends it with one line on standard error and exit status 1."""
+    """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every renamed input.
-    return run(flags.FLAGS)
+    return exit_on_error("export_model", lambda: run(flags.FLAGS))
 
 
-def run(values: flags.FlagValues) -> int:
-    """Export as the flags say; return the exit status."""
+def run(values: flags.FlagValues) -> None:
+    """Export as the flags say.
+
+    Raises:
+        ValueError, OSError, RuntimeError: bad flags or model, or the file differs from the model.
+        ImportError: a package of the format's extra is missing.
+    """
     from bert_tf import export, export_formats
     from bert_tf.served_checkpoints import load_served_model
 
-    try:
-        if values.weights not in WEIGHTS[values.format]:
-            raise ValueError(
-                f"weights: {values.format} can hold {', '.join(WEIGHTS[values.format])}, got "
-                f"{values.weights}"
-            )
-        served = load_served_model(
-            values.model_dir,
-            task=values.task,
-            vocab_file=values.vocab_file,
-            do_lower_case=values.do_lower_case,
-            max_seq_length=values.max_seq_length,
-            has_pairs=values.pairs,
-            labels=values.labels or None,
-            null_score_diff_threshold=values.null_score_diff_threshold,
-            words=values.words,
-            top_k=values.top_k,
-            layer=values.layer,
+    if values.weights not in WEIGHTS[values.format]:
+        raise ValueError(
+            f"weights: {values.format} can hold {', '.join(WEIGHTS[values.format])}, got "
+            f"{values.weights}"
         )
-        options: dict[str, Any] = {
-            "version": values.version,
-            "description": values.description or f"read from {values.model_dir}",
-        }
-        if values.format == "onnx":
-            write = export_formats.export_onnx
-        else:
-            lite = values.format == "tflite"
-            write = export_formats.export_tflite if lite else export.export_saved_model
-            options |= {"ids_only": values.ids_only, "weights": values.weights}
-        folder = write(served, values.output_dir, **options)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        print(f"export_model: {error}", file=sys.stderr)
-        return 1
+    served = load_served_model(
+        values.model_dir,
+        task=values.task,
+        vocab_file=values.vocab_file,
+        do_lower_case=values.do_lower_case,
+        max_seq_length=values.max_seq_length,
+        has_pairs=values.pairs,
+        labels=values.labels or None,
+        null_score_diff_threshold=values.null_score_diff_threshold,
+        words=values.words,
+        top_k=values.top_k,
+        layer=values.layer,
+    )
+    options: dict[str, Any] = {
+        "version": values.version,
+        "description": values.description or f"read from {values.model_dir}",
+    }
+    if values.format == "onnx":
+        write = export_formats.export_onnx
+    else:
+        lite = values.format == "tflite"
+        write = export_formats.export_tflite if lite else export.export_saved_model
+        options |= {"ids_only": values.ids_only, "weights": values.weights}
+    folder = write(served, values.output_dir, **options)
     size = sum(p.stat().st_size for p in pathlib.Path(folder).rglob("*") if p.is_file())
     print(f"{values.model_dir} exported to {folder} ({size / 1e6:.1f} MB), {served.task}")
-    return 0
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -31,7 +31,6 @@ import json
 import logging as python_logging
 import os
 import re
-import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -43,6 +42,7 @@ import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
 from bert_tf import records, tokenization  # noqa: E402
+from experiments.exits import exit_on_error  # noqa: E402
 
 FORMATS = ("json", "npz", "tfrecord")
 EMBEDDINGS = "embeddings"
@@ -409,18 +409,15 @@ def define_flags(values: flags.FlagValues) -> None:
     choice("dtype", "float32", ["float32", "float16"], "Of the values in npz.")
 
 
-def main(argv: list[str]) -> None:
-    """Run the script; bad input ends it with one line on standard error and exit status 1."""
+def main(argv: list[str]) -> int:
+    """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     values = flags.FLAGS
     if not values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
         python_logging.getLogger("bert_tf").setLevel(python_logging.WARNING)
-    try:
-        extract(values)
-    except (ValueError, OSError) as error:
-        sys.exit(f"extract_features: {error}")
+    return exit_on_error("extract_features", lambda: extract(values))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,9 @@ from typing import Any
 
 OUT_OF_MEMORY_STATUS = 3  # exit status of a script that ran out of memory
 _LIMIT = 1 << 20  # no batch is tried beyond this
-# Flag -> what to do with it, where a script has it, in the order of what is tried first.
+_SIZES = ("train_batch_size", "eval_batch_size", "batch_size", "max_seq_length")
+# Flag -> what else helps, where a script has it, in the order of what is tried first.
 _REMEDIES = (
-    ("train_batch_size", "lower --train_batch_size"),
-    ("eval_batch_size", "or --eval_batch_size"),
-    ("max_seq_length", "or --max_seq_length"),
     ("gradient_accumulation_steps", "raise --gradient_accumulation_steps"),
     ("precision", "use --precision=mixed_bfloat16"),
     ("find_batch_size", "--find_batch_size measures the largest batch that fits"),
@@ -38,12 +36,19 @@ def out_of_memory_message(error: BaseException, values: Any) -> str:
         error: what was raised.
         values: `flags.FlagValues` of the script.
     """
-    names = ("train_batch_size", "eval_batch_size", "max_seq_length", "gradient_accumulation_steps")
-    shown = [f"{name} {values[name].value}" for name in names if name in values]
-    remedies = [text for name, text in _REMEDIES if name in values]
+    sizes = [name for name in _SIZES if name in values]
+    given = [*sizes, *({"gradient_accumulation_steps"} & set(values))]
+    shown = ", ".join(f"{name} {values[name].value}" for name in given)
+    remedies = ["lower " + ", or ".join(f"--{name}" for name in sizes)] if sizes else []
+    remedies += [text for name, text in _REMEDIES if name in values]
     lines = str(error).splitlines() or [type(error).__name__]
     reason = next((line for line in lines if "OOM" in line), lines[0])
-    return f"out of memory with {', '.join(shown)}; {', '.join(remedies)}: {reason}"
+    return (
+        "out of memory"
+        + (f" with {shown}" if shown else "")
+        + (f"; {', '.join(remedies)}" if remedies else "")
+        + f": {reason}"
+    )
 
 
 def largest_batch_size(fits: Callable[[int], bool], multiple: int = 1) -> int:

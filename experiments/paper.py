@@ -23,9 +23,10 @@ from collections.abc import Mapping
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from absl import app, flags, logging  # noqa: E402
+from absl import app, flags  # noqa: E402
 
 from experiments import paper_grid, paper_report, paper_tables  # noqa: E402
+from experiments.exits import exit_on_error  # noqa: E402
 
 FLAGS = flags.FLAGS
 _TEXTS = ("The capital of the country is a large [MASK].", "It lies on both banks of the river.")
@@ -81,11 +82,12 @@ def estimate(table: paper_tables.Table, device_tflops: float) -> str:
     )
 
 
-def run(values: flags.FlagValues) -> int:
-    """Make the table; return the exit status: 0 if every run ended well.
+def run(values: flags.FlagValues) -> None:
+    """Make the table.
 
     Raises:
         GridError, OSError: bad flags or folders.
+        RuntimeError: runs failed; the report names them.
     """
     root = pathlib.Path(values.output_dir).resolve()
     scale = paper_tables.SCALES[values.scale]
@@ -97,7 +99,7 @@ def run(values: flags.FlagValues) -> int:
     if values.dry_run:
         for one in table.runs:
             print(paper_grid.shown(one.command(root)))
-        return 0
+        return
     if values.report_only:
         found = {one.name: paper_grid.read_outcome(root, one.name) for one in table.runs}
         outcomes = {name: outcome for name, outcome in found.items() if outcome is not None}
@@ -114,7 +116,11 @@ def run(values: flags.FlagValues) -> int:
     for path in paths:
         print(f"wrote {path}")
     finished = [name for name, outcome in outcomes.items() if outcome.finished]
-    return 0 if len(finished) == len(table.runs) else 1
+    if len(finished) < len(table.runs):
+        raise RuntimeError(
+            f"{len(table.runs) - len(finished)} of {len(table.runs)} runs failed or were not run; "
+            f"the report names them, and the same command runs them again"
+        )
 
 
 def pictures(
@@ -149,13 +155,7 @@ def main(argv: list[str]) -> int:
     """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    try:
-        return run(FLAGS)
-    except (ValueError, OSError) as error:
-        if logging.level_debug():
-            raise
-        print(f"paper.py: error: {error}", file=sys.stderr)
-        return 1
+    return exit_on_error("paper", lambda: run(FLAGS))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
+
+from experiments.exits import exit_on_error  # noqa: E402
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -246,12 +247,7 @@ def main(argv: list[str]) -> int:
     """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    try:
-        run(flags.FLAGS)
-    except (ValueError, OSError) as error:
-        print(f"plot_attention.py: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_on_error("plot_attention", lambda: run(flags.FLAGS))
 
 
 if __name__ == "__main__":

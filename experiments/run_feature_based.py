@@ -26,7 +26,6 @@ import logging as python_logging
 import os
 import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +38,7 @@ from absl import app, flags, logging  # noqa: E402
 
 from bert_tf import metrics  # noqa: E402
 from data_prep import ner  # noqa: E402
+from experiments.exits import exit_on_error  # noqa: E402
 
 ALL_SIX = "all_six"
 CHOICES = (  # those of bert_tf.bilstm, which loads Keras
@@ -426,18 +426,15 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("seeds", ["1"], "One run for each, parted by commas.", flag_values=values)
 
 
-def main(argv: list[str]) -> None:
-    """Run the script; bad input ends it with one line on standard error and exit status 1."""
+def main(argv: list[str]) -> int:
+    """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     values = flags.FLAGS
     if not values["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
         python_logging.getLogger("bert_tf").setLevel(python_logging.WARNING)
-    try:
-        run(values)
-    except (ValueError, OSError) as error:
-        sys.exit(f"run_feature_based: {error}")
+    return exit_on_error("run_feature_based", lambda: run(values))
 
 
 if __name__ == "__main__":

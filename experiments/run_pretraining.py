@@ -569,7 +569,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     logging.set_verbosity(max(logging.INFO, logging.get_verbosity()))
-    return exit_on_error("run_pretraining.py", lambda: run(FLAGS))
+    return exit_on_error("run_pretraining", lambda: run(FLAGS))
 
 
 if __name__ == "__main__":

@@ -509,7 +509,7 @@ def main(argv: list[str]) -> int:
     """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return exit_on_error("run_squad.py", lambda: run(FLAGS))
+    return exit_on_error("run_squad", lambda: run(FLAGS))
 
 
 if __name__ == "__main__":

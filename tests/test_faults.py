@@ -43,7 +43,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoints_before(data, tmp_pat
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 1, output
     (line,) = [x for x in output.splitlines() if "error" in x]
-    assert line.startswith("run_pretraining.py: error: ") and "No space left on device" in line
+    assert line.startswith("run_pretraining: ") and "No space left on device" in line
     assert "Traceback" not in output
     kept = tmp_path / "run.kept"
     steps = checkpoint_steps(kept)

@@ -10,6 +10,7 @@ from bert_tf import checkpoint_writers, heads, tasks
 from bert_tf.export import export_saved_model
 from bert_tf.served_checkpoints import load_served_model
 from experiments import export_model
+from experiments.exits import exit_on_error
 from tests import synthetic_records as synthetic
 
 WORDS = (
@@ -148,7 +149,7 @@ def exported_by_the_script(folder, saved, **given):
     export_model.define_flags(values)
     given = {"model_dir": folder, "saved_model": saved, **given}
     values(["export_model.py", *(f"--{name}={value}" for name, value in given.items())])
-    return export_model.run(values)
+    return exit_on_error("export_model", lambda: export_model.run(values), values)
 
 
 def test_the_script_exports_what_training_left(tmp_path, capsys):

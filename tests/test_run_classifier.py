@@ -664,7 +664,7 @@ def test_bad_input_is_one_line_and_status_1(model_dir, tables, tmp_path):
     )
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("run_classifier.py: error:") and "ragged.csv, line 3" in last
+    assert last.startswith("run_classifier: ") and "ragged.csv, line 3" in last
     assert "Traceback" not in done.stderr
 
 
@@ -697,16 +697,18 @@ def test_memory_that_runs_out_is_one_line(capsys):
     values = flags.FlagValues()
     finetuning.define_flags(values)
     values(["script.py", "--output_dir=x", "--train_batch_size=64"])
-    assert exit_on_error("script.py", run_out, values) == memory.OUT_OF_MEMORY_STATUS
+    assert exit_on_error("script", run_out, values) == memory.OUT_OF_MEMORY_STATUS
     error = capsys.readouterr().err
     assert error.startswith(
-        "script.py: error: out of memory with train_batch_size 64, eval_batch_size 8, "
+        "script: out of memory with train_batch_size 64, eval_batch_size 8, "
         "max_seq_length 128, gradient_accumulation_steps 1; lower --train_batch_size"
     )
     assert "raise --gradient_accumulation_steps, use --precision=mixed_bfloat16: " in error
     assert error.endswith("OOM when allocating\n")
+    assert exit_on_error("script", run_out, flags.FlagValues()) == memory.OUT_OF_MEMORY_STATUS
+    assert capsys.readouterr().err == "script: out of memory: OOM when allocating\n"
     with pytest.raises(KeyError):  # a mistake of the program, not of its user
-        exit_on_error("script.py", lambda: {}["missing"])
+        exit_on_error("script", lambda: {}["missing"])
 
 
 def test_the_checkpoint_to_begin_with_is_not_removed_by_overwriting(model_dir, tables, tmp_path):

@@ -328,7 +328,7 @@ def test_bad_input_is_one_line_and_status_1(data, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"run_ner.py: error: {tmp_path}/train.conll, line 2: expected a tag, O, or B-, I-, E- or "
+        f"run_ner: {tmp_path}/train.conll, line 2: expected a tag, O, or B-, I-, E- or "
         "S- and a type, got 'PER'"
     )
     assert "Traceback" not in done.stderr

@@ -636,4 +636,4 @@ def test_bad_input_is_one_line_and_status_1(tmp_path, model_dir):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("run_squad.py: error: ") and "version_2_with_negative" in last
+    assert last.startswith("run_squad: ") and "version_2_with_negative" in last

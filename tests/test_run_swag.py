@@ -210,6 +210,6 @@ def test_bad_input_is_one_line_and_status_1(data, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"run_swag.py: error: {tmp_path}/train.csv, line 2: label must be from 0 to 1, got 'yes'"
+        f"run_swag: {tmp_path}/train.csv, line 2: label must be from 0 to 1, got 'yes'"
     )
     assert "Traceback" not in done.stderr
