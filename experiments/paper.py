@@ -25,12 +25,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags  # noqa: E402
 
-from experiments import paper_grid, paper_report, paper_tables  # noqa: E402
+from experiments import paper_grid, paper_recipes, paper_report, paper_tables  # noqa: E402
 from experiments.exits import exit_on_error  # noqa: E402
 
 FLAGS = flags.FLAGS
 _TEXTS = ("The capital of the country is a large [MASK].", "It lies on both banks of the river.")
-_PLACES = [field.name for field in dataclasses.fields(paper_tables.Places)]
+_PLACES = [field.name for field in dataclasses.fields(paper_recipes.Places)]
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -38,7 +38,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "table", None, [str(n) for n in paper_tables.NUMBERS], "Its number.", flag_values=values
     )
-    flags.DEFINE_enum("scale", "full", list(paper_tables.SCALES), "Sizes.", flag_values=values)
+    flags.DEFINE_enum("scale", "full", list(paper_recipes.SCALES), "Sizes.", flag_values=values)
     flags.DEFINE_string("output_dir", None, "Folder of runs and reports.", flag_values=values)
     flags.mark_flags_as_required(["table", "output_dir"], values)
     about = {
@@ -90,10 +90,10 @@ def run(values: flags.FlagValues) -> None:
         RuntimeError: runs failed; the report names them.
     """
     root = pathlib.Path(values.output_dir).resolve()
-    scale = paper_tables.SCALES[values.scale]
+    scale = paper_recipes.SCALES[values.scale]
     # Commands run in the repository's root, wherever this one was given.
     given = {name: values[name].value for name in _PLACES}
-    places = paper_tables.Places(**{name: _absolute(value) for name, value in given.items()})
+    places = paper_recipes.Places(**{name: _absolute(value) for name, value in given.items()})
     table = paper_tables.make_table(int(values.table), scale, places, root)
     print(f"Table {table.number}, {table.title}: {estimate(table, values.device_tflops)}")
     if values.dry_run:

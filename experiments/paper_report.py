@@ -21,7 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.paper_grid import REPOSITORY, Outcome, free_bytes, gpus, shown, totals
-from experiments.paper_tables import Cell, Scale, Table
+from experiments.paper_recipes import Scale
+from experiments.paper_runs import Cell
+from experiments.paper_tables import Table
 
 _STYLE = """
 :root { color-scheme: light; }

@@ -2,126 +2,20 @@
 
 A table is rows and columns of cells. A cell names the runs that give it (one for each seed and
 each choice of hyper-parameters), the figure that is read from their results, and what the paper
-has there. `make_table` builds one for a `Scale`: "full" is the paper's recipe, "small" the same
-code with small models on samples. What several tables need is run once: records, and the models
-that tables 5, 6 and 8 pre-train, lie in folders that are not of one table.
+has there. `make_table` builds one for a `Scale`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bert_tf.config import BertConfig
-from bert_tf.tokenization import load_vocab
-from experiments.paper_grid import GridError, Run, flags_of
-
-# --- what a table is made of ----------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """A task that a model is fine-tuned on, and the figure that its column shows.
-
-    Attributes:
-        title: of the column.
-        script: that trains it.
-        flags: of the script, beside those of model and recipe; {name} stands for a folder of data.
-        figure: key in eval_results.json.
-        factor: what makes it a percentage.
-        num_examples: training examples of the official data, for the estimate of cost.
-    """
-
-    title: str
-    script: str
-    flags: tuple[tuple[str, Any], ...]
-    figure: str
-    factor: float = 100.0
-    num_examples: int = 0
-
-
-def _glue(name: str, title: str, figure: str, num_examples: int) -> Target:
-    flags = flags_of(task_name=name, data_dir=f"{{glue_dir}}/{name}")
-    return Target(
-        title, "experiments/run_classifier.py", flags, f"eval_{figure}", 100, num_examples
-    )
-
-
-_TAGGER_RESULT = "feature_based.json"
-
-TARGETS = {
-    "mnli": _glue("MNLI", "MNLI-m", "accuracy", 392_702),
-    "qqp": _glue("QQP", "QQP (F1)", "f1", 363_849),
-    "qnli": _glue("QNLI", "QNLI", "accuracy", 104_743),
-    "sst2": _glue("SST-2", "SST-2", "accuracy", 67_349),
-    "cola": _glue("CoLA", "CoLA (Matthews)", "matthews_correlation", 8_551),
-    "stsb": _glue("STS-B", "STS-B (Spearman)", "spearman_correlation", 5_749),
-    "mrpc": _glue("MRPC", "MRPC", "accuracy", 3_668),
-    "mrpc_f1": _glue("MRPC", "MRPC (F1)", "f1", 3_668),
-    "rte": _glue("RTE", "RTE", "accuracy", 2_490),
-    "squad1": Target(
-        "SQuAD 1.1 (F1)",
-        "experiments/run_squad.py",
-        flags_of(train_file="{squad1_train_file}", predict_file="{squad1_dev_file}"),
-        "f1",
-        1.0,
-        88_000,
-    ),
-    "squad2": Target(
-        "SQuAD 2.0 (F1)",
-        "experiments/run_squad.py",
-        flags_of(
-            train_file="{squad2_train_file}",
-            predict_file="{squad2_dev_file}",
-            version_2_with_negative=True,
-            skip_bad_examples=True,  # samples of it have questions with several answers
-        ),
-        "f1",
-        1.0,
-        131_000,
-    ),
-    "swag": Target(
-        "SWAG",
-        "experiments/run_swag.py",
-        flags_of(train_file="{swag_train_file}", dev_file="{swag_dev_file}"),
-        "eval_accuracy",
-        100,
-        73_546,
-    ),
-    "ner": Target(
-        "NER (F1)",
-        "experiments/run_ner.py",
-        flags_of(train_file="{ner_train_file}", dev_file="{ner_dev_file}"),
-        "eval_entity_f1",
-        1.0,
-        14_041,
-    ),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One figure of a table.
-
-    Attributes:
-        choices: label of hyper-parameters -> names of the runs with them, one for each seed.
-        figure: key in the result file of these runs.
-        factor: what the figure is multiplied with.
-        paper: the paper's figure, or None where it has none.
-        higher_is_better: whether the best of several choices is the highest.
-        result: the file in the runs' folders.
-    """
-
-    choices: tuple[tuple[str, tuple[str, ...]], ...]
-    figure: str
-    factor: float = 1.0
-    paper: float | None = None
-    higher_is_better: bool = True
-    result: str = "eval_results.json"
+from experiments.paper_grid import GridError, Run
+from experiments.paper_recipes import TARGETS, Places, Scale
+from experiments.paper_runs import Cell, RunsOfTable, folder_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,487 +50,6 @@ class Table:
     curves: tuple[tuple[str, str], ...] = ()
     shown_model: str | None = None
 
-
-# --- scales ---------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a task is fine-tuned; all combinations of rates and batch sizes are tried."""
-
-    learning_rates: tuple[float, ...]
-    batch_sizes: tuple[int, ...]
-    epochs: float | None = None
-    steps: int | None = None
-    max_seq_length: int = 128
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretraining:
-    """How a model is pre-trained; of two phases where `second_length` is given."""
-
-    config: Mapping[str, Any]
-    batch_size: int
-    steps: int
-    learning_rate: float
-    warmup_steps: int
-    length: int
-    second_length: int | None = None
-    dupe_factor: int = 10
-    log_steps: int = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """Sizes of everything.
-
-    Attributes:
-        name: "full" or "small".
-        words: what a report's title says of it.
-        seeds: of fine-tuning and of taggers.
-        recipes: name of a target -> recipe; "" for all others.
-        own_learning_rates: in place of a recipe's, for models that a table has pre-trained itself.
-        pretraining: of tables 5, 6 and 8.
-        sizes: of table 6: (layers, hidden size, heads), in the order of the paper's six.
-        lstm_size: units of the taggers of tables 7 and 8.
-        tagger_epochs: of the same.
-        vocab_size: of the vocabulary to learn from the corpus, or None to take --vocab_file.
-    """
-
-    name: str
-    words: str
-    seeds: tuple[int, ...]
-    recipes: Mapping[str, Recipe]
-    pretraining: Pretraining
-    sizes: tuple[tuple[int, int, int], ...]
-    lstm_size: int
-    tagger_epochs: int
-    vocab_size: int | None
-    own_learning_rates: tuple[float, ...] | None = None
-
-    def recipe(self, target: str) -> Recipe:
-        """Return the recipe of a target."""
-        return self.recipes.get(target, self.recipes[""])
-
-
-FULL = Scale(
-    name="full",
-    words="the paper's recipe",
-    seeds=(1, 2, 3, 4, 5),
-    # Section 4: three epochs in batches of 32, the rate chosen on dev; SQuAD and SWAG as there.
-    recipes={
-        "": Recipe((5e-5, 4e-5, 3e-5, 2e-5), (32,), epochs=3),
-        "squad1": Recipe((5e-5,), (32,), epochs=3, max_seq_length=384),
-        "squad2": Recipe((5e-5,), (48,), epochs=2, max_seq_length=384),
-        "swag": Recipe((2e-5,), (16,), epochs=3),
-        # Appendix A.3.
-        "ner": Recipe((5e-5, 3e-5, 2e-5), (16, 32), epochs=3, max_seq_length=512),
-    },
-    # Appendix A.2.
-    pretraining=Pretraining(
-        {}, 256, 1_000_000, 1e-4, 10_000, length=128, second_length=512, log_steps=1000
-    ),
-    sizes=((3, 768, 12), (6, 768, 3), (6, 768, 12), (12, 768, 12), (12, 1024, 16), (24, 1024, 16)),
-    lstm_size=768,
-    tagger_epochs=20,
-    vocab_size=None,
-)
-
-SMALL = Scale(
-    name="small",
-    words="small models on samples, to show that it runs: the figures say nothing of the paper's",
-    seeds=(1, 2),
-    recipes={
-        "": Recipe((1e-4,), (32,), steps=120, max_seq_length=64),
-        "squad1": Recipe((1e-4,), (16,), steps=120, max_seq_length=128),
-        "squad2": Recipe((1e-4,), (16,), steps=120, max_seq_length=128),
-        "swag": Recipe((1e-4,), (16,), steps=80, max_seq_length=64),
-        "ner": Recipe((1e-4,), (32,), steps=400, max_seq_length=64),
-    },
-    pretraining=Pretraining(
-        # So few steps teach the usual initial weights, made for 768 units, and dropout nothing but
-        # how frequent each piece is.
-        {
-            "num_hidden_layers": 2,
-            "hidden_size": 128,
-            "num_attention_heads": 2,
-            "initializer_range": 0.05,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-        },
-        batch_size=32,
-        steps=2000,
-        learning_rate=1e-3,
-        warmup_steps=200,
-        length=64,
-        dupe_factor=1,
-    ),
-    sizes=((1, 128, 2), (2, 128, 1), (2, 128, 2), (3, 128, 2), (3, 192, 3), (4, 192, 3)),
-    lstm_size=64,
-    tagger_epochs=4,
-    vocab_size=8000,
-    own_learning_rates=(3e-4,),  # they are small; a model of 384 units learns nothing at it
-)
-
-SCALES = {scale.name: scale for scale in (FULL, SMALL)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """Where data and models are; what a table does not need may be None.
-
-    Attributes:
-        glue_dir: with a folder for each task, by its official name.
-        squad1_train_file: and so on: official files.
-        corpus_files: text for pre-training, one sentence a line and an empty line between
-            documents (data_prep/extract_corpus.py makes it), or globs, comma separated.
-        heldout_files: other documents of it, to evaluate on.
-        vocab_file: the vocabulary, at full scale.
-        model_dir: a pre-trained model to fine-tune, of tables 1 to 4 and 7.
-        large_model_dir: a second one, for the rows of BERT-LARGE.
-    """
-
-    glue_dir: str | None = None
-    squad1_train_file: str | None = None
-    squad1_dev_file: str | None = None
-    squad2_train_file: str | None = None
-    squad2_dev_file: str | None = None
-    swag_train_file: str | None = None
-    swag_dev_file: str | None = None
-    ner_train_file: str | None = None
-    ner_dev_file: str | None = None
-    ner_test_file: str | None = None
-    corpus_files: str | None = None
-    heldout_files: str | None = None
-    vocab_file: str | None = None
-    model_dir: str | None = None
-    large_model_dir: str | None = None
-
-    def get(self, name: str) -> str:
-        """Return a place.
-
-        Raises:
-            GridError: it was not given.
-        """
-        value = getattr(self, name)
-        if value is None:
-            raise GridError(f"--{name}: this table needs it")
-        return value
-
-
-# --- runs -----------------------------------------------------------------------------------------
-
-
-_PRETRAINED = "pretrained"
-_USUAL_MASKS = {"mask_prob": 0.8, "keep_prob": 0.1, "random_prob": 0.1}
-
-
-class _Grid:
-    """Collects the runs of one table; what two cells share is one run."""
-
-    def __init__(self, number: int, scale: Scale, places: Places, root: pathlib.Path):
-        self.folder, self.scale, self.places, self.root = f"table{number}", scale, places, root
-        self.runs: dict[str, Run] = {}
-
-    def add(self, run: Run) -> str:
-        """Add a run, unless it is there, and return its name."""
-        known = self.runs.setdefault(run.name, run)
-        if known != run:
-            raise GridError(f"two different runs have the name {run.name!r}")
-        return run.name
-
-    def path(self, name: str) -> str:
-        """Return the path of what a run leaves."""
-        return str(self.root / name)
-
-    def config_file(self, folder: str, config: Mapping[str, Any]) -> str:
-        """Write the configuration of a variant; return the path of the file."""
-        path = self.root / folder / "bert_config.json"
-        made = _config(config, self.vocab_size()).to_json_string()
-        if not path.exists() or path.read_text(encoding="utf-8") != made:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(made, encoding="utf-8")
-        return str(path)
-
-    def vocab_size(self) -> int:
-        """Return the number of pieces that a model has."""
-        if self.scale.vocab_size is not None:
-            return self.scale.vocab_size
-        return max(load_vocab(self.places.get("vocab_file")).values()) + 1
-
-    # -- pre-training --
-
-    def vocabulary(self) -> tuple[str, tuple[str, ...]]:
-        """Return the path of the vocabulary, and the runs that make it."""
-        if self.scale.vocab_size is None:
-            return self.places.get("vocab_file"), ()
-        name = self.add(
-            Run(
-                name="data/vocab.txt",
-                script="data_prep/learn_vocab.py",
-                flags=flags_of(
-                    input_file=self.places.get("corpus_files"),
-                    vocab_size=self.scale.vocab_size,
-                    num_unused=0,
-                ),
-                result="",
-                output_flag="output_file",
-            )
-        )
-        return self.path(name), (name,)
-
-    def records(self, split: str, label: str, length: int, **flags: Any) -> str:
-        """Make records of the corpus, "train" or "heldout"; return the run's name."""
-        vocabulary, needs = self.vocabulary()
-        files = self.places.get("corpus_files" if split == "train" else "heldout_files")
-        dupe_factor = self.scale.pretraining.dupe_factor if split == "train" else 1
-        return self.add(
-            Run(
-                name=f"data/{label}-{length}-{split}.tfrecord",
-                script="data_prep/create_pretraining_data.py",
-                flags=flags_of(
-                    input_file=files,
-                    vocab_file=vocabulary,
-                    max_seq_length=length,
-                    max_predictions_per_seq=predictions_of(length),
-                    dupe_factor=1 if flags.get("dynamic_masking") else dupe_factor,
-                    num_workers=1,
-                    **flags,
-                ),
-                needs=needs,
-                result="",
-                output_flag="output_file",
-            )
-        )
-
-    def pretraining(self, config: Mapping[str, Any], **masks: Any) -> str:
-        """Pre-train a variant; return the run's name, which tells its size and what is unusual.
-
-        Args:
-            config: what differs from the scale's configuration.
-            **masks: flags of how pieces are masked, if not in the usual way.
-        """
-        recipe = self.scale.pretraining
-        config = {**recipe.config, **config}
-        model = _config(config, self.vocab_size())
-        label = f"L{model.num_hidden_layers}-H{model.hidden_size}-A{model.num_attention_heads}"
-        data = "masked"
-        if model.left_to_right:  # it predicts every next piece: nothing is masked
-            data, masks = "next", {"dynamic_masking": True}
-            label += "-left_to_right"
-        elif masks and masks != _USUAL_MASKS:
-            percent = [round(100 * masks[name]) for name in _USUAL_MASKS]
-            data = "mask{}-same{}-random{}".format(*percent)
-            label += f"-{data}"
-        else:
-            masks = {}
-            label += "" if model.next_sentence_prediction else "-no_nsp"
-        folder = f"{_PRETRAINED}/{label}"
-        vocabulary, needs = self.vocabulary()
-        made = {
-            (split, length): self.records(split, data, length, **masks)
-            for split in ("train", "heldout")
-            for length in (recipe.length, recipe.second_length)
-            if length is not None
-        }
-        last = recipe.second_length or recipe.length
-        second: dict[str, Any] = {}
-        if recipe.second_length is not None:
-            second = {
-                "second_input_file": self.path(made["train", last]),
-                "second_max_seq_length": last,
-                "second_max_predictions_per_seq": predictions_of(last),
-            }
-        return self.add(
-            Run(
-                name=f"{folder}/pretraining",
-                script="experiments/run_pretraining.py",
-                flags=flags_of(
-                    bert_config_file=self.config_file(folder, config),
-                    vocab_file=vocabulary,
-                    input_file=self.path(made["train", recipe.length]),
-                    eval_input_file=self.path(made["heldout", recipe.length]),
-                    max_seq_length=recipe.length,
-                    max_predictions_per_seq=predictions_of(recipe.length),
-                    **second,
-                    do_train=True,
-                    do_eval=True,
-                    max_eval_steps=0,
-                    eval_batch_size=64,
-                    train_batch_size=recipe.batch_size,
-                    num_train_steps=recipe.steps,
-                    num_warmup_steps=recipe.warmup_steps,
-                    learning_rate=recipe.learning_rate,
-                    eval_every_steps=max(1, recipe.steps // 10),
-                    log_steps=recipe.log_steps,
-                ),
-                needs=(*needs, *made.values()),
-                train_flops=pretraining_flops(config, recipe, self.vocab_size()),
-                memory_bytes=3 << 30,
-            )
-        )
-
-    # -- fine-tuning --
-
-    def target_flags(self, target: Target) -> dict[str, Any]:
-        """Return a target's flags, with its places filled in."""
-        flags = {}
-        for name, value in target.flags:
-            if isinstance(value, str) and value.startswith("{"):
-                place, _, rest = value[1:].partition("}")
-                value = self.places.get(place) + rest
-            flags[name] = value
-        return flags
-
-    def finetuned(
-        self,
-        folder: str,
-        name: str,
-        *,
-        model_dir: str,
-        needs: Sequence[str] = (),
-        config: Mapping[str, Any] | None = None,
-        paper: float | None = None,
-        **flags: Any,
-    ) -> Cell:
-        """Fine-tune a model on a target, for each choice and seed; return the cell."""
-        target, recipe = TARGETS[name], self.scale.recipe(name)
-        # MRPC's accuracy and F1 are of the same runs.
-        task = "mrpc" if name == "mrpc_f1" else name
-        rates = recipe.learning_rates
-        if needs and self.scale.own_learning_rates is not None:
-            rates = self.scale.own_learning_rates
-        choices = []
-        for rate, size in itertools.product(rates, recipe.batch_sizes):
-            runs = tuple(
-                self.add(
-                    Run(
-                        name=f"{folder}/{task}-lr{rate:g}-b{size}-seed{seed}",
-                        script=target.script,
-                        flags=flags_of(
-                            model_dir=model_dir,
-                            **self.target_flags(target),
-                            do_train=True,
-                            do_eval=True,
-                            eval_batch_size=32,
-                            max_seq_length=recipe.max_seq_length,
-                            learning_rate=rate,
-                            train_batch_size=size,
-                            num_train_epochs=recipe.epochs,
-                            num_train_steps=recipe.steps,
-                            seeds=seed,
-                            cache_dir=self.path("records"),
-                            **flags,
-                        ),
-                        needs=tuple(needs),
-                        train_flops=finetuning_flops(config or {}, recipe, size, target),
-                    )
-                )
-                for seed in self.scale.seeds
-            )
-            choices.append((f"learning rate {rate:g}, batch {size}", runs))
-        return Cell(tuple(choices), target.figure, target.factor, paper)
-
-    def tagged(
-        self,
-        folder: str,
-        choice: str,
-        part: str,
-        *,
-        model_dir: str,
-        needs: Sequence[str] = (),
-        paper: float | None = None,
-    ) -> Cell:
-        """Train taggers on the features of a frozen encoder; return the cell of a part."""
-        places, scale = self.places, self.scale
-        with_test = places.ner_test_file is not None
-        name = self.add(
-            Run(
-                name=f"{folder}/features-{choice}",
-                script="experiments/run_feature_based.py",
-                flags=flags_of(
-                    model_dir=model_dir,
-                    train_file=places.get("ner_train_file"),
-                    eval_file=places.get("ner_dev_file"),
-                    test_file=places.ner_test_file if with_test else None,
-                    features=choice,
-                    lstm_size=scale.lstm_size,
-                    num_train_epochs=scale.tagger_epochs,
-                    max_seq_length=scale.recipe("ner").max_seq_length,
-                    seeds=",".join(map(str, scale.seeds)),
-                    train_batch_size=32,
-                    cache_dir=self.path(f"{folder}/feature_cache"),
-                ),
-                needs=tuple(needs),
-                result=_TAGGER_RESULT,
-            )
-        )
-        figure = f"results/{choice}/seeds/*/{part}_f1"
-        return Cell((("", (name,)),), figure, 1.0, paper, result=_TAGGER_RESULT)
-
-
-def _folder_of(pretrained: str) -> str:
-    """Return the folder of a pre-trained model, where what is made of it lies too."""
-    return pretrained.rpartition("/")[0]
-
-
-def predictions_of(length: int) -> int:
-    """Return the most predictions of a sequence, as the original's README has it: 20 of 128."""
-    return math.ceil(length * 0.15)
-
-
-# --- cost -----------------------------------------------------------------------------------------
-
-
-def flops_per_token(config: BertConfig, length: int, predictions: float, outputs: int) -> float:
-    """Return the floating point operations of one training step, for each token.
-
-    Products of matrices alone, forward and twice as much backward.
-
-    Args:
-        config: the model's.
-        length: tokens of a sequence.
-        predictions: rows of a sequence that go through the last layer.
-        outputs: width of that layer: the vocabulary, or the labels.
-    """
-    hidden, inner = config.hidden_size, config.intermediate_size
-    layer = 4 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden
-    head = predictions / length * hidden * (hidden + outputs)
-    return 3 * 2 * (config.num_hidden_layers * layer + head)
-
-
-def _config(config: Mapping[str, Any], vocab_size: int) -> BertConfig:
-    config = dict(config)
-    if "hidden_size" in config:
-        config.setdefault("intermediate_size", 4 * config["hidden_size"])
-    return BertConfig(**{"vocab_size": vocab_size, **config})
-
-
-def pretraining_flops(config: Mapping[str, Any], recipe: Pretraining, vocab_size: int) -> float:
-    """Return the operations of a pre-training; a second phase has a tenth of the steps."""
-    made = _config(config, vocab_size)
-    phases = [(recipe.length, 1.0)]
-    if recipe.second_length is not None:
-        phases = [(recipe.length, 0.9), (recipe.second_length, 0.1)]
-    total = 0.0
-    for length, part in phases:
-        predictions = length - 1 if made.left_to_right else predictions_of(length)
-        tokens = part * recipe.steps * recipe.batch_size * length
-        total += tokens * flops_per_token(made, length, predictions, vocab_size)
-    return total
-
-
-def finetuning_flops(
-    config: Mapping[str, Any], recipe: Recipe, batch_size: int, target: Target
-) -> float:
-    """Return the operations of a fine-tuning, were all sequences of full length."""
-    made = _config(config, 30_522)
-    examples = (recipe.steps or 0) * batch_size or (recipe.epochs or 0) * target.num_examples
-    length = recipe.max_seq_length
-    return examples * length * flops_per_token(made, length, 1, 2)
-
-
-# --- tables ---------------------------------------------------------------------------------------
 
 _SMALL_NOTE = (
     "Small models, few steps and samples of the training sets: this shows that all of it runs, and "
@@ -677,7 +90,7 @@ def _words(label: str, config: Mapping[str, Any]) -> str:
 
 
 def _of_pretrained_models(
-    grid: _Grid, papers: Mapping[str, Mapping[str, float | None]], targets: Sequence[str]
+    grid: RunsOfTable, papers: Mapping[str, Mapping[str, float | None]], targets: Sequence[str]
 ) -> tuple[Row, ...]:
     rows = []
     for label, folder, config in _models(grid.places):
@@ -695,7 +108,7 @@ def _of_pretrained_models(
     return tuple(rows)
 
 
-def _table_1(grid: _Grid) -> Table:
+def _table_1(grid: RunsOfTable) -> Table:
     names = ("mnli", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc_f1", "rte")
     papers = {
         "base": dict(zip(names, (84.6, 71.2, 90.5, 93.5, 52.1, 85.8, 88.9, 66.4), strict=True)),
@@ -712,7 +125,9 @@ def _table_1(grid: _Grid) -> Table:
     )
 
 
-def _question_answering(grid: _Grid, number: int, title: str, name: str, papers: Any) -> Table:
+def _question_answering(
+    grid: RunsOfTable, number: int, title: str, name: str, papers: Any
+) -> Table:
     target = TARGETS[name]
     rows = []
     for label, folder, config in _models(grid.places):
@@ -737,17 +152,17 @@ def _question_answering(grid: _Grid, number: int, title: str, name: str, papers:
     )
 
 
-def _table_2(grid: _Grid) -> Table:
+def _table_2(grid: RunsOfTable) -> Table:
     papers = {"base": (80.8, 88.5), "large": (84.1, 90.9)}
     return _question_answering(grid, 2, "SQuAD 1.1, dev", "squad1", papers)
 
 
-def _table_3(grid: _Grid) -> Table:
+def _table_3(grid: RunsOfTable) -> Table:
     papers = {"base": (None, None), "large": (78.7, 81.9)}
     return _question_answering(grid, 3, "SQuAD 2.0, dev", "squad2", papers)
 
 
-def _table_4(grid: _Grid) -> Table:
+def _table_4(grid: RunsOfTable) -> Table:
     papers = {"base": {"swag": 81.6}, "large": {"swag": 86.6}}
     rows = _of_pretrained_models(grid, papers, ("swag",))
     runs = tuple(grid.runs.values())
@@ -765,14 +180,14 @@ _TASKS_OF_PRETRAINING = (
 )
 
 
-def _table_5(grid: _Grid) -> Table:
+def _table_5(grid: RunsOfTable) -> Table:
     names = ("mnli", "qnli", "mrpc", "sst2", "squad1")
     rows, curves = [], {}
     for words, config, with_lstm, papers in _TASKS_OF_PRETRAINING:
         pretrained = grid.pretraining(config)
         if not with_lstm:
             curves[words] = pretrained
-        folder = _folder_of(pretrained)
+        folder = folder_of(pretrained)
         cells = (
             grid.finetuned(
                 f"{folder}-bilstm" if with_lstm else folder,
@@ -813,7 +228,7 @@ _SIZES_OF_THE_PAPER = (
 )
 
 
-def _table_6(grid: _Grid) -> Table:
+def _table_6(grid: RunsOfTable) -> Table:
     names = ("mnli", "mrpc", "sst2")
     rows, curves, last = [], {}, ""
     for size, (paper_size, papers) in zip(grid.scale.sizes, _SIZES_OF_THE_PAPER, strict=True):
@@ -832,7 +247,7 @@ def _table_6(grid: _Grid) -> Table:
         )
         cells = (
             grid.finetuned(
-                _folder_of(last),
+                folder_of(last),
                 name,
                 model_dir=grid.path(last),
                 needs=(last,),
@@ -866,7 +281,7 @@ _FEATURES_OF_THE_PAPER = (
 )
 
 
-def _table_7(grid: _Grid) -> Table:
+def _table_7(grid: RunsOfTable) -> Table:
     parts = ("eval", "test") if grid.places.ner_test_file is not None else ("eval",)
     rows = []
     for label, folder, config in _models(grid.places):
@@ -921,7 +336,7 @@ _MASKS_OF_THE_PAPER = (
 )
 
 
-def _table_8(grid: _Grid) -> Table:
+def _table_8(grid: RunsOfTable) -> Table:
     rows, curves = [], {}
     choice = "concat_last_four"
     if (grid.scale.pretraining.config.get("num_hidden_layers") or 12) < 4:
@@ -931,7 +346,7 @@ def _table_8(grid: _Grid) -> Table:
             {}, mask_prob=masked / 100, keep_prob=kept / 100, random_prob=random / 100
         )
         curves[f"{masked}/{kept}/{random}"] = pretrained
-        folder = _folder_of(pretrained)
+        folder = folder_of(pretrained)
         given: dict[str, Any] = {"model_dir": grid.path(pretrained), "needs": (pretrained,)}
         config = grid.scale.pretraining.config
         rows.append(
@@ -956,7 +371,7 @@ def _table_8(grid: _Grid) -> Table:
     )
 
 
-_MAKERS: dict[int, Callable[[_Grid], Table]] = {
+_MAKERS: dict[int, Callable[[RunsOfTable], Table]] = {
     1: _table_1,
     2: _table_2,
     3: _table_3,
@@ -984,4 +399,4 @@ def make_table(number: int, scale: Scale, places: Places, root: pathlib.Path) ->
     """
     if number not in _MAKERS:
         raise GridError(f"table: expected 1 to 8, got {number}")
-    return _MAKERS[number](_Grid(number, scale, places, root))
+    return _MAKERS[number](RunsOfTable(number, scale, places, root))

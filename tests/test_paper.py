@@ -13,8 +13,18 @@ import pytest
 from absl import flags
 
 from bert_tf import tasks
+from bert_tf.config import BertConfig
 from data_prep import folder_lock
-from experiments import paper, paper_grid, paper_report, paper_tables, preemption
+from experiments import (
+    paper,
+    paper_cost,
+    paper_grid,
+    paper_recipes,
+    paper_report,
+    paper_runs,
+    paper_tables,
+    preemption,
+)
 from experiments.paper_grid import GridError, Run
 
 # Writes its number into its folder; "fail" ends it with status 3.
@@ -142,7 +152,7 @@ def test_tables_share_the_models_they_pretrain(tmp_path):
     given, root = places(tmp_path), tmp_path / "runs"
     commands = {}
     for number in (5, 6, 8):
-        for run in paper_tables.make_table(number, paper_tables.SMALL, given, root).runs:
+        for run in paper_tables.make_table(number, paper_recipes.SMALL, given, root).runs:
             assert commands.setdefault(run.name, run.command(root)) == run.command(root)
     models = [name for name in commands if name.endswith("/pretraining")]
     assert len(models) == 3 + 6 + 6 - 2
@@ -157,9 +167,9 @@ def places(tmp_path):
     model.mkdir()
     size = {"vocab_size": 101, "type_vocab_size": 2}
     (model / "bert_config.json").write_text(json.dumps(size))
-    names = [field for field in paper_tables.Places.__dataclass_fields__ if "file" in field]
+    names = [field for field in paper_recipes.Places.__dataclass_fields__ if "file" in field]
     given = {name: str(tmp_path / name) for name in names}
-    return paper_tables.Places(
+    return paper_recipes.Places(
         **{**given, "vocab_file": str(vocab)},
         glue_dir=str(tmp_path / "glue"),
         model_dir=str(model),
@@ -167,12 +177,12 @@ def places(tmp_path):
     )
 
 
-@pytest.mark.parametrize("scale", paper_tables.SCALES)
+@pytest.mark.parametrize("scale", paper_recipes.SCALES)
 @pytest.mark.parametrize("number", paper_tables.NUMBERS)
 def test_every_flag_of_every_run_is_one_of_its_script(number, scale, tmp_path):
     """And cells name runs that are there, once for each seed."""
     table = paper_tables.make_table(
-        number, paper_tables.SCALES[scale], places(tmp_path), tmp_path / "runs"
+        number, paper_recipes.SCALES[scale], places(tmp_path), tmp_path / "runs"
     )
     paper_grid.check_grid(table.runs)
     names = {run.name for run in table.runs}
@@ -192,9 +202,9 @@ def test_every_flag_of_every_run_is_one_of_its_script(number, scale, tmp_path):
             assert name in defined, (run.script, name)
 
 
-@pytest.mark.parametrize("name", paper_tables.TARGETS)
+@pytest.mark.parametrize("name", paper_recipes.TARGETS)
 def test_the_figure_of_a_target_is_one_that_its_script_writes(name):
-    target = paper_tables.TARGETS[name]
+    target = paper_recipes.TARGETS[name]
     task = dict(target.flags).get("task_name", name).lower()
     task = {"squad1": "squad1.1", "squad2": "squad2.0"}.get(task, task)
     prefix = "" if task.startswith("squad") else "eval_"
@@ -217,9 +227,9 @@ def known_flags(script):
 
 def test_the_paper_needs_as_much_as_is_known(tmp_path):
     """6 operations for each parameter and token (arXiv 2001.08361), and those of attention."""
-    config = paper_tables.BertConfig(vocab_size=30522)
+    config = BertConfig(vocab_size=30522)
     layers = 12 * (4 * 768 * 768 + 2 * 768 * 3072)
-    found = paper_tables.flops_per_token(config, 128, 0, 2)
+    found = paper_cost.flops_per_token(config, 128, 0, 2)
     assert found == pytest.approx(6 * layers, rel=0.03) and found > 6 * layers
 
 
@@ -235,7 +245,7 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
         )
     ]
     choices = (("rate x", ("table4/x-1", "table4/x-2")), ("rate y", ("table4/y-1", "table4/y-2")))
-    cells = paper_tables.Cell(choices, "f1", 1.0, 88.5), paper_tables.Cell(choices[:1], "f1")
+    cells = paper_runs.Cell(choices, "f1", 1.0, 88.5), paper_runs.Cell(choices[:1], "f1")
     table = paper_tables.Table(
         4,
         "A <title>",
@@ -250,7 +260,7 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
     text, page = (
         path.read_text()
         for path in paper_report.write_report(
-            table, paper_tables.SMALL, root, outcomes, command=["x.py", "--y"]
+            table, paper_recipes.SMALL, root, outcomes, command=["x.py", "--y"]
         )
     )
     assert "| BERT | 90.0 (n = 1, 1 failed or not run, paper 88.5) | 82.0 ± 2.8 (n = 2) |" in text
