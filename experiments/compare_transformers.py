@@ -31,9 +31,11 @@ import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
 
 from data_prep import create_finetuning_data  # noqa: E402
-from experiments import finetuning as runs  # noqa: E402
-from experiments import run_classifier, run_ner  # noqa: E402
+from experiments import finetuning_flags, run_classifier, run_ner  # noqa: E402
 from experiments.exits import InputError, exit_on_error  # noqa: E402
+from experiments.finetuning import make_model  # noqa: E402
+from experiments.finetuning_results import write_json  # noqa: E402
+from experiments.starting_point import StartingPoint, starting_point  # noqa: E402
 from experiments.task_splits import Data, figures_of  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -165,7 +167,7 @@ def train_there(
 
 
 def dev_set(
-    data: Data, values: flags.FlagValues, start: runs.StartingPoint
+    data: Data, values: flags.FlagValues, start: StartingPoint
 ) -> tuple[Any, Callable[[np.ndarray], dict[str, float]]]:
     """Return the records of the dev set, and what gives the figures of logits on it."""
     if data.task.kind == "token_classification":
@@ -188,14 +190,14 @@ def compare(values: flags.FlagValues) -> None:
     """
     import keras
 
-    from bert_tf import checkpoint_writers, checkpoints, finetuning
+    from bert_tf import checkpoint_writers, checkpoints
     from bert_tf.optimization import WarmupLinearDecay, create_optimizer
 
     values.do_train = values.do_eval = True
-    runs.check_flags(values)
+    finetuning_flags.check_flags(values)
     folder = pathlib.Path(values.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    start = runs.starting_point(values)
+    start = starting_point(values)
     if not values.dropout:
         config = dataclasses.replace(
             start.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
@@ -217,7 +219,7 @@ def compare(values: flags.FlagValues) -> None:
         keras.utils.set_random_seed(seed)
         arguments = {} if values.dropout else {"dropout_rate": 0.0}
         count = len(task.labels) if task.labels else None
-        model = finetuning.make_model(task.kind, start.config, count, **arguments)
+        model = make_model(task.kind, start.config, count, **arguments)
         checkpoints.load_checkpoint(model, start.checkpoint, heads=False)
         checkpoint_writers.save_hf(folder / "initial", model)
         optimizer = create_optimizer(
@@ -252,7 +254,7 @@ def compare(values: flags.FlagValues) -> None:
                 "their_losses": theirs.losses,
             }
         )
-        runs.write_json(folder / "compare.json", rows)
+        write_json(folder / "compare.json", rows)
         _print(rows[-1])
     if len(rows) > 1:
         print(f"{task.name}, over {len(rows)} seeds:")

@@ -11,7 +11,7 @@ Flags and defaults are those of google-research/bert's run_classifier.py whereve
 so its --vocab_file, --bert_config_file and --init_checkpoint work in place of --model_dir. The same
 command continues a run that was stopped. --seeds=1,2,3 trains a run each, and the best is kept.
 
-In the output folder: the model (see experiments/finetuning.py), eval_results.txt and .json,
+In the output folder: the model (see experiments/py), eval_results.txt and .json,
 confusion_matrix.png, curves.png; of --do_predict test_results.tsv with probabilities as the
 original writes them, and for GLUE the file to submit, for own data predictions.csv.
 """
@@ -31,12 +31,21 @@ from absl import app, flags, logging  # noqa: E402
 
 from bert_tf.tasks import TrainedTask  # noqa: E402
 from data_prep import create_finetuning_data, glue  # noqa: E402
-from experiments import finetuning as runs  # noqa: E402
+from experiments import finetuning_flags, training_flags  # noqa: E402
 from experiments.exits import InputError, exit_on_error  # noqa: E402
+from experiments.finetuning import Job, train_all  # noqa: E402
+from experiments.finetuning_results import (  # noqa: E402
+    print_table,
+    report_runs,
+    with_step,
+    write_results,
+)
+from experiments.starting_point import StartingPoint, load_trained, starting_point  # noqa: E402
 from experiments.task_splits import (  # noqa: E402
     Data,
     Evaluator,
     decide,
+    leave_out,
     make_records,
     predict,
     probabilities_of,
@@ -47,7 +56,7 @@ FLAGS = flags.FLAGS
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define the script's flags."""
-    runs.define_flags(values)
+    finetuning_flags.define_flags(values)
     create_finetuning_data.define_data_flags(values)
     flags.DEFINE_bool(
         "majority_class",
@@ -60,7 +69,7 @@ def define_flags(values: flags.FlagValues) -> None:
 # --- data -----------------------------------------------------------------------------------------
 
 
-def prepare(values: flags.FlagValues, start: runs.StartingPoint) -> Data:
+def prepare(values: flags.FlagValues, start: StartingPoint) -> Data:
     """Make the records that the flags ask for, or find them made.
 
     Without a training file the labels of one's own tables are those of the fine-tuned model.
@@ -70,7 +79,7 @@ def prepare(values: flags.FlagValues, start: runs.StartingPoint) -> Data:
     """
     own = values.task_name is None and values.kind != "regression" and len(values.label_column) < 2
     if own and not (values.do_train or values.labels or values.train_file):
-        values.labels = list(runs.load_trained(values, start, values.kind).labels or ())
+        values.labels = list(load_trained(values, start, values.kind).labels or ())
     return make_records(*create_finetuning_data.sources_from_flags(values), values, start)
 
 
@@ -88,9 +97,7 @@ def write_predictions(
     with open(paths[0], "w", encoding="utf-8") as stream:
         stream.writelines("\t".join(map(str, row)) + "\n" for row in probabilities.tolist())
     decided = decide(task.kind, logits)
-    examples = list(
-        data.sources[split].read(runs.leave_out if values.skip_bad_examples else None, None)
-    )
+    examples = list(data.sources[split].read(leave_out if values.skip_bad_examples else None, None))
     if values.task_name is not None:
         answers = decided if majority is None else [majority] * len(examples)
         paths.append(folder / glue.submission_file_name(task, split))
@@ -122,15 +129,15 @@ def run(values: flags.FlagValues) -> None:
         InputError, ValueError, OSError: bad flags, data or model; one line says what.
     """
     began = time.time()
-    runs.check_flags(values)
+    finetuning_flags.check_flags(values)
     folder = pathlib.Path(values.output_dir)
-    start = runs.starting_point(values)
-    with runs.chief_first(values):
+    start = starting_point(values)
+    with training_flags.chief_first(values):
         data = prepare(values, start)
     task, vocab_size = data.task, start.config.vocab_size
     evaluator = Evaluator(data, values, vocab_size) if values.do_eval else None
     majority = _majority(data, values)
-    job = runs.Job(
+    job = Job(
         task=TrainedTask(task.kind, values.max_seq_length, task.has_pairs),
         labels=task.labels,
         records=data.records("train", vocab_size) if values.do_train else None,
@@ -143,21 +150,22 @@ def run(values: flags.FlagValues) -> None:
     model = step = None
     if values.do_train:
         print(f"{task.name}: begins with {start.description}")
-        runs.report_runs(job, runs.train_all(job, start, values), folder)
+        trained = train_all(job, start, values)
+        report_runs(trained, folder, job.selection_metric, job.baseline)
         start = start.trained(folder)
     if values.do_eval or values.do_predict:
-        loaded = runs.load_trained(values, start, task.kind)
+        loaded = load_trained(values, start, task.kind)
         model, step = loaded.model, loaded.transfer.step
         _check_labels(task, loaded)
     if evaluator:
         figures = evaluator(model)
         results = {f"eval_{name}": value for name, value in figures.items()}
-        runs.write_results(folder, runs.with_step({**results, "loss": figures["loss"]}, step))
+        write_results(folder, with_step({**results, "loss": figures["loss"]}, step))
         print("evaluation:")
         rows = [(name, f"{value:.6g}") for name, value in results.items()]
         if job.baseline is not None:
             rows.append((f"{job.selection_metric} of a constant", f"{job.baseline:.6g}"))
-        runs.print_table(rows)
+        print_table(rows)
         _draw(evaluator, folder)
     if values.do_predict:
         for split in data.of("test"):

@@ -12,7 +12,7 @@ training file. --document_context shows the model the words around a sentence, a
 --tag_scheme=bio rewrites IOB1 and IOBES. Flags and defaults that run_classifier.py of
 google-research/bert has are its own. The same command continues a run that was stopped.
 
-In the output folder: the model (see experiments/finetuning.py), curves.png; of --do_eval
+In the output folder: the model (see experiments/py), curves.png; of --do_eval
 eval_results.txt and .json, ner_report.txt as conlleval prints it, ner_types.png,
 predictions_dev.conll (word, true tag, predicted tag); of --do_predict predictions_test.conll, and
 if the test file has tags test_results.txt and .json, ner_report_test.txt, ner_types_test.png.
@@ -35,9 +35,12 @@ from absl import app, flags, logging  # noqa: E402
 from bert_tf.metrics import EntityScores, entity_scores  # noqa: E402
 from bert_tf.tasks import TASKS, TrainedTask  # noqa: E402
 from data_prep import create_finetuning_data, finetuning_data, ner  # noqa: E402
-from experiments import finetuning as runs  # noqa: E402
+from experiments import finetuning_flags, training_flags  # noqa: E402
 from experiments.exits import InputError, exit_on_error  # noqa: E402
-from experiments.task_splits import Data, make_records  # noqa: E402
+from experiments.finetuning import Job, train_all  # noqa: E402
+from experiments.finetuning_results import report_runs, with_step, write_results  # noqa: E402
+from experiments.starting_point import StartingPoint, load_trained, starting_point  # noqa: E402
+from experiments.task_splits import Data, leave_out, make_records  # noqa: E402
 
 FLAGS = flags.FLAGS
 TASK = TASKS["ner"]
@@ -45,7 +48,7 @@ TASK = TASKS["ner"]
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define the script's flags."""
-    runs.define_flags(
+    finetuning_flags.define_flags(
         values,
         max_seq_length=TASK.max_seq_length,
         train_batch_size=TASK.train_batch_size,
@@ -69,7 +72,7 @@ class TaggedSplit:
         predicted: tags of each sentence by the last model.
     """
 
-    def __init__(self, data: Data, split: str, values: flags.FlagValues, start: runs.StartingPoint):
+    def __init__(self, data: Data, split: str, values: flags.FlagValues, start: StartingPoint):
         self._values, self._labels = values, data.task.labels
         source = data.sources[split]
         self.labelled: bool = source.labelled
@@ -79,7 +82,7 @@ class TaggedSplit:
                 values.token_column,
                 values.tag_column if source.labelled else None,
                 values.tag_scheme,
-                runs.leave_out if values.skip_bad_examples else None,
+                leave_out if values.skip_bad_examples else None,
             )
         )
         # The same as in the records, which hold no trace of the words.
@@ -156,23 +159,23 @@ def run(values: flags.FlagValues) -> None:
         InputError, ValueError, OSError: bad flags, data or model; one line says what.
     """
     began = time.time()
-    runs.check_flags(values)
+    finetuning_flags.check_flags(values)
     folder = pathlib.Path(values.output_dir)
-    start = runs.starting_point(values)
-    loaded = None if values.do_train else runs.load_trained(values, start, TASK.kind)
+    start = starting_point(values)
+    loaded = None if values.do_train else load_trained(values, start, TASK.kind)
     task, sources = create_finetuning_data.tagged_sources(values, loaded and loaded.labels)
-    with runs.chief_first(values):
+    with training_flags.chief_first(values):
         data = make_records(task, sources, values, start)
     dev = TaggedSplit(data, "dev", values, start) if values.do_eval else None
     if values.do_train:
         train(data, dev, start, values)
-        loaded = runs.load_trained(values, start.trained(folder), TASK.kind)
+        loaded = load_trained(values, start.trained(folder), TASK.kind)
     assert loaded is not None  # noqa: S101
     _check_labels(loaded, task.labels)
     if dev is not None:
         dev.tag(loaded.model, values.eval_batch_size)
         results = {f"eval_{name}": value for name, value in figures_of(dev.scores()).items()}
-        runs.write_results(folder, runs.with_step(results, loaded.transfer.step))
+        write_results(folder, with_step(results, loaded.transfer.step))
         print("evaluation:")
         write_scores(dev.scores(), folder)
         ner.write_conll(folder / "predictions_dev.conll", dev.sentences, dev.predicted)
@@ -183,7 +186,10 @@ def run(values: flags.FlagValues) -> None:
 
 
 def train(
-    data: Data, dev: TaggedSplit | None, start: runs.StartingPoint, values: flags.FlagValues
+    data: Data,
+    dev: TaggedSplit | None,
+    start: StartingPoint,
+    values: flags.FlagValues,
 ) -> None:
     """Train the runs of all seeds, and report them."""
 
@@ -193,7 +199,7 @@ def train(
         return figures_of(dev.scores())
 
     print(f"begins with {start.description}; {len(data.task.labels)} labels")
-    job = runs.Job(
+    job = Job(
         task=TrainedTask(TASK.kind, values.max_seq_length),
         labels=data.task.labels,
         records=data.records("train", start.config.vocab_size),
@@ -205,8 +211,8 @@ def train(
         selection_metric=TASK.selection_metric,
         baseline=0.0,
     )
-    finished = runs.train_all(job, start, values)
-    runs.report_runs(job, finished, pathlib.Path(values.output_dir))
+    finished = train_all(job, start, values)
+    report_runs(finished, pathlib.Path(values.output_dir), job.selection_metric, job.baseline)
 
 
 def predict(test: TaggedSplit, model: Any, values: flags.FlagValues) -> None:
@@ -221,7 +227,7 @@ def predict(test: TaggedSplit, model: Any, values: flags.FlagValues) -> None:
         print("the test file has tags but no entity; predictions are not scored")
     else:
         results = {f"test_{name}": value for name, value in figures_of(test.scores()).items()}
-        runs.write_results(folder, results, "test_results")
+        write_results(folder, results, "test_results")
         print("test:")
         write_scores(test.scores(), folder, "_test")
     print(f"wrote {path}")

@@ -11,7 +11,7 @@ Flags and defaults are those of google-research/bert's run_squad.py wherever it 
 --vocab_file, --bert_config_file and --init_checkpoint work in place of --model_dir. The same
 command continues a run that was stopped. --seeds=1,2,3 trains a run each, and the best is kept.
 
-In the output folder: the model (see experiments/finetuning.py); of --do_predict predictions.json,
+In the output folder: the model (see experiments/py); of --do_predict predictions.json,
 nbest_predictions.json and, for version 2.0, null_odds.json, as the original writes them; of
 --do_eval eval_results.txt and .json with what the official evaluation scripts say of these files.
 
@@ -39,8 +39,17 @@ from absl import app, flags, logging  # noqa: E402
 
 from bert_tf import span_decoding, squad_metrics, tasks  # noqa: E402
 from data_prep import create_finetuning_data, finetuning_data, squad  # noqa: E402
-from experiments import finetuning as runs  # noqa: E402
+from experiments import finetuning_flags, training_flags  # noqa: E402
 from experiments.exits import InputError, exit_on_error  # noqa: E402
+from experiments.finetuning import Job, train_all  # noqa: E402
+from experiments.finetuning_results import (  # noqa: E402
+    print_table,
+    report_runs,
+    with_step,
+    write_results,
+)
+from experiments.starting_point import StartingPoint, load_trained, starting_point  # noqa: E402
+from experiments.task_splits import digest_of, leave_out  # noqa: E402
 
 FLAGS = flags.FLAGS
 PADDING_LOGIT = -1e9  # as in the loss
@@ -48,7 +57,7 @@ PADDING_LOGIT = -1e9  # as in the loss
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define the script's flags."""
-    runs.define_flags(values, max_seq_length=384)
+    finetuning_flags.define_flags(values, max_seq_length=384)
     text, switch, integer = flags.DEFINE_string, flags.DEFINE_bool, flags.DEFINE_integer
     text("train_file", None, "SQuAD's JSON to train on.", flag_values=values)
     text("predict_file", None, "SQuAD's JSON to answer and evaluate.", flag_values=values)
@@ -102,7 +111,7 @@ def check_flags(values: flags.FlagValues) -> None:
     Raises:
         InputError, ValueError, OSError: one line says what.
     """
-    runs.check_flags(values)
+    finetuning_flags.check_flags(values)
     needed = {
         "train_file": ("do_train",) if values.do_train else (),
         "predict_file": tuple(n for n in ("do_eval", "do_predict") if values[n].value),
@@ -156,7 +165,7 @@ class Split:
         return TaskRecords.open(self.made.record_file, vocab_size=vocab_size)
 
 
-def prepare(values: flags.FlagValues, start: runs.StartingPoint, name: str, path: str) -> Split:
+def prepare(values: flags.FlagValues, start: StartingPoint, name: str, path: str) -> Split:
     """Make the records of a file, or find them made.
 
     Args:
@@ -198,7 +207,7 @@ def prepare(values: flags.FlagValues, start: runs.StartingPoint, name: str, path
             path,
             counts["without_gold_label"],
         )
-    return Split(source, made, runs.leave_out if values.skip_bad_examples else None)
+    return Split(source, made, leave_out if values.skip_bad_examples else None)
 
 
 def distinct(source: Any) -> Any:
@@ -310,7 +319,7 @@ class Answerer:
     Called with a model it gives the figures that training logs and chooses by.
     """
 
-    def __init__(self, split: Split, start: runs.StartingPoint, values: flags.FlagValues):
+    def __init__(self, split: Split, start: StartingPoint, values: flags.FlagValues):
         self.values = values
         self.tokenizer = start.tokenizer
         self.examples = list(split.source.read(split.on_bad, None))
@@ -417,9 +426,9 @@ def run(values: flags.FlagValues) -> None:
     began = time.time()
     check_flags(values)
     folder = pathlib.Path(values.output_dir)
-    start = runs.starting_point(values)
+    start = starting_point(values)
     train = answerer = dev = None
-    with runs.chief_first(values):
+    with training_flags.chief_first(values):
         if values.do_train:
             train = prepare(values, start, "train", values.train_file)
         if values.do_eval or values.do_predict:
@@ -429,25 +438,26 @@ def run(values: flags.FlagValues) -> None:
     if train is not None:
         job = _job(values, start, train, dev, answerer)
         print(f"begins with {start.description}")
-        runs.report_runs(job, runs.train_all(job, start, values), folder)
+        trained = train_all(job, start, values)
+        report_runs(trained, folder, job.selection_metric, job.baseline)
     if answerer is not None:
         if train is not None:
             start = start.trained(folder)
-        loaded = runs.load_trained(values, start, "span")
+        loaded = load_trained(values, start, "span")
         _answer(values, answerer, loaded.model, loaded.transfer.step)
     print(f"{folder}: {time.time() - began:.0f} s in all")
 
 
 def _job(
     values: flags.FlagValues,
-    start: runs.StartingPoint,
+    start: StartingPoint,
     train: Split,
     dev: Split | None,
     answerer: Answerer | None,
-) -> runs.Job:
+) -> Job:
     # Weights depend on the dev set only where they are chosen by it.
     chosen_by = [dev.made.manifest["fingerprint"]] if dev is not None and values.do_eval else []
-    return runs.Job(
+    return Job(
         task=tasks.TrainedTask(
             "span",
             max_seq_length=values.max_seq_length,
@@ -462,7 +472,7 @@ def _job(
         labels=None,
         records=train.records(start.config.vocab_size),
         num_examples=train.made.num_examples,
-        fingerprint=runs.digest_of(train.made.manifest["fingerprint"], *chosen_by),
+        fingerprint=digest_of(train.made.manifest["fingerprint"], *chosen_by),
         evaluate=answerer if values.do_eval else None,
         selection_metric=answerer.selection_metric if answerer is not None else "f1",
         baseline=answerer.baseline if answerer is not None and values.do_eval else None,
@@ -482,9 +492,9 @@ def _answer(values: flags.FlagValues, answerer: Answerer, model: Any, step: int 
     if not values.do_eval:
         return
     figures = answerer.figures(best_spans)
-    runs.write_results(folder, runs.with_step(figures, step))
+    write_results(folder, with_step(figures, step))
     print(f"evaluation of {values.predict_file}:")
-    runs.print_table((name, _with_unit(name, value)) for name, value in figures.items())
+    print_table((name, _with_unit(name, value)) for name, value in figures.items())
     if answerer.baseline is not None:
         print(f"  no answer to all questions would have F1 {answerer.baseline:.2f} %")
     # Where no threshold is better than no answer at all, the official search says 0.

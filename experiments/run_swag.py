@@ -9,7 +9,7 @@ How many endings there are, the header says. Batch size, learning rate and epoch
 (section 4.4) where no flag gives them; other flags and defaults that run_classifier.py of
 google-research/bert has are its own. The same command continues a run that was stopped.
 
-In the output folder: the model (see experiments/finetuning.py), curves.png; of --do_eval
+In the output folder: the model (see experiments/py), curves.png; of --do_eval
 eval_results.txt and .json; of --do_predict predictions.csv.
 """
 
@@ -27,9 +27,16 @@ from absl import app, flags  # noqa: E402
 
 from bert_tf.tasks import TASKS, TrainedTask  # noqa: E402
 from data_prep import create_finetuning_data  # noqa: E402
-from experiments import finetuning as runs  # noqa: E402
-from experiments import task_splits  # noqa: E402
+from experiments import finetuning_flags, task_splits, training_flags  # noqa: E402
 from experiments.exits import exit_on_error  # noqa: E402
+from experiments.finetuning import Job, train_all  # noqa: E402
+from experiments.finetuning_results import (  # noqa: E402
+    print_table,
+    report_runs,
+    with_step,
+    write_results,
+)
+from experiments.starting_point import load_trained, starting_point  # noqa: E402
 
 FLAGS = flags.FLAGS
 TASK = TASKS["swag"]
@@ -37,7 +44,7 @@ TASK = TASKS["swag"]
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define the script's flags."""
-    runs.define_flags(
+    finetuning_flags.define_flags(
         values,
         max_seq_length=TASK.max_seq_length,
         train_batch_size=TASK.train_batch_size,
@@ -54,17 +61,17 @@ def run(values: flags.FlagValues) -> None:
         InputError, ValueError, OSError: bad flags, data or model; one line says what.
     """
     began = time.time()
-    runs.check_flags(values)
+    finetuning_flags.check_flags(values)
     folder = pathlib.Path(values.output_dir)
-    start = runs.starting_point(values)
+    start = starting_point(values)
     task, sources = create_finetuning_data.file_sources(values, TASK)
     print(f"{task.num_choices} choices")
-    with runs.chief_first(values):
+    with training_flags.chief_first(values):
         data = task_splits.make_records(task, sources, values, start)
     vocab_size = start.config.vocab_size
     evaluator = task_splits.Evaluator(data, values, vocab_size) if values.do_eval else None
     if values.do_train:
-        job = runs.Job(
+        job = Job(
             task=TrainedTask(task.kind, values.max_seq_length, has_pairs=True),
             labels=None,
             records=data.records("train", vocab_size),
@@ -75,18 +82,19 @@ def run(values: flags.FlagValues) -> None:
             baseline=evaluator.baseline if evaluator else None,
         )
         print(f"begins with {start.description}")
-        runs.report_runs(job, runs.train_all(job, start, values), folder)
+        trained = train_all(job, start, values)
+        report_runs(trained, folder, job.selection_metric, job.baseline)
         start = start.trained(folder)
-    loaded = runs.load_trained(values, start, task.kind)
+    loaded = load_trained(values, start, task.kind)
     model, step = loaded.model, loaded.transfer.step
     if evaluator is not None:
         figures = evaluator(model)
         results = {f"eval_{name}": value for name, value in figures.items()}
-        runs.write_results(folder, runs.with_step({**results, "loss": figures["loss"]}, step))
+        write_results(folder, with_step({**results, "loss": figures["loss"]}, step))
         print("evaluation:")
         rows = [(name, f"{value:.6g}") for name, value in results.items()]
         rows.append(("accuracy of a constant", f"{evaluator.baseline:.6g}"))
-        runs.print_table(rows)
+        print_table(rows)
     if values.do_predict:
         records = data.records("test", vocab_size)
         logits = task_splits.predict(records, model, values, batch_size=values.predict_batch_size)
@@ -106,7 +114,9 @@ def write_predictions(
     """
     path = pathlib.Path(values.output_dir) / "predictions.csv"
     probabilities = task_splits.probabilities_of(data.task.kind, logits)
-    examples = data.sources["test"].read(runs.leave_out if values.skip_bad_examples else None, None)
+    examples = data.sources["test"].read(
+        task_splits.leave_out if values.skip_bad_examples else None, None
+    )
     with open(path, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         endings = (f"probability of ending{i}" for i in range(logits.shape[1]))

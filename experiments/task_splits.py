@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +13,8 @@ import numpy as np
 from absl import flags
 
 from data_prep import create_finetuning_data, finetuning_data
-from experiments import finetuning as runs
 from experiments.exits import InputError
+from experiments.starting_point import StartingPoint
 
 # --- records --------------------------------------------------------------------------------------
 
@@ -49,7 +51,7 @@ class Data:
     def fingerprint(self) -> str:
         """Digest of the records that a run depends on: of training, and of choosing weights."""
         splits = [split for split in self.of("train") + self.of("dev") if split in self.made]
-        return runs.digest_of(*(self.made[split].manifest["fingerprint"] for split in splits))
+        return digest_of(*(self.made[split].manifest["fingerprint"] for split in splits))
 
     def of(self, what: str) -> list[str]:
         """Names of the splits for "train", "dev" or "test"."""
@@ -57,7 +59,7 @@ class Data:
 
 
 def make_records(
-    task: Any, sources: Sequence[Any], values: flags.FlagValues, start: runs.StartingPoint
+    task: Any, sources: Sequence[Any], values: flags.FlagValues, start: StartingPoint
 ) -> Data:
     """Make the records of the splits that --do_train, --do_eval and --do_predict need.
 
@@ -197,3 +199,13 @@ def probabilities_of(kind: str, logits: np.ndarray) -> np.ndarray:
     if kind == "regression":
         return logits
     return special.expit(logits) if kind == "multi_label" else special.softmax(logits, axis=-1)
+
+
+def digest_of(*parts: Any) -> str:
+    """Return a short digest of values that JSON can hold."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def leave_out(message: str) -> None:
+    """Take the message of a bad example that was told of when the records were made."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -228,3 +229,19 @@ def describe_devices(strategy: Any) -> str:
     if strategy is not None:
         return f"{strategy.num_replicas_in_sync} replicas, {type(strategy).__name__}"
     return "1 GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
+
+@contextlib.contextmanager
+def chief_first(values: flags.FlagValues) -> Iterator[None]:
+    """Let the other hosts wait until the chief has been through a block, and left its files."""
+    if values.distribution_strategy != "multi_worker_mirrored":
+        yield
+        return
+    from bert_tf.distribution import is_chief, value_of_chief
+
+    strategy = strategy_of(values)
+    if not is_chief(strategy):
+        value_of_chief(strategy, 0)
+    yield
+    if is_chief(strategy):
+        value_of_chief(strategy, 0)

@@ -16,7 +16,14 @@ from absl import flags
 from bert_tf import checkpoint_writers, checkpoints, heads, lora, metrics, tasks
 from bert_tf import finetuning as finetuning_models
 from bert_tf.config import BertConfig
-from experiments import finetuning, memory, run_classifier, task_splits
+from experiments import (
+    finetuning,
+    finetuning_flags,
+    finetuning_results,
+    memory,
+    run_classifier,
+    task_splits,
+)
 from experiments.exits import InputError, exit_on_error
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -318,14 +325,12 @@ def test_one_seed_and_several_do_not_share_a_folder(model_dir, tables, tmp_path)
 
 
 def test_a_run_no_better_than_a_constant_is_named_failed():
-    job = finetuning.Job("classification", ("a", "b"), None, 1, "", None, "accuracy", 0.6)
-
     def made(seed, score, diverged=None):
         figures = {} if score is None else {"accuracy": score}
-        return finetuning.Run(seed, "", 1, figures, 1, 0.0, 0.0, diverged)
+        return finetuning_results.Run(seed, "", 1, figures, 1, 0.0, 0.0, diverged)
 
-    found = finetuning.summary_over_seeds(
-        job, [made(1, 0.9), made(2, 0.6), made(3, None, "the loss is not finite")]
+    found = finetuning_results.summary_over_seeds(
+        [made(1, 0.9), made(2, 0.6), made(3, None, "the loss is not finite")], "accuracy", 0.6
     )
     assert set(found["failed"]) == {"2", "3"}
     assert "not above that of a constant answer" in found["failed"]["2"]
@@ -335,8 +340,8 @@ def test_a_run_no_better_than_a_constant_is_named_failed():
 def test_where_every_run_diverged_the_best_weights_before_are_named():
     job = finetuning.Job("classification", None, None, 1, "", None, "accuracy")
     runs = [
-        finetuning.Run(1, "here", 9, {"accuracy": 0.9}, 7, 0.0, 0.0, "not finite"),
-        finetuning.Run(2, "there", 9, {}, 0, 0.0, 0.0, "not finite"),
+        finetuning_results.Run(1, "here", 9, {"accuracy": 0.9}, 7, 0.0, 0.0, "not finite"),
+        finetuning_results.Run(2, "there", 9, {}, 0, 0.0, 0.0, "not finite"),
     ]
     with pytest.raises(InputError) as error:
         finetuning.best_run(job, runs)
@@ -695,7 +700,7 @@ def test_memory_that_runs_out_is_one_line(capsys):
         raise tf.errors.ResourceExhaustedError(None, None, message)
 
     values = flags.FlagValues()
-    finetuning.define_flags(values)
+    finetuning_flags.define_flags(values)
     values(["script.py", "--output_dir=x", "--train_batch_size=64"])
     assert exit_on_error("script", run_out, values) == memory.OUT_OF_MEMORY_STATUS
     error = capsys.readouterr().err

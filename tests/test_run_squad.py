@@ -20,7 +20,7 @@ from bert_tf.config import BertConfig
 from bert_tf.squad_metrics import normalize_answer
 from bert_tf.tokenization import load_vocab
 from bert_tf.training_log import read_metrics
-from experiments import finetuning, run_squad
+from experiments import run_squad, starting_point
 from experiments.exits import InputError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -318,7 +318,7 @@ def answerer(path, model_dir, tmp_path, **given):
         output_dir=tmp_path / "records",
         **given,
     )
-    start = finetuning.starting_point(values)
+    start = starting_point.starting_point(values)
     split = run_squad.prepare(values, start, "dev", str(path))
     return run_squad.Answerer(split, start, values)
 
