@@ -33,7 +33,6 @@ from absl import app, flags  # noqa: E402
 from data_prep import create_finetuning_data  # noqa: E402
 from experiments import finetuning_flags, run_classifier, run_ner  # noqa: E402
 from experiments.exits import InputError, exit_on_error  # noqa: E402
-from experiments.finetuning import make_model  # noqa: E402
 from experiments.finetuning_results import write_json  # noqa: E402
 from experiments.starting_point import StartingPoint, starting_point  # noqa: E402
 from experiments.task_splits import Data, figures_of  # noqa: E402
@@ -190,7 +189,7 @@ def compare(values: flags.FlagValues) -> None:
     """
     import keras
 
-    from bert_tf import checkpoint_writers, checkpoints
+    from bert_tf import checkpoint_writers, checkpoints, finetuning
     from bert_tf.optimization import WarmupLinearDecay, create_optimizer
 
     values.do_train = values.do_eval = True
@@ -219,7 +218,7 @@ def compare(values: flags.FlagValues) -> None:
         keras.utils.set_random_seed(seed)
         arguments = {} if values.dropout else {"dropout_rate": 0.0}
         count = len(task.labels) if task.labels else None
-        model = make_model(task.kind, start.config, count, **arguments)
+        model = finetuning.make_model(task.kind, start.config, count, **arguments)
         checkpoints.load_checkpoint(model, start.checkpoint, heads=False)
         checkpoint_writers.save_hf(folder / "initial", model)
         optimizer = create_optimizer(

@@ -107,6 +107,41 @@ def test_library_imports_point_downward(path):
         assert name.split(".")[0] not in ("data_prep", "experiments"), f"{path.stem} imports {name}"
 
 
+def names_defined_in(path: pathlib.Path) -> set[str]:
+    """Names that a file binds anywhere at its top level, within if and try too."""
+    names = set()
+    waiting: list[ast.AST] = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        waiting += ast.iter_child_nodes(node)
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_is_imported_is_there(package):
+    """Imports within functions too, which no test of another thing may ever reach."""
+    known: dict[str, set[str]] = {}
+    for path in sorted((REPOSITORY / package).glob("*.py")):
+        for name in imports_of(path):
+            module, _, wanted = name.rpartition(".")
+            file = REPOSITORY / (module.replace(".", "/") + ".py")
+            if not file.exists():  # not ours, or a module of a package
+                first = name.split(".")[0]
+                if first in PACKAGES and module == first and first != "bert_tf":
+                    assert (REPOSITORY / first / f"{wanted}.py").exists(), f"{path.name}: {name}"
+                continue
+            if module not in known:
+                known[module] = names_defined_in(file)
+            assert wanted in known[module], f"{path.name}: {module} has no {wanted}"
+
+
 def test_data_prep_uses_the_light_modules_only():
     for path in sorted((REPOSITORY / "data_prep").glob("*.py")):
         assert own_modules(path) <= DATA_PREP_MAY_USE, path.name
