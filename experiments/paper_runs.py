@@ -219,14 +219,11 @@ class RunsOfTable:
         **flags: Any,
     ) -> Cell:
         """Fine-tune a model on a target, for each choice and seed; return the cell."""
-        target, recipe = TARGETS[name], self.scale.recipe(name)
+        target, recipe = TARGETS[name], self.scale.recipe(name, own=bool(needs))
         # MRPC's accuracy and F1 are of the same runs.
         task = "mrpc" if name == "mrpc_f1" else name
-        rates = recipe.learning_rates
-        if needs and self.scale.own_learning_rates is not None:
-            rates = self.scale.own_learning_rates
         choices = []
-        for rate, size in itertools.product(rates, recipe.batch_sizes):
+        for rate, size in itertools.product(recipe.learning_rates, recipe.batch_sizes):
             runs = tuple(
                 self.add(
                     Run(
@@ -243,6 +240,7 @@ class RunsOfTable:
                             train_batch_size=size,
                             num_train_epochs=recipe.epochs,
                             num_train_steps=recipe.steps,
+                            bias_correction=recipe.bias_correction or None,
                             seeds=seed,
                             cache_dir=self.path("records"),
                             **flags,
