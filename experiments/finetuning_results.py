@@ -133,6 +133,8 @@ def report_runs(
             )
     for seed, reason in summary["failed"].items():
         print(f"  failed: seed {seed}: {reason}")
+    if summary["failed"]:
+        print("  what may help: --bias_correction, a lower --learning_rate, more steps")
     for run in runs:
         metrics = pathlib.Path(run.folder) / METRICS_NAME
         if not metrics.exists():
