@@ -5,10 +5,23 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 STATUS = 75  # exit status of a stopped script, which the same command continues: EX_TEMPFAIL
 _asked = threading.Event()
+
+
+@contextlib.contextmanager
+def _at_sigterm(act: Callable[[], None]) -> Iterator[None]:
+    """Within it SIGTERM calls a function; entered by another than the main thread, it does not."""
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other listen
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -17,21 +30,14 @@ def listening() -> Iterator[None]:
 
     Python lets only the main thread listen; entered by another one this does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def ask(number, frame):
-        del number, frame
+    def ask() -> None:
         _asked.set()
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     _asked.clear()
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
+    with _at_sigterm(ask):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -40,19 +46,12 @@ def exiting() -> Iterator[None]:
 
     Python lets only the main thread listen; entered by another one this does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def leave(number, frame):
-        del number, frame
+    def leave() -> None:
         raise SystemExit(STATUS)
 
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
+    with _at_sigterm(leave):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def is_asked() -> bool:
