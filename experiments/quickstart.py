@@ -232,9 +232,10 @@ def main(argv: list[str]) -> None:
     print("\n== result\n")
     print("\n".join(lines))
     print(
-        "\nA BERT-Tiny after minutes knows which words are frequent and a little of what stands "
-        "beside them.\nThe same commands, with more text, a larger model and more steps, make one "
-        "that knows more: see README.md."
+        "\nA BERT-Tiny after minutes knows which words are frequent, and little more: to copy the "
+        "tenth of the\npredicted pieces that masking leaves as they are would gain as much. The "
+        "same commands, with more\ntext, a larger model and more steps, make one that knows more: "
+        "see README.md."
     )
 
 
