@@ -37,8 +37,8 @@ def out_of_memory_message(error: BaseException, values: Any) -> str:
         values: `flags.FlagValues` of the script.
     """
     sizes = [name for name in _SIZES if name in values]
-    given = [*sizes, *({"gradient_accumulation_steps"} & set(values))]
-    shown = ", ".join(f"{name} {values[name].value}" for name in given)
+    given = (*_SIZES, "gradient_accumulation_steps")
+    shown = ", ".join(f"{name} {values[name].value}" for name in given if name in values)
     remedies = ["lower " + ", or ".join(f"--{name}" for name in sizes)] if sizes else []
     remedies += [text for name, text in _REMEDIES if name in values]
     lines = str(error).splitlines() or [type(error).__name__]

@@ -119,7 +119,7 @@ def run(values: flags.FlagValues) -> None:
     if len(finished) < len(table.runs):
         raise RuntimeError(
             f"{len(table.runs) - len(finished)} of {len(table.runs)} runs failed or were not run; "
-            f"the report names them, and the same command runs them again"
+            "the report names them, and the same command runs them again"
         )
 
 

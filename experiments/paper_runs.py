@@ -69,10 +69,19 @@ class RunsOfTable:
         return str(self.root / name)
 
     def config_file(self, folder: str, config: Mapping[str, Any]) -> str:
-        """Write the configuration of a variant; return the path of the file."""
+        """Write the configuration of a variant; return the path of the file.
+
+        Raises:
+            GridError: there is a model of another one, which its command alone does not tell.
+        """
         path = self.root / folder / "bert_config.json"
         made = model_config(config, self.vocab_size()).to_json_string()
         if not path.exists() or path.read_text(encoding="utf-8") != made:
+            if (path.parent / "pretraining").exists():
+                raise GridError(
+                    f"{path.parent}: holds a model of another configuration; use another folder, "
+                    "or remove it"
+                )
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(made, encoding="utf-8")
         return str(path)

@@ -150,14 +150,21 @@ def test_sigterm_stops_the_runs_too(tmp_path):
 def test_tables_share_the_models_they_pretrain(tmp_path):
     """The model that 5, 6 and 8 have in common is trained once, by the same command in all."""
     given, root = places(tmp_path), tmp_path / "runs"
-    commands = {}
+    commands, configs = {}, {}
     for number in (5, 6, 8):
         for run in paper_tables.make_table(number, paper_recipes.SMALL, given, root).runs:
             assert commands.setdefault(run.name, run.command(root)) == run.command(root)
+        for path in root.glob("pretrained/*/bert_config.json"):
+            assert configs.setdefault(path, path.read_text()) == path.read_text()
     models = [name for name in commands if name.endswith("/pretraining")]
     assert len(models) == 3 + 6 + 6 - 2
     assert "pretrained/L2-H128-A2/pretraining" in models
     assert "pretrained/L2-H128-A2-mask0-same20-random80/pretraining" in models
+    (root / "pretrained/L2-H128-A2/pretraining").mkdir()
+    paper_tables.make_table(8, paper_recipes.SMALL, given, root)
+    (root / "pretrained/L2-H128-A2/bert_config.json").write_text("{}")
+    with pytest.raises(GridError, match="L2-H128-A2: holds a model of another configuration"):
+        paper_tables.make_table(8, paper_recipes.SMALL, given, root)
 
 
 def places(tmp_path):
