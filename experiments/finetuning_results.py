@@ -13,6 +13,7 @@ from typing import Any
 from absl import logging
 
 RESULTS_NAME = "eval_results"
+SEEDS_NAME = "seeds.json"
 
 
 @dataclasses.dataclass
@@ -123,7 +124,7 @@ def report_runs(
     from experiments.plot_curves import plot_curves
 
     summary = summary_over_seeds(runs, selection_metric, baseline)
-    write_json(folder / "seeds.json", summary)
+    write_json(folder / SEEDS_NAME, summary)
     if len(runs) > 1:
         print(f"over {len(runs)} seeds:")
         for name, row in summary["figures"].items():

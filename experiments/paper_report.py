@@ -20,9 +20,10 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments.finetuning_results import SEEDS_NAME
 from experiments.paper_grid import REPOSITORY, Outcome, free_bytes, gpus, shown, totals
 from experiments.paper_recipes import Scale
-from experiments.paper_runs import Cell
+from experiments.paper_runs import TAGGER_RESULT, Cell
 from experiments.paper_tables import Table
 
 _STYLE = """
@@ -35,10 +36,13 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #d9dee3;
   vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; }
+.words th, .words td { text-align: left; white-space: normal; }
 td small { display: block; color: #5a6470; white-space: normal; min-width: 5rem; }
 .note { color: #5a6470; }
 img { max-width: 100%; height: auto; } summary { cursor: pointer; }
-pre { background: #f4f6f8; padding: .8rem; overflow-x: auto; font-size: .8rem; }
+@media (max-width: 40rem) { img { max-width: 42rem; } }
+pre, code { background: #f4f6f8; padding: .8rem; overflow-x: auto; font-size: .8rem; }
+code { display: block; white-space: pre; }
 """
 
 
@@ -218,7 +222,69 @@ def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
     if not drawn:
         pyplot.close(figure)
         return None
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
+    return png_of(figure)
+
+
+def draw_finetuning_curves(
+    table: Table, results: Sequence[Sequence[Result | None]], root: pathlib.Path
+) -> bytes | None:
+    """Draw the loss of fine-tuning over steps, or None where no run left one.
+
+    A panel for each column, a colour for each row, a line for each seed of the chosen choice.
+    Columns of the same runs, as of two figures of one task, have one panel.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from bert_tf.training_log import METRICS_NAME, read_metrics_or_nothing
+
+    panels: dict[str, dict[int, list[list[tuple[float, float]]]]] = {}
+    seen = set()
+    for number, title in enumerate(table.columns):
+        for place, (row, found) in enumerate(zip(table.rows, results, strict=True)):
+            result, cell = found[number], row.cells[number]
+            if cell is None or result is None:
+                continue
+            for name in dict(cell.choices)[result.choice]:
+                read = read_metrics_or_nothing(root / name / METRICS_NAME, "train")
+                points = [(line["step"], line["loss"]) for line in read if "loss" in line]
+                if points and name not in seen:
+                    panels.setdefault(title, {}).setdefault(place, []).append(points)
+                seen.add(name)
+    if not panels:
+        return None
+    across = min(len(panels), 3)
+    down = math.ceil(len(panels) / across)
+    figure, axes = pyplot.subplots(
+        down, across, figsize=(4 * across, 0.8 + 2.8 * down), squeeze=False, layout="constrained"
+    )
+    handles = {}
+    for number, axis in enumerate(axes.flat):
+        if number >= len(panels):
+            axis.set_axis_off()
+            continue
+        title, lines = list(panels.items())[number]
+        for place, seeds in lines.items():
+            for points in seeds:
+                (handles[place],) = axis.plot(
+                    *zip(*points, strict=True), color=f"C{place}", alpha=0.7
+                )
+        axis.set_title(f"runs of {title}", fontsize=10)
+        axis.set_xlabel("step", fontsize=9)
+        axis.set_ylabel("training loss", fontsize=9)
+        axis.grid(alpha=0.3)
+    shown_rows = sorted(handles)
+    figure.legend(
+        [handles[place] for place in shown_rows],
+        [table.rows[place].label for place in shown_rows],
+        loc="outside lower center",
+        ncols=min(across, len(shown_rows)),
+        fontsize=8,
+    )
     return png_of(figure)
 
 
@@ -232,8 +298,9 @@ class _Block:
     heading: str
     text: tuple[str, ...] = ()
     header: tuple[str, ...] = ()
-    # Of each cell the main text and a second, smaller one.
+    # Of each cell the main text and a second, smaller one; aligned as words, or as numbers.
     rows: tuple[tuple[tuple[str, str], ...], ...] = ()
+    words: bool = False
     picture: tuple[str, bytes] | None = None
     commands: tuple[str, ...] = ()
 
@@ -276,7 +343,20 @@ def write_report(
     blocks.append(_Block("Bars", picture=("bars.png", draw_bars(table, results))))
     curves = draw_curves(table, root)
     if curves is not None:
-        blocks.append(_Block("Learning curves of pre-training", picture=("curves.png", curves)))
+        words = (
+            "Held-out text is masked as the text of training: losses and accuracies of models that "
+            "mask otherwise, or predict every next piece, do not compare."
+        )
+        picture = ("curves.png", curves)
+        blocks.append(_Block("Learning curves of pre-training", (words,), picture=picture))
+    curves = draw_finetuning_curves(table, results, root)
+    if curves is not None:
+        words = (
+            "Training loss, a line for each seed of the choice that is shown above. The folder of "
+            "each run has its own, with figures on dev, as curves.png."
+        )
+        picture = ("finetuning_curves.png", curves)
+        blocks.append(_Block("Learning curves of fine-tuning", (words,), picture=picture))
     for number, (heading, words, picture) in enumerate(pictures):
         blocks.append(_Block(heading, (words,), picture=(f"picture{number}.png", picture)))
     blocks += [
@@ -321,7 +401,7 @@ def _searches(table: Table, results: Sequence[Sequence[Result | None]]) -> Itera
                 rows.append(((row.label, ""), (title, ""), (label, ""), (f"{mean:.2f}", best)))
     if rows:
         header = ("", "column", "choice", "mean over seeds")
-        yield _Block("Search", (), header, tuple(rows))
+        yield _Block("Search", (), header, tuple(rows), words=True)
 
 
 def _failures(table: Table, root: pathlib.Path, outcomes: Mapping[str, Outcome]) -> _Block:
@@ -334,12 +414,13 @@ def _failures(table: Table, root: pathlib.Path, outcomes: Mapping[str, Outcome])
         elif not outcome.finished:
             rows.append(((run.name, ""), (str(outcome.status), ""), (outcome.last_line, "")))
         else:
-            seeds = root / run.name / "seeds.json"
-            failed = json.loads(seeds.read_text("utf-8"))["failed"] if seeds.exists() else {}
-            rows += (((run.name, ""), ("0", ""), (reason, "")) for reason in failed.values())
+            for name in (SEEDS_NAME, TAGGER_RESULT):
+                path = root / run.name / name
+                found = json.loads(path.read_text("utf-8"))["failed"] if path.exists() else {}
+                rows += (((run.name, ""), ("0", ""), (reason, "")) for reason in found.values())
     text = () if rows else ("None: every run ended well, with a model better than a constant.",)
     header = ("run", "exit status", "what happened") if rows else ()
-    return _Block("Failed runs", text, header, tuple(rows))
+    return _Block("Failed runs", text, header, tuple(rows), words=True)
 
 
 def _cost(table: Table, outcomes: Mapping[str, Outcome]) -> _Block:
@@ -364,7 +445,7 @@ def _commands(table: Table, root: pathlib.Path, command: Sequence[str]) -> _Bloc
     machine = f"{os.cpu_count()} cores, {len(gpus())} GPUs, Python {platform.python_version()}" + (
         f", {free / 2**30:.0f} GiB of memory free" if free is not None else ""
     )
-    text = (f"Commit {commit()}. {machine}. Made by `{shown(command)}`, which ran:",)
+    text = (f"Commit {commit()}. {machine}. Made by: `{shown(command)}`",)
     return _Block("Commands", text, commands=tuple(shown(run.command(root)) for run in table.runs))
 
 
@@ -397,7 +478,7 @@ def _markdown(title: str, blocks: Sequence[_Block]) -> str:
         if block.picture is not None:
             lines += ["", f"![{block.heading}]({block.picture[0]})"]
         if block.commands:
-            lines += ["", *(f"    {command}" for command in block.commands)]
+            lines += ["", "It ran:", "", *(f"    {command}" for command in block.commands)]
     return "\n".join(lines) + "\n"
 
 
@@ -408,7 +489,8 @@ def _page(title: str, blocks: Sequence[_Block]) -> str:
         body += (f'<p class="note">{_with_code(text)}</p>' for text in block.text)
         if block.rows:
             head = "".join(f"<th>{html.escape(cell)}</th>" for cell in block.header)
-            body.append(f'<div class="wide"><table><tr>{head}</tr>')
+            kind = ' class="words"' if block.words else ""
+            body.append(f'<div class="wide"><table{kind}><tr>{head}</tr>')
             for row in block.rows:
                 cells = (
                     f"<td>{html.escape(main)}"
@@ -421,13 +503,12 @@ def _page(title: str, blocks: Sequence[_Block]) -> str:
         if block.picture is not None:
             data = base64.b64encode(block.picture[1]).decode()
             words = html.escape(block.heading)
-            body.append(f'<img alt="{words}" src="data:image/png;base64,{data}">')
+            image = f'<img alt="{words}" src="data:image/png;base64,{data}">'
+            body.append(f'<div class="wide">{image}</div>')
         if block.commands:
             listed = html.escape("\n".join(block.commands))
-            count = len(block.commands)
-            body.append(
-                f"<details><summary>{count} commands</summary><pre>{listed}</pre></details>"
-            )
+            summary = f"the {len(block.commands)} commands that it ran"
+            body.append(f"<details><summary>{summary}</summary><pre>{listed}</pre></details>")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

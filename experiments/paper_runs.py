@@ -26,7 +26,7 @@ from experiments.paper_recipes import (
 
 _PRETRAINED = "pretrained"
 _USUAL_MASKS = {"mask_prob": 0.8, "keep_prob": 0.1, "random_prob": 0.1}
-_TAGGER_RESULT = "feature_based.json"
+TAGGER_RESULT = "feature_based.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,11 +294,11 @@ class RunsOfTable:
                     cache_dir=self.path(f"{folder}/feature_cache"),
                 ),
                 needs=tuple(needs),
-                result=_TAGGER_RESULT,
+                result=TAGGER_RESULT,
             )
         )
         figure = f"results/{choice}/seeds/*/{part}_f1"
-        return Cell((("", (name,)),), figure, 1.0, paper, result=_TAGGER_RESULT)
+        return Cell((("", (name,)),), figure, 1.0, paper, result=TAGGER_RESULT)
 
 
 def folder_of(pretrained: str) -> str:

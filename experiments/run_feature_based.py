@@ -27,7 +27,7 @@ import os
 import pathlib
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -264,6 +264,17 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def failed_taggers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return what is to be said of each tagger that is no better than one that tags nothing."""
+    return {
+        f"{name}-seed-{seed}": f"{name}, seed {seed}: eval F1 0 is not above that of a constant "
+        "answer"
+        for name, result in results.items()
+        for seed, figures in result["seeds"].items()
+        if figures["eval_f1"] == 0
+    }
+
+
 def _write(path: pathlib.Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
@@ -372,7 +383,8 @@ def run(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
         settings = {
             flag: values[flag].value for flag in _FLAG_NAMES if values[flag].value is not None
         }
-        content = {"settings": settings, "labels": labels, "results": results}
+        failed = failed_taggers(results)
+        content = {"settings": settings, "labels": labels, "results": results, "failed": failed}
         _write(folder / "feature_based.json", json.dumps(content, indent=2) + "\n")
         about = (
             f"Mean and standard deviation over {len(seeds)} seeds; {values.num_train_epochs} "
@@ -383,6 +395,10 @@ def run(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
             "\n".join([table(results), about + "\n", *reports]),
         )
     print(f"\n{table(results)}\n" + "\n".join(reports))
+    for reason in failed.values():
+        print(f"failed: {reason}")
+    if failed:
+        print("what may help: more --num_train_epochs, another --learning_rate")
     print(f"wrote {folder / 'feature_based.md'}; {time.monotonic() - began:.0f} s in all")
     return results
 

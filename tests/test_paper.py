@@ -264,6 +264,12 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
     outcomes = paper_grid.run_grid(runs, root, tell=lambda _: None)
     reason = "f1 0.0 is not above that of a constant answer"
     (root / "table4" / "x-2" / "seeds.json").write_text(json.dumps({"failed": {"2": reason}}))
+    tagger = {"failed": {"last-seed-1": f"last, seed 1: {reason}"}}
+    (root / "table4" / "x-1" / "feature_based.json").write_text(json.dumps(tagger))
+    for seed, name in enumerate(("x-1", "x-2")):
+        lines = ({"kind": "train", "step": step, "loss": 1 / step + seed} for step in (10, 20))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (root / "table4" / name / "metrics.jsonl").write_text(text)
     text, page = (
         path.read_text()
         for path in paper_report.write_report(
@@ -275,7 +281,10 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
     assert "| BERT | one | rate y | 90.00 (chosen) |" in text
     assert "| table4/y-2 | 3 | it cannot be done |" in text
     assert "| table4/x-2 | 0 | f1 0.0 is not above that of a constant answer |" in text
-    assert "Made by <code>python x.py --y</code>" in page and "`" not in page
+    assert "| table4/x-1 | 0 | last, seed 1: f1 0.0 is not above that of" in text
+    assert "![Learning curves of fine-tuning](finetuning_curves.png)" in text
+    assert "Learning curves of pre-training" not in text
+    assert "Made by: <code>python x.py --y</code>" in page and "`" not in page
     assert "small scale" in text and "![Bars](bars.png)" in text
     assert (root / "table4/bars.png").stat().st_size > 1000
     assert "A &lt;title&gt;" in page and "Of A &amp; B." in page

@@ -98,6 +98,14 @@ def test_it_learns(one_run):
     assert result["eval_f1_std"] == pytest.approx(abs(one - other) / 2**0.5)
 
 
+def test_taggers_that_tag_nothing_have_failed(one_run):
+    folder, results = one_run
+    found = {"last": {"seeds": {"1": {"eval_f1": 0.0}, "2": {"eval_f1": 0.1}}}}
+    assert list(run_feature_based.failed_taggers(found)) == ["last-seed-1"]
+    written = json.loads((folder / "feature_based.json").read_text(encoding="utf-8"))
+    assert written["failed"] == run_feature_based.failed_taggers(results) == {}
+
+
 def test_the_kept_tagger_gives_the_figures(one_run, data):
     """Through the encoder anew, word by word, without the script's batches or cache."""
     folder, results = one_run
