@@ -8,9 +8,10 @@ Tables 1 to 4 (GLUE, SQuAD 1.1 and 2.0, SWAG) and 7 (named entities) fine-tune t
 --model_dir and --large_model_dir; 5 (pre-training tasks), 6 (model size) and 8 (masking) pre-train
 their own on --corpus_files. --scale=full is the paper's recipe, with its search over rates, and
 prints what it will cost before it begins; --scale=small is the same code with small models on
-samples. The same command goes on with what was stopped, and runs again what failed. In the folder
-tableN of --output_dir: REPORT.md, REPORT.html and the runs, each with its log beside it. Records
-and the models of tables 5, 6 and 8 lie in data and pretrained, and tables share them.
+samples; --scale=FILE.json has sizes of your own (see experiments/paper_scale.py). The same command
+goes on with what was stopped, and runs again what failed. In the folder tableN of --output_dir:
+REPORT.md, REPORT.html and the runs, each with its log beside it. Records and the models of tables
+5, 6 and 8 lie in data and pretrained, and tables share them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags  # noqa: E402
 
-from experiments import paper_grid, paper_recipes, paper_report, paper_tables  # noqa: E402
+from experiments import paper_grid, paper_recipes, paper_report, paper_scale, paper_tables  # noqa: E402
 from experiments.exits import exit_on_error  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -38,7 +39,12 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "table", None, [str(n) for n in paper_tables.NUMBERS], "Its number.", flag_values=values
     )
-    flags.DEFINE_enum("scale", "full", list(paper_recipes.SCALES), "Sizes.", flag_values=values)
+    flags.DEFINE_string(
+        "scale",
+        "full",
+        "Sizes: full, small, or a JSON file of what differs from one of them.",
+        flag_values=values,
+    )
     flags.DEFINE_string("output_dir", None, "Folder of runs and reports.", flag_values=values)
     flags.mark_flags_as_required(["table", "output_dir"], values)
     about = {
@@ -90,7 +96,7 @@ def run(values: flags.FlagValues) -> None:
         RuntimeError: runs failed; the report names them.
     """
     root = pathlib.Path(values.output_dir).resolve()
-    scale = paper_recipes.SCALES[values.scale]
+    scale = paper_scale.read_scale(values.scale)
     # Commands run in the repository's root, wherever this one was given.
     given = {name: values[name].value for name in _PLACES}
     places = paper_recipes.Places(**{name: _absolute(value) for name, value in given.items()})

@@ -231,7 +231,12 @@ _SIZES_OF_THE_PAPER = (
 def _table_6(grid: RunsOfTable) -> Table:
     names = ("mnli", "mrpc", "sst2")
     rows, curves, last = [], {}, ""
-    for size, (paper_size, papers) in zip(grid.scale.sizes, _SIZES_OF_THE_PAPER, strict=True):
+    sizes = grid.scale.sizes
+    by_size = dict(_SIZES_OF_THE_PAPER)
+    beside: Sequence[tuple[Any, Any]] = [(size, by_size.get(size, (None,) * 4)) for size in sizes]
+    if grid.scale.name == "small":  # each of its sizes stands for one of the paper's
+        beside = _SIZES_OF_THE_PAPER
+    for size, (paper_size, papers) in zip(sizes, beside, strict=True):
         layers, hidden, heads = size
         label = f"L{layers}-H{hidden}-A{heads}"
         config = {
