@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=["bert_tf", "data_prep", "experiments"],
-    package_data={"experiments": ["serving_page.html"]},
+    package_data={"bert_tf": ["py.typed"], "experiments": ["serving_page.html"]},
     install_requires=[
         "absl-py>=2.1",
         "google-crc32c>=1.5",  # checksums of TFRecords in workers that do not load TensorFlow

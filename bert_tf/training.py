@@ -59,7 +59,10 @@ class Objective(Protocol):
     the weights of the whole, which follow from labels alone.
     """
 
-    metric_names: tuple[str, ...]
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+        ...
 
     def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
         """Returns what the losses of a batch are divided by, name -> float32 scalar."""

@@ -537,12 +537,15 @@ def _failing_with_workers() -> Iterator[None]:
     ending = threading.Timer(_TIDYING_SECONDS, give_up)
     ending.daemon = True
 
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None  # noqa: S101  (it has started)
+
     def stop(arguments: Any) -> None:
         if not said:  # once: the workers that are left fail next
             said.append(str(arguments.exc_value) or arguments.exc_type.__name__)
             ending.start()
             # A real signal: the main thread may wait where nothing else wakes it.
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            signal.pthread_kill(main_thread, signal.SIGINT)
 
     threading.excepthook = stop
     try:

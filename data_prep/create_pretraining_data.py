@@ -258,7 +258,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"wrote {path} ({size:,} bytes)")
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; where a runner of Beam is named, those that are unknown are its."""
     names = [argument.lstrip("-").split("=")[0] for argument in argv[1:]]
     if "runner" not in names or "--runner=local" in argv:

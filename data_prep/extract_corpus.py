@@ -40,7 +40,7 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import IO
 
@@ -156,7 +156,7 @@ def expand_inputs(patterns: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _open_input(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+def _open_input(path: str) -> Iterator[tuple[Iterable[bytes], IO[bytes]]]:
     """Yield the decompressed stream of a file, and the file itself (for progress)."""
     with open(path, "rb") as raw:
         if path.endswith(".gz"):
@@ -169,7 +169,7 @@ def _open_input(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
             yield raw, raw
 
 
-def _readable_lines(path: str, stream: IO[bytes]) -> Iterator[bytes]:
+def _readable_lines(path: str, stream: Iterable[bytes]) -> Iterator[bytes]:
     """Lines of a stream; a broken compressed file is an error that names the file and the line."""
     number = 0
     try:
@@ -670,8 +670,10 @@ def extract_corpus(
                 tqdm(total=total, unit="B", unit_scale=True, desc="extract", disable=None)
             )
 
-            def progress(position: int) -> None:
+            def advance(position: int) -> None:
                 bar.update(position - bar.n)
+
+            progress = advance
 
         write = stack.enter_context(atomic_output(output_file))
         write_heldout = stack.enter_context(atomic_output(heldout_output_file or None))

@@ -146,7 +146,7 @@ def read_squad(
                     qas_id = qa.get("id") if isinstance(qa, dict) else None
                     bad(f"{_location(path, article_index, index, qas_id)}: {error}")
                     continue
-                answer: str | None = None
+                answer = None
                 first: int | None = None
                 last: int | None = None
                 is_impossible = bool(
@@ -155,10 +155,11 @@ def read_squad(
                 if is_impossible:
                     answer, first, last = "", -1, -1
                 elif is_training:
-                    answer = qa["answers"][0]["text"]
+                    first_answer = qa["answers"][0]
+                    answer = first_answer["text"]
                     try:
                         first, last = _answer_words(
-                            text, words, starts, answer, qa["answers"][0]["answer_start"]
+                            text, words, starts, answer, first_answer["answer_start"]
                         )
                     except ValueError as error:
                         location = _location(path, article_index, index, qa["id"])

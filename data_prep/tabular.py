@@ -248,7 +248,8 @@ def read_json_lines(path: str | os.PathLike[str], needed: Sequence[str]) -> Iter
     rows = 0
     with TextLines(path) as lines:
         for text in lines:
-            values, error, lines.bad = None, lines.bad, ""
+            values: Any = None
+            error, lines.bad = lines.bad, ""
             if not text.strip():
                 continue
             rows += 1
@@ -336,9 +337,9 @@ def _flag(column: str, value: Any) -> bool:
 
 
 def _multi_label(values: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:
-    if len(columns.label) > 1:
+    column, *others = columns.label
+    if others:
         return tuple(name for name in columns.label if _flag(name, values[name]))
-    (column,) = columns.label
     value = values[column]
     if isinstance(value, list):
         found = [_label_name(column, item) for item in value]
@@ -475,7 +476,8 @@ def infer_labels(
         return None
     if not columns.label:
         raise ValueError(f"label: {kind} needs a column of labels, or the labels themselves")
-    if len(columns.label) > 1:
+    column, *others = columns.label
+    if others:
         return columns.label
     found: set[str] = set()
     for example in read_examples(path, columns, kind, on_bad=on_bad):
@@ -483,7 +485,7 @@ def infer_labels(
     least = 2 if kind == "classification" else 1
     if len(found) < least:
         raise ValueError(
-            f"{os.fspath(path)}: column {columns.label[0]!r}: expected at least {least} labels, "
+            f"{os.fspath(path)}: column {column!r}: expected at least {least} labels, "
             f"got {', '.join(found) or 'none'}"
         )
     return sort_labels(found)

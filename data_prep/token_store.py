@@ -492,7 +492,7 @@ class TokenStore:
         ends = np.cumsum(lengths, dtype=np.int64)
         out = np.empty(int(ends[-1]) if ends.size else 0, self.tokens.dtype)
         size = out.itemsize
-        target = memoryview(out).cast("B")
+        target = out.view(np.uint8).data
         with open(self._tokens_path, "rb", buffering=0) as stream:
             begin = 0
             for start, end in zip((starts * size).tolist(), (ends * size).tolist(), strict=True):

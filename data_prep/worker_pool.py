@@ -24,14 +24,14 @@ def _start(factory: Callable[..., Any], arguments: tuple) -> None:
     global _worker
     _worker = factory(*arguments)
     parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        # A killed parent cannot stop its workers, and they would wait for work for ever.
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
     if parent is not None:
-        threading.Thread(target=watch, daemon=True).start()
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process with its parent: killed, it cannot stop workers, who would wait for ever."""
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
 
 
 def _call(method: str, arguments: tuple) -> Any:

@@ -156,7 +156,7 @@ def ours(size: str, length: int) -> Contender:
             )
         ),
     )
-    last = None
+    last: Any = None
 
     def step() -> None:
         nonlocal state, last
@@ -185,7 +185,8 @@ def transformers(size: str, length: int, gathered: bool = False) -> Contender:
             }
         ),
         attn_implementation="sdpa",
-    ).to(device)
+    )
+    torch.nn.Module.to(model, device)
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-4, eps=1e-6, weight_decay=0.01, fused=device == "cuda"
@@ -208,7 +209,7 @@ def transformers(size: str, length: int, gathered: bool = False) -> Contender:
         return mlm + cross_entropy(relation.float(), next_sentence)
 
     loss_function = torch.compile(loss_of) if FLAGS.compile else loss_of
-    last = None
+    last: Any = None
 
     def step() -> None:
         nonlocal last

@@ -177,7 +177,7 @@ def _compare(values: flags.FlagValues, extra: str, folder: pathlib.Path) -> dict
             share = part.stat().st_size / source.stat().st_size
             print(_row(f"original, {share:.2%} of the text", figures), flush=True)
             parts.append(figures)
-        scaled = _extrapolate(*parts, result["ours"]["instances"])
+        scaled = _extrapolate(parts[0], parts[1], result["ours"]["instances"])
         print(_row("original, scaled to the whole", scaled))
         result.update(original_parts=parts, original_scaled=scaled)
         for name in ("wall_seconds", "cpu_seconds"):

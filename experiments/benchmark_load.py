@@ -172,7 +172,7 @@ def _server(window: int):
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            line = process.stdout.readline()
+            line = process.stdout.readline() if process.stdout is not None else ""
             if not line:
                 raise RuntimeError("the server did not start; see above")
             port = int(line.rsplit(":", 1)[1].strip("/\n"))

@@ -103,7 +103,7 @@ def train_there(
     torch.manual_seed(int(values.seeds[0]))
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    architecture = transformers.AutoConfig.from_pretrained(folder).architectures[0]
+    architecture = (transformers.AutoConfig.from_pretrained(folder).architectures or [""])[0]
     model = getattr(transformers, architecture).from_pretrained(folder)
     plain = ("LayerNorm", "bias")
     groups: list[dict[str, Any]] = [

@@ -321,7 +321,7 @@ def verify(
     unequal = [
         name
         for name, value in ours.items()
-        if name not in skipped and not np.array_equal(theirs.get(name), value)
+        if name not in skipped and not (name in theirs and np.array_equal(theirs[name], value))
     ]
     text = f"{len(ours) - len(skipped) - len(unequal)} weights equal to the bit"
     verdicts.append(not unequal)
@@ -420,7 +420,7 @@ def convert(values: flags.FlagValues) -> None:
     from bert_tf.checkpoint_formats import open_checkpoint
     from bert_tf.config import BertConfig
 
-    source, target, file_format = values["from"].value, pathlib.Path(values.to), values.format
+    source, target, file_format = getattr(values, "from"), pathlib.Path(values.to), values.format
     _check_target(source, target, file_format, values.overwrite)
     config = BertConfig.from_json_file(values.bert_config_file) if values.bert_config_file else None
     overrides = {n: getattr(values, n) for n in _OVERRIDES if getattr(values, n) is not None}

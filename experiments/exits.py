@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 
 def exit_on_error(
-    name: str, run: Callable[[], None], values: flags.FlagValues | None = None
+    name: str, run: Callable[[], object], values: flags.FlagValues | None = None
 ) -> int:
     """Run a script's work; what went wrong is one line on standard error.
 

@@ -93,18 +93,18 @@ def check_flags(values: flags.FlagValues) -> None:
     if not (values.do_train or values.do_eval or values.do_predict):
         raise InputError("give at least one of --do_train, --do_eval, --do_predict")
     for name in ("train_batch_size", "eval_batch_size", "predict_batch_size", "max_seq_length"):
-        if values[name].value is not None and values[name].value < 1:
-            raise InputError(f"{name}: expected at least 1, got {values[name].value}")
+        if getattr(values, name) is not None and getattr(values, name) < 1:
+            raise InputError(f"{name}: expected at least 1, got {getattr(values, name)}")
     for name in ("iterations_per_loop", "log_steps"):
-        if values[name].value < 1:
-            raise InputError(f"{name}: expected at least 1, got {values[name].value}")
+        if getattr(values, name) < 1:
+            raise InputError(f"{name}: expected at least 1, got {getattr(values, name)}")
     if values.learning_rate is not None and not 0 < values.learning_rate < math.inf:
         raise InputError(f"learning_rate: expected a positive number, got {values.learning_rate}")
     if not 0 <= values.warmup_proportion <= 1:
         raise InputError(f"warmup_proportion: expected 0 to 1, got {values.warmup_proportion}")
     for name in ("eval_every_steps", "early_stop_evals", "lora_rank"):
-        if values[name].value < 0:
-            raise InputError(f"{name}: expected at least 0, got {values[name].value}")
+        if getattr(values, name) < 0:
+            raise InputError(f"{name}: expected at least 0, got {getattr(values, name)}")
     if values.early_stop_evals and values.do_train and not values.do_eval:
         raise InputError("early_stop_evals: needs --do_eval, whose evaluations it counts")
     if values.num_train_epochs is not None and not math.isfinite(values.num_train_epochs):

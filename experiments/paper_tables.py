@@ -110,7 +110,7 @@ def _of_pretrained_models(
 
 def _table_1(grid: RunsOfTable) -> Table:
     names = ("mnli", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc_f1", "rte")
-    papers = {
+    papers: dict[str, dict[str, float]] = {
         "base": dict(zip(names, (84.6, 71.2, 90.5, 93.5, 52.1, 85.8, 88.9, 66.4), strict=True)),
         "large": dict(zip(names, (86.7, 72.1, 92.7, 94.9, 60.5, 86.5, 89.3, 70.1), strict=True)),
     }

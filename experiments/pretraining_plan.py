@@ -58,7 +58,7 @@ def check_flags(values: flags.FlagValues) -> None:
         "second_train_batch_size",
         "second_phase_steps",
     ):
-        value = values[name].value
+        value = getattr(values, name)
         if value is not None and value < 1:
             raise InputError(f"{name}: expected at least 1, got {value}")
     if first_phase_steps(values) < 1:
@@ -79,18 +79,18 @@ def check_flags(values: flags.FlagValues) -> None:
     if not values.do_train and not values.do_eval:
         raise InputError("do_train, do_eval: expected at least one of them, got neither")
     for name in ("input_file", "output_dir"):
-        if not values[name].value:
+        if not getattr(values, name):
             raise InputError(f"{name}: this flag is required")
     for name in (
         *("max_seq_length", "max_predictions_per_seq", "train_batch_size", "eval_batch_size"),
         *("num_train_steps", "save_checkpoints_steps", "iterations_per_loop", "log_steps"),
         "keep_checkpoints",
     ):
-        if values[name].value < 1:
-            raise InputError(f"{name}: expected at least 1, got {values[name].value}")
+        if getattr(values, name) < 1:
+            raise InputError(f"{name}: expected at least 1, got {getattr(values, name)}")
     for name in ("num_warmup_steps", "max_eval_steps", "eval_every_steps", "seed"):
-        if values[name].value < 0:
-            raise InputError(f"{name}: expected at least 0, got {values[name].value}")
+        if getattr(values, name) < 0:
+            raise InputError(f"{name}: expected at least 0, got {getattr(values, name)}")
     if not 0 < values.learning_rate < math.inf:
         raise InputError(f"learning_rate: expected a positive number, got {values.learning_rate}")
     if values.bert_config_file and values.model_size:
@@ -243,17 +243,17 @@ def make_plan(values: flags.FlagValues) -> Plan:
         )
     recomputed_layers(values.recompute_layers, config.num_hidden_layers)  # refuses what is wrong
     for name in ("max_seq_length", "second_max_seq_length" if second_files else "max_seq_length"):
-        if values[name].value > config.max_position_embeddings:
+        if getattr(values, name) > config.max_position_embeddings:
             raise InputError(
                 f"{name}: the model has {config.max_position_embeddings} positions, "
-                f"got {values[name].value}"
+                f"got {getattr(values, name)}"
             )
 
     def shape_of(files, prefix=""):
         return input_pipeline.check_record_shape(
             files,
-            values[f"{prefix}max_seq_length"].value,
-            values[f"{prefix}max_predictions_per_seq"].value,
+            getattr(values, f"{prefix}max_seq_length"),
+            getattr(values, f"{prefix}max_predictions_per_seq"),
             values.skip_corrupt_records,
         )
 
@@ -283,13 +283,13 @@ def make_plan(values: flags.FlagValues) -> Plan:
         )
 
     def phase(files, shape, prefix, begin, end):
-        batch_size = values[f"{prefix}train_batch_size"].value
+        batch_size = getattr(values, f"{prefix}train_batch_size")
         return Phase(
             files,
             [checked[path].num_records for path in files],
             masking(files, shape),
-            values[f"{prefix}max_seq_length"].value,
-            values[f"{prefix}max_predictions_per_seq"].value,
+            getattr(values, f"{prefix}max_seq_length"),
+            getattr(values, f"{prefix}max_predictions_per_seq"),
             values.train_batch_size if batch_size is None else batch_size,
             begin,
             end,

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from typing import Any
 
 from absl import app, flags
 
@@ -242,6 +243,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("output_dir", "quickstart", "Folder for everything that is written.")
     for _name, _value in DEFAULTS.items():
-        _define = flags.DEFINE_float if isinstance(_value, float) else flags.DEFINE_integer
+        _define: Any = flags.DEFINE_float if isinstance(_value, float) else flags.DEFINE_integer
         _define(_name, _value, "See the step that has this flag.")
     app.run(main)

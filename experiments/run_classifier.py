@@ -99,7 +99,7 @@ def write_predictions(
     decided = decide(task.kind, logits)
     examples = list(data.sources[split].read(leave_out if values.skip_bad_examples else None, None))
     if values.task_name is not None:
-        answers = decided if majority is None else [majority] * len(examples)
+        answers: Any = decided if majority is None else [majority] * len(examples)
         paths.append(folder / glue.submission_file_name(task, split))
         glue.write_submission(paths[-1], task, examples, answers)
         return paths

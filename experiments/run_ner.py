@@ -171,7 +171,7 @@ def run(values: flags.FlagValues) -> None:
         train(data, dev, start, values)
         loaded = load_trained(values, start.trained(folder), TASK.kind)
     assert loaded is not None  # noqa: S101
-    _check_labels(loaded, task.labels)
+    _check_labels(loaded, task.labels or ())
     if dev is not None:
         dev.tag(loaded.model, values.eval_batch_size)
         results = {f"eval_{name}": value for name, value in figures_of(dev.scores()).items()}

@@ -114,17 +114,17 @@ def check_flags(values: flags.FlagValues) -> None:
     finetuning_flags.check_flags(values)
     needed = {
         "train_file": ("do_train",) if values.do_train else (),
-        "predict_file": tuple(n for n in ("do_eval", "do_predict") if values[n].value),
+        "predict_file": tuple(n for n in ("do_eval", "do_predict") if getattr(values, n)),
     }
     for name, users in needed.items():
-        path = values[name].value
+        path = getattr(values, name)
         if users and not path:
             raise InputError(f"{name}: needed for --{users[0]}")
         if users and not os.path.isfile(path):
             raise FileNotFoundError(f"{name}: no such file: {path}")
     for name in ("n_best_size", "max_answer_length", "max_seq_length"):
-        if values[name].value is None or values[name].value < 1:
-            raise InputError(f"{name}: expected at least 1, got {values[name].value}")
+        if getattr(values, name) is None or getattr(values, name) < 1:
+            raise InputError(f"{name}: expected at least 1, got {getattr(values, name)}")
     if math.isnan(values.null_score_diff_threshold):
         raise InputError("null_score_diff_threshold: expected a number, got nan")
     window_rule(values)

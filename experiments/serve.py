@@ -139,7 +139,9 @@ async def serve(
             timeout_graceful_shutdown=options.shutdown_seconds,
         )
     )
-    tasks = [asyncio.create_task(models.watch(options.file_system_poll_wait_seconds))]
+    tasks: list[asyncio.Task[Any]] = [
+        asyncio.create_task(models.watch(options.file_system_poll_wait_seconds))
+    ]
     if listener:
         tasks.append(asyncio.create_task(web_server.serve(sockets=[listener])))
     if rpc_server:
@@ -181,7 +183,7 @@ def main(argv: list[str]) -> None:
     names = names or [pathlib.Path(path).resolve().name for path in paths]
     options = ServerOptions(
         models=tuple(zip(names, paths, strict=True)),
-        **{field.name: values[field.name].value for field in _FIELDS},
+        **{field.name: getattr(values, field.name) for field in _FIELDS},
     )
     try:
         _check_folders(options)  # Before TensorFlow, whose import takes seconds.

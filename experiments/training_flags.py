@@ -95,7 +95,7 @@ def check_training_flags(values: flags.FlagValues) -> None:
     Raises:
         InputError: one line names the flag.
     """
-    of_tpu = any(values[name].value for name in _OF_TPU)
+    of_tpu = any(getattr(values, name) for name in _OF_TPU)
     if values.use_tpu or values.master or (of_tpu and values.distribution_strategy != "tpu"):
         raise InputError(
             "use_tpu, tpu_name, tpu_zone, gcp_project, master: TensorFlow masters are not "
@@ -152,13 +152,13 @@ def check_batch_sizes(values: flags.FlagValues, strategy: Any, names: Sequence[s
         "train_batch_size", values.train_batch_size, replicas, values.gradient_accumulation_steps
     )
     for name in names:
-        check_batch_size(name, values[name].value, replicas)
+        check_batch_size(name, getattr(values, name), replicas)
 
 
 def trainer_arguments(values: flags.FlagValues) -> dict[str, Any]:
     """Return what `training.Trainer` takes of these flags, beside the strategy."""
     names = ("gradient_accumulation_steps", "loss_normalization")
-    return {name: values[name].value for name in names}
+    return {name: getattr(values, name) for name in names}
 
 
 def freeze_weights(values: flags.FlagValues, model: Any, num_layers: int) -> list[str]:

@@ -203,3 +203,18 @@ def test_model_runs_where_tensorflow_is_not_installed():
     )
     out = python(code, KERAS_BACKEND="jax")
     assert "'masked_lm_logits': (3, 5, 31)" in out and "'next_sentence_logits': (3, 2)" in out
+
+
+def test_type_checkers_see_the_same_names_as_a_program():
+    import bert_tf
+
+    tree = ast.parse((REPOSITORY / "bert_tf/__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    seen = {
+        name.asname: (node.module, name.name)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert seen == {name: (f"bert_tf.{m}", name) for name, m in bert_tf._MODULE_OF.items()}
