@@ -29,7 +29,7 @@ from experiments.paper_grid import GridError, Run
 
 # Writes its number into its folder; "fail" ends it with status 3.
 SCRIPT = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 given = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:] if "=" in argument)
 folder = pathlib.Path(given["output_dir"])
 folder.mkdir(parents=True, exist_ok=True)
@@ -38,6 +38,7 @@ with open(folder / "attempts", "a") as stream:
 if given.get("fail") and len((folder / "attempts").read_text()) <= int(given["fail"]):
     print("it cannot be done")
     sys.exit(3)
+(folder / "device").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 (folder / "eval_results.json").write_text(json.dumps({"f1": float(given["number"])}))
 """
 
@@ -75,6 +76,24 @@ def test_runs_wait_for_what_they_need_and_are_not_run_again(script, tmp_path, jo
     (root / "t/b/eval_results.json").unlink()
     paper_grid.run_grid(runs, root, tell=told.append)
     assert [attempts(root, name) for name in ("t/a", "t/b", "t/c")] == [1, 2, 1]
+
+
+def test_runs_have_a_device_each(script, tmp_path, monkeypatch):
+    """By default as many run at once as there are GPUs, or cores where there are none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    runs = [made(script, name) for name in "abc"]
+    told = []
+    paper_grid.run_grid(runs, tmp_path, tell=told.append)
+    assert [line.split()[-2] for line in told[:2]] == ["begins", "begins"]  # and not a third
+    devices = [(tmp_path / name / "device").read_text() for name in "abc"]
+    assert sorted(devices[:2]) == ["3", "GPU-5"] and devices[2] in devices[:2]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert paper_grid.gpus() == []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    told.clear()
+    paper_grid.run_grid(runs, tmp_path / "cores", tell=told.append)
+    assert [line.split()[-2] for line in told[:3]] == ["begins"] * 3
+    assert (tmp_path / "cores/a/device").read_text() == "-1"  # the user's own setting stays
 
 
 def test_a_failed_run_is_told_and_tried_again(script, tmp_path):
