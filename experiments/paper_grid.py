@@ -77,6 +77,7 @@ class Outcome:
         wall_seconds: from its start to its end, summed over all attempts.
         cpu_seconds: processor time of it and of its own processes, likewise.
         peak_bytes: largest resident memory of the process.
+        commit: of the repository when it began, the last time.
         last_line: what it printed last, where it failed.
     """
 
@@ -85,6 +86,7 @@ class Outcome:
     wall_seconds: float
     cpu_seconds: float
     peak_bytes: int
+    commit: str
     last_line: str = ""
 
     @property
@@ -153,6 +155,18 @@ def gpus() -> list[str]:
         check=False,
     )
     return listed.stdout.split() if listed.returncode == 0 else []
+
+
+def commit() -> str:
+    """Return the commit of the repository, marked where files differ from it."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() if done.returncode == 0 else "unknown (not a git checkout)"
 
 
 def free_bytes() -> int | None:
@@ -273,6 +287,7 @@ class _Scheduler:
             device = min(self.devices, key=taken.count)
             environment["CUDA_VISIBLE_DEVICES"] = device
         command = run.command(self.root)
+        made_at = commit()
         with open(log, "ab") as stream:
             stream.write(f"$ {shown(command)}\n".encode())
             stream.flush()
@@ -284,7 +299,7 @@ class _Scheduler:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
             )
-        self.going[process.pid] = _Going(run, process, time.monotonic(), device)
+        self.going[process.pid] = _Going(run, process, time.monotonic(), device, made_at)
         self.tell(f"{self._counted()} begins  {run.name}")
 
     def _counted(self) -> str:
@@ -306,6 +321,7 @@ class _Scheduler:
             wall_seconds=time.monotonic() - going.since + (before.wall_seconds if before else 0),
             cpu_seconds=usage.ru_utime + usage.ru_stime + (before.cpu_seconds if before else 0),
             peak_bytes=usage.ru_maxrss * 1024,
+            commit=going.commit,
             last_line="" if code == 0 else _last_line(log),
         )
         path = _beside(self.root, run.name, ".run.json")
@@ -334,6 +350,7 @@ class _Going:
     process: subprocess.Popen
     since: float
     device: str | None
+    commit: str
 
 
 def _last_line(log: pathlib.Path) -> str:

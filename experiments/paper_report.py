@@ -7,6 +7,7 @@ exact commands. It is made from the files that the runs left, and can be made at
 from __future__ import annotations
 
 import base64
+import collections
 import dataclasses
 import html
 import io
@@ -16,12 +17,11 @@ import os
 import pathlib
 import platform
 import statistics
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.finetuning_results import SEEDS_NAME
-from experiments.paper_grid import REPOSITORY, Outcome, free_bytes, gpus, shown, totals
+from experiments.paper_grid import Outcome, commit, free_bytes, gpus, shown, totals
 from experiments.paper_recipes import Scale
 from experiments.paper_runs import TAGGER_RESULT, Cell
 from experiments.paper_tables import Table
@@ -362,7 +362,7 @@ def write_report(
     blocks += [
         _failures(table, root, outcomes),
         _cost(table, outcomes),
-        _commands(table, root, command),
+        _commands(table, root, outcomes, command),
     ]
     for block in blocks:
         if block.picture is not None:
@@ -440,25 +440,21 @@ def _cost(table: Table, outcomes: Mapping[str, Outcome]) -> _Block:
     return _Block("Cost", text, header, tuple(rows))
 
 
-def _commands(table: Table, root: pathlib.Path, command: Sequence[str]) -> _Block:
+def _commands(
+    table: Table, root: pathlib.Path, outcomes: Mapping[str, Outcome], command: Sequence[str]
+) -> _Block:
     free = free_bytes()
     machine = f"{os.cpu_count()} cores, {len(gpus())} GPUs, Python {platform.python_version()}" + (
         f", {free / 2**30:.0f} GiB of memory free" if free is not None else ""
     )
-    text = (f"Commit {commit()}. {machine}. Made by: `{shown(command)}`",)
-    return _Block("Commands", text, commands=tuple(shown(run.command(root)) for run in table.runs))
-
-
-def commit() -> str:
-    """Return the commit of the repository, marked where files differ from it."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
+    commits = collections.Counter(
+        outcomes[run.name].commit for run in table.runs if run.name in outcomes
     )
-    return done.stdout.strip() if done.returncode == 0 else "unknown (not a git checkout)"
+    made_at = ", ".join(f"{name} ({count})" for name, count in commits.items()) or "none"
+    text = (
+        f"Runs at commit: {made_at}. Report: {commit()}. {machine}. Made by: `{shown(command)}`",
+    )
+    return _Block("Commands", text, commands=tuple(shown(run.command(root)) for run in table.runs))
 
 
 # --- Markdown and HTML ----------------------------------------------------------------------------

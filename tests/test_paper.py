@@ -1,5 +1,6 @@
 """The grid of runs, and the tables of the paper that are made of it."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -281,6 +282,7 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
         tuple(runs),
     )
     outcomes = paper_grid.run_grid(runs, root, tell=lambda _: None)
+    outcomes["table4/y-2"] = dataclasses.replace(outcomes["table4/y-2"], commit="abc")
     reason = "f1 0.0 is not above that of a constant answer"
     (root / "table4" / "x-2" / "seeds.json").write_text(json.dumps({"failed": {"2": reason}}))
     tagger = {"failed": {"last-seed-1": f"last, seed 1: {reason}"}}
@@ -310,6 +312,7 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
     assert not re.search(r"(?:src|href)=\"(?!data:)", page)  # nothing from elsewhere
     for run in runs:
         assert paper_grid.shown(run.command(root)) in text
+    assert f"Runs at commit: {paper_grid.commit()} (3), abc (1). Report: " in text
     with pytest.raises(ValueError, match="has no figure 'em'"):
         paper_report.read_figures(root / "table4/x-1/eval_results.json", "em")
     assert paper_report.read_figures(root / "absent.json", "em") == []
