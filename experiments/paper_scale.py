@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.paper_grid import GridError
-from experiments.paper_recipes import SCALES, TARGETS, Recipe, Scale
+from experiments.paper_recipes import SCALES, TARGETS, Recipe, Scale, model_config
 
 
 def read_scale(scale: str) -> Scale:
@@ -51,7 +51,12 @@ def read_scale(scale: str) -> Scale:
     base = dataclasses.replace(SCALES[begun], name=path.name, words=words)
     if "own_recipes" in given and base.own_recipes is None:
         base = dataclasses.replace(base, own_recipes=base.recipes)
-    return _changed(base, given, os.fspath(path))
+    made = _changed(base, given, os.fspath(path))
+    try:
+        model_config(made.pretraining.config, vocab_size=30_522)
+    except (TypeError, ValueError) as error:
+        raise GridError(f"{path}: pretraining: config: {error}") from error
+    return made
 
 
 def _changed(made: Any, given: Any, where: str) -> Any:

@@ -25,14 +25,14 @@ def test_what_a_file_does_not_say_stays(tmp_path):
     found = read(
         tmp_path,
         seeds=[7],
-        pretraining={"steps": 50, "learning_rate": 1, "config": {"hidden_size": 64}},
+        pretraining={"steps": 50, "learning_rate": 1, "config": {"hidden_size": 48}},
         recipes={"mnli": {"learning_rates": [3e-5], "steps": 9}, "ner": {"max_seq_length": 64}},
         vocab_size=None,
     )
     full = paper_recipes.FULL
     assert found.seeds == (7,) and found.sizes == full.sizes and found.own_recipes is None
     expected = dataclasses.replace(
-        full.pretraining, steps=50, learning_rate=1.0, config={"hidden_size": 64}
+        full.pretraining, steps=50, learning_rate=1.0, config={"hidden_size": 48}
     )
     assert found.pretraining == expected
     recipe = dataclasses.replace(full.recipes[""], learning_rates=(3e-5,), epochs=None, steps=9)
@@ -74,6 +74,11 @@ def test_own_sizes_are_run_and_stand_beside_the_papers_of_the_same_size(tmp_path
         ({"recipes": {"mmli": {}}}, "recipes: unknown 'mmli'; known are mnli, qqp"),
         ({"recipes": {"mnli": {"learning_rates": [True]}}}, r"learning_rates\[0\]: expected a num"),
         ({"recipes": {"": {"bias_correction": 1}}}, "'': bias_correction: expected true or false"),
+        (
+            {"pretraining": {"config": {"hidden_size": 100}}},
+            r"mine\.json: pretraining: config: hidden_size must be a multiple",
+        ),
+        ({"pretraining": {"config": {"layers": 2}}}, "pretraining: config: .*'layers'"),
         ({"words": 3}, "words: expected a text, got 3"),
     ],
 )
