@@ -256,7 +256,10 @@ class _Scheduler:
         def is_done(name: str) -> bool:
             return name in self.outcomes and self.outcomes[name].finished
 
-        return [run for run in self.waiting if all(map(is_done, run.needs))]
+        # First what others wait for: a long pre-training that begins last would go on alone.
+        needed = {name for run in self.waiting for name in run.needs}
+        ready = [run for run in self.waiting if all(map(is_done, run.needs))]
+        return sorted(ready, key=lambda run: run.name not in needed)
 
     def _begin_what_can_begin(self) -> None:
         ready = self._ready()

@@ -79,6 +79,19 @@ def test_runs_wait_for_what_they_need_and_are_not_run_again(script, tmp_path, jo
     assert [attempts(root, name) for name in ("t/a", "t/b", "t/c")] == [1, 2, 1]
 
 
+def test_what_others_wait_for_begins_first(script, tmp_path):
+    runs = [
+        made(script, "first"),
+        made(script, "first/used", needs=["first"]),
+        made(script, "second"),
+        made(script, "second/used", needs=["second"]),
+    ]
+    told = []
+    paper_grid.run_grid(runs, tmp_path, jobs=1, tell=told.append)
+    begun = [line.split()[-1] for line in told if "begins" in line]
+    assert begun == ["first", "second", "first/used", "second/used"]
+
+
 def test_runs_have_a_device_each(script, tmp_path, monkeypatch):
     """By default as many run at once as there are GPUs, or cores where there are none."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
