@@ -243,7 +243,7 @@ def draw_finetuning_curves(
     from bert_tf.training_log import METRICS_NAME, read_metrics_or_nothing
 
     panels: dict[str, dict[int, list[list[tuple[float, float]]]]] = {}
-    seen = set()
+    seen = {name for _, name in table.curves}  # pre-training, which is drawn by itself
     for number, title in enumerate(table.columns):
         for place, (row, found) in enumerate(zip(table.rows, results, strict=True)):
             result, cell = found[number], row.cells[number]

@@ -326,6 +326,10 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
     for run in runs:
         assert paper_grid.shown(run.command(root)) in text
     assert f"Runs at commit: {paper_grid.commit()} (3), abc (1). Report: " in text
+    of_pretraining = dataclasses.replace(table, curves=(("x", "table4/x-1"), ("z", "table4/x-2")))
+    results = [[paper_report.result_of(cell, root) for cell in cells]]
+    assert paper_report.draw_finetuning_curves(table, results, root) is not None
+    assert paper_report.draw_finetuning_curves(of_pretraining, results, root) is None
     with pytest.raises(ValueError, match="has no figure 'em'"):
         paper_report.read_figures(root / "table4/x-1/eval_results.json", "em")
     assert paper_report.read_figures(root / "absent.json", "em") == []
