@@ -43,7 +43,7 @@ def read_scale(scale: str) -> Scale:
     if not isinstance(given, dict):
         raise GridError(f"{path}: expected an object, got {type(given).__name__}")
     begun = given.pop("scale", "full")
-    if begun not in SCALES:
+    if not isinstance(begun, str) or begun not in SCALES:
         raise GridError(f"{path}: scale: expected one of {names}, got {begun!r}")
     if "name" in given:
         raise GridError(f"{path}: name: is that of the file; its words are to be given as words")
@@ -52,6 +52,8 @@ def read_scale(scale: str) -> Scale:
     if "own_recipes" in given and base.own_recipes is None:
         base = dataclasses.replace(base, own_recipes=base.recipes)
     made = _changed(base, given, os.fspath(path))
+    if len(set(made.seeds)) < len(made.seeds):
+        raise GridError(f"{path}: seeds: expected distinct ones, got {list(made.seeds)}")
     try:
         model_config(made.pretraining.config, vocab_size=30_522)
     except (TypeError, ValueError) as error:
@@ -115,6 +117,7 @@ def _converted(value: Any, kind: Any, made: Any, where: str) -> Any:
         value = float(value)
     if type(value) is not kind or (kind in (int, float) and value < 0):
         words = {int: "an integer of at least 0", float: "a number of at least 0"}
-        expected = words.get(kind) or {bool: "true or false", str: "a text"}.get(kind, "a list")
+        expected = words.get(kind) or {bool: "true or false", str: "a text"}.get(kind)
+        expected = expected or ("an object" if origin is Mapping else "a list")
         raise GridError(f"{where}: expected {expected}, got {value!r}")
     return value

@@ -79,6 +79,9 @@ def test_own_sizes_are_run_and_stand_beside_the_papers_of_the_same_size(tmp_path
             r"mine\.json: pretraining: config: hidden_size must be a multiple",
         ),
         ({"pretraining": {"config": {"layers": 2}}}, "pretraining: config: .*'layers'"),
+        ({"scale": []}, r"scale: expected one of full, small, got \[\]"),
+        ({"seeds": [1, 1]}, r"seeds: expected distinct ones, got \[1, 1\]"),
+        ({"recipes": 3}, "recipes: expected an object, got 3"),
         ({"words": 3}, "words: expected a text, got 3"),
     ],
 )
