@@ -31,6 +31,7 @@ from absl import app, flags, logging
 
 from experiments import memory, preemption, pretraining_plan, training_flags
 from experiments.exits import InputError, exit_on_error
+from experiments.finetuning_results import print_table
 from experiments.pretraining_plan import Phase, Plan
 
 FLAGS = flags.FLAGS
@@ -358,7 +359,7 @@ class PretrainingRun:
             ("peak memory", f"{peak:.2f} GiB"),
         ]
         print("summary:")
-        _print_table([("global step", f"{trainer.step:,}"), *summary])
+        print_table([("global step", f"{trainer.step:,}"), *summary])
 
     def _describe(self) -> None:
         """Write what the run is, beside the model's configuration and vocabulary."""
@@ -412,7 +413,7 @@ class PretrainingRun:
         results = _write_eval_results(self.folder, figures, trainer.step)
         where = _name_of_eval_records(self.plan)
         print(f"evaluation on {where} records:")
-        _print_table([(name, f"{results[name]:.6g}") for name in sorted(results)])
+        print_table([(name, f"{results[name]:.6g}") for name in sorted(results)])
         gain = floor["unigram_loss"] - results["masked_lm_loss"]
         return (
             f"{where} MLM loss",
@@ -427,7 +428,7 @@ class PretrainingRun:
         where = _name_of_eval_records(self.plan)
         frozen = f", {len(self.frozen)} weights frozen" if self.frozen else ""
         print("pre-training:")
-        _print_table(
+        print_table(
             [
                 ("parameters", f"{self.model.count_params():,}{frozen}"),
                 *(row for phase in self.plan.phases for row in _rows_of(phase)),
@@ -486,12 +487,6 @@ def _rows_of(phase: Phase) -> list[tuple[str, str]]:
             f"({steps * phase.batch_size / records:.2f} epochs)",
         ),
     ]
-
-
-def _print_table(rows: list[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"  {name:<{width}}  {value}")
 
 
 def _write_eval_results(
