@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="bert-tf",
@@ -12,10 +12,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=["bert_tf", "data_prep", "experiments"],
-    package_data={"bert_tf": ["py.typed"], "experiments": ["serving_page.html"]},
+    packages=find_packages(include=["bert_tf*", "data_prep*", "experiments*"]),
+    package_data={"bert_tf": ["py.typed"], "experiments.model_server": ["page.html"]},
     install_requires=[
         "absl-py>=2.1",
+        "etils[epy]>=1.9",  # lazy imports of the packages' front doors
         "google-crc32c>=1.5",  # checksums of TFRecords in workers that do not load TensorFlow
         "h5py>=3.8",
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so

@@ -30,10 +30,25 @@ from typing import Any
 
 from absl import app, flags
 
-from bert_tf import records, tasks, tokenization
-from bert_tf.span_decoding import WindowRule
-from data_prep import finetuning_data, glue, ner, swag, tabular
-from data_prep.finetuning_data import PreparedData, Source
+from bert_tf.records.files import read_examples
+from bert_tf.tasks.answer_decoding import WindowRule
+from bert_tf.tasks.table import TASKS, Task, get_task
+from bert_tf.tokenization.wordpiece import load_vocab
+from data_prep.finetuning import glue, ner, swag, tables
+from data_prep.finetuning.prepare import (
+    PreparedData,
+    Source,
+    TokenizerSettings,
+    available_splits,
+    file_source,
+    kind_of,
+    read_tagged,
+    table_source,
+    table_task,
+    tagged_source,
+    tfds_source,
+    write_split,
+)
 
 _FILE_FLAGS = {"train": "train_file", "dev": "dev_file", "test": "test_file"}
 # Of kinds that not every script has: a flag by which to know those that do.
@@ -76,9 +91,7 @@ def define_data_flags(values: flags.FlagValues) -> None:
     string = functools.partial(flags.DEFINE_string, flag_values=values)
     boolean = functools.partial(flags.DEFINE_bool, flag_values=values)
     names = functools.partial(flags.DEFINE_list, flag_values=values)
-    string(
-        "task_name", None, f"One of {', '.join(tasks.TASKS)}; leave it out for tables of your own."
-    )
+    string("task_name", None, f"One of {', '.join(TASKS)}; leave it out for tables of your own.")
     define_file_flags(values)
     names("splits", None, "Splits to make, such as train,dev_matched. Default: all that are there.")
     boolean("tfds", False, "Read what TensorFlow Datasets has prepared in --data_dir.")
@@ -98,7 +111,7 @@ def define_data_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "file_format",
         None,
-        list(tabular.FORMATS),
+        list(tables.FORMATS),
         "Format of your own tables. Default: by the file's extension.",
         flag_values=values,
     )
@@ -172,7 +185,7 @@ def define_span_flags(values: flags.FlagValues) -> None:
     integer("max_query_length", default.max_query_length, "Tokens of a question that are kept.")
 
 
-def sources_from_flags(values: flags.FlagValues) -> tuple[tasks.Task, list[Source]]:
+def sources_from_flags(values: flags.FlagValues) -> tuple[Task, list[Source]]:
     """Finds out what is to be made.
 
     Args:
@@ -187,23 +200,23 @@ def sources_from_flags(values: flags.FlagValues) -> tuple[tasks.Task, list[Sourc
     """
     if values.task_name is None:
         return _own_tables(values, _given_files(values))
-    task = tasks.get_task(values.task_name)
+    task = get_task(values.task_name)
     flag = _FLAG_OF_KIND.get(task.kind)
     if flag is not None and flag not in values:
         raise ValueError(f"task_name: {task.name} is for another script")
     if values.text_column is not None or values.label_column:
         raise ValueError(f"text_column, label_column: {task.name} has columns of its own")
     if values.tfds and values.data_dir is not None and not _given_files(values):
-        splits = values.splits or finetuning_data.available_splits(task, values.data_dir, True)
-        return task, [finetuning_data.tfds_source(task, values.data_dir, s) for s in splits]
+        splits = values.splits or available_splits(task, values.data_dir, True)
+        return task, [tfds_source(task, values.data_dir, s) for s in splits]
     if task.kind == "token_classification":
         return tagged_sources(values, values.labels, values.splits)
     return file_sources(values, task, values.splits)
 
 
 def file_sources(
-    values: flags.FlagValues, task: tasks.Task, splits: Sequence[str] | None = None
-) -> tuple[tasks.Task, list[Source]]:
+    values: flags.FlagValues, task: Task, splits: Sequence[str] | None = None
+) -> tuple[Task, list[Source]]:
     """Finds the official files of a task.
 
     Args:
@@ -219,7 +232,7 @@ def file_sources(
       FileNotFoundError: a file that is not there.
     """
     files = _split_files(values, task, splits)
-    found = [finetuning_data.file_source(task, path, split) for split, path in files.items()]
+    found = [file_source(task, path, split) for split, path in files.items()]
     if task.kind == "multiple_choice":
         task = dataclasses.replace(task, num_choices=swag.count_choices(found[0].files[0]))
     return task, found
@@ -229,7 +242,7 @@ def tagged_sources(
     values: flags.FlagValues,
     labels: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
-) -> tuple[tasks.Task, list[Source]]:
+) -> tuple[Task, list[Source]]:
     """Finds files of tagged words; of tags that training lacks, warns on standard error.
 
     Args:
@@ -244,14 +257,12 @@ def tagged_sources(
     Raises:
       ValueError, FileNotFoundError: as for `file_sources`; no labels; a bad training file.
     """
-    task = tasks.TASKS["ner"]
+    task = TASKS["ner"]
     files = _split_files(values, task, splits)
     on_bad = (lambda message: None) if values.skip_bad_examples else None
 
     def read(path: str):
-        return finetuning_data.read_tagged(
-            path, values.token_column, values.tag_column, values.tag_scheme, on_bad
-        )
+        return read_tagged(path, values.token_column, values.tag_column, values.tag_scheme, on_bad)
 
     if labels is None:
         if "train" not in files:
@@ -265,7 +276,7 @@ def tagged_sources(
         if tagged and split != "train":
             _warn_of_other_tags(path, read(path), labels)
         sources.append(
-            finetuning_data.tagged_source(
+            tagged_source(
                 path,
                 split,
                 document_context=values.document_context,
@@ -292,7 +303,7 @@ def _warn_of_other_tags(
         )
 
 
-def extra_settings(values: flags.FlagValues, task: tasks.Task) -> dict[str, Any]:
+def extra_settings(values: flags.FlagValues, task: Task) -> dict[str, Any]:
     """Collects what `finetuning_data.prepare` takes as `extra` for a kind of task.
 
     Args:
@@ -316,7 +327,7 @@ def _given_files(values: flags.FlagValues) -> dict[str, str]:
 
 
 def _split_files(
-    values: flags.FlagValues, task: tasks.Task, splits: Sequence[str] | None
+    values: flags.FlagValues, task: Task, splits: Sequence[str] | None
 ) -> dict[str, str]:
     """Finds the file of each split, by the files given or in --data_dir."""
     files = _given_files(values)
@@ -326,19 +337,19 @@ def _split_files(
         if splits:
             raise ValueError("splits: the files given say which there are")
         return files
-    splits = splits or finetuning_data.available_splits(task, values.data_dir)
+    splits = splits or available_splits(task, values.data_dir)
     if not splits:
         raise FileNotFoundError(f"{task.name}: no file of the task in {values.data_dir}")
-    find = finetuning_data.kind_of(task).find_file
+    find = kind_of(task).find_file
     return {split: find(task, values.data_dir, split) for split in splits}
 
 
-def _own_tables(values: flags.FlagValues, files: dict[str, str]) -> tuple[tasks.Task, list[Source]]:
+def _own_tables(values: flags.FlagValues, files: dict[str, str]) -> tuple[Task, list[Source]]:
     if not files:
         raise ValueError("give task_name and data_dir, or train_file and text_column")
     if values.text_column is None:
         raise ValueError("text_column: needed to read tables of your own")
-    columns = tabular.Columns(
+    columns = tables.Columns(
         text=values.text_column,
         text_b=values.text_b_column,
         label=tuple(values.label_column),
@@ -350,16 +361,14 @@ def _own_tables(values: flags.FlagValues, files: dict[str, str]) -> tuple[tasks.
     )
     if not columns.label and set(files) != {"test"}:
         raise ValueError("label_column: needed for the train and dev splits")
-    task = finetuning_data.table_task(
+    task = table_task(
         values.kind,
         columns,
         files.get("train"),
         values.labels,
         skip_bad_examples=values.skip_bad_examples,
     )
-    return task, [
-        finetuning_data.table_source(task, path, split, columns) for split, path in files.items()
-    ]
+    return task, [table_source(task, path, split, columns) for split, path in files.items()]
 
 
 class BadExamples:
@@ -386,8 +395,8 @@ def first_example(made: PreparedData, vocab_file: str) -> str:
     Returns:
       Its pieces without padding, and its label if it has one.
     """
-    example = next(records.read_examples(made.record_file, made.features))
-    pieces = {i: piece for piece, i in tokenization.load_vocab(vocab_file).items()}
+    example = next(read_examples(made.record_file, made.features))
+    pieces = {i: piece for piece, i in load_vocab(vocab_file).items()}
     ids = example["input_ids"][example["input_mask"] == 1]
     shown = " ".join(pieces[i] for i in ids.tolist())
     if not made.manifest["labelled"] or "label_ids" not in example:
@@ -412,10 +421,10 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     try:
         task, sources = sources_from_flags(values)
-        tokenizer = finetuning_data.TokenizerSettings(values.vocab_file, values.do_lower_case)
+        tokenizer = TokenizerSettings(values.vocab_file, values.do_lower_case)
         for source in sources:
             bad = BadExamples(values.max_bad_shown)
-            made = finetuning_data.write_split(
+            made = write_split(
                 task,
                 source,
                 tokenizer,

@@ -31,8 +31,9 @@ from typing import Any
 
 from absl import app, flags
 
-from bert_tf import records, tokenization
-from data_prep import pretraining_pipeline, token_store
+from bert_tf.records.files import read_examples
+from bert_tf.tokenization.wordpiece import load_vocab
+from data_prep.pretraining import local_runner, token_store
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -42,8 +43,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
       values: where to define them.
     """
     default = {
-        field.name: field.default
-        for field in pretraining_pipeline.Options.__dataclass_fields__.values()
+        field.name: field.default for field in local_runner.Options.__dataclass_fields__.values()
     }
     string = functools.partial(flags.DEFINE_string, flag_values=values)
     boolean = functools.partial(flags.DEFINE_bool, flag_values=values)
@@ -123,7 +123,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.mark_flags_as_required(["input_file", "output_file", "vocab_file"], values)
 
 
-def options_from_flags(values: flags.FlagValues) -> pretraining_pipeline.Options:
+def options_from_flags(values: flags.FlagValues) -> local_runner.Options:
     """Options of a run.
 
     Args:
@@ -140,18 +140,18 @@ def options_from_flags(values: flags.FlagValues) -> pretraining_pipeline.Options
     if values.num_shards > 1:
         if len(outputs) > 1:
             raise ValueError("num_shards: give one --output_file with it, or list the files")
-        outputs = pretraining_pipeline.shard_names(outputs[0], values.num_shards)
+        outputs = local_runner.shard_names(outputs[0], values.num_shards)
     if values.gzip:
         outputs = [name if name.endswith(".gz") else name + ".gz" for name in outputs]
     dupe_factor = values.dupe_factor
     if dupe_factor is None:
-        dupe_factor = 1 if values.dynamic_masking else pretraining_pipeline.Options.dupe_factor
+        dupe_factor = 1 if values.dynamic_masking else local_runner.Options.dupe_factor
     given = {
         name: values[name].value
-        for name in pretraining_pipeline.Options.__dataclass_fields__
+        for name in local_runner.Options.__dataclass_fields__
         if name in values
     }
-    return pretraining_pipeline.Options(
+    return local_runner.Options(
         **{
             **given,
             "input_files": tuple(token_store.expand_patterns(values.input_file)),
@@ -186,26 +186,26 @@ def beam_arguments(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     return list(argv[1:])
 
 
-def _create(options: pretraining_pipeline.Options, argv: Sequence[str]) -> dict[str, Any]:
+def _create(options: local_runner.Options, argv: Sequence[str]) -> dict[str, Any]:
     values = flags.FLAGS
     if values.runner == "local":
-        return pretraining_pipeline.create_pretraining_data(
+        return local_runner.create_pretraining_data(
             options, values.num_workers or None, show_progress=True
         )
     try:
-        from data_prep import beam_pipeline
+        from data_prep.pretraining import beam_runner
     except ImportError as error:
         raise ValueError(
             f"runner: {values.runner} needs Apache Beam: pip install 'bert-tf[beam]' ({error})"
         ) from error
     if values.runner == "DirectRunner":  # on a cluster Beam's notes tell where to look
         logging.getLogger("apache_beam").setLevel(logging.WARNING)
-    return beam_pipeline.create_pretraining_data(
+    return beam_runner.create_pretraining_data(
         options, values.runner, values.num_workers, beam_arguments(argv, values)
     )
 
 
-def first_example(options: pretraining_pipeline.Options) -> str:
+def first_example(options: local_runner.Options) -> str:
     """Shows the first record as text, so that a wrong vocabulary or casing is seen at once.
 
     Args:
@@ -214,10 +214,10 @@ def first_example(options: pretraining_pipeline.Options) -> str:
     Returns:
       Its pieces, each masked one followed by what it stands for; "" if there is no record.
     """
-    example = next(records.read_examples(options.output_files[0], options.features), None)
+    example = next(read_examples(options.output_files[0], options.features), None)
     if example is None:
         return ""
-    pieces = {i: piece for piece, i in tokenization.load_vocab(options.vocab_file).items()}
+    pieces = {i: piece for piece, i in load_vocab(options.vocab_file).items()}
     shown = [pieces[i] for i in example["input_ids"][: example["input_mask"].sum()].tolist()]
     if not options.dynamic_masking:
         count = int((example["masked_lm_weights"] > 0).sum())

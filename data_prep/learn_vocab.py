@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from absl import app, flags
 
-from bert_tf.tokenization import MAX_CHARS_PER_WORD, SPECIAL_TOKENS, BasicTokenizer
+from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD, SPECIAL_TOKENS, BasicTokenizer
 from data_prep.extract_corpus import atomic_output, expand_inputs
 
 _MAX_CHUNKS = 2**20  # distinct chunks held before their words are counted

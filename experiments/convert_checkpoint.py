@@ -28,7 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is to be looked up elsew
 import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
-from experiments.exits import exit_on_error  # noqa: E402
+from experiments.command_line.exit_status import exit_on_error  # noqa: E402
 
 FORMATS = ("tf1", "hf", "keras_hub", "keras")
 _BATCH, _LENGTH, _CHOICES, _PREDICTIONS = 4, 29, 3, 5
@@ -113,7 +113,7 @@ def hf_outputs(
     import torch
     import transformers
 
-    from bert_tf.weight_names import HF_ARCHITECTURES
+    from bert_tf.weights.layouts import HF_ARCHITECTURES
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -260,7 +260,7 @@ def compare(
 
 
 def _weights(model: Any) -> dict[str, np.ndarray]:
-    from bert_tf.checkpoint_formats import to_numpy, weights_by_name
+    from bert_tf.weights.checkpoint import to_numpy, weights_by_name
 
     return {n: to_numpy(v) for n, v in weights_by_name(model).items()}
 
@@ -281,9 +281,9 @@ def verify(
     Raises:
         Mismatch: they differ.
     """
-    from bert_tf.checkpoint_formats import locate, open_checkpoint
-    from bert_tf.checkpoints import load_model
-    from bert_tf.weight_names import OURS
+    from bert_tf.weights.checkpoint import locate, open_checkpoint
+    from bert_tf.weights.layouts import OURS
+    from bert_tf.weights.load import load_model
 
     loaded, located = source
     batch = fixed_batch(loaded.config, loaded.kind)
@@ -378,7 +378,7 @@ def _compare_tokenizers(
 
 
 def _check_target(source: str, target: pathlib.Path, file_format: str, overwrite: bool) -> None:
-    from bert_tf.checkpoint_formats import (
+    from bert_tf.weights.checkpoint import (
         CONFIG_NAME,
         KERAS_SUFFIX,
         KERAS_WEIGHTS_SUFFIX,
@@ -416,16 +416,23 @@ def convert(values: flags.FlagValues) -> None:
         ValueError, OSError: bad input; one line says what.
         Mismatch: the result is not what the source is.
     """
-    from bert_tf import checkpoint_writers, checkpoints
-    from bert_tf.checkpoint_formats import open_checkpoint
     from bert_tf.config import BertConfig
+    from bert_tf.weights import load
+    from bert_tf.weights.checkpoint import open_checkpoint
+    from bert_tf.weights.save import (
+        check_keras_hub,
+        save_hf,
+        save_keras,
+        save_keras_hub,
+        save_model_directory,
+    )
 
     source, target, file_format = getattr(values, "from"), pathlib.Path(values.to), values.format
     _check_target(source, target, file_format, values.overwrite)
     config = BertConfig.from_json_file(values.bert_config_file) if values.bert_config_file else None
     overrides = {n: getattr(values, n) for n in _OVERRIDES if getattr(values, n) is not None}
     opened = open_checkpoint(source, config=config)
-    loaded = checkpoints.load_model(
+    loaded = load.load_model(
         opened,
         kind=values.kind,
         config=config,
@@ -435,7 +442,7 @@ def convert(values: flags.FlagValues) -> None:
         **overrides,
     )
     if file_format == "keras_hub":
-        checkpoint_writers.check_keras_hub(loaded.config)
+        check_keras_hub(loaded.config)
     tokenizer = loaded.tokenizer
     print(f"found {loaded.transfer.description}, in the layout of {loaded.transfer.layout}")
     casing = tokenizer and ("uncased" if tokenizer.do_lower_case else "cased")
@@ -457,15 +464,13 @@ def convert(values: flags.FlagValues) -> None:
 
     skipped: Sequence[str] = ()
     if file_format == "tf1":
-        checkpoint_writers.save_model_directory(
-            target, loaded.model, labels=loaded.labels, tokenizer=tokenizer
-        )
+        save_model_directory(target, loaded.model, labels=loaded.labels, tokenizer=tokenizer)
     elif file_format == "hf":
-        skipped = checkpoint_writers.save_hf(target, loaded.model, tokenizer, loaded.labels)
+        skipped = save_hf(target, loaded.model, tokenizer, loaded.labels)
     elif file_format == "keras_hub":
-        skipped = checkpoint_writers.save_keras_hub(target, loaded.model, tokenizer)
+        skipped = save_keras_hub(target, loaded.model, tokenizer)
     else:
-        checkpoint_writers.save_keras(target, loaded.model, tokenizer, loaded.labels)
+        save_keras(target, loaded.model, tokenizer, loaded.labels)
     print_rows(f"the target has no place for: {len(skipped)}", [(name,) for name in skipped])
     files = [target] if target.is_file() else [p for p in target.rglob("*") if p.is_file()]
     size = sum(path.stat().st_size for path in files)

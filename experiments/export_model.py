@@ -28,7 +28,7 @@ from typing import Any  # noqa: E402
 
 from absl import app, flags, logging  # noqa: E402
 
-from experiments.exits import exit_on_error  # noqa: E402
+from experiments.command_line.exit_status import exit_on_error  # noqa: E402
 
 # What each format can hold weights in.
 WEIGHTS = {
@@ -54,8 +54,9 @@ def run(values: flags.FlagValues) -> None:
         ValueError, OSError, RuntimeError: bad flags or model, or the file differs from the model.
         ImportError: a package of the format's extra is missing.
     """
-    from bert_tf import export, export_formats
-    from bert_tf.served_checkpoints import load_served_model
+    from bert_tf.serving.load import load_served_model
+    from bert_tf.serving.saved_model import export_saved_model
+    from bert_tf.serving.tflite import export_onnx, export_tflite
 
     if values.weights not in WEIGHTS[values.format]:
         raise ValueError(
@@ -80,10 +81,10 @@ def run(values: flags.FlagValues) -> None:
         "description": values.description or f"read from {values.model_dir}",
     }
     if values.format == "onnx":
-        write = export_formats.export_onnx
+        write = export_onnx
     else:
         lite = values.format == "tflite"
-        write = export_formats.export_tflite if lite else export.export_saved_model
+        write = export_tflite if lite else export_saved_model
         options |= {"ids_only": values.ids_only, "weights": values.weights}
     folder = write(served, values.output_dir, **options)
     size = sum(p.stat().st_size for p in pathlib.Path(folder).rglob("*") if p.is_file())

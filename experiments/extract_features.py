@@ -41,8 +41,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is to be looked up elsew
 import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
-from bert_tf import records, tokenization  # noqa: E402
-from experiments.exits import exit_on_error  # noqa: E402
+from bert_tf.records.files import (  # noqa: E402
+    FeatureSpec,
+    RecordWriter,
+    encode_framed_examples,
+)
+from bert_tf.tokenization.wordpiece import (  # noqa: E402
+    CLS_TOKEN,
+    SEP_TOKEN,
+    FullTokenizer,
+    check_special_tokens,
+    pack_pair,
+    truncate_pair,
+    validate_case_matches_checkpoint,
+)
+from experiments.command_line.exit_status import exit_on_error  # noqa: E402
 
 FORMATS = ("json", "npz", "tfrecord")
 EMBEDDINGS = "embeddings"
@@ -106,11 +119,11 @@ def load_model(values: flags.FlagValues) -> Any:
             raise FileNotFoundError(f"--model_dir: no vocabulary lies in {values.model_dir}")
     else:
         casing = True if values.do_lower_case is None else values.do_lower_case
-        tokenization.validate_case_matches_checkpoint(casing, values.init_checkpoint)
-        tokenizer = tokenization.FullTokenizer(values.vocab_file, casing)
+        validate_case_matches_checkpoint(casing, values.init_checkpoint)
+        tokenizer = FullTokenizer(values.vocab_file, casing)
         config = bert_tf.BertConfig.from_json_file(values.bert_config_file)
         loaded = bert_tf.load_bert(values.init_checkpoint, hidden_states=True, config=config)
-    tokenization.check_special_tokens(tokenizer.vocab, tokenizer.vocab_file)
+    check_special_tokens(tokenizer.vocab, tokenizer.vocab_file)
     return loaded._replace(tokenizer=tokenizer)
 
 
@@ -183,7 +196,7 @@ def read_lines(path: str) -> Iterator[tuple[str, str | None]]:
         raise ValueError(f"{path}: expected a text in each line, got an empty file")
 
 
-def make_windows(path: str, tokenizer: tokenization.FullTokenizer, max_seq_length: int):
+def make_windows(path: str, tokenizer: FullTokenizer, max_seq_length: int):
     """Read a file and pack each line as [CLS] A [SEP] or [CLS] A [SEP] B [SEP].
 
     Args:
@@ -196,20 +209,16 @@ def make_windows(path: str, tokenizer: tokenization.FullTokenizer, max_seq_lengt
 
     Reference: google-research/bert extract_features.py, convert_examples_to_features.
     """
-    from bert_tf.features import TokenWindow
+    from bert_tf.models.feature_extraction import TokenWindow
 
-    cls_id, sep_id = tokenizer.convert_tokens_to_ids(
-        [tokenization.CLS_TOKEN, tokenization.SEP_TOKEN]
-    )
+    cls_id, sep_id = tokenizer.convert_tokens_to_ids([CLS_TOKEN, SEP_TOKEN])
     for text_a, text_b in read_lines(path):
         ids_a = tokenizer.encode(text_a)
         ids_b = tokenizer.encode(text_b) if text_b else []
         if ids_b:  # where nothing is left of B, so is nothing of its [SEP]
-            ids_a, ids_b = tokenization.truncate_pair(ids_a, ids_b, max_seq_length - 3)
+            ids_a, ids_b = truncate_pair(ids_a, ids_b, max_seq_length - 3)
         length = min(len(ids_a) + len(ids_b) + (3 if ids_b else 2), max_seq_length)
-        input_ids, _, segment_ids = tokenization.pack_pair(
-            ids_a, ids_b, length, cls_id=cls_id, sep_id=sep_id
-        )
+        input_ids, _, segment_ids = pack_pair(ids_a, ids_b, length, cls_id=cls_id, sep_id=sep_id)
         yield TokenWindow(input_ids, segment_ids)
 
 
@@ -231,7 +240,7 @@ def _whole_file(path: str):
 
 
 @contextlib.contextmanager
-def json_writer(path: str, names: Sequence[int | str], tokenizer: tokenization.FullTokenizer):
+def json_writer(path: str, names: Sequence[int | str], tokenizer: FullTokenizer):
     """Give a function that writes one line: (index, its window, values [F, K, D])."""
 
     def write(index: int, window: Any, values: np.ndarray) -> None:
@@ -297,12 +306,12 @@ def tfrecord_writer(path: str, pooled: bool):
         if not pooled:
             arrays["input_ids"] = np.array([window.input_ids])
         schema = [
-            records.FeatureSpec(name, "float32" if name == "values" else "int64", array.shape[1])
+            FeatureSpec(name, "float32" if name == "values" else "int64", array.shape[1])
             for name, array in arrays.items()
         ]
-        writer.write_framed(records.encode_framed_examples(schema, arrays))
+        writer.write_framed(encode_framed_examples(schema, arrays))
 
-    with records.RecordWriter(path) as writer:
+    with RecordWriter(path) as writer:
         yield write
 
 
@@ -333,8 +342,8 @@ def extract(values: flags.FlagValues) -> None:
     for _ in read_lines(values.input_file):  # before the model is loaded
         break
 
-    from bert_tf.features import encoder_features
-    from data_prep.progress import Progress
+    from bert_tf.models.feature_extraction import encoder_features
+    from data_prep.processes.progress import Progress
 
     loaded = load_model(values)
     check_length(values.max_seq_length, loaded.config)

@@ -26,18 +26,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags  # noqa: E402
 
-from experiments import paper_grid, paper_recipes, paper_report, paper_scale, paper_tables  # noqa: E402
-from experiments.exits import exit_on_error  # noqa: E402
+from experiments.command_line.exit_status import exit_on_error  # noqa: E402
+from experiments.paper_tables import (  # noqa: E402
+    grid,
+    recipes,
+    report,
+    tables,
+)
+from experiments.paper_tables.scale import read_scale  # noqa: E402
 
 FLAGS = flags.FLAGS
 _TEXTS = ("The capital of the country is a large [MASK].", "It lies on both banks of the river.")
-_PLACES = [field.name for field in dataclasses.fields(paper_recipes.Places)]
+_PLACES = [field.name for field in dataclasses.fields(recipes.Places)]
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define the script's flags."""
     flags.DEFINE_enum(
-        "table", None, [str(n) for n in paper_tables.NUMBERS], "Its number.", flag_values=values
+        "table", None, [str(n) for n in tables.NUMBERS], "Its number.", flag_values=values
     )
     flags.DEFINE_string(
         "scale",
@@ -76,7 +82,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("report_only", False, "Make the report of what is there.", flag_values=values)
 
 
-def estimate(table: paper_tables.Table, device_tflops: float) -> str:
+def estimate(table: tables.Table, device_tflops: float) -> str:
     """Return one paragraph: how many runs, and what their training costs."""
     flops = sum(run.train_flops for run in table.runs)
     hours = flops / (device_tflops * 1e12) / 3600
@@ -96,22 +102,22 @@ def run(values: flags.FlagValues) -> None:
         RuntimeError: runs failed; the report names them.
     """
     root = pathlib.Path(values.output_dir).resolve()
-    scale = paper_scale.read_scale(values.scale)
+    scale = read_scale(values.scale)
     # Commands run in the repository's root, wherever this one was given.
     given = {name: values[name].value for name in _PLACES}
-    places = paper_recipes.Places(**{name: _absolute(value) for name, value in given.items()})
-    table = paper_tables.make_table(int(values.table), scale, places, root)
+    places = recipes.Places(**{name: _absolute(value) for name, value in given.items()})
+    table = tables.make_table(int(values.table), scale, places, root)
     print(f"Table {table.number}, {table.title}: {estimate(table, values.device_tflops)}")
     if values.dry_run:
         for one in table.runs:
-            print(paper_grid.shown(one.command(root)))
+            print(grid.shown(one.command(root)))
         return
     if values.report_only:
-        found = {one.name: paper_grid.read_outcome(root, one.name) for one in table.runs}
+        found = {one.name: grid.read_outcome(root, one.name) for one in table.runs}
         outcomes = {name: outcome for name, outcome in found.items() if outcome is not None}
     else:
-        outcomes = paper_grid.run_grid(table.runs, root, jobs=values.jobs)
-    paths = paper_report.write_report(
+        outcomes = grid.run_grid(table.runs, root, jobs=values.jobs)
+    paths = report.write_report(
         table,
         scale,
         root,
@@ -130,9 +136,9 @@ def run(values: flags.FlagValues) -> None:
 
 
 def pictures(
-    table: paper_tables.Table,
+    table: tables.Table,
     root: pathlib.Path,
-    outcomes: Mapping[str, paper_grid.Outcome],
+    outcomes: Mapping[str, grid.Outcome],
     text: str,
     text_b: str,
 ) -> list[tuple[str, str, bytes]]:
@@ -148,7 +154,7 @@ def pictures(
     if seen.pieces:
         drawn.append(("Predictions by layer", plot_attention.prediction_figure(seen)))
     drawn.append(("Embeddings", plot_attention.embedding_figure(seen)))
-    return [(heading, words, paper_report.png_of(figure)) for heading, figure in drawn]
+    return [(heading, words, report.png_of(figure)) for heading, figure in drawn]
 
 
 def _absolute(places: str | None) -> str | None:

@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
 
-from experiments.exits import exit_on_error  # noqa: E402
+from experiments.command_line.exit_status import exit_on_error  # noqa: E402
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,12 +66,12 @@ def look(model_dir: str | os.PathLike[str], text: str, text_b: str | None = None
         ValueError: the model has no vocabulary, or the text is too long for it.
         FileNotFoundError: there is no such model.
     """
-    from bert_tf import checkpoints
-    from bert_tf.checkpoint_formats import open_checkpoint
-    from bert_tf.weight_names import kinds_of_heads
+    from bert_tf.weights.checkpoint import open_checkpoint
+    from bert_tf.weights.layouts import kinds_of_heads
+    from bert_tf.weights.load import load_bert
 
     checkpoint = open_checkpoint(model_dir)
-    loaded = checkpoints.load_bert(checkpoint, hidden_states=True, attention_probs=True)
+    loaded = load_bert(checkpoint, hidden_states=True, attention_probs=True)
     tokenizer = loaded.tokenizer
     if tokenizer is None:
         raise ValueError(f"model_dir: no vocabulary lies with {checkpoint.description}")
@@ -117,9 +117,9 @@ def _logits(checkpoint: Any, states: np.ndarray, masks: tuple[int, ...]) -> np.n
     """Return what the masked language model's head says of each layer, float32 [L + 1, M, V]."""
     import keras
 
-    from bert_tf import checkpoints
+    from bert_tf.weights.load import load_model
 
-    model = checkpoints.load_model(checkpoint, kind="pretraining").model
+    model = load_model(checkpoint, kind="pretraining").model
     table = next(w for w in model.weights if w.path.endswith("/word_embeddings"))
     head = model.get_layer("cls").predictions
     positions = np.array([masks] * len(states), np.int32)

@@ -10,7 +10,7 @@ import pathlib
 
 from absl import app, flags
 
-from bert_tf.training_log import METRICS_NAME, read_metrics
+from bert_tf.training.log import METRICS_NAME, read_metrics
 
 # What log lines hold beside losses and scores.
 _NOT_SCORES = {

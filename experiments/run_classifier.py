@@ -29,19 +29,31 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
-from bert_tf.tasks import TrainedTask  # noqa: E402
-from data_prep import create_finetuning_data, glue  # noqa: E402
-from experiments import finetuning_flags, training_flags  # noqa: E402
-from experiments.exits import InputError, exit_on_error  # noqa: E402
-from experiments.finetuning import Job, train_all  # noqa: E402
-from experiments.finetuning_results import (  # noqa: E402
+from bert_tf.tasks.table import TrainedTask  # noqa: E402
+from data_prep import create_finetuning_data  # noqa: E402
+from data_prep.finetuning import glue  # noqa: E402
+from experiments.command_line import training_flags  # noqa: E402
+from experiments.command_line.exit_status import (  # noqa: E402
+    InputError,
+    exit_on_error,
+)
+from experiments.finetuning import flags as finetuning_flags  # noqa: E402
+from experiments.finetuning.initial_model import (  # noqa: E402
+    StartingPoint,
+    load_trained,
+    starting_point,
+)
+from experiments.finetuning.results import (  # noqa: E402
     print_table,
     report_runs,
     with_step,
     write_results,
 )
-from experiments.starting_point import StartingPoint, load_trained, starting_point  # noqa: E402
-from experiments.task_splits import (  # noqa: E402
+from experiments.finetuning.runs import (  # noqa: E402
+    Job,
+    train_all,
+)
+from experiments.finetuning.splits import (  # noqa: E402
     Data,
     Evaluator,
     decide,
@@ -205,7 +217,7 @@ def _majority(data: Data, values: flags.FlagValues) -> str | None:
 
 
 def _draw(evaluator: Evaluator, folder: pathlib.Path) -> None:
-    from experiments.plot_predictions import plot_confusion, plot_regression
+    from experiments.plots.predictions import plot_confusion, plot_regression
 
     task = evaluator.task
     for split, logits in evaluator.logits.items():

@@ -36,9 +36,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is to be looked up elsew
 import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
-from bert_tf import metrics  # noqa: E402
-from data_prep import ner  # noqa: E402
-from experiments.exits import exit_on_error  # noqa: E402
+from bert_tf.tasks import metrics  # noqa: E402
+from data_prep.finetuning import ner  # noqa: E402
+from experiments.command_line.exit_status import exit_on_error  # noqa: E402
 
 ALL_SIX = "all_six"
 CHOICES = (  # those of bert_tf.bilstm, which loads Keras
@@ -153,7 +153,7 @@ def train_tagger(values: flags.FlagValues, name: str, seed: int, splits, labels,
     """
     import keras
 
-    from bert_tf.bilstm import FEATURE_CHOICES, bilstm_tagger
+    from bert_tf.models.bilstm_tagger import FEATURE_CHOICES, bilstm_tagger
 
     keras.utils.set_random_seed(seed)
     choice = FEATURE_CHOICES[name]
@@ -250,7 +250,7 @@ def mean_and_std(figures: Sequence[float]) -> tuple[float, float]:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Return the table of the choices, in Markdown."""
-    from bert_tf.bilstm import FEATURE_CHOICES
+    from bert_tf.models.bilstm_tagger import FEATURE_CHOICES
 
     with_test = any("test_f1" in result for result in results.values())
     lines = ["| features | hidden states | dev F1 |" + (" test F1 |" if with_test else "")]
@@ -322,9 +322,9 @@ def run(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
     sentences = {part: read_split(path, values) for part, path in paths.items() if path}
     labels = ner.label_names(s for part in sentences.values() for s in part)
 
-    from bert_tf.bilstm import FEATURE_CHOICES
-    from bert_tf.features import TokenWindow, stored_features
-    from data_prep.progress import Progress
+    from bert_tf.models.bilstm_tagger import FEATURE_CHOICES
+    from bert_tf.models.feature_extraction import TokenWindow, stored_features
+    from data_prep.processes.progress import Progress
     from experiments.extract_features import check_length, load_model
 
     loaded = load_model(values)

@@ -32,15 +32,42 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
-from bert_tf.metrics import EntityScores, entity_scores  # noqa: E402
-from bert_tf.tasks import TASKS, TrainedTask  # noqa: E402
-from data_prep import create_finetuning_data, finetuning_data, ner  # noqa: E402
-from experiments import finetuning_flags, training_flags  # noqa: E402
-from experiments.exits import InputError, exit_on_error  # noqa: E402
-from experiments.finetuning import Job, train_all  # noqa: E402
-from experiments.finetuning_results import report_runs, with_step, write_results  # noqa: E402
-from experiments.starting_point import StartingPoint, load_trained, starting_point  # noqa: E402
-from experiments.task_splits import Data, leave_out, make_records  # noqa: E402
+from bert_tf.tasks.metrics import (  # noqa: E402
+    EntityScores,
+    entity_scores,
+)
+from bert_tf.tasks.table import (  # noqa: E402
+    TASKS,
+    TrainedTask,
+)
+from data_prep import create_finetuning_data  # noqa: E402
+from data_prep.finetuning import ner  # noqa: E402
+from data_prep.finetuning.prepare import read_tagged  # noqa: E402
+from experiments.command_line import training_flags  # noqa: E402
+from experiments.command_line.exit_status import (  # noqa: E402
+    InputError,
+    exit_on_error,
+)
+from experiments.finetuning import flags as finetuning_flags  # noqa: E402
+from experiments.finetuning.initial_model import (  # noqa: E402
+    StartingPoint,
+    load_trained,
+    starting_point,
+)
+from experiments.finetuning.results import (  # noqa: E402
+    report_runs,
+    with_step,
+    write_results,
+)
+from experiments.finetuning.runs import (  # noqa: E402
+    Job,
+    train_all,
+)
+from experiments.finetuning.splits import (  # noqa: E402
+    Data,
+    leave_out,
+    make_records,
+)
 
 FLAGS = flags.FLAGS
 TASK = TASKS["ner"]
@@ -77,7 +104,7 @@ class TaggedSplit:
         source = data.sources[split]
         self.labelled: bool = source.labelled
         self.sentences = list(
-            finetuning_data.read_tagged(
+            read_tagged(
                 source.files[0],
                 values.token_column,
                 values.tag_column if source.labelled else None,
@@ -94,7 +121,7 @@ class TaggedSplit:
 
     def tag(self, model: Any, batch_size: int) -> list[list[str]]:
         """Return a model's tags of each sentence, and keep them."""
-        from bert_tf.training import resolve_jit_compile
+        from bert_tf.training.trainer import resolve_jit_compile
 
         found = self.records.predict(
             model,
@@ -139,7 +166,7 @@ def figures_of(scores: EntityScores) -> dict[str, float]:
 
 def write_scores(scores: EntityScores, folder: pathlib.Path, suffix: str = "") -> None:
     """Write ner_report.txt and, if there are entities, ner_types.png."""
-    from experiments.plot_predictions import plot_types
+    from experiments.plots.predictions import plot_types
 
     report = scores.report()
     (folder / f"ner_report{suffix}.txt").write_text(report, encoding="utf-8")

@@ -29,10 +29,11 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments import memory, preemption, pretraining_plan, training_flags
-from experiments.exits import InputError, exit_on_error
-from experiments.finetuning_results import print_table
-from experiments.pretraining_plan import Phase, Plan
+from experiments.command_line import preemption, training_flags
+from experiments.command_line.exit_status import InputError, exit_on_error
+from experiments.command_line.memory import available_bytes, largest_batch_size, try_within
+from experiments.finetuning.results import print_table
+from experiments.pretraining.plan import Phase, Plan, check_flags, make_plan
 
 FLAGS = flags.FLAGS
 
@@ -111,7 +112,7 @@ def training_dataset(
     values: flags.FlagValues, plan: Plan, phase: Phase, step: int, batch_size: int | None = None
 ) -> Any:
     """Batches of a phase from a step on, which is counted from the beginning of training."""
-    from bert_tf.input_pipeline import pretraining_dataset
+    from bert_tf.input_pipeline.pretraining import pretraining_dataset
 
     return pretraining_dataset(
         [plan.sound_files[path] for path in phase.files],
@@ -130,7 +131,7 @@ def training_dataset(
 
 def evaluation_dataset(values: flags.FlagValues, plan: Plan) -> Any:
     """Batches to evaluate on, the same ones in the same order each time."""
-    from bert_tf.input_pipeline import pretraining_dataset
+    from bert_tf.input_pipeline.pretraining import pretraining_dataset
 
     return pretraining_dataset(
         [plan.sound_files[path] for path in plan.eval_files],
@@ -148,7 +149,7 @@ def evaluation_dataset(values: flags.FlagValues, plan: Plan) -> Any:
 
 def baselines(values: flags.FlagValues, plan: Plan) -> dict[str, float]:
     """What a masked language model's loss should be compared with, in nats per piece."""
-    from bert_tf.input_pipeline import label_counts, unigram_cross_entropy
+    from bert_tf.input_pipeline.pretraining import label_counts, unigram_cross_entropy
 
     phase = plan.phases[0]
     records = min(sum(phase.counts), _UNIGRAM_RECORDS)
@@ -177,8 +178,8 @@ class PretrainingRun:
         import keras
         import tensorflow as tf
 
-        from bert_tf import training
-        from bert_tf.heads import bert_pretrainer
+        from bert_tf.models.task_models import bert_pretrainer
+        from bert_tf.training.trainer import PretrainingObjective, Trainer, set_precision
 
         self.values, self.plan, self.strategy = values, plan, strategy
         self.folder = pathlib.Path(values.output_dir)
@@ -186,7 +187,7 @@ class PretrainingRun:
         if values.deterministic:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(values.seed)
-        training.set_precision(values.precision)
+        set_precision(values.precision)
         self.description = {
             "bert_config": plan.config.to_dict(),
             "flags": {name: values[name].value for name in _own_flags()},
@@ -208,10 +209,10 @@ class PretrainingRun:
             optimizer = training_flags.make_optimizer(
                 values, layers, num_warmup_steps=values.num_warmup_steps, **schedule
             )
-        self.trainer = training.Trainer(
+        self.trainer = Trainer(
             self.model,
             optimizer,
-            training.PretrainingObjective(plan.config.next_sentence_prediction),
+            PretrainingObjective(plan.config.next_sentence_prediction),
             self.folder,
             jit_compile=values.jit_compile,
             log_steps=values.log_steps,
@@ -226,7 +227,7 @@ class PretrainingRun:
 
     def _check_continuation(self) -> None:
         """Compare this command with the one that began the run in the output folder."""
-        from bert_tf.tensor_files import checkpoint_steps
+        from bert_tf.weights.tensor_files import checkpoint_steps
 
         path, now = self.folder / "config.json", self.description
         if not checkpoint_steps(self.folder) or not path.exists():
@@ -258,7 +259,7 @@ class PretrainingRun:
         values = self.values
         if len(self.plan.phases) < 2 or values.second_learning_rate is None:
             return {}
-        from bert_tf.optimization import WarmupLinearDecay
+        from bert_tf.training.optimizers import WarmupLinearDecay
 
         first, second = self.plan.phases
         then = WarmupLinearDecay(
@@ -275,13 +276,13 @@ class PretrainingRun:
         Raises:
             ValueError, OSError: what is there does not fit or is damaged.
         """
-        from bert_tf import checkpoints
+        from bert_tf.weights.load import load_checkpoint
 
         values, init = self.values, self.plan.init
         if self.trainer.restore() is not None:
             return True
         if init is not None:
-            transfer = checkpoints.load_checkpoint(
+            transfer = load_checkpoint(
                 self.model,
                 init,
                 ignore=[x for x in values.init_ignore.split(",") if x],
@@ -363,30 +364,28 @@ class PretrainingRun:
 
     def _describe(self) -> None:
         """Write what the run is, beside the model's configuration and vocabulary."""
-        from bert_tf import checkpoint_writers, training_log
+        from bert_tf.training.log import write_config
+        from bert_tf.weights.save import save_config_and_vocabulary
 
-        training_log.write_config(self.folder, self.description)
-        checkpoint_writers.save_config_and_vocabulary(
-            self.folder, self.plan.config, self.plan.vocab_file
-        )
+        write_config(self.folder, self.description)
+        save_config_and_vocabulary(self.folder, self.plan.config, self.plan.vocab_file)
 
     def _train_and_write(self, floor: dict[str, float]) -> list[tuple[str, str]]:
         """Train, write the model, and return what the summary says of it."""
-        from bert_tf import checkpoint_formats, checkpoint_writers
-        from bert_tf.training_log import METRICS_NAME, read_metrics_or_nothing
+        from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing
+        from bert_tf.weights.checkpoint import WEIGHTS_NAME
+        from bert_tf.weights.save import save_model_directory
 
         values, trainer = self.values, self.trainer
         if not read_metrics_or_nothing(self.folder / METRICS_NAME, "baseline"):
             trainer.log_line("baseline", floor)
         # The model of an earlier run of this folder must not be taken for this one's.
-        (self.folder / f"{checkpoint_formats.WEIGHTS_NAME}.index").unlink(missing_ok=True)
+        (self.folder / f"{WEIGHTS_NAME}.index").unlink(missing_ok=True)
         since, first_step = time.time(), trainer.step
         last = self.train()
         seconds = time.time() - since
         with trainer.averaged_weights():
-            checkpoint_writers.save_model_directory(
-                self.folder, self.model, self.plan.vocab_file, step=trainer.step
-            )
+            save_model_directory(self.folder, self.model, self.plan.vocab_file, step=trainer.step)
         if not last:
             return []
         sequences = sum(
@@ -403,7 +402,7 @@ class PretrainingRun:
 
     def _evaluate_and_write(self, floor: dict[str, float]) -> tuple[str, str]:
         """Evaluate, write the results, and return what the summary says of them."""
-        from bert_tf.training_log import METRICS_NAME, read_metrics_or_nothing
+        from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing
 
         trainer = self.trainer
         figures = self.evaluate()
@@ -449,11 +448,11 @@ class PretrainingRun:
         return [("best checkpoint", f"{self.trainer.keeper.prefix(best.step).name} ({loss})")]
 
     def _curves_row(self) -> list[tuple[str, str]]:
-        from bert_tf import training_log
+        from bert_tf.training import log
         from experiments.plot_curves import plot_curves
 
-        metrics = self.folder / training_log.METRICS_NAME
-        if not training_log.read_metrics_or_nothing(metrics, "train"):
+        metrics = self.folder / log.METRICS_NAME
+        if not log.read_metrics_or_nothing(metrics, "train"):
             return []
         try:
             return [("curves", str(plot_curves(metrics, self.folder / "curves.png")))]
@@ -509,7 +508,7 @@ def find_batch_size(values: flags.FlagValues) -> None:
         InputError: not even the smallest fits.
     """
     multiple = max(1, values.num_replicas or 1) * values.gradient_accumulation_steps
-    limit = memory.available_bytes()
+    limit = available_bytes()
     if values.memory_limit_gib is not None:
         limit = int(values.memory_limit_gib * 2**30)
     print(f"limit: {limit / 2**30:.2f} GiB of this machine's memory")
@@ -531,13 +530,13 @@ def find_batch_size(values: flags.FlagValues) -> None:
             }
             arguments = [f"--{name}={value}" for name, value in changes.items()]
             command = [sys.executable, os.path.abspath(__file__), *sys.argv[1:], *arguments]
-            trial = memory.try_within(command, limit)
+            trial = try_within(command, limit)
         peaks[batch_size] = trial.peak_bytes
         verdict = "fits" if trial.fits else "does not fit"
         print(f"  {batch_size}: {verdict}, {trial.peak_bytes / 2**30:.2f} GiB at most", flush=True)
         return trial.fits
 
-    best = memory.largest_batch_size(fits, multiple)
+    best = largest_batch_size(fits, multiple)
     if not best:
         raise InputError(f"find_batch_size: not even a batch of {multiple} fits")
     print(f"largest train_batch_size that fits: {best} ({peaks[best] / 2**30:.2f} GiB)")
@@ -549,14 +548,14 @@ def run(values: flags.FlagValues) -> None:
     Raises:
         InputError, ValueError, OSError, RuntimeError: bad flags, data or model; one line says what.
     """
-    pretraining_plan.check_flags(values)
+    check_flags(values)
     if values.find_batch_size:
         find_batch_size(values)
         return
     strategy = training_flags.strategy_of(values)  # before anything else of TensorFlow runs
     shared = ["eval_batch_size"] if values.do_eval else []
     training_flags.check_batch_sizes(values, strategy, shared)
-    PretrainingRun(values, pretraining_plan.make_plan(values), strategy).run()
+    PretrainingRun(values, make_plan(values), strategy).run()
 
 
 def main(argv: list[str]) -> int:

@@ -37,19 +37,49 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
-from bert_tf import span_decoding, squad_metrics, tasks  # noqa: E402
-from data_prep import create_finetuning_data, finetuning_data, squad  # noqa: E402
-from experiments import finetuning_flags, training_flags  # noqa: E402
-from experiments.exits import InputError, exit_on_error  # noqa: E402
-from experiments.finetuning import Job, train_all  # noqa: E402
-from experiments.finetuning_results import (  # noqa: E402
+from bert_tf.tasks import squad_metrics  # noqa: E402
+from bert_tf.tasks.answer_decoding import (  # noqa: E402
+    Predictions,
+    WindowRule,
+    decode_answers,
+    write_predictions,
+)
+from bert_tf.tasks.table import (  # noqa: E402
+    TrainedTask,
+    get_task,
+)
+from data_prep import create_finetuning_data  # noqa: E402
+from data_prep.finetuning import prepare as finetuning_prepare  # noqa: E402
+from data_prep.finetuning import squad  # noqa: E402
+from data_prep.finetuning.prepare import (  # noqa: E402
+    TokenizerSettings,
+    file_source,
+)
+from experiments.command_line import training_flags  # noqa: E402
+from experiments.command_line.exit_status import (  # noqa: E402
+    InputError,
+    exit_on_error,
+)
+from experiments.finetuning import flags as finetuning_flags  # noqa: E402
+from experiments.finetuning.initial_model import (  # noqa: E402
+    StartingPoint,
+    load_trained,
+    starting_point,
+)
+from experiments.finetuning.results import (  # noqa: E402
     print_table,
     report_runs,
     with_step,
     write_results,
 )
-from experiments.starting_point import StartingPoint, load_trained, starting_point  # noqa: E402
-from experiments.task_splits import digest_of, leave_out  # noqa: E402
+from experiments.finetuning.runs import (  # noqa: E402
+    Job,
+    train_all,
+)
+from experiments.finetuning.splits import (  # noqa: E402
+    digest_of,
+    leave_out,
+)
 
 FLAGS = flags.FLAGS
 PADDING_LOGIT = -1e9  # as in the loss
@@ -130,15 +160,13 @@ def check_flags(values: flags.FlagValues) -> None:
     window_rule(values)
 
 
-def window_rule(values: flags.FlagValues) -> span_decoding.WindowRule:
+def window_rule(values: flags.FlagValues) -> WindowRule:
     """Return how documents are cut into windows.
 
     Raises:
         ValueError: there is no room for a document.
     """
-    return span_decoding.WindowRule(
-        values.max_seq_length, values.doc_stride, values.max_query_length
-    )
+    return WindowRule(values.max_seq_length, values.doc_stride, values.max_query_length)
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -160,7 +188,7 @@ class Split:
 
     def records(self, vocab_size: int) -> Any:
         """Open the records as `finetuning_pipeline.TaskRecords`."""
-        from bert_tf.finetuning_pipeline import TaskRecords
+        from bert_tf.input_pipeline.finetuning import TaskRecords
 
         return TaskRecords.open(self.made.record_file, vocab_size=vocab_size)
 
@@ -177,17 +205,17 @@ def prepare(values: flags.FlagValues, start: StartingPoint, name: str, path: str
     Raises:
         ValueError, OSError: bad data.
     """
-    task = tasks.get_task("squad2.0" if values.version_2_with_negative else "squad1.1")
-    source = finetuning_data.file_source(task, path, name)
+    task = get_task("squad2.0" if values.version_2_with_negative else "squad1.1")
+    source = file_source(task, path, name)
     source = distinct(source) if name != "train" else source
     if values.verbose_logging:
         source = _telling(source)
     bad = create_finetuning_data.BadExamples(values.max_bad_shown)
     rule = window_rule(values)
-    made = finetuning_data.prepare(
+    made = finetuning_prepare.prepare(
         task,
         source,
-        finetuning_data.TokenizerSettings(start.vocab_file, start.do_lower_case),
+        TokenizerSettings(start.vocab_file, start.do_lower_case),
         values.max_seq_length,
         values.cache_dir or os.path.join(values.output_dir, "records"),
         values.num_workers or None,
@@ -256,9 +284,7 @@ def padding_too(outputs: Mapping[str, Any]) -> Any:
     return ops.stack([outputs["start_logits"], outputs["end_logits"]], axis=1)
 
 
-def with_threshold(
-    predictions: span_decoding.Predictions, threshold: float
-) -> span_decoding.Predictions:
+def with_threshold(predictions: Predictions, threshold: float) -> Predictions:
     """Answer nothing where the null odds exceed a threshold.
 
     Args:
@@ -275,7 +301,7 @@ def with_threshold(
 
 def figures_of(
     references: Mapping[str, tuple[str, ...]],
-    best_spans: span_decoding.Predictions,
+    best_spans: Predictions,
     threshold: float,
     version_2: bool,
 ) -> dict[str, float]:
@@ -363,11 +389,11 @@ class Answerer:
             return None
         return squad_metrics.evaluate_v2(self.references, dict.fromkeys(self.references, ""))["f1"]
 
-    def best_spans(self, model: Any, *, batch_size: int) -> span_decoding.Predictions:
+    def best_spans(self, model: Any, *, batch_size: int) -> Predictions:
         """Answer all questions with a span, if any could be an answer."""
         values = self.values
         starts, ends = self._logits(model, batch_size)
-        return span_decoding.decode_answers(
+        return decode_answers(
             self.examples,
             self.windows,
             starts,
@@ -381,7 +407,7 @@ class Answerer:
 
     def _logits(self, model: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Logits of starts and of ends, float32 [N, L]."""
-        from bert_tf.training import resolve_jit_compile
+        from bert_tf.training.trainer import resolve_jit_compile
 
         values = self.values
         predict = functools.partial(
@@ -397,7 +423,7 @@ class Answerer:
         found = predict(fill=PADDING_LOGIT)
         return found["start_logits"], found["end_logits"]
 
-    def figures(self, best_spans: span_decoding.Predictions) -> dict[str, float]:
+    def figures(self, best_spans: Predictions) -> dict[str, float]:
         """Score answers; see `figures_of`."""
         values = self.values
         return figures_of(
@@ -458,7 +484,7 @@ def _job(
     # Weights depend on the dev set only where they are chosen by it.
     chosen_by = [dev.made.manifest["fingerprint"]] if dev is not None and values.do_eval else []
     return Job(
-        task=tasks.TrainedTask(
+        task=TrainedTask(
             "span",
             max_seq_length=values.max_seq_length,
             has_pairs=True,
@@ -487,7 +513,7 @@ def _answer(values: flags.FlagValues, answerer: Answerer, model: Any, step: int 
     best_spans = answerer.best_spans(model, batch_size=batch_size)
     if values.do_predict:
         predictions = with_threshold(best_spans, values.null_score_diff_threshold)
-        for path in span_decoding.write_predictions(predictions, folder):
+        for path in write_predictions(predictions, folder):
             print(f"wrote {path}")
     if not values.do_eval:
         return

@@ -25,18 +25,36 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np  # noqa: E402
 from absl import app, flags  # noqa: E402
 
-from bert_tf.tasks import TASKS, TrainedTask  # noqa: E402
+from bert_tf.tasks.table import (  # noqa: E402
+    TASKS,
+    TrainedTask,
+)
 from data_prep import create_finetuning_data  # noqa: E402
-from experiments import finetuning_flags, task_splits, training_flags  # noqa: E402
-from experiments.exits import exit_on_error  # noqa: E402
-from experiments.finetuning import Job, train_all  # noqa: E402
-from experiments.finetuning_results import (  # noqa: E402
+from experiments.command_line import training_flags  # noqa: E402
+from experiments.command_line.exit_status import exit_on_error  # noqa: E402
+from experiments.finetuning import flags as finetuning_flags  # noqa: E402
+from experiments.finetuning.initial_model import (  # noqa: E402
+    load_trained,
+    starting_point,
+)
+from experiments.finetuning.results import (  # noqa: E402
     print_table,
     report_runs,
     with_step,
     write_results,
 )
-from experiments.starting_point import load_trained, starting_point  # noqa: E402
+from experiments.finetuning.runs import (  # noqa: E402
+    Job,
+    train_all,
+)
+from experiments.finetuning.splits import (  # noqa: E402
+    Data,
+    Evaluator,
+    leave_out,
+    make_records,
+    predict,
+    probabilities_of,
+)
 
 FLAGS = flags.FLAGS
 TASK = TASKS["swag"]
@@ -67,9 +85,9 @@ def run(values: flags.FlagValues) -> None:
     task, sources = create_finetuning_data.file_sources(values, TASK)
     print(f"{task.num_choices} choices")
     with training_flags.chief_first(values):
-        data = task_splits.make_records(task, sources, values, start)
+        data = make_records(task, sources, values, start)
     vocab_size = start.config.vocab_size
-    evaluator = task_splits.Evaluator(data, values, vocab_size) if values.do_eval else None
+    evaluator = Evaluator(data, values, vocab_size) if values.do_eval else None
     if values.do_train:
         job = Job(
             task=TrainedTask(task.kind, values.max_seq_length, has_pairs=True),
@@ -97,14 +115,12 @@ def run(values: flags.FlagValues) -> None:
         print_table(rows)
     if values.do_predict:
         records = data.records("test", vocab_size)
-        logits = task_splits.predict(records, model, values, batch_size=values.predict_batch_size)
+        logits = predict(records, model, values, batch_size=values.predict_batch_size)
         print(f"wrote {write_predictions(data, logits, values)}")
     print(f"{folder}: {time.time() - began:.0f} s in all")
 
 
-def write_predictions(
-    data: task_splits.Data, logits: np.ndarray, values: flags.FlagValues
-) -> pathlib.Path:
+def write_predictions(data: Data, logits: np.ndarray, values: flags.FlagValues) -> pathlib.Path:
     """Write predictions.csv: of each example its id, the choice from 0, and all probabilities.
 
     Args:
@@ -113,10 +129,8 @@ def write_predictions(
         values: flags.
     """
     path = pathlib.Path(values.output_dir) / "predictions.csv"
-    probabilities = task_splits.probabilities_of(data.task.kind, logits)
-    examples = data.sources["test"].read(
-        task_splits.leave_out if values.skip_bad_examples else None, None
-    )
+    probabilities = probabilities_of(data.task.kind, logits)
+    examples = data.sources["test"].read(leave_out if values.skip_bad_examples else None, None)
     with open(path, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         endings = (f"probability of ending{i}" for i in range(logits.shape[1]))

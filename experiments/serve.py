@@ -94,12 +94,12 @@ async def serve(
     # starlette with uvicorn: the reference pair of ASGI, small, and it shares gRPC's event loop.
     import uvicorn
 
-    from experiments.serving_batching import Batcher, BatchingOptions
-    from experiments.serving_core import ServingCore
-    from experiments.serving_grpc import grpc_server
-    from experiments.serving_http import http_app
-    from experiments.serving_metrics import ServingMetrics
-    from experiments.serving_models import ModelManager, ModelSource
+    from experiments.model_server.batching import Batcher, BatchingOptions
+    from experiments.model_server.core import ServingCore
+    from experiments.model_server.grpc import grpc_server
+    from experiments.model_server.http import http_app
+    from experiments.model_server.metrics import ServingMetrics
+    from experiments.model_server.models import ModelManager, ModelSource
 
     class WebServer(uvicorn.Server):
         @contextlib.contextmanager

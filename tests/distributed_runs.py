@@ -54,9 +54,9 @@ def make_trainer(case: Case, folder: pathlib.Path, strategy=None):
 
     import keras
 
-    from bert_tf import training
-    from bert_tf.heads import bert_pretrainer
-    from bert_tf.optimization import create_optimizer
+    from bert_tf.models.task_models import bert_pretrainer
+    from bert_tf.training.optimizers import create_optimizer
+    from bert_tf.training.trainer import PretrainingObjective, Trainer
     from tests import synthetic_records as synthetic
 
     keras.utils.set_random_seed(3)
@@ -78,10 +78,10 @@ def make_trainer(case: Case, folder: pathlib.Path, strategy=None):
             optimizer = keras.optimizers.LossScaleOptimizer(
                 optimizer, initial_scale=case.initial_scale
             )
-    return training.Trainer(
+    return Trainer(
         model,
         optimizer,
-        training.PretrainingObjective(),
+        PretrainingObjective(),
         folder,
         jit_compile=case.jit_compile,
         log_steps=1,
@@ -97,7 +97,7 @@ def make_trainer(case: Case, folder: pathlib.Path, strategy=None):
 def dataset_of(case: Case, records: str, step: int = 0, is_training: bool = True):
     import tensorflow as tf
 
-    from bert_tf.input_pipeline import pretraining_dataset
+    from bert_tf.input_pipeline.pretraining import pretraining_dataset
     from tests.synthetic_records import LENGTH, PREDICTIONS
 
     dataset = pretraining_dataset(
@@ -135,7 +135,7 @@ def run(case: Case, records: str, folder: pathlib.Path, strategy=None):
 
 def fit(case: Case, records: str, folder: pathlib.Path, strategy):
     """As `run`, with `keras.Model.fit`; returns the weights."""
-    from bert_tf.heads import pretraining_compile_arguments
+    from bert_tf.models.task_models import pretraining_compile_arguments
     from tests import synthetic_records as synthetic
 
     trainer = make_trainer(case, folder, strategy)
@@ -151,14 +151,14 @@ def fit(case: Case, records: str, folder: pathlib.Path, strategy):
 
 def result_of(trainer, case: Case, records: str) -> dict[str, np.ndarray]:
     """Log of the steps, weights of the model and figures of an evaluation."""
-    from bert_tf import training_log
+    from bert_tf.training.log import METRICS_NAME, read_metrics
 
     found = {f"weight/{v.path}": v.numpy() for v in trainer.model.weights}
     figures = {}
     if case.evaluate:
         figures = trainer.evaluate(dataset_of(case, records, is_training=False))
     if trainer.is_chief:
-        lines = training_log.read_metrics(trainer.output_dir / training_log.METRICS_NAME)
+        lines = read_metrics(trainer.output_dir / METRICS_NAME)
         for name in ("loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "learning_rate"):
             found[f"log/{name}"] = np.array([line[name] for line in lines])
         found["skipped"] = np.array(trainer.skipped_steps)
@@ -168,7 +168,7 @@ def result_of(trainer, case: Case, records: str) -> dict[str, np.ndarray]:
 def main(settings: dict) -> None:
     import tensorflow as tf
 
-    from bert_tf import distribution
+    from bert_tf.training import distribution
 
     replicas = settings["replicas"] if settings["strategy"] == "mirrored" else None
     strategy = distribution.create_strategy(

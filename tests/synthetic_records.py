@@ -5,7 +5,12 @@ import pathlib
 
 import numpy as np
 
-from bert_tf import records
+from bert_tf.records.files import (
+    RecordWriter,
+    encode_examples,
+    pretraining_features,
+    unmasked_pretraining_features,
+)
 
 LENGTH, PREDICTIONS, VOCAB_SIZE = 31, 5, 97
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -44,13 +49,13 @@ def make_arrays(count: int, seed: int, masked: bool = True) -> dict[str, np.ndar
 def write(path: pathlib.Path, count: int, seed: int, masked: bool = True) -> str:
     """Writes `count` examples; gzip where the name ends in .gz."""
     features = (
-        records.pretraining_features(LENGTH, PREDICTIONS)
+        pretraining_features(LENGTH, PREDICTIONS)
         if masked
-        else records.unmasked_pretraining_features(LENGTH)
+        else unmasked_pretraining_features(LENGTH)
     )
     compression = "gzip" if path.suffix == ".gz" else None
-    with records.RecordWriter(path, compression) as writer:
-        for example in records.encode_examples(features, make_arrays(count, seed, masked)):
+    with RecordWriter(path, compression) as writer:
+        for example in encode_examples(features, make_arrays(count, seed, masked)):
             writer.write(example)
     return str(path)
 

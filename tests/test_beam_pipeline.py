@@ -13,17 +13,17 @@ import time
 import pytest
 from absl import flags
 
-from bert_tf import records
+from bert_tf.records.files import scan_records
 from data_prep import create_pretraining_data as script
-from data_prep import pretraining_pipeline, token_store
-from data_prep.pretraining_pipeline import Options
+from data_prep.pretraining import local_runner, token_store
+from data_prep.pretraining.local_runner import Options
 
 pytest.importorskip("apache_beam", reason="Apache Beam is not installed: pip install '.[beam]'")
 
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.localfilesystem import LocalFileSystem
 
-from data_prep import beam_pipeline
+from data_prep.pretraining import beam_runner
 
 pytestmark = [
     pytest.mark.beam,
@@ -41,13 +41,13 @@ VOCABULARY = GOLDEN / "tiny_vocab_uncased.txt"
 def small_steps(monkeypatch):
     """Many pieces, bundles, blocks, files of pairs and chunks from little text."""
     monkeypatch.setattr(token_store, "PIECE_BYTES", 601)
-    monkeypatch.setattr(beam_pipeline, "PIECE_BYTES", 397)
-    monkeypatch.setattr(beam_pipeline, "BUNDLE_PIECES", 2)
-    monkeypatch.setattr(pretraining_pipeline, "BLOCK_SENTENCES", 41)
-    monkeypatch.setattr(pretraining_pipeline, "LOCKSTEP_DOCUMENTS", 31)
-    monkeypatch.setattr(pretraining_pipeline, "SHUFFLED_PAIRS", 19)
-    monkeypatch.setattr(pretraining_pipeline, "CHUNK_INSTANCES", 29)
-    monkeypatch.setattr(pretraining_pipeline, "BATCH_TOKENS", 47 * 13)
+    monkeypatch.setattr(beam_runner, "PIECE_BYTES", 397)
+    monkeypatch.setattr(beam_runner, "BUNDLE_PIECES", 2)
+    monkeypatch.setattr(local_runner, "BLOCK_SENTENCES", 41)
+    monkeypatch.setattr(local_runner, "LOCKSTEP_DOCUMENTS", 31)
+    monkeypatch.setattr(local_runner, "SHUFFLED_PAIRS", 19)
+    monkeypatch.setattr(local_runner, "CHUNK_INSTANCES", 29)
+    monkeypatch.setattr(local_runner, "BATCH_TOKENS", 47 * 13)
 
 
 def options_of(folder, **changes):
@@ -97,9 +97,9 @@ def test_records_and_manifest_are_the_local_ones(tmp_path, small_steps, changes)
             **changes,
         )
         if name == "local":
-            pretraining_pipeline.create_pretraining_data(options, 1, show_progress=False)
+            local_runner.create_pretraining_data(options, 1, show_progress=False)
         else:
-            beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
+            beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
         made.append(files_of(folder))
     assert made[0] == made[1]
     assert len(made[0][0]) == 3 and made[0][1]["0.manifest.json"]["counts"]["instances"] > 29
@@ -107,9 +107,9 @@ def test_records_and_manifest_are_the_local_ones(tmp_path, small_steps, changes)
 
 def test_manifest_tells_the_files_apart(tmp_path, small_steps):
     options = options_of(tmp_path)
-    manifest = pretraining_pipeline.create_pretraining_data(options, 1, show_progress=False)
+    manifest = local_runner.create_pretraining_data(options, 1, show_progress=False)
     assert manifest["file_bytes"] == [os.path.getsize(path) for path in options.output_files]
-    assert manifest["file_instances"] == [records.scan_records(p) for p in options.output_files]
+    assert manifest["file_instances"] == [scan_records(p) for p in options.output_files]
 
 
 class MappedFileSystem(LocalFileSystem):
@@ -170,9 +170,9 @@ def test_text_and_records_may_lie_on_other_file_systems(tmp_path, small_steps, m
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "0.tfrecord").write_bytes(b"of an earlier run")
     options = options_of("mapped://out", input_files=inputs)
-    beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
+    beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
     local = options_of(tmp_path / "local", input_files=tuple(map(MappedFileSystem.here, inputs)))
-    pretraining_pipeline.create_pretraining_data(local, 1, show_progress=False)
+    local_runner.create_pretraining_data(local, 1, show_progress=False)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "local")
 
 
@@ -181,22 +181,22 @@ def test_bad_text_is_one_line_and_leaves_nothing(tmp_path, small_steps):
     text.write_bytes(b"one\n\ntwo\nthr\xe9e\nfour\n")
     options = options_of(tmp_path / "out", input_files=(str(text),))
     with pytest.raises(ValueError, match=r"^[^\n]*text.txt, line 4: not UTF-8[^\n]*$"):
-        beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
+        beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
     assert not list((tmp_path / "out").iterdir())
     text.write_bytes(b"\n \n")
     with pytest.raises(ValueError, match="text.txt: no documents"):
-        beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
+        beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
     with pytest.raises(ValueError, match="compatible: .* drop runner"):
         options = options_of(tmp_path, compatible=True)
-        beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
+        beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
 
 
 @pytest.mark.slow
 def test_a_failed_job_leaves_no_output_and_is_continued(tmp_path, small_steps, monkeypatch):
     """Fails within each job in turn, where a file is to get its name."""
-    pretraining_pipeline.create_pretraining_data(options_of(tmp_path / "a"), 1, False)
+    local_runner.create_pretraining_data(options_of(tmp_path / "a"), 1, False)
     options = options_of(tmp_path / "b")
-    rename = beam_pipeline._rename
+    rename = beam_runner._rename
     left = ["tokens-000001-0000000", "block-000001.json", "chunk-0000002", "output-00001.npz"]
 
     def failing(source, target):
@@ -205,13 +205,13 @@ def test_a_failed_job_leaves_no_output_and_is_continued(tmp_path, small_steps, m
         rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(beam_pipeline, "_rename", failing)
+        patch.setattr(beam_runner, "_rename", failing)
         while left[1:]:
             with pytest.raises(RuntimeError, match="the job of .* failed: .*the disk is full"):
-                beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
+                beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
             assert [path.name[:7] for path in (tmp_path / "b").iterdir()] == ["0.work-"]
             del left[0]
-    beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
+    beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
     assert files_of(tmp_path / "b") == files_of(tmp_path / "a")
 
 
@@ -227,11 +227,11 @@ LOST = {
 )
 def test_what_a_runner_loses_is_missed(tmp_path, small_steps, monkeypatch, step):
     """The last element that a step gives goes nowhere."""
-    function = getattr(beam_pipeline, step)
-    monkeypatch.setattr(beam_pipeline, step, lambda *given: iter(list(function(*given))[:-1]))
+    function = getattr(beam_runner, step)
+    monkeypatch.setattr(beam_runner, step, lambda *given: iter(list(function(*given))[:-1]))
     options = options_of(tmp_path / "out", dupe_factor=1)
     with pytest.raises(RuntimeError, match=f"{LOST[step]}"):
-        beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
+        beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
     assert [path.name[:7] for path in (tmp_path / "out").iterdir()] == ["0.work-"]
 
 
@@ -243,8 +243,8 @@ def test_more_files_than_records(tmp_path):
         input_files=(str(text),),
         output_files=tuple(f"{tmp_path}/out/{i}" for i in range(17)),
     )
-    manifest = beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
-    counts = [records.scan_records(path) for path in options.output_files]
+    manifest = beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
+    counts = [scan_records(path) for path in options.output_files]
     assert counts == manifest["file_instances"] and counts[0] == 1 and counts[-1] == 0
     assert manifest["file_bytes"] == [os.path.getsize(path) for path in options.output_files]
 
@@ -259,12 +259,12 @@ def _arguments(line):
 def test_flags_of_the_runner_pass_through():
     left = _arguments(["--runner=FlinkRunner", "--flink_master=h:1", "--max_num_workers=3"])
     assert left == ["--flink_master=h:1", "--max_num_workers=3"]
-    assert beam_pipeline._pipeline_arguments("FlinkRunner", 5, left) == [
+    assert beam_runner._pipeline_arguments("FlinkRunner", 5, left) == [
         "--runner=FlinkRunner",
         "--num_workers=5",
         *left,
     ]
-    direct = beam_pipeline._pipeline_arguments("DirectRunner", 2, [])
+    direct = beam_runner._pipeline_arguments("DirectRunner", 2, [])
     assert direct[1:3] == ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     assert "PrismRunner" not in direct[0]  # which would be downloaded
     with pytest.raises(ValueError, match="dup_factor: unknown flag; did you mean dupe_factor?"):
@@ -283,7 +283,7 @@ def longer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("longer")
     text = folder / "text.txt"
     text.write_bytes((GOLDEN / "tiny_1.txt").read_bytes() * 1201)
-    outputs = pretraining_pipeline.shard_names(str(folder / "x.tfrecord"), 3)
+    outputs = local_runner.shard_names(str(folder / "x.tfrecord"), 3)
     options = options_of(
         folder,
         input_files=(str(text),),
@@ -292,7 +292,7 @@ def longer(tmp_path_factory):
         max_seq_length=128,
         max_predictions_per_seq=20,
     )
-    pretraining_pipeline.create_pretraining_data(options, 1, show_progress=False)
+    local_runner.create_pretraining_data(options, 1, show_progress=False)
     command = [sys.executable, "data_prep/create_pretraining_data.py", f"--input_file={text}"]
     command += [f"--vocab_file={VOCABULARY}", "--num_shards=3", "--dupe_factor=2"]
     command += ["--runner=DirectRunner", "--num_workers=2"]
@@ -398,9 +398,9 @@ def test_real_text_gives_the_same_records(tmp_path, shared_data):
             max_predictions_per_seq=20,
         )
         if name == "local":
-            pretraining_pipeline.create_pretraining_data(options, 1, show_progress=False)
+            local_runner.create_pretraining_data(options, 1, show_progress=False)
         else:
-            beam_pipeline.create_pretraining_data(options, "DirectRunner", 1, (), False)
+            beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
         made.append(files_of(folder))
     assert made[0] == made[1]
     counts = made[0][1]["0.manifest.json"]["counts"]

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from bert_tf.bilstm import FEATURE_CHOICES, ScalarMix, bilstm_tagger
-from bert_tf.checkpoint_formats import to_numpy
+from bert_tf.models.bilstm_tagger import FEATURE_CHOICES, ScalarMix, bilstm_tagger
+from bert_tf.weights.checkpoint import to_numpy
 
 LABELS, SIZE, MIXED, UNITS = 5, 7, 3, 11
 

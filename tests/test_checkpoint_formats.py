@@ -14,12 +14,14 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from bert_tf import checkpoint_formats, checkpoint_writers, checkpoints, weight_names
-from bert_tf.checkpoint_formats import locate, open_checkpoint
-from bert_tf.heads import HEADS
-from bert_tf.tensor_bundle import write_tensors
-from bert_tf.tensor_files import CorruptCheckpointError
-from bert_tf.tokenization import FullTokenizer
+from bert_tf.models.task_models import HEADS
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights.checkpoint import locate, open_checkpoint, read_json, weights_by_name
+from bert_tf.weights.layouts import HF, KERAS_HUB, OURS, TF1
+from bert_tf.weights.load import load_bert, load_checkpoint
+from bert_tf.weights.save import save_hf, save_keras, save_keras_hub, save_model_directory, save_tf1
+from bert_tf.weights.tensor_bundle import write_tensors
+from bert_tf.weights.tensor_files import CorruptCheckpointError
 from tests import synthetic_records as synthetic
 
 REFUSALS = (CorruptCheckpointError, ValueError)
@@ -29,9 +31,7 @@ DATA = "data-00000-of-00001"
 
 
 def values(model):
-    return {
-        name: weight.numpy() for name, weight in checkpoint_formats.weights_by_name(model).items()
-    }
+    return {name: weight.numpy() for name, weight in weights_by_name(model).items()}
 
 
 def assert_same(first, second):
@@ -60,10 +60,10 @@ def tokenizer(tmp_path_factory):
 def library(encoder, tokenizer, tmp_path_factory):
     """A folder with the same encoder in every format."""
     folder = tmp_path_factory.mktemp("library")
-    checkpoint_writers.save_model_directory(folder / "tf", encoder, tokenizer.vocab_file)
-    checkpoint_writers.save_hf(folder / "hf", encoder, tokenizer)
-    checkpoint_writers.save_keras(folder / "keras" / "model.keras", encoder, tokenizer)
-    checkpoint_writers.save_keras(folder / "h5" / "model.weights.h5", encoder, tokenizer)
+    save_model_directory(folder / "tf", encoder, tokenizer.vocab_file)
+    save_hf(folder / "hf", encoder, tokenizer)
+    save_keras(folder / "keras" / "model.keras", encoder, tokenizer)
+    save_keras(folder / "h5" / "model.weights.h5", encoder, tokenizer)
     return folder
 
 
@@ -113,7 +113,7 @@ def test_of_several_formats_in_a_folder_the_first_in_order_counts(folder, encode
     keras_hub = pytest.importorskip("keras_hub")
     assert keras_hub.models
     both = folder / "all"
-    checkpoint_writers.save_keras_hub(both, encoder)
+    save_keras_hub(both, encoder)
     preset_config = (both / "config.json").read_bytes()
     shutil.copy(folder / "keras" / "model.keras", both)
     (both / "pytorch_model.bin").write_bytes(b"\x80\x02.")
@@ -122,7 +122,7 @@ def test_of_several_formats_in_a_folder_the_first_in_order_counts(folder, encode
         write_tensors(both / f"model.ckpt-{step}", {"a": np.zeros(3, np.float32)})
     shutil.copy(folder / "hf" / "model.safetensors", both)
     (both / "model.safetensors.index.json").write_text('{"weight_map": {}}')
-    checkpoint_writers.save_tf1(encoder, both / "bert_model.ckpt")
+    save_tf1(encoder, both / "bert_model.ckpt")
 
     def found():
         located = locate(both)
@@ -232,7 +232,7 @@ def test_a_pointer_of_git_lfs_is_told_from_damage(name, folder):
 def test_a_pointer_in_place_of_a_tokenizer_is_told(tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(POINTER)
     with pytest.raises(CorruptCheckpointError, match="tokenizer.json: a pointer of git-lfs"):
-        checkpoint_formats.read_json(tmp_path / "tokenizer.json")
+        read_json(tmp_path / "tokenizer.json")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_the_content_of_a_file_counts_and_not_its_name(folder):
         open_checkpoint(folder / "h5")
     named = folder / "hf" / "model.bin"
     os.rename(folder / "hf" / "model.safetensors", named)
-    assert open_checkpoint(named).layout is weight_names.HF
+    assert open_checkpoint(named).layout is HF
 
 
 @pytest.mark.parametrize("name", ["model", "model.weights.h5", "model.safetensors"])
@@ -307,7 +307,7 @@ def test_a_keras_file_of_another_name_is_opened_or_refused_by_name(folder, name)
     os.rename(folder / "keras" / "model.keras", path)
     assert locate(path).format == "keras"
     try:
-        assert open_checkpoint(path).layout is weight_names.OURS
+        assert open_checkpoint(path).layout is OURS
     except REFUSALS as error:
         assert str(path) in str(error)
 
@@ -318,10 +318,10 @@ def test_a_keras_file_of_another_name_is_opened_or_refused_by_name(folder, name)
 @pytest.mark.parametrize(
     ("name", "layout", "has_model"),
     [
-        ("tf", weight_names.TF1, False),
-        ("hf", weight_names.HF, False),
-        ("keras", weight_names.OURS, True),
-        ("h5", weight_names.OURS, True),
+        ("tf", TF1, False),
+        ("hf", HF, False),
+        ("keras", OURS, True),
+        ("h5", OURS, True),
     ],
 )
 def test_every_format_opens_with_its_layout_and_configuration(
@@ -378,12 +378,12 @@ def test_a_truncated_tensorflow_checkpoint_is_called_damaged(folder, part, encod
     for size in (0, 1, 47, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
         with pytest.raises(CorruptCheckpointError, match="bert_model.ckpt: cannot read"):
-            checkpoints.load_checkpoint(model, folder / "tf")
+            load_checkpoint(model, folder / "tf")
     assert_same(values(model), before)
     with pytest.raises(CorruptCheckpointError, match="bert_model.ckpt: cannot read"):
-        checkpoints.load_bert(folder / "tf")
+        load_bert(folder / "tf")
     path.write_bytes(content)
-    checkpoints.load_checkpoint(model, folder / "tf")
+    load_checkpoint(model, folder / "tf")
     assert_same(values(model), values(encoder))
 
 
@@ -395,32 +395,32 @@ def test_a_flipped_bit_in_the_last_tensor_changes_no_weight(folder, config):
     model = HEADS["encoder"].make(config)
     before = values(model)
     with pytest.raises(CorruptCheckpointError, match="cannot read"):
-        checkpoints.load_checkpoint(model, folder / "tf")
+        load_checkpoint(model, folder / "tf")
     assert_same(values(model), before)
 
 
 def test_a_missing_data_file_is_called_damage(folder, config):
     (folder / "tf" / f"bert_model.ckpt.{DATA}").unlink()
     with pytest.raises(CorruptCheckpointError, match="bert_model.ckpt: cannot read"):
-        checkpoints.load_checkpoint(HEADS["encoder"].make(config), folder / "tf")
+        load_checkpoint(HEADS["encoder"].make(config), folder / "tf")
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a[", "b*", "c?", "d\\e", "{f,g}"])
 def test_a_path_that_looks_like_a_pattern_is_a_name(name, folder, config, encoder):
     os.rename(folder / "tf", folder / name)
     model = HEADS["encoder"].make(config)
-    checkpoints.load_checkpoint(model, folder / name)
+    load_checkpoint(model, folder / name)
     assert_same(values(model), values(encoder))
     path = folder / name / f"bert_model.ckpt.{DATA}"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptCheckpointError, match="cannot read") as error:
-        checkpoints.load_checkpoint(model, folder / name)
+        load_checkpoint(model, folder / name)
     # Where TensorFlow is given another name, that is gone by now, and says nothing to anyone.
     paths = re.findall(r"/\S*model\.ckpt", str(error.value))
     assert set(paths) == {str(folder / name / "bert_model.ckpt")}
     path.unlink()
     with pytest.raises(CorruptCheckpointError, match=re.escape(str(folder / name))):
-        checkpoints.load_checkpoint(model, folder / name)
+        load_checkpoint(model, folder / name)
 
 
 def test_an_object_checkpoint_of_another_model_is_refused(tmp_path, config):
@@ -604,7 +604,7 @@ def test_weights_that_are_claimed_and_not_there_are_damage(name, shape, options,
 
 def test_a_head_of_more_labels_than_the_file_holds_is_damage(config, tmp_path):
     path = tmp_path / "model.weights.h5"
-    checkpoint_writers.save_keras(path, HEADS["classification"].make(config, num_labels=3))
+    save_keras(path, HEADS["classification"].make(config, num_labels=3))
     with h5py.File(path, "a") as file:
         put(file, "layers/classification_head/vars/1", (10**12,), "f4", chunks=(101,))
     with pytest.raises(CorruptCheckpointError, match="vars/1 has shape .1000000000000,., but"):
@@ -735,7 +735,7 @@ def test_keras_weights_of_another_configuration_are_refused(folder, changes):
 
 def test_keras_weights_of_more_layers_than_the_configuration_has_are_refused(tmp_path):
     encoder = HEADS["encoder"].make(synthetic.small_config(num_hidden_layers=3))
-    checkpoint_writers.save_keras(tmp_path / "model.weights.h5", encoder)
+    save_keras(tmp_path / "model.weights.h5", encoder)
     config = synthetic.small_config(num_hidden_layers=2)
     (tmp_path / "bert_config.json").write_text(config.to_json_string())
     with pytest.raises(ValueError, match="model.weights.h5"):
@@ -744,7 +744,7 @@ def test_keras_weights_of_more_layers_than_the_configuration_has_are_refused(tmp
 
 def test_keras_weights_whose_head_is_incomplete_are_refused(tmp_path, config):
     path = tmp_path / "model.weights.h5"
-    checkpoint_writers.save_keras(path, HEADS["classification"].make(config, num_labels=3))
+    save_keras(path, HEADS["classification"].make(config, num_labels=3))
     with h5py.File(path, "a") as file:
         del file["layers/classification_head/vars/1"]
     with pytest.raises(REFUSALS, match=re.escape(str(path))):
@@ -774,7 +774,7 @@ def test_the_same_weight_under_two_names_is_refused_by_name(folder):
 @pytest.fixture
 def preset(encoder, tokenizer, tmp_path):
     pytest.importorskip("keras_hub")
-    checkpoint_writers.save_keras_hub(tmp_path / "preset", encoder, tokenizer)
+    save_keras_hub(tmp_path / "preset", encoder, tokenizer)
     return tmp_path / "preset"
 
 
@@ -784,7 +784,7 @@ def test_a_preset_is_found_by_its_folder_and_its_weights(preset, config):
         assert (found.format, found.path) == ("keras_hub", str(preset))
         assert found.vocab_file == str(preset / "assets" / "tokenizer" / "vocabulary.txt")
     checkpoint = open_checkpoint(preset)
-    assert checkpoint.layout is weight_names.KERAS_HUB and checkpoint.config == config
+    assert checkpoint.layout is KERAS_HUB and checkpoint.config == config
 
 
 def test_a_preset_of_another_class_is_refused(preset):
@@ -829,7 +829,7 @@ def test_a_truncated_preset_is_called_damaged(preset):
 def test_a_preset_whose_configuration_does_not_fit_its_weights_is_refused(layers, tmp_path):
     pytest.importorskip("keras_hub")
     encoder = HEADS["encoder"].make(synthetic.small_config(num_hidden_layers=2))
-    checkpoint_writers.save_keras_hub(tmp_path, encoder)
+    save_keras_hub(tmp_path, encoder)
     values = json.loads((tmp_path / "config.json").read_text())
     values["config"]["num_layers"] = layers
     (tmp_path / "config.json").write_text(json.dumps(values))
@@ -845,7 +845,7 @@ def test_a_compiled_and_trained_model_is_read_without_its_optimizer(tmp_path):
     inputs = {"input_ids": ids, "input_mask": ids, "segment_ids": ids * 0}
     model.fit(inputs, np.ones((2, 3)), verbose=0)
     model.save(tmp_path / "model.keras")
-    checkpoint = checkpoint_formats.open_checkpoint(tmp_path / "model.keras")
-    for name, weight in checkpoint_formats.weights_by_name(model).items():
-        found = checkpoint_formats.weights_by_name(checkpoint.model)[name]
+    checkpoint = open_checkpoint(tmp_path / "model.keras")
+    for name, weight in weights_by_name(model).items():
+        found = weights_by_name(checkpoint.model)[name]
         np.testing.assert_array_equal(found.numpy(), weight.numpy(), err_msg=name)

@@ -13,11 +13,22 @@ import safetensors
 import safetensors.numpy
 import tensorflow as tf
 
-from bert_tf import checkpoint_formats, checkpoint_writers, checkpoints, tensor_files, weight_names
 from bert_tf.config import ACTIVATIONS, BertConfig
-from bert_tf.heads import HEADS
-from bert_tf.tensor_bundle import read_tensors
-from bert_tf.tokenization import FullTokenizer
+from bert_tf.models.task_models import HEADS
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights import tensor_files
+from bert_tf.weights.checkpoint import locate, weights_by_name
+from bert_tf.weights.layouts import KERAS_HUB
+from bert_tf.weights.load import load_bert, load_checkpoint, load_model
+from bert_tf.weights.save import (
+    save_hf,
+    save_keras,
+    save_keras_hub,
+    save_model_directory,
+    save_tf1,
+    to_keras_hub,
+)
+from bert_tf.weights.tensor_bundle import read_tensors
 from tests import synthetic_records as synthetic
 
 # Keras of itself reads its variables in a way that NumPy is about to give up.
@@ -42,9 +53,7 @@ def make(kind, config=SMALL, seed=3, **arguments):
 
 
 def values(model):
-    return {
-        name: weight.numpy() for name, weight in checkpoint_formats.weights_by_name(model).items()
-    }
+    return {name: weight.numpy() for name, weight in weights_by_name(model).items()}
 
 
 def assert_same(first, second):
@@ -75,12 +84,12 @@ def tokenizer(vocab_file):
 def save(form, folder, model, tokenizer=None, labels=None):
     if form == "tf":
         vocab_file = tokenizer.vocab_file if tokenizer else None
-        return checkpoint_writers.save_model_directory(folder, model, vocab_file, labels)
+        return save_model_directory(folder, model, vocab_file, labels)
     if form == "hf":
-        return checkpoint_writers.save_hf(folder, model, tokenizer, labels)
+        return save_hf(folder, model, tokenizer, labels)
     if form == "hub":
-        return checkpoint_writers.save_keras_hub(folder, model, tokenizer)
-    return checkpoint_writers.save_keras(folder / f"model{form}", model, tokenizer, labels)
+        return save_keras_hub(folder, model, tokenizer)
+    return save_keras(folder / f"model{form}", model, tokenizer, labels)
 
 
 FORMS = ["tf", "hf", ".keras", ".weights.h5"]
@@ -124,7 +133,7 @@ def test_what_is_written_is_read_back_to_the_bit(models, kind, form, tmp_path):
     skipped = save(form, tmp_path, model)
     left_out = POOLER if form == "hf" and kind in ("span", "token_classification") else set()
     assert set(skipped or ()) == left_out
-    found = checkpoints.load_model(tmp_path)
+    found = load_model(tmp_path)
     assert found.kind == kind and found.config == SMALL
     assert set(found.transfer.missing) == left_out
     expected, got = values(model), values(found.model)
@@ -176,7 +185,7 @@ def test_the_file_of_keras_is_read_by_keras(models, tmp_path):
 def test_a_model_in_mixed_precision_is_written_in_full(form, tmp_path):
     model = make("classification", dtype="mixed_bfloat16")
     save(form, tmp_path, model)
-    found = checkpoints.load_model(tmp_path)
+    found = load_model(tmp_path)
     assert_same(values(found.model), values(model))
     if form != ".keras":  # which holds the model with its types
         assert found.model.dtype_policy.name == "float32"
@@ -185,7 +194,7 @@ def test_a_model_in_mixed_precision_is_written_in_full(form, tmp_path):
 def test_what_was_read_is_written_with_the_same_bytes(models, tokenizer, tmp_path):
     for form, file in (("hf", "model.safetensors"), ("tf", "bert_model.ckpt.data-00000-of-00001")):
         save(form, tmp_path / form, models["classification"], tokenizer, ["x", "y", "z"])
-        found = checkpoints.load_model(tmp_path / form)
+        found = load_model(tmp_path / form)
         save(form, tmp_path / f"{form} again", found.model, found.tokenizer, found.labels)
         again = {path.name: path.read_bytes() for path in (tmp_path / f"{form} again").iterdir()}
         assert again == {path.name: path.read_bytes() for path in (tmp_path / form).iterdir()}
@@ -213,11 +222,11 @@ def test_a_vocabulary_may_lie_where_it_is_written(models, vocab_file, tmp_path):
 @pytest.mark.parametrize("form", ["tf", "hf", ".weights.h5"])
 def test_labels_of_a_model_before_do_not_become_those_of_another(models, form, tmp_path):
     save(form, tmp_path, models["classification"], labels=["x", "y", "z"])
-    assert checkpoints.load_model(tmp_path).labels == ("x", "y", "z")
+    assert load_model(tmp_path).labels == ("x", "y", "z")
     save(form, tmp_path, make("classification", num_labels=3, seed=23))
-    assert checkpoints.load_model(tmp_path).labels in (None, ("LABEL_0", "LABEL_1", "LABEL_2"))
+    assert load_model(tmp_path).labels in (None, ("LABEL_0", "LABEL_1", "LABEL_2"))
     save(form, tmp_path, make("classification", num_labels=2, seed=23))
-    assert checkpoints.load_model(tmp_path).labels in (None, ("LABEL_0", "LABEL_1"))
+    assert load_model(tmp_path).labels in (None, ("LABEL_0", "LABEL_1"))
 
 
 # --- config.json of transformers ------------------------------------------------------------------
@@ -302,7 +311,7 @@ def test_labels_of_a_model_without_labels_are_refused(models, tmp_path):
 @pytest.mark.parametrize("name", ["model", "model.h5", "model.weights", "model.keras.zip", "x.tf"])
 def test_other_suffixes_are_refused(models, name, tmp_path):
     with pytest.raises(ValueError, match="expected a name ending in .keras or .weights.h5"):
-        checkpoint_writers.save_keras(tmp_path / "x" / name, models["encoder"])
+        save_keras(tmp_path / "x" / name, models["encoder"])
     assert not (tmp_path / "x").exists()
 
 
@@ -342,7 +351,7 @@ def test_a_write_that_fails_leaves_no_checkpoint(models, tokenizer, form, tmp_pa
     with pytest.raises(OSError, match="disk full"):
         save(form, tmp_path, models["classification"], tokenizer, ["x", "y", "z"])
     with pytest.raises(FileNotFoundError, match="expected bert_model.ckpt.index"):
-        checkpoint_formats.locate(tmp_path)
+        locate(tmp_path)
     assert not [name for name in os.listdir(tmp_path) if "tmp" in name]
 
 
@@ -357,7 +366,7 @@ def test_a_write_that_fails_leaves_what_was_before(models, form, tmp_path, monke
     monkeypatch.undo()
     after = folder_of(tmp_path)
     assert {name: after[name] for name in before} == before
-    assert_same(values(checkpoints.load_model(tmp_path).model), weights)
+    assert_same(values(load_model(tmp_path).model), weights)
 
 
 def folder_of(folder):
@@ -394,7 +403,7 @@ def test_a_configuration_is_never_beside_the_weights_of_another(
             else:
                 break
         try:
-            widths.add(checkpoints.load_bert(tmp_path / str(stop)).config.hidden_size)
+            widths.add(load_bert(tmp_path / str(stop)).config.hidden_size)
         except FileNotFoundError:
             pass
     assert stop > 1 and widths <= {SMALL.hidden_size, 26}
@@ -412,10 +421,10 @@ def test_weights_of_other_layers_are_not_written_nor_taken_for_known(tmp_path):
     assert not (tmp_path / "x").exists()
     save(".keras", tmp_path, model)
     with pytest.raises(ValueError, match="layers that are not of this package: own/kernel"):
-        checkpoints.load_model(tmp_path)
+        load_model(tmp_path)
     with pytest.raises(ValueError, match="not in the model.*own/kernel"):
-        checkpoints.load_bert(tmp_path)
-    found = checkpoints.load_bert(tmp_path, ignore=["^own/"]).encoder
+        load_bert(tmp_path)
+    found = load_bert(tmp_path, ignore=["^own/"]).encoder
     assert_same(values(found), values(encoder))
 
 
@@ -424,32 +433,32 @@ def test_a_folder_has_the_configuration_of_one_model(models, tmp_path):
     save(".weights.h5", tmp_path, models["span"])  # the same configuration
     other = make("encoder", dataclasses.replace(SMALL, num_attention_heads=1))
     with pytest.raises(ValueError, match="model.keras, whose bert_config.json and labels.txt"):
-        checkpoint_writers.save_keras(tmp_path / "other.keras", other)
+        save_keras(tmp_path / "other.keras", other)
     assert not (tmp_path / "other.keras").exists()
 
 
 def test_the_tokenizer_before_does_not_stay(models, tokenizer, tmp_path):
     save("hf", tmp_path, models["encoder"], FullTokenizer.from_vocab(tokenizer.vocab, False))
-    assert checkpoints.load_bert(tmp_path).tokenizer.do_lower_case is False
+    assert load_bert(tmp_path).tokenizer.do_lower_case is False
     (tmp_path / "model.safetensors").unlink()
     save("tf", tmp_path, models["encoder"], tokenizer)
-    assert checkpoints.load_bert(tmp_path).tokenizer.do_lower_case is True
+    assert load_bert(tmp_path).tokenizer.do_lower_case is True
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_pooler_that_nothing_has_trained_gives_no_output(form, tmp_path):
     if form != ".weights.h5":  # which holds weights, and nothing of what they are for
         save(form, tmp_path, make("encoder", pooled_output=False))
-        assert set(checkpoints.load_bert(tmp_path).encoder.output) == {"sequence_output"}
+        assert set(load_bert(tmp_path).encoder.output) == {"sequence_output"}
     config = dataclasses.replace(SMALL, next_sentence_prediction=False)
     save(form, tmp_path, make("pretraining", config))
-    assert set(checkpoints.load_bert(tmp_path).encoder.output) == {"sequence_output"}
+    assert set(load_bert(tmp_path).encoder.output) == {"sequence_output"}
 
 
 @pytest.mark.parametrize("form", ["hf", ".keras"])
 def test_the_dropout_before_a_head_is_kept(form, tmp_path):
     save(form, tmp_path, make("classification", dropout_rate=0.37))
-    model = checkpoints.load_model(tmp_path, dtype="mixed_bfloat16").model
+    model = load_model(tmp_path, dtype="mixed_bfloat16").model
     assert model.get_layer("dropout").rate == 0.37
     assert model.get_layer("dropout").dtype_policy.name == "mixed_bfloat16"
 
@@ -463,7 +472,7 @@ class KilledError(BaseException):
 def test_what_a_killed_write_leaves_is_not_taken_for_a_checkpoint(models, form, before, tmp_path):
     if before:
         save(form, tmp_path, models["classification"])
-        whole = checkpoint_formats.locate(tmp_path)
+        whole = locate(tmp_path)
     left = []
 
     def kill(source, target):
@@ -479,10 +488,10 @@ def test_what_a_killed_write_leaves_is_not_taken_for_a_checkpoint(models, form, 
         save(form, tmp_path, models["classification"])
     assert left[0].exists()
     if before:
-        assert checkpoint_formats.locate(tmp_path) == whole
+        assert locate(tmp_path) == whole
     else:
         with pytest.raises(FileNotFoundError):
-            checkpoint_formats.locate(tmp_path)
+            locate(tmp_path)
 
 
 def test_an_unwritable_folder_is_an_error_of_the_system(models, tmp_path):
@@ -505,22 +514,22 @@ def test_a_preset_is_read_back_to_the_bit(keras_hub, models, tokenizer, tmp_path
         ours = values(models[kind])
         skipped = save("hub", tmp_path / kind, models[kind], tokenizer)
         assert set(skipped) == {name for name in ours if not name.startswith("bert/")}
-        found = checkpoints.load_bert(tmp_path / kind)
+        found = load_bert(tmp_path / kind)
         bert = {name: array for name, array in ours.items() if name.startswith("bert/")}
         assert found.config == SMALL and found.tokenizer.vocab == tokenizer.vocab
         assert_same(values(found.encoder), bert)
         backbone = keras_hub.models.BertBackbone.from_preset(str(tmp_path / kind))
-        assert_same(values(checkpoints.load_bert(backbone).encoder), bert)
+        assert_same(values(load_bert(backbone).encoder), bert)
     vocab = (tmp_path / "encoder" / "assets" / "tokenizer" / "vocabulary.txt").read_text()
     assert vocab.splitlines() == list(synthetic.VOCAB)
 
 
 def test_a_backbone_has_every_weight_of_the_encoder_and_no_other(keras_hub, models):
-    backbone = checkpoint_writers.to_keras_hub(models["pretraining"])
+    backbone = to_keras_hub(models["pretraining"])
     assert isinstance(backbone, keras_hub.models.BertBackbone)
     ours = values(models["pretraining"])
-    theirs = checkpoint_formats.weights_by_name(backbone)
-    names = {weight_names.KERAS_HUB.theirs(name) for name in ours if name.startswith("bert/")}
+    theirs = weights_by_name(backbone)
+    names = {KERAS_HUB.theirs(name) for name in ours if name.startswith("bert/")}
     assert names == set(theirs)
     query = theirs["transformer_layer_0/self_attention_layer/query/kernel"].numpy()
     expected = ours["bert/encoder/layer_0/attention/self/query/kernel"].reshape(22, 2, 11)
@@ -550,7 +559,7 @@ def test_of_two_rates_of_dropout_one_is_kept_and_the_other_told(keras_hub, tmp_p
     config = dataclasses.replace(SMALL, attention_probs_dropout_prob=0.3)
     save("hub", tmp_path, make("encoder", config))
     assert "attention_probs_dropout_prob 0.3 is not" in caplog.text
-    found = checkpoints.load_bert(tmp_path).config
+    found = load_bert(tmp_path).config
     assert found == dataclasses.replace(config, attention_probs_dropout_prob=0.1)
 
 
@@ -561,14 +570,14 @@ def test_a_preset_that_is_not_whole_is_not_taken_for_a_checkpoint(
     with pytest.raises(OSError, match="disk full"):
         save("hub", tmp_path, models["encoder"])
     with pytest.raises(FileNotFoundError):
-        checkpoint_formats.locate(tmp_path)
+        locate(tmp_path)
 
 
 def test_formats_are_told_from_what_they_hold(models, tmp_path):
     found = {}
     for form in FORMS:
         save(form, tmp_path / form, models["encoder"])
-        found[form] = checkpoint_formats.locate(tmp_path / form)
+        found[form] = locate(tmp_path / form)
     assert [found[form].format for form in FORMS] == ["tf", "hf", "keras", "keras_weights"]
     assert [tensor_files.recognise(found[form].path) for form in FORMS[1:]] == [
         "safetensors",
@@ -579,16 +588,16 @@ def test_formats_are_told_from_what_they_hold(models, tmp_path):
 
 def test_labels_that_are_alike_and_a_folder_for_a_prefix_are_refused(models, tmp_path):
     with pytest.raises(ValueError, match="labels: expected different names"):
-        checkpoint_writers.save_hf(tmp_path, models["classification"], None, ["a"] * 3)
+        save_hf(tmp_path, models["classification"], None, ["a"] * 3)
     with pytest.raises(ValueError, match="prefix: expected a name"):
-        checkpoint_writers.save_tf1(models["encoder"], f"{tmp_path}/")
+        save_tf1(models["encoder"], f"{tmp_path}/")
     with pytest.raises(ValueError, match=r"ignore: '\[' is not a regular expression"):
-        checkpoints.load_checkpoint(models["encoder"], models["encoder"], ignore=["["])
+        load_checkpoint(models["encoder"], models["encoder"], ignore=["["])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_piece_that_came_twice_leaves_an_id_that_is_written(keras_hub, models, tmp_path):
     tokenizer = FullTokenizer.from_vocab({"[UNK]": 0, "b": 1, "a": 3}, True)
-    checkpoint_writers.save_model_directory(tmp_path / "tf", models["encoder"], tokenizer=tokenizer)
+    save_model_directory(tmp_path / "tf", models["encoder"], tokenizer=tokenizer)
     lines = (tmp_path / "tf" / "vocab.txt").read_text().splitlines()
     assert lines == ["[UNK]", "b", "[unused_id_2]", "a"]

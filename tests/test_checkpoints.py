@@ -12,13 +12,28 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bert_tf import checkpoint_writers, checkpoints
-from bert_tf.checkpoint_formats import open_checkpoint, weights_by_name
 from bert_tf.config import BertConfig
-from bert_tf.heads import HEADS
-from bert_tf.modeling import bert_encoder
-from bert_tf.tensor_bundle import read_tensors, write_tensors
-from bert_tf.tokenization import FullTokenizer, load_vocab
+from bert_tf.models.encoder import bert_encoder
+from bert_tf.models.task_models import HEADS
+from bert_tf.tokenization.wordpiece import FullTokenizer, load_vocab
+from bert_tf.weights.checkpoint import open_checkpoint, weights_by_name
+from bert_tf.weights.load import (
+    RESIZABLE,
+    load_bert,
+    load_checkpoint,
+    load_model,
+    load_tokenizer,
+    looks_uncased,
+)
+from bert_tf.weights.save import (
+    save_hf,
+    save_keras,
+    save_keras_hub,
+    save_model_directory,
+    save_tf1,
+    to_keras_hub,
+)
+from bert_tf.weights.tensor_bundle import read_tensors, write_tensors
 from tests import synthetic_records as synthetic
 
 # Keras of itself reads its variables in a way that NumPy is about to give up.
@@ -86,10 +101,10 @@ def change_hf(folder, change):
 
 def test_round_trip_and_what_is_told_of_it(model, tmp_path):
     prefix = tmp_path / "bert_model.ckpt"
-    checkpoint_writers.save_tf1(model, prefix)
+    save_tf1(model, prefix)
     other = make("pretraining", seed=5)
     assert not np.array_equal(other.weights[0].numpy(), model.weights[0].numpy())
-    transfer = checkpoints.load_checkpoint(other, tmp_path)
+    transfer = load_checkpoint(other, tmp_path)
     assert_same(values(other), values(model))
     assert transfer.layout == "google-research/bert" and str(prefix) in transfer.description
     assert {move.name for move in transfer.moved} == set(values(model))
@@ -100,7 +115,7 @@ def test_round_trip_and_what_is_told_of_it(model, tmp_path):
 
 def test_the_original_code_checkpoint_loads_and_is_written_back(shared_data, tmp_path):
     folder = shared_data / "tf1_checkpoint"
-    model, config, tokenizer, kind, labels, transfer = checkpoints.load_model(folder)
+    model, config, tokenizer, kind, labels, transfer = load_model(folder)
     assert kind == "pretraining" and labels is None and transfer.step is not None
     assert config == BertConfig.from_json_file(folder / "bert_config.json")
     assert tokenizer.vocab_file == str(folder / "vocab.txt")
@@ -109,7 +124,7 @@ def test_the_original_code_checkpoint_loads_and_is_written_back(shared_data, tmp
     weights = {n: a for n, a in stored.items() if "adam_" not in n and n != "global_step"}
     assert len(weights) == 46
     assert_same(values(model), weights)
-    checkpoint_writers.save_model_directory(tmp_path, model, tokenizer.vocab_file)
+    save_model_directory(tmp_path, model, tokenizer.vocab_file)
     assert (tmp_path / "vocab.txt").read_bytes() == (folder / "vocab.txt").read_bytes()
     assert BertConfig.from_json_file(tmp_path / "bert_config.json") == config
     assert_same(read_tensors(tmp_path / "bert_model.ckpt"), weights)
@@ -117,32 +132,30 @@ def test_the_original_code_checkpoint_loads_and_is_written_back(shared_data, tmp
 
 def test_loading_is_strict_both_ways(model, tmp_path):
     prefix = tmp_path / "full.ckpt"
-    checkpoint_writers.save_tf1(model, prefix)
+    save_tf1(model, prefix)
     encoder = bert_encoder(SMALL)
     before = values(encoder)
     with pytest.raises(
         ValueError, match=r"in the checkpoint but not in the model \(ignore= .*cls/predictions"
     ) as error:
-        checkpoints.load_checkpoint(encoder, prefix)
+        load_checkpoint(encoder, prefix)
     assert str(prefix) in str(error.value)
     assert_same(values(encoder), before)
     full = values(model)
-    transfer = checkpoints.load_checkpoint(encoder, prefix, ignore=["^cls/"])
+    transfer = load_checkpoint(encoder, prefix, ignore=["^cls/"])
     assert_same(values(encoder), of_encoder(full))
     heads = sorted(name for name in full if name.startswith("cls/"))
     assert sorted(transfer.ignored) == heads
 
-    checkpoint_writers.save_tf1(encoder, tmp_path / "encoder.ckpt")
+    save_tf1(encoder, tmp_path / "encoder.ckpt")
     other = make("pretraining", seed=5)
     before = values(other)
     with pytest.raises(
         ValueError, match="in the model but not in the checkpoint .allow_missing= .*cls/predictions"
     ):
-        checkpoints.load_checkpoint(other, tmp_path / "encoder.ckpt")
+        load_checkpoint(other, tmp_path / "encoder.ckpt")
     assert_same(values(other), before)
-    transfer = checkpoints.load_checkpoint(
-        other, tmp_path / "encoder.ckpt", allow_missing=["^cls/"]
-    )
+    transfer = load_checkpoint(other, tmp_path / "encoder.ckpt", allow_missing=["^cls/"])
     assert sorted(transfer.missing) == heads
     assert_same(values(other), {**before, **of_encoder(full)})
 
@@ -151,7 +164,7 @@ def test_loading_is_strict_both_ways(model, tmp_path):
 def test_one_message_has_all_differences_and_nothing_is_assigned(layout, tmp_path):
     source = make("classification", synthetic.small_config(intermediate_size=41))
     if layout == "tf":
-        checkpoint_writers.save_model_directory(tmp_path, source)
+        save_model_directory(tmp_path, source)
         expected = (
             "in the model but not in the checkpoint .*cls/predictions/transform/dense/kernel",
             "in the checkpoint but not in the model .*output_bias",
@@ -159,7 +172,7 @@ def test_one_message_has_all_differences_and_nothing_is_assigned(layout, tmp_pat
             r"checkpoint \(22, 41\)",
         )
     else:
-        checkpoint_writers.save_hf(tmp_path, source)
+        save_hf(tmp_path, source)
         expected = (
             "in the model but not in the checkpoint .*cls/predictions/transform/dense/kernel",
             "in the checkpoint but not in the model .*classifier.bias",
@@ -169,14 +182,12 @@ def test_one_message_has_all_differences_and_nothing_is_assigned(layout, tmp_pat
     model = make("pretraining", synthetic.small_config(), seed=5)
     before = values(model)
     with pytest.raises(ValueError, match="weights differ") as error:
-        checkpoints.load_checkpoint(model, tmp_path)
+        load_checkpoint(model, tmp_path)
     for text in expected:
         assert re.search(text, str(error.value))
     assert_same(values(model), before)
     with pytest.raises(ValueError, match="of another shape") as error:
-        checkpoints.load_checkpoint(
-            model, tmp_path, ignore=["^classifier", "^output"], allow_missing=["^cls/"]
-        )
+        load_checkpoint(model, tmp_path, ignore=["^classifier", "^output"], allow_missing=["^cls/"])
     assert "but not in" not in str(error.value)
     assert_same(values(model), before)
 
@@ -185,27 +196,27 @@ def test_patterns_are_searched_for_in_names_of_the_file_and_of_the_layout(tmp_pa
     # A run of ours keeps a classifier under our names, the original at the root.
     write_tensors(tmp_path / "model.ckpt-7", values(make("classification")))
     for pattern in ("^output_", "^classifier/", "put_"):
-        transfer = checkpoints.load_checkpoint(bert_encoder(SMALL), tmp_path, ignore=[pattern])
+        transfer = load_checkpoint(bert_encoder(SMALL), tmp_path, ignore=[pattern])
         assert sorted(transfer.ignored) == ["classifier/output_bias", "classifier/output_weights"]
     for pattern in ("^put_", "^Classifier", "output_$"):
         with pytest.raises(ValueError, match="not in the model .*classifier/output_bias"):
-            checkpoints.load_checkpoint(bert_encoder(SMALL), tmp_path, ignore=[pattern])
+            load_checkpoint(bert_encoder(SMALL), tmp_path, ignore=[pattern])
 
 
 @pytest.mark.parametrize("layout", ["tf", "hf"])
 def test_a_tensor_of_another_type_changes_no_weight(layout, encoder, tmp_path):
     if layout == "tf":
-        checkpoint_writers.save_model_directory(tmp_path, encoder)
+        save_model_directory(tmp_path, encoder)
         tensors = read_tensors(tmp_path / "bert_model.ckpt")
         tensors["bert/pooler/dense/bias"] = np.array([b"text"] * 22)
         write_tensors(tmp_path / "bert_model.ckpt", tensors)
     else:
-        checkpoint_writers.save_hf(tmp_path, encoder)
+        save_hf(tmp_path, encoder)
         change_hf(tmp_path, lambda t: t | {"pooler.dense.bias": np.arange(22)})
     model = make("encoder", seed=5)
     before = values(model)
     with pytest.raises(ValueError, match="pooler.dense.bias"):
-        checkpoints.load_checkpoint(model, tmp_path)
+        load_checkpoint(model, tmp_path)
     assert_same(values(model), before)
 
 
@@ -219,7 +230,7 @@ def test_optimizer_state_needs_no_place_and_the_step_is_told(encoder, tmp_path):
     }
     write_tensors(tmp_path / "model.ckpt-101", weights | state)
     other = make("encoder", seed=5)
-    transfer = checkpoints.load_checkpoint(other, tmp_path)
+    transfer = load_checkpoint(other, tmp_path)
     assert transfer.step == 101 and transfer.ignored == ()
     assert_same(values(other), weights)
 
@@ -228,20 +239,18 @@ def test_a_pooler_that_nothing_reads_may_be_missing(model, tmp_path):
     weights = {n: a for n, a in values(model).items() if not n.startswith("bert/pooler/")}
     write_tensors(tmp_path / "x.ckpt", of_encoder(weights))
     with pytest.raises(ValueError, match="not in the checkpoint .*bert/pooler/dense/kernel"):
-        checkpoints.load_checkpoint(bert_encoder(SMALL), tmp_path / "x.ckpt")
-    transfer = checkpoints.load_checkpoint(
-        bert_encoder(SMALL, pooled_output=False), tmp_path / "x.ckpt"
-    )
+        load_checkpoint(bert_encoder(SMALL), tmp_path / "x.ckpt")
+    transfer = load_checkpoint(bert_encoder(SMALL, pooled_output=False), tmp_path / "x.ckpt")
     assert sorted(transfer.missing) == ["bert/pooler/dense/bias", "bert/pooler/dense/kernel"]
 
 
 def test_a_model_in_memory_is_a_source(model):
     other = make("pretraining", seed=5)
-    transfer = checkpoints.load_checkpoint(other, model)
+    transfer = load_checkpoint(other, model)
     assert_same(values(other), values(model))
     assert transfer.layout == transfer.description == "bert_tf"
     with pytest.raises(ValueError, match="expected a model of bert_tf"):
-        checkpoints.load_checkpoint(keras.Sequential([keras.Input((3,))]), model)
+        load_checkpoint(keras.Sequential([keras.Input((3,))]), model)
 
 
 # --- rows cut and extended ------------------------------------------------------------------------
@@ -251,10 +260,10 @@ def test_a_model_in_memory_is_a_source(model):
 def sources(model, tmp_path_factory):
     """A folder with the same pre-training model in every format that takes one."""
     folder = tmp_path_factory.mktemp("sources")
-    checkpoint_writers.save_model_directory(folder / "tf", model)
-    checkpoint_writers.save_hf(folder / "hf", model)
-    checkpoint_writers.save_keras(folder / "keras" / "model.keras", model)
-    checkpoint_writers.save_keras(folder / "h5" / "model.weights.h5", model)
+    save_model_directory(folder / "tf", model)
+    save_hf(folder / "hf", model)
+    save_keras(folder / "keras" / "model.keras", model)
+    save_keras(folder / "h5" / "model.weights.h5", model)
     return folder
 
 
@@ -283,7 +292,7 @@ def test_rows_are_cut_and_extended_as_documented(model, sources, source, changes
     other = make("pretraining", synthetic.small_config(num_hidden_layers=1, **changes), seed=5)
     initial, theirs = values(other), values(model)
     with pytest.raises(ValueError) as error:
-        checkpoints.load_checkpoint(other, sources / source)
+        load_checkpoint(other, sources / source)
     way = "cut the rest off" if changes is CUT else "add rows"
     for key, names in RESIZED.items():
         for name in names:
@@ -292,11 +301,11 @@ def test_rows_are_cut_and_extended_as_documented(model, sources, source, changes
             assert f"resize=['{key}']) {way})" in str(error.value)
     assert_same(values(other), initial)
     with pytest.raises(ValueError, match="of another shape") as error:
-        checkpoints.load_checkpoint(other, sources / source, resize=["vocab_size"])
+        load_checkpoint(other, sources / source, resize=["vocab_size"])
     assert WORDS not in str(error.value) and TYPES in str(error.value)
     assert_same(values(other), initial)
 
-    transfer = checkpoints.load_checkpoint(other, sources / source, resize=list(changes))
+    transfer = load_checkpoint(other, sources / source, resize=list(changes))
     found = values(other)
     resized = {name for names in RESIZED.values() for name in names}
     assert {move.name for move in transfer.moved if move.shape != move.source_shape} >= resized
@@ -322,8 +331,8 @@ def test_positions_beyond_the_usual_512_repeat_the_first(tmp_path):
         intermediate_size=7,
     )
     source = make("encoder", tiny)
-    checkpoint_writers.save_model_directory(tmp_path, source)
-    encoder, config, _ = checkpoints.load_bert(tmp_path, max_position_embeddings=1031)
+    save_model_directory(tmp_path, source)
+    encoder, config, _ = load_bert(tmp_path, max_position_embeddings=1031)
     assert config.max_position_embeddings == 1031
     theirs, found = values(source)[POSITIONS], values(encoder)[POSITIONS]
     np.testing.assert_array_equal(found, np.concatenate([theirs, theirs, theirs[:7]]))
@@ -335,7 +344,7 @@ def test_positions_beyond_the_usual_512_repeat_the_first(tmp_path):
 @pytest.mark.parametrize("source", ["tf", "hf", "keras", "h5"])
 def test_load_bert_takes_overrides_of_rows(model, sources, source):
     changes = {"vocab_size": 89, "max_position_embeddings": 53, "type_vocab_size": 1}
-    encoder, config, _ = checkpoints.load_bert(sources / source, **changes)
+    encoder, config, _ = load_bert(sources / source, **changes)
     assert config == synthetic.small_config(num_hidden_layers=1, **changes)
     theirs, found = values(model), values(encoder)
     np.testing.assert_array_equal(found[WORDS], theirs[WORDS][:89])
@@ -346,7 +355,7 @@ def test_load_bert_takes_overrides_of_rows(model, sources, source):
 @pytest.mark.parametrize("source", ["tf", "keras"])
 def test_rows_that_load_bert_adds_are_initialised_and_not_zero(model, sources, source):
     keras.utils.set_random_seed(17)
-    found = values(checkpoints.load_bert(sources / source, vocab_size=101, type_vocab_size=5)[0])
+    found = values(load_bert(sources / source, vocab_size=101, type_vocab_size=5)[0])
     np.testing.assert_array_equal(found[WORDS][:97], values(model)[WORDS])
     for rows in (found[WORDS][97:], found[TYPES][2:]):
         assert np.all(rows != 0) and 0.005 < rows.std() < 0.04
@@ -356,30 +365,28 @@ def test_a_given_configuration_with_other_rows_is_not_taken_for_a_wish_to_resize
     config = synthetic.small_config(num_hidden_layers=1, max_position_embeddings=53)
     for source in ("tf", "hf", "keras"):
         with pytest.raises(ValueError, match=r"model \(53, 22\), checkpoint \(41, 22\)"):
-            checkpoints.load_bert(sources / source, config=config)
+            load_bert(sources / source, config=config)
 
 
 def test_only_rows_may_differ(sources):
     with pytest.raises(
         ValueError, match="resize: expected any of vocab_size, .* got 'hidden_size'"
     ):
-        checkpoints.load_checkpoint(bert_encoder(SMALL), sources / "tf", resize=["hidden_size"])
+        load_checkpoint(bert_encoder(SMALL), sources / "tf", resize=["hidden_size"])
     other = bert_encoder(synthetic.small_config(num_hidden_layers=1, hidden_size=26))
     with pytest.raises(ValueError, match=r"word_embeddings: model \(97, 26\), checkpoint \(97, 22"):
-        checkpoints.load_checkpoint(
-            other, sources / "tf", ignore=["^cls/"], resize=list(checkpoints.RESIZABLE)
-        )
+        load_checkpoint(other, sources / "tf", ignore=["^cls/"], resize=list(RESIZABLE))
     with pytest.raises(TypeError, match="'hidden' is neither an argument nor a field"):
-        checkpoints.load_bert(sources / "tf", hidden=3)
+        load_bert(sources / "tf", hidden=3)
     with pytest.raises(ValueError, match="of another shape"):
-        checkpoints.load_bert(sources / "tf", intermediate_size=41)
+        load_bert(sources / "tf", intermediate_size=41)
 
 
 # --- files of transformers ------------------------------------------------------------------------
 
 
 def test_a_decoder_that_is_the_embeddings_is_accepted_and_another_refused(model, tmp_path):
-    checkpoint_writers.save_hf(tmp_path, model)
+    save_hf(tmp_path, model)
     word = "bert.embeddings.word_embeddings.weight"
     change_hf(
         tmp_path,
@@ -393,7 +400,7 @@ def test_a_decoder_that_is_the_embeddings_is_accepted_and_another_refused(model,
         ),
     )
     other = make("pretraining", seed=5)
-    transfer = checkpoints.load_checkpoint(other, tmp_path)
+    transfer = load_checkpoint(other, tmp_path)
     assert_same(values(other), values(model))
     assert transfer.ignored == ()
     for name in ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"):
@@ -403,14 +410,14 @@ def test_a_decoder_that_is_the_embeddings_is_accepted_and_another_refused(model,
         other = make("pretraining", seed=5)
         before = values(other)
         with pytest.raises(ValueError, match=f"{name} differs from .*; in BERT") as error:
-            checkpoints.load_checkpoint(other, folder)
+            load_checkpoint(other, folder)
         assert str(folder) in str(error.value)
         assert_same(values(other), before)
-        checkpoints.load_bert(folder)  # an encoder has no projection to differ
+        load_bert(folder)  # an encoder has no projection to differ
 
 
 def test_a_file_may_keep_the_embeddings_under_the_name_of_the_decoder(model, tmp_path):
-    checkpoint_writers.save_hf(tmp_path, model)
+    save_hf(tmp_path, model)
 
     def rename(tensors):
         word = tensors.pop("bert.embeddings.word_embeddings.weight")
@@ -422,14 +429,14 @@ def test_a_file_may_keep_the_embeddings_under_the_name_of_the_decoder(model, tmp
 
     change_hf(tmp_path, rename)
     other = make("pretraining", seed=5)
-    checkpoints.load_checkpoint(other, tmp_path)
+    load_checkpoint(other, tmp_path)
     assert_same(values(other), values(model))
 
 
 @pytest.mark.parametrize("prefixed", [True, False])
 @pytest.mark.parametrize("old", [True, False])
 def test_old_names_and_names_without_prefix_are_the_same_weights(encoder, tmp_path, prefixed, old):
-    checkpoint_writers.save_hf(tmp_path, encoder)
+    save_hf(tmp_path, encoder)
 
     def rename(tensors):
         renamed = {}
@@ -441,7 +448,7 @@ def test_old_names_and_names_without_prefix_are_the_same_weights(encoder, tmp_pa
         return renamed
 
     change_hf(tmp_path, rename)
-    found = checkpoints.load_bert(tmp_path)
+    found = load_bert(tmp_path)
     assert_same(values(found.encoder), values(encoder))
 
 
@@ -454,10 +461,10 @@ def test_old_names_and_names_without_prefix_are_the_same_weights(encoder, tmp_pa
     ],
 )
 def test_the_same_weight_twice_is_refused(encoder, tmp_path, name, again):
-    checkpoint_writers.save_hf(tmp_path, encoder)
+    save_hf(tmp_path, encoder)
     change_hf(tmp_path, lambda t: t | {again: t[name]})
     with pytest.raises(ValueError, match="are the same weight") as error:
-        checkpoints.load_bert(tmp_path)
+        load_bert(tmp_path)
     assert name in str(error.value) and again in str(error.value)
     assert str(tmp_path) in str(error.value)
 
@@ -467,8 +474,8 @@ def test_the_same_weight_twice_is_refused(encoder, tmp_path, name, again):
 
 @pytest.mark.parametrize("source", ["tf", "hf", "keras", "h5"])
 def test_load_bert_leaves_heads_behind_and_tells(model, sources, source, caplog):
-    with caplog.at_level(logging.INFO, "bert_tf.checkpoints"):
-        encoder, config, tokenizer = checkpoints.load_bert(sources / source)
+    with caplog.at_level(logging.INFO, "bert_tf.weights"):
+        encoder, config, tokenizer = load_bert(sources / source)
     assert_same(values(encoder), of_encoder(values(model)))
     assert config == SMALL and tokenizer is None
     assert set(encoder.output) == {"sequence_output", "pooled_output"}
@@ -481,8 +488,8 @@ def test_load_bert_leaves_no_unknown_weight_behind(model, tmp_path):
     write_tensors(tmp_path / "bert_model.ckpt", values(model) | {"bert/extra": np.zeros(3, "f")})
     (tmp_path / "bert_config.json").write_text(SMALL.to_json_string())
     with pytest.raises(ValueError, match="not in the model .*: bert/extra"):
-        checkpoints.load_bert(tmp_path)
-    found = checkpoints.load_bert(tmp_path, ignore=["extra$"])
+        load_bert(tmp_path)
+    found = load_bert(tmp_path, ignore=["extra$"])
     assert_same(values(found.encoder), of_encoder(values(model)))
 
 
@@ -493,16 +500,16 @@ def test_without_a_pooler_there_is_no_pooled_output(model, tmp_path, source, cap
         write_tensors(tmp_path / "bert_model.ckpt", weights)
         (tmp_path / "bert_config.json").write_text(SMALL.to_json_string())
     else:
-        skipped = checkpoint_writers.save_hf(tmp_path, make("span"))
+        skipped = save_hf(tmp_path, make("span"))
         assert sorted(skipped) == ["bert/pooler/dense/bias", "bert/pooler/dense/kernel"]
-    with caplog.at_level(logging.INFO, "bert_tf.checkpoints"):
-        encoder = checkpoints.load_bert(tmp_path).encoder
+    with caplog.at_level(logging.INFO, "bert_tf.weights"):
+        encoder = load_bert(tmp_path).encoder
     assert set(encoder.output) == {"sequence_output"}
     assert "has no trained pooler; the encoder gives no pooled output" in caplog.text
 
 
 def test_load_bert_makes_the_outputs_and_the_type_that_are_asked_for(sources):
-    encoder = checkpoints.load_bert(
+    encoder = load_bert(
         sources / "tf", hidden_states=True, attention_probs=True, dtype="mixed_bfloat16"
     ).encoder
     assert set(encoder.output) == {
@@ -520,10 +527,10 @@ def test_without_a_configuration_the_message_says_what_is_missing(sources, sourc
     shutil.copytree(sources / source, tmp_path / "x")
     for name in ("bert_config.json", "config.json"):
         (tmp_path / "x" / name).unlink(missing_ok=True)
-    for load in (checkpoints.load_bert, checkpoints.load_model):
+    for load in (load_bert, load_model):
         with pytest.raises(FileNotFoundError, match="no bert_config.json .or config.json of trans"):
             load(tmp_path / "x")
-    found = checkpoints.load_bert(tmp_path / "x", config=SMALL)
+    found = load_bert(tmp_path / "x", config=SMALL)
     assert found.config == SMALL
 
 
@@ -544,11 +551,11 @@ LABELS = {
 def save(form, folder, model, tokenizer=None, labels=None):
     if form == "tf":
         vocab_file = tokenizer.vocab_file if tokenizer else None
-        checkpoint_writers.save_model_directory(folder, model, vocab_file, labels)
+        save_model_directory(folder, model, vocab_file, labels)
     elif form == "hf":
-        checkpoint_writers.save_hf(folder, model, tokenizer, labels)
+        save_hf(folder, model, tokenizer, labels)
     else:
-        checkpoint_writers.save_keras(folder / f"model{form}", model, tokenizer, labels)
+        save_keras(folder / f"model{form}", model, tokenizer, labels)
 
 
 @pytest.mark.parametrize(
@@ -564,7 +571,7 @@ def save(form, folder, model, tokenizer=None, labels=None):
 def test_load_model_tells_the_kind_and_the_labels(heads, kind, form, tmp_path):
     labels = LABELS[kind]
     save(form, tmp_path, heads[kind], labels=labels)
-    found = checkpoints.load_model(tmp_path)
+    found = load_model(tmp_path)
     assert found.kind == kind and found.config == SMALL and found.labels == labels
     expected, got = values(heads[kind]), values(found.model)
     for name in found.transfer.missing:
@@ -578,7 +585,7 @@ def test_a_classifier_of_transformers_is_told_by_its_architecture_or_by_the_user
     kinds = ("classification", "token_classification", "multiple_choice")
     for kind in kinds:
         folder = tmp_path / kind
-        checkpoint_writers.save_hf(folder, heads[kind])
+        save_hf(folder, heads[kind])
         settings = json.loads((folder / "config.json").read_text())
         for wrong in (None, [], ["BertModel"]):
             settings["architectures"] = wrong
@@ -586,10 +593,10 @@ def test_a_classifier_of_transformers_is_told_by_its_architecture_or_by_the_user
                 del settings["architectures"]
             (folder / "config.json").write_text(json.dumps(settings))
             with pytest.raises(ValueError, match="its head may be .*say which with kind=") as error:
-                checkpoints.load_model(folder)
+                load_model(folder)
             assert all(kind in str(error.value) for kind in kinds)
             assert str(folder) in str(error.value)
-        found = checkpoints.load_model(folder, kind=kind)
+        found = load_model(folder, kind=kind)
         assert found.kind == kind
         head = {n: a for n, a in values(heads[kind]).items() if not n.startswith("bert/")}
         assert len(head) == 2
@@ -597,19 +604,17 @@ def test_a_classifier_of_transformers_is_told_by_its_architecture_or_by_the_user
 
 
 def test_a_kind_must_be_one_and_be_there(heads, tmp_path):
-    checkpoint_writers.save_model_directory(tmp_path, heads["classification"])
+    save_model_directory(tmp_path, heads["classification"])
     with pytest.raises(ValueError, match="kind: expected one of encoder, .* got 'sentiment'"):
-        checkpoints.load_model(tmp_path, kind="sentiment")
+        load_model(tmp_path, kind="sentiment")
     with pytest.raises(ValueError, match="has no weights of a token_classification head") as error:
-        checkpoints.load_model(tmp_path, kind="token_classification")
+        load_model(tmp_path, kind="token_classification")
     assert str(tmp_path) in str(error.value)
     with pytest.raises(ValueError, match="not in the model .*output_bias"):
-        checkpoints.load_model(tmp_path, kind="encoder")
+        load_model(tmp_path, kind="encoder")
     with pytest.raises(ValueError, match="not in the checkpoint .*cls/squad/output_bias"):
-        checkpoints.load_model(tmp_path, kind="span", ignore=["^output_"])
-    found = checkpoints.load_model(
-        tmp_path, kind="span", ignore=["^output_"], allow_missing=["^cls/squad/"]
-    )
+        load_model(tmp_path, kind="span", ignore=["^output_"])
+    found = load_model(tmp_path, kind="span", ignore=["^output_"], allow_missing=["^cls/squad/"])
     assert found.transfer.missing and found.kind == "span"
 
 
@@ -618,7 +623,7 @@ def test_a_masked_language_model_without_next_sentence_prediction(tmp_path):
     model = make("pretraining", config)
     for form in ("tf", "hf", ".keras", ".weights.h5"):
         save(form, tmp_path / form, model)
-        found = checkpoints.load_model(tmp_path / form)
+        found = load_model(tmp_path / form)
         assert found.kind == "pretraining" and not found.config.next_sentence_prediction
         head = {n: a for n, a in values(model).items() if not n.startswith("bert/pooler/")}
         assert_same({n: values(found.model)[n] for n in head}, head)
@@ -630,15 +635,15 @@ def test_labels_that_are_not_as_many_as_the_head_has(heads, tmp_path):
     save("tf", tmp_path, heads["classification"], labels=LABELS["classification"])
     (tmp_path / "labels.txt").write_text("yes\nno\n")
     with pytest.raises(ValueError, match="labels.txt: 2 labels, but the head has 3"):
-        checkpoints.load_model(tmp_path)
+        load_model(tmp_path)
 
 
 def test_a_head_of_no_labels_at_all_is_refused_by_name(heads, tmp_path):
-    checkpoint_writers.save_hf(tmp_path, heads["classification"])
+    save_hf(tmp_path, heads["classification"])
     for shape in ((), (0,), (3, 1)):
         change_hf(tmp_path, lambda t, s=shape: t | {"classifier.bias": np.zeros(s, np.float32)})
         with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
-            checkpoints.load_model(tmp_path)
+            load_model(tmp_path)
 
 
 def test_models_give_the_same_outputs_after_a_detour(heads, tmp_path):
@@ -652,7 +657,7 @@ def test_models_give_the_same_outputs_after_a_detour(heads, tmp_path):
     model = heads["classification"]
     for form in ("tf", "hf", ".keras", ".weights.h5"):
         save(form, tmp_path / form, model)
-        other = checkpoints.load_model(tmp_path / form).model
+        other = load_model(tmp_path / form).model
         np.testing.assert_array_equal(other(inputs).numpy(), model(inputs).numpy())
 
 
@@ -660,7 +665,7 @@ def test_models_give_the_same_outputs_after_a_detour(heads, tmp_path):
 
 
 def tokenizer_of(folder, do_lower_case=None):
-    return checkpoints.load_tokenizer(open_checkpoint(folder), do_lower_case)
+    return load_tokenizer(open_checkpoint(folder), do_lower_case)
 
 
 @pytest.mark.parametrize(
@@ -672,7 +677,7 @@ def test_the_casing_comes_from_what_lies_with_the_weights_or_is_given(
 ):
     tokenizer = FullTokenizer(vocab_file, lower)
     save(form, tmp_path, encoder, tokenizer)
-    found = checkpoints.load_bert(tmp_path).tokenizer
+    found = load_bert(tmp_path).tokenizer
     assert found.vocab == tokenizer.vocab
     # Only transformers' files tell; the words of the vocabulary have no capitals.
     assert found.do_lower_case == (lower if form == "hf" else True)
@@ -683,7 +688,7 @@ def test_the_casing_comes_from_what_lies_with_the_weights_or_is_given(
         assert tokenizer_of(tmp_path).do_lower_case is lower
         (tmp_path / "tokenizer.json").unlink()
         assert tokenizer_of(tmp_path).do_lower_case is True
-    given = checkpoints.load_bert(tmp_path, do_lower_case=not lower).tokenizer
+    given = load_bert(tmp_path, do_lower_case=not lower).tokenizer
     assert given.do_lower_case is not lower
 
 
@@ -696,7 +701,7 @@ def test_the_settings_of_the_tokenizer_come_before_its_file(encoder, vocab_file,
     assert tokenizer_of(tmp_path).do_lower_case is True
     path.write_text("{")
     with pytest.raises(ValueError, match="tokenizer_config.json: not a JSON file"):
-        checkpoints.load_bert(tmp_path)
+        load_bert(tmp_path)
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -705,7 +710,7 @@ def test_the_vocabulary_may_be_in_tokenizer_json_alone(encoder, vocab_file, lowe
     save("hf", tmp_path, encoder, tokenizer)
     for name in ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json"):
         (tmp_path / name).unlink()
-    found = checkpoints.load_bert(tmp_path).tokenizer
+    found = load_bert(tmp_path).tokenizer
     assert found.vocab == tokenizer.vocab and found.do_lower_case is lower
     assert found.tokenize("w3 w5") == tokenizer.tokenize("w3 w5")
     save("hf", tmp_path / "again", encoder, found)
@@ -727,8 +732,8 @@ def test_a_tokenizer_of_another_kind_is_not_taken_for_one(encoder, vocab_file, t
 def test_a_preset_of_keras_hub_tells_the_casing(encoder, vocab_file, lower, tmp_path):
     pytest.importorskip("keras_hub")
     tokenizer = FullTokenizer(vocab_file, lower)
-    checkpoint_writers.save_keras_hub(tmp_path, encoder, tokenizer)
-    found = checkpoints.load_bert(tmp_path)
+    save_keras_hub(tmp_path, encoder, tokenizer)
+    found = load_bert(tmp_path)
     assert found.tokenizer.do_lower_case is lower
     assert found.tokenizer.vocab == tokenizer.vocab
     assert_same(values(found.encoder), values(encoder))
@@ -747,13 +752,13 @@ def test_a_preset_of_keras_hub_tells_the_casing(encoder, vocab_file, lower, tmp_
 )
 def test_casing_is_told_from_the_released_vocabularies(shared_data, name, uncased):
     vocab = load_vocab(shared_data / "vocab" / f"{name}-vocab.txt")
-    assert checkpoints.looks_uncased(vocab) is uncased
+    assert looks_uncased(vocab) is uncased
 
 
 def test_capitals_of_special_tokens_do_not_make_a_vocabulary_cased():
-    assert checkpoints.looks_uncased({"[PAD]": 0, "[unused1]": 1, "a": 2, "##é": 3, "中": 4})
-    assert not checkpoints.looks_uncased({"[PAD]": 0, "a": 1, "##A": 2})
-    assert not checkpoints.looks_uncased({"[PAD]": 0, "É": 1})
+    assert looks_uncased({"[PAD]": 0, "[unused1]": 1, "a": 2, "##é": 3, "中": 4})
+    assert not looks_uncased({"[PAD]": 0, "a": 1, "##A": 2})
+    assert not looks_uncased({"[PAD]": 0, "É": 1})
 
 
 @pytest.mark.parametrize("form", ["tf", "hf"])
@@ -761,11 +766,11 @@ def test_without_heads_the_encoder_alone_is_loaded(form, tmp_path):
     config = synthetic.small_config()
     source, model = HEADS["classification"].make(config, 3), HEADS["classification"].make(config, 3)
     if form == "tf":
-        checkpoint_writers.save_model_directory(tmp_path, source)
+        save_model_directory(tmp_path, source)
     else:
-        checkpoint_writers.save_hf(tmp_path, source)
+        save_hf(tmp_path, source)
     before = {w.path: w.numpy() for w in model.weights}
-    transfer = checkpoints.load_checkpoint(model, tmp_path, heads=False)
+    transfer = load_checkpoint(model, tmp_path, heads=False)
     assert set(transfer.missing) == {"classifier/output_weights", "classifier/output_bias"}
     assert len(transfer.ignored) == 2
     for ours, theirs in zip(model.weights, source.weights, strict=True):
@@ -773,7 +778,7 @@ def test_without_heads_the_encoder_alone_is_loaded(form, tmp_path):
         np.testing.assert_array_equal(ours.numpy(), expected)
     # A head of another task, and of another size, is no obstacle.
     spans = HEADS["span"].make(config)
-    assert checkpoints.load_checkpoint(spans, tmp_path, heads=False).missing == (
+    assert load_checkpoint(spans, tmp_path, heads=False).missing == (
         "cls/squad/output_weights",
         "cls/squad/output_bias",
     )
@@ -790,29 +795,29 @@ def test_settings_that_bert_does_not_have_are_told(sources, tmp_path, caplog):
             }
         )
     )
-    checkpoints.load_bert(tmp_path / "hf")
+    load_bert(tmp_path / "hf")
     assert "strip_accents False, tokenizer_class 'BertJapaneseTokenizer'" in caplog.text
     assert "hidden_act" not in caplog.text
-    config = dataclasses.replace(checkpoints.load_bert(sources / "hf").config, hidden_act="relu")
+    config = dataclasses.replace(load_bert(sources / "hf").config, hidden_act="relu")
     model = bert_encoder(config)
-    checkpoints.load_checkpoint(model, sources / "hf", heads=False)
+    load_checkpoint(model, sources / "hf", heads=False)
     assert "was made with hidden_act 'gelu_tanh', the model has 'relu'" in caplog.text
 
 
 def test_another_number_of_heads_is_refused(model, tmp_path):
-    checkpoint_writers.save_model_directory(tmp_path, model)
+    save_model_directory(tmp_path, model)
     other = make("pretraining", dataclasses.replace(SMALL, num_attention_heads=1))
     with pytest.raises(ValueError, match="was made with num_attention_heads 2, the model has 1"):
-        checkpoints.load_checkpoint(other, tmp_path)
+        load_checkpoint(other, tmp_path)
 
 
 def test_a_classifier_of_transformers_may_say_that_nothing_is_tied(tmp_path):
     classifier = make("classification")
-    checkpoint_writers.save_hf(tmp_path, classifier)
+    save_hf(tmp_path, classifier)
     path = tmp_path / "config.json"
     settings = json.loads(path.read_text())
     path.write_text(json.dumps({**settings, "tie_word_embeddings": False}))
-    assert_same(values(checkpoints.load_model(tmp_path).model), values(classifier))
+    assert_same(values(load_model(tmp_path).model), values(classifier))
 
 
 def test_load_bert_may_leave_weights_at_their_initial_values(encoder, tmp_path):
@@ -820,8 +825,8 @@ def test_load_bert_may_leave_weights_at_their_initial_values(encoder, tmp_path):
     write_tensors(tmp_path / "bert_model.ckpt", weights)
     (tmp_path / "bert_config.json").write_text(SMALL.to_json_string())
     with pytest.raises(ValueError, match="in the model but not in the checkpoint"):
-        checkpoints.load_bert(tmp_path)
-    found = values(checkpoints.load_bert(tmp_path, allow_missing=[TYPES]).encoder)
+        load_bert(tmp_path)
+    found = values(load_bert(tmp_path, allow_missing=[TYPES]).encoder)
     assert np.abs(found.pop(TYPES)).max() > 0
     assert_same(found, weights)
 
@@ -829,13 +834,13 @@ def test_load_bert_may_leave_weights_at_their_initial_values(encoder, tmp_path):
 def test_the_head_of_a_task_preset_of_keras_hub_is_not_lost_silently(encoder, tmp_path):
     pytest.importorskip("keras_hub", reason="keras-hub is not installed")
     config = dataclasses.replace(SMALL, hidden_act="gelu_tanh", layer_norm_eps=1e-12)
-    checkpoint_writers.save_keras_hub(tmp_path, make("encoder", config))
+    save_keras_hub(tmp_path, make("encoder", config))
     (tmp_path / "task.json").write_text(
         json.dumps({"registered_name": "keras_hub>BertTextClassifier"})
     )
     with pytest.raises(ValueError, match="a preset of BertTextClassifier, whose head is not read"):
-        checkpoints.load_model(tmp_path)
-    assert checkpoints.load_model(tmp_path, kind="encoder").kind == "encoder"
+        load_model(tmp_path)
+    assert load_model(tmp_path, kind="encoder").kind == "encoder"
 
 
 @pytest.mark.parametrize("source", ["tf", "hf"])
@@ -846,7 +851,7 @@ def test_sizes_that_no_memory_holds_are_compared_first(sources, tmp_path, source
     shutil.copytree(sources / source, tmp_path / "x")
     path = tmp_path / "x" / ("config.json" if source == "hf" else "bert_config.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), key: 2 * 10**12}))
-    for load in (checkpoints.load_bert, checkpoints.load_model):
+    for load in (load_bert, load_model):
         with pytest.raises(ValueError, match="2000000000000"):
             load(tmp_path / "x")
 
@@ -860,25 +865,25 @@ def test_sizes_that_no_memory_holds_are_compared_first(sources, tmp_path, source
     ],
 )
 def test_a_tokenizer_file_that_is_none_is_refused_by_name(encoder, tmp_path, damage):
-    checkpoint_writers.save_hf(tmp_path, encoder)
+    save_hf(tmp_path, encoder)
     (tmp_path / "tokenizer.json").write_text(json.dumps(damage))
     with pytest.raises(ValueError, match="tokenizer.json"):
-        checkpoints.load_bert(tmp_path)
+        load_bert(tmp_path)
 
 
 def test_odd_values_of_a_tokenizer_file_end_in_no_exception(encoder, tmp_path):
-    checkpoint_writers.save_hf(tmp_path, encoder)
+    save_hf(tmp_path, encoder)
     odd = {"normalizer": [1], "config": "x", "model": 3, "added_tokens": [7, {"id": 3}]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(odd))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": "yes"}))
-    assert checkpoints.load_bert(tmp_path).tokenizer is None
+    assert load_bert(tmp_path).tokenizer is None
 
 
 def test_a_live_task_of_keras_hub_is_pointed_to_its_backbone():
     keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
     config = dataclasses.replace(SMALL, hidden_act="gelu_tanh", layer_norm_eps=1e-12)
-    backbone = checkpoint_writers.to_keras_hub(make("encoder", config))
+    backbone = to_keras_hub(make("encoder", config))
     task = keras_hub.models.BertTextClassifier(backbone, num_classes=3)
     with pytest.raises(ValueError, match="BertTextClassifier.*pass its .backbone"):
-        checkpoints.load_bert(task)
-    assert checkpoints.load_bert(task.backbone).config.hidden_size == SMALL.hidden_size
+        load_bert(task)
+    assert load_bert(task.backbone).config.hidden_size == SMALL.hidden_size

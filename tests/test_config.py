@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from bert_tf.config import BASE, LARGE, SIZES, BertConfig, parameter_count
-from bert_tf.heads import bert_pretrainer
-from bert_tf.modeling import bert_encoder
+from bert_tf.models.encoder import bert_encoder
+from bert_tf.models.task_models import bert_pretrainer
 
 GOOGLE = {
     "attention_probs_dropout_prob": 0.1,

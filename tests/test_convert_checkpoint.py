@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bert_tf import checkpoint_writers, checkpoints, heads
 from bert_tf.config import BertConfig
+from bert_tf.models.task_models import HEADS, bert_classifier
+from bert_tf.weights import save
+from bert_tf.weights.load import load_bert
+from bert_tf.weights.save import save_hf, save_model_directory
 from experiments import convert_checkpoint
 from tests import synthetic_records as synthetic
 
@@ -39,11 +42,11 @@ def classifier(tmp_path_factory):
     """A model directory with a vocabulary and labels."""
     folder = tmp_path_factory.mktemp("classifier")
     vocab = synthetic.write_vocabulary(folder / "words.txt")
-    model = heads.bert_classifier(synthetic.small_config(), 3)
+    model = bert_classifier(synthetic.small_config(), 3)
     rng = np.random.default_rng(7)
     for weight in model.weights:
         weight.assign(rng.normal(0, 0.3, weight.shape))
-    checkpoint_writers.save_model_directory(folder / "tf1", model, vocab, ("no", "yes", "may be"))
+    save_model_directory(folder / "tf1", model, vocab, ("no", "yes", "may be"))
     return folder / "tf1"
 
 
@@ -76,8 +79,8 @@ def test_what_has_no_place_in_the_target_is_listed(tmp_path, capsys):
     assert "the target has no place for: 7" in printed and "cls/predictions/output_bias" in printed
     assert "target in KerasHub" in printed and "DIFFERS" not in printed
     assert "39 weights equal to the bit" in printed
-    again = checkpoints.load_bert(tmp_path / "hub")
-    expected = checkpoints.load_bert(TF1)
+    again = load_bert(tmp_path / "hub")
+    expected = load_bert(TF1)
     for ours, theirs in zip(again.encoder.weights, expected.encoder.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
@@ -99,20 +102,20 @@ def test_missing_and_ignored_weights_are_listed(classifier, tmp_path, capsys):
 def test_positions_are_extended_on_request(classifier, tmp_path, capsys):
     convert(classifier, tmp_path / "long", "tf1", max_position_embeddings=601)
     assert "max_position_embeddings       601" in capsys.readouterr().out
-    assert checkpoints.load_bert(tmp_path / "long").config.max_position_embeddings == 601
+    assert load_bert(tmp_path / "long").config.max_position_embeddings == 601
 
 
 def test_a_difference_is_noticed(classifier, tmp_path, monkeypatch, capsys):
-    write = checkpoint_writers.save_hf
+    write = save_hf
 
     def write_another(directory, model, tokenizer, labels):
-        other = heads.bert_classifier(synthetic.small_config(), 3)
+        other = bert_classifier(synthetic.small_config(), 3)
         other.set_weights(model.get_weights())
         weight = next(w for w in other.weights if w.path.endswith("layer_1/output/dense/bias"))
         weight.assign(weight.numpy() + 1e-3)
         return write(directory, other, tokenizer, labels)
 
-    monkeypatch.setattr(checkpoint_writers, "save_hf", write_another)
+    monkeypatch.setattr(save, "save_hf", write_another)
     with pytest.raises(convert_checkpoint.Mismatch, match="differ by more than 0.0001"):
         convert(classifier, tmp_path / "hf", "hf")
     printed = capsys.readouterr().out
@@ -132,7 +135,7 @@ def test_outputs_are_compared_by_name_shape_and_value():
     assert compare("w", a, {"x": a["x"] + 0.5}, 0.6)[1]
 
 
-@pytest.mark.parametrize("kind", heads.HEADS)
+@pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("changes", [{}, {"max_position_embeddings": 5, "type_vocab_size": 1}])
 def test_the_fixed_batch_fits_every_model(kind, changes):
     config = BertConfig(
@@ -143,7 +146,7 @@ def test_the_fixed_batch_fits_every_model(kind, changes):
         intermediate_size=7,
         **changes,
     )
-    head = heads.HEADS[kind]
+    head = HEADS[kind]
     model = head.make(config, num_labels=3) if head.has_labels else head.make(config)
     batch = convert_checkpoint.fixed_batch(config, kind)
     assert set(batch) == set(model.input)

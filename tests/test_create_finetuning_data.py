@@ -8,7 +8,13 @@ import sys
 import pytest
 from absl import flags
 
-from bert_tf import records
+from bert_tf.records.files import (
+    classification_features,
+    read_examples,
+    scan_records,
+    span_features,
+    token_classification_features,
+)
 from data_prep import create_finetuning_data as script
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -55,9 +61,7 @@ def test_a_task_of_glue(tmp_path):
         "first record: [CLS] now [SEP]",
         f"wrote {out}/test.tfrecord ({(out / 'test.tfrecord').stat().st_size:,} bytes)",
     ]
-    (first, second) = records.read_examples(
-        out / "train.tfrecord", records.classification_features(7)
-    )
+    (first, second) = read_examples(out / "train.tfrecord", classification_features(7))
     assert first["input_ids"].tolist() == [3, 11, 12, 4, 0, 0, 0]
     assert (first["label_ids"], second["label_ids"]) == (1, 0)
     again = _run(*arguments, "--max_seq_length=7")
@@ -143,9 +147,7 @@ def test_tagged_words(tmp_path):
         f"warning: {dev}: 2 words have tags that are not among the labels (B-Y 2); "
         "no model predicts them, so they count as missed"
     ]
-    found = list(
-        records.read_examples(tmp_path / "train.tfrecord", records.token_classification_features(7))
-    )
+    found = list(read_examples(tmp_path / "train.tfrecord", token_classification_features(7)))
     assert [e["label_ids"].tolist() for e in found] == [
         [0, 2, 3, 0, 0, 0, 0],
         [0, 0, 0, 0, 1, 0, 0],
@@ -195,7 +197,7 @@ def test_questions(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "train: 1 examples, 3 records" in done.stdout
     assert "first record: [CLS] hello it [SEP] hello world now [SEP]" in done.stdout
-    found = records.read_examples(tmp_path / "train.tfrecord", records.span_features(8))
+    found = read_examples(tmp_path / "train.tfrecord", span_features(8))
     # A window without the answer points at [CLS].
     assert [int(example["start_positions"][0]) for example in found] == [0, 5, 0]
     extra = json.loads((tmp_path / "train.manifest.json").read_text())["extra"]
@@ -270,7 +272,5 @@ def test_real_tasks_from_the_command_line(tmp_path, shared_data):
             vocab=vocab,
         )
         assert done.returncode == 0, done.stderr
-        counts = {
-            path.name.split(".")[0]: records.scan_records(path) for path in out.glob("*.tfrecord")
-        }
+        counts = {path.name.split(".")[0]: scan_records(path) for path in out.glob("*.tfrecord")}
         assert counts == splits

@@ -19,10 +19,17 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bert_tf import records, tokenization
+from bert_tf.records.files import (
+    compression_of,
+    parse_example_fn,
+    read_examples,
+    read_records,
+    scan_records,
+)
+from bert_tf.tokenization.wordpiece import FullTokenizer, load_vocab
 from data_prep import create_pretraining_data as script
-from data_prep import instances, pretraining_pipeline, reference_instances, token_store
-from data_prep.pretraining_pipeline import Options, create_pretraining_data
+from data_prep.pretraining import instances, local_runner, original_order, token_store
+from data_prep.pretraining.local_runner import Options, create_pretraining_data
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "pretraining_data"
 DIGESTS = json.loads((GOLDEN / "digests.json").read_text())
@@ -37,7 +44,7 @@ def _options(arguments):
 
 def _digest(path, features):
     digest, count = hashlib.sha256(), 0
-    for example in records.read_examples(path, features):
+    for example in read_examples(path, features):
         for name in sorted(example):
             digest.update(name.encode())
             digest.update(example[name].astype(example[name].dtype.newbyteorder("<")).tobytes())
@@ -75,7 +82,7 @@ def test_compatible_reads_and_writes_gzip(tmp_path):
     _check_golden(golden, {"here": tmp_path}, tmp_path, "--gzip")
     written = sorted(path.name for path in tmp_path.glob("*tfrecord*"))
     assert written == ["0.tfrecord.gz", "1.tfrecord.gz"]
-    assert all(records.compression_of(tmp_path / name) == "gzip" for name in written)
+    assert all(compression_of(tmp_path / name) == "gzip" for name in written)
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +165,7 @@ def test_pairs_have_the_distribution_of_the_original(max_seq_length, only):
             zip(*(pairs[name].tolist() for name in instances.PAIR_DTYPE.names), strict=True)
         )
     reference = collections.Counter()
-    maker = reference_instances.InstanceMaker(
+    maker = original_order.InstanceMaker(
         documents,
         rule,
         instances.MaskRule(1, mask_prob=0, random_prob=0, keep_prob=1),
@@ -200,7 +207,7 @@ def test_chosen_tokens_have_the_distribution_of_the_original(whole_words, probab
     ids = [1, *WORDS_A, 2, *WORDS_B, 2, 0, 0]
     assert packed.input_ids.tolist() == [ids] * rows
     masks = instances.mask_pairs(packed, vocabulary, rule, np.random.default_rng(3))
-    maker = reference_instances.InstanceMaker(
+    maker = original_order.InstanceMaker(
         [], instances.PairRule(17), rule, vocabulary, random.Random(4)
     )
     sets, changes = [], []
@@ -314,7 +321,7 @@ def test_default_mode_has_the_statistics_of_compatible_mode(tmp_path, words):
         )
         manifest = create_pretraining_data(options, 1, show_progress=False)
         arrays = collections.defaultdict(list)
-        for example in records.read_examples(options.output_files[0], options.features):
+        for example in read_examples(options.output_files[0], options.features):
             for name, values in example.items():
                 arrays[name].append(values)
         arrays = {name: np.stack(values) for name, values in arrays.items()}
@@ -356,11 +363,11 @@ def test_default_mode_has_the_statistics_of_compatible_mode(tmp_path, words):
 def small_steps(monkeypatch):
     """Many pieces, blocks, files of pairs and chunks from little text."""
     monkeypatch.setattr(token_store, "PIECE_BYTES", 601)
-    monkeypatch.setattr(pretraining_pipeline, "BLOCK_SENTENCES", 41)
-    monkeypatch.setattr(pretraining_pipeline, "LOCKSTEP_DOCUMENTS", 31)
-    monkeypatch.setattr(pretraining_pipeline, "SHUFFLED_PAIRS", 19)
-    monkeypatch.setattr(pretraining_pipeline, "CHUNK_INSTANCES", 29)
-    monkeypatch.setattr(pretraining_pipeline, "BATCH_TOKENS", 47 * 13)
+    monkeypatch.setattr(local_runner, "BLOCK_SENTENCES", 41)
+    monkeypatch.setattr(local_runner, "LOCKSTEP_DOCUMENTS", 31)
+    monkeypatch.setattr(local_runner, "SHUFFLED_PAIRS", 19)
+    monkeypatch.setattr(local_runner, "CHUNK_INSTANCES", 29)
+    monkeypatch.setattr(local_runner, "BATCH_TOKENS", 47 * 13)
 
 
 def _bytes(folder):
@@ -378,12 +385,12 @@ def test_tensorflow_parses_the_records(tmp_path, changes):
     options = _tiny_options(tmp_path, **changes)
     manifest = create_pretraining_data(options, 1, show_progress=False)
     (batch,) = tf.data.TFRecordDataset(options.output_files[0]).batch(10_007)
-    parsed = records.parse_example_fn(options.features)(batch)
+    parsed = parse_example_fn(options.features)(batch)
     assert parsed["input_ids"].shape == (manifest["counts"]["instances"], 47)
     assert set(parsed) == {feature.name for feature in options.features}
     ids, mask = parsed["input_ids"].numpy(), parsed["input_mask"].numpy()
     segments = parsed["segment_ids"].numpy()
-    vocab = tokenization.load_vocab(options.vocab_file)
+    vocab = load_vocab(options.vocab_file)
     assert (ids[:, 0] == vocab["[CLS]"]).all() and (np.diff(mask, axis=1) <= 0).all()
     last = mask.sum(1) - 1
     rows = np.arange(len(ids))
@@ -404,7 +411,7 @@ def test_unmasked_pairs_are_those_of_the_masked_records(tmp_path):
     for dynamic in (False, True):
         options = _tiny_options(tmp_path / f"{dynamic}", dynamic_masking=dynamic, dupe_factor=3)
         create_pretraining_data(options, 1, show_progress=False)
-        made.append(list(records.read_examples(options.output_files[0], options.features)))
+        made.append(list(read_examples(options.output_files[0], options.features)))
     assert len(made[0]) == len(made[1])
     for masked, unmasked in zip(*made, strict=True):
         count = int(masked["masked_lm_weights"].sum())
@@ -434,11 +441,11 @@ def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path, suffix):
 
 
 def test_instances_are_spread_evenly_over_shards(tmp_path, small_steps):
-    names = pretraining_pipeline.shard_names(str(tmp_path / "a.tfrecord"), 7)
+    names = local_runner.shard_names(str(tmp_path / "a.tfrecord"), 7)
     assert names[3] == str(tmp_path / "a-00003-of-00007.tfrecord")
     options = _tiny_options(tmp_path, output_files=names)
     manifest = create_pretraining_data(options, 1, show_progress=False)
-    counts = [records.scan_records(name) for name in names]
+    counts = [scan_records(name) for name in names]
     assert sum(counts) == manifest["counts"]["instances"] and max(counts) - min(counts) <= 1
     assert manifest["files"] == [f"a-{i:05d}-of-00007.tfrecord" for i in range(7)]
     assert json.loads((tmp_path / "a.manifest.json").read_text()) == manifest
@@ -446,7 +453,7 @@ def test_instances_are_spread_evenly_over_shards(tmp_path, small_steps):
     for name in names:
         labels = [
             int(example["next_sentence_labels"][0])
-            for example in records.read_examples(name, options.features)
+            for example in read_examples(name, options.features)
         ]
         assert 0.3 < np.mean(labels) < 0.9
 
@@ -455,11 +462,11 @@ def test_every_pair_is_dealt_out_once(tmp_path, small_steps, monkeypatch):
     """The same pairs come out, whatever the chunks and files; only their order differs."""
     made = []
     for number, (chunk, files) in enumerate(((10_007, 1), (67, 1), (5, 3))):
-        monkeypatch.setattr(pretraining_pipeline, "CHUNK_INSTANCES", chunk)
+        monkeypatch.setattr(local_runner, "CHUNK_INSTANCES", chunk)
         names = tuple(str(tmp_path / f"{number}-{i}") for i in range(files))
         options = _tiny_options(tmp_path, output_files=names, dynamic_masking=True, dupe_factor=3)
         create_pretraining_data(options, 1, show_progress=False)
-        made.append([record for name in names for record in records.read_records(name)])
+        made.append([record for name in names for record in read_records(name)])
     assert sorted(made[0]) == sorted(made[1]) == sorted(made[2])
     assert made[0] != made[1] != made[2] and len(made[0]) > 80
 
@@ -467,7 +474,7 @@ def test_every_pair_is_dealt_out_once(tmp_path, small_steps, monkeypatch):
 @pytest.mark.parametrize("chunk", [67, 10_007])
 def test_records_are_shuffled(tmp_path, small_steps, monkeypatch, chunk):
     """Documents of one letter each: the letters must not come in order."""
-    monkeypatch.setattr(pretraining_pipeline, "CHUNK_INSTANCES", chunk)
+    monkeypatch.setattr(local_runner, "CHUNK_INSTANCES", chunk)
     text = tmp_path / "text.txt"
     letters = "abcdefghijklmnopqrstuvwxyz"
     text.write_text("\n\n".join("\n".join([" ".join(c * 9)] * 53) for c in letters) + "\n")
@@ -476,7 +483,7 @@ def test_records_are_shuffled(tmp_path, small_steps, monkeypatch, chunk):
     first = np.array(
         [
             example["input_ids"][1]
-            for example in records.read_examples(options.output_files[0], options.features)
+            for example in read_examples(options.output_files[0], options.features)
         ]
     )
     assert len(set(first)) == 26 and len(first) > 300
@@ -598,15 +605,15 @@ def test_work_on_other_input_is_not_continued(tmp_path, small_steps, monkeypatch
     text = tmp_path / "text.txt"
     text.write_bytes((GOLDEN / "tiny_1.txt").read_bytes())
     options = _tiny_options(tmp_path / "a", input_files=(str(text),), dupe_factor=2)
-    original = pretraining_pipeline._plan
+    original = local_runner._plan
 
     def stop(*_):
         raise _Stop
 
-    monkeypatch.setattr(pretraining_pipeline, "_plan", stop)
+    monkeypatch.setattr(local_runner, "_plan", stop)
     with pytest.raises(_Stop):
         create_pretraining_data(options, 1, show_progress=False)
-    monkeypatch.setattr(pretraining_pipeline, "_plan", original)
+    monkeypatch.setattr(local_runner, "_plan", original)
     assert len(list((tmp_path / "a").glob("tiny.work-*"))) == 1
     text.write_bytes((GOLDEN / "tiny_2.txt").read_bytes())
     create_pretraining_data(options, 1, show_progress=False)
@@ -632,10 +639,10 @@ def test_seeds_and_flags_change_the_records(tmp_path):
 def test_large_counts_are_dealt_out_without_bias():
     rng = np.random.default_rng(7)
     left = np.array([400_000_000, 600_000_000, 0, 11])
-    share = pretraining_pipeline._deal(rng, left, 100_003)
+    share = local_runner._deal(rng, left, 100_003)
     assert share.sum() == 100_003 and share[2] == 0 and (share <= left).all()
     assert abs(share[0] - 40_000) < 800
-    small = pretraining_pipeline._deal(rng, np.array([5, 0, 7]), 12)
+    small = local_runner._deal(rng, np.array([5, 0, 7]), 12)
     assert small.tolist() == [5, 0, 7]
 
 
@@ -674,7 +681,7 @@ def test_documents_are_those_of_the_original(tmp_path, texts, piece_bytes):
     """Against the original's rule, line by line; a file continues the last one's document."""
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "a", "##a"]))
-    tokenizer = tokenization.FullTokenizer(vocab)
+    tokenizer = FullTokenizer(vocab)
     documents, paths = [[]], []
     for number, text in enumerate(texts):
         paths.append(str(tmp_path / f"{number}.txt"))
@@ -830,12 +837,12 @@ def test_warnings_about_the_corpus_and_flags(tmp_path, capsys):
     assert "[PAD] is not the first line" in warned(good, vocab_file=str(vocab))
     shards = tuple(str(tmp_path / f"{i}") for i in range(97))
     assert "97 output files: some files will have no record" in warned(good, output_files=shards)
-    assert records.scan_records(shards[0]) == 1 and records.scan_records(shards[-1]) == 0
+    assert scan_records(shards[0]) == 1 and scan_records(shards[-1]) == 0
 
 
 def test_two_runs_on_one_output_do_not_mix(tmp_path):
     options = _tiny_options(tmp_path)
-    with pretraining_pipeline.work_folder(options):
+    with local_runner.work_folder(options):
         with pytest.raises(RuntimeError, match="another run is making the same records"):
             create_pretraining_data(options, 1, show_progress=False)
 
@@ -940,9 +947,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 def test_a_store_too_large_to_map_gives_the_same_records(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
-        pretraining_pipeline,
+        local_runner,
         "LOCKSTEP_DOCUMENTS_OF_LARGE",
-        pretraining_pipeline.LOCKSTEP_DOCUMENTS,
+        local_runner.LOCKSTEP_DOCUMENTS,
     )
     for limit in (token_store.MAX_RESIDENT_BYTES, 0):
         monkeypatch.setattr(token_store, "MAX_RESIDENT_BYTES", limit)

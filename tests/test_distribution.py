@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import distribution, finetuning, training, training_log
+from bert_tf.training import distribution
+from bert_tf.training.log import METRICS_NAME, read_metrics
+from bert_tf.training.objectives import HEAD_OF_KIND, FineTuningObjective
+from bert_tf.training.trainer import PretrainingObjective
 from tests import distributed_runs as runs
 from tests import synthetic_records as synthetic
 from tests.distributed_runs import BATCH, Case
@@ -85,7 +88,7 @@ def test_two_workers(records_file, expected, tmp_path):
     trained = {k: value for k, value in expected.items() if not k.startswith("evaluation/")}
     assert_close(results(tmp_path, [case])[case], trained)
     assert len(outputs) == 2
-    lines = training_log.read_metrics(tmp_path / case.name / training_log.METRICS_NAME)
+    lines = read_metrics(tmp_path / case.name / METRICS_NAME)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]  # of the chief alone
 
 
@@ -207,7 +210,7 @@ def element(count=BATCH):
 
 @pytest.mark.parametrize("normalization", distribution.LOSS_NORMALIZATIONS)
 def test_workers_have_the_rows_of_one_global_batch(normalization):
-    objective = training.PretrainingObjective()
+    objective = PretrainingObjective()
     data = tf.data.Dataset.from_tensors(element())
     found = []
     for worker in range(2):
@@ -243,15 +246,15 @@ def test_batch_that_cannot_be_divided_is_refused():
         distribution.split_batches(
             tf.data.Dataset.from_tensors(element()),
             batch_size=BATCH,
-            loss_weights=training.PretrainingObjective().loss_weights,
+            loss_weights=PretrainingObjective().loss_weights,
             loss_normalization="none",
         )
 
 
 OBJECTIVES = {
-    "pretraining": training.PretrainingObjective(),
-    "mlm": training.PretrainingObjective(next_sentence=False),
-    **{kind: finetuning.FineTuningObjective(kind) for kind in finetuning.HEAD_OF_KIND},
+    "pretraining": PretrainingObjective(),
+    "mlm": PretrainingObjective(next_sentence=False),
+    **{kind: FineTuningObjective(kind) for kind in HEAD_OF_KIND},
 }
 
 

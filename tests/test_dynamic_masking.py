@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf.dynamic_masking import MaskingRule, NextPieceRule, mask_batch
+from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule, mask_batch
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
     ("##" if i % 3 == 2 else "") + f"p{i}" for i in range(92)

@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bert_tf import weight_names
-from bert_tf.checkpoint_formats import to_numpy
-from bert_tf.checkpoint_writers import (
+from bert_tf.config import BertConfig
+from bert_tf.models.task_models import HEADS
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.training.optimizers import create_optimizer
+from bert_tf.weights.checkpoint import to_numpy
+from bert_tf.weights.layouts import HF_ARCHITECTURES, POOLER
+from bert_tf.weights.load import load_bert, load_checkpoint, load_model
+from bert_tf.weights.save import (
     save_hf,
     save_keras_hub,
     save_model_directory,
     save_tf1,
     to_keras_hub,
 )
-from bert_tf.checkpoints import load_bert, load_checkpoint, load_model
-from bert_tf.config import BertConfig
-from bert_tf.heads import HEADS
-from bert_tf.optimization import create_optimizer
-from bert_tf.tokenization import FullTokenizer
 from tests.golden.transformers import make_golden
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -155,10 +155,8 @@ def test_golden_transformers_models(golden_model):
     assert loaded.tokenizer is None
     assert loaded.transfer.layout == "transformers"
     assert loaded.transfer.ignored == ()
-    poolerless = not weight_names.HF_ARCHITECTURES[
-        "masked_lm" if name == "BertForMaskedLM" else loaded.kind
-    ][1]
-    assert loaded.transfer.missing == (weight_names.POOLER if poolerless else ())
+    poolerless = not HF_ARCHITECTURES["masked_lm" if name == "BertForMaskedLM" else loaded.kind][1]
+    assert loaded.transfer.missing == (POOLER if poolerless else ())
     assert len(loaded.transfer.moved) + len(loaded.transfer.missing) == len(loaded.model.weights)
     gelu = "gelu_tanh" if name == "BertForMaskedLM" else "gelu_erf"
     assert loaded.config.hidden_act == gelu
@@ -297,10 +295,8 @@ def test_live_ours_to_transformers(transformers, tmp_path, name, hidden_act):
     config = dataclasses.replace(CONFIG, hidden_act=hidden_act)
     model, labels = ours_of(name, config)
     skipped = save_hf(tmp_path, model, labels=labels)
-    has_pooler = weight_names.HF_ARCHITECTURES[
-        "masked_lm" if name == "BertForMaskedLM" else KINDS[name]
-    ][1]
-    assert skipped == (() if has_pooler else weight_names.POOLER)
+    has_pooler = HF_ARCHITECTURES["masked_lm" if name == "BertForMaskedLM" else KINDS[name]][1]
+    assert skipped == (() if has_pooler else POOLER)
     theirs = from_pretrained(transformers, name, tmp_path)
     assert theirs.config.architectures == [name]
     if labels:
@@ -343,7 +339,7 @@ def test_live_encoder_without_pooler(transformers, tmp_path):
     save_hf(tmp_path / "masked_lm", masked_lm)
     encoder, _, _ = load_bert(tmp_path / "masked_lm")
     assert set(encoder.output) == {"sequence_output"}
-    assert save_hf(tmp_path / "encoder", encoder) == weight_names.POOLER
+    assert save_hf(tmp_path / "encoder", encoder) == POOLER
     theirs = from_pretrained(
         transformers, "BertModel", tmp_path / "encoder", add_pooling_layer=False
     )

@@ -12,12 +12,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
-from bert_tf import export
-from bert_tf.export import MODEL_CARD_NAME, WARMUP_NAME, export_saved_model
-from bert_tf.heads import HEADS, bert_pretrainer
-from bert_tf.preprocessing import TextToIds
-from bert_tf.serving import Classifier, Embedder, FillMask, MultipleChoice
-from bert_tf.tokenization import FullTokenizer
+from bert_tf.models.task_models import HEADS, bert_pretrainer
+from bert_tf.serving.saved_model import MODEL_CARD_NAME, TOLERANCES, WARMUP_NAME, export_saved_model
+from bert_tf.serving.served_model import Classifier, Embedder, FillMask, MultipleChoice
+from bert_tf.tokenization.graph_tokenizer import TextToIds
+from bert_tf.tokenization.wordpiece import FullTokenizer
 from experiments import fill_mask
 from tests import synthetic_records as synthetic
 
@@ -291,7 +290,7 @@ def test_weights_in_half_precision(vocab_file, tmp_path):
 
 
 def test_half_precision_that_changes_too_much(vocab_file, tmp_path, monkeypatch):
-    monkeypatch.setitem(export.TOLERANCES, "bfloat16", 1e-6)
+    monkeypatch.setitem(TOLERANCES, "bfloat16", 1e-6)
     with pytest.raises(RuntimeError, match="weights: bfloat16 changes outputs by .* 1e-06 is too"):
         half_precision(vocab_file, tmp_path, "bfloat16", ids_only=True)
     assert not list(tmp_path.iterdir())

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import export_formats
-from bert_tf.export import MODEL_CARD_NAME, sample_ids, worst_difference
-from bert_tf.export_formats import export_onnx, export_tflite, load_tflite
-from bert_tf.heads import HEADS
-from bert_tf.lite_text import LiteTextToIds
-from bert_tf.preprocessing import TextToIds
-from bert_tf.served_checkpoints import SERVED
-from bert_tf.span_decoding import WindowRule
-from bert_tf.tokenization import load_vocab
-from experiments import benchmark_serving
+from bert_tf.models.task_models import HEADS
+from bert_tf.serving import tflite
+from bert_tf.serving.load import SERVED
+from bert_tf.serving.saved_model import MODEL_CARD_NAME, sample_ids, worst_difference
+from bert_tf.serving.tflite import _to_tflite, export_onnx, export_tflite, load_tflite
+from bert_tf.tasks.answer_decoding import WindowRule
+from bert_tf.tokenization.graph_tokenizer import TextToIds
+from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
+from bert_tf.tokenization.wordpiece import load_vocab
+from experiments.benchmarks import serving
 from tests import synthetic_records as synthetic
 
 WORDS = (
@@ -164,8 +164,8 @@ def test_nothing_is_left_of_a_file_that_differs(tmp_path, monkeypatch):
             weight.assign(weight * 1.5)
         return made
 
-    convert = export_formats._to_tflite
-    monkeypatch.setattr(export_formats, "_to_tflite", other)
+    convert = _to_tflite
+    monkeypatch.setattr(tflite, "_to_tflite", other)
     with pytest.raises(RuntimeError, match="weights: float32 changes outputs by"):
         export_tflite(served, tmp_path, ids_only=True)
     assert not list(tmp_path.iterdir())
@@ -208,25 +208,25 @@ class TestOnnx:
 
     @pytest.mark.slow
     def test_nothing_is_left_of_a_file_that_differs(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(export_formats, "_worst_of_ids", lambda served, run: float("nan"))
+        monkeypatch.setattr(tflite, "_worst_of_ids", lambda served, run: float("nan"))
         with pytest.raises(RuntimeError, match="float32 changes outputs by nan"):
             export_onnx(served_model("regression"), tmp_path)
         assert not list(tmp_path.iterdir())
 
 
 def test_what_the_benchmark_compares():
-    words = {word.lower().strip(",.") for word in benchmark_serving.PASSAGE} - {"grain"}
+    words = {word.lower().strip(",.") for word in serving.PASSAGE} - {"grain"}
     vocab = {
         word: i for i, word in enumerate([*WORDS[:5], *sorted(words), ",", ".", "gra", "##in"])
     }
     for batch_size, length in ((1, 32), (8, 128)):
-        texts = benchmark_serving.make_texts(vocab, batch_size, length)
+        texts = serving.make_texts(vocab, batch_size, length)
         mask = TextToIds.from_vocab(vocab, max_seq_length=length + 5).pack(texts)["input_mask"]
         assert tf.reduce_sum(mask, 1).numpy().tolist() == [length] * batch_size
         assert len(set(texts)) == batch_size
     theirs = np.array([[3.0, 4.0]])
     vectors = {"transformers": theirs, "SavedModel": theirs, "TFLite int8": theirs + [[0.5, 0]]}
-    found = benchmark_serving.compare(vectors)
+    found = serving.compare(vectors)
     assert found == {"transformers": 0.0, "SavedModel": 0.0, "TFLite int8": 0.1}
     with pytest.raises(SystemExit, match="SavedModel differs by 0.1"):
-        benchmark_serving.compare({"transformers": theirs, "SavedModel": theirs + [[0.5, 0]]})
+        serving.compare({"transformers": theirs, "SavedModel": theirs + [[0.5, 0]]})

@@ -11,8 +11,9 @@ import pytest
 from absl import flags
 
 import bert_tf
-from bert_tf import checkpoint_writers, records
-from bert_tf.features import TokenWindow, encoder_features
+from bert_tf.models.feature_extraction import TokenWindow, encoder_features
+from bert_tf.records.files import FeatureSpec, decode_example, read_records
+from bert_tf.weights.save import save_model_directory
 from experiments import extract_features
 from tests.golden.features import make_golden
 
@@ -34,7 +35,7 @@ def loaded():
 def model_dir(loaded, tmp_path_factory):
     """The golden model with its vocabulary, in TF1 layout."""
     folder = tmp_path_factory.mktemp("model")
-    checkpoint_writers.save_model_directory(folder, loaded.encoder, VOCAB)
+    save_model_directory(folder, loaded.encoder, VOCAB)
     return folder
 
 
@@ -169,10 +170,10 @@ def test_pooled(extract, loaded, pooling):
     np.testing.assert_allclose(two, expected.reshape(len(expected), -1), atol=1e-5)
     path = extract("one.tfrecord", pooling=pooling, output_format="tfrecord")
     schema = [
-        records.FeatureSpec("line_index", "int64", 1),
-        records.FeatureSpec("values", "float32", WIDTH),
+        FeatureSpec("line_index", "int64", 1),
+        FeatureSpec("values", "float32", WIDTH),
     ]
-    read = [records.decode_example(record, schema) for record in records.read_records(path)]
+    read = [decode_example(record, schema) for record in read_records(path)]
     assert [int(one["line_index"][0]) for one in read] == list(range(len(expected)))
     np.testing.assert_allclose([one["values"] for one in read], expected[:, 0], atol=1e-5)
 

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from bert_tf.tensor_bundle import read_tensors
-from bert_tf.tensor_files import checkpoint_steps
-from experiments import preemption
+from bert_tf.weights.tensor_bundle import read_tensors
+from bert_tf.weights.tensor_files import checkpoint_steps
+from experiments.command_line import preemption
 from tests import distributed_runs
 from tests.pretraining_runs import STEPS, finish, log_of, start, write_data
 

@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 
 import bert_tf
-from bert_tf import features
-from bert_tf.features import TokenWindow, encoder_features, features_fingerprint, stored_features
+from bert_tf.models import feature_extraction
+from bert_tf.models.feature_extraction import (
+    POOLINGS,
+    TokenWindow,
+    _feature_models,
+    encoder_features,
+    features_fingerprint,
+    stored_features,
+)
 from tests.synthetic_records import small_config
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "transformers" / "BertModel"
@@ -62,7 +69,7 @@ def alone(encoder, window):
     ],
 )
 def test_results_do_not_depend_on_batches(encoder, windows, batch_size, chunk_batches, monkeypatch):
-    monkeypatch.setattr(features, "_CHUNK_BATCHES", chunk_batches)
+    monkeypatch.setattr(feature_extraction, "_CHUNK_BATCHES", chunk_batches)
     found = list(encoder_features(encoder, windows, [-1, 0, 2], batch_size=batch_size))
     assert len(found) == len(windows)
     for values, window in zip(found, windows, strict=True):
@@ -91,10 +98,7 @@ def test_results_are_transformers_hidden_states():
 
 @pytest.mark.parametrize(
     "pooling",
-    [
-        pytest.param(name, marks=[] if name == "mean" else pytest.mark.slow)
-        for name in features.POOLINGS
-    ],
+    [pytest.param(name, marks=[] if name == "mean" else pytest.mark.slow) for name in POOLINGS],
 )
 def test_pooling(encoder, windows, pooling):
     found = list(encoder_features(encoder, windows, [1, -1], pooling=pooling, batch_size=7))
@@ -124,7 +128,7 @@ def test_an_encoder_is_compiled_once_and_let_go(windows):
     for _ in range(2):
         for pooling in (None, "mean"):
             list(encoder_features(encoder, windows[:3], pooling=pooling))
-    assert len(features._feature_models[encoder]) == 2
+    assert len(_feature_models[encoder]) == 2
     # Weights that are changed meanwhile count.
     (before,) = encoder_features(encoder, windows[:1])
     encoder.set_weights([2 * weight for weight in encoder.get_weights()])
@@ -150,9 +154,9 @@ def test_texts_are_read_as_they_are_needed(encoder, windows, monkeypatch):
         next(encoder_features(encoder, reading(), batch_size=3, **arguments))
         return len(read)
 
-    monkeypatch.setattr(features, "_CHUNK_BATCHES", 5)
+    monkeypatch.setattr(feature_extraction, "_CHUNK_BATCHES", 5)
     assert read_at_first() == 5 * 3 + 1
-    monkeypatch.setattr(features, "_CHUNK_BYTES", 4 * 22 * 7)
+    monkeypatch.setattr(feature_extraction, "_CHUNK_BYTES", 4 * 22 * 7)
     assert read_at_first() == 3 + 1  # a batch is never cut
     assert read_at_first(pooling="mean") == 7 + 1
     assert read_at_first(pooling="mean", layers=[-1, -2]) == 3 + 1
@@ -224,7 +228,7 @@ def test_stored_features_are_computed_once(encoder, windows, tmp_path, monkeypat
         np.testing.assert_allclose(first[i], values, atol=2e-3)
     with pytest.raises(IndexError, match="text 53"):
         first[len(windows)]
-    monkeypatch.setattr(features, "encoder_features", None)
+    monkeypatch.setattr(feature_extraction, "encoder_features", None)
     again = stored_features(tmp_path / "c", encoder, windows, [0, LAYERS])
     assert not again.computed
     np.testing.assert_array_equal(again.values, first.values)

@@ -5,15 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import training, training_log
-from bert_tf.finetuning import (
+from bert_tf.training.log import METRICS_NAME, read_metrics
+from bert_tf.training.objectives import (
     HEAD_OF_KIND,
     FineTuningObjective,
     freeze,
     frozen_layers,
     make_model,
 )
-from bert_tf.optimization import AdamWeightDecay, create_optimizer, layer_wise_rules
+from bert_tf.training.optimizers import AdamWeightDecay, create_optimizer, layer_wise_rules
+from bert_tf.training.trainer import Trainer
 from tests import synthetic_records as synthetic
 from tests.test_finetuning_pipeline import (
     BATCH,
@@ -175,7 +176,7 @@ def test_fillers_do_not_count(all_kinds):
 
 def make_trainer(folder, model, kind, steps=STEPS, **options):
     options = {"log_steps": 40, "save_checkpoints_steps": None, **options}
-    return training.Trainer(
+    return Trainer(
         model,
         create_optimizer(RATE, steps, steps // 10, bias_correction=True),
         FineTuningObjective(kind),
@@ -236,7 +237,7 @@ def test_small_models_learn_small_tasks(all_kinds, tmp_path, kind, precision):
     model = calm_model(kind, dtype=precision)
     trainer = make_trainer(tmp_path, model, kind)
     last = run(trainer, tasks)
-    lines = training_log.read_metrics(tmp_path / training_log.METRICS_NAME)
+    lines = read_metrics(tmp_path / METRICS_NAME)
     assert lines[-1]["loss"] == last["loss"] < 0.5 * lines[0]["loss"]
     assert set(trainer.objective.metric_names) < set(last)
     assert accuracy(tasks, kind, model, arrays) > 0.9
@@ -254,7 +255,7 @@ def test_training_ends_where_it_should_stop(all_kinds, tmp_path):
 
     run(trainer, tasks, 31, eval_every_steps=3, evaluate=evaluate, should_stop=lambda: seen[2:])
     assert seen == [3, 6, 9] and trainer.step == 9
-    lines = training_log.read_metrics(tmp_path / training_log.METRICS_NAME, "eval")
+    lines = read_metrics(tmp_path / METRICS_NAME, "eval")
     assert [(line["step"], line["eval_figure"]) for line in lines] == [(3, 1), (6, 2), (9, 3)]
     assert not list(tmp_path.glob("model.ckpt*"))
 

@@ -11,11 +11,27 @@ import sys
 import numpy as np
 import pytest
 
-from bert_tf import records, tasks, tokenization
-from bert_tf.span_decoding import WindowRule
-from bert_tf.tasks import TASKS
-from data_prep import finetuning_data, glue, ner, squad, swag, tabular
-from data_prep.finetuning_data import TokenizerSettings, prepare, write_split
+from bert_tf.records.files import manifest_path, read_examples, scan_records
+from bert_tf.tasks.answer_decoding import WindowRule
+from bert_tf.tasks.table import TASKS, custom_task
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.finetuning import glue, ner, squad, swag, tables
+from data_prep.finetuning import prepare as finetuning_prepare
+from data_prep.finetuning.prepare import (
+    CHUNK_EXAMPLES,
+    FORMAT_VERSION,
+    KINDS,
+    TokenizerSettings,
+    _text_features,
+    available_splits,
+    folder_source,
+    kind_of,
+    prepare,
+    table_source,
+    table_task,
+    tagged_source,
+    write_split,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 VOCAB = pathlib.Path(__file__).parent / "golden" / "tokenization" / "tiny_vocab.txt"
@@ -38,7 +54,7 @@ def _prepare(source, folder, task=SST, length=LENGTH, **options):
 
 
 def _sst_source(folder, split="train"):
-    return finetuning_data.folder_source(SST, folder, split)
+    return folder_source(SST, folder, split)
 
 
 def _refuse_to_read(source):
@@ -52,17 +68,17 @@ def _refuse_to_read(source):
 
 
 def test_records_are_the_features_in_order(tmp_path):
-    count = 2 * finetuning_data.CHUNK_EXAMPLES + 41
+    count = 2 * CHUNK_EXAMPLES + 41
     _write_sst(tmp_path, count)
     examples = list(glue.read_split(SST, tmp_path, "train"))
-    tokenizer = tokenization.FullTokenizer(VOCAB)
+    tokenizer = FullTokenizer(VOCAB)
     expected = glue.make_features(examples, tokenizer, LENGTH, SST.kind, SST.labels)
     written = {}
     for workers in (1, 2):
         made = _prepare(_sst_source(tmp_path), tmp_path / str(workers), num_workers=workers)
         assert made.num_examples == made.num_records == count
         assert made.labels == ("0", "1") and not made.from_cache
-        found = list(records.read_examples(made.record_file, made.features))
+        found = list(read_examples(made.record_file, made.features))
         for name, values in expected.items():
             np.testing.assert_array_equal([row[name] for row in found], values)
         lengths = np.load(made.lengths_file)
@@ -83,7 +99,7 @@ def test_records_are_the_features_in_order(tmp_path):
 def test_manifest_says_what_is_known(tmp_path):
     path = _write_sst(tmp_path, 7)
     made = _prepare(_sst_source(tmp_path), tmp_path)
-    on_disk = json.loads(pathlib.Path(records.manifest_path(made.record_file)).read_text())
+    on_disk = json.loads(pathlib.Path(manifest_path(made.record_file)).read_text())
     assert on_disk == made.manifest
     lengths = np.load(made.lengths_file)
     assert on_disk["counts"] == {
@@ -106,7 +122,7 @@ def test_manifest_says_what_is_known(tmp_path):
         "do_lower_case": True,
         "vocab_file": str(VOCAB),
         "files": ["train.tfrecord"],
-        "format_version": finetuning_data.FORMAT_VERSION,
+        "format_version": FORMAT_VERSION,
     }
     assert {name: on_disk[name] for name in expected} == expected
     assert on_disk["input_files"][0]["path"] == str(path)
@@ -116,11 +132,11 @@ def test_lengths_of_choices_are_those_of_the_longest(tmp_path):
     path = tmp_path / "val.csv"
     path.write_text("sent1,sent2,ending0,ending1,label\na,b,c,d d d,1\na a,,b b b,c,0\n")
     task = dataclasses.replace(TASKS["swag"], num_choices=swag.count_choices(path))
-    source = finetuning_data.folder_source(task, tmp_path, "dev")
+    source = folder_source(task, tmp_path, "dev")
     made = _prepare(source, tmp_path, task)
     assert np.load(made.lengths_file).tolist() == [8, 8]
     assert made.manifest["counts"]["tokens"] == 6 + 8 + 8 + 6
-    rows = list(records.read_examples(made.record_file, made.features))
+    rows = list(read_examples(made.record_file, made.features))
     assert [row["label_ids"].tolist() for row in rows] == [[1], [0]]
     assert rows[0]["input_ids"].shape == (2 * LENGTH,)
     assert made.manifest["num_choices"] == 2
@@ -141,26 +157,24 @@ def test_own_tables(tmp_path, kind, columns, values, expected):
     path = tmp_path / "own.csv"
     rows = "".join(f"hello,world now,{value}\n" for value in values)
     path.write_text(f"one,two,{','.join(columns)}\n" + rows)
-    columns = tabular.Columns(text="one", text_b="two", label=columns)
-    task = finetuning_data.table_task(kind, columns, path)
-    made = _prepare(finetuning_data.table_source(task, path, "train", columns), tmp_path, task)
-    found = [
-        row["label_ids"].tolist() for row in records.read_examples(made.record_file, made.features)
-    ]
+    columns = tables.Columns(text="one", text_b="two", label=columns)
+    task = table_task(kind, columns, path)
+    made = _prepare(table_source(task, path, "train", columns), tmp_path, task)
+    found = [row["label_ids"].tolist() for row in read_examples(made.record_file, made.features)]
     assert found == expected
     assert made.labels == task.labels
 
 
 def test_own_test_files_are_labelled_if_they_have_the_columns(tmp_path):
-    columns = tabular.Columns(text="t", label=("c",))
-    task = finetuning_data.table_task("classification", columns, labels=["no", "yes"])
+    columns = tables.Columns(text="t", label=("c",))
+    task = table_task("classification", columns, labels=["no", "yes"])
     for text, labelled, label in (("t,c\nhello,yes\n", True, 1), ("t\nhello\n", False, 0)):
         path = tmp_path / "test.csv"
         path.write_text(text)
-        source = finetuning_data.table_source(task, path, "test", columns)
+        source = table_source(task, path, "test", columns)
         made = _prepare(source, tmp_path, task)
         assert made.manifest["labelled"] == source.labelled == labelled
-        (row,) = records.read_examples(made.record_file, made.features)
+        (row,) = read_examples(made.record_file, made.features)
         assert row["label_ids"].tolist() == [label]
 
 
@@ -171,16 +185,16 @@ def test_a_kind_may_make_several_records_of_an_example(tmp_path, monkeypatch):
         firsts.append(first)
         assert settings.extra == {"times": 3}
         twice = [e for e in examples for _ in range(settings.extra["times"])]
-        return finetuning_data._text_features(twice, tokenizer, settings, first)
+        return _text_features(twice, tokenizer, settings, first)
 
-    kind = dataclasses.replace(finetuning_data.KINDS["classification"], make_features=make_features)
-    monkeypatch.setitem(finetuning_data.KINDS, "classification", kind)
-    monkeypatch.setattr(finetuning_data, "CHUNK_EXAMPLES", 4)
+    kind = dataclasses.replace(KINDS["classification"], make_features=make_features)
+    monkeypatch.setitem(KINDS, "classification", kind)
+    monkeypatch.setattr(finetuning_prepare, "CHUNK_EXAMPLES", 4)
     _write_sst(tmp_path, 11)
     made = _prepare(_sst_source(tmp_path), tmp_path, extra={"times": 3})
     assert (made.num_examples, made.num_records) == (11, 33)
     assert np.load(made.lengths_file).shape == (33,)
-    assert records.scan_records(made.record_file) == 33
+    assert scan_records(made.record_file) == 33
     assert firsts == [0, 4, 8]
 
 
@@ -241,7 +255,7 @@ def test_other_content_is_other_records(tmp_path, monkeypatch):
     os.utime(path, ns=times)  # same size, same time
     other = _prepare(_sst_source(tmp_path), tmp_path)
     assert not other.from_cache and other.record_file != first.record_file
-    monkeypatch.setattr(finetuning_data, "FORMAT_VERSION", 0)
+    monkeypatch.setattr(finetuning_prepare, "FORMAT_VERSION", 0)
     assert not _prepare(_sst_source(tmp_path), tmp_path).from_cache
 
 
@@ -251,7 +265,7 @@ def test_what_is_not_whole_is_made_again(tmp_path, file, damage):
     _write_sst(tmp_path, 7)
     first = _prepare(_sst_source(tmp_path), tmp_path)
     path = pathlib.Path(
-        records.manifest_path(first.record_file) if file == "manifest" else getattr(first, file)
+        manifest_path(first.record_file) if file == "manifest" else getattr(first, file)
     )
     whole = path.read_bytes()
     if damage == "missing":
@@ -333,7 +347,7 @@ def test_examples_without_a_gold_label_are_counted(tmp_path):
         "index\tsentence1\tsentence2\tgold_label\n0\ta\tb\t-\n1\tc\td\tneutral\n"
     )
     task = TASKS["mnli"]
-    made = _prepare(finetuning_data.folder_source(task, tmp_path, "dev_matched"), tmp_path, task)
+    made = _prepare(folder_source(task, tmp_path, "dev_matched"), tmp_path, task)
     assert made.num_examples == 1 and made.manifest["counts"]["without_gold_label"] == 1
 
 
@@ -354,19 +368,19 @@ def test_settings_that_cannot_be(tmp_path):
     with pytest.raises(ValueError, match=r"vocab.txt has no \[CLS\] \[SEP\] \[MASK\]"):
         _prepare(source, tmp_path, tokenizer=TokenizerSettings(str(vocab)))
     with pytest.raises(ValueError, match="labels: classification needs a training file"):
-        finetuning_data.table_task("classification", tabular.Columns(text="t", label=("c",)))
-    columns = tabular.Columns(text="t", label=("c", "d"))
+        table_task("classification", tables.Columns(text="t", label=("c",)))
+    columns = tables.Columns(text="t", label=("c", "d"))
     with pytest.raises(ValueError, match="where each label has a column, they are the columns'"):
-        finetuning_data.table_task("multi_label", columns, labels=["d", "c"])
-    odd = tasks.custom_task("multiple_choice", None, True)
+        table_task("multi_label", columns, labels=["d", "c"])
+    odd = custom_task("multiple_choice", None, True)
     with pytest.raises(ValueError, match="task custom: num_choices must be given"):
         _prepare(source, tmp_path, odd)
 
 
 def test_a_kind_that_is_not_there(monkeypatch):
-    monkeypatch.delitem(finetuning_data.KINDS, "regression")
+    monkeypatch.delitem(KINDS, "regression")
     with pytest.raises(ValueError, match="task sts-b: no reader for kind regression; there are"):
-        finetuning_data.kind_of(TASKS["sts-b"])
+        kind_of(TASKS["sts-b"])
 
 
 def test_many_unknown_tokens_are_warned_of(tmp_path, capsys):
@@ -379,16 +393,16 @@ def test_many_unknown_tokens_are_warned_of(tmp_path, capsys):
 def test_small_input_starts_no_processes(tmp_path, monkeypatch):
     started = []
 
-    class Pool(finetuning_data.WorkerPool):
+    class Pool(finetuning_prepare.WorkerPool):
         def __init__(self, num_workers, *arguments):
             started.append(num_workers)
             super().__init__(1, *arguments)
 
-    monkeypatch.setattr(finetuning_data, "WorkerPool", Pool)
-    monkeypatch.setattr(finetuning_data, "available_cores", lambda: 5)
+    monkeypatch.setattr(finetuning_prepare, "WorkerPool", Pool)
+    monkeypatch.setattr(finetuning_prepare, "available_cores", lambda: 5)
     _write_sst(tmp_path, 7)
     _prepare(_sst_source(tmp_path), tmp_path, num_workers=None)
-    monkeypatch.setattr(finetuning_data, "WORKERS_PAY_BYTES", 10)
+    monkeypatch.setattr(finetuning_prepare, "WORKERS_PAY_BYTES", 10)
     _prepare(_sst_source(tmp_path), tmp_path, num_workers=None, length=LENGTH + 1)
     _prepare(_sst_source(tmp_path), tmp_path, num_workers=3, length=LENGTH + 2)
     assert started == [1, 5, 3]
@@ -409,7 +423,7 @@ print(made.num_examples, __file__, __spec__)
 
 def test_workers_do_not_run_the_callers_script_again(tmp_path):
     """A runner imports TensorFlow at its top, and needs no guard around its body here."""
-    _write_sst(tmp_path, 2 * finetuning_data.CHUNK_EXAMPLES + 1)
+    _write_sst(tmp_path, 2 * CHUNK_EXAMPLES + 1)
     script = tmp_path / "runner.py"
     script.write_text(_SCRIPT)
     done = subprocess.run(
@@ -424,14 +438,14 @@ def test_workers_do_not_run_the_callers_script_again(tmp_path):
 
 
 def test_available_splits(tmp_path):
-    assert finetuning_data.available_splits(TASKS["swag"], tmp_path) == []
+    assert available_splits(TASKS["swag"], tmp_path) == []
     (tmp_path / "val.csv").write_text("")
-    assert finetuning_data.available_splits(TASKS["swag"], tmp_path) == ["dev"]
+    assert available_splits(TASKS["swag"], tmp_path) == ["dev"]
     (tmp_path / "valid.txt").touch()
-    assert finetuning_data.available_splits(TASKS["ner"], tmp_path) == ["dev"]
+    assert available_splits(TASKS["ner"], tmp_path) == ["dev"]
     _write_sst(tmp_path, 1)
-    assert finetuning_data.available_splits(SST, tmp_path) == ["train"]
-    assert finetuning_data.available_splits(TASKS["ax"], tmp_path, tfds=True) == ["test"]
+    assert available_splits(SST, tmp_path) == ["train"]
+    assert available_splits(TASKS["ax"], tmp_path, tfds=True) == ["test"]
 
 
 # Spans and tagged words, of which an example may give several records.
@@ -450,7 +464,7 @@ def _write_squad(path, count):
 
 
 def _assert_records(made, expected):
-    found = list(records.read_examples(made.record_file, made.features))
+    found = list(read_examples(made.record_file, made.features))
     assert len(found) == made.num_records
     for name, values in expected.items():
         np.testing.assert_array_equal([row[name] for row in found], values, err_msg=name)
@@ -461,10 +475,10 @@ def _assert_records(made, expected):
 
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_records_of_spans_are_the_features_in_order(tmp_path, split, monkeypatch):
-    monkeypatch.setattr(finetuning_data, "CHUNK_EXAMPLES", 13)
+    monkeypatch.setattr(finetuning_prepare, "CHUNK_EXAMPLES", 13)
     _write_squad(tmp_path / f"{split}-v1.1.json", 41)
     task = TASKS["squad1.1"]
-    source = finetuning_data.folder_source(task, tmp_path, split)
+    source = folder_source(task, tmp_path, split)
     extra = {"doc_stride": 5, "max_query_length": 7}
     examples = list(
         squad.read_squad(
@@ -473,7 +487,7 @@ def test_records_of_spans_are_the_features_in_order(tmp_path, split, monkeypatch
             is_training=split == "train",
         )
     )
-    tokenizer = tokenization.FullTokenizer(VOCAB)
+    tokenizer = FullTokenizer(VOCAB)
     rule = WindowRule(LENGTH, **extra)
     expected = squad.make_features(examples, tokenizer, rule, is_training=split == "train")
     ids = expected.pop("unique_ids")
@@ -481,9 +495,7 @@ def test_records_of_spans_are_the_features_in_order(tmp_path, split, monkeypatch
     made = _prepare(source, tmp_path, task, extra=extra)
     assert made.num_examples == 41 < made.num_records == len(ids)
     _assert_records(made, expected)
-    found = [
-        int(row["unique_ids"][0]) for row in records.read_examples(made.record_file, made.features)
-    ]
+    found = [int(row["unique_ids"][0]) for row in read_examples(made.record_file, made.features)]
     assert found[0] == squad.FIRST_UNIQUE_ID and (np.diff(found) > 0).all()
     other = _prepare(source, tmp_path, task, extra={**extra, "doc_stride": 7})
     assert other.record_file != made.record_file and other.num_records < made.num_records
@@ -491,7 +503,7 @@ def test_records_of_spans_are_the_features_in_order(tmp_path, split, monkeypatch
 
 @pytest.mark.parametrize("document_context", [False, True])
 def test_records_of_tagged_words_are_the_features_in_order(tmp_path, document_context, monkeypatch):
-    monkeypatch.setattr(finetuning_data, "CHUNK_EXAMPLES", 5)
+    monkeypatch.setattr(finetuning_prepare, "CHUNK_EXAMPLES", 5)
     lines = []
     for document in range(7):
         lines.append("-DOCSTART- O\n")
@@ -504,10 +516,10 @@ def test_records_of_tagged_words_are_the_features_in_order(tmp_path, document_co
             lines.append("")
     path = tmp_path / "train.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    task = tasks.custom_task("token_classification", ("O", "B-X"), False, "own")
-    source = finetuning_data.tagged_source(path, "train", document_context=document_context)
+    task = custom_task("token_classification", ("O", "B-X"), False, "own")
+    source = tagged_source(path, "train", document_context=document_context)
     sentences = list(ner.read_sentences(path))
-    tokenizer = tokenization.FullTokenizer(VOCAB)
+    tokenizer = FullTokenizer(VOCAB)
     expected, windows = ner.make_features(
         sentences, tokenizer, task.labels, LENGTH, document_context
     )
@@ -525,17 +537,17 @@ def test_records_of_tagged_words_are_the_features_in_order(tmp_path, document_co
 
 
 def test_records_are_opened_by_their_manifest(tmp_path):
-    from bert_tf.finetuning_pipeline import TaskRecords
+    from bert_tf.input_pipeline.finetuning import TaskRecords
 
     vocab = tmp_path / "vocab.txt"
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"]
     vocab.write_text("".join(f"{piece}\n" for piece in pieces))
     (tmp_path / "train.csv").write_text("text,label\ngood,yes\nbad bad,no\nbad good bad,no\n")
-    columns = tabular.Columns(text="text", label=("label",))
-    task = finetuning_data.table_task("classification", columns, tmp_path / "train.csv")
-    source = finetuning_data.table_source(task, tmp_path / "train.csv", "train", columns)
-    settings = finetuning_data.TokenizerSettings(str(vocab), True)
-    made = finetuning_data.write_split(task, source, settings, 7, tmp_path / "out")
+    columns = tables.Columns(text="text", label=("label",))
+    task = table_task("classification", columns, tmp_path / "train.csv")
+    source = table_source(task, tmp_path / "train.csv", "train", columns)
+    settings = TokenizerSettings(str(vocab), True)
+    made = write_split(task, source, settings, 7, tmp_path / "out")
     opened = TaskRecords.open(made.record_file)
     assert opened.kind == "classification" and opened.max_seq_length == 7 and len(opened) == 3
     assert opened.lengths.tolist() == [3, 4, 5] and opened.labels().tolist() == [1, 0, 0]

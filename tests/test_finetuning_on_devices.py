@@ -10,9 +10,11 @@ import keras
 import numpy as np
 import pytest
 
-from bert_tf import checkpoint_writers, heads, training_log
-from bert_tf.tensor_bundle import read_tensors
-from bert_tf.tokenization import load_vocab
+from bert_tf.models.task_models import HEADS
+from bert_tf.tokenization.wordpiece import load_vocab
+from bert_tf.training.log import METRICS_NAME, read_metrics
+from bert_tf.weights.save import save_model_directory
+from bert_tf.weights.tensor_bundle import read_tensors
 from tests import distributed_runs
 from tests import synthetic_records as synthetic
 
@@ -45,8 +47,8 @@ def model_dir(tmp_path_factory):
         attention_probs_dropout_prob=0.0,
     )
     folder = tmp_path_factory.mktemp("model") / "m"
-    encoder = heads.HEADS["encoder"].make(config)
-    checkpoint_writers.save_model_directory(folder, encoder, GOLDEN / "vocab_uncased.txt")
+    encoder = HEADS["encoder"].make(config)
+    save_model_directory(folder, encoder, GOLDEN / "vocab_uncased.txt")
     return folder
 
 
@@ -77,9 +79,7 @@ def test_replicas_and_workers_give_what_one_device_gives(model_dir, tmp_path):
         folder = tmp_path / name
         processes = [start(model_dir, folder, tf_config, **given) for tf_config in parts]
         distributed_runs.finish(processes)
-        losses = [
-            line["loss"] for line in training_log.read_metrics(folder / training_log.METRICS_NAME)
-        ]
+        losses = [line["loss"] for line in read_metrics(folder / METRICS_NAME)]
         figures = json.loads((folder / "eval_results.json").read_text())
         return losses, figures, read_tensors(folder / "bert_model.ckpt")
 

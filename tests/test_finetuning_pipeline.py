@@ -10,12 +10,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import finetuning_pipeline, records
-from bert_tf.finetuning import make_model
-from bert_tf.finetuning_pipeline import LENGTHS, TaskRecords, padded_length
+from bert_tf.input_pipeline import finetuning
+from bert_tf.input_pipeline.finetuning import _LABELS, LENGTHS, TaskRecords, padded_length
+from bert_tf.records import files
+from bert_tf.records.files import (
+    RecordWriter,
+    classification_features,
+    encode_framed_examples,
+    frame_record,
+    multi_label_features,
+    multiple_choice_features,
+)
+from bert_tf.training.objectives import make_model
 from tests import synthetic_records as synthetic
 
-KINDS = tuple(finetuning_pipeline._LABELS)
+KINDS = tuple(_LABELS)
 LENGTH, CHOICES, LABELS, COUNT, BATCH = 37, 3, 5, 101, 7
 INPUTS = ("input_ids", "input_mask", "segment_ids")
 _MARK = 5  # the first of the ids that tell a label
@@ -24,10 +33,10 @@ _FIRST_WORD = 13  # the first of those that tell nothing
 
 def schema_of(kind):
     if kind == "multi_label":
-        return records.multi_label_features(LENGTH, LABELS)
+        return multi_label_features(LENGTH, LABELS)
     if kind == "multiple_choice":
-        return records.multiple_choice_features(LENGTH, CHOICES)
-    return getattr(records, f"{kind}_features")(LENGTH)
+        return multiple_choice_features(LENGTH, CHOICES)
+    return getattr(files, f"{kind}_features")(LENGTH)
 
 
 def num_labels_of(kind):
@@ -86,8 +95,8 @@ def make_arrays(kind, count=COUNT, seed=0):
 
 
 def write(path, kind, arrays):
-    with records.RecordWriter(path) as writer:
-        writer.write_framed(records.encode_framed_examples(schema_of(kind), arrays))
+    with RecordWriter(path) as writer:
+        writer.write_framed(encode_framed_examples(schema_of(kind), arrays))
     return path
 
 
@@ -239,7 +248,7 @@ def test_shapes_of_batches_are_few(all_kinds, kind):
 def test_each_epoch_has_every_record_once(
     classification, monkeypatch, batch_size, group_by_length, pool_batches
 ):
-    monkeypatch.setattr(finetuning_pipeline, "_POOL_BATCHES", pool_batches)
+    monkeypatch.setattr(finetuning, "_POOL_BATCHES", pool_batches)
     classification._pool.cache_clear()
     batches = [
         classification.training_batch(
@@ -415,7 +424,7 @@ def test_a_model_is_traced_once_for_each_length(all_kinds):
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_come_in_the_order_of_the_file(all_kinds, kind, monkeypatch):
     tasks, arrays = all_kinds[kind]
-    monkeypatch.setattr(finetuning_pipeline, "_READ_AT_ONCE", 17)
+    monkeypatch.setattr(finetuning, "_READ_AT_ONCE", 17)
     found = tasks.labels()
     if kind in ("token_classification", "span"):
         names = set(arrays) - set(INPUTS)
@@ -459,7 +468,7 @@ def test_bad_arguments(tmp_path):
     with pytest.raises(ValueError, match="num_choices: .* got None for multiple_choice"):
         TaskRecords(path, "multiple_choice", schema_of("multiple_choice"))
     with pytest.raises(ValueError, match="x: record 0: feature 'input_ids': expected 31 values"):
-        TaskRecords(path, "classification", records.classification_features(31))
+        TaskRecords(path, "classification", classification_features(31))
     with pytest.raises(ValueError, match="x: record 0: no feature 'unique_ids'"):
         TaskRecords(path, "span", schema_of("span"))
 
@@ -548,7 +557,7 @@ def test_damaged_files(tmp_path):
     with pytest.raises(ValueError, match="x: records 0 to 5: expected the features label_ids"):
         tasks.labels()
     with pytest.raises(ValueError, match="x: record 0: not a serialized tf.train.Example"):
-        opened(records.frame_record(b"\xff\xff"))
+        opened(frame_record(b"\xff\xff"))
 
 
 def test_file_is_closed_with_the_records(tmp_path):

@@ -11,10 +11,17 @@ import sys
 import numpy as np
 import pytest
 
-from bert_tf import records, tasks, tokenization
-from bert_tf.tasks import TASKS
-from data_prep import glue
-from data_prep.glue import TextExample
+from bert_tf.records.files import (
+    classification_features,
+    decode_example,
+    encode_examples,
+    multi_label_features,
+    regression_features,
+)
+from bert_tf.tasks.table import TASKS
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.finetuning import glue
+from data_prep.finetuning.glue import TextExample
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "classification"
 OWN = json.loads((GOLDEN / "own.json").read_text(encoding="utf-8"))
@@ -33,7 +40,7 @@ golden = _load_make_golden()
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tokenization.FullTokenizer(golden.TINY_VOCAB, do_lower_case=True)
+    return FullTokenizer(golden.TINY_VOCAB, do_lower_case=True)
 
 
 def _features(task, path, split, tokenizer, length):
@@ -69,7 +76,7 @@ def test_own_sentences_equal_the_original(name, length, tokenizer):
 def test_real_files_equal_the_original(setting, name, shared_data):
     task, file, split = golden.FILES[name]
     vocab, do_lower_case, length = golden.SETTINGS[setting]
-    tokenizer = tokenization.FullTokenizer(shared_data / "vocab" / vocab, do_lower_case)
+    tokenizer = FullTokenizer(shared_data / "vocab" / vocab, do_lower_case)
     arrays = _features(task, shared_data / "glue" / file, split, tokenizer, length)
     rows = [golden.canonical(*row) for row in _rows(arrays)]
     expected = DIGESTS[f"{setting} {name}"]
@@ -276,18 +283,18 @@ def _example(label, text_b=None):
 def test_features_match_their_schemas(tokenizer):
     labels = ("u", "v", "w")
     for kind, schema, label, expected in (
-        ("classification", records.classification_features(13), "w", [2]),
-        ("classification", records.classification_features(13), None, [0]),
-        ("regression", records.regression_features(13), 2.5, [2.5]),
-        ("regression", records.regression_features(13), None, [0]),
-        ("multi_label", records.multi_label_features(13, 3), ("w", "u"), [1, 0, 1]),
-        ("multi_label", records.multi_label_features(13, 3), (), [0, 0, 0]),
-        ("multi_label", records.multi_label_features(13, 3), None, [0, 0, 0]),
+        ("classification", classification_features(13), "w", [2]),
+        ("classification", classification_features(13), None, [0]),
+        ("regression", regression_features(13), 2.5, [2.5]),
+        ("regression", regression_features(13), None, [0]),
+        ("multi_label", multi_label_features(13, 3), ("w", "u"), [1, 0, 1]),
+        ("multi_label", multi_label_features(13, 3), (), [0, 0, 0]),
+        ("multi_label", multi_label_features(13, 3), None, [0, 0, 0]),
     ):
         arrays = glue.make_features([_example(label)] * 5, tokenizer, 13, kind, labels)
         assert arrays["label_ids"].tolist() == [expected] * 5
-        (record, *_) = records.encode_examples(schema, arrays)
-        decoded = records.decode_example(record, schema)
+        (record, *_) = encode_examples(schema, arrays)
+        decoded = decode_example(record, schema)
         assert decoded["label_ids"].tolist() == expected
         assert decoded["input_ids"].tolist() == [3, 11, 12, 4] + [0] * 9
         assert decoded["input_mask"].sum() == 4
@@ -500,4 +507,4 @@ def test_majority_label_of_wnli(shared_data):
 
 def test_kinds_of_glue_are_those_of_texts():
     assert {TASKS[name].kind for name in glue.GLUE_TASKS} == {"classification", "regression"}
-    assert set(glue.GLUE_TASKS) < set(tasks.TASKS)
+    assert set(glue.GLUE_TASKS) < set(TASKS)

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import losses
-from bert_tf.checkpoint_writers import save_model_directory
-from bert_tf.checkpoints import load_checkpoint, load_model
 from bert_tf.config import BertConfig
-from bert_tf.heads import (
+from bert_tf.models.encoder import bert_encoder
+from bert_tf.models.task_models import (
     HEADS,
     MaskedLMHead,
     PretrainingHeads,
@@ -19,8 +17,10 @@ from bert_tf.heads import (
     gather_positions,
     pretraining_compile_arguments,
 )
-from bert_tf.modeling import bert_encoder
-from bert_tf.optimization import create_optimizer
+from bert_tf.training import losses
+from bert_tf.training.optimizers import create_optimizer
+from bert_tf.weights.load import load_checkpoint, load_model
+from bert_tf.weights.save import save_model_directory
 from tests.golden.modeling import make_golden
 from tests.test_modeling import run_on_backend, saves
 
@@ -169,7 +169,7 @@ def test_forms_of_gelu_in_transformers():
     """gelu_new, gelu_pytorch_tanh and gelu_fast are the tanh form; gelu is the exact one."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     activations = pytest.importorskip("transformers.activations", reason="not installed")
-    from bert_tf.layers import gelu_erf, gelu_tanh
+    from bert_tf.models.layers import gelu_erf, gelu_tanh
 
     x = np.linspace(-5, 5, 997).astype(np.float32)
     for name in ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"):

@@ -9,9 +9,28 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import input_pipeline as pipeline
-from bert_tf import records
-from bert_tf.dynamic_masking import MaskingRule
+from bert_tf.input_pipeline.masking import MaskingRule
+from bert_tf.input_pipeline.pretraining import (
+    CheckedFile,
+    check_manifests,
+    check_record_shape,
+    check_records,
+    count_records,
+    damage_report,
+    expand_files,
+    label_counts,
+    manifests_of,
+    max_token_id,
+    pretraining_dataset,
+    unigram_cross_entropy,
+)
+from bert_tf.records.files import (
+    FeatureSpec,
+    RecordWriter,
+    encode_examples,
+    frame_record,
+    read_records,
+)
 from tests import synthetic_records as synthetic
 from tests.synthetic_records import LENGTH, PREDICTIONS, VOCAB, VOCAB_SIZE
 
@@ -43,7 +62,7 @@ def take(files, count=None, **changes):
         "seed": 7,
         **changes,
     }
-    dataset = pipeline.pretraining_dataset(files, **settings)
+    dataset = pretraining_dataset(files, **settings)
     if count is not None:
         dataset = dataset.take(count)
     return list(dataset.as_numpy_iterator())
@@ -174,18 +193,18 @@ def test_whole_epoch_from_one_file_smaller_than_a_batch(tmp_path):
 def test_files_are_expanded_in_order_and_missing_ones_named(tmp_path):
     for name in ("x-1.tfrecord", "x-0.tfrecord", "y.tfrecord"):
         (tmp_path / name).write_bytes(b"")
-    found = pipeline.expand_files(f"{tmp_path}/x-*.tfrecord, {tmp_path}/y.tfrecord")
+    found = expand_files(f"{tmp_path}/x-*.tfrecord, {tmp_path}/y.tfrecord")
     assert [name.rsplit("/", 1)[1] for name in found] == [
         "x-0.tfrecord",
         "x-1.tfrecord",
         "y.tfrecord",
     ]
     with pytest.raises(FileNotFoundError, match="z-\\*"):
-        pipeline.expand_files([f"{tmp_path}/y.tfrecord", f"{tmp_path}/z-*"])
+        expand_files([f"{tmp_path}/y.tfrecord", f"{tmp_path}/z-*"])
     with pytest.raises(FileNotFoundError, match="no record files"):
-        pipeline.expand_files("")
+        expand_files("")
     with pytest.raises(ValueError, match="twice.*y.tfrecord"):
-        pipeline.expand_files([f"{tmp_path}/y.tfrecord", f"{tmp_path}/*.tfrecord"])
+        expand_files([f"{tmp_path}/y.tfrecord", f"{tmp_path}/*.tfrecord"])
 
 
 def test_what_does_not_fit_is_said(files, unmasked, tmp_path):
@@ -208,9 +227,9 @@ def test_what_does_not_fit_is_said(files, unmasked, tmp_path):
     with pytest.raises(ValueError, match="empty.tfrecord: no records"):
         take(str(empty))
     other = tmp_path / "other.tfrecord"
-    features = (records.FeatureSpec("label", "int64", 1),)
-    with records.RecordWriter(other) as writer:
-        writer.write(records.encode_examples(features, {"label": np.array([[1]])})[0])
+    features = (FeatureSpec("label", "int64", 1),)
+    with RecordWriter(other) as writer:
+        writer.write(encode_examples(features, {"label": np.array([[1]])})[0])
     with pytest.raises(ValueError, match="other.tfrecord: record 0: expected the features"):
         take(str(other))
 
@@ -221,12 +240,12 @@ def test_damaged_records_are_named(files, tmp_path):
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
     with pytest.raises(ValueError, match=r"damaged.tfrecord: record \d+"):
-        pipeline.count_records([files[2], str(damaged)])
-    assert pipeline.count_records(files) == list(COUNTS)
+        count_records([files[2], str(damaged)])
+    assert count_records(files) == list(COUNTS)
 
 
 def test_an_id_outside_the_vocabulary_stops_the_stream(files):
-    highest = max(map(pipeline.max_token_id, files))
+    highest = max(map(max_token_id, files))
     assert highest == VOCAB_SIZE - 1
     take(files, 20, vocab_size=highest + 1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="outside the vocabulary of 96"):
@@ -234,39 +253,39 @@ def test_an_id_outside_the_vocabulary_stops_the_stream(files):
 
 
 def test_unigram_baseline_is_the_cross_entropy_with_one_added(files):
-    dataset = pipeline.pretraining_dataset(
+    dataset = pretraining_dataset(
         files,
         batch_size=BATCH,
         max_seq_length=LENGTH,
         max_predictions_per_seq=PREDICTIONS,
         is_training=False,
     )
-    counts = pipeline.label_counts(dataset, VOCAB_SIZE)
+    counts = label_counts(dataset, VOCAB_SIZE)
     expected = collections.Counter()
     for count, seed in zip(COUNTS, (1, 2, 3), strict=True):
         arrays = synthetic.make_arrays(count, seed)
         expected.update(arrays["masked_lm_ids"][arrays["masked_lm_weights"] > 0].tolist())
     assert {i: n for i, n in enumerate(counts) if n} == expected
-    assert pipeline.label_counts(dataset, VOCAB_SIZE, max_steps=1).sum() < counts.sum()
+    assert label_counts(dataset, VOCAB_SIZE, max_steps=1).sum() < counts.sum()
     with pytest.raises(ValueError, match="vocab_size 11"):
-        pipeline.label_counts(dataset, 11)
+        label_counts(dataset, 11)
     # By hand: training counts (3, 0, 1) become 4/7, 1/7, 2/7.
-    value = pipeline.unigram_cross_entropy(np.array([3, 0, 1]), np.array([2, 1, 0]))
+    value = unigram_cross_entropy(np.array([3, 0, 1]), np.array([2, 1, 0]))
     assert value == pytest.approx(-(2 * np.log(4 / 7) + np.log(1 / 7)) / 3, rel=1e-12)
     with pytest.raises(ValueError, match="held_out_counts"):
-        pipeline.unigram_cross_entropy(np.array([1]), np.array([0]))
+        unigram_cross_entropy(np.array([1]), np.array([0]))
 
 
 def test_manifests_count_only_for_the_files_they_name(tmp_path):
     manifest = {"files": ["m-00000-of-00002.tfrecord"], "max_token_id": 3}
     (tmp_path / "m.manifest.json").write_text(json.dumps(manifest))
     named, other = (str(tmp_path / f"m-0000{i}-of-00002.tfrecord") for i in (0, 1))
-    assert pipeline.manifests_of([named, other]) == [manifest]
-    assert pipeline.manifests_of([other]) == []
-    assert pipeline.manifests_of([str(tmp_path / "n.tfrecord")]) == []
+    assert manifests_of([named, other]) == [manifest]
+    assert manifests_of([other]) == []
+    assert manifests_of([str(tmp_path / "n.tfrecord")]) == []
     (tmp_path / "m.manifest.json").write_text("{")
     with pytest.raises(ValueError, match="m.manifest.json: not a JSON file"):
-        pipeline.manifests_of([named])
+        manifests_of([named])
 
 
 # --- damaged, missing and foreign files ---
@@ -274,13 +293,11 @@ def test_manifests_count_only_for_the_files_they_name(tmp_path):
 
 def _framed(path):
     """Bytes of each record of a file, with its frame."""
-    return [records.frame_record(record) for record in records.read_records(path)]
+    return [frame_record(record) for record in read_records(path)]
 
 
 def _check(paths, skip=False, vocab_size=VOCAB_SIZE):
-    return pipeline.check_records(
-        list(map(str, paths)), vocab_size=vocab_size, skip_corrupt_records=skip
-    )
+    return check_records(list(map(str, paths)), vocab_size=vocab_size, skip_corrupt_records=skip)
 
 
 def _flip(data, place):
@@ -315,15 +332,15 @@ def test_damaged_records_are_named_or_left_out(files, tmp_path, damage):
     with pytest.raises(ValueError, match=f"damaged.tfrecord: {message}"):
         _check([files[0], path])
     (intact, checked) = _check([files[0], path], skip=True)
-    assert intact == pipeline.CheckedFile(files[0], COUNTS[0], ())
+    assert intact == CheckedFile(files[0], COUNTS[0], ())
     assert _framed(checked.path) == [framed[number] for number in sound]
     assert checked.num_records == len(sound) and path.read_bytes() == data
-    lines = pipeline.damage_report([intact, checked])
+    lines = damage_report([intact, checked])
     assert len(lines) == len(checked.damage) + 1
     assert checked.damage[0] in lines[0] and "damaged.tfrecord: record " in lines[0]
     assert f"{len(sound) + COUNTS[0]} records sound" in lines[-1]
-    assert pipeline.damage_report([intact]) == []
-    assert pipeline.check_record_shape([str(path)], LENGTH, PREDICTIONS, True).masked
+    assert damage_report([intact]) == []
+    assert check_record_shape([str(path)], LENGTH, PREDICTIONS, True).masked
 
 
 @pytest.mark.parametrize("damage", ["truncated", "corrupt"])
@@ -390,8 +407,8 @@ def shards(tmp_path):
 
 def test_shards_are_those_of_their_manifest(shards, tmp_path):
     paths, manifest = shards
-    pipeline.check_manifests(paths)
-    pipeline.check_manifests(paths[:1])
+    check_manifests(paths)
+    check_manifests(paths[:1])
     assert [file.num_records for file in _check(paths)] == [11, 12]
     # Cut off after a record: every checksum is right.
     framed = _framed(paths[1])
@@ -415,7 +432,7 @@ def test_shards_are_those_of_their_manifest(shards, tmp_path):
     pathlib.Path(paths[1]).unlink()
     message = "m-00001-of-00002.tfrecord: missing; .*m.manifest.json names 2 shards"
     with pytest.raises(FileNotFoundError, match=message):
-        pipeline.check_manifests(paths[:1])
+        check_manifests(paths[:1])
 
 
 def test_shards_of_two_vocabularies_are_refused(shards, tmp_path):
@@ -424,7 +441,7 @@ def test_shards_of_two_vocabularies_are_refused(shards, tmp_path):
     made = {"files": ["o.tfrecord"], "vocab_sha256": "two", "max_token_id": VOCAB_SIZE}
     (tmp_path / "o.manifest.json").write_text(json.dumps(made))
     with pytest.raises(ValueError, match=r"m.manifest.json and .*o.manifest.json: .* different"):
-        pipeline.check_manifests([*paths, other])
+        check_manifests([*paths, other])
     with pytest.raises(ValueError, match=f"o.tfrecord: holds token id {VOCAB_SIZE}, but"):
         _check([other])
 
@@ -433,4 +450,4 @@ def test_gzip_members_written_one_after_another_are_sound(files, tmp_path):
     framed = _framed(files[2])
     path = tmp_path / "x.tfrecord.gz"
     path.write_bytes(gzip.compress(b"".join(framed[:9])) + gzip.compress(b"".join(framed[9:])))
-    assert _check([path])[0] == pipeline.CheckedFile(str(path), COUNTS[2], ())
+    assert _check([path])[0] == CheckedFile(str(path), COUNTS[2], ())

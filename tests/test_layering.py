@@ -11,63 +11,41 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("bert_tf", "data_prep", "experiments")
 
+# Folders and files of bert_tf from the ground up: one imports what is below it, and no sibling.
 LEVELS = {
     "config": 0,
-    "distribution": 0,
-    "tokenization": 0,
-    "losses": 0,
-    "metrics": 0,
-    "squad_metrics": 0,
-    "optimization": 1,
-    "tensorflow_kernels": 0,
-    "tensor_files": 0,
+    "files": 0,
+    "tokenization": 1,
     "records": 1,
-    "tensor_bundle": 1,
-    "uninitialized": 0,
-    "weight_names": 1,
-    "layers": 2,
-    "character_tables": 1,
-    "text_words": 2,
-    "preprocessing": 3,
-    "dynamic_masking": 2,
-    "span_decoding": 2,
+    "models": 2,
     "tasks": 2,
-    "modeling": 3,
-    "training_state": 4,
-    "input_pipeline": 4,
-    "finetuning_pipeline": 4,
-    "heads": 4,
-    "bilstm": 4,
-    "training_log": 0,
-    "training_progress": 1,
-    "training": 5,
-    "finetuning": 5,
-    "checkpoint_formats": 5,
-    "features": 6,
-    "checkpoints": 6,
-    "checkpoint_writers": 6,
-    "lora": 6,
-    "serving": 7,
-    "serving_windows": 1,
-    "serving_spans": 8,
-    "serving_entities": 8,
-    "served_checkpoints": 9,
-    "predictor": 10,
-    "export": 8,
-    "export_formats": 9,
-    "lite_text": 4,
-    "serving_weights": 0,
+    "weights": 3,
+    "input_pipeline": 3,
+    "training": 4,
+    "serving": 4,
+    "__init__": 5,
 }
-DATA_PREP_MAY_USE = {"config", "tokenization", "records", "tasks", "span_decoding"}
-BACKEND_NEUTRAL = ("config", "losses", "optimization", "layers", "modeling", "heads") + (
-    "bilstm",
-    "features",
-    "weight_names",
-    "checkpoint_formats",
-    "checkpoints",
-    "checkpoint_writers",
-    "lora",
-)
+# What each folder may import besides itself and `files`.
+ARROWS = {
+    "config": set(),
+    "files": set(),
+    "tokenization": set(),
+    "records": set(),
+    "models": {"config"},
+    "tasks": {"tokenization", "records"},
+    "weights": {"config", "models", "tokenization"},
+    "input_pipeline": {"records", "tasks"},
+    "training": {"config", "models", "weights"},
+    "serving": {"config", "tasks", "tokenization", "weights"},
+    "data_prep": {"config", "tokenization", "records", "tasks"},
+}
+LIGHT = ("config", "records", "tasks")  # load neither TensorFlow nor Keras
+NEUTRAL = ("models", "weights")  # use keras.ops only, so that they run on JAX and torch too
+ON_TENSORFLOW = {  # files of such folders that need TensorFlow, imported on that backend alone
+    "weights/tensor_bundle.py",
+    "weights/uninitialized.py",
+}
+NEUTRAL_FILES = ("training/losses.py", "training/optimizers.py")
 
 
 def imports_of(path: pathlib.Path) -> set[str]:
@@ -82,29 +60,34 @@ def imports_of(path: pathlib.Path) -> set[str]:
     return names
 
 
-def own_modules(path: pathlib.Path) -> set[str]:
-    """Names of bert_tf modules that a file imports."""
-    modules = set()
+def own_folders(path: pathlib.Path) -> set[str]:
+    """Folders and files of bert_tf that a file imports."""
+    folders = set()
     for name in imports_of(path):
         parts = name.split(".")
         if parts[0] == "bert_tf" and len(parts) > 1:
-            modules.add(parts[1])
-    return modules
+            folders.add(parts[1])
+    return folders
 
 
-def library_files():
-    return [p for p in sorted((REPOSITORY / "bert_tf").glob("*.py")) if p.stem != "__init__"]
+def files_of(package: str) -> list[pathlib.Path]:
+    return sorted((REPOSITORY / package).rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", library_files(), ids=lambda p: p.stem)
-def test_library_imports_point_downward(path):
-    assert path.stem in LEVELS, f"give {path.stem} its level in DESIGN order"
-    for module in own_modules(path):
-        assert LEVELS[module] < LEVELS[path.stem], (
-            f"{path.stem} imports {module}, which is not below"
-        )
+def folder_of(path: pathlib.Path) -> str:
+    """The folder directly under the package that a file lies in, or its own name there."""
+    return path.relative_to(REPOSITORY).parts[1].removesuffix(".py")
+
+
+def relative(path: pathlib.Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+@pytest.mark.parametrize("path", files_of("bert_tf"), ids=relative)
+def test_every_file_has_a_level(path):
+    assert folder_of(path) in LEVELS
     for name in imports_of(path):
-        assert name.split(".")[0] not in ("data_prep", "experiments"), f"{path.stem} imports {name}"
+        assert name.split(".")[0] not in ("data_prep", "experiments")
 
 
 def names_defined_in(path: pathlib.Path) -> set[str]:
@@ -128,30 +111,39 @@ def names_defined_in(path: pathlib.Path) -> set[str]:
 def test_what_is_imported_is_there(package):
     """Imports within functions too, which no test of another thing may ever reach."""
     known: dict[str, set[str]] = {}
-    for path in sorted((REPOSITORY / package).glob("*.py")):
+    for path in files_of(package):
         for name in imports_of(path):
+            if name.split(".")[0] not in PACKAGES:
+                continue
             module, _, wanted = name.rpartition(".")
             file = REPOSITORY / (module.replace(".", "/") + ".py")
-            if not file.exists():  # not ours, or a module of a package
-                first = name.split(".")[0]
-                if first in PACKAGES and module == first and first != "bert_tf":
-                    assert (REPOSITORY / first / f"{wanted}.py").exists(), f"{path.name}: {name}"
-                continue
+            folder = REPOSITORY / module.replace(".", "/")
+            if not file.exists():
+                if (folder / f"{wanted}.py").exists() or (folder / wanted).is_dir():
+                    continue  # a module, or a package
+                file = folder / "__init__.py"
             if module not in known:
                 known[module] = names_defined_in(file)
             assert wanted in known[module], f"{path.name}: {module} has no {wanted}"
 
 
-def test_data_prep_uses_the_light_modules_only():
-    for path in sorted((REPOSITORY / "data_prep").glob("*.py")):
-        assert own_modules(path) <= DATA_PREP_MAY_USE, path.name
-        for name in imports_of(path):
-            assert name.split(".")[0] not in ("experiments", "tensorflow", "keras"), path.name
+@pytest.mark.parametrize("path", files_of("data_prep"), ids=relative)
+def test_data_prep_uses_the_light_folders_only(path):
+    assert own_folders(path) <= ARROWS["data_prep"] | {"files"}
+    for name in imports_of(path):
+        assert name.split(".")[0] not in ("experiments", "tensorflow", "keras")
 
 
-@pytest.mark.parametrize("module", BACKEND_NEUTRAL)
-def test_backend_neutral_modules_do_not_name_tensorflow(module):
-    names = imports_of(REPOSITORY / "bert_tf" / f"{module}.py")
+def neutral_files() -> list[pathlib.Path]:
+    library = REPOSITORY / "bert_tf"
+    files = [path for folder in NEUTRAL for path in files_of(f"bert_tf/{folder}")]
+    files = [path for path in files if path.relative_to(library).as_posix() not in ON_TENSORFLOW]
+    return [*files, *(library / name for name in NEUTRAL_FILES)]
+
+
+@pytest.mark.parametrize("path", neutral_files(), ids=relative)
+def test_backend_neutral_files_do_not_name_tensorflow(path):
+    names = imports_of(path)
     assert not [n for n in names if n.split(".")[0] in ("tensorflow", "tensorflow_text", "jax")]
 
 
@@ -168,12 +160,18 @@ def python(code: str, **environment: str) -> str:
     return done.stdout
 
 
+def light_modules() -> list[str]:
+    names = ["bert_tf", "bert_tf.tokenization.wordpiece"]
+    for package in (*(f"bert_tf/{folder}" for folder in LIGHT), "data_prep"):
+        files = files_of(package) or [REPOSITORY / f"{package}.py"]
+        modules = (path.relative_to(REPOSITORY).with_suffix("") for path in files)
+        names += [".".join(module.parts).removesuffix(".__init__") for module in modules]
+    return [name for name in names if not name.endswith(".beam_runner")]  # needs Apache Beam
+
+
 def test_light_imports_load_neither_tensorflow_nor_keras():
     code = (
-        "import sys, bert_tf, bert_tf.tokenization, bert_tf.records, bert_tf.metrics\n"
-        "import data_prep.create_pretraining_data, data_prep.extract_corpus\n"
-        "import data_prep.learn_vocab, data_prep.create_finetuning_data\n"
-        "import bert_tf.squad_metrics, bert_tf.tasks, data_prep.ner, data_prep.squad\n"
+        f"import sys, importlib\nfor name in {light_modules()!r}: importlib.import_module(name)\n"
         "print(sorted({'tensorflow', 'keras', 'keras_hub', 'torch'} & set(sys.modules)))"
     )
     assert python(code).strip() == "[]"
@@ -205,16 +203,12 @@ def test_model_runs_where_tensorflow_is_not_installed():
     assert "'masked_lm_logits': (3, 5, 31)" in out and "'next_sentence_logits': (3, 2)" in out
 
 
-def test_type_checkers_see_the_same_names_as_a_program():
-    import bert_tf
-
-    tree = ast.parse((REPOSITORY / "bert_tf/__init__.py").read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    assert ast.unparse(block.test) == "TYPE_CHECKING"
-    seen = {
-        name.asname: (node.module, name.name)
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for name in node.names
-    }
-    assert seen == {name: (f"bert_tf.{m}", name) for name, m in bert_tf._MODULE_OF.items()}
+def test_the_front_door_holds_what_it_says():
+    code = (
+        "import bert_tf\n"
+        "print(sorted(name for name in dir(bert_tf) if not name.startswith('_')))\n"
+        "print(all(getattr(bert_tf, name) is not None for name in dir(bert_tf)))"
+    )
+    names, all_there = python(code).splitlines()
+    assert {"BertConfig", "load_bert", "Trainer", "models"} <= set(ast.literal_eval(names))
+    assert all_there == "True"

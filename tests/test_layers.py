@@ -6,8 +6,8 @@ import scipy.stats
 import tensorflow as tf
 from keras import ops
 
-from bert_tf import layers
 from bert_tf.config import ACTIVATIONS, BertConfig
+from bert_tf.models import layers
 
 CONFIG = BertConfig(
     vocab_size=37,

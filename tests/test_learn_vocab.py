@@ -8,7 +8,12 @@ import sys
 
 import pytest
 
-from bert_tf.tokenization import SPECIAL_TOKENS, FullTokenizer, check_special_tokens, load_vocab
+from bert_tf.tokenization.wordpiece import (
+    SPECIAL_TOKENS,
+    FullTokenizer,
+    check_special_tokens,
+    load_vocab,
+)
 from data_prep.learn_vocab import count_words, learn_vocab, read_lines, special_pieces
 
 pytest.importorskip("tokenizers")

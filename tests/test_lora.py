@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import checkpoint_writers, checkpoints, training
-from bert_tf.finetuning import FineTuningObjective, make_model
-from bert_tf.lora import (
+from bert_tf.training.objectives import FineTuningObjective, make_model
+from bert_tf.training.optimizers import AdamWeightDecay, create_optimizer
+from bert_tf.training.trainer import Trainer
+from bert_tf.weights.adapters import (
     PROJECTIONS,
     add_lora,
     load_adapters,
@@ -18,7 +19,8 @@ from bert_tf.lora import (
     merged_weights,
     save_adapters,
 )
-from bert_tf.optimization import AdamWeightDecay, create_optimizer
+from bert_tf.weights.load import load_model
+from bert_tf.weights.save import save_hf, save_model_directory
 from tests import synthetic_records as synthetic
 
 BATCH, LENGTH, LABELS, RANK, ALPHA = 5, 11, 3, 2, 7.0
@@ -144,8 +146,8 @@ def test_mixed_precision_merges_in_float32():
 
 def test_the_merged_model_is_written_like_any_other(tmp_path):
     model = adapted()
-    checkpoint_writers.save_model_directory(tmp_path, merge_lora(model))
-    loaded = checkpoints.load_model(tmp_path).model
+    save_model_directory(tmp_path, merge_lora(model))
+    loaded = load_model(tmp_path).model
     np.testing.assert_allclose(loaded(batch()), model(batch()), rtol=0, atol=1e-6)
 
 
@@ -228,7 +230,7 @@ def test_a_pooler_can_learn_too(tmp_path):
 def make_trainer(folder):
     model = small_model(hidden_dropout_prob=0.1)
     add_lora(model, RANK)
-    return training.Trainer(
+    return Trainer(
         model,
         create_optimizer(1e-2, 6, 1),
         FineTuningObjective("classification"),
@@ -272,7 +274,7 @@ def test_peft_loads_what_is_written_here(tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     torch = pytest.importorskip("torch", reason="torch is not installed")
     model = small_model()
-    checkpoint_writers.save_hf(tmp_path / "base", model, labels=["a", "b", "c"])
+    save_hf(tmp_path / "base", model, labels=["a", "b", "c"])
     add_lora(model, RANK, ALPHA, EVERY)
     save_adapters(tmp_path / "adapter", train(model))
     base = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "base")

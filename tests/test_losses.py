@@ -4,7 +4,7 @@ import pytest
 import scipy.special
 import tensorflow as tf
 
-from bert_tf import losses
+from bert_tf.training import losses
 
 BATCH, PREDICTIONS, VOCAB = 5, 3, 11
 

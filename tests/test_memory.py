@@ -5,7 +5,14 @@ import sys
 import pytest
 from absl import flags
 
-from experiments import memory
+from experiments.command_line.memory import (
+    OUT_OF_MEMORY_STATUS,
+    available_bytes,
+    is_out_of_memory,
+    largest_batch_size,
+    out_of_memory_message,
+    try_within,
+)
 
 MIB = 2**20
 
@@ -20,7 +27,7 @@ def test_largest_batch_is_found(largest, multiple):
         tried.append(batch_size)
         return batch_size <= largest * multiple
 
-    assert memory.largest_batch_size(fits, multiple) == largest * multiple
+    assert largest_batch_size(fits, multiple) == largest * multiple
     assert len(tried) <= 2 + 2 * largest.bit_length()
 
 
@@ -30,16 +37,16 @@ def python(code):
 
 def test_trials_end_at_their_limit_without_taking_this_process_along():
     hold = "import time; x = bytearray({}); x[::4096] = b'1' * len(x[::4096]); time.sleep({})"
-    small = memory.try_within(python(hold.format(64 * MIB, 0.2)), 1024 * MIB)
+    small = try_within(python(hold.format(64 * MIB, 0.2)), 1024 * MIB)
     assert small.fits and small.peak_bytes > 64 * MIB
-    large = memory.try_within(python(hold.format(256 * MIB, 60)), 128 * MIB)
+    large = try_within(python(hold.format(256 * MIB, 60)), 128 * MIB)
     assert not large.fits and large.peak_bytes > 128 * MIB
-    assert not memory.try_within(python("import os; os.kill(os.getpid(), 9)"), None).fits
-    status = f"raise SystemExit({memory.OUT_OF_MEMORY_STATUS})"
-    assert not memory.try_within(python(status), None).fits
+    assert not try_within(python("import os; os.kill(os.getpid(), 9)"), None).fits
+    status = f"raise SystemExit({OUT_OF_MEMORY_STATUS})"
+    assert not try_within(python(status), None).fits
     with pytest.raises(ValueError, match="failed with status 1: ValueError: bad flag"):
-        memory.try_within(python("raise ValueError('bad flag')"), None)
-    assert memory.available_bytes() > MIB
+        try_within(python("raise ValueError('bad flag')"), None)
+    assert available_bytes() > MIB
 
 
 def test_message_names_what_the_script_has():
@@ -47,9 +54,9 @@ def test_message_names_what_the_script_has():
     flags.DEFINE_integer("train_batch_size", 32, "", flag_values=values)
     flags.DEFINE_string("precision", "float32", "", flag_values=values)
     values(["script.py"])
-    message = memory.out_of_memory_message(MemoryError(), values)
+    message = out_of_memory_message(MemoryError(), values)
     assert message == (
         "out of memory with train_batch_size 32; lower --train_batch_size, "
         "use --precision=mixed_bfloat16: MemoryError"
     )
-    assert memory.is_out_of_memory(MemoryError()) and not memory.is_out_of_memory(ValueError())
+    assert is_out_of_memory(MemoryError()) and not is_out_of_memory(ValueError())

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from bert_tf import metrics
-from bert_tf.metrics import METRICS, ChunkScores, chunks, entity_scores
+from bert_tf.tasks import metrics
+from bert_tf.tasks.metrics import METRICS, ChunkScores, chunks, entity_scores
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "metrics"
 MULTI_LABEL = ("multi_label_micro_f1", "multi_label_macro_f1", "multi_label_subset_accuracy")

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.config import BertConfig
-from bert_tf.modeling import Bert, bert_encoder
+from bert_tf.models.encoder import Bert, bert_encoder
 
 CONFIG = BertConfig(
     vocab_size=37,

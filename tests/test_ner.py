@@ -9,10 +9,17 @@ import random
 import numpy as np
 import pytest
 
-from bert_tf import metrics, records
-from bert_tf.tokenization import FullTokenizer
-from data_prep import ner
-from data_prep.ner import Sentence, collect_tags, make_features, make_windows, read_sentences
+from bert_tf.records.files import FeatureSpec, encode_examples
+from bert_tf.tasks import metrics
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.finetuning import ner
+from data_prep.finetuning.ner import (
+    Sentence,
+    collect_tags,
+    make_features,
+    make_windows,
+    read_sentences,
+)
 
 TESTS = pathlib.Path(__file__).parent
 GOLDEN = TESTS / "golden" / "ner"
@@ -292,8 +299,8 @@ def test_every_word_counts_once_and_comes_back(tokenizer, max_seq_length, docume
     arrays, windows = make_features(sentences, tokenizer, labels, max_seq_length, document_context)
     check_every_word_once(sentences, windows)
     names = ("input_ids", "input_mask", "segment_ids", "label_ids", "label_mask")
-    schema = [records.FeatureSpec(name, "int64", max_seq_length) for name in names]
-    assert len(records.encode_examples(schema, arrays)) == len(windows)
+    schema = [FeatureSpec(name, "int64", max_seq_length) for name in names]
+    assert len(encode_examples(schema, arrays)) == len(windows)
     for values in arrays.values():
         assert values.shape == (len(windows), max_seq_length) and values.dtype == np.int32
     for row, window in enumerate(windows):

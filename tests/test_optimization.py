@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import optimization
-from bert_tf.optimization import (
+from bert_tf.training import optimizers
+from bert_tf.training.optimizers import (
     AdamWeightDecay,
     Lamb,
     TwoPhases,
@@ -19,8 +19,8 @@ from bert_tf.optimization import (
     global_norm,
     layer_wise_rules,
 )
-from bert_tf.training_state import training_variables
-from bert_tf.weight_names import TRAINING_STATE
+from bert_tf.training.state import training_variables
+from bert_tf.weights.layouts import TRAINING_STATE
 from tests.golden.optimization import make_golden
 from tests.test_modeling import run_on_backend
 
@@ -151,7 +151,7 @@ def original_optimizer():
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla", "operations"])
 def test_fifty_steps_equal_the_numpy_rendering_and_the_original(mode, monkeypatch):
     if mode == "operations":  # as on backends without TensorFlow's kernels
-        monkeypatch.setattr(optimization, "kernels", None)
+        monkeypatch.setattr(optimizers, "kernels", None)
     weights, steps = make_golden.make_problem()
     variables, optimizer = make_variables(weights), original_optimizer()
     step_function = make_step(optimizer, variables)

@@ -13,20 +13,24 @@ import time
 import pytest
 from absl import flags
 
-from bert_tf import tasks
 from bert_tf.config import BertConfig
-from data_prep import folder_lock
-from experiments import (
-    paper,
-    paper_cost,
-    paper_grid,
-    paper_recipes,
-    paper_report,
-    paper_runs,
-    paper_tables,
-    preemption,
+from bert_tf.tasks.table import TASKS
+from data_prep.processes import folder_lock
+from experiments import paper
+from experiments.command_line import preemption
+from experiments.paper_tables import cost, recipes, report, tables
+from experiments.paper_tables.grid import (
+    REPOSITORY,
+    GridError,
+    Run,
+    check_grid,
+    commit,
+    flags_of,
+    gpus,
+    run_grid,
+    shown,
 )
-from experiments.paper_grid import GridError, Run
+from experiments.paper_tables.runs import Cell
 
 # Writes its number into its folder; "fail" ends it with status 3.
 SCRIPT = """
@@ -52,7 +56,7 @@ def script(tmp_path):
 
 
 def made(script, name, number=1, needs=(), **more):
-    return Run(name, script, paper_grid.flags_of(number=number, **more), tuple(needs))
+    return Run(name, script, flags_of(number=number, **more), tuple(needs))
 
 
 def attempts(root, name):
@@ -67,15 +71,15 @@ def test_runs_wait_for_what_they_need_and_are_not_run_again(script, tmp_path, jo
         made(script, "t/c", 3, ["t/a", "t/b"]),
         made(script, "t/a", 1),
     ]
-    outcomes = paper_grid.run_grid(runs, root, jobs=jobs, tell=told.append)
+    outcomes = run_grid(runs, root, jobs=jobs, tell=told.append)
     assert [line.split()[-1] for line in told if "begins" in line] == ["t/a", "t/b", "t/c"]
     assert all(outcome.finished and outcome.cpu_seconds > 0 for outcome in outcomes.values())
     assert json.loads((root / "t/c/eval_results.json").read_text()) == {"f1": 3.0}
     told.clear()
-    again = paper_grid.run_grid(runs, root, jobs=jobs, tell=told.append)
+    again = run_grid(runs, root, jobs=jobs, tell=told.append)
     assert again == outcomes and told == ["3 of 3 runs are finished already"]
     (root / "t/b/eval_results.json").unlink()
-    paper_grid.run_grid(runs, root, tell=told.append)
+    run_grid(runs, root, tell=told.append)
     assert [attempts(root, name) for name in ("t/a", "t/b", "t/c")] == [1, 2, 1]
 
 
@@ -87,7 +91,7 @@ def test_what_others_wait_for_begins_first(script, tmp_path):
         made(script, "second/used", needs=["second"]),
     ]
     told = []
-    paper_grid.run_grid(runs, tmp_path, jobs=1, tell=told.append)
+    run_grid(runs, tmp_path, jobs=1, tell=told.append)
     begun = [line.split()[-1] for line in told if "begins" in line]
     assert begun == ["first", "second", "first/used", "second/used"]
 
@@ -97,15 +101,15 @@ def test_runs_have_a_device_each(script, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
     runs = [made(script, name) for name in "abc"]
     told = []
-    paper_grid.run_grid(runs, tmp_path, tell=told.append)
+    run_grid(runs, tmp_path, tell=told.append)
     assert [line.split()[-2] for line in told[:2]] == ["begins", "begins"]  # and not a third
     devices = [(tmp_path / name / "device").read_text() for name in "abc"]
     assert sorted(devices[:2]) == ["3", "GPU-5"] and devices[2] in devices[:2]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert paper_grid.gpus() == []
+    assert gpus() == []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     told.clear()
-    paper_grid.run_grid(runs, tmp_path / "cores", tell=told.append)
+    run_grid(runs, tmp_path / "cores", tell=told.append)
     assert [line.split()[-2] for line in told[:3]] == ["begins"] * 3
     assert (tmp_path / "cores/a/device").read_text() == "-1"  # the user's own setting stays
 
@@ -113,11 +117,11 @@ def test_runs_have_a_device_each(script, tmp_path, monkeypatch):
 def test_a_failed_run_is_told_and_tried_again(script, tmp_path):
     root, told = tmp_path / "grid", []
     runs = [made(script, "a", fail=1), made(script, "b", needs=["a"]), made(script, "c")]
-    outcomes = paper_grid.run_grid(runs, root, tell=told.append)
+    outcomes = run_grid(runs, root, tell=told.append)
     assert outcomes["a"].status == 3 and outcomes["a"].last_line == "it cannot be done"
     assert "b" not in outcomes and outcomes["c"].finished
     assert any("FAILED (it cannot be done)" in line for line in told)
-    outcomes = paper_grid.run_grid(runs, root, tell=told.append)
+    outcomes = run_grid(runs, root, tell=told.append)
     assert all(outcome.finished for outcome in outcomes.values()) and len(outcomes) == 3
     assert attempts(root, "c") == 1
     log = (root / "a.log").read_text()
@@ -127,13 +131,13 @@ def test_a_failed_run_is_told_and_tried_again(script, tmp_path):
 def test_a_run_that_ends_well_without_its_result_has_failed(tmp_path):
     silent = tmp_path / "silent.py"
     silent.write_text("")
-    outcomes = paper_grid.run_grid([made(str(silent), "a")], tmp_path, tell=lambda _: None)
+    outcomes = run_grid([made(str(silent), "a")], tmp_path, tell=lambda _: None)
     assert not outcomes["a"].finished
 
 
 def test_grids_that_cannot_be(script, tmp_path):
     def run(*runs):
-        paper_grid.run_grid(runs, tmp_path / "grid", tell=lambda _: None)
+        run_grid(runs, tmp_path / "grid", tell=lambda _: None)
 
     with pytest.raises(GridError, match="two runs have the name 'a'"):
         run(made(script, "a"), made(script, "a", 2))
@@ -153,8 +157,8 @@ def test_one_grid_at_a_time_runs_in_a_folder(script, tmp_path):
     with folder_lock.lock_folder(tmp_path) as held:
         assert held is not None
         with pytest.raises(GridError, match="another grid runs in this folder"):
-            paper_grid.run_grid([made(script, "a")], tmp_path)
-    assert paper_grid.run_grid([made(script, "a")], tmp_path)["a"].finished
+            run_grid([made(script, "a")], tmp_path)
+    assert run_grid([made(script, "a")], tmp_path)["a"].finished
 
 
 def test_sigterm_stops_the_runs_too(tmp_path):
@@ -170,7 +174,7 @@ def test_sigterm_stops_the_runs_too(tmp_path):
         f"run = paper_grid.Run('a', {str(waits)!r}, ())\n"
         f"paper_grid.run_grid([run], {str(tmp_path)!r})\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", grid], cwd=paper_grid.REPOSITORY)
+    process = subprocess.Popen([sys.executable, "-c", grid], cwd=REPOSITORY)
     written = tmp_path / "a.pid"
     while process.poll() is None and not (written.exists() and written.read_text()):
         time.sleep(0.02)
@@ -185,7 +189,7 @@ def test_tables_share_the_models_they_pretrain(tmp_path):
     given, root = places(tmp_path), tmp_path / "runs"
     commands, configs = {}, {}
     for number in (5, 6, 8):
-        for run in paper_tables.make_table(number, paper_recipes.SMALL, given, root).runs:
+        for run in tables.make_table(number, recipes.SMALL, given, root).runs:
             assert commands.setdefault(run.name, run.command(root)) == run.command(root)
         for path in root.glob("pretrained/*/bert_config.json"):
             assert configs.setdefault(path, path.read_text()) == path.read_text()
@@ -194,10 +198,10 @@ def test_tables_share_the_models_they_pretrain(tmp_path):
     assert "pretrained/L2-H128-A2/pretraining" in models
     assert "pretrained/L2-H128-A2-mask0-same20-random80/pretraining" in models
     (root / "pretrained/L2-H128-A2/pretraining").mkdir()
-    paper_tables.make_table(8, paper_recipes.SMALL, given, root)
+    tables.make_table(8, recipes.SMALL, given, root)
     (root / "pretrained/L2-H128-A2/bert_config.json").write_text("{}")
     with pytest.raises(GridError, match="L2-H128-A2: holds a model of another configuration"):
-        paper_tables.make_table(8, paper_recipes.SMALL, given, root)
+        tables.make_table(8, recipes.SMALL, given, root)
 
 
 def places(tmp_path):
@@ -207,9 +211,9 @@ def places(tmp_path):
     model.mkdir()
     size = {"vocab_size": 101, "type_vocab_size": 2}
     (model / "bert_config.json").write_text(json.dumps(size))
-    names = [field for field in paper_recipes.Places.__dataclass_fields__ if "file" in field]
+    names = [field for field in recipes.Places.__dataclass_fields__ if "file" in field]
     given = {name: str(tmp_path / name) for name in names}
-    return paper_recipes.Places(
+    return recipes.Places(
         **{**given, "vocab_file": str(vocab)},
         glue_dir=str(tmp_path / "glue"),
         model_dir=str(model),
@@ -217,14 +221,12 @@ def places(tmp_path):
     )
 
 
-@pytest.mark.parametrize("scale", paper_recipes.SCALES)
-@pytest.mark.parametrize("number", paper_tables.NUMBERS)
+@pytest.mark.parametrize("scale", recipes.SCALES)
+@pytest.mark.parametrize("number", tables.NUMBERS)
 def test_every_flag_of_every_run_is_one_of_its_script(number, scale, tmp_path):
     """And cells name runs that are there, once for each seed."""
-    table = paper_tables.make_table(
-        number, paper_recipes.SCALES[scale], places(tmp_path), tmp_path / "runs"
-    )
-    paper_grid.check_grid(table.runs)
+    table = tables.make_table(number, recipes.SCALES[scale], places(tmp_path), tmp_path / "runs")
+    check_grid(table.runs)
     names = {run.name for run in table.runs}
     for row in table.rows:
         assert len(row.cells) == len(table.columns)
@@ -242,19 +244,19 @@ def test_every_flag_of_every_run_is_one_of_its_script(number, scale, tmp_path):
             assert name in defined, (run.script, name)
 
 
-@pytest.mark.parametrize("name", paper_recipes.TARGETS)
+@pytest.mark.parametrize("name", recipes.TARGETS)
 def test_the_figure_of_a_target_is_one_that_its_script_writes(name):
-    target = paper_recipes.TARGETS[name]
+    target = recipes.TARGETS[name]
     task = dict(target.flags).get("task_name", name).lower()
     task = {"squad1": "squad1.1", "squad2": "squad2.0"}.get(task, task)
     prefix = "" if task.startswith("squad") else "eval_"
-    assert target.figure in [f"{prefix}{metric}" for metric in tasks.TASKS[task].metrics]
+    assert target.figure in [f"{prefix}{metric}" for metric in TASKS[task].metrics]
 
 
 def test_a_row_says_which_model_it_is_of():
     size = {"num_hidden_layers": 24, "hidden_size": 1024}
-    assert paper_tables._words("large", size) == "BERT-LARGE"
-    assert paper_tables._words("base", size) == "L24-H1024 (for BERT-BASE)"
+    assert tables._words("large", size) == "BERT-LARGE"
+    assert tables._words("base", size) == "L24-H1024 (for BERT-BASE)"
 
 
 def known_flags(script):
@@ -269,7 +271,7 @@ def test_the_paper_needs_as_much_as_is_known(tmp_path):
     """6 operations for each parameter and token (arXiv 2001.08361), and those of attention."""
     config = BertConfig(vocab_size=30522)
     layers = 12 * (4 * 768 * 768 + 2 * 768 * 3072)
-    found = paper_cost.flops_per_token(config, 128, 0, 2)
+    found = cost.flops_per_token(config, 128, 0, 2)
     assert found == pytest.approx(6 * layers, rel=0.03) and found > 6 * layers
 
 
@@ -285,16 +287,16 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
         )
     ]
     choices = (("rate x", ("table4/x-1", "table4/x-2")), ("rate y", ("table4/y-1", "table4/y-2")))
-    cells = paper_runs.Cell(choices, "f1", 1.0, 88.5), paper_runs.Cell(choices[:1], "f1")
-    table = paper_tables.Table(
+    cells = Cell(choices, "f1", 1.0, 88.5), Cell(choices[:1], "f1")
+    table = tables.Table(
         4,
         "A <title>",
         ("Of A & B.",),
         ("one", "two"),
-        (paper_tables.Row("BERT", cells),),
+        (tables.Row("BERT", cells),),
         tuple(runs),
     )
-    outcomes = paper_grid.run_grid(runs, root, tell=lambda _: None)
+    outcomes = run_grid(runs, root, tell=lambda _: None)
     outcomes["table4/y-2"] = dataclasses.replace(outcomes["table4/y-2"], commit="abc")
     reason = "f1 0.0 is not above that of a constant answer"
     (root / "table4" / "x-2" / "seeds.json").write_text(json.dumps({"failed": {"2": reason}}))
@@ -306,8 +308,8 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
         (root / "table4" / name / "metrics.jsonl").write_text(text)
     text, page = (
         path.read_text()
-        for path in paper_report.write_report(
-            table, paper_recipes.SMALL, root, outcomes, command=["x.py", "--y"]
+        for path in report.write_report(
+            table, recipes.SMALL, root, outcomes, command=["x.py", "--y"]
         )
     )
     assert "| BERT | 90.0 (n = 1, 1 failed or not run, paper 88.5) | 82.0 ± 2.8 (n = 2) |" in text
@@ -324,15 +326,15 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
     assert "A &lt;title&gt;" in page and "Of A &amp; B." in page
     assert not re.search(r"(?:src|href)=\"(?!data:)", page)  # nothing from elsewhere
     for run in runs:
-        assert paper_grid.shown(run.command(root)) in text
-    assert f"Runs at commit: {paper_grid.commit()} (3), abc (1). Report: " in text
+        assert shown(run.command(root)) in text
+    assert f"Runs at commit: {commit()} (3), abc (1). Report: " in text
     of_pretraining = dataclasses.replace(table, curves=(("x", "table4/x-1"), ("z", "table4/x-2")))
-    results = [[paper_report.result_of(cell, root) for cell in cells]]
-    assert paper_report.draw_finetuning_curves(table, results, root) is not None
-    assert paper_report.draw_finetuning_curves(of_pretraining, results, root) is None
+    results = [[report.result_of(cell, root) for cell in cells]]
+    assert report.draw_finetuning_curves(table, results, root) is not None
+    assert report.draw_finetuning_curves(of_pretraining, results, root) is None
     with pytest.raises(ValueError, match="has no figure 'em'"):
-        paper_report.read_figures(root / "table4/x-1/eval_results.json", "em")
-    assert paper_report.read_figures(root / "absent.json", "em") == []
+        report.read_figures(root / "table4/x-1/eval_results.json", "em")
+    assert report.read_figures(root / "absent.json", "em") == []
 
 
 def test_figures_lie_where_they_are_said_to(tmp_path):
@@ -340,8 +342,8 @@ def test_figures_lie_where_they_are_said_to(tmp_path):
     path.write_text(
         json.dumps({"loss": 2.0, "results": {"last": {"seeds": {"1": {"f": 3}, "2": {"f": 5}}}}})
     )
-    assert paper_report.read_figures(path, "results/last/seeds/*/f") == [3, 5]
-    assert paper_report.read_figures(path, "exp:loss") == [pytest.approx(7.389056)]
+    assert report.read_figures(path, "results/last/seeds/*/f") == [3, 5]
+    assert report.read_figures(path, "exp:loss") == [pytest.approx(7.389056)]
 
 
 def test_a_dry_run_shows_commands_and_cost_and_runs_nothing(tmp_path, capsys):

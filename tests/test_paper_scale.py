@@ -5,20 +5,21 @@ import json
 
 import pytest
 
-from experiments import paper_recipes, paper_report, paper_scale, paper_tables
-from experiments.paper_grid import GridError
+from experiments.paper_tables import recipes, report, tables
+from experiments.paper_tables.grid import GridError
+from experiments.paper_tables.scale import read_scale
 from tests.test_paper import places
 
 
 def read(tmp_path, **given):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(given))
-    return paper_scale.read_scale(str(path))
+    return read_scale(str(path))
 
 
-@pytest.mark.parametrize("name", paper_recipes.SCALES)
+@pytest.mark.parametrize("name", recipes.SCALES)
 def test_a_name_is_the_scale_itself(name):
-    assert paper_scale.read_scale(name) is paper_recipes.SCALES[name]
+    assert read_scale(name) is recipes.SCALES[name]
 
 
 def test_what_a_file_does_not_say_stays(tmp_path):
@@ -29,7 +30,7 @@ def test_what_a_file_does_not_say_stays(tmp_path):
         recipes={"mnli": {"learning_rates": [3e-5], "steps": 9}, "ner": {"max_seq_length": 64}},
         vocab_size=None,
     )
-    full = paper_recipes.FULL
+    full = recipes.FULL
     assert found.seeds == (7,) and found.sizes == full.sizes and found.own_recipes is None
     expected = dataclasses.replace(
         full.pretraining, steps=50, learning_rate=1.0, config={"hidden_size": 48}
@@ -48,13 +49,13 @@ def test_what_a_file_does_not_say_stays(tmp_path):
 def test_own_sizes_are_run_and_stand_beside_the_papers_of_the_same_size(tmp_path):
     sizes = [[2, 64, 1], [12, 768, 12]]
     scale = read(tmp_path, scale="small", sizes=sizes, seeds=[3], words="two of them")
-    table = paper_tables.make_table(6, scale, places(tmp_path), tmp_path / "runs")
+    table = tables.make_table(6, scale, places(tmp_path), tmp_path / "runs")
     assert [row.label for row in table.rows] == ["L2-H64-A1", "L12-H768-A12"]
     papers = [[cell.paper for cell in row.cells] for row in table.rows]
     assert papers == [[None] * 4, [3.99, 84.4, 86.7, 92.9]]
     seeds = {name for run in table.runs for name, value in run.flags if name == "seeds"}
     assert seeds == {"seeds"} and len(table.runs) == 3 + 2 * (1 + 3)
-    text, _ = paper_report.write_report(table, scale, tmp_path / "runs", {}, command=["x.py"])
+    text, _ = report.write_report(table, scale, tmp_path / "runs", {}, command=["x.py"])
     assert text.read_text().startswith("# Table 6: Model size, dev (mine.json scale: two of them)")
 
 
@@ -92,9 +93,9 @@ def test_what_a_scale_has_not_is_told(tmp_path, given, words):
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(GridError, match="--scale: expected full, small or a JSON file, got 'ful'"):
-        paper_scale.read_scale("ful")
+        read_scale("ful")
     path = tmp_path / "x.json"
     for text, words in (("{", r"x\.json: not JSON"), ("[]", "expected an object, got list")):
         path.write_text(text)
         with pytest.raises(GridError, match=words):
-            paper_scale.read_scale(str(path))
+            read_scale(str(path))

@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 
 import bert_tf
-from bert_tf import checkpoint_writers
+from bert_tf.weights.save import save_model_directory
 from experiments import plot_attention
 from tests import synthetic_records as synthetic
 
@@ -22,9 +22,9 @@ def model(tmp_path_factory):
     config = synthetic.small_config(initializer_range=0.3, max_position_embeddings=16)
     made = bert_tf.bert_pretrainer(config)
     vocab = synthetic.write_vocabulary(folder / "words.txt")
-    checkpoint_writers.save_model_directory(folder / "all", made, vocab)
-    checkpoint_writers.save_model_directory(folder / "plain", made)
-    checkpoint_writers.save_model_directory(folder / "encoder", bert_tf.bert_encoder(config), vocab)
+    save_model_directory(folder / "all", made, vocab)
+    save_model_directory(folder / "plain", made)
+    save_model_directory(folder / "encoder", bert_tf.bert_encoder(config), vocab)
     return made, config, folder
 
 

@@ -6,11 +6,13 @@ import pytest
 from absl import flags
 
 import bert_tf
-from bert_tf import checkpoint_writers, heads, tasks
-from bert_tf.export import export_saved_model
-from bert_tf.served_checkpoints import load_served_model
+from bert_tf.models.task_models import HEADS
+from bert_tf.serving.load import load_served_model
+from bert_tf.serving.saved_model import export_saved_model
+from bert_tf.tasks.table import TrainedTask
+from bert_tf.weights.save import save_model_directory
 from experiments import export_model
-from experiments.exits import exit_on_error
+from experiments.command_line.exit_status import exit_on_error
 from tests import synthetic_records as synthetic
 
 WORDS = (
@@ -30,11 +32,11 @@ def model_directory(folder, head_name, labels=None, **trained):
         max_position_embeddings=29,
         initializer_range=0.9,
     )
-    head = heads.HEADS[head_name]
+    head = HEADS[head_name]
     model = head.make(config, len(labels)) if labels else head.make(config)
-    checkpoint_writers.save_model_directory(folder, model, vocab_file, labels)
+    save_model_directory(folder, model, vocab_file, labels)
     if trained:
-        tasks.TrainedTask(max_seq_length=19, **trained).write(folder)
+        TrainedTask(max_seq_length=19, **trained).write(folder)
     return folder
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import span_decoding
-from bert_tf.preprocessing import BertPreprocessor, PiecesWithOffsets, TextToIds
-from bert_tf.tokenization import FullTokenizer, pack_pair
+from bert_tf.tasks.answer_decoding import split_words
+from bert_tf.tokenization.graph_tokenizer import BertPreprocessor, PiecesWithOffsets, TextToIds
+from bert_tf.tokenization.wordpiece import FullTokenizer, pack_pair
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "tokenization"
 TINY_VOCAB = GOLDEN / "tiny_vocab.txt"
@@ -48,7 +48,7 @@ def _expected_pieces(tokenizer, text):
             char_bytes.append((byte, byte + size))
         byte += size
     words = tokenizer.basic_tokenizer.tokenize(text)
-    word_starts = span_decoding.split_words(text.decode("utf-8", "ignore"))[1]
+    word_starts = split_words(text.decode("utf-8", "ignore"))[1]
     return PiecesWithOffsets(
         ids=tokenizer.convert_tokens_to_ids(pieces),
         byte_starts=[char_bytes[start][0] for start, _ in spans],
@@ -261,7 +261,7 @@ def test_spans_cut_the_raw_text(text, spans, tmp_path):
 def test_words_that_spaces_part_have_the_pieces_that_each_has_alone():
     rng = random.Random(3)
     alphabet = [text for text in golden.fuzz_strings(2) if isinstance(text, str)]
-    words = [word for text in alphabet for word in span_decoding.split_words(text)[0]]
+    words = [word for text in alphabet for word in split_words(text)[0]]
     words = [word for word in words if _to_bytes(word) and not word.startswith("\ud800")]
     tokenizer = FullTokenizer(TINY_VOCAB)
     sentences = [rng.choices(words, k=rng.randint(1, 9)) for _ in range(100)]

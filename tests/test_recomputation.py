@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.config import BertConfig
-from bert_tf.heads import HEADS, bert_classifier
-from bert_tf.layers import recomputed_layers
-from bert_tf.modeling import bert_encoder
+from bert_tf.models.encoder import bert_encoder
+from bert_tf.models.layers import recomputed_layers
+from bert_tf.models.task_models import HEADS, bert_classifier
 
 CONFIG = BertConfig(
     vocab_size=37,

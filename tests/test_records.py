@@ -8,8 +8,28 @@ import os
 import numpy as np
 import pytest
 
-from bert_tf import records
-from bert_tf.records import FeatureSpec
+from bert_tf.records.files import (
+    FeatureSpec,
+    RecordFile,
+    RecordWriter,
+    classification_features,
+    compression_of,
+    decode_example,
+    encode_examples,
+    encode_framed_examples,
+    frame_record,
+    gzip_stream,
+    manifest_path,
+    multi_label_features,
+    multiple_choice_features,
+    parse_example_fn,
+    read_examples,
+    read_records,
+    regression_features,
+    scan_records,
+    span_features,
+    token_classification_features,
+)
 
 FEATURES = (
     FeatureSpec("b", "int64", 7),
@@ -33,7 +53,7 @@ def test_bytes_are_those_of_protobuf(seed):
     import tensorflow as tf
 
     arrays = _arrays(11, np.random.default_rng(seed))
-    encoded = records.encode_examples(FEATURES, arrays)
+    encoded = encode_examples(FEATURES, arrays)
     assert len(encoded) == 11
     for row, data in enumerate(encoded):
         feature = {
@@ -44,7 +64,7 @@ def test_bytes_are_those_of_protobuf(seed):
         }
         example = tf.train.Example(features=tf.train.Features(feature=feature))
         assert data == example.SerializeToString(deterministic=True)
-        for name, values in records.decode_example(data, FEATURES).items():
+        for name, values in decode_example(data, FEATURES).items():
             np.testing.assert_array_equal(values, arrays[name][row])
             assert values.dtype == (np.float32 if name == "a" else np.int64)
 
@@ -59,7 +79,7 @@ def test_varints_of_every_size(bits):
     values = np.array([[top - np.uint64(1), top, 5]], np.uint64)
     if top < 2**63:
         for dtype in (np.int64, np.uint64):
-            (data,) = records.encode_examples(feature, {"x": values.astype(dtype)})
+            (data,) = encode_examples(feature, {"x": values.astype(dtype)})
             parsed = tf.train.Example.FromString(data).features.feature["x"].int64_list.value
             assert list(parsed) == values[0].tolist()
 
@@ -69,8 +89,8 @@ def test_lengths_around_the_sizes_of_length_prefixes(length):
     feature = (FeatureSpec("x", "int64", length), FeatureSpec("n", "int64", 1))
     rng = np.random.default_rng(length)
     arrays = {"x": rng.integers(0, 300, (3, length)), "n": np.array([[1], [200], [70000]])}
-    for row, data in enumerate(records.encode_examples(feature, arrays)):
-        decoded = records.decode_example(data, feature)
+    for row, data in enumerate(encode_examples(feature, arrays)):
+        decoded = decode_example(data, feature)
         np.testing.assert_array_equal(decoded["x"], arrays["x"][row])
         assert decoded["n"].tolist() == arrays["n"][row].tolist()
 
@@ -81,25 +101,25 @@ def test_tensorflow_reads_the_files(tmp_path, compression):
 
     arrays = _arrays(13, np.random.default_rng(5))
     path = tmp_path / "x.tfrecord"
-    encoded = records.encode_examples(FEATURES, arrays)
-    with records.RecordWriter(path, compression) as writer:
+    encoded = encode_examples(FEATURES, arrays)
+    with RecordWriter(path, compression) as writer:
         writer.write(encoded[0])
-        writer.write_framed(records.encode_framed_examples(FEATURES, arrays))
+        writer.write_framed(encode_framed_examples(FEATURES, arrays))
         assert not path.exists()
     assert os.listdir(tmp_path) == ["x.tfrecord"]
-    assert records.scan_records(path) == 14
-    assert records.compression_of(path) == compression
+    assert scan_records(path) == 14
+    assert compression_of(path) == compression
     dataset = tf.data.TFRecordDataset(
         str(path), compression_type="GZIP" if compression else ""
     ).batch(14)
     (batch,) = dataset
     assert batch.numpy().tolist() == [encoded[0], *encoded]
     # int64 values beyond int32 are no ids; the parser is for ids.
-    parsed = records.parse_example_fn([FEATURES[1], FEATURES[3]])(batch)
+    parsed = parse_example_fn([FEATURES[1], FEATURES[3]])(batch)
     assert parsed["one"].dtype == tf.int32 and parsed["a"].dtype == tf.float32
     np.testing.assert_array_equal(parsed["a"][1:], arrays["a"])
     np.testing.assert_array_equal(parsed["one"][1:], arrays["one"])
-    examples = list(records.read_examples(path, FEATURES))
+    examples = list(read_examples(path, FEATURES))
     np.testing.assert_array_equal([e["b"] for e in examples[1:]], arrays["b"])
 
 
@@ -111,10 +131,10 @@ def test_reader_takes_what_other_writers_write(tmp_path):
     example.features.feature["other"].bytes_list.value.append(b"text")
     with tf.io.TFRecordWriter(str(tmp_path / "x")) as writer:
         writer.write(example.SerializeToString())
-    (decoded,) = records.read_examples(tmp_path / "x", [FeatureSpec("x", "int64", 3)])
+    (decoded,) = read_examples(tmp_path / "x", [FeatureSpec("x", "int64", 3)])
     assert decoded["x"].tolist() == [3, -1, 2**40]
     unpacked = b"\n\x0d\n\x0b\n\x01x\x12\x06\x1a\x04\x08\x07\x08\x09"  # fields 1: 7 and 1: 9
-    decoded = records.decode_example(unpacked, [FeatureSpec("x", "int64", 2)])
+    decoded = decode_example(unpacked, [FeatureSpec("x", "int64", 2)])
     assert decoded["x"].tolist() == [7, 9]
 
 
@@ -123,37 +143,37 @@ def test_bytes_do_not_depend_on_the_time(tmp_path, compression, monkeypatch):
     written = []
     for now in (1, 2_000_000):
         monkeypatch.setattr("time.time", lambda now=now: now)
-        with records.RecordWriter(tmp_path / f"{now}", compression) as writer:
+        with RecordWriter(tmp_path / f"{now}", compression) as writer:
             writer.write(b"record")
         written.append((tmp_path / f"{now}").read_bytes())
     assert written[0] == written[1]
 
 
 def test_writer_leaves_nothing_after_an_error(tmp_path):
-    with pytest.raises(KeyError), records.RecordWriter(tmp_path / "x") as writer:
+    with pytest.raises(KeyError), RecordWriter(tmp_path / "x") as writer:
         writer.write(b"record")
         raise KeyError
     assert os.listdir(tmp_path) == []
     with pytest.raises(ValueError, match="compression must be None or 'gzip', got 'zip'"):
-        records.RecordWriter(tmp_path / "x", "zip")
+        RecordWriter(tmp_path / "x", "zip")
 
 
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_every_cut_and_every_flipped_byte_is_found(tmp_path, compression):
     path = tmp_path / "x"
-    with records.RecordWriter(path, compression) as writer:
+    with RecordWriter(path, compression) as writer:
         for size in (0, 5, 23):
             writer.write(bytes(range(size)))
     whole = path.read_bytes()
-    assert records.scan_records(path) == 3
+    assert scan_records(path) == 3
     frames = [0, 16, 16 + 21, len(whole)]
     for cut in range(1, len(whole)):
         path.write_bytes(whole[:cut])
         if compression is None and cut in frames:
-            assert records.scan_records(path) == frames.index(cut)
+            assert scan_records(path) == frames.index(cut)
             continue
         with pytest.raises(ValueError, match=r"x: record \d: (file is truncated|corrupt)"):
-            records.scan_records(path)
+            scan_records(path)
     for index in range(len(whole)):
         if compression and index < 10:
             continue  # gzip's own header: some of its bytes mean nothing
@@ -161,24 +181,24 @@ def test_every_cut_and_every_flipped_byte_is_found(tmp_path, compression):
         damaged[index] ^= 0x10
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"x: record \d: (file is truncated|corrupt)"):
-            records.scan_records(path)
+            scan_records(path)
 
 
 def test_errors_name_file_record_and_feature(tmp_path):
     path = tmp_path / "x.tfrecord"
     feature = (FeatureSpec("x", "int64", 2),)
-    with records.RecordWriter(path) as writer:
-        writer.write(records.encode_examples(feature, {"x": np.ones((1, 2), int)})[0])
+    with RecordWriter(path) as writer:
+        writer.write(encode_examples(feature, {"x": np.ones((1, 2), int)})[0])
         writer.write(b"no example \xff")
     with pytest.raises(ValueError, match="x.tfrecord: record 1: not a serialized tf.train.Example"):
-        list(records.read_examples(path, feature))
+        list(read_examples(path, feature))
     for wanted, message in (
         (FeatureSpec("y", "int64", 2), r"record 0: no feature 'y'; the record has \['x'\]"),
         (FeatureSpec("x", "int64", 3), "record 0: feature 'x': expected 3 values, got 2"),
         (FeatureSpec("x", "float32", 2), "record 0: feature 'x': expected float32, got int64"),
     ):
         with pytest.raises(ValueError, match=message):
-            list(records.read_examples(path, [wanted]))
+            list(read_examples(path, [wanted]))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +212,7 @@ def test_errors_name_file_record_and_feature(tmp_path):
 )
 def test_arrays_must_match_the_schema(arrays, message):
     with pytest.raises(ValueError, match=message):
-        records.encode_examples([FeatureSpec("x", "int64", 3)], arrays)
+        encode_examples([FeatureSpec("x", "int64", 3)], arrays)
 
 
 def test_features_must_be_sound():
@@ -201,10 +221,8 @@ def test_features_must_be_sound():
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         FeatureSpec("x", "int64", 0)
     with pytest.raises(ValueError, match="feature names must be distinct"):
-        records.encode_examples([FeatureSpec("x", "int64", 1)] * 2, {"x": np.ones((1, 1), int)})
-    assert (
-        records.encode_examples([FeatureSpec("x", "int64", 3)], {"x": np.ones((0, 3), int)}) == []
-    )
+        encode_examples([FeatureSpec("x", "int64", 1)] * 2, {"x": np.ones((1, 1), int)})
+    assert encode_examples([FeatureSpec("x", "int64", 3)], {"x": np.ones((0, 3), int)}) == []
 
 
 @pytest.mark.parametrize(
@@ -218,7 +236,7 @@ def test_features_must_be_sound():
     ],
 )
 def test_manifest_lies_beside_its_shard_set(name, manifest):
-    assert records.manifest_path(name) == manifest
+    assert manifest_path(name) == manifest
 
 
 def test_gzip_streams_can_be_appended(tmp_path):
@@ -226,9 +244,9 @@ def test_gzip_streams_can_be_appended(tmp_path):
 
     path = tmp_path / "x.gz"
     for value in (b"one", b"two"):
-        with open(path, "ab") as raw, records.gzip_stream(raw) as stream:
-            stream.write(records.frame_record(value))
-    assert list(records.read_records(path)) == [b"one", b"two"]
+        with open(path, "ab") as raw, gzip_stream(raw) as stream:
+            stream.write(frame_record(value))
+    assert list(read_records(path)) == [b"one", b"two"]
     dataset = tf.data.TFRecordDataset(str(path), compression_type="GZIP")
     assert [record.numpy() for record in dataset] == [b"one", b"two"]
     assert gzip.decompress(path.read_bytes()).count(b"o") == 2
@@ -241,32 +259,32 @@ INPUTS = ("input_ids", "input_mask", "segment_ids")
     ("features", "input_length", "others"),
     [
         (
-            records.classification_features(13),
+            classification_features(13),
             13,
             {("label_ids", "int64", 1), ("is_real_example", "int64", 1)},
         ),
         (
-            records.regression_features(13),
+            regression_features(13),
             13,
             {("label_ids", "float32", 1), ("is_real_example", "int64", 1)},
         ),
         (
-            records.multi_label_features(13, 5),
+            multi_label_features(13, 5),
             13,
             {("label_ids", "float32", 5), ("is_real_example", "int64", 1)},
         ),
         (
-            records.multiple_choice_features(13, 3),
+            multiple_choice_features(13, 3),
             39,
             {("label_ids", "int64", 1), ("is_real_example", "int64", 1)},
         ),
         (
-            records.token_classification_features(13),
+            token_classification_features(13),
             13,
             {("label_ids", "int64", 13), ("label_mask", "int64", 13)},
         ),
         (
-            records.span_features(13),
+            span_features(13),
             13,
             {
                 (name, "int64", 1)
@@ -288,7 +306,7 @@ def test_schemas_of_fine_tuning(features, input_length, others):
 def five_records(tmp_path):
     """A file of records of unequal sizes, one of them empty, and what it holds."""
     values = [bytes([65 + n]) * size for n, size in enumerate((7, 0, 331, 1, 40_009))]
-    with records.RecordWriter(tmp_path / "x") as writer:
+    with RecordWriter(tmp_path / "x") as writer:
         for value in values:
             writer.write(value)
     return tmp_path / "x", values
@@ -296,7 +314,7 @@ def five_records(tmp_path):
 
 def test_records_are_read_in_any_order(five_records):
     path, values = five_records
-    file = records.RecordFile(path)
+    file = RecordFile(path)
     assert len(file) == 5
     for number in (4, 0, 2, 2, 1, 3):
         assert file.read(number) == file.read(np.int64(number)) == values[number]
@@ -310,7 +328,7 @@ def test_records_are_read_in_any_order(five_records):
 
 def test_a_file_without_records_has_none(tmp_path):
     (tmp_path / "x").touch()
-    assert len(records.RecordFile(tmp_path / "x")) == 0
+    assert len(RecordFile(tmp_path / "x")) == 0
 
 
 def test_every_cut_and_flipped_byte_is_found_in_any_order(five_records):
@@ -321,11 +339,11 @@ def test_every_cut_and_flipped_byte_is_found_in_any_order(five_records):
     for size in range(1, len(data)):
         path.write_bytes(data[:size])
         if size in ends:
-            assert len(records.RecordFile(path)) == list(ends).index(size)
+            assert len(RecordFile(path)) == list(ends).index(size)
             continue
         number = int(np.searchsorted(ends, size)) - 1
         with pytest.raises(ValueError, match=f"x: record {number}: file is truncated"):
-            records.RecordFile(path)
+            RecordFile(path)
     for place in range(len(data)):
         flipped = bytearray(data)
         flipped[place] ^= 32
@@ -333,7 +351,7 @@ def test_every_cut_and_flipped_byte_is_found_in_any_order(five_records):
         number = int(np.searchsorted(ends, place, side="right")) - 1
         message = "corrupt length" if place - ends[number] < 12 else "corrupt data"
         with pytest.raises(ValueError, match=rf"x: record {number}: {message} \(checksum differs"):
-            file = records.RecordFile(path)
+            file = RecordFile(path)
             for other in range(number):
                 assert file.read(other) == values[other]
             file.read(number)
@@ -344,10 +362,10 @@ def test_files_that_cannot_be_read_in_any_order(five_records, tmp_path):
     packed = tmp_path / "y"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(ValueError, match="y: is compressed"):
-        records.RecordFile(packed)
+        RecordFile(packed)
     with pytest.raises(FileNotFoundError):
-        records.RecordFile(tmp_path / "z")
-    file = records.RecordFile(path)
+        RecordFile(tmp_path / "z")
+    file = RecordFile(path)
     os.truncate(path, 100)  # by another process, say
     assert file.read(0)
     with pytest.raises(ValueError, match="x: record 2: corrupt data"):
@@ -355,7 +373,7 @@ def test_files_that_cannot_be_read_in_any_order(five_records, tmp_path):
 
 
 def test_a_file_is_closed_when_nothing_refers_to_it(five_records):
-    file = records.RecordFile(five_records[0])
+    file = RecordFile(five_records[0])
     descriptor = file._descriptor
     os.fstat(descriptor)
     del file

@@ -13,18 +13,21 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from bert_tf import checkpoint_writers, checkpoints, heads, lora, metrics, tasks
-from bert_tf import finetuning as finetuning_models
 from bert_tf.config import BertConfig
-from experiments import (
-    finetuning,
-    finetuning_flags,
-    finetuning_results,
-    memory,
-    run_classifier,
-    task_splits,
-)
-from experiments.exits import InputError, exit_on_error
+from bert_tf.models.task_models import HEADS
+from bert_tf.tasks import metrics
+from bert_tf.tasks.table import TrainedTask, get_task, read_trained_task
+from bert_tf.training.objectives import make_model
+from bert_tf.weights.adapters import load_adapters
+from bert_tf.weights.load import load_bert, load_checkpoint, load_model
+from bert_tf.weights.save import save_model_directory
+from experiments import run_classifier
+from experiments.command_line.exit_status import InputError, exit_on_error
+from experiments.command_line.memory import OUT_OF_MEMORY_STATUS
+from experiments.finetuning import flags as finetuning_flags
+from experiments.finetuning.results import Run, summary_over_seeds
+from experiments.finetuning.runs import Job, _Training, best_run
+from experiments.finetuning.splits import Evaluator
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GOOD, BAD = ("good", "fine", "lovely"), ("bad", "awful", "sad")
@@ -64,8 +67,8 @@ def model_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     (folder / "words.txt").write_text("".join(f"{piece}\n" for piece in VOCABULARY))
     keras.utils.set_random_seed(1)
-    encoder = heads.HEADS["encoder"].make(CONFIG)
-    checkpoint_writers.save_model_directory(folder, encoder, folder / "words.txt")
+    encoder = HEADS["encoder"].make(CONFIG)
+    save_model_directory(folder, encoder, folder / "words.txt")
     return folder
 
 
@@ -128,7 +131,7 @@ def test_a_table_of_ones_own_is_learnt_and_all_files_are_there(finished, tables)
 
 
 def test_what_is_predicted_is_what_the_saved_model_says(finished, tables):
-    loaded = checkpoints.load_model(finished)
+    loaded = load_model(finished)
     assert loaded.kind == "classification" and loaded.labels == ("no", "yes")
     with open(finished / "predictions.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -195,9 +198,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     class StoppedError(BaseException):
         pass
 
-    from bert_tf import training
+    from bert_tf.training.trainer import Trainer
 
-    save = training.Trainer.save
+    save = Trainer.save
 
     def stop(self):
         path = save(self)
@@ -208,13 +211,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     # To overwrite is to train anew what is finished, not what was stopped.
     given["overwrite"] = True
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(training.Trainer, "save", stop)
+        patch.setattr(Trainer, "save", stop)
         run(model_dir, tmp_path / "parts", **given)
     assert list((tmp_path / "parts").glob("model.ckpt-33.*"))
     saved = []
-    monkeypatch.setattr(
-        training.Trainer, "save", lambda self: saved.append(self.step) or save(self)
-    )
+    monkeypatch.setattr(Trainer, "save", lambda self: saved.append(self.step) or save(self))
     run(model_dir, tmp_path / "parts", **given)
     assert saved[0] > 33
     name = "bert_model.ckpt.data-00000-of-00001"
@@ -240,11 +241,11 @@ def test_low_rank_adapters(model_dir, tables, tmp_path, capsys):
         "adapter_config.json",
         "adapter_model.safetensors",
     }
-    merged = checkpoints.load_model(output).model
-    adapted = finetuning_models.make_model("classification", CONFIG, 2)
-    checkpoints.load_checkpoint(adapted, model_dir, heads=False)
+    merged = load_model(output).model
+    adapted = make_model("classification", CONFIG, 2)
+    load_checkpoint(adapted, model_dir, heads=False)
     before = {weight.path: weight.numpy() for weight in adapted.weights}
-    lora.load_adapters(output / "adapter", adapted)
+    load_adapters(output / "adapter", adapted)
     inputs = {name: np.full((3, 5), 1, np.int32) for name in merged.input}
     np.testing.assert_allclose(merged(inputs), adapted(inputs), rtol=0, atol=1e-6)
     changed = {w.path for w in merged.weights if (w.numpy() != before[w.path]).any()}
@@ -289,7 +290,7 @@ def test_seeds_give_a_table_and_the_best_model(model_dir, tables, tmp_path, caps
     best = runs[int(np.argmax(scores))]["folder"]
     name = "bert_model.ckpt.data-00000-of-00001"
     assert (tmp_path / name).read_bytes() == (pathlib.Path(best) / name).read_bytes()
-    assert tasks.read_trained_task(tmp_path) == tasks.TrainedTask("classification", 13)
+    assert read_trained_task(tmp_path) == TrainedTask("classification", 13)
     assert read_json(tmp_path / "eval_results.json")["eval_accuracy"] == pytest.approx(max(scores))
     assert "over 3 seeds" in capsys.readouterr().out
 
@@ -309,7 +310,7 @@ def test_a_model_of_other_origin_is_not_replaced(model_dir, tables, tmp_path, se
         after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         assert after == before
     run(begins_with, begins_with, **{**given, "overwrite": True})
-    assert checkpoints.load_model(begins_with).kind == "classification"
+    assert load_model(begins_with).kind == "classification"
 
 
 @pytest.mark.slow
@@ -327,9 +328,9 @@ def test_one_seed_and_several_do_not_share_a_folder(model_dir, tables, tmp_path)
 def test_a_run_no_better_than_a_constant_is_named_failed():
     def made(seed, score, diverged=None):
         figures = {} if score is None else {"accuracy": score}
-        return finetuning_results.Run(seed, "", 1, figures, 1, 0.0, 0.0, diverged)
+        return Run(seed, "", 1, figures, 1, 0.0, 0.0, diverged)
 
-    found = finetuning_results.summary_over_seeds(
+    found = summary_over_seeds(
         [made(1, 0.9), made(2, 0.6), made(3, None, "the loss is not finite")], "accuracy", 0.6
     )
     assert set(found["failed"]) == {"2", "3"}
@@ -338,13 +339,13 @@ def test_a_run_no_better_than_a_constant_is_named_failed():
 
 
 def test_where_every_run_diverged_the_best_weights_before_are_named():
-    job = finetuning.Job("classification", None, None, 1, "", None, "accuracy")
+    job = Job("classification", None, None, 1, "", None, "accuracy")
     runs = [
-        finetuning_results.Run(1, "here", 9, {"accuracy": 0.9}, 7, 0.0, 0.0, "not finite"),
-        finetuning_results.Run(2, "there", 9, {}, 0, 0.0, 0.0, "not finite"),
+        Run(1, "here", 9, {"accuracy": 0.9}, 7, 0.0, 0.0, "not finite"),
+        Run(2, "there", 9, {}, 0, 0.0, 0.0, "not finite"),
     ]
     with pytest.raises(InputError) as error:
-        finetuning.best_run(job, runs)
+        best_run(job, runs)
     assert str(error.value) == (
         "seed 1: not finite; its best weights before that, of step 7, lie in here; "
         "seed 2: not finite"
@@ -364,7 +365,7 @@ def test_the_best_weights_are_kept_and_early_stopping_stops(
         return {"accuracy": score, "loss": 1.0}
 
     with monkeypatch.context() as patch:
-        patch.setattr(task_splits.Evaluator, "__call__", evaluate)
+        patch.setattr(Evaluator, "__call__", evaluate)
         patch.setattr(run_classifier, "_draw", lambda *_: None)
         run(
             model_dir,
@@ -378,7 +379,7 @@ def test_the_best_weights_are_kept_and_early_stopping_stops(
     stored = read_json(tmp_path / "run.json")["run"]
     assert stored["best_step"] == 14 and stored["steps"] == 28
     assert stored["figures"]["accuracy"] == 0.9
-    model = checkpoints.load_model(tmp_path).model
+    model = load_model(tmp_path).model
     for weight, expected in zip(model.weights, kept[0], strict=True):
         np.testing.assert_array_equal(weight.numpy(), expected)
 
@@ -411,9 +412,9 @@ def test_early_stopping_counts_the_evaluations_before_a_resume(
             "keep_best": keep_best,
         }
 
-    from bert_tf import training
+    from bert_tf.training.trainer import Trainer
 
-    save, step = training.Trainer.save, [0]
+    save, step = Trainer.save, [0]
 
     def stop(self):
         save(self)
@@ -424,16 +425,16 @@ def test_early_stopping_counts_the_evaluations_before_a_resume(
         step[0] = self.trainer.step
         return original(self)
 
-    original = finetuning._Training._evaluate
-    monkeypatch.setattr(finetuning._Training, "_evaluate", evaluate)
+    original = _Training._evaluate
+    monkeypatch.setattr(_Training, "_evaluate", evaluate)
     monkeypatch.setattr(
-        task_splits.Evaluator,
+        Evaluator,
         "__call__",
         lambda self, model: {"accuracy": scores.get(step[0], 0.1), "loss": 1.0},
     )
     monkeypatch.setattr(run_classifier, "_draw", lambda *_: None)
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(training.Trainer, "save", stop)
+        patch.setattr(Trainer, "save", stop)
         run(model_dir, tmp_path, **given())
     run(model_dir, tmp_path, **given())
     stored = read_json(tmp_path / "run.json")["run"]
@@ -455,8 +456,8 @@ def test_early_stopping_counts_the_evaluations_before_a_resume(
 )
 def test_what_is_frozen_stays_and_the_rest_learns(model_dir, tables, tmp_path, given):
     run(model_dir, tmp_path, **own(tables), do_train=True, **{**given, "num_train_steps": 5})
-    before = checkpoints.load_bert(model_dir).encoder
-    after = {w.path: w.numpy() for w in checkpoints.load_model(tmp_path).model.weights}
+    before = load_bert(model_dir).encoder
+    after = {w.path: w.numpy() for w in load_model(tmp_path).model.weights}
     frozen = {"freeze_layers": ("/embeddings/", "/layer_0/"), "freeze": ("/pooler/",)}
     patterns = next((frozen[name] for name in given if name in frozen), ())
     for weight in before.weights:
@@ -539,7 +540,7 @@ def test_wnli_submits_the_commonest_label_as_the_paper_did(model_dir, tmp_path):
     run(model_dir, tmp_path / "run", **{**given, "do_train": True, "do_predict": True})
     lines = (tmp_path / "run" / "WNLI.tsv").read_text().splitlines()[1:]
     assert [line.split("\t")[1] for line in lines] == ["1"] * 5
-    assert tasks.get_task("wnli").labels == ("0", "1")
+    assert get_task("wnli").labels == ("0", "1")
 
 
 def test_the_originals_commands_predict_with_what_training_left(finished, model_dir, tables):
@@ -586,7 +587,7 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
         "do_train": True,
     }
     run_classifier.run(command(given))
-    assert checkpoints.load_model(tmp_path).labels == ("no", "yes")
+    assert load_model(tmp_path).labels == ("no", "yes")
 
 
 @pytest.mark.parametrize(
@@ -684,7 +685,7 @@ def test_a_run_that_begins_with_other_weights_of_the_same_place_is_another(
     # The same weights elsewhere are the same run; others in the same place are not.
     run(model_dir, tmp_path / "run", **given)
     keras.utils.set_random_seed(29)
-    checkpoint_writers.save_model_directory(folder, heads.HEADS["encoder"].make(CONFIG))
+    save_model_directory(folder, HEADS["encoder"].make(CONFIG))
     with pytest.raises(InputError, match="holds a run with begins_with"):
         run(folder, tmp_path / "run", **given)
 
@@ -702,7 +703,7 @@ def test_memory_that_runs_out_is_one_line(capsys):
     values = flags.FlagValues()
     finetuning_flags.define_flags(values)
     values(["script.py", "--output_dir=x", "--train_batch_size=64"])
-    assert exit_on_error("script", run_out, values) == memory.OUT_OF_MEMORY_STATUS
+    assert exit_on_error("script", run_out, values) == OUT_OF_MEMORY_STATUS
     error = capsys.readouterr().err
     assert error.startswith(
         "script: out of memory with train_batch_size 64, eval_batch_size 8, "
@@ -710,7 +711,7 @@ def test_memory_that_runs_out_is_one_line(capsys):
     )
     assert "raise --gradient_accumulation_steps, use --precision=mixed_bfloat16: " in error
     assert error.endswith("OOM when allocating\n")
-    assert exit_on_error("script", run_out, flags.FlagValues()) == memory.OUT_OF_MEMORY_STATUS
+    assert exit_on_error("script", run_out, flags.FlagValues()) == OUT_OF_MEMORY_STATUS
     assert capsys.readouterr().err == "script: out of memory: OOM when allocating\n"
     with pytest.raises(KeyError):  # a mistake of the program, not of its user
         exit_on_error("script", lambda: {}["missing"])

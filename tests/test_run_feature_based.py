@@ -12,10 +12,12 @@ import pytest
 from absl import flags
 
 import bert_tf
-from bert_tf import checkpoint_writers, features, metrics
-from bert_tf.bilstm import FEATURE_CHOICES
-from bert_tf.features import StoredFeatures, TokenWindow, encoder_features
-from data_prep import ner
+from bert_tf.models import feature_extraction
+from bert_tf.models.bilstm_tagger import FEATURE_CHOICES
+from bert_tf.models.feature_extraction import StoredFeatures, TokenWindow, encoder_features
+from bert_tf.tasks import metrics
+from bert_tf.weights.save import save_model_directory
+from data_prep.finetuning import ner
 from experiments import run_feature_based
 from tests import synthetic_records as synthetic
 
@@ -49,9 +51,7 @@ def data(tmp_path_factory):
     keras.utils.set_random_seed(3)
     config = synthetic.small_config(num_hidden_layers=LAYERS, initializer_range=0.2)
     vocab = synthetic.write_vocabulary(folder / "words.txt")
-    checkpoint_writers.save_model_directory(
-        folder / "model", bert_tf.bert_encoder(config, hidden_states=True), vocab
-    )
+    save_model_directory(folder / "model", bert_tf.bert_encoder(config, hidden_states=True), vocab)
     return folder
 
 
@@ -237,7 +237,7 @@ def test_batches(data):
     ],
 )
 def test_what_is_refused(data, tmp_path, changes, message, monkeypatch):
-    monkeypatch.setattr(features, "stored_features", None)  # nothing may come so far
+    monkeypatch.setattr(feature_extraction, "stored_features", None)  # nothing may come so far
     with pytest.raises((ValueError, OSError), match=message):
         run(data, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
@@ -246,7 +246,7 @@ def test_what_is_refused(data, tmp_path, changes, message, monkeypatch):
 def test_too_few_layers(data, tmp_path):
     keras.utils.set_random_seed(3)
     shallow = bert_tf.bert_encoder(synthetic.small_config(), hidden_states=True)
-    checkpoint_writers.save_model_directory(tmp_path / "m", shallow, data / "words.txt")
+    save_model_directory(tmp_path / "m", shallow, data / "words.txt")
     with pytest.raises(ValueError, match="'Weighted Sum Last Four Hidden' needs at least 4 layers"):
         run(data, tmp_path / "out", model_dir=tmp_path / "m")
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bert_tf.metrics import entity_scores
-from bert_tf.tensor_bundle import read_tensors
-from data_prep import ner
+from bert_tf.tasks.metrics import entity_scores
+from bert_tf.weights.tensor_bundle import read_tensors
+from data_prep.finetuning import ner
 from experiments import run_ner
-from experiments.exits import InputError
+from experiments.command_line.exit_status import InputError
 from experiments.plot_curves import plot_curves
 from tests import synthetic_records as synthetic
 

@@ -12,10 +12,19 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bert_tf import records, training_log
-from bert_tf.tensor_bundle import read_tensors
-from bert_tf.tensor_files import checkpoint_steps
-from experiments import preemption, pretraining_plan, run_pretraining
+from bert_tf.records.files import (
+    RecordWriter,
+    encode_examples,
+    encode_framed_examples,
+    pretraining_features,
+    scan_records,
+)
+from bert_tf.training.log import read_metrics
+from bert_tf.weights.tensor_bundle import read_tensors
+from bert_tf.weights.tensor_files import checkpoint_steps
+from experiments import run_pretraining
+from experiments.command_line import preemption
+from experiments.pretraining.plan import check_flags, make_plan
 from tests import synthetic_records as synthetic
 from tests.pretraining_runs import STEPS, arguments, finish, log_of, start, write_data
 from tests.synthetic_records import LENGTH, PREDICTIONS, VOCAB_SIZE
@@ -122,8 +131,8 @@ def write_longer(path, count, seed):
     for name, array in synthetic.make_arrays(count, seed).items():
         width = {LENGTH: 37, PREDICTIONS: 7}.get(array.shape[1], array.shape[1])
         arrays[name] = np.pad(array, ((0, 0), (0, width - array.shape[1])))
-    with records.RecordWriter(path) as writer:
-        for example in records.encode_examples(records.pretraining_features(37, 7), arrays):
+    with RecordWriter(path) as writer:
+        for example in encode_examples(pretraining_features(37, 7), arrays):
             writer.write(example)
 
 
@@ -183,12 +192,12 @@ def test_files_and_figures_of_a_run(data, whole):
     assert {name: float(value) for name, value in lines.items()} == results
     assert results["global_step"] == STEPS
 
-    steps = [line["step"] for line in training_log.read_metrics(folder / "metrics.jsonl")]
+    steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl")]
     assert steps == [7, 14, 21, 28, 35, 42, 46]
-    evaluations = training_log.read_metrics(folder / "metrics.jsonl", "eval")
+    evaluations = read_metrics(folder / "metrics.jsonl", "eval")
     assert [line["step"] for line in evaluations] == [20, 40, 46]
     assert evaluations[-1]["eval_mlm_loss"] == results["masked_lm_loss"]
-    baseline = training_log.read_metrics(folder / "metrics.jsonl", "baseline")
+    baseline = read_metrics(folder / "metrics.jsonl", "baseline")
     assert baseline[0]["uniform_loss"] == pytest.approx(np.log(VOCAB_SIZE))
     train = [
         synthetic.make_arrays(count, seed, True)["masked_lm_ids"][
@@ -211,7 +220,7 @@ def test_frozen_weights_stay_and_lower_layers_learn_less(data, tmp_path):
     changes = {"num_train_steps": 2, "num_warmup_steps": 1, "layer_wise_decay": 0.5}
     changes |= {"freeze_layers": 0, "freeze": "pooler/dense/bias$", "save_checkpoints_steps": 1}
     values(["run_pretraining.py", *arguments(data, tmp_path, **changes)])
-    run = run_pretraining.PretrainingRun(values, pretraining_plan.make_plan(values), None)
+    run = run_pretraining.PretrainingRun(values, make_plan(values), None)
     before = {v.path: v.numpy() for v in run.model.weights}
     run.load()
     run.train()
@@ -260,8 +269,8 @@ def refused(data, tmp_path):
         run_pretraining.define_flags(values)
         values(["run_pretraining.py", *arguments(data, tmp_path / "out", **changes)])
         with pytest.raises((ValueError, OSError)) as caught:
-            pretraining_plan.check_flags(values)
-            pretraining_plan.make_plan(values)
+            check_flags(values)
+            make_plan(values)
         assert not (tmp_path / "out").exists()
         text = str(caught.value)
         assert "\n" not in text
@@ -317,10 +326,10 @@ def test_files_that_do_not_fit_are_refused(refused, data, tmp_path):
 
 def test_records_of_another_vocabulary_or_casing_are_refused(refused, data, tmp_path):
     arrays = synthetic.make_arrays(3, 1)
-    features = records.pretraining_features(LENGTH, PREDICTIONS)
+    features = pretraining_features(LENGTH, PREDICTIONS)
     path = tmp_path / "cased.tfrecord"
-    with records.RecordWriter(path) as writer:
-        writer.write_framed(records.encode_framed_examples(features, arrays))
+    with RecordWriter(path) as writer:
+        writer.write_framed(encode_framed_examples(features, arrays))
     manifest = {
         "files": [path.name],
         "do_lower_case": False,
@@ -352,13 +361,13 @@ def test_damaged_records_are_left_out_counted_and_named(refused, data, tmp_path,
     run_pretraining.define_flags(values)
     names = {"input_file": f"{damaged},{data}/train-1*", "skip_corrupt_records": True}
     values(["run_pretraining.py", *arguments(data, tmp_path / "out", **names)])
-    plan = pretraining_plan.make_plan(values)
+    plan = make_plan(values)
     (phase,) = plan.phases
     assert phase.files == [str(damaged), f"{data}/train-1.tfrecord.gz"]  # as in config.json
     assert phase.counts == [101 - 7, 53]
     read = plan.sound_files
     assert read[phase.files[1]] == phase.files[1]
-    assert records.scan_records(read[str(damaged)]) == 101 - 7
+    assert scan_records(read[str(damaged)]) == 101 - 7
     assert f"left out: {message}" in caplog.text and "and 2 more" in caplog.text
     assert "7 damaged records or stretches left out, 184 records sound" in caplog.text
     dataset = run_pretraining.training_dataset(values, plan, phase, 0)

@@ -15,13 +15,16 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from bert_tf import checkpoint_writers, heads, squad_metrics
 from bert_tf.config import BertConfig
-from bert_tf.squad_metrics import normalize_answer
-from bert_tf.tokenization import load_vocab
-from bert_tf.training_log import read_metrics
-from experiments import run_squad, starting_point
-from experiments.exits import InputError
+from bert_tf.models.task_models import HEADS
+from bert_tf.tasks import squad_metrics
+from bert_tf.tasks.squad_metrics import normalize_answer
+from bert_tf.tokenization.wordpiece import load_vocab
+from bert_tf.training.log import read_metrics
+from bert_tf.weights.save import save_model_directory
+from experiments import run_squad
+from experiments.command_line.exit_status import InputError
+from experiments.finetuning.initial_model import starting_point
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "squad"
@@ -74,12 +77,12 @@ def save_model(folder, vocab_file, seed=3, **changes):
         intermediate_size=37,
         max_position_embeddings=131,
     )
-    model = heads.HEADS["span"].make(dataclasses.replace(config, **changes))
+    model = HEADS["span"].make(dataclasses.replace(config, **changes))
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         if not weight.path.endswith(("gamma", "beta")):
             weight.assign(rng.normal(0, 0.5, weight.shape))
-    checkpoint_writers.save_model_directory(folder, model, vocab_file)
+    save_model_directory(folder, model, vocab_file)
     return str(folder)
 
 
@@ -318,7 +321,7 @@ def answerer(path, model_dir, tmp_path, **given):
         output_dir=tmp_path / "records",
         **given,
     )
-    start = starting_point.starting_point(values)
+    start = starting_point(values)
     split = run_squad.prepare(values, start, "dev", str(path))
     return run_squad.Answerer(split, start, values)
 

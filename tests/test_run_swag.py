@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bert_tf.tasks import TASKS
-from bert_tf.tensor_bundle import read_tensors
-from data_prep import swag
-from experiments import run_swag, task_splits
-from experiments.exits import InputError
+from bert_tf.tasks.table import TASKS
+from bert_tf.weights.tensor_bundle import read_tensors
+from data_prep.finetuning import swag
+from experiments import run_swag
+from experiments.command_line.exit_status import InputError
+from experiments.finetuning import splits
 from tests import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -133,7 +134,7 @@ def test_a_stopped_run_goes_on(data, tmp_path, monkeypatch, capsys):
     options |= {"do_predict": False}
     run(data, tmp_path / "whole", **options)
     whole = capsys.readouterr().out
-    figures_of, calls = task_splits.figures_of, []
+    figures_of, calls = splits.figures_of, []
 
     def stopping(*arguments):
         calls.append(arguments)
@@ -141,7 +142,7 @@ def test_a_stopped_run_goes_on(data, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return figures_of(*arguments)
 
-    monkeypatch.setattr(task_splits, "figures_of", stopping)
+    monkeypatch.setattr(splits, "figures_of", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path / "parts", **options)
     monkeypatch.undo()

@@ -35,7 +35,7 @@ from tensorflow_serving.apis import (  # noqa: E402
     regression_pb2,
 )
 
-from bert_tf.records import frame_record  # noqa: E402
+from bert_tf.records.files import frame_record  # noqa: E402
 from experiments import serve  # noqa: E402
 from tests import serving_stand_ins as stand_ins  # noqa: E402
 

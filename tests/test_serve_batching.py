@@ -18,10 +18,13 @@ from tensorflow_serving.apis import (  # noqa: E402
     prediction_service_pb2_grpc,
 )
 
-from bert_tf.export import export_saved_model  # noqa: E402
-from experiments.serving_batching import Batcher, BatchingOptions  # noqa: E402
-from experiments.serving_metrics import ServingMetrics  # noqa: E402
-from experiments.serving_status import ServingError  # noqa: E402
+from bert_tf.serving.saved_model import export_saved_model  # noqa: E402
+from experiments.model_server.batching import (  # noqa: E402
+    Batcher,
+    BatchingOptions,
+)
+from experiments.model_server.metrics import ServingMetrics  # noqa: E402
+from experiments.model_server.status import ServingError  # noqa: E402
 from tests import serving_stand_ins as stand_ins  # noqa: E402
 from tests import test_export  # noqa: E402
 from tests.test_export import model, vocab_file  # noqa: E402, F401  (fixtures)

@@ -11,8 +11,8 @@ for module in ("tensorflow_serving", "prometheus_client"):
 import tensorflow as tf  # noqa: E402
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo  # noqa: E402
 
-from experiments import serving_rest as rest  # noqa: E402
-from experiments.serving_status import ServingError  # noqa: E402
+from experiments.model_server import rest  # noqa: E402
+from experiments.model_server.status import ServingError  # noqa: E402
 
 pytestmark = pytest.mark.serving
 

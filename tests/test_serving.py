@@ -6,9 +6,21 @@ import pytest
 import tensorflow as tf
 
 import bert_tf
-from bert_tf import checkpoint_writers, heads, served_checkpoints, serving, tasks
-from bert_tf.preprocessing import TextToIds
-from bert_tf.tokenization import FullTokenizer, pack_pair
+from bert_tf.models.task_models import HEADS
+from bert_tf.serving.load import load_served_model
+from bert_tf.serving.served_model import (
+    Classifier,
+    Embedder,
+    FillMask,
+    MultiLabelClassifier,
+    MultipleChoice,
+    NextSentence,
+    Regressor,
+)
+from bert_tf.tasks.table import TrainedTask
+from bert_tf.tokenization.graph_tokenizer import TextToIds
+from bert_tf.tokenization.wordpiece import FullTokenizer, pack_pair
+from bert_tf.weights.save import save_model_directory
 from tests import synthetic_records as synthetic
 
 WORDS = (
@@ -56,7 +68,7 @@ def outputs_of(model, vocab_file, texts, others=None):
 
 def made(kind, *arguments):
     keras.utils.set_random_seed(7)
-    return heads.HEADS[kind].make(CONFIG, *arguments)
+    return HEADS[kind].make(CONFIG, *arguments)
 
 
 def softmax(logits):
@@ -67,7 +79,7 @@ def softmax(logits):
 @pytest.mark.parametrize("has_pairs", [False, True])
 def test_classification(vocab_file, text_to_ids, has_pairs):
     model = made("classification", 3)
-    served = serving.Classifier(model, text_to_ids, ("no", "maybe", "yes"), has_pairs=has_pairs)
+    served = Classifier(model, text_to_ids, ("no", "maybe", "yes"), has_pairs=has_pairs)
     given = (TEXTS, OTHERS) if has_pairs else (TEXTS,)
     found = served.answer(*map(tf.constant, given))
     expected = softmax(np.concatenate(outputs_of(model, vocab_file, *given)))
@@ -97,13 +109,13 @@ def _bytes(text):
 
 def test_several_labels_and_numbers(vocab_file, text_to_ids):
     model = made("classification", 3)
-    served = serving.MultiLabelClassifier(model, text_to_ids, ("a", "b", "c"))
+    served = MultiLabelClassifier(model, text_to_ids, ("a", "b", "c"))
     found = served.answer(tf.constant(TEXTS))
     logits = np.concatenate(outputs_of(model, vocab_file, TEXTS))
     np.testing.assert_allclose(found["probabilities"], 1 / (1 + np.exp(-logits)), atol=1e-5)
     assert found["is_label"].numpy().tolist() == (logits > 0).tolist()
     model = made("classification", 1)
-    regressor = serving.Regressor(model, text_to_ids, has_pairs=True)
+    regressor = Regressor(model, text_to_ids, has_pairs=True)
     found = regressor.answer(tf.constant(TEXTS), tf.constant(OTHERS))
     values = np.concatenate(outputs_of(model, vocab_file, TEXTS, OTHERS))[:, 0]
     np.testing.assert_allclose(found["value"], values, atol=1e-5)
@@ -111,7 +123,7 @@ def test_several_labels_and_numbers(vocab_file, text_to_ids):
 
 def test_next_sentence(vocab_file, text_to_ids):
     model = made("next_sentence")
-    served = serving.NextSentence(model, text_to_ids)
+    served = NextSentence(model, text_to_ids)
     found = served.answer(tf.constant(TEXTS), tf.constant(OTHERS))
     expected = softmax(np.concatenate(outputs_of(model, vocab_file, TEXTS, OTHERS)))[:, 0]
     np.testing.assert_allclose(found["is_next"], expected, atol=1e-5)
@@ -119,7 +131,7 @@ def test_next_sentence(vocab_file, text_to_ids):
 
 def test_choices(vocab_file, text_to_ids):
     model = made("multiple_choice")
-    served = serving.MultipleChoice(model, text_to_ids)
+    served = MultipleChoice(model, text_to_ids)
     choices = [OTHERS[i : i + 3] for i in range(3)]
     found = served.answer(tf.constant(TEXTS[:3]), tf.constant(choices))
     tokenizer = FullTokenizer(vocab_file)
@@ -140,7 +152,7 @@ def test_choices(vocab_file, text_to_ids):
 def test_embeddings(vocab_file, text_to_ids, layer):
     keras.utils.set_random_seed(7)
     model = bert_tf.bert_encoder(CONFIG, hidden_states=True)
-    served = serving.Embedder(model, text_to_ids, layer=layer)
+    served = Embedder(model, text_to_ids, layer=layer)
     found = served.answer(tf.constant(TEXTS))
     tokenizer = FullTokenizer(vocab_file)
     for row, outputs in enumerate(outputs_of(model, vocab_file, TEXTS)):
@@ -153,11 +165,11 @@ def test_embeddings(vocab_file, text_to_ids, layer):
 def all_served(text_to_ids, vocab_file):
     masked = TextToIds(vocab_file, max_seq_length=LENGTH, parse_mask=True)
     return [
-        serving.FillMask(made("pretraining"), masked, top_k=3),
-        serving.Classifier(made("classification", 2), text_to_ids, ("a", "b")),
-        serving.MultipleChoice(made("multiple_choice"), text_to_ids),
-        serving.Embedder(made("encoder"), text_to_ids),
-        serving.NextSentence(made("next_sentence"), text_to_ids),
+        FillMask(made("pretraining"), masked, top_k=3),
+        Classifier(made("classification", 2), text_to_ids, ("a", "b")),
+        MultipleChoice(made("multiple_choice"), text_to_ids),
+        Embedder(made("encoder"), text_to_ids),
+        NextSentence(made("next_sentence"), text_to_ids),
     ]
 
 
@@ -183,36 +195,36 @@ def test_no_texts_and_long_ones(text_to_ids, vocab_file):
 def test_what_does_not_fit_is_refused(text_to_ids, vocab_file, tmp_path):
     model = made("classification", 3)
     with pytest.raises(ValueError, match="labels: the model has 3, got 2: a, b"):
-        serving.Classifier(model, text_to_ids, ("a", "b"))
+        Classifier(model, text_to_ids, ("a", "b"))
     with pytest.raises(ValueError, match="a regression has one output, this model 3"):
-        serving.Regressor(model, text_to_ids)
+        Regressor(model, text_to_ids)
     with pytest.raises(ValueError, match="max_seq_length: the model has 41 positions, got 43"):
-        serving.Classifier(model, TextToIds(vocab_file, max_seq_length=43), "abc")
+        Classifier(model, TextToIds(vocab_file, max_seq_length=43), "abc")
     path = tmp_path / "more.txt"
     path.write_text("".join(f"{word}\n" for word in [*WORDS, "more"]))
     with pytest.raises(ValueError, match=f"has {len(WORDS) + 1} pieces, the model a vocabulary of"):
-        serving.Classifier(model, TextToIds(path, max_seq_length=13), "abc")
+        Classifier(model, TextToIds(path, max_seq_length=13), "abc")
     with pytest.raises(ValueError, match="layer: make the encoder with hidden_states=True"):
-        serving.Embedder(made("encoder"), text_to_ids, layer=0)
+        Embedder(made("encoder"), text_to_ids, layer=0)
     with pytest.raises(ValueError, match="expected parse_mask"):
-        serving.FillMask(made("pretraining"), text_to_ids)
+        FillMask(made("pretraining"), text_to_ids)
 
 
 @pytest.mark.parametrize("kind", ["classification", "multi_label"])
 def test_a_model_directory_says_what_it_is_for(vocab_file, tmp_path, kind):
     model = made("classification", 2)
-    checkpoint_writers.save_model_directory(tmp_path, model, vocab_file, labels=("no", "yes"))
-    plain = served_checkpoints.load_served_model(tmp_path)
-    assert type(plain) is serving.Classifier and plain.texts == ("text",)
+    save_model_directory(tmp_path, model, vocab_file, labels=("no", "yes"))
+    plain = load_served_model(tmp_path)
+    assert type(plain) is Classifier and plain.texts == ("text",)
     assert plain.text_to_ids.max_seq_length == CONFIG.max_position_embeddings
-    tasks.TrainedTask(kind, 13, has_pairs=True).write(tmp_path)
-    served = served_checkpoints.load_served_model(tmp_path)
+    TrainedTask(kind, 13, has_pairs=True).write(tmp_path)
+    served = load_served_model(tmp_path)
     assert served.task == kind and served.texts == ("text", "text_b")
     assert served.text_to_ids.max_seq_length == 13
     found = served.answer(tf.constant(TEXTS), tf.constant(OTHERS))
     assert found["labels"][0].numpy().tolist() == [b"no", b"yes"]
     other = "multi_label" if kind == "classification" else "classification"
     with pytest.raises(ValueError, match=f"trained for {kind}, not for {other}"):
-        served_checkpoints.load_served_model(tmp_path, task=other)
+        load_served_model(tmp_path, task=other)
     with pytest.raises(ValueError, match="task: expected one of fill_mask, .*, got 'x'"):
-        served_checkpoints.load_served_model(tmp_path, task="x")
+        load_served_model(tmp_path, task="x")

@@ -14,11 +14,11 @@ import tensorflow as tf
 import tensorflow_text
 from tensorflow.core.protobuf import saved_model_pb2
 
-from bert_tf.export import export_saved_model
-from bert_tf.heads import HEADS
-from bert_tf.preprocessing import TextToIds
-from bert_tf.served_checkpoints import SERVED
-from bert_tf.span_decoding import WindowRule
+from bert_tf.models.task_models import HEADS
+from bert_tf.serving.load import SERVED
+from bert_tf.serving.saved_model import export_saved_model
+from bert_tf.tasks.answer_decoding import WindowRule
+from bert_tf.tokenization.graph_tokenizer import TextToIds
 from tests import synthetic_records as synthetic
 
 pytestmark = pytest.mark.serving

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import heads, metrics
-from bert_tf.preprocessing import TextToIds
-from bert_tf.serving_entities import EntityTagger
-from bert_tf.tokenization import FullTokenizer
-from data_prep import ner
+from bert_tf.models.task_models import bert_token_classifier
+from bert_tf.serving.entity_tagging import EntityTagger
+from bert_tf.tasks import metrics
+from bert_tf.tokenization.graph_tokenizer import TextToIds
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.finetuning import ner
 from tests import synthetic_records as synthetic
 
 WORDS = (
@@ -39,7 +40,7 @@ def model():
         max_position_embeddings=31,
         initializer_range=0.9,
     )
-    return heads.bert_token_classifier(config, len(LABELS))
+    return bert_token_classifier(config, len(LABELS))
 
 
 def tagger(model, vocab_file, **options):
@@ -119,7 +120,7 @@ def test_real_sentences(shared_data):
         max_position_embeddings=128,
         initializer_range=0.9,
     )
-    model = heads.bert_token_classifier(config, len(LABELS))
+    model = bert_token_classifier(config, len(LABELS))
     text_to_ids = TextToIds(vocab_file, max_seq_length=128)
     served = EntityTagger(model, text_to_ids, LABELS, words="white_space")
     count, seen = check_entities(kept, served, vocab_file, 128)

@@ -8,17 +8,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import heads, span_decoding
-from bert_tf.preprocessing import TextToIds
-from bert_tf.serving_spans import QuestionAnswerer
-from bert_tf.serving_windows import make_windows
-from bert_tf.tokenization import FullTokenizer
+from bert_tf.models.task_models import bert_span_labeler
+from bert_tf.serving.question_answering import QuestionAnswerer
+from bert_tf.serving.windows import make_windows
+from bert_tf.tasks import answer_decoding
+from bert_tf.tasks.answer_decoding import (
+    WindowRule,
+    decode_answers,
+    encode_words,
+    pack_windows,
+    split_words,
+)
+from bert_tf.tokenization.graph_tokenizer import TextToIds
+from bert_tf.tokenization.wordpiece import FullTokenizer
 from tests import synthetic_records as synthetic
 
 WORDS = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] the list of items is empty ##ed ##s return , . ( ) - caf ##e a"
 ).split()
-RULE = span_decoding.WindowRule(max_seq_length=23, doc_stride=7, max_query_length=5)
+RULE = WindowRule(max_seq_length=23, doc_stride=7, max_query_length=5)
 # Words and what stands between them: accents, unknown words, marks, vanishing and odd spaces.
 PARTS = ["the", "List", "items,", "(empty)", "cafés", "cafe\u0301", "is-is", "\U0001f600", "A."]
 PARTS += ["emptyed", "un\u200bknown", "of\u00a0the", "\u200b", "\u1e9b\u0323", "returns", "\u00ad"]
@@ -48,7 +56,7 @@ def model():
         max_position_embeddings=29,
         initializer_range=0.9,
     )
-    return heads.bert_span_labeler(config)
+    return bert_span_labeler(config)
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +75,10 @@ def windows_of(texts, vocab_file, rule=RULE):
     tokenizer = FullTokenizer(vocab_file)
     questions, windows = [], []
     for number, (question, context) in enumerate(zip(*texts, strict=True)):
-        words, _ = span_decoding.split_words(context)
+        words, _ = split_words(context)
         questions.append(Question(str(number), words))
-        pieces = span_decoding.encode_words(words, tokenizer)
-        windows += span_decoding.make_windows(question, pieces, tokenizer, rule, number)
+        pieces = encode_words(words, tokenizer)
+        windows += answer_decoding.make_windows(question, pieces, tokenizer, rule, number)
     return questions, windows, tokenizer
 
 
@@ -91,7 +99,7 @@ def test_windows(texts, vocab_file):
     real = np.flatnonzero(found.lengths)  # ours has one for a text without pieces too
     assert len(real) == len(expected) > 100
     length = found.inputs["input_ids"].shape[1]
-    for name, value in span_decoding.pack_windows(expected, length).items():
+    for name, value in pack_windows(expected, length).items():
         np.testing.assert_array_equal(found.inputs[name].numpy()[real], value, err_msg=name)
     for row, window in zip(real, expected, strict=True):
         assert found.rows[row] == window.example_index and found.starts[row] == window.doc_start
@@ -107,7 +115,7 @@ def check_answers(texts, vocab_file, model, rule, *, n_best_size, max_answer_len
         The answerer, and what it answered, as arrays.
     """
     questions, windows, tokenizer = windows_of(texts, vocab_file, rule)
-    packed = span_decoding.pack_windows(windows, rule.max_seq_length)
+    packed = pack_windows(windows, rule.max_seq_length)
     logits = model.predict(packed, batch_size=64, verbose=0)
     padding = packed["input_mask"] == 0
     options = {"n_best_size": n_best_size, "max_answer_length": max_answer_length}
@@ -115,7 +123,7 @@ def check_answers(texts, vocab_file, model, rule, *, n_best_size, max_answer_len
     starts, ends = (np.where(padding, -1e30, logits[f"{name}_logits"]) for name in ("start", "end"))
 
     def decode():
-        return span_decoding.decode_answers(questions, windows, starts, ends, tokenizer, **options)
+        return decode_answers(questions, windows, starts, ends, tokenizer, **options)
 
     if version_2:  # such that half of the answers are refused
         options["null_score_diff_threshold"] = float(np.median([*decode().null_odds.values()]))
@@ -139,7 +147,7 @@ def check_answers(texts, vocab_file, model, rule, *, n_best_size, max_answer_len
         if version_2:
             assert found["null_score"][row] == pytest.approx(expected.null_odds[str(row)], abs=1e-4)
         place = slice(found["char_start"][row], found["char_end"][row])
-        assert " ".join(span_decoding.split_words(context[place])[0]) == answer
+        assert " ".join(split_words(context[place])[0]) == answer
         raw = context.encode()[found["byte_start"][row] : found["byte_end"][row]]
         assert raw.decode() == context[place]
         seen.add((bool(answer), count == n_best_size))
@@ -185,13 +193,13 @@ def test_real_questions(shared_data, version_2):
         max_position_embeddings=131,
         initializer_range=0.9,
     )
-    rule = span_decoding.WindowRule(max_seq_length=128, doc_stride=48, max_query_length=64)
+    rule = WindowRule(max_seq_length=128, doc_stride=48, max_query_length=64)
     texts = [question for question, _ in pairs], [context for _, context in pairs]
     assert len(windows_of(texts, vocab_file, rule)[1]) > 2 * len(pairs) == 600
     check_answers(
         texts,
         vocab_file,
-        heads.bert_span_labeler(config),
+        bert_span_labeler(config),
         rule,
         n_best_size=20,
         max_answer_length=30,

@@ -6,11 +6,13 @@ import types
 import numpy as np
 import pytest
 
-from bert_tf import span_decoding
-from bert_tf.span_decoding import (
+from bert_tf.tasks.answer_decoding import (
     NULL_ODDS_WITHOUT_SPAN,
     WindowRule,
     WordPieces,
+    _AnswerText,
+    _max_context,
+    _window_spans,
     best_indexes,
     decode_answers,
     encode_words,
@@ -19,7 +21,7 @@ from bert_tf.span_decoding import (
     split_words,
     write_predictions,
 )
-from bert_tf.tokenization import FullTokenizer
+from bert_tf.tokenization.wordpiece import FullTokenizer
 
 PIECES = (
     "[PAD] [UNK] [CLS] [SEP] who is it ? steve smith ##ies ' s ( 1895 - 1943 ) . , cafe".split()
@@ -91,11 +93,11 @@ def test_every_piece_has_the_most_context_in_one_window():
     rng = random.Random(3)
     for _ in range(200):
         count, width, stride = rng.randrange(1, 90), rng.randrange(1, 25), rng.randrange(1, 30)
-        spans = span_decoding._window_spans(count, width, stride)
+        spans = _window_spans(count, width, stride)
         assert spans[0][0] == 0 and spans[-1][1] == count
         total = np.zeros(count, int)
         covered = np.zeros(count, int)
-        for (start, end), flags in zip(spans, span_decoding._max_context(spans), strict=True):
+        for (start, end), flags in zip(spans, _max_context(spans), strict=True):
             assert 0 < end - start <= width and len(flags) == end - start
             total[start:end] += flags
             covered[start:end] += 1
@@ -104,7 +106,7 @@ def test_every_piece_has_the_most_context_in_one_window():
 
 
 def test_much_longer_windows_win_over_a_little_more_context():
-    first, second = span_decoding._max_context([(0, 300), (250, 400)])
+    first, second = _max_context([(0, 300), (250, 400)])
     # At piece 275 the contexts are 24 and 25, and the lengths count 3.0 and 1.5.
     assert first[274:277].tolist() == [True, True, False]
     assert second[24:27].tolist() == [False, False, True]
@@ -189,7 +191,7 @@ def test_answer_keeps_the_writing_of_the_document(tokenizer):
 
 
 def test_whole_words_are_given_where_letters_cannot_be_aligned(tokenizer):
-    projection = span_decoding._AnswerText(tokenizer)
+    projection = _AnswerText(tokenizer)
     assert projection.project("a", ["a\u00a0b"]) == "a\u00a0b"  # the no-break space became a space
     assert projection.project("c", ["b\u200bc"]) == "b\u200bc"  # a letter vanished
     assert projection.project("x", ["abc", "d"]) == "abc d"  # not there, as with [UNK]

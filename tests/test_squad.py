@@ -7,10 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from bert_tf import span_decoding
-from bert_tf.span_decoding import WindowRule
-from bert_tf.tokenization import FullTokenizer
-from data_prep import squad
+from bert_tf.tasks.answer_decoding import WindowRule, decode_answers
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.finetuning import squad
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "squad"
 
@@ -81,7 +80,7 @@ def canonical_features(examples, case, tokenizer):
 
 def decode(examples, windows, case, tokenizer, seed, logits=golden.logits):
     starts, ends = logits([len(w.input_ids) for w in windows], case.lengths[0], seed)
-    return span_decoding.decode_answers(
+    return decode_answers(
         examples,
         windows,
         starts,

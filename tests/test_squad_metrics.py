@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from bert_tf.squad_metrics import (
+from bert_tf.tasks.squad_metrics import (
     evaluate_v1,
     evaluate_v2,
     exact_match,

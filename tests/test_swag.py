@@ -6,9 +6,10 @@ import itertools
 import numpy as np
 import pytest
 
-from bert_tf import records, tokenization
-from data_prep import swag
-from data_prep.swag import ChoiceExample
+from bert_tf.records.files import decode_example, encode_examples, multiple_choice_features
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.finetuning import swag
+from data_prep.finetuning.swag import ChoiceExample
 
 VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK] a b c d e f g h".split()
 HEADER = ",video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,ending1,ending2,label\n"
@@ -16,7 +17,7 @@ HEADER = ",video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,ending1
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tokenization.FullTokenizer.from_vocab({piece: i for i, piece in enumerate(VOCAB)})
+    return FullTokenizer.from_vocab({piece: i for i, piece in enumerate(VOCAB)})
 
 
 def _write(folder, text, name="train.csv"):
@@ -72,9 +73,9 @@ def test_features_of_all_choices_in_one_row(tokenizer):
     np.testing.assert_array_equal(arrays["input_mask"], arrays["input_ids"] > 0)
     assert arrays["label_ids"].tolist() == [[2], [0]]
     assert arrays["is_real_example"].tolist() == [[1], [1]]
-    schema = records.multiple_choice_features(11, 3)
-    for row, record in enumerate(records.encode_examples(schema, arrays)):
-        decoded = records.decode_example(record, schema)
+    schema = multiple_choice_features(11, 3)
+    for row, record in enumerate(encode_examples(schema, arrays)):
+        decoded = decode_example(record, schema)
         np.testing.assert_array_equal(decoded["input_ids"].reshape(3, 11), ids[row])
     with pytest.raises(ValueError, match="x.csv, line 2: expected 4 choices, got 3"):
         swag.make_features(examples, tokenizer, 11, 4)

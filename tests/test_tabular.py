@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from data_prep import tabular
-from data_prep.glue import TextExample
-from data_prep.tabular import Columns
+from data_prep.finetuning import tables
+from data_prep.finetuning.glue import TextExample
+from data_prep.finetuning.tables import Columns
 
 ONE = Columns(text="text", label=("label",))
 
@@ -18,7 +18,7 @@ def _write(folder, name, text):
 
 
 def _read(path, columns=ONE, kind="classification", **options):
-    return list(tabular.read_examples(path, columns, kind, **options))
+    return list(tables.read_examples(path, columns, kind, **options))
 
 
 def _labels(path, columns=ONE, kind="classification", **options):
@@ -74,7 +74,7 @@ def test_formats_go_by_extension_unless_given(tmp_path):
     (example,) = _read(path, Columns(text="text", label=("label",), file_format="tsv"))
     assert example.text_a == "a,b"
     for name, file_format in (("A.CSV", "csv"), ("b.tab", "tsv"), ("c.ndjson", "jsonl")):
-        assert tabular.format_of(name, ONE) == file_format
+        assert tables.format_of(name, ONE) == file_format
 
 
 def test_a_table_without_a_header(tmp_path):
@@ -97,7 +97,7 @@ def test_fields_of_any_size(tmp_path, name):
 
 def test_reading_streams(tmp_path):
     path = _write(tmp_path, "t.csv", "text,label\na,x\nb\n")
-    reader = tabular.read_examples(path, ONE, "classification")
+    reader = tables.read_examples(path, ONE, "classification")
     assert next(reader).text_a == "a"
     with pytest.raises(ValueError, match="t.csv, line 3: expected 2 columns, got 1"):
         next(reader)
@@ -111,7 +111,7 @@ def test_regression(tmp_path):
     assert _labels(path, kind="regression") == [1.0, -25.0]
     path = _write(tmp_path, "t.jsonl", '{"text": "a", "label": 3}\n{"text": "b", "label": "4.5"}')
     assert _labels(path, kind="regression") == [3.0, 4.5]
-    assert tabular.infer_labels(path, ONE, "regression") is None
+    assert tables.infer_labels(path, ONE, "regression") is None
 
 
 def test_several_labels_in_one_column(tmp_path):
@@ -128,7 +128,7 @@ def test_several_labels_in_several_columns(tmp_path):
     path = _write(tmp_path, "t.csv", "z,text,a\n1,t,0\n0.0,u,True\n1.0,v,1\n")
     columns = Columns(text="text", label=("z", "a"))
     assert _labels(path, columns, "multi_label") == [("z",), ("a",), ("z", "a")]
-    assert tabular.infer_labels(path, columns, "multi_label") == ("z", "a")
+    assert tables.infer_labels(path, columns, "multi_label") == ("z", "a")
     path = _write(tmp_path, "t.jsonl", '{"text": "a", "z": true, "a": 0}')
     assert _labels(path, columns, "multi_label") == [("z",)]
 
@@ -136,10 +136,10 @@ def test_several_labels_in_several_columns(tmp_path):
 def test_texts_without_labels(tmp_path):
     path = _write(tmp_path, "t.csv", "text\na\n")
     assert _labels(path, Columns(text="text")) == [None]
-    assert not tabular.has_labels(path, ONE)
-    assert tabular.has_labels(_write(tmp_path, "u.csv", "label,text\n,\n"), ONE)
+    assert not tables.has_labels(path, ONE)
+    assert tables.has_labels(_write(tmp_path, "u.csv", "label,text\n,\n"), ONE)
     with pytest.raises(ValueError, match="u.csv: no examples: the file has but a header"):
-        tabular.has_labels(_write(tmp_path, "u.csv", "label,text\n"), ONE)
+        tables.has_labels(_write(tmp_path, "u.csv", "label,text\n"), ONE)
 
 
 @pytest.mark.parametrize(
@@ -153,17 +153,17 @@ def test_texts_without_labels(tmp_path):
 )
 def test_labels_are_found_in_order(tmp_path, given, expected):
     path = _write(tmp_path, "t.csv", "text,label\n" + "".join(f"t,{label}\n" for label in given))
-    assert tabular.infer_labels(path, ONE, "classification") == expected
+    assert tables.infer_labels(path, ONE, "classification") == expected
     joined = "text,label\nt," + "|".join(dict.fromkeys(given)) + "\nt,\n"
     path = _write(tmp_path, "u.csv", joined)
-    assert tabular.infer_labels(path, ONE, "multi_label") == expected
+    assert tables.infer_labels(path, ONE, "multi_label") == expected
 
 
 def test_labels_are_found_beside_bad_rows(tmp_path):
     path = _write(tmp_path, "t.csv", "text,label\na,x\nb\nc,y\n")
     with pytest.raises(ValueError, match="t.csv, line 3"):
-        tabular.infer_labels(path, ONE, "classification")
-    assert tabular.infer_labels(path, ONE, "classification", lambda m: None) == ("x", "y")
+        tables.infer_labels(path, ONE, "classification")
+    assert tables.infer_labels(path, ONE, "classification", lambda m: None) == ("x", "y")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_labels_are_found_beside_bad_rows(tmp_path):
 )
 def test_too_few_labels(tmp_path, text, kind, message):
     with pytest.raises(ValueError, match=message):
-        tabular.infer_labels(_write(tmp_path, "t.csv", text), ONE, kind)
+        tables.infer_labels(_write(tmp_path, "t.csv", text), ONE, kind)
 
 
 # What is wrong.
@@ -279,4 +279,4 @@ def test_columns_that_cannot_be(tmp_path):
     with pytest.raises(ValueError, match="kind must be classification, regression or multi_label"):
         _read(path, Columns(text="a"), "span")
     with pytest.raises(ValueError, match="classification needs a column of labels"):
-        tabular.infer_labels(path, Columns(text="a"), "classification")
+        tables.infer_labels(path, Columns(text="a"), "classification")

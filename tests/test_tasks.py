@@ -4,7 +4,17 @@ import dataclasses
 
 import pytest
 
-from bert_tf import tasks
+from bert_tf.tasks.table import (
+    _ALIASES,
+    KINDS,
+    TASKS,
+    TRAINED_TASK_NAME,
+    TrainedTask,
+    _plain,
+    custom_task,
+    get_task,
+    read_trained_task,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,47 +35,47 @@ from bert_tf import tasks
     ],
 )
 def test_names_in_use_are_found(given, name):
-    assert tasks.get_task(given) is tasks.TASKS[name]
+    assert get_task(given) is TASKS[name]
 
 
 def test_an_unknown_name_lists_all():
     with pytest.raises(ValueError, match="unknown task 'squad'") as error:
-        tasks.get_task("squad")
-    for name in tasks.TASKS:
+        get_task("squad")
+    for name in TASKS:
         assert name in str(error.value)
 
 
 def test_names_stay_apart_without_signs():
-    plain = [tasks._plain(name) for name in tasks.TASKS]
-    assert len({*plain, *tasks._ALIASES}) == len(plain) + len(tasks._ALIASES)
-    for name, task in tasks.TASKS.items():
+    plain = [_plain(name) for name in TASKS]
+    assert len({*plain, *_ALIASES}) == len(plain) + len(_ALIASES)
+    for name, task in TASKS.items():
         assert task.name == name
 
 
 def test_labels_stand_in_the_originals_order():
     """run_classifier.py, get_labels of each processor."""
-    assert tasks.TASKS["mnli"].labels == ("contradiction", "entailment", "neutral")
-    assert tasks.TASKS["mrpc"].labels == tasks.TASKS["cola"].labels == ("0", "1")
-    assert tasks.TASKS["ax"].labels == tasks.TASKS["mnli"].labels
-    assert tasks.TASKS["sts-b"].labels is None
+    assert TASKS["mnli"].labels == ("contradiction", "entailment", "neutral")
+    assert TASKS["mrpc"].labels == TASKS["cola"].labels == ("0", "1")
+    assert TASKS["ax"].labels == TASKS["mnli"].labels
+    assert TASKS["sts-b"].labels is None
 
 
 def test_settings_are_the_papers():
     glue = "cola sst-2 mrpc sts-b qqp mnli qnli rte wnli".split()
     for name in glue:
-        task = tasks.TASKS[name]
+        task = TASKS[name]
         assert (task.train_batch_size, task.num_train_epochs) == (32, 3)
         assert task.learning_rates == (5e-5, 4e-5, 3e-5, 2e-5)
         assert task.max_seq_length == 128
-    squad, unanswerable = tasks.TASKS["squad1.1"], tasks.TASKS["squad2.0"]
+    squad, unanswerable = TASKS["squad1.1"], TASKS["squad2.0"]
     assert (squad.train_batch_size, squad.num_train_epochs) == (32, 3)
     assert (unanswerable.train_batch_size, unanswerable.num_train_epochs) == (48, 2)
     assert squad.learning_rates == unanswerable.learning_rates == (5e-5,)
-    swag = tasks.TASKS["swag"]
+    swag = TASKS["swag"]
     assert (swag.train_batch_size, swag.num_train_epochs, swag.learning_rates) == (16, 3, (2e-5,))
     assert swag.num_choices == 4
-    assert tasks.TASKS["mnli"].eval_splits == ("dev_matched", "dev_mismatched")
-    assert {t.name: t.selection_metric for t in map(tasks.TASKS.get, glue)} == {
+    assert TASKS["mnli"].eval_splits == ("dev_matched", "dev_mismatched")
+    assert {t.name: t.selection_metric for t in map(TASKS.get, glue)} == {
         "cola": "matthews_correlation",
         "sst-2": "accuracy",
         "mrpc": "f1",
@@ -79,49 +89,49 @@ def test_settings_are_the_papers():
 
 
 def test_the_diagnostic_set_is_for_prediction_with_a_model_of_mnli():
-    task = tasks.TASKS["ax"]
+    task = TASKS["ax"]
     assert task.train_split is None and task.eval_splits == () and task.test_splits == ("test",)
     assert task.model_task == "mnli"
 
 
 def test_own_tasks():
-    task = tasks.custom_task("classification", ("no", "yes"), has_pairs=True)
+    task = custom_task("classification", ("no", "yes"), has_pairs=True)
     assert task.metrics == ("accuracy", "f1") and task.selection_metric == "accuracy"
-    assert tasks.custom_task("classification", ("a", "b", "c"), False).metrics == (
+    assert custom_task("classification", ("a", "b", "c"), False).metrics == (
         "accuracy",
         "macro_f1",
     )
-    assert tasks.custom_task("regression", None, False).selection_metric == "pearson_correlation"
-    for kind in tasks.KINDS:
-        assert tasks.custom_task(kind, ("a", "b"), False).kind == kind
+    assert custom_task("regression", None, False).selection_metric == "pearson_correlation"
+    for kind in KINDS:
+        assert custom_task(kind, ("a", "b"), False).kind == kind
 
 
 def test_tasks_that_cannot_be():
     with pytest.raises(ValueError, match="kind must be one of classification, .*; got 'x'"):
-        tasks.custom_task("x", None, False)
+        custom_task("x", None, False)
     with pytest.raises(ValueError, match="labels: classification needs the names"):
-        tasks.custom_task("classification", None, False)
+        custom_task("classification", None, False)
     with pytest.raises(ValueError, match="classification needs at least 2, got"):
-        tasks.custom_task("classification", ("a",), False)
+        custom_task("classification", ("a",), False)
     with pytest.raises(ValueError, match="labels must be distinct, got twice: a"):
-        tasks.custom_task("multi_label", ("a", "b", "a"), False)
+        custom_task("multi_label", ("a", "b", "a"), False)
     with pytest.raises(ValueError, match="selection_metric must be one of accuracy; got 'f1'"):
-        dataclasses.replace(tasks.TASKS["rte"], selection_metric="f1")
+        dataclasses.replace(TASKS["rte"], selection_metric="f1")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        tasks.TASKS["rte"].name = "x"
+        TASKS["rte"].name = "x"
 
 
 def test_what_a_model_is_for_comes_back(tmp_path):
-    assert tasks.read_trained_task(tmp_path) is None
-    written = tasks.TrainedTask("span", 384, has_pairs=True, version_2_with_negative=True)
+    assert read_trained_task(tmp_path) is None
+    written = TrainedTask("span", 384, has_pairs=True, version_2_with_negative=True)
     written.write(tmp_path)
-    assert tasks.read_trained_task(tmp_path) == written
-    assert [path.name for path in tmp_path.iterdir()] == [tasks.TRAINED_TASK_NAME]
+    assert read_trained_task(tmp_path) == written
+    assert [path.name for path in tmp_path.iterdir()] == [TRAINED_TASK_NAME]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"kind": "x"}', '{"kind": "span", "more": 1}', "{}"])
 def test_a_damaged_file_of_what_a_model_is_for_is_named(tmp_path, text):
-    path = tmp_path / tasks.TRAINED_TASK_NAME
+    path = tmp_path / TRAINED_TASK_NAME
     path.write_text(text)
     with pytest.raises(ValueError, match=f"{path}: "):
-        tasks.read_trained_task(tmp_path)
+        read_trained_task(tmp_path)

@@ -15,9 +15,9 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from bert_tf import tensor_files
-from bert_tf.tensor_bundle import write_tensors
-from bert_tf.tensor_files import CorruptCheckpointError, open_tensors, recognise
+from bert_tf.weights import tensor_files
+from bert_tf.weights.tensor_bundle import write_tensors
+from bert_tf.weights.tensor_files import CorruptCheckpointError, open_tensors, recognise
 
 REFUSALS = (CorruptCheckpointError, ValueError)
 TYPES = {

@@ -11,13 +11,17 @@ import unicodedata
 
 import pytest
 
-from bert_tf import tokenization
-from bert_tf.tokenization import (
+from bert_tf.tokenization.wordpiece import (
+    _CASED_MODELS,
+    _UNCASED_MODELS,
     BasicTokenizer,
     FullTokenizer,
     WordpieceTokenizer,
+    _clean,
+    _Memo,
     check_special_tokens,
     check_vocab,
+    convert_to_unicode,
     load_vocab,
     pack_pair,
     truncate_pair,
@@ -151,7 +155,7 @@ def test_original_side_by_side(name, vocabularies, original):
 
 @pytest.mark.slow
 def test_case_check_equals_the_original(original):
-    names = [*tokenization._UNCASED_MODELS, *tokenization._CASED_MODELS, "bert", "uncased_L-2"]
+    names = [*_UNCASED_MODELS, *_CASED_MODELS, "bert", "uncased_L-2"]
     paths = [f"{folder}{name}/bert_model.ckpt" for name in names for folder in ("", "/a/b/", "a.")]
     paths += [
         "bert_model.ckpt",
@@ -229,7 +233,7 @@ def test_offsets_of_fuzzed_strings_fit(do_lower_case):
         return unicodedata.normalize("NFD", text.lower()).replace("ς", "σ")
 
     for text in fuzz_strings(1):
-        text = tokenization.convert_to_unicode(text)
+        text = convert_to_unicode(text)
         pieces, offsets = tokenizer.tokenize_with_offsets(text)
         assert pieces == tokenizer.tokenize(text)
         assert offsets == sorted(offsets)
@@ -242,7 +246,7 @@ def test_offsets_of_fuzzed_strings_fit(do_lower_case):
             if do_lower_case:
                 assert set(folded(piece)) <= set(folded(source)), (text, piece, source)
             else:
-                kept = (c for c in source if tokenization._clean(ord(c)) is not None)
+                kept = (c for c in source if _clean(ord(c)) is not None)
                 assert piece == "".join(kept)
 
 
@@ -326,7 +330,7 @@ def test_memo_remembers_what_is_used():
         calls.append(key)
         return (len(key),)
 
-    memo = tokenization._Memo(function, 40_000)
+    memo = _Memo(function, 40_000)
     for number in range(1000):
         assert memo["often"] == (5,)
         assert memo[f"{number}"] == (len(f"{number}"),)

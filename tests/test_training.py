@@ -7,12 +7,29 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf import training, training_log, training_progress
-from bert_tf.heads import bert_pretrainer, pretraining_compile_arguments
-from bert_tf.input_pipeline import pretraining_dataset
-from bert_tf.optimization import create_optimizer
-from bert_tf.tensor_bundle import read_tensors
-from bert_tf.tensor_files import checkpoint_steps
+from bert_tf.input_pipeline.pretraining import pretraining_dataset
+from bert_tf.models.task_models import bert_pretrainer, pretraining_compile_arguments
+from bert_tf.training import progress
+from bert_tf.training.log import (
+    METRICS_NAME,
+    append_metrics,
+    cut_metrics,
+    read_metrics,
+    read_metrics_or_nothing,
+    write_config,
+)
+from bert_tf.training.optimizers import create_optimizer
+from bert_tf.training.progress import Progress
+from bert_tf.training.trainer import (
+    BestStep,
+    NonFiniteLossError,
+    PretrainingObjective,
+    Trainer,
+    resolve_jit_compile,
+    set_precision,
+)
+from bert_tf.weights.tensor_bundle import read_tensors
+from bert_tf.weights.tensor_files import checkpoint_steps
 from tests import synthetic_records as synthetic
 from tests.synthetic_records import LENGTH, PREDICTIONS
 
@@ -49,10 +66,10 @@ def make_trainer(folder, *, seed=3, precision=None, config=None, **settings):
             optimizer, initial_scale=2.0**20, dynamic_growth_steps=2
         )
     settings = {"log_steps": 4, "save_checkpoints_steps": 5, "verbose": False, **settings}
-    return training.Trainer(
+    return Trainer(
         bert_pretrainer(config, dtype=precision),
         optimizer,
-        training.PretrainingObjective(config.next_sentence_prediction),
+        PretrainingObjective(config.next_sentence_prediction),
         folder,
         tensorboard=False,
         jit_compile=settings.pop("jit_compile", False),
@@ -68,7 +85,7 @@ def train(trainer, path, steps=STEPS, **settings):
 
 def log_of(folder, kind="train"):
     """Log lines without what the clock decides."""
-    lines = training_log.read_metrics(folder / training_log.METRICS_NAME, kind)
+    lines = read_metrics(folder / METRICS_NAME, kind)
     timed = ("sequences_per_second", "tokens_per_second", "time_seconds")
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
@@ -99,7 +116,7 @@ def test_objective_is_the_papers(records_file):
     _, labels, weights = next(dataset_of(records_file).as_numpy_iterator())
     weights = {name: w.copy() for name, w in weights.items()}
     weights["next_sentence_logits"][-2:] = 0  # two examples that only fill the batch
-    total, found = training.PretrainingObjective()(
+    total, found = PretrainingObjective()(
         {"masked_lm_logits": logits, "next_sentence_logits": next_logits}, labels, weights
     )
 
@@ -122,7 +139,7 @@ def test_objective_is_the_papers(records_file):
         ),
     }
     assert float(total) == pytest.approx(expected["loss"][0], rel=1e-6)
-    assert found.keys() == expected.keys() == set(training.PretrainingObjective().metric_names)
+    assert found.keys() == expected.keys() == set(PretrainingObjective().metric_names)
     for name, pair in expected.items():
         assert [float(x) for x in found[name]] == pytest.approx(pair, rel=1e-6), name
 
@@ -193,7 +210,7 @@ def test_log_line_holds_means_over_its_window(records_file, whole):
     assert first["step"] == 4 and set(whole.objective.metric_names) < set(first)
     assert log_of(whole.output_dir)[-1]["learning_rate"] == pytest.approx(1e-2 * (1 - 10 / 11))
     assert float(schedule) == 0  # of the step that would come next
-    timed = training_log.read_metrics(whole.output_dir / training_log.METRICS_NAME)[1]
+    timed = read_metrics(whole.output_dir / METRICS_NAME)[1]
     real = sum(
         int(inputs["input_mask"].sum())
         for inputs, _, _ in dataset_of(records_file, 4).take(4).as_numpy_iterator()
@@ -266,7 +283,7 @@ def test_loss_that_is_not_finite_stops_the_run(records_file, tmp_path):
         )
 
     with pytest.raises(
-        training.NonFiniteLossError,
+        NonFiniteLossError,
         match=r"not finite at step 3; .* is model\.ckpt-2\. Lower.*nonfinite-batch-3\.npz$",
     ):
         trainer.train(poisoned, STEPS, sequences_per_batch=BATCH)
@@ -290,12 +307,12 @@ def test_the_best_checkpoint_stays_beside_the_newest(records_file, tmp_path):
         train(trainer, records_file, until, eval_every_steps=2, evaluate=evaluate)
         return trainer.best
 
-    assert go_on(3) == training.BestStep(2, 5.0)
+    assert go_on(3) == BestStep(2, 5.0)
     assert checkpoint_steps(tmp_path) == [2, 3]
-    assert go_on(9) == training.BestStep(4, 3.0)
+    assert go_on(9) == BestStep(4, 3.0)
     assert checkpoint_steps(tmp_path) == [4, 9]
     assert "model.ckpt-4" in (tmp_path / "checkpoint").read_text()
-    assert go_on(STEPS) == training.BestStep(10, 2.0)
+    assert go_on(STEPS) == BestStep(10, 2.0)
     assert checkpoint_steps(tmp_path) == [10, STEPS]
     trainer = make_trainer(tmp_path / "other", keep_best_by="f1")
     with pytest.raises(ValueError, match="keep_best_by: expected one of loss, got 'f1'"):
@@ -334,23 +351,23 @@ def test_averages_of_weights_are_evaluated_and_resumed(records_file, tmp_path):
 
 def test_metrics_are_cut_after_a_step_and_where_a_write_was_killed(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    training_log.cut_metrics(path, 3)  # nothing there, nothing to do
+    cut_metrics(path, 3)  # nothing there, nothing to do
     for step in (0, 2, 4):
-        training_log.append_metrics(path, "train", {"step": step, "loss": 0.5})
+        append_metrics(path, "train", {"step": step, "loss": 0.5})
     with open(path, "a", encoding="utf-8") as file:
         file.write('{"kind": "train", "st')
     with pytest.raises(ValueError, match="line 4: not JSON"):
-        training_log.read_metrics(path)
-    training_log.cut_metrics(path, 2)
-    assert [line["step"] for line in training_log.read_metrics(path)] == [0, 2]
-    assert training_log.read_metrics(path, "eval") == []
-    assert training_log.read_metrics_or_nothing(tmp_path / "absent", "train") == []
+        read_metrics(path)
+    cut_metrics(path, 2)
+    assert [line["step"] for line in read_metrics(path)] == [0, 2]
+    assert read_metrics(path, "eval") == []
+    assert read_metrics_or_nothing(tmp_path / "absent", "train") == []
 
 
 def test_progress_of_a_continued_run_tells_its_own_time_left(capsys, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(training_progress.time, "time", lambda: now[0])
-    bar = training_progress.Progress(100, 40, ["loss"])
+    monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    bar = Progress(100, 40, ["loss"])
     for step in (50, 60):
         now[0] += 20 if step == 50 else 10
         bar.update(step, [("loss", 2.5)])
@@ -366,14 +383,14 @@ def test_bad_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="loss_normalization: expected one of global, per_replica"):
         make_trainer(tmp_path, loss_normalization="none")
     with pytest.raises(ValueError, match="jit_compile: expected auto, true or false"):
-        training.resolve_jit_compile("yes")
+        resolve_jit_compile("yes")
     with pytest.raises(ValueError, match="precision: expected one of float32"):
-        training.set_precision("float16")
-    assert training.resolve_jit_compile("true") and not training.resolve_jit_compile(False)
+        set_precision("float16")
+    assert resolve_jit_compile("true") and not resolve_jit_compile(False)
 
 
 def test_config_is_written_whole(tmp_path):
-    training_log.write_config(tmp_path / "new", {"b": 1, "a": [2]})
+    write_config(tmp_path / "new", {"b": 1, "a": [2]})
     assert json.loads((tmp_path / "new" / "config.json").read_text()) == {"a": [2], "b": 1}
 
 

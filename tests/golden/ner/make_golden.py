@@ -13,7 +13,7 @@ import pathlib
 import subprocess
 import tempfile
 
-from data_prep import ner
+from data_prep.finetuning import ner
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 VOCABULARY = FOLDER.parent / "tokenization" / "tiny_vocab.txt"

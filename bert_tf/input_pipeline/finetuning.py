@@ -1,0 +1,559 @@
+"""Fine-tuning records to batches of sequences of like length.
+
+Records are padded to max_seq_length. A batch is cut to its longest sequence, rounded up to one of a
+few lengths, and training puts sequences of like length together: most sentences are much shorter
+than max_seq_length, and XLA and TPUs compile each shape but once.
+
+Which records batch i of a training run holds follows from (records, seed, batch size, i) alone, so
+a run can be resumed from its step. Every record comes once in each epoch.
+
+Shapes: B batch, F length of a batch, L max_seq_length, C choices, K labels, N records.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bert_tf.records.files import (
+    FeatureSpec,
+    RecordFile,
+    classification_features,
+    decode_example,
+    multi_label_features,
+    multiple_choice_features,
+    parse_example_fn,
+    regression_features,
+    span_features,
+    token_classification_features,
+)
+
+# Lengths of batches. Steps of a third to a half: finer ones would save little and compile more.
+LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+_POOL_BATCHES = 64  # batches, at most, whose records are sorted by length together
+_READ_AT_ONCE = 1024  # records, where all are read
+_INPUTS = ("input_ids", "input_mask", "segment_ids")
+_FILLER = -1  # in place of a record's number: a row of weight 0
+
+
+def padded_length(length: int, max_seq_length: int) -> int:
+    """Round a length up to one of LENGTHS, and to at most max_seq_length."""
+    index = bisect.bisect_left(LENGTHS, length)
+    return min(LENGTHS[index] if index < len(LENGTHS) else max_seq_length, max_seq_length)
+
+
+# --- elements: (inputs, labels, weights) of each kind of task -------------------------------------
+
+
+def _one_label(batch: Mapping[str, Any], weights: Any) -> tuple[Any, Any]:
+    return batch["label_ids"][:, 0], weights
+
+
+def _label_row(batch: Mapping[str, Any], weights: Any) -> tuple[Any, Any]:
+    return batch["label_ids"], weights
+
+
+def _label_each_token(batch: Mapping[str, Any], weights: Any) -> tuple[Any, Any]:
+    return batch["label_ids"], tf.cast(batch["label_mask"], tf.float32) * weights[:, None]
+
+
+def _span(batch: Mapping[str, Any], weights: Any) -> tuple[Any, Any]:
+    labels = {
+        "start_logits": batch["start_positions"][:, 0],
+        "end_logits": batch["end_positions"][:, 0],
+    }
+    return labels, dict.fromkeys(labels, weights)
+
+
+_LABELS: dict[str, Callable[[Mapping[str, Any], Any], tuple[Any, Any]]] = {
+    "classification": _one_label,
+    "regression": _one_label,
+    "multi_label": _label_row,
+    "multiple_choice": _one_label,
+    "token_classification": _label_each_token,
+    "span": _span,
+}
+# Features with a value for each token.
+_PER_TOKEN = {"token_classification": (*_INPUTS, "label_ids", "label_mask")}
+
+
+# (max_seq_length, labels, choices) -> features of a record.
+_SCHEMAS: dict[str, Callable[[int, int, int], tuple[FeatureSpec, ...]]] = {
+    "classification": lambda length, *_: classification_features(length),
+    "regression": lambda length, *_: regression_features(length),
+    "multi_label": lambda length, labels, _: multi_label_features(length, labels),
+    "multiple_choice": lambda length, _, choices: multiple_choice_features(length, choices),
+    "token_classification": lambda length, *_: token_classification_features(length),
+    "span": lambda length, *_: span_features(length),
+}
+
+
+class TaskRecords:
+    """The records of one split of a task, as batches for `fit`, `predict` and `Trainer`.
+
+    Elements are (inputs, labels, weights): inputs int32 input_ids, input_mask and segment_ids
+    [B, F] (multiple_choice [B, C, F]); labels and float32 weights by kind:
+
+    | kind | labels | weights |
+    |---|---|---|
+    | classification, multiple_choice | int32 [B] | [B] |
+    | regression | float32 [B] | [B] |
+    | multi_label | float32 [B, K] | [B] |
+    | token_classification | int32 [B, F] | [B, F], 1 where a label counts |
+    | span | start_logits, end_logits int32 [B] | the same names [B] |
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        kind: str,
+        schema: Sequence[FeatureSpec],
+        *,
+        num_choices: int | None = None,
+        lengths: np.ndarray | None = None,
+        vocab_size: int | None = None,
+    ):
+        """Opens a record file.
+
+        Args:
+            path: plain TFRecord file, as data_prep/create_finetuning_data.py writes.
+            kind: kind of task; see the table.
+            schema: features of the records.
+            num_choices: C, for multiple_choice.
+            lengths: int [N], tokens of each record that are not padding; None to count them.
+            vocab_size: where given, an id outside it stops the stream with an error.
+
+        Raises:
+            ValueError: a kind that is not there, a corrupt file, one without records, or lengths
+                that are not its records'.
+            OSError: the file cannot be read.
+        """
+        if kind not in _LABELS:
+            raise ValueError(f"kind: expected one of {', '.join(_LABELS)}, got {kind!r}")
+        if (kind == "multiple_choice") != (num_choices is not None):
+            raise ValueError(
+                f"num_choices: is for kind multiple_choice, got {num_choices} for {kind}"
+            )
+        self.kind = kind
+        self.num_choices = num_choices
+        self.path = os.fspath(path)
+        self._file = RecordFile(path)
+        if not len(self._file):
+            raise ValueError(f"{self.path}: no records in this file")
+        self._schema = tuple(schema)
+        try:
+            decode_example(self._file.read(0), self._schema)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: record 0: {error}") from error
+        self._parse = parse_example_fn(self._schema)
+        self._vocab_size = vocab_size
+        # Two: a batch may hold the end of one epoch and the beginning of the next.
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
+        self._pool = functools.lru_cache(maxsize=4)(self._draw_pool)
+        # TensorFlow never lets go of what a numpy_function refers to: it shall be this object,
+        # not an array for each dataset.
+        self._evaluation = functools.lru_cache(maxsize=2)(self._evaluation_batches)
+        self._forward = functools.lru_cache(maxsize=1)(_forward_function)
+        self._drawing = threading.RLock()  # lest several threads draw the same at once
+        widths = {feature.name: feature.length for feature in schema}
+        self.max_seq_length = widths["input_ids"] // (num_choices or 1)
+        self.lengths = self._count_lengths() if lengths is None else np.asarray(lengths)
+        if self.lengths.shape != (len(self),):
+            raise ValueError(
+                f"lengths: expected one for each of the {len(self)} records of {self.path}, got "
+                f"shape {self.lengths.shape}"
+            )
+        low, high = self.lengths.min(), self.lengths.max()
+        if self.lengths.dtype.kind not in "iu" or low < 0 or high > self.max_seq_length:
+            raise ValueError(
+                f"lengths: expected integers from 0 to the max_seq_length {self.max_seq_length} of "
+                f"{self.path}, got {self.lengths.dtype} from {low} to {high}"
+            )
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, *, vocab_size: int | None = None) -> TaskRecords:
+        """Opens records that data_prep/create_finetuning_data.py wrote, by the manifest with them.
+
+        Args:
+            path: "<split>.tfrecord", beside "<split>.manifest.json".
+            vocab_size: of the model; None for that of the vocabulary the records were made with.
+
+        Raises:
+            FileNotFoundError: there is no manifest.
+            ValueError: the manifest is not one of such records; or as for the class.
+        """
+        path = pathlib.Path(path)
+        manifest_path = path.with_name(path.name.removesuffix(".tfrecord") + ".manifest.json")
+        try:
+            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+            kind, length = manifest["kind"], manifest["max_seq_length"]
+            schema = _SCHEMAS[kind](length, len(manifest["labels"] or ()), manifest["num_choices"])
+            lengths_file = path.with_name(manifest["lengths_file"])
+            found = manifest["vocab_size"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{manifest_path}: not a manifest of create_finetuning_data.py: {error!r}"
+            ) from error
+        return cls(
+            path,
+            kind,
+            schema,
+            num_choices=manifest["num_choices"] if kind == "multiple_choice" else None,
+            lengths=np.load(lengths_file),
+            vocab_size=vocab_size or found,
+        )
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def _read_all(self, features: Sequence[FeatureSpec]) -> Iterator[dict[str, np.ndarray]]:
+        """Features of all records, in the order of the file, [n, length] of some at a time."""
+        description = {
+            feature.name: tf.io.FixedLenFeature([feature.length], getattr(tf, feature.dtype))
+            for feature in features
+        }
+        for begin in range(0, len(self), _READ_AT_ONCE):
+            end = min(begin + _READ_AT_ONCE, len(self))
+            serialized = [self._file.read(number) for number in range(begin, end)]
+            try:
+                parsed = tf.io.parse_example(serialized, description)
+            except tf.errors.InvalidArgumentError as error:
+                raise ValueError(
+                    f"{self.path}: records {begin} to {end - 1}: expected the features "
+                    f"{', '.join(description)}: {error.message}"
+                ) from error
+            yield {name: rows.numpy() for name, rows in parsed.items()}
+
+    def _count_lengths(self) -> np.ndarray:
+        ends = np.arange(1, self.max_seq_length + 1)
+        lengths = []
+        for part in self._read_all([f for f in self._schema if f.name == "input_mask"]):
+            mask = part["input_mask"]
+            mask = mask.reshape(len(mask), -1, self.max_seq_length)  # [n, C or 1, L]
+            # To the last token: one that is hidden in between takes its place too.
+            lengths.append(((mask != 0) * ends).max(axis=(1, 2)))
+        return np.concatenate(lengths)
+
+    # --- which records ---
+
+    def training_batch(
+        self, step: int, *, batch_size: int, seed: int, group_by_length: bool = True
+    ) -> np.ndarray:
+        """Numbers of the records of a training batch.
+
+        Args:
+            step: number of the batch, from 0.
+            batch_size: B.
+            seed: of the order.
+            group_by_length: whether records of like length come together.
+
+        Returns:
+            int64 [B].
+        """
+        begin, end = step * batch_size, (step + 1) * batch_size
+        epoch, offset = divmod(begin, len(self))
+        if not group_by_length or offset + batch_size > len(self):
+            return self._stream(seed, begin, end)
+        # Batches of this epoch alone are sorted among themselves. Were others, a batch could hold
+        # a record of few in it twice, since its length stays the same.
+        first = -(-epoch * len(self) // batch_size)
+        count = (epoch + 1) * len(self) // batch_size - first
+        per_pool = -(-count // -(-count // _POOL_BATCHES))  # as even as can be
+        pool, place = divmod(step - first, per_pool)
+        start = first + pool * per_pool
+        stop = min(start + per_pool, first + count)
+        with self._drawing:
+            return self._pool(start, stop, batch_size, seed)[place]
+
+    def _stream(self, seed: int, begin: int, end: int) -> np.ndarray:
+        """Records begin to end of the endless sequence of shuffled epochs."""
+        parts = []
+        while begin < end:
+            epoch, offset = divmod(begin, len(self))
+            with self._drawing:
+                order = self._order(seed, epoch)
+            parts.append(order[offset : offset + end - begin])
+            begin += len(parts[-1])
+        return np.concatenate(parts).astype(np.int64)
+
+    def _draw_order(self, seed: int, epoch: int) -> np.ndarray:
+        # In 32 bits, as millions of records are many bytes.
+        numbers = np.arange(len(self), dtype=np.int32 if len(self) < 2**31 else np.int64)
+        return np.random.default_rng([seed, 0, epoch]).permutation(numbers)
+
+    def _draw_pool(self, start: int, stop: int, batch_size: int, seed: int) -> np.ndarray:
+        """Batches start to stop, which are all of one epoch, sorted by length and shuffled."""
+        drawn = self._stream(seed, start * batch_size, stop * batch_size)
+        # Of equal lengths the shuffled order remains.
+        by_length = drawn[np.argsort(self.lengths[drawn], kind="stable")]
+        batches = by_length.reshape(stop - start, batch_size)
+        return np.random.default_rng([seed, 1, start]).permutation(batches)
+
+    def evaluation_order(self, batch_size: int, *, group_by_length: bool = True) -> np.ndarray:
+        """Numbers of the records of each batch of one pass; -1 for rows that fill the last one.
+
+        Args:
+            batch_size: B.
+            group_by_length: whether to sort by length; else they come as in the file.
+
+        Returns:
+            int64 [batches, B], not to be written to.
+        """
+        return self._evaluation(batch_size, group_by_length)
+
+    def _evaluation_batches(self, batch_size: int, group_by_length: bool) -> np.ndarray:
+        order = np.arange(len(self))
+        if group_by_length:
+            order = np.argsort(self.lengths, kind="stable")
+        num_batches = -(-len(order) // batch_size)
+        filled = np.full(num_batches * batch_size, _FILLER, np.int64)
+        filled[: len(order)] = order
+        filled.flags.writeable = False
+        return filled.reshape(num_batches, batch_size)
+
+    # --- datasets ---
+
+    def training_dataset(
+        self,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        start_step: int = 0,
+        num_steps: int | None = None,
+        group_by_length: bool = True,
+        pad_to_max: bool = False,
+        with_mask: bool = False,
+    ) -> tf.data.Dataset:
+        """Shuffled batches, epoch after epoch.
+
+        Args:
+            batch_size: B.
+            seed: of the order, at least 0.
+            start_step: number of the first batch; batch i is the same whatever the start.
+            num_steps: how many batches; None for no end.
+            group_by_length: whether records of like length come together.
+            pad_to_max: whether F is always L.
+            with_mask: for span, whether labels also hold input_mask, for a loss without padding.
+
+        Returns:
+            Dataset of (inputs, labels, weights).
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        if batch_size < 1 or start_step < 0 or seed < 0:
+            raise ValueError(
+                "batch_size, start_step, seed: expected at least 1, 0 and 0, "
+                f"got {batch_size}, {start_step} and {seed}"
+            )
+
+        def numbers(step: int) -> np.ndarray:
+            return self.training_batch(
+                int(step), batch_size=batch_size, seed=seed, group_by_length=group_by_length
+            )
+
+        stop = 2**62 if num_steps is None else start_step + num_steps
+        steps = tf.data.Dataset.range(start_step, stop)
+        if num_steps is None:
+            endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+            steps = steps.apply(endless)
+        return self._dataset(steps, numbers, batch_size, pad_to_max, with_mask)
+
+    def evaluation_dataset(
+        self, *, batch_size: int, group_by_length: bool = True, pad_to_max: bool = False
+    ) -> tf.data.Dataset:
+        """One pass over all records; rows that fill the last batch have weight 0.
+
+        Args:
+            batch_size: B.
+            group_by_length: whether records come sorted by length; `evaluation_order` tells how.
+            pad_to_max: whether F is always L.
+
+        Returns:
+            Dataset of (inputs, labels, weights).
+        """
+
+        def numbers(step: int) -> np.ndarray:
+            return self.evaluation_order(batch_size, group_by_length=group_by_length)[int(step)]
+
+        steps = tf.data.Dataset.range(-(-len(self) // batch_size))
+        return self._dataset(steps, numbers, batch_size, pad_to_max, False)
+
+    def _dataset(
+        self,
+        steps: tf.data.Dataset,
+        numbers_of: Callable[[int], np.ndarray],
+        batch_size: int,
+        pad_to_max: bool,
+        with_mask: bool,
+    ) -> tf.data.Dataset:
+        def fetch(step: Any):
+            numbers = numbers_of(step)
+            real = numbers[numbers != _FILLER]
+            longest = self.max_seq_length if pad_to_max else int(self.lengths[real].max())
+            # A filler is a copy of a record of its batch, as an empty one has nothing to attend to.
+            rows = np.where(numbers == _FILLER, real[0], numbers)
+            serialized = np.array([self._file.read(int(number)) for number in rows], object)
+            return (
+                serialized,
+                np.int32(padded_length(longest, self.max_seq_length)),
+                (numbers != _FILLER).astype(np.float32),
+            )
+
+        def element(step: Any):
+            serialized, length, weights = tf.numpy_function(
+                fetch, [step], [tf.string, tf.int32, tf.float32], stateful=False
+            )
+            serialized.set_shape([batch_size])
+            weights.set_shape([batch_size])
+            return self._element(self._parse(serialized), length, weights, pad_to_max, with_mask)
+
+        dataset = steps.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        options = tf.data.Options()
+        options.deterministic = True
+        return dataset.prefetch(4).with_options(options)
+
+    def _element(
+        self, batch: dict[str, Any], length: Any, weights: Any, pad_to_max: bool, with_mask: bool
+    ):
+        if not pad_to_max:
+            self._check_cut(batch["input_mask"], length)
+        for name in _PER_TOKEN.get(self.kind, _INPUTS):
+            if self.num_choices:
+                shape = [-1, self.num_choices, self.max_seq_length]
+                batch[name] = tf.reshape(batch[name], shape)
+            if not pad_to_max:
+                batch[name] = batch[name][..., :length]
+        if self._vocab_size is not None:
+            # On a GPU a look-up beyond the table would go on with wrong values.
+            tf.debugging.assert_less(
+                batch["input_ids"],
+                self._vocab_size,
+                f"{self.path}: an id is beyond the vocab_size {self._vocab_size} of the model; "
+                "were the records made with another vocabulary?",
+            )
+        if "is_real_example" in batch:
+            weights *= tf.cast(batch["is_real_example"][:, 0], tf.float32)
+        labels, weights = _LABELS[self.kind](batch, weights)
+        if with_mask and self.kind == "span":
+            labels["input_mask"] = batch["input_mask"]
+        return {name: batch[name] for name in _INPUTS}, labels, weights
+
+    def _check_cut(self, mask: Any, length: Any) -> None:
+        """Stop where a batch of some length would lose tokens."""
+        rows = tf.reshape(mask, [-1, self.max_seq_length])
+        tf.debugging.assert_equal(
+            tf.reduce_sum(rows[:, length:]),
+            0,
+            f"{self.path}: a record is longer than its length says; lengths are of other records",
+        )
+
+    # --- predictions ---
+
+    def predict(
+        self,
+        model: Any,
+        *,
+        batch_size: int,
+        jit_compile: bool = False,
+        group_by_length: bool = True,
+        pad_to_max: bool = False,
+        reduce: Callable[[Any], Any] | None = None,
+        fill: float = 0.0,
+    ) -> dict[str, np.ndarray]:
+        """Run a model over all records, dropout off.
+
+        Args:
+            model: of the task's kind.
+            batch_size: B.
+            jit_compile: whether to compile with XLA.
+            group_by_length: as in `evaluation_dataset`; results do not depend on it.
+            pad_to_max: likewise.
+            reduce: outputs of a batch -> tensors or a dict of them, computed with the model, where
+                whole outputs would be large.
+            fill: what stands at positions of padding.
+
+        Returns:
+            name -> array [N, ...] in the order of the file, "logits" where the outputs have no
+            names; sequences padded to L.
+        """
+        # The same function for the same model: an evaluation while training is not traced again.
+        forward = self._forward(model, reduce, jit_compile)
+        per_token = _outputs_per_token(forward, self.max_seq_length) if self._is_per_token() else ()
+        order = self.evaluation_order(batch_size, group_by_length=group_by_length)
+        dataset = self.evaluation_dataset(
+            batch_size=batch_size, group_by_length=group_by_length, pad_to_max=pad_to_max
+        )
+        found: dict[str, np.ndarray] = {}
+        for numbers, (inputs, _, _) in zip(order, dataset, strict=True):
+            real = numbers != _FILLER
+            length = inputs["input_ids"].shape[-1]
+            padding = inputs["input_mask"].numpy()[real] == 0
+            for name, tensor in forward(inputs).items():
+                values = tensor.numpy()[real]
+                if name not in found:
+                    shape = list(values.shape[1:])
+                    if name in per_token:
+                        shape[0] = self.max_seq_length
+                    found[name] = np.full([len(self), *shape], fill, values.dtype)
+                if name in per_token:
+                    values[padding] = fill  # how many are in a batch depends on the others in it
+                    found[name][numbers[real], :length] = values
+                else:
+                    found[name][numbers[real]] = values
+        return found
+
+    def _is_per_token(self) -> bool:
+        return self.kind in ("token_classification", "span")
+
+    def labels(self) -> np.ndarray | dict[str, np.ndarray]:
+        """The labels of all records, in the order of the file; read anew at each call.
+
+        Returns:
+            int64 or float32 [N] or [N, K]; for token_classification and span a dict of the features
+            that hold them.
+        """
+        features = [f for f in self._schema if f.name not in (*_INPUTS, "is_real_example")]
+        parts = list(self._read_all(features))
+        arrays = {f.name: np.concatenate([part[f.name] for part in parts]) for f in features}
+        if self._is_per_token():
+            return arrays
+        label_ids = arrays["label_ids"]
+        return label_ids if self.kind == "multi_label" else label_ids[:, 0]
+
+
+def _forward_function(model: Any, reduce: Callable[[Any], Any] | None, jit_compile: bool):
+    """Inputs of a batch -> name -> what `predict` collects."""
+
+    # XLA compiles a program for each shape anyhow; without it one trace does for all lengths.
+    @functools.partial(tf.function, jit_compile=jit_compile, reduce_retracing=not jit_compile)
+    def forward(inputs):
+        outputs = model(inputs, training=False)
+        outputs = outputs if reduce is None else reduce(outputs)
+        return outputs if isinstance(outputs, dict) else {"logits": outputs}
+
+    return forward
+
+
+def _outputs_per_token(forward: Any, max_seq_length: int) -> frozenset[str]:
+    """Names of the outputs whose second axis is the length of the batch.
+
+    One batch does not tell: its length may be that of a list of the best answers.
+    """
+    # Traced by itself: `forward` would go on with a length that is not known.
+    forward = tf.function(forward.python_function)
+    names = []
+    for length in (max_seq_length, max_seq_length - 1):
+        spec = tf.TensorSpec([None, length], tf.int32)
+        outputs = forward.get_concrete_function(dict.fromkeys(_INPUTS, spec)).structured_outputs
+        names.append({n for n, x in outputs.items() if x.shape.rank > 1 and x.shape[1] == length})
+    return frozenset(names[0] & names[1])

@@ -1,0 +1,221 @@
+"""The BERT encoder as a functional Keras model.
+
+Shape legend: B batch, F sequence length, N heads, D hidden size, L layers, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from bert_tf.config import BertConfig
+from bert_tf.models.layers import (
+    ConfiguredLayer,
+    Embeddings,
+    Encoder,
+    Pooler,
+    attention_adder,
+    check_length,
+    dropout_keys,
+)
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class Bert(ConfiguredLayer):
+    """The whole encoder as one layer, whose name "bert" begins the paths of its variables.
+
+    All dropout masks of a forward pass in training derive from one draw of `seed_generator`: its
+    state (a variable, with "seed" in its path) is all there is to save for an exact resume.
+
+    Args:
+        config: the model's configuration.
+        hidden_states: whether to return the hidden states of all layers.
+        attention_probs: whether to return the attention probabilities of all layers.
+        train_pooler: whether the pooler's variables are trainable. Not so in pre-training without
+            next sentence prediction, where they have no gradient.
+        recompute: layers whose activations are computed anew for the gradients, to save memory:
+            "none", "all", "every_2" and such, or numbers from 0; see `layers.recomputed_layers`.
+        **kwargs: `name`, `dtype` (a policy) and `trainable` of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if an argument is wrong, or attention_probs are asked of recomputed layers.
+
+    Reference: `BertModel` of google-research/bert `modeling.py`.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        hidden_states: bool = False,
+        attention_probs: bool = False,
+        train_pooler: bool = True,
+        recompute: str | Sequence[int] = "none",
+        **kwargs,
+    ):
+        super().__init__(config, **kwargs)
+        self.hidden_states = hidden_states
+        self.attention_probs = attention_probs
+        self.train_pooler = train_pooler
+        self.embeddings = self.make_layer(Embeddings, "embeddings")
+        self.encoder = self.make_layer(Encoder, "encoder", recompute=recompute)
+        if attention_probs and self.encoder.recompute:
+            raise ValueError(
+                "recompute: cannot be combined with attention_probs, which would be kept in memory"
+            )
+        self.pooler = self.make_layer(Pooler, "pooler")
+        self.pooler.trainable = train_pooler
+        self.seed_generator = keras.random.SeedGenerator(name="dropout_seed")
+
+    def build(self, input_shape=None):
+        """Make the variables."""
+        self.embeddings.build()
+        self.encoder.build()
+        self.pooler.build()
+
+    def call(self, inputs, training=None):
+        """Encode a batch.
+
+        Args:
+            inputs: dict of integer [B, F]: "input_ids"; "input_mask", 1 for tokens and 0 for
+                padding; "segment_ids".
+            training: whether to apply dropout.
+
+        Returns:
+            dict: "sequence_output" [B, F, D] and "pooled_output" [B, D] in the compute dtype;
+            "embedding_table" float32 [V, D], the word embeddings, for heads that share them; on
+            request "hidden_states", a list of L + 1 [B, F, D] (embeddings first), and
+            "attention_probs", a list of L float32 [B, N, F, F] (before dropout).
+        """
+        config = self.config
+        input_ids = inputs["input_ids"]
+        batch, length = ops.shape(input_ids)
+        keys = None
+        if training and (config.hidden_dropout_prob or config.attention_probs_dropout_prob):
+            keys = dropout_keys(self.seed_generator.next(), 1 + self.encoder.num_dropouts)
+        embedded = self.embeddings(
+            input_ids, inputs["segment_ids"], None if keys is None else keys[0]
+        )  # [R, D]
+        adder = attention_adder(inputs["input_mask"], length, config.left_to_right)
+        all_rows, all_probabilities = self.encoder(
+            embedded, adder, None if keys is None else keys[1:], training=training
+        )
+        shape = (batch, length, config.hidden_size)
+        sequence = ops.reshape(all_rows[-1], shape)  # [B, F, D]
+        outputs = {
+            "sequence_output": sequence,
+            "pooled_output": self.pooler(sequence, inputs["input_mask"]),
+            "embedding_table": ops.convert_to_tensor(self.embeddings.word_embeddings),
+        }
+        if self.hidden_states:
+            outputs["hidden_states"] = [ops.reshape(r, shape) for r in [embedded, *all_rows]]
+        if self.attention_probs:
+            outputs["attention_probs"] = all_probabilities
+        return outputs
+
+    def compute_output_spec(self, inputs, training=None):
+        """Return the shapes and types of what `call` returns.
+
+        Keras would trace `call` with sizes of its own choice, that may pass the longest sequence.
+        """
+        config = self.config
+        batch, length = inputs["input_ids"].shape
+        check_length(length, config)
+        sequence_shape = (batch, length, config.hidden_size)
+        probabilities_shape = (batch, config.num_attention_heads, length, length)
+        layers = range(config.num_hidden_layers)
+        outputs = {
+            "sequence_output": keras.KerasTensor(sequence_shape, self.compute_dtype),
+            "pooled_output": keras.KerasTensor((batch, config.hidden_size), self.compute_dtype),
+            "embedding_table": keras.KerasTensor((config.vocab_size, config.hidden_size)),
+        }
+        if self.hidden_states:
+            outputs["hidden_states"] = [
+                keras.KerasTensor(sequence_shape, self.compute_dtype) for _ in (None, *layers)
+            ]
+        if self.attention_probs:
+            outputs["attention_probs"] = [keras.KerasTensor(probabilities_shape) for _ in layers]
+        return outputs
+
+    def save_own_variables(self, store):
+        """Save the state of the dropout generator, which Keras leaves out of its files."""
+        super().save_own_variables(store)
+        store["dropout_seed"] = self.seed_generator.state.numpy()
+
+    def load_own_variables(self, store):
+        """Load the state of the dropout generator, so that training goes on as if never saved."""
+        self.seed_generator.state.assign(store["dropout_seed"])
+
+    def get_config(self):
+        """Return the arguments."""
+        return {
+            **super().get_config(),
+            "hidden_states": self.hidden_states,
+            "attention_probs": self.attention_probs,
+            "train_pooler": self.train_pooler,
+            "recompute": list(self.encoder.recompute),
+        }
+
+
+def encoder_inputs() -> dict[str, keras.KerasTensor]:
+    """Return the symbolic inputs of an encoder: integer [B, F], both sizes free.
+
+    Returns:
+        dict with input_ids, input_mask and segment_ids.
+    """
+    names = ("input_ids", "input_mask", "segment_ids")
+    return {name: keras.Input((None,), dtype="int32", name=name) for name in names}
+
+
+def bert_encoder(
+    config: BertConfig,
+    *,
+    hidden_states: bool = False,
+    attention_probs: bool = False,
+    pooled_output: bool = True,
+    recompute: str | Sequence[int] = "none",
+    dtype=None,
+    name: str = "bert_encoder",
+) -> keras.Model:
+    """Make the BERT encoder.
+
+    Inputs, a dict of int32 [B, F]: "input_ids"; "input_mask", 1 for tokens and 0 for padding;
+    "segment_ids", 0 for the first segment and 1 for the second. Any F up to
+    `max_position_embeddings` works.
+
+    Outputs, a dict: "sequence_output" [B, F, D], "pooled_output" [B, D]; on request
+    "hidden_states", a list of L + 1 [B, F, D] (embeddings first), and "attention_probs", a list of
+    L float32 [B, N, F, F] (before dropout).
+
+    Initial weights and dropout follow `keras.utils.set_random_seed`.
+
+    Args:
+        config: the model's configuration.
+        hidden_states: whether to output the hidden states of all layers.
+        attention_probs: whether to output the attention probabilities of all layers.
+        pooled_output: whether to output the pooled output. Without it the pooler's variables are
+            there, but not trainable.
+        recompute: see `Bert`.
+        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
+        name: the model's name.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        ValueError: if an argument is wrong, or on a call with F too long.
+    """
+    inputs = encoder_inputs()
+    bert = Bert(
+        config,
+        hidden_states,
+        attention_probs,
+        pooled_output,
+        recompute,
+        name="bert",
+        dtype=dtype,
+    )
+    outputs = dict(bert(inputs))
+    del outputs["embedding_table"]
+    if not pooled_output:
+        del outputs["pooled_output"]
+    return keras.Model(inputs, outputs, name=name)

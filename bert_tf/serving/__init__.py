@@ -1,0 +1,1 @@
+"""Strings in, answers out: served models, SavedModel, TFLite and ONNX files, `Predictor`."""

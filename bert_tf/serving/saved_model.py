@@ -1,0 +1,397 @@
+"""SavedModels that answer plain strings, in the layout that TF Serving reads: NAME/VERSION/.
+
+A version holds the signatures of a `serving.ServedModel`, a request to warm up with
+(assets.extra/tf_serving_warmup_requests) and model_card.md. Loading one needs TensorFlow and,
+imported, tensorflow_text; `ids_only` leaves out everything that takes strings, and so that library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bert_tf.serving.served_model import ServedModel
+
+WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"
+MODEL_CARD_NAME = "model_card.md"
+# How far outputs may be from the Keras model's, in units of `worst_difference`. Of half precision:
+# some times what was measured; what is really wrong is far from it.
+TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+_SHOWN_NUMBERS = 5  # of a long vector, in the model card
+
+
+def export_saved_model(
+    served: ServedModel,
+    path: str | os.PathLike,
+    *,
+    version: int | None = None,
+    ids_only: bool = False,
+    weights: str = "float32",
+    description: str = "",
+) -> pathlib.Path:
+    """Write a SavedModel in the layout that TF Serving reads.
+
+    Args:
+        served: what it answers, and how.
+        path: folder of the model's versions; its last part is the name in TF Serving.
+        version: number of the version, at least 1; by default one more than the highest there is.
+        ids_only: whether "ids" is the only signature, and so "serving_default" too.
+        weights: what the file holds them in: "float32", or "float16" or "bfloat16" for one of half
+            the size, whose weights become float32 again when it is loaded. `served` computes with
+            the rounded ones from then on.
+        description: of the weights, for the model card.
+
+    Returns:
+        The folder written: path/version.
+
+    Raises:
+        FileExistsError: that version exists.
+        ValueError: version is below 1, or weights unknown; or for half precision, a function of
+            `served` was called before.
+        RuntimeError: what was written does not answer as the model does (TOLERANCES); nothing is
+            left of it.
+        OSError: the folder cannot be written.
+    """
+    if weights not in TOLERANCES:
+        raise ValueError(f"weights: expected one of {', '.join(TOLERANCES)}, got {weights!r}")
+    with new_version(path, version) as (folder, target):
+        notes = []
+        if weights != "float32":
+            inputs = sample_ids(served)
+            expected = served.run(inputs)
+            served.store_weights(weights)
+            difference = worst_difference(served.run(inputs), expected)
+            notes = [precision_note(weights, difference, TOLERANCES[weights])]
+        _write(served, folder, target.resolve().parent.name, ids_only, description, notes)
+        _verify(served, folder, ids_only)
+    return target
+
+
+@contextlib.contextmanager
+def new_version(
+    path: str | os.PathLike, version: int | None = None
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """Write a version of a model whole, or not at all.
+
+    Args:
+        path: folder of the model's versions.
+        version: number of the version, at least 1; by default one more than the highest there is.
+
+    Yields:
+        The folder to write to, and the one that it becomes: path/version.
+
+    Raises:
+        FileExistsError: that version exists.
+        ValueError: version is below 1.
+        OSError: the folder cannot be written.
+    """
+    root = pathlib.Path(path)
+    root.mkdir(parents=True, exist_ok=True)
+    if version is None:
+        version = 1 + max((int(p.name) for p in root.iterdir() if p.name.isdecimal()), default=0)
+    if version < 1:
+        raise ValueError(f"version: expected at least 1, got {version}")
+    target = root / str(version)
+    if target.exists():
+        raise FileExistsError(f"version: {target} exists; choose another or remove it")
+    # TF Serving loads a version as soon as its folder has a number for a name: so write it under
+    # another name first.
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".export-", dir=root))
+    try:
+        yield temporary, target
+        os.chmod(temporary, 0o755)
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def worst_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
+    """Return how far outputs are from others, in units of the largest absolute value, at least 1.
+
+    Args:
+        found: name -> floating-point array or tensor.
+        expected: name -> of the same shape.
+
+    Raises:
+        RuntimeError: a shape differs.
+    """
+    worst = 0.0
+    for name, value in expected.items():
+        other, value = np.asarray(found[name], np.float64), np.asarray(value, np.float64)
+        if other.shape != value.shape:
+            raise RuntimeError(f"{name}: has the shape {other.shape}, of the model {value.shape}")
+        if value.size:
+            # Not max(), which can lose NaN.
+            difference = np.max(np.abs(other - value)) / max(1.0, np.max(np.abs(value)))
+            worst = float(np.maximum(worst, difference))
+    return worst
+
+
+def precision_note(weights: str, difference: float, tolerance: float) -> str:
+    """Return a sentence of the model card on weights of lower precision.
+
+    Raises:
+        RuntimeError: the difference is above the tolerance, or no number.
+    """
+    if not difference <= tolerance:
+        raise RuntimeError(
+            f"weights: {weights} changes outputs by {difference:.2g} of the largest, and more than "
+            f"{tolerance:g} is too much"
+        )
+    return (
+        f"Stored in {weights}: outputs for sample inputs differ from those of the float32 model by "
+        f"{difference:.2g} of the largest value (at most {tolerance:g} is accepted)."
+    )
+
+
+def _write(
+    served: ServedModel,
+    folder: pathlib.Path,
+    name: str,
+    ids_only: bool,
+    description: str,
+    notes: Sequence[str],
+) -> None:
+    if ids_only:
+        module = tf.Module()
+        module.weights = served.weights
+        module.ids = served.ids
+        with served.for_saving():
+            tf.saved_model.save(module, folder, signatures={"serving_default": served.ids})
+        card = card_heading(served, name, description, notes)
+        card += _signature_lines(served, {"serving_default": served.ids})
+        (folder / MODEL_CARD_NAME).write_text("\n".join(card) + "\n", encoding="utf-8")
+        return
+    signatures = served.signatures()
+    with served.for_saving():
+        tf.saved_model.save(served, folder, signatures=signatures)
+    warmup = folder / WARMUP_NAME
+    warmup.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(os.fspath(warmup)) as writer:
+        writer.write(_prediction_log(name, served.example))
+    card = _model_card(served, name, signatures, description, notes)
+    (folder / MODEL_CARD_NAME).write_text(card, encoding="utf-8")
+
+
+def _verify(served: ServedModel, folder: pathlib.Path, ids_only: bool) -> None:
+    """Compare what was written with the model, on the example and on ids."""
+    loaded = tf.saved_model.load(os.fspath(folder)).signatures
+    if ids_only:
+        _compare(loaded["serving_default"], served.ids, sample_ids(served))
+        return
+    texts = {key: tf.constant(value) for key, value in served.example.items()}
+    for name, made in served.signatures().items():
+        if name == "serving_default":
+            _compare(loaded[name], made, texts)
+        elif name == "ids":
+            _compare(loaded[name], made, sample_ids(served))
+        else:
+            _compare(loaded[name], made, {"inputs": _examples(served.example)})
+
+
+def _examples(example: Mapping[str, Any]) -> tf.Tensor:
+    """Serialize a request as tf.train.Example, string [B]."""
+    rows = zip(*example.values(), strict=True)
+    features = [
+        {
+            name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()]))
+            for name, text in zip(example, row, strict=True)
+        }
+        for row in rows
+    ]
+    return tf.constant(
+        [
+            tf.train.Example(features=tf.train.Features(feature=row)).SerializeToString()
+            for row in features
+        ]
+    )
+
+
+def sample_ids(served: ServedModel, rows: int = 2, length: int = 7) -> dict[str, tf.Tensor]:
+    """Make ids for the signature "ids": rows of some lengths, the first of which is full.
+
+    Args:
+        served: the model.
+        rows: B.
+        length: L, at least 5.
+
+    Returns:
+        name -> int32 [B, L], or [B, 3, L] of multiple choice; "masked_lm_positions" [B, 3].
+    """
+    random = np.random.default_rng(0)
+    names = [spec.name for spec in served.ids.input_signature]
+    choices = (3,) * (len(served.ids.input_signature[0].shape) - 2)
+    lengths = np.maximum(5, length - 2 * np.arange(rows))[:, None]
+    mask = np.arange(length) < lengths  # [B, L]
+    shape = (rows, *choices, length)
+    values = {
+        "input_ids": random.integers(0, served.text_to_ids.vocab_size, shape),
+        "input_mask": np.repeat(mask[:, None], 3, 1) if choices else mask,
+        "segment_ids": random.integers(0, 2, shape),
+        "masked_lm_positions": random.integers(0, 5, (rows, 3)),
+    }
+    return {name: tf.constant(values[name], tf.int32) for name in names}
+
+
+def _compare(written: Any, made: Any, inputs: Mapping[str, tf.Tensor]) -> None:
+    found, expected = written(**inputs), made(**inputs)
+    for name, value in expected.items():
+        value, other = value.numpy(), found[name].numpy()
+        same = (
+            np.allclose(value, other, rtol=1e-5, atol=TOLERANCES["float32"], equal_nan=True)
+            if value.dtype.kind == "f"
+            else np.array_equal(value, other)
+        )
+        if not same:
+            raise RuntimeError(f"{name}: the SavedModel gives {other}, the model {value}")
+
+
+# --- warm-up --------------------------------------------------------------------------------------
+
+
+def _message(*fields: tuple[int, bytes]) -> bytes:
+    """Encode a protocol buffer of fields that are strings, bytes or messages."""
+    parts: list[bytes] = []
+    for number, content in fields:
+        parts += [_varint(number << 3 | 2), _varint(len(content)), content]
+    return b"".join(parts)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def _prediction_log(name: str, example: Mapping[str, Any]) -> bytes:
+    """Return a tensorflow.serving.PredictionLog of one Predict request.
+
+    By hand, since a package of TF Serving's would be needed only for these three messages of
+    tensorflow_serving/apis: PredictionLog.predict_log = 6, PredictLog.request = 1,
+    PredictRequest.model_spec = 1 (ModelSpec.name = 1, signature_name = 3) and inputs = 2.
+    """
+    spec = _message((1, name.encode()), (3, b"serving_default"))
+    inputs = [
+        (2, _message((1, key.encode()), (2, tf.make_tensor_proto(value).SerializeToString())))
+        for key, value in example.items()
+    ]
+    return _message((6, _message((1, _message((1, spec), *inputs)))))
+
+
+# --- the model card -------------------------------------------------------------------------------
+
+
+def card_heading(
+    served: ServedModel, name: str, description: str, notes: Sequence[str]
+) -> list[str]:
+    """Return the first lines of a model card: what it is for, and of what.
+
+    Args:
+        served: the model.
+        name: the model's.
+        description: of the weights.
+        notes: more sentences.
+    """
+    config = served.config
+    lines = [
+        f"# {name}",
+        "",
+        f"Task: {served.task.replace('_', ' ')}. BERT with {config.num_hidden_layers} layers of "
+        f"{config.hidden_size} units, {config.vocab_size:,} pieces, "
+        f"{'uncased' if served.text_to_ids.do_lower_case else 'cased'}; texts are cut at "
+        f"{served.text_to_ids.max_seq_length} pieces.",
+    ]
+    lines += [f"Weights: {description}."] if description else []
+    return [*lines, *notes]
+
+
+def _model_card(
+    served: ServedModel,
+    name: str,
+    signatures: Mapping[str, Any],
+    description: str,
+    notes: Sequence[str],
+) -> str:
+    answer = served.answer(**{key: tf.constant(value) for key, value in served.example.items()})
+    lines = card_heading(served, name, description, notes)
+    lines += _signature_lines(served, signatures)
+    request = {"inputs": served.example}
+    response = {key: _shown(plain(value.numpy())) for key, value in answer.items()}
+    lines += [
+        "",
+        "## Example",
+        "",
+        f"    curl -d '{json.dumps(request)}' \\",
+        f"        http://localhost:8501/v1/models/{name}:predict",
+        "",
+        "answers",
+        "",
+        '    {"outputs": {',
+        *(f"      {json.dumps(key)}: {value}," for key, value in list(response.items())[:-1]),
+        *(f"      {json.dumps(key)}: {value}" for key, value in list(response.items())[-1:]),
+        "    }}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _signature_lines(served: ServedModel, signatures: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, function in signatures.items():
+        inputs = {spec.name: spec for spec in function.input_signature}
+        outputs = function.get_concrete_function().structured_outputs
+        lines += ["", f"## Signature `{name}`", "", *tensor_table(served, inputs, outputs)]
+    return lines
+
+
+def tensor_table(
+    served: ServedModel, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
+) -> list[str]:
+    """Return the lines of a table of inputs and outputs.
+
+    Args:
+        served: the model that describes them.
+        inputs: name -> what has a dtype and a shape.
+        outputs: likewise.
+    """
+    rows = [*_rows("in", inputs, served.descriptions), *_rows("out", outputs, served.descriptions)]
+    return ["| | name | type | shape | |", "|---|---|---|---|---|", *rows]
+
+
+def _rows(side: str, tensors: Mapping[str, Any], descriptions: Mapping[str, str]) -> Iterable[str]:
+    for name, tensor in sorted(tensors.items()):
+        shape = ", ".join("?" if size is None else str(size) for size in tensor.shape)
+        about = descriptions.get(name, "")
+        yield f"| {side} | `{name}` | {tensor.dtype.name} | [{shape}] | {about} |"
+
+
+def _shown(value: Any) -> str:
+    """JSON, of long vectors the beginning."""
+    if isinstance(value, list):
+        parts = [_shown(part) for part in value[: _SHOWN_NUMBERS if len(value) > 9 else None]]
+        return f"[{', '.join(parts + ['...'] * (len(parts) < len(value)))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def plain(array: np.ndarray) -> Any:
+    """Turn an array into lists that JSON can hold, with text for bytes.
+
+    Args:
+        array: numbers, or bytes of UTF-8.
+    """
+    if array.dtype == object:
+        return np.vectorize(lambda x: x.decode("utf-8", "replace"), otypes=[object])(array).tolist()
+    if array.dtype.kind == "f":
+        return array.astype(np.float64).round(6).tolist()
+    return array.tolist()

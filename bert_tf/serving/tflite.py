@@ -1,0 +1,343 @@
+"""One-file models for other runtimes: TFLite, and ONNX.
+
+Each is a version in a folder like that of a SavedModel (PATH/VERSION/), with
+
+- model.tflite or model.onnx;
+- model.json: task, labels, special ids, casing, where texts are cut, inputs and outputs;
+- vocab.txt: for whoever makes the ids;
+- model_card.md.
+
+A version is written whole, after its answers were compared with the Keras model's, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bert_tf.serving.saved_model import (
+    MODEL_CARD_NAME,
+    card_heading,
+    new_version,
+    precision_note,
+    sample_ids,
+    tensor_table,
+    worst_difference,
+)
+from bert_tf.serving.served_model import ServedModel, strings
+from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
+
+TFLITE_NAME = "model.tflite"
+ONNX_NAME = "model.onnx"
+DESCRIPTION_NAME = "model.json"
+VOCAB_NAME = "vocab.txt"
+# How far outputs may be from the Keras model's (`worst_difference`), by what the weights are stored
+# in. Some times what was measured: 1e-6, 2e-3 and 0.1 for all-MiniLM-L6-v2.
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.25}
+_ONNX_OPSET = 17
+# Texts of which both tokenizers of `lite_text` make the same pieces.
+_SAMPLE_TEXTS = ("A fine film, though a bit too long.", "", "Don't ask: who wrote it?", "7 (seven)")
+
+Run = Callable[..., Mapping[str, np.ndarray]]
+
+
+def export_tflite(
+    served: ServedModel,
+    path: str | os.PathLike,
+    *,
+    version: int | None = None,
+    ids_only: bool = False,
+    weights: str = "float32",
+    description: str = "",
+) -> pathlib.Path:
+    """Write a TFLite file.
+
+    Of one text or pair it takes strings and gives the answer; with `ids_only` a file of any task
+    takes ids and gives the model's outputs. Numbers of rows and of pieces are free.
+
+    Args:
+        served: what it answers, and how.
+        path: folder of the model's versions.
+        version: number of the version, at least 1; by default one more than the highest there is.
+        ids_only: whether it takes ids.
+        weights: "float32"; "float16", half the size; "int8", a quarter, and products of integers.
+        description: of the weights, for the model card.
+
+    Returns:
+        The folder written: path/version.
+
+    Raises:
+        FileExistsError: that version exists.
+        ValueError: version is below 1, weights unknown, or the task is none of one text or pair and
+            `ids_only` was not asked for.
+        RuntimeError: TFLite cannot hold the model, or what was written does not answer as it does
+            (TOLERANCES); nothing is left of it.
+        OSError: the folder cannot be written.
+    """
+    if weights not in TOLERANCES:
+        raise ValueError(f"weights: expected one of {', '.join(TOLERANCES)}, got {weights!r}")
+    if not ids_only and not served.texts:
+        raise ValueError(f"ids_only: a TFLite file of {served.task} can only take ids")
+    with new_version(path, version) as (folder, target):
+        module = _module(served, ids_only)
+        _describe(folder, served, module, "tflite", weights)
+        (folder / TFLITE_NAME).write_bytes(_to_tflite(module.run, module, weights))
+        run = load_tflite(folder)
+        difference = _worst_of_ids(served, run) if ids_only else _worst_of_texts(served, run)
+        notes = [precision_note(weights, difference, TOLERANCES[weights])]
+        if not ids_only:
+            notes.append(
+                "The file needs the operations of tensorflow_text (SELECT_TFTEXT_OPS of its "
+                "tflite_registrar). Its tokenizer is that library's FastBertTokenizer: other "
+                "pieces than the original's come of compatibility characters (², ½, ﬁ, ß, full "
+                "width), control characters, a capital sigma at a word's end and bytes that are "
+                "not UTF-8."
+            )
+        _write_card(folder, target, served, module, description, notes)
+    return target
+
+
+def export_onnx(
+    served: ServedModel,
+    path: str | os.PathLike,
+    *,
+    version: int | None = None,
+    description: str = "",
+) -> pathlib.Path:
+    """Write an ONNX file that takes ids; numbers of rows and of pieces are free.
+
+    Args:
+        served: the model.
+        path: folder of the model's versions.
+        version: number of the version, at least 1; by default one more than the highest there is.
+        description: of the weights, for the model card.
+
+    Returns:
+        The folder written: path/version.
+
+    Raises:
+        ImportError: the extra "onnx" is not installed.
+        FileExistsError: that version exists.
+        ValueError: version is below 1.
+        RuntimeError: what was written does not answer as the model does (TOLERANCES); nothing is
+            left of it.
+        OSError: the folder cannot be written.
+    """
+    try:
+        import onnx  # pyright: ignore[reportMissingImports]
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+        import tf2onnx  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(f"format: onnx needs pip install 'bert-tf[onnx]' ({error})") from error
+    with new_version(path, version) as (folder, target):
+        module = _module(served, ids_only=True)
+        specs = module.run.input_signature
+        # From the model itself: the checks of `serving.function` would be taken for inputs.
+        proto, _ = tf2onnx.convert.from_function(
+            module.run, input_signature=specs, opset=_ONNX_OPSET
+        )
+        _name_sizes(proto, {spec.name: spec for spec in specs})
+        onnx.checker.check_model(proto)
+        onnx.save(proto, folder / ONNX_NAME)
+        _describe(folder, served, module, "onnx", "float32")
+        session = onnxruntime.InferenceSession(
+            os.fspath(folder / ONNX_NAME), providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        difference = _worst_of_ids(
+            served, lambda **arrays: dict(zip(names, session.run(names, arrays), strict=True))
+        )
+        notes = [precision_note("float32", difference, TOLERANCES["float32"])]
+        _write_card(folder, target, served, module, description, notes)
+    return target
+
+
+def load_tflite(folder: str | os.PathLike, *, threads: int = 1) -> Run:
+    """Load a TFLite file with the interpreter in TensorFlow's wheel.
+
+    Args:
+        folder: as `export_tflite` wrote it.
+        threads: how many it uses.
+
+    Returns:
+        A function: arrays by the names of inputs (text as objects, str or bytes) to those of
+        outputs. For each new shape it allocates memory first.
+
+    Raises:
+        FileNotFoundError: the folder has no such file.
+    """
+    folder = pathlib.Path(folder)
+    inputs = json.loads((folder / DESCRIPTION_NAME).read_text(encoding="utf-8"))["inputs"]
+    arguments: dict[str, Any] = {
+        "model_path": os.fspath(folder / TFLITE_NAME),
+        "num_threads": threads,
+    }
+    with warnings.catch_warnings():
+        # TensorFlow's own package for this, ai-edge-litert, cannot be given tensorflow_text's
+        # operations.
+        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
+        if any(row["type"] == "string" for row in inputs):
+            import tensorflow_text as tf_text
+            from tensorflow.lite.python.interpreter import InterpreterWithCustomOps
+
+            operations = tf_text.tflite_registrar.SELECT_TFTEXT_OPS
+            interpreter = InterpreterWithCustomOps(custom_op_registerers=operations, **arguments)
+        else:
+            interpreter = tf.lite.Interpreter(**arguments)
+    return interpreter.get_signature_runner()
+
+
+def _module(served: ServedModel, ids_only: bool) -> tf.Module:
+    """A module whose function `run` is what a file shall hold."""
+    module = tf.Module()
+    module.weights = served.weights
+    if ids_only:
+        specs = served.ids.input_signature
+        names = [spec.name for spec in specs]
+
+        def run(*tensors):
+            return served.run(dict(zip(names, tensors, strict=True)))
+
+    else:
+        module.text_to_ids = text_to_ids = LiteTextToIds(served.text_to_ids)
+        specs = strings(*served.texts)
+
+        def run(*tensors):
+            answer = served.answer_packed(text_to_ids.pack(*tensors))
+            answer.pop("labels", None)  # the same for each row; model.json has them
+            return answer
+
+    module.run = tf.function(run, input_signature=specs, autograph=False)
+    return module
+
+
+def _to_tflite(function: Any, module: tf.Module, weights: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures={"serving_default": function})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.allow_custom_ops = any(s.dtype == tf.string for s in function.input_signature)
+        if weights != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if weights == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        try:
+            return converter.convert()
+        except Exception as error:  # the converter's own class is not public
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise RuntimeError(f"format: TFLite cannot hold this model: {reason[0]}") from error
+
+
+def _worst_of_ids(served: ServedModel, run: Run) -> float:
+    """Worst difference of a file's outputs from the model's, for several shapes."""
+    longest = served.text_to_ids.max_seq_length
+    worst = []
+    for rows, length in ((2, min(7, longest)), (1, longest), (3, min(5, longest))):
+        inputs = sample_ids(served, rows, length)
+        arrays = {name: value.numpy() for name, value in inputs.items()}
+        worst.append(worst_difference(run(**arrays), served.run(inputs)))
+    return float(np.max(worst))
+
+
+def _worst_of_texts(served: ServedModel, run: Run) -> float:
+    """Worst difference of a file's answers from the model's: numbers; for what is none, infinity.
+
+    Labels may change with probabilities that differ within the tolerance: they must be those of the
+    file's own.
+    """
+    worst = []
+    for count in (1, len(_SAMPLE_TEXTS)):
+        texts = _SAMPLE_TEXTS[:count]
+        columns = dict(zip(served.texts, (texts, texts[::-1]), strict=False))
+        found = run(**{name: np.array(column, object) for name, column in columns.items()})
+        expected = served.answer(**{name: tf.constant(column) for name, column in columns.items()})
+        numbers = {
+            name: value.numpy()
+            for name, value in expected.items()
+            if name in found and value.dtype.is_floating
+        }
+        worst.append(worst_difference(found, numbers))
+        if "label" in found:
+            best = np.argmax(found["probabilities"], axis=-1)
+            labels = [served.label_names[i].encode() for i in best]
+            worst.append(0.0 if found["label"].tolist() == labels else np.inf)
+    return float(np.max(worst))
+
+
+def _name_sizes(proto: Any, specs: Mapping[str, tf.TensorSpec]) -> None:
+    """Give the free sizes of an ONNX graph's inputs, and of its outputs' rows, names."""
+    for value in proto.graph.input:
+        sizes = ("batch", "choices", "length") if len(specs[value.name].shape) == 3 else None
+        last = "predictions" if value.name == "masked_lm_positions" else "length"
+        for size, name in zip(
+            value.type.tensor_type.shape.dim, sizes or ("batch", last), strict=True
+        ):
+            size.dim_param = name
+    for value in proto.graph.output:
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def _tensors(tensors: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "type": tensor.dtype.name, "shape": tensor.shape.as_list()}
+        for name, tensor in tensors.items()
+    ]
+
+
+def _inputs_and_outputs(module: tf.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    inputs = {spec.name: spec for spec in module.run.input_signature}
+    return inputs, dict(module.run.get_concrete_function().structured_outputs)
+
+
+def _describe(
+    folder: pathlib.Path, served: ServedModel, module: tf.Module, file_format: str, weights: str
+) -> None:
+    """Write model.json and vocab.txt."""
+    ids = served.text_to_ids
+    inputs, outputs = _inputs_and_outputs(module)
+    description = {
+        "format": file_format,
+        "weights": weights,
+        "task": served.task,
+        "labels": list(served.label_names),
+        "inputs": _tensors(inputs),
+        "outputs": _tensors(outputs),
+        "max_seq_length": ids.max_seq_length,
+        "do_lower_case": ids.do_lower_case,
+        "special_ids": {
+            "[PAD]": ids.pad_id,
+            "[UNK]": ids.unk_id,
+            "[CLS]": ids.cls_id,
+            "[SEP]": ids.sep_id,
+            "[MASK]": ids.mask_id,
+        },
+    }
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    (folder / DESCRIPTION_NAME).write_text(text, encoding="utf-8")
+    lines = [f"[line {number}]" for number in range(ids.vocab_size)]  # where there is no piece
+    for piece, number in ids.vocab.items():
+        lines[number] = piece
+    (folder / VOCAB_NAME).write_bytes("".join(f"{line}\n" for line in lines).encode())
+
+
+def _write_card(
+    folder: pathlib.Path,
+    target: pathlib.Path,
+    served: ServedModel,
+    module: tf.Module,
+    description: str,
+    notes: Sequence[str],
+) -> None:
+    name = target.resolve().parent.name
+    lines = card_heading(served, name, description, notes)
+    lines += ["", "## Inputs and outputs", "", *tensor_table(served, *_inputs_and_outputs(module))]
+    if served.label_names:
+        lines += ["", f"Labels: {', '.join(served.label_names)}."]
+    (folder / MODEL_CARD_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")

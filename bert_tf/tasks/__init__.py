@@ -1,0 +1,1 @@
+"""What a task is, its metrics, its windows and answers, without TensorFlow."""

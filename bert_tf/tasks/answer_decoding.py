@@ -1,0 +1,618 @@
+"""Question answering by spans: documents cut into windows, and logits read back as answers.
+
+A document is cut into words at white space and the words into pieces; the pieces go, with the
+question before them, into windows that overlap. Each window gets a start and an end logit per
+token, and the best spans of all windows of a question are projected back onto the document's own
+text. Everything here is as in google-research/bert run_squad.py, ties included.
+
+Only NumPy is needed: data preparation and serving use this module without TensorFlow.
+
+Shapes: N windows, L max_seq_length, T pieces of a document, K n_best_size.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from bert_tf.tokenization.wordpiece import CLS_TOKEN, SEP_TOKEN, BasicTokenizer, FullTokenizer
+
+# What the original takes for white space between the words of a document; no other space is one.
+_WORD = re.compile("[^ \t\r\n\u202f]+")
+
+# Null odds where no span at all could be an answer: the original's "large and positive".
+NULL_ODDS_WITHOUT_SPAN = 1000000.0
+_EMPTY_ANSWER = "empty"  # the original's answer where it has no valid span
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowRule:
+    """How a question and its document are cut into windows. Defaults are run_squad.py's.
+
+    Attributes:
+      max_seq_length: L, tokens of a padded window, with [CLS] and two [SEP].
+      doc_stride: pieces between the starts of two windows.
+      max_query_length: pieces of the question that are kept.
+
+    Raises:
+      ValueError: a value out of range, or no room for the document.
+    """
+
+    max_seq_length: int = 384
+    doc_stride: int = 128
+    max_query_length: int = 64
+
+    def __post_init__(self):
+        for name in ("doc_stride", "max_query_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_seq_length <= self.max_query_length + 3:
+            raise ValueError(
+                f"max_seq_length must be greater than max_query_length + 3 = "
+                f"{self.max_query_length + 3}, got {self.max_seq_length}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class WordPieces:
+    """The pieces of a document and the words they came from.
+
+    Attributes:
+      ids: ids of all T pieces.
+      words: for each piece the index of its word.
+      first_piece: for each word the index of its first piece (of the next word's, if it has none).
+    """
+
+    ids: list[int]
+    words: list[int]
+    first_piece: list[int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Window:
+    """A question and a part of its document, as the model sees them, without padding.
+
+    Attributes:
+      example_index: index of the question among those that were given.
+      input_ids: [CLS] question [SEP] pieces of the document [SEP].
+      doc_offset: position in input_ids of the first piece of the document.
+      doc_start: index of that piece among the document's pieces.
+      words: for each piece of the document in this window the index of its word.
+      is_max_context: bool [len(words)], whether of all windows this one shows most around a piece.
+    """
+
+    example_index: int
+    input_ids: list[int]
+    doc_offset: int
+    doc_start: int
+    words: list[int]
+    is_max_context: np.ndarray
+
+
+class Question(Protocol):
+    """What decoding must know of a question."""
+
+    @property
+    def qas_id(self) -> str:
+        """The question's id, distinct among those decoded together."""
+        ...
+
+    @property
+    def doc_tokens(self) -> Sequence[str]:
+        """Words of the document, as from `split_words`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Answers by question id.
+
+    Attributes:
+      answers: the answer; "" for none.
+      nbest: the best answers, best first: dicts of text, probability, start_logit, end_logit.
+      null_odds: score of no answer less that of the best answer, where no answer is possible; else
+        an empty dict. NULL_ODDS_WITHOUT_SPAN where no span could be an answer.
+    """
+
+    answers: dict[str, str]
+    nbest: dict[str, list[dict[str, Any]]]
+    null_odds: dict[str, float]
+
+
+# Windows
+
+
+def split_words(text: str) -> tuple[tuple[str, ...], list[int]]:
+    """Cut a document into words, at U+0020, tab, line ends and U+202F only.
+
+    Args:
+      text: the document.
+
+    Returns:
+      The words, and for each the index of its first character in the text.
+
+    Reference: google-research/bert run_squad.py, read_squad_examples.
+    """
+    found = list(_WORD.finditer(text))
+    return tuple(match.group() for match in found), [match.start() for match in found]
+
+
+def encode_words(words: Sequence[str], tokenizer: FullTokenizer) -> WordPieces:
+    """Cut words into pieces, each word on its own.
+
+    Args:
+      words: of a document.
+      tokenizer: of the model.
+
+    Raises:
+      ValueError: a word is unknown and the vocabulary has no [UNK].
+    """
+    ids_of = {
+        word: tokenizer.encode(word) for word in dict.fromkeys(words)
+    }  # most words come again
+    encoded = [ids_of[word] for word in words]
+    counts = [len(ids) for ids in encoded]
+    return WordPieces(
+        ids=list(itertools.chain.from_iterable(encoded)),
+        words=list(
+            itertools.chain.from_iterable(
+                itertools.repeat(word, count) for word, count in enumerate(counts)
+            )
+        ),
+        first_piece=list(itertools.accumulate(counts, initial=0))[:-1],
+    )
+
+
+def make_windows(
+    question_text: str,
+    document: WordPieces,
+    tokenizer: FullTokenizer,
+    rule: WindowRule,
+    example_index: int = 0,
+) -> list[Window]:
+    """Cut one question's document into windows.
+
+    Args:
+      question_text: the question.
+      document: pieces of the document.
+      tokenizer: what the document was encoded with; its vocabulary has [CLS] and [SEP].
+      rule: lengths and stride.
+      example_index: of the question.
+
+    Returns:
+      The windows from left to right; none if the document has no pieces.
+
+    Raises:
+      ValueError: see `encode_words`.
+      KeyError: the vocabulary lacks [CLS] or [SEP].
+
+    Reference: google-research/bert run_squad.py, convert_examples_to_features.
+    """
+    cls_id, sep_id = tokenizer.convert_tokens_to_ids([CLS_TOKEN, SEP_TOKEN])
+    query = tokenizer.encode(question_text)[: rule.max_query_length]
+    head = [cls_id, *query, sep_id]
+    spans = _window_spans(len(document.ids), rule.max_seq_length - len(query) - 3, rule.doc_stride)
+    return [
+        Window(
+            example_index=example_index,
+            input_ids=[*head, *document.ids[start:end], sep_id],
+            doc_offset=len(head),
+            doc_start=start,
+            words=document.words[start:end],
+            is_max_context=is_max_context,
+        )
+        for (start, end), is_max_context in zip(spans, _max_context(spans), strict=True)
+    ]
+
+
+def _window_spans(num_pieces: int, max_pieces: int, stride: int) -> list[tuple[int, int]]:
+    """Half-open ranges of a document's pieces, from left to right."""
+    spans = []
+    start = 0
+    while start < num_pieces:
+        end = min(start + max_pieces, num_pieces)
+        spans.append((start, end))
+        if end == num_pieces:
+            break
+        start += min(end - start, stride)
+    return spans
+
+
+def _max_context(spans: list[tuple[int, int]]) -> list[np.ndarray]:
+    """For each window bool [pieces]: no other has more context there, and no earlier as much.
+
+    Reference: google-research/bert run_squad.py, _check_is_max_context.
+    """
+    if len(spans) == 1:
+        return [np.ones(spans[0][1], np.bool_)]
+    num_pieces = spans[-1][1] if spans else 0
+    best = np.full(num_pieces, -1.0)
+    winner = np.zeros(num_pieces, np.int64)
+    for number, (start, end) in enumerate(spans):
+        left = np.arange(end - start)
+        # In float64 as in the original, where the second term decides between equal contexts.
+        score = np.minimum(left, left[::-1]) + 0.01 * (end - start)
+        better = score > best[start:end]
+        best[start:end][better] = score[better]
+        winner[start:end][better] = number
+    return [winner[start:end] == number for number, (start, end) in enumerate(spans)]
+
+
+def pack_windows(windows: Sequence[Window], max_seq_length: int) -> dict[str, np.ndarray]:
+    """Pad windows into the model's inputs.
+
+    Args:
+      windows: N windows.
+      max_seq_length: L, at least the length of the longest.
+
+    Returns:
+      input_ids, input_mask, segment_ids int32 [N, L]: the mask is 1 on what is not padding; segment
+      ids are 1 on the document and its [SEP].
+
+    Raises:
+      ValueError: a window is longer than max_seq_length.
+    """
+    lengths = np.array([len(window.input_ids) for window in windows], np.int64).reshape(-1, 1)
+    offsets = np.array([window.doc_offset for window in windows], np.int64).reshape(-1, 1)
+    if lengths.max(initial=0) > max_seq_length:
+        raise ValueError(
+            f"max_seq_length: expected at least {lengths.max()}, the length of window "
+            f"{lengths.argmax()}, got {max_seq_length}"
+        )
+    position = np.arange(max_seq_length)
+    used = position < lengths  # [N, L]
+    input_ids = np.zeros((len(windows), max_seq_length), np.int32)
+    input_ids[used] = np.fromiter(
+        itertools.chain.from_iterable(window.input_ids for window in windows),
+        np.int32,
+        count=int(lengths.sum()),
+    )
+    return {
+        "input_ids": input_ids,
+        "input_mask": used.astype(np.int32),
+        "segment_ids": (used & (position >= offsets)).astype(np.int32),
+    }
+
+
+# Answers
+
+
+def decode_answers(
+    questions: Sequence[Question],
+    windows: Sequence[Window],
+    start_logits: np.ndarray,
+    end_logits: np.ndarray,
+    tokenizer: FullTokenizer,
+    *,
+    n_best_size: int = 20,
+    max_answer_length: int = 30,
+    version_2_with_negative: bool = False,
+    null_score_diff_threshold: float = 0.0,
+) -> Predictions:
+    """Find the answers that a model's logits mean.
+
+    Of each window the K best starts and ends are combined. A span counts if it lies in the
+    document, is not too long, and starts where its window has the most context. The best spans of
+    all windows of a question are projected onto the document's text, and of equal texts only the
+    best counts. With version_2_with_negative a question may have no answer: the score of that is
+    the lowest that a window gives to its [CLS].
+
+    Args:
+      questions: what was asked.
+      windows: N windows; example_index refers to `questions`, windows of one question from left to
+        right.
+      start_logits: [N, L], row i of windows[i]; L may be any length that holds the windows.
+      end_logits: [N, L].
+      tokenizer: what the windows were made with.
+      n_best_size: K, how many starts, ends and answers are kept.
+      max_answer_length: longest answer, in pieces.
+      version_2_with_negative: whether questions may have no answer.
+      null_score_diff_threshold: no answer is predicted if the null odds are greater.
+
+    Returns:
+      Answers in the order of the questions. A question of which no span counts is answered with
+      "empty", as in the original, and with "" if it may have no answer (where the original fails).
+
+    Raises:
+      ValueError: logits that do not fit the windows or are not finite; question ids that are not
+        distinct; a count below 1.
+
+    Reference: google-research/bert run_squad.py, write_predictions.
+    """
+    for name, value in (("n_best_size", n_best_size), ("max_answer_length", max_answer_length)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    starts = _checked_logits("start_logits", start_logits, windows)
+    ends = _checked_logits("end_logits", end_logits, windows)
+    if starts.shape != ends.shape:
+        raise ValueError(
+            f"end_logits: expected shape {list(starts.shape)} as start_logits, "
+            f"got {list(ends.shape)}"
+        )
+    rows_of = _rows_of_questions(questions, windows)
+    candidates = _Candidates(windows, starts, ends, n_best_size, max_answer_length)
+    text_of = _AnswerText(tokenizer)
+    predictions = Predictions({}, {}, {})
+    for question, rows in zip(questions, rows_of, strict=True):
+        null: _Entry | None = None
+        if version_2_with_negative:
+            null = ("", 0.0, 0.0)
+            if rows.size:
+                row = rows[np.argmin(starts[rows, 0] + ends[rows, 0])]
+                null = ("", float(starts[row, 0]), float(ends[row, 0]))
+        spans = (
+            (
+                text_of(question.doc_tokens, windows[row], start, end),
+                float(starts[row, start]),
+                float(ends[row, end]),
+            )
+            for row, start, end in candidates.of(rows)
+        )
+        nbest = _best_entries(spans, null, n_best_size)
+        predictions.nbest[question.qas_id] = _with_probabilities(nbest)
+        answer = nbest[0][0]
+        if null is not None:
+            answer, odds = "", NULL_ODDS_WITHOUT_SPAN
+            # The best span is always among them: where only one is kept, no null score is higher.
+            best_span = next((entry for entry in nbest if entry[0]), None)
+            if best_span is not None:
+                odds = null[1] + null[2] - best_span[1] - best_span[2]
+                if odds <= null_score_diff_threshold:
+                    answer = best_span[0]
+            predictions.null_odds[question.qas_id] = odds
+        predictions.answers[question.qas_id] = answer
+    return predictions
+
+
+_Entry = tuple[str, float, float]  # text, start logit, end logit
+
+
+def _best_entries(spans: Iterable[_Entry], null: _Entry | None, n_best_size: int) -> list[_Entry]:
+    """Entries of the n-best list.
+
+    Args:
+      spans: best first.
+      null: the entry for no answer; None where there must be one.
+      n_best_size: how many entries, to which the null entry is added if it is not among them.
+    """
+    entries: list[_Entry] = []
+    seen = set()
+    null_missing = null is not None
+    for span in spans:
+        text, start_logit, end_logit = span
+        if null is not None and null_missing and start_logit + end_logit < null[1] + null[2]:
+            entries.append(null)
+            null_missing = False
+        if len(entries) >= n_best_size:
+            break
+        if text not in seen:
+            seen.add(text)
+            entries.append(span)
+    if null is not None and null_missing:
+        entries.append(null)
+    return entries or [(_EMPTY_ANSWER, 0.0, 0.0)]
+
+
+def _checked_logits(name: str, logits: np.ndarray, windows: Sequence[Window]) -> np.ndarray:
+    """Logits as float64 [N, L], in which the original adds them."""
+    logits = np.asarray(logits)
+    longest = max((len(window.input_ids) for window in windows), default=0)
+    if logits.ndim != 2 or logits.shape[0] != len(windows) or logits.shape[1] < longest:
+        raise ValueError(
+            f"{name}: expected shape [{len(windows)}, at least {longest}], one row a window, "
+            f"got {list(logits.shape)}"
+        )
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"{name}: row {finite.argmin()} has a value that is not finite")
+    return logits.astype(np.float64)
+
+
+def _rows_of_questions(
+    questions: Sequence[Question], windows: Sequence[Window]
+) -> list[np.ndarray]:
+    """For each question the indices of its windows, in order."""
+    seen = set()
+    for question in questions:
+        if question.qas_id in seen:
+            raise ValueError(f"questions: id {question.qas_id!r} comes twice, expected once")
+        seen.add(question.qas_id)
+    rows: list[list[int]] = [[] for _ in questions]
+    for row, window in enumerate(windows):
+        if not 0 <= window.example_index < len(questions):
+            raise ValueError(
+                f"windows: window {row} is of question {window.example_index}, expected one of the "
+                f"{len(questions)} questions"
+            )
+        rows[window.example_index].append(row)
+    return [np.array(some, np.int64) for some in rows]
+
+
+def best_indexes(logits: np.ndarray, count: int) -> np.ndarray:
+    """Positions of the greatest values, greatest first; of equal ones the first comes first.
+
+    Args:
+      logits: [N, L], finite.
+      count: how many; all L if there are no more.
+
+    Returns:
+      int64 [N, min(count, L)].
+
+    Reference: google-research/bert run_squad.py, _get_best_indexes.
+    """
+    rows, length = logits.shape
+    if count < length:
+        least = np.partition(logits, length - count, axis=1)[:, length - count, None]
+        above, equal = logits > least, logits == least
+        room = count - above.sum(axis=1, keepdims=True)
+        kept = above | (equal & (equal.cumsum(axis=1) <= room))
+        found = np.nonzero(kept)[1].reshape(rows, count)
+    else:
+        found = np.broadcast_to(np.arange(length), (rows, length))
+    order = np.argsort(-np.take_along_axis(logits, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1)
+
+
+class _Candidates:
+    """The spans of a question that count, best first."""
+
+    def __init__(
+        self,
+        windows: Sequence[Window],
+        starts: np.ndarray,
+        ends: np.ndarray,
+        n_best_size: int,
+        max_answer_length: int,
+    ):
+        self._max_answer_length = max_answer_length
+        in_document = np.zeros(starts.shape, np.bool_)  # [N, L]
+        max_context = np.zeros(starts.shape, np.bool_)
+        for row, window in enumerate(windows):
+            end = window.doc_offset + len(window.words)
+            in_document[row, window.doc_offset : end] = True
+            max_context[row, window.doc_offset : end] = window.is_max_context
+        self._start = best_indexes(starts, n_best_size)  # [N, K], as all below
+        self._end = best_indexes(ends, n_best_size)
+        self._start_logit = np.take_along_axis(starts, self._start, axis=1)
+        self._end_logit = np.take_along_axis(ends, self._end, axis=1)
+        self._start_counts = np.take_along_axis(max_context, self._start, axis=1)
+        self._end_counts = np.take_along_axis(in_document, self._end, axis=1)
+
+    def of(self, rows: np.ndarray) -> list[tuple[int, int, int]]:
+        """Triples of row, start and end; of equal scores the earlier window, start, end first."""
+        start, end = self._start[rows][:, :, None], self._end[rows][:, None, :]
+        counts = self._start_counts[rows][:, :, None] & self._end_counts[rows][:, None, :]
+        counts &= (end >= start) & (end - start < self._max_answer_length)  # [rows, K, K]
+        scores = self._start_logit[rows][:, :, None] + self._end_logit[rows][:, None, :]
+        row, first, last = np.nonzero(counts)
+        order = np.argsort(-scores[counts], kind="stable")
+        row, first, last = row[order], first[order], last[order]
+        return list(
+            zip(
+                rows[row].tolist(),
+                self._start[rows[row], first].tolist(),
+                self._end[rows[row], last].tolist(),
+                strict=True,
+            )
+        )
+
+
+class _AnswerText:
+    """The text of a span, in the document's own writing.
+
+    One object serves one call of `decode_answers`: it keeps every word that it has seen.
+
+    Reference: google-research/bert run_squad.py, write_predictions and get_final_text.
+    """
+
+    def __init__(self, tokenizer: FullTokenizer):
+        self._pieces = tokenizer.inv_vocab
+        self._tokenized = _TokenizedWords(tokenizer.basic_tokenizer)
+
+    def __call__(self, words: Sequence[str], window: Window, start: int, end: int) -> str:
+        pieces = self._pieces
+        text = " ".join([pieces[i] for i in window.input_ids[start : end + 1]])
+        text = text.replace(" ##", "").replace("##", "")
+        first, last = window.words[start - window.doc_offset], window.words[end - window.doc_offset]
+        return self.project(" ".join(text.split()), words[first : last + 1])
+
+    def project(self, text: str, words: Sequence[str]) -> str:
+        """Find the part of the words that tokenizes to a text; all of them if that fails.
+
+        Args:
+          text: words joined of pieces: lower-cased, without accents, punctuation set apart.
+          words: of the document, which the pieces came from.
+        """
+        original = " ".join(words)
+        tokenized = " ".join(filter(None, map(self._tokenized.__getitem__, words)))
+        if text == tokenized:
+            return original
+        start = tokenized.find(text)
+        # Without spaces both must be as long: then their characters are taken to correspond.
+        if (
+            start < 0
+            or not text
+            or len(original) - original.count(" ") != len(tokenized) - tokenized.count(" ")
+        ):
+            return original
+        first = start - tokenized.count(" ", 0, start)
+        last = first + len(text) - text.count(" ") - 1
+        return original[_nth_character(words, first) : _nth_character(words, last) + 1]
+
+
+class _TokenizedWords(dict[str, str]):
+    """Words as the tokenizer sees them, by themselves: none of its rules looks beyond a word."""
+
+    def __init__(self, tokenizer: BasicTokenizer):
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, word: str) -> str:
+        found = self[word] = " ".join(self._tokenizer.tokenize(word))
+        return found
+
+
+def _nth_character(words: Sequence[str], number: int) -> int:
+    """Position, in words joined by spaces, of the character that has so many others before it."""
+    passed = 0
+    for spaces, word in enumerate(words):
+        passed += len(word)
+        if number < passed:
+            return number + spaces
+    raise IndexError(number)
+
+
+def _with_probabilities(nbest: list[_Entry]) -> list[dict[str, Any]]:
+    """Entries of nbest_predictions.json: a softmax over the scores of the entries."""
+    scores = [start + end for _, start, end in nbest]
+    greatest = max(scores)
+    exponentials = [math.exp(score - greatest) for score in scores]
+    total = 0.0
+    for value in exponentials:  # sum() rounds in another way since Python 3.12
+        total += value
+    return [
+        {
+            "text": text,
+            "probability": value / total,
+            "start_logit": start,
+            "end_logit": end,
+        }
+        for (text, start, end), value in zip(nbest, exponentials, strict=True)
+    ]
+
+
+def write_predictions(predictions: Predictions, folder: str | os.PathLike[str]) -> list[str]:
+    """Write predictions in the files that official evaluation scripts read.
+
+    Args:
+      predictions: of `decode_answers`.
+      folder: an existing folder, for predictions.json, nbest_predictions.json and, where questions
+        may have no answer, null_odds.json.
+
+    Returns:
+      Paths of the files written.
+
+    Raises:
+      OSError: a file cannot be written.
+
+    Reference: google-research/bert run_squad.py, write_predictions.
+    """
+    contents: dict[str, Mapping[str, Any]] = {
+        "predictions.json": predictions.answers,
+        "nbest_predictions.json": predictions.nbest,
+    }
+    if predictions.null_odds:
+        contents["null_odds.json"] = predictions.null_odds
+    paths = []
+    for name, content in contents.items():
+        path = os.path.join(folder, name)
+        with open(path, "w", encoding="utf-8") as writer:
+            writer.write(json.dumps(content, indent=4) + "\n")
+        paths.append(path)
+    return paths

@@ -1,0 +1,1 @@
+"""Strings to word pieces and back, in Python and in the TensorFlow graph."""

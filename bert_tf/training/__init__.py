@@ -1,0 +1,1 @@
+"""Losses, objectives, optimizers, one step, the `Trainer`, exact state, devices."""

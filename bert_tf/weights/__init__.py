@@ -1,0 +1,1 @@
+"""Weights: what a path holds, every system's names, loading, saving, adapters."""

@@ -1,0 +1,1 @@
+"""Examples of the fine-tuning tasks from their files, as records."""

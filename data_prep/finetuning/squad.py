@@ -1,0 +1,396 @@
+"""Questions of SQuAD 1.1 and 2.0: the official JSON, and the records that a span model learns from.
+
+Reading, windows and positions are those of google-research/bert run_squad.py. What it answers with
+a traceback, and what it would train on although no answer stands there, is named and left out.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import logging
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_tf.tasks.answer_decoding import (
+    Window,
+    WindowRule,
+    WordPieces,
+    encode_words,
+    pack_windows,
+    split_words,
+)
+from bert_tf.tasks.answer_decoding import make_windows as windows_of_question
+from bert_tf.tokenization.wordpiece import FullTokenizer
+
+FIRST_UNIQUE_ID = 1000000000  # the original's id of the first window of a file
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SquadExample:
+    """One question and its document.
+
+    Attributes:
+      qas_id: the question's id.
+      question_text: the question.
+      doc_tokens: words of the document, one tuple for all questions of a paragraph.
+      orig_answer_text: the answer to learn; None when not training, "" if there is none.
+      start_position: index of the answer's first word; None when not training, -1 if there is no
+        answer.
+      end_position: index of its last word, likewise.
+      is_impossible: whether there is no answer; False when not training, as in the original.
+      answers: texts of all annotators, for evaluation; empty if there are none.
+      path: the file.
+      article: index of the article in the file's `data`.
+      paragraph: index of the paragraph in the article's `paragraphs`.
+    """
+
+    qas_id: str
+    question_text: str
+    doc_tokens: tuple[str, ...]
+    orig_answer_text: str | None
+    start_position: int | None
+    end_position: int | None
+    is_impossible: bool
+    answers: tuple[str, ...]
+    path: str
+    article: int
+    paragraph: int
+
+    @property
+    def location(self) -> str:
+        """Where the question lies, for messages."""
+        return _location(self.path, self.article, self.paragraph, self.qas_id)
+
+
+def _location(
+    path: str, article: int, paragraph: int | None = None, qas_id: object | None = None
+) -> str:
+    location = f"{path}: data[{article}]"
+    if paragraph is not None:
+        location += f".paragraphs[{paragraph}]"
+    return location if qas_id is None else f"{location}, question {qas_id!r}"
+
+
+# Reading
+
+
+def read_squad(
+    path: str | os.PathLike[str],
+    *,
+    version_2_with_negative: bool,
+    is_training: bool,
+    on_bad: Callable[[str], None] | None = None,
+    on_skip: Callable[[str], None] | None = None,
+) -> Iterator[SquadExample]:
+    """Read the questions of an official JSON file, in its order.
+
+    Args:
+      path: file of version 1.1 or 2.0.
+      version_2_with_negative: whether questions may have no answer; read only when training.
+      is_training: whether each question comes with the one answer to learn.
+      on_bad: told of each article, paragraph or question that is not as SQuAD has them, which is
+        then left out; None to raise instead.
+      on_skip: told of each question to train on whose answer does not stand where the file says,
+        which is then left out; None to log a warning. Training never stops for these: the original
+        leaves them out too.
+
+    Yields:
+      The questions.
+
+    Raises:
+      ValueError: a file that is not the JSON of SQuAD or has no questions; questions that all lack
+        a key; without on_bad, the first bad one.
+      OSError: the file cannot be read.
+
+    Reference: google-research/bert run_squad.py, read_squad_examples. It fails on answers beyond
+    their document and learns a neighbouring word for answers of white space; both are skipped here.
+    """
+    path = os.fspath(path)
+    articles = _load_articles(path)
+    _check_keys(path, articles, version_2_with_negative, is_training)
+    if on_skip is None:
+        on_skip = functools.partial(_log.warning, "%s")
+
+    def bad(message: str) -> None:
+        if on_bad is None:
+            raise ValueError(message)
+        on_bad(message)
+
+    for article_index, article in enumerate(articles):
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            bad(f"{_location(path, article_index)}: expected a list of paragraphs")
+            continue
+        for index, paragraph in enumerate(paragraphs):
+            where = _location(path, article_index, index)
+            if (
+                not isinstance(paragraph, dict)
+                or not isinstance(paragraph.get("context"), str)
+                or not isinstance(paragraph.get("qas"), list)
+            ):
+                bad(f"{where}: expected a paragraph with text as context and a list as qas")
+                continue
+            text = paragraph["context"]
+            words, starts = split_words(text)
+            for qa in paragraph["qas"]:
+                try:
+                    answers = _checked_question(qa, version_2_with_negative, is_training)
+                except ValueError as error:
+                    qas_id = qa.get("id") if isinstance(qa, dict) else None
+                    bad(f"{_location(path, article_index, index, qas_id)}: {error}")
+                    continue
+                answer = None
+                first: int | None = None
+                last: int | None = None
+                is_impossible = bool(
+                    is_training and version_2_with_negative and qa["is_impossible"]
+                )
+                if is_impossible:
+                    answer, first, last = "", -1, -1
+                elif is_training:
+                    first_answer = qa["answers"][0]
+                    answer = first_answer["text"]
+                    try:
+                        first, last = _answer_words(
+                            text, words, starts, answer, first_answer["answer_start"]
+                        )
+                    except ValueError as error:
+                        location = _location(path, article_index, index, qa["id"])
+                        on_skip(f"{location}: skipped: {error}")
+                        continue
+                yield SquadExample(
+                    qas_id=qa["id"],
+                    question_text=qa["question"],
+                    doc_tokens=words,
+                    orig_answer_text=answer,
+                    start_position=first,
+                    end_position=last,
+                    is_impossible=is_impossible,
+                    answers=answers,
+                    path=path,
+                    article=article_index,
+                    paragraph=index,
+                )
+
+
+def _load_articles(path: str) -> list:
+    """The file's `data`."""
+    try:
+        with open(path, encoding="utf-8-sig") as reader:
+            content = json.load(reader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected JSON in UTF-8, got {error}") from error
+    except json.JSONDecodeError as error:
+        got = error if os.path.getsize(path) else "an empty file"
+        raise ValueError(f"{path}: expected the JSON of SQuAD, got {got}") from error
+    articles = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(articles, list) or not articles:
+        raise ValueError(
+            f"{path}: expected the JSON of SQuAD, an object whose `data` is a list of articles"
+        )
+    return articles
+
+
+def _check_keys(
+    path: str, articles: list, version_2_with_negative: bool, is_training: bool
+) -> None:
+    """Refuse a file that has no questions, or whose questions all lack a key."""
+    known: set[str] = set()
+    count = 0
+    for article in articles:
+        for paragraph in _list_in(article, "paragraphs"):
+            for qa in _list_in(paragraph, "qas"):
+                count += 1
+                if isinstance(qa, dict):
+                    known.update(qa)
+    if not count:
+        raise ValueError(f"{path}: expected questions in data[].paragraphs[].qas, got none")
+    needed = {"id", "question"}
+    if is_training:
+        needed |= {"answers"}
+        if version_2_with_negative:
+            needed |= {"is_impossible"}
+    missing = sorted(needed - known)
+    if missing:
+        hint = ": version 1.1 has none" if missing == ["is_impossible"] else ""
+        raise ValueError(f"{path}: no question has {' or '.join(missing)}{hint}")
+
+
+def _list_in(container: object, key: str) -> list:
+    found = container.get(key) if isinstance(container, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def _checked_question(qa: Any, version_2_with_negative: bool, is_training: bool) -> tuple[str, ...]:
+    """Texts of a question's answers; ValueError says what is wrong with it."""
+    if not isinstance(qa, dict):
+        raise ValueError(f"expected a question with id and question, got {str(qa)[:80]!r}")
+    for key in ("id", "question"):
+        if not isinstance(qa.get(key), str):
+            raise ValueError(f"expected text as {key}, got {qa.get(key)!r}")
+    answers = qa.get("answers", [] if not is_training else None)
+    if not isinstance(answers, list):
+        raise ValueError(f"expected a list as answers, got {answers!r}")
+    for answer in answers:
+        if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
+            raise ValueError(f"expected answers with text, got {answer!r}")
+    if is_training:
+        impossible = qa.get("is_impossible", False) if version_2_with_negative else False
+        if version_2_with_negative and not isinstance(qa.get("is_impossible"), bool):
+            raise ValueError(
+                f"expected true or false as is_impossible, got {qa.get('is_impossible')!r}"
+            )
+        if not impossible and len(answers) != 1:
+            hint = "" if answers else "; questions without one need version_2_with_negative"
+            raise ValueError(f"expected exactly 1 answer for training, got {len(answers)}{hint}")
+        start = None if impossible else answers[0].get("answer_start")
+        if not impossible and (not isinstance(start, int) or isinstance(start, bool)):
+            raise ValueError(f"expected a number as answer_start, got {start!r}")
+    return tuple(answer["text"] for answer in answers)
+
+
+def _answer_words(
+    text: str, words: Sequence[str], starts: Sequence[int], answer: str, answer_start: int
+) -> tuple[int, int]:
+    """Indices of an answer's first and last word; ValueError if it does not stand there."""
+    wanted = " ".join(answer.split())
+    if not wanted:
+        raise ValueError(f"the answer {answer!r} has no text")
+    end = answer_start + len(answer)
+    if answer_start < 0 or end > len(text):
+        raise ValueError(
+            f"the answer {answer!r} at characters {answer_start} to {end} is not within its "
+            f"context of {len(text)}"
+        )
+    # A space belongs to the word before it.
+    first = bisect_right(starts, answer_start) - 1
+    last = bisect_right(starts, end - 1) - 1
+    found = " ".join(words[first : last + 1])
+    if wanted not in found:
+        raise ValueError(f"the answer {wanted!r} is not in the words {found!r} at its place")
+    return first, last
+
+
+# Features
+
+
+def make_windows(
+    examples: Sequence[SquadExample], tokenizer: FullTokenizer, rule: WindowRule
+) -> list[Window]:
+    """Cut the documents of questions into windows, for prediction.
+
+    Args:
+      examples: questions.
+      tokenizer: of the model.
+      rule: lengths and stride.
+
+    Returns:
+      The windows, in the order of the rows of `make_features`; example_index counts from the first
+      of these examples.
+
+    Raises:
+      ValueError, KeyError: the vocabulary lacks a special token.
+    """
+    return [window for _, _, windows in _cut(examples, tokenizer, rule) for window in windows]
+
+
+def make_features(
+    examples: Sequence[SquadExample],
+    tokenizer: FullTokenizer,
+    rule: WindowRule,
+    *,
+    is_training: bool,
+    first_unique_id: int = FIRST_UNIQUE_ID,
+) -> dict[str, np.ndarray]:
+    """Make the rows of records.span_features.
+
+    Args:
+      examples: questions; read with is_training if that is set here.
+      tokenizer: of the model.
+      rule: lengths and stride; L is its max_seq_length.
+      is_training: whether to find the answers' positions; else they are 0.
+      first_unique_id: unique id of the first row; the others follow.
+
+    Returns:
+      unique_ids int64 [N, 1]; input_ids, input_mask, segment_ids int32 [N, L]; start_positions,
+      end_positions, is_impossible int32 [N, 1]. A row is a window. Both positions are 0 where the
+      window does not hold the whole answer, or there is none.
+
+    Raises:
+      ValueError, KeyError: the vocabulary lacks a special token, or examples without answers are to
+        be trained on.
+
+    Reference: google-research/bert run_squad.py, convert_examples_to_features.
+    """
+    all_windows: list[Window] = []
+    targets: list[tuple[int, int, bool]] = []
+    for example, document, windows in _cut(examples, tokenizer, rule):
+        all_windows += windows
+        answer = None
+        if is_training and not example.is_impossible:
+            answer = _answer_pieces(example, document, tokenizer)
+        targets += [(*_answer_in(window, answer), example.is_impossible) for window in windows]
+    count = len(all_windows)
+    columns = np.array(targets, np.int32).reshape(count, 3)
+    return {
+        "unique_ids": first_unique_id + np.arange(count, dtype=np.int64)[:, None],
+        **pack_windows(all_windows, rule.max_seq_length),
+        "start_positions": columns[:, 0:1],
+        "end_positions": columns[:, 1:2],
+        "is_impossible": columns[:, 2:3],
+    }
+
+
+def _cut(
+    examples: Iterable[SquadExample], tokenizer: FullTokenizer, rule: WindowRule
+) -> Iterator[tuple[SquadExample, WordPieces, list[Window]]]:
+    """Each question with the pieces of its document and its windows."""
+    numbered = enumerate(examples)
+    # Questions of one paragraph stand together and share its words.
+    for _, group in itertools.groupby(numbered, key=lambda item: id(item[1].doc_tokens)):
+        document = None
+        for index, example in group:
+            if document is None:
+                document = encode_words(example.doc_tokens, tokenizer)
+            yield (
+                example,
+                document,
+                windows_of_question(example.question_text, document, tokenizer, rule, index),
+            )
+
+
+def _answer_pieces(
+    example: SquadExample, document: WordPieces, tokenizer: FullTokenizer
+) -> tuple[int, int]:
+    """First and last piece of an answer: of its words, or of the answer alone if that is found."""
+    first_word, last_word = example.start_position, example.end_position
+    if first_word is None or last_word is None or example.orig_answer_text is None:
+        raise ValueError(f"{example.location}: no answer was read; read it with is_training")
+    first, last = document.first_piece[first_word], len(document.ids) - 1
+    if last_word < len(example.doc_tokens) - 1:
+        last = document.first_piece[last_word + 1] - 1
+    # Words carry punctuation that the answer has not: of "(1895-1943)." only 1895 may be meant.
+    answer = tokenizer.encode(example.orig_answer_text)
+    if answer:
+        for start in range(first, last - len(answer) + 2):
+            if document.ids[start : start + len(answer)] == answer:
+                return start, start + len(answer) - 1
+    return first, last
+
+
+def _answer_in(window: Window, answer: tuple[int, int] | None) -> tuple[int, int]:
+    """Positions of an answer's pieces in a window, (0, 0) if it does not hold all of them."""
+    if answer is None:
+        return 0, 0
+    first, last = answer
+    if first < window.doc_start or last >= window.doc_start + len(window.words):
+        return 0, 0
+    shift = window.doc_offset - window.doc_start
+    return first + shift, last + shift

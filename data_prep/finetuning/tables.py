@@ -1,0 +1,491 @@
+"""One's own data for classification and regression: CSV, TSV and JSONL with columns one names.
+
+Each row is an example: one text or two, and a label, a number, or several labels. The labels of a
+task are those of its training file unless they are given: sorted, integers by value, so that the
+same file always gives the same order.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from data_prep.finetuning.glue import OnBad, TextExample, parse_number
+
+Format = Literal["csv", "tsv", "jsonl"]
+FORMATS = ("csv", "tsv", "jsonl")
+_EXTENSIONS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+_MAX_FIELD_CHARS = 2**31 - 1  # the csv module's own limit is 131,072; this is the greatest it takes
+_BOM = "\ufeff"
+_YES = {"1", "1.0", "true"}
+_NO = {"0", "0.0", "false"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which columns of a table mean what.
+
+    Attributes:
+      text: column of the text, or of a pair's first text.
+      text_b: column of the second text; None for single texts.
+      label: the label's column; several for multi_label with a column of 0 and 1 for each label;
+        empty where labels are not known.
+      separator: for multi_label in one column, what stands between the names of labels.
+      id: column with a number or name for each row, used in `guid`; None for the row's line.
+      file_format: "csv", "tsv", "jsonl"; None to go by the file's extension.
+      has_header: whether the first row names the columns; without, they are called "0", "1", ...
+      quotes: whether "..." may hold separators and line ends; None for yes in CSV, no in TSV.
+
+    Raises:
+      ValueError: settings that cannot be.
+    """
+
+    text: str
+    text_b: str | None = None
+    label: tuple[str, ...] = ()
+    separator: str = "|"
+    id: str | None = None
+    file_format: Format | None = None
+    has_header: bool = True
+    quotes: bool | None = None
+
+    def __post_init__(self):
+        if not self.separator:
+            raise ValueError("separator: expected at least one character, got ''")
+        if self.file_format is not None and self.file_format not in FORMATS:
+            raise ValueError(
+                f"file_format must be one of {', '.join(FORMATS)}; got {self.file_format!r}"
+            )
+        if len(set(self.label)) < len(self.label):
+            raise ValueError(f"label: columns must be distinct, got {', '.join(self.label)}")
+        if self.text in self.label or self.text_b in self.label or self.text == self.text_b:
+            raise ValueError(
+                f"columns must be distinct: text {self.text!r}, text_b {self.text_b!r}, "
+                f"label {', '.join(map(repr, self.label))}"
+            )
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns that a file must have."""
+        return tuple(c for c in (self.text, self.text_b, *self.label, self.id) if c is not None)
+
+
+# --------------------------------------------------------------------------------------------------
+# Rows
+
+
+def format_of(path: str | os.PathLike[str], columns: Columns) -> Format:
+    """Tells a file's format.
+
+    Args:
+      path: the file.
+      columns: its `file_format` comes first, then the file's extension.
+
+    Raises:
+      ValueError: the extension says nothing.
+    """
+    if columns.file_format is not None:
+        return columns.file_format
+    extension = os.path.splitext(path)[1].lower()
+    if extension not in _EXTENSIONS:
+        raise ValueError(
+            f"{os.fspath(path)}: expected a name ending in {', '.join(_EXTENSIONS)}, or the "
+            f"format to be given ({', '.join(FORMATS)})"
+        )
+    return _EXTENSIONS[extension]  # type: ignore[return-value]
+
+
+class TextLines:
+    """Lines of a UTF-8 file with their ends; remembers those that were not UTF-8.
+
+    A generator that raised could not go on with the next line. Here the bad bytes become surrogates
+    and `bad` says so, for whoever reads the row to refuse it.
+
+    Attributes:
+      number: of the last line, from 1.
+      bad: message on a line that was not UTF-8, or "".
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._stream = open(path, "rb")
+        self.number = 0
+        self.bad = ""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._stream)
+        self.number += 1
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            self.bad = f"not UTF-8: {error}"
+            text = line.decode("utf-8", "surrogateescape")
+        return text.removeprefix(_BOM) if self.number == 1 else text
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._stream.close()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+      values: for each column its value: str, or what JSON had.
+      line: the line of the file on which the row begins.
+      error: why the row cannot be read, or "".
+    """
+
+    values: Mapping[str, Any]
+    line: int
+    error: str = ""
+
+
+def read_delimited(
+    path: str | os.PathLike[str],
+    needed: Sequence[str],
+    delimiter: str = ",",
+    quotes: bool = True,
+    has_header: bool = True,
+) -> Iterator[Row]:
+    """Reads the rows of a CSV or TSV file; empty lines are no rows.
+
+    Args:
+      path: UTF-8, with or without a byte order mark; lines end with or without a carriage return.
+      needed: columns that must be there.
+      delimiter: what separates fields.
+      quotes: whether "..." may hold delimiters and line ends.
+      has_header: whether the first row names the columns; without, they are "0", "1", ...
+
+    Yields:
+      The rows in order; one that cannot be read has its `error` set.
+
+    Raises:
+      ValueError: an empty file, or one that lacks a column, naming the file.
+      OSError: the file cannot be read.
+    """
+    # The limit belongs to the whole process, so putting it back would trip other open readers.
+    csv.field_size_limit(_MAX_FIELD_CHARS)
+    names: list[str] = []
+    with TextLines(path) as lines:
+        reader = csv.reader(
+            lines,
+            delimiter=delimiter,
+            quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+            strict=True,  # else text after a closing quote, or a quote never closed, goes unnoticed
+        )
+        while True:
+            line, lines.bad, error = lines.number + 1, "", ""
+            fields: list[str] = []
+            try:
+                fields = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as problem:
+                error = f"not a row of CSV: {problem}"
+                if lines.number > line:
+                    error += f" (a quote opened here reaches to line {lines.number})"
+            error = lines.bad or error
+            if not fields and not error:
+                continue
+            if not names:
+                if error:
+                    raise ValueError(f"{os.fspath(path)}, line {line}: {error}")
+                names = [str(i) for i in range(len(fields))]
+                if has_header:
+                    names = [name.strip() for name in fields]
+                _check_columns(path, line, names, needed)
+                if has_header:
+                    continue
+            if not error and len(fields) != len(names):
+                error = f"expected {len(names)} columns, got {len(fields)}"
+            yield Row({} if error else dict(zip(names, fields, strict=True)), line, error)
+    if not names:
+        raise ValueError(f"{os.fspath(path)}: the file is empty")
+
+
+def _check_columns(
+    path: str | os.PathLike[str], line: int, names: Sequence[str], needed: Sequence[str]
+) -> None:
+    where = f"{os.fspath(path)}, line {line}"
+    for name in needed:
+        if name not in names:
+            raise ValueError(f"{where}: no column {name!r}; the file has {', '.join(names)}")
+        if names.count(name) > 1:
+            raise ValueError(f"{where}: column {name!r} stands twice in the header")
+
+
+def read_json_lines(path: str | os.PathLike[str], needed: Sequence[str]) -> Iterator[Row]:
+    """Reads the rows of a JSONL file: an object a line; empty lines are no rows.
+
+    Args:
+      path: UTF-8, with or without a byte order mark.
+      needed: keys that each object must have.
+
+    Yields:
+      The rows in order; one that cannot be read has its `error` set.
+
+    Raises:
+      ValueError: an empty file, or a key that no row has, naming the file.
+      OSError: the file cannot be read.
+    """
+    seen: set[str] = set()
+    rows = 0
+    with TextLines(path) as lines:
+        for text in lines:
+            values: Any = None
+            error, lines.bad = lines.bad, ""
+            if not text.strip():
+                continue
+            rows += 1
+            if not error:
+                try:
+                    values = json.loads(text)
+                except (json.JSONDecodeError, RecursionError) as problem:
+                    error = f"not JSON: {problem}"
+            if not error and not isinstance(values, dict):
+                error = f"expected a JSON object, got {type(values).__name__}"
+            if not error:
+                seen |= values.keys()
+                missing = [name for name in needed if name not in values]
+                if missing:
+                    error = f"no key {missing[0]!r}; the row has {', '.join(values) or 'none'}"
+            yield Row({} if error else values, lines.number, error)
+    if not rows:
+        raise ValueError(f"{os.fspath(path)}: the file is empty")
+    missing = [name for name in needed if name not in seen]
+    if missing:
+        raise ValueError(f"{os.fspath(path)}: no row has the key {missing[0]!r}")
+
+
+def _rows(path: str | os.PathLike[str], columns: Columns) -> Iterator[Row]:
+    file_format = format_of(path, columns)
+    if file_format == "jsonl":
+        return read_json_lines(path, columns.needed)
+    quotes = file_format == "csv" if columns.quotes is None else columns.quotes
+    delimiter = "," if file_format == "csv" else "\t"
+    return read_delimited(path, columns.needed, delimiter, quotes, columns.has_header)
+
+
+def has_labels(path: str | os.PathLike[str], columns: Columns) -> bool:
+    """Whether a file has the label columns: test files may lack them.
+
+    Args:
+      path: the file.
+      columns: which columns mean what.
+
+    Returns:
+      True if there are label columns and the file's header (of JSONL, its first row) has all.
+
+    Raises:
+      ValueError: the file is empty, or its first row cannot be read.
+    """
+    without = dataclasses.replace(columns, label=())
+    first = next(_rows(path, without), None)
+    if first is None:
+        raise ValueError(f"{os.fspath(path)}: no examples: the file has but a header")
+    if first.error:
+        raise ValueError(f"{os.fspath(path)}, line {first.line}: {first.error}")
+    return bool(columns.label) and all(name in first.values for name in columns.label)
+
+
+# --------------------------------------------------------------------------------------------------
+# Examples
+
+
+def _text(values: Mapping[str, Any], column: str) -> str:
+    value = values[column]
+    if not isinstance(value, str):
+        raise ValueError(f"column {column!r}: expected text, got {type(value).__name__}")
+    return value
+
+
+def _label_name(column: str, value: Any) -> str:
+    """A label's name; JSON may have it as a number or truth value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"column {column!r}: expected a label, got {type(value).__name__}")
+    name = value.strip()
+    if not name:
+        raise ValueError(f"column {column!r}: expected a label, got none")
+    return name
+
+
+def _flag(column: str, value: Any) -> bool:
+    text = str(value).strip().lower()
+    if text not in _YES | _NO:
+        raise ValueError(f"column {column!r}: expected 0 or 1, got {value!r}")
+    return text in _YES
+
+
+def _multi_label(values: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:
+    column, *others = columns.label
+    if others:
+        return tuple(name for name in columns.label if _flag(name, values[name]))
+    value = values[column]
+    if isinstance(value, list):
+        found = [_label_name(column, item) for item in value]
+    elif isinstance(value, str):
+        found = [name.strip() for name in value.split(columns.separator)] if value.strip() else []
+        if "" in found:
+            raise ValueError(
+                f"column {column!r}: expected names between {columns.separator!r}, got {value!r}"
+            )
+    else:
+        found = [_label_name(column, value)]
+    twice = [name for name in found if found.count(name) > 1]
+    if twice:
+        raise ValueError(f"column {column!r}: label {twice[0]!r} stands twice")
+    return tuple(found)
+
+
+def _label(values: Mapping[str, Any], columns: Columns, kind: str) -> Any:
+    if not columns.label:
+        return None
+    if kind == "multi_label":
+        return _multi_label(values, columns)
+    value = values[columns.label[0]]
+    if kind == "regression":
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError(
+                f"column {columns.label[0]!r}: expected a number, got {type(value).__name__}"
+            )
+        return parse_number(str(value))
+    return _label_name(columns.label[0], value)
+
+
+def _check_kind(columns: Columns, kind: str) -> None:
+    if kind not in ("classification", "regression", "multi_label"):
+        raise ValueError(f"kind must be classification, regression or multi_label; got {kind!r}")
+    if kind != "multi_label" and len(columns.label) > 1:
+        raise ValueError(
+            f"label: {kind} has one column, got {', '.join(columns.label)}; several, of 0 and 1, "
+            "are for multi_label"
+        )
+
+
+def read_examples(
+    path: str | os.PathLike[str],
+    columns: Columns,
+    kind: str,
+    labels: Sequence[str] | None = None,
+    split: str = "train",
+    on_bad: OnBad = None,
+) -> Iterator[TextExample]:
+    """Reads a table's rows as examples, one by one.
+
+    Args:
+      path: CSV, TSV or JSONL, UTF-8.
+      columns: which columns mean what.
+      kind: "classification", "regression" or "multi_label".
+      labels: the task's labels, to refuse others; None to accept any.
+      split: first part of `guid`.
+      on_bad: what to do with the message of a bad row; None to raise it.
+
+    Yields:
+      The examples in order; `label` is a name, a float, or for multi_label a tuple of names.
+
+    Raises:
+      ValueError: a bad row (columns too few or many, not UTF-8, a quote that is not closed, an
+        unknown or missing label), naming file and line, unless on_bad takes it; always for an
+        empty file or one without a needed column.
+      OSError: the file cannot be read.
+    """
+    _check_kind(columns, kind)
+    known = None if labels is None else set(labels)
+    empty = True
+    for row in _rows(path, columns):
+        empty = False
+        location = f"{os.fspath(path)}, line {row.line}"
+        try:
+            if row.error:
+                raise ValueError(row.error)
+            values = row.values
+            label = _label(values, columns, kind)
+            if known is not None and label is not None and kind != "regression":
+                for name in label if kind == "multi_label" else (label,):
+                    if name not in known:
+                        shown = ", ".join(labels or ())
+                        raise ValueError(f"unknown label {name!r}: expected one of {shown}")
+            example = TextExample(
+                f"{split}-{values[columns.id] if columns.id else row.line}",
+                _text(values, columns.text),
+                _text(values, columns.text_b) if columns.text_b else None,
+                label,
+                location,
+            )
+        except ValueError as error:
+            if on_bad is None:
+                raise ValueError(f"{location}: {error}") from None
+            on_bad(f"{location}: {error}")
+            continue
+        yield example
+    if empty:
+        raise ValueError(f"{os.fspath(path)}: no examples: the file has but a header")
+
+
+def sort_labels(labels: set[str]) -> tuple[str, ...]:
+    """Puts labels into the order of their ids: integers by value, other names by alphabet.
+
+    Args:
+      labels: their names.
+    """
+    if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in labels):
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    return tuple(sorted(labels))
+
+
+def infer_labels(
+    path: str | os.PathLike[str], columns: Columns, kind: str, on_bad: OnBad = None
+) -> tuple[str, ...] | None:
+    """Finds the labels of a task in its training file.
+
+    Args:
+      path: the training file.
+      columns: which columns mean what.
+      kind: "classification", "regression" or "multi_label".
+      on_bad: what to do with the message of a bad row; None to raise it.
+
+    Returns:
+      The labels in the order of their ids: sorted (see `sort_labels`), or as `columns.label` has
+      them if each has a column; None for regression.
+
+    Raises:
+      ValueError: as `read_examples`; no label column, or only one label for classification.
+    """
+    _check_kind(columns, kind)
+    if kind == "regression":
+        return None
+    if not columns.label:
+        raise ValueError(f"label: {kind} needs a column of labels, or the labels themselves")
+    column, *others = columns.label
+    if others:
+        return columns.label
+    found: set[str] = set()
+    for example in read_examples(path, columns, kind, on_bad=on_bad):
+        found.update(example.label if kind == "multi_label" else (example.label,))  # type: ignore[arg-type]
+    least = 2 if kind == "classification" else 1
+    if len(found) < least:
+        raise ValueError(
+            f"{os.fspath(path)}: column {column!r}: expected at least {least} labels, "
+            f"got {', '.join(found) or 'none'}"
+        )
+    return sort_labels(found)

@@ -1,0 +1,1 @@
+"""Text to pre-training records, in stages that any runner calls."""

@@ -1,0 +1,1 @@
+"""Worker processes, their progress, and the lock on their folder."""

@@ -1,0 +1,1 @@
+"""Measurements: this package beside others, each in a process of its own."""

@@ -1,0 +1,261 @@
+"""Load the development server until it is saturated, and see what becomes of it.
+
+    python experiments/benchmarks/load.py --model_base_path=exported/mini --minutes=10 \
+      --requests_file=requests.jsonl
+
+For each --batch_timeout_micros it starts experiments/serve.py on free ports of loopback and, in
+processes of their own, clients that send one request after another on connections that stay open.
+One client process is killed every --kill_seconds and another takes its place; what a killed one had
+not yet told is not counted. Prints for each window: requests per second, latency as clients see it,
+errors, and the server's memory over time; --output_file gets them as JSON.
+
+--requests_file has one JSON body of a :predict request a line; without it, the text of --text.
+"""
+
+import contextlib
+import http.client
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("model_base_path", None, "Folder of the model's versions.", required=True)
+flags.DEFINE_string("requests_file", None, "JSON bodies, one a line.")
+flags.DEFINE_multi_string("text", ["The capital of France is [MASK]."], "Text of a request.")
+flags.DEFINE_multi_integer("batch_timeout_micros", [0, 1000, 5000], "Windows to measure.")
+flags.DEFINE_integer("max_batch_size", 32, "Rows of a batch at most.")
+flags.DEFINE_integer("num_batch_threads", 2, "Batches that run at once.")
+flags.DEFINE_integer("num_processes", 2, "Client processes.")
+flags.DEFINE_integer("num_connections", 16, "Connections of each process.")
+flags.DEFINE_float("minutes", 1.0, "Minutes for each window.")
+flags.DEFINE_float("kill_seconds", 10.0, "Seconds between killed clients; 0 kills none.")
+flags.DEFINE_string("output_file", None, "Where to write the figures as JSON.")
+
+_SERVER = pathlib.Path(__file__).resolve().parents[1] / "serve.py"
+_MEMORY = re.compile(rb"^process_resident_memory_bytes (\S+)$", re.MULTILINE)
+# Requests until then warm the server up: TensorFlow optimizes a graph when it first runs.
+_WARM_UP_SECONDS = 3.0
+
+
+def _client(port: int, path: str, bodies: list[bytes], connections: int, pipe: Any) -> None:
+    """Send requests for ever; tell latencies and errors once a second."""
+    lock, latencies, errors = threading.Lock(), [], []
+
+    def send(seed: int) -> None:
+        order = random.Random(seed)
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            with contextlib.closing(connection):
+                try:
+                    while True:
+                        begun = time.perf_counter()
+                        connection.request("POST", path, order.choice(bodies))
+                        response = connection.getresponse()
+                        answer = response.read()
+                        seconds = time.perf_counter() - begun
+                        with lock:
+                            latencies.append(seconds)
+                            if response.status != 200:
+                                errors.append(f"{response.status} {answer[:200]!r}")
+                except (OSError, http.client.HTTPException) as error:
+                    with lock:
+                        errors.append(repr(error))
+                    time.sleep(0.1)
+
+    for number in range(connections):
+        threading.Thread(target=send, args=[number], daemon=True).start()
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            time.sleep(1)
+            with lock:
+                told = latencies.copy(), errors.copy()
+                latencies.clear()
+                errors.clear()
+            pipe.send(told)
+
+
+class _Clients:
+    """Client processes, one of which can be killed and replaced."""
+
+    def __init__(self, port: int, path: str, bodies: list[bytes]):
+        self._arguments = (port, path, bodies, FLAGS.num_connections)
+        self._context = multiprocessing.get_context("spawn")
+        self._running = [self._start() for _ in range(FLAGS.num_processes)]
+        self.killed = 0
+
+    def _start(self) -> tuple[Any, multiprocessing.connection.Connection]:
+        here, there = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_client, args=(*self._arguments, there), daemon=True)
+        process.start()
+        there.close()
+        return process, here
+
+    def collect(self) -> tuple[list[float], list[str]]:
+        """What they told since the last time."""
+        latencies, errors = [], []
+        for _, pipe in self._running:
+            with contextlib.suppress(EOFError):
+                while pipe.poll():
+                    told, failed = pipe.recv()
+                    latencies += told
+                    errors += failed
+        return latencies, errors
+
+    def kill_one(self) -> None:
+        """Kill the oldest, with its requests under way, and start another."""
+        process, pipe = self._running.pop(0)
+        process.kill()
+        process.join()
+        pipe.close()
+        self.killed += 1
+        self._running.append(self._start())
+
+    def end(self) -> None:
+        """Kill them all."""
+        for process, _ in self._running:
+            process.kill()
+            process.join()
+
+
+def _get(port: int, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+def _memory_mib(port: int) -> float:
+    found = _MEMORY.search(_get(port, "/monitoring/prometheus/metrics")[1])
+    return float(found[1]) / 2**20 if found else float("nan")
+
+
+def _mean_batch(port: int) -> float:
+    """Rows of the batches that ran, on average."""
+    page = _get(port, "/monitoring/prometheus/metrics")[1]
+    found = {
+        kind: re.search(
+            rb"^bert_tf:serving:batch_size_" + kind + rb"{.*} (.*)$", page, re.MULTILINE
+        )
+        for kind in (b"sum", b"count")
+    }
+    rows, batches = (float(match[1]) if match else 0 for match in found.values())
+    return rows / max(batches, 1)
+
+
+@contextlib.contextmanager
+def _server(window: int):
+    """The server, ready; its process and port."""
+    command = [
+        sys.executable,
+        str(_SERVER),
+        f"--model_base_path={FLAGS.model_base_path}",
+        "--model_name=model",
+        "--rest_api_port=0",
+        "--port=-1",
+        f"--batch_timeout_micros={window}",
+        f"--max_batch_size={FLAGS.max_batch_size}",
+        f"--num_batch_threads={FLAGS.num_batch_threads}",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline() if process.stdout is not None else ""
+            if not line:
+                raise RuntimeError("the server did not start; see above")
+            port = int(line.rsplit(":", 1)[1].strip("/\n"))
+            while _get(port, "/readyz")[0] != 200:
+                if "END" in str(_get(port, "/v1/models/model")[1]):
+                    raise RuntimeError("the model did not load; see above")
+                time.sleep(0.1)
+            yield process, port
+        finally:
+            process.terminate()
+
+
+def _measure(window: int, bodies: list[bytes]) -> dict[str, Any]:
+    """Figures of one window."""
+    with _server(window) as (process, port):
+        clients = _Clients(port, "/v1/models/model:predict", bodies)
+        try:
+            time.sleep(_WARM_UP_SECONDS)
+            clients.collect()
+            begun, latencies, errors, memory = time.monotonic(), [], [], []
+            next_kill = begun + (FLAGS.kill_seconds or float("inf"))
+            end = begun + FLAGS.minutes * 60
+            next_look = begun
+            while (now := time.monotonic()) < end:
+                told, failed = clients.collect()
+                latencies += told
+                errors += failed
+                if now >= next_look:
+                    memory.append(round(_memory_mib(port), 1))
+                    next_look += FLAGS.minutes * 60 / 20
+                if now >= next_kill:
+                    clients.kill_one()
+                    next_kill += FLAGS.kill_seconds
+                time.sleep(0.2)
+            seconds = time.monotonic() - begun
+            mean_batch = _mean_batch(port)
+        finally:
+            clients.end()
+        memory.append(round(_memory_mib(port), 1))
+        process.terminate()
+        status = process.wait()
+    if not latencies:
+        raise RuntimeError(f"no answers within {FLAGS.minutes} minutes: {errors[:3]}")
+    p50, p95, p99 = (round(1e3 * float(q), 2) for q in np.percentile(latencies, [50, 95, 99]))
+    return {
+        "batch_timeout_micros": window,
+        "seconds": round(seconds, 1),
+        "requests": len(latencies),
+        "requests_per_second": round(len(latencies) / seconds, 1),
+        "latency_p50_ms": p50,
+        "latency_p95_ms": p95,
+        "latency_p99_ms": p99,
+        "mean_batch_rows": round(mean_batch, 2),
+        "errors": len(errors),
+        "first_errors": errors[:3],
+        "killed_clients": clients.killed,
+        "memory_mib": memory,
+        "exit_status": status,
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Run the script."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    try:
+        if FLAGS.requests_file:
+            lines = pathlib.Path(FLAGS.requests_file).read_bytes().splitlines()
+            bodies = [line for line in lines if line.strip()]
+        else:
+            bodies = [json.dumps({"instances": [text]}).encode() for text in FLAGS.text]
+        if not bodies:
+            raise ValueError("--requests_file: expected at least one line")
+        rows = []
+        for window in FLAGS.batch_timeout_micros:
+            rows.append(_measure(window, bodies))
+            print(json.dumps(rows[-1]), flush=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"benchmark_load: {error}")
+    if FLAGS.output_file:
+        report = {"cores": os.cpu_count(), "flags": FLAGS.flag_values_dict(), "windows": rows}
+        pathlib.Path(FLAGS.output_file).write_text(json.dumps(report, indent=1, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

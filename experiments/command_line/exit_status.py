@@ -1,0 +1,75 @@
+"""How a script ends: its work done, or one line on standard error and a status that says why."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from absl import flags, logging
+
+from experiments.command_line import preemption
+from experiments.command_line.memory import (
+    OUT_OF_MEMORY_STATUS,
+    is_out_of_memory,
+    out_of_memory_message,
+)
+
+
+class InputError(ValueError):
+    """Something about flags or data that the user can put right."""
+
+
+def exit_on_error(
+    name: str, run: Callable[[], object], values: flags.FlagValues | None = None
+) -> int:
+    """Run a script's work; what went wrong is one line on standard error.
+
+    With --verbosity=1 errors keep their traceback.
+
+    Args:
+        name: of the script, with which the line begins.
+        run: its work.
+        values: its flags; None for the process' own.
+
+    Returns:
+        Exit status: 0, 1 after an error, `memory.OUT_OF_MEMORY_STATUS`, or `preemption.STATUS`
+        where the same command goes on: the run was asked to end and has saved its state, or
+        another worker was lost.
+    """
+    values = flags.FLAGS if values is None else values
+    try:
+        run()
+    except Exception as error:
+        if type(error).__name__ == "StoppedError":  # of bert_tf.training, which loads TensorFlow
+            print(f"{name}: {error}", file=sys.stderr)
+            return preemption.STATUS
+        if logging.level_debug():
+            raise
+        if _lost_worker(error, values):
+            reason = next((x for x in str(error).splitlines() if "ollective ops" in x), str(error))
+            print(
+                f"{name}: another worker was lost; start all of them again with the same commands, "
+                f"and training goes on from the last checkpoint. TensorFlow: {reason}",
+                file=sys.stderr,
+            )
+            return preemption.STATUS
+        status = 1
+        if isinstance(error, ValueError | OSError | RuntimeError | ImportError):
+            message = str(error)
+        elif is_out_of_memory(error):
+            message = out_of_memory_message(error, values)
+            status = OUT_OF_MEMORY_STATUS
+        else:
+            raise
+        print(f"{name}: {message}", file=sys.stderr)
+        return status
+    return 0
+
+
+def _lost_worker(error: Exception, values: flags.FlagValues) -> bool:
+    """Whether an error is what TensorFlow raises where one of several workers is gone."""
+    if "distribution_strategy" not in values:
+        return False
+    several = values.distribution_strategy == "multi_worker_mirrored"
+    # By name, as above.
+    return several and type(error).__name__ in ("UnavailableError", "AbortedError")

@@ -1,0 +1,1 @@
+"""Fine-tuning runs: the initial model, the data, training, results."""

@@ -1,0 +1,146 @@
+"""What fine-tuning came to: results as files, and what the seeds have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+RESULTS_NAME = "eval_results"
+SEEDS_NAME = "seeds.json"
+
+
+@dataclasses.dataclass
+class Run:
+    """A finished run.
+
+    Attributes:
+        seed: its seed.
+        folder: its folder, with the model.
+        steps: steps trained.
+        figures: dev figures of the weights that were kept.
+        best_step: the step of these weights.
+        seconds: wall time of training and evaluation.
+        cpu_seconds: processor time of them.
+        diverged: what went wrong, or None.
+    """
+
+    seed: int
+    folder: str
+    steps: int
+    figures: dict[str, float]
+    best_step: int
+    seconds: float
+    cpu_seconds: float
+    diverged: str | None = None
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def with_step(figures: Mapping[str, Any], step: int | None) -> dict[str, Any]:
+    """Add `global_step`, as the original does, to the figures of a model whose steps are known."""
+    return dict(figures) if step is None else {**figures, "global_step": step}
+
+
+def write_results(
+    folder: pathlib.Path, results: Mapping[str, Any], name: str = RESULTS_NAME
+) -> None:
+    """Write eval_results.txt, "name = value" in each line as the original does, and .json."""
+    lines = [f"{key} = {results[key]}\n" for key in sorted(results)]
+    (folder / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+    write_json(folder / f"{name}.json", dict(results))
+
+
+def print_table(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns."""
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"  {name:<{width}}  {value}")
+
+
+def summary_over_seeds(
+    runs: Sequence[Run], selection_metric: str, baseline: float | None
+) -> dict[str, Any]:
+    """Return mean, median, standard deviation, least and greatest of each figure, and failed runs.
+
+    A run has failed if its loss became infinite, or if it is not better than a constant answer.
+
+    Args:
+        runs: one for each seed.
+        selection_metric: the figure in which it has to be better.
+        baseline: what the constant answer has in it, if known.
+    """
+    failed = {run.seed: run.diverged for run in runs if run.diverged}
+    for run in runs:
+        score = run.figures.get(selection_metric)
+        if run.diverged is None and baseline is not None and score is not None:
+            if score <= baseline + 1e-9:
+                failed[run.seed] = (
+                    f"{selection_metric} {score:.4f} is not above that of a constant answer, "
+                    f"{baseline:.4f}"
+                )
+    names = sorted({name for run in runs for name in run.figures})
+    figures = {}
+    for name in names:
+        found = [run.figures[name] for run in runs if name in run.figures]
+        figures[name] = {
+            "mean": statistics.fmean(found),
+            "median": statistics.median(found),
+            "std": statistics.stdev(found) if len(found) > 1 else 0.0,
+            "min": min(found),
+            "max": max(found),
+        }
+    return {
+        "figures": figures,
+        "runs": [dataclasses.asdict(run) for run in runs],
+        "failed": {str(seed): reason for seed, reason in failed.items()},
+    }
+
+
+def report_runs(
+    runs: Sequence[Run], folder: pathlib.Path, selection_metric: str, baseline: float | None
+) -> None:
+    """Write seeds.json, what the seeds gave, and print it: a table, for more than one.
+
+    Args:
+        runs: one for each seed.
+        folder: where to write.
+        selection_metric: as for `summary_over_seeds`.
+        baseline: likewise.
+    """
+    from bert_tf.training.log import METRICS_NAME
+    from experiments.plot_curves import plot_curves
+
+    summary = summary_over_seeds(runs, selection_metric, baseline)
+    write_json(folder / SEEDS_NAME, summary)
+    if len(runs) > 1:
+        print(f"over {len(runs)} seeds:")
+        for name, row in summary["figures"].items():
+            print(
+                f"  {name:<24} mean {row['mean']:.4f}  median {row['median']:.4f}  "
+                f"std {row['std']:.4f}  from {row['min']:.4f} to {row['max']:.4f}"
+            )
+    for seed, reason in summary["failed"].items():
+        print(f"  failed: seed {seed}: {reason}")
+    if summary["failed"]:
+        print("  what may help: --bias_correction, a lower --learning_rate, more steps")
+    for run in runs:
+        metrics = pathlib.Path(run.folder) / METRICS_NAME
+        if not metrics.exists():
+            continue
+        try:
+            plot_curves(metrics, pathlib.Path(run.folder) / "curves.png")
+        except (ImportError, ValueError) as error:
+            logging.warning("no curves: %s", error)

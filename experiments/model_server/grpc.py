@@ -1,0 +1,119 @@
+"""The development server on gRPC: TF Serving's PredictionService and ModelService."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+import grpc
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+from tensorflow_serving.apis.model_pb2 import ModelSpec
+
+from experiments.model_server.core import ServingCore, answered_by, tensor_array, tensor_proto
+from experiments.model_server.metrics import ServingMetrics
+from experiments.model_server.status import as_serving_error, invalid_argument
+
+
+class _Services(
+    prediction_service_pb2_grpc.PredictionServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
+):
+    """Both services; methods that are not here (MultiInference) answer UNIMPLEMENTED."""
+
+    def __init__(self, core: ServingCore, metrics: ServingMetrics):
+        self._core, self._metrics = core, metrics
+
+    async def Predict(self, request, context):
+        return await self._answer("Predict", request, context, self._predict(request))
+
+    async def Classify(self, request, context):
+        return await self._answer("Classify", request, context, self._core.classify(request))
+
+    async def Regress(self, request, context):
+        return await self._answer("Regress", request, context, self._core.regress(request))
+
+    async def GetModelMetadata(self, request, context):
+        return await self._answer("Metadata", request, context, self._metadata(request))
+
+    async def GetModelStatus(self, request, context):
+        return await self._answer("Status", request, context, self._status(request))
+
+    async def _predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+        servable = self._core.servable(request.model_spec)
+        name = request.model_spec.signature_name
+        limit = self._core.max_tensor_bytes
+        inputs = {n: tensor_array(n, tensor, limit) for n, tensor in request.inputs.items()}
+        outputs = await self._core.predict(servable, name, inputs, request.output_filter)
+        response = predict_pb2.PredictResponse(model_spec=answered_by(servable, name))
+        for output, array in outputs.items():
+            response.outputs[output].CopyFrom(tensor_proto(array))
+        return response
+
+    async def _metadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        return self._core.metadata(request.model_spec, request.metadata_field)
+
+    async def _status(
+        self, request: get_model_status_pb2.GetModelStatusRequest
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        return self._core.status(request.model_spec)
+
+    async def _answer(self, api: str, request: Any, context: Any, answer: Awaitable) -> Any:
+        begun, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+        spec: ModelSpec = request.model_spec
+        try:
+            if not request.HasField("model_spec"):
+                answer.close()  # pyright: ignore[reportAttributeAccessIssue]
+                raise invalid_argument("Missing ModelSpec")
+            response = await answer
+            code = grpc.StatusCode.OK
+            return response
+        except Exception as error:
+            failure = as_serving_error(error)
+            code = failure.code
+            await context.abort(code, failure.message)
+        finally:
+            name = spec.name if spec.name in self._core.models.names else ""
+            self._metrics.request(name, api, "GRPC", code, time.perf_counter() - begun)
+
+
+def grpc_server(
+    core: ServingCore, metrics: ServingMetrics, address: str, max_request_bytes: int
+) -> tuple[grpc.aio.Server, int]:
+    """A server of both services, not yet started.
+
+    Args:
+        core: what answers.
+        metrics: what counts.
+        address: "host:port"; port 0 takes a free one.
+        max_request_bytes: a larger request gets RESOURCE_EXHAUSTED.
+
+    Returns:
+        The server and its port.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", max_request_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # Else a second server takes half of the first's requests.
+        ]
+    )
+    services = _Services(core, metrics)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, server)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {error}") from error
+    return server, port

@@ -1,0 +1,228 @@
+"""The development server on HTTP: TF Serving's REST API, health, metrics and the page."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest
+
+from experiments.model_server.core import SIGNATURE_DEF, ServingCore
+from experiments.model_server.metrics import ServingMetrics
+from experiments.model_server.rest import (
+    Call,
+    classify_response,
+    error_response,
+    example_input,
+    json_bytes,
+    metadata_response,
+    parse_body,
+    parse_path,
+    predict_inputs,
+    predict_response,
+    regress_response,
+    signature_name,
+    status_response,
+)
+from experiments.model_server.status import ServingError, as_serving_error
+
+_T = TypeVar("_T")
+
+PAGE = pathlib.Path(__file__).with_name("page.html")
+# The page may load nothing from elsewhere, whatever a model's answer says.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+# JSON of more bytes than this is read and written in a thread, so that others need not wait.
+_MAX_INLINE_BYTES = 1 << 16
+
+
+async def _apart_if_large(size: int, function: Callable[..., _T], *args: Any) -> _T:
+    if size <= _MAX_INLINE_BYTES:
+        return function(*args)
+    return await asyncio.to_thread(function, *args)
+
+
+def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _error(error: ServingError) -> Response:
+    # The rest of a request that is too large is not read: the connection cannot go on.
+    headers = {"Connection": "close"} if error.http_status == 413 else None
+    return _json(error_response(error.message), error.http_status, headers)
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body of a request.
+
+    Raises:
+        ServingError: status 413, it is larger than max_bytes.
+        ClientDisconnect: the client left before its end.
+    """
+    too_large = ServingError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, f"the request is larger than {max_bytes} bytes", 413
+    )
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise too_large
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > max_bytes:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _unless_gone(request: Request, answer: Any) -> Any:
+    """The result of a coroutine; it is cancelled when the client leaves before.
+
+    Raises:
+        ClientDisconnect: the client left.
+    """
+    answering = asyncio.ensure_future(answer)
+    # Once the body is read, what comes next from the client can only be that it has left.
+    leaving = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientDisconnect
+        return answering.result()
+    finally:
+        for task in (answering, leaving):
+            task.cancel()
+
+
+class _RestApi:
+    """The handler of everything under /v1."""
+
+    def __init__(self, core: ServingCore, metrics: ServingMetrics, max_request_bytes: int):
+        self._core, self._metrics = core, metrics
+        self._max_request_bytes = max_request_bytes
+
+    async def __call__(self, request: Request) -> Response:
+        begun = time.perf_counter()
+        code, name, method = grpc.StatusCode.OK, "", ""
+        try:
+            if request.method == "OPTIONS" and request.headers.get("origin"):
+                return _json(b"")  # A preflight; no header allows other origins to go on.
+            path = request.scope["raw_path"].decode("latin-1")
+            call = parse_path(request.method, path)
+            name, method = call.spec.name, call.method.title()
+            if request.method == "GET":
+                return _json(self._look_up(call))
+            self._core.batcher.check_room()
+            body = await read_body(request, self._max_request_bytes)
+            return _json(await _unless_gone(request, self._compute(call, body)))
+        except ClientDisconnect:
+            code = grpc.StatusCode.CANCELLED
+            return Response(status_code=499)
+        except ServingError as error:
+            code = error.code
+            return _error(error)
+        except Exception as error:
+            failure = as_serving_error(error)
+            code = failure.code
+            return _error(failure)
+        finally:
+            name = name if name in self._core.models.names else ""
+            self._metrics.request(name, method, "REST", code, time.perf_counter() - begun)
+
+    def _look_up(self, call: Call) -> bytes:
+        if call.method == "metadata":
+            found = self._core.metadata(call.spec, [SIGNATURE_DEF])
+            return metadata_response(found)
+        return status_response(self._core.status(call.spec))
+
+    async def _compute(self, call: Call, body: bytes) -> bytes:
+        # The body first, as in TF Serving: what is no JSON is that whatever model it is for.
+        request = await _apart_if_large(len(body), parse_body, body)
+        name = signature_name(request)
+        call.spec.signature_name = name
+        if call.method != "predict":
+            examples = await _apart_if_large(len(body), example_input, request)
+            if call.method == "classify":
+                response = await self._core.classify(
+                    ClassificationRequest(model_spec=call.spec, input=examples)
+                )
+                return classify_response(response.result)
+            response = await self._core.regress(
+                RegressionRequest(model_spec=call.spec, input=examples)
+            )
+            return regress_response(response.result)
+        servable = self._core.servable(call.spec)
+        with servable.in_use():
+            signature = servable.signature(name)
+            inputs, in_rows = await _apart_if_large(
+                len(body), predict_inputs, request, signature.inputs
+            )
+            outputs = await self._core.predict(servable, name, inputs)
+        size = sum(array.size for array in outputs.values()) * 8
+        return await _apart_if_large(size, predict_response, outputs, in_rows)
+
+
+def http_app(core: ServingCore, metrics: ServingMetrics, max_request_bytes: int) -> ASGIApp:
+    """The web application.
+
+    Args:
+        core: what answers.
+        metrics: what counts.
+        max_request_bytes: a larger request gets status 413.
+    """
+
+    async def page(request: Request) -> Response:
+        return Response(PAGE.read_bytes(), headers=_PAGE_HEADERS, media_type="text/html")
+
+    async def live(request: Request) -> Response:
+        return _json(b'{"status":"live"}')
+
+    async def ready(request: Request) -> Response:
+        if core.models.ready:
+            return _json(b'{"status":"ready"}')
+        return _json(error_response("not every model is loaded"), 503)
+
+    async def models(request: Request) -> Response:
+        return _json(json_bytes({"models": core.models.names}))
+
+    async def prometheus(request: Request) -> Response:
+        body, content_type = metrics.page()
+        return Response(body, media_type=content_type)
+
+    async def other(request: Request) -> Response:
+        message = f"Malformed request: {request.method} {request.url.path}"
+        return _json(error_response(message), 404)
+
+    rest = _RestApi(core, metrics, max_request_bytes)
+
+    async def rest_api(request: Request) -> Response:
+        return await rest(request)
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/healthz", live),
+            Route("/readyz", ready),
+            Route("/models", models),
+            Route("/monitoring/prometheus/metrics", prometheus),
+            Route("/v1/{rest:path}", rest_api, methods=_METHODS),
+            Route("/{rest:path}", other, methods=_METHODS),
+        ]
+    )

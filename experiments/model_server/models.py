@@ -1,0 +1,383 @@
+"""SavedModels of the development server: loading, signatures, and the versions of each model.
+
+A model is a folder with a subfolder for each version, named by its number, as TF Serving reads it.
+The newest is served; one that appears while the server runs is loaded, and takes over once it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
+from tensorflow_serving.apis import prediction_log_pb2
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+
+from bert_tf.records.files import read_records
+from experiments.model_server.batching import Arrays
+from experiments.model_server.status import ServingError, as_serving_error, invalid_argument
+
+DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+# Where TF Serving looks for requests to run before a version takes any, and how many it allows.
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+MAX_WARMUP_RECORDS = 1000
+
+_LOG = logging.getLogger("serving")
+
+
+def _has_dense_tensors(definition: SignatureDef) -> bool:
+    """Whether it can be run; sparse tensors cannot, and the initializer is no tensor at all."""
+    tensors = [*definition.inputs.values(), *definition.outputs.values()]
+    return bool(definition.outputs) and all(":" in tensor.name for tensor in tensors)
+
+
+class Signature:
+    """One signature of a loaded SavedModel: NumPy arrays in and out, in any thread.
+
+    Args:
+        model_name: the model's name, for metrics.
+        definition: the signature as the SavedModel has it.
+        session: what the SavedModel was loaded into.
+    """
+
+    def __init__(self, model_name: str, definition: SignatureDef, session: tf.compat.v1.Session):
+        self.model_name, self.batchable = model_name, True
+        self.inputs: dict[str, TensorInfo] = dict(definition.inputs)
+        self.outputs: dict[str, TensorInfo] = dict(definition.outputs)
+        self._input_names, self._output_names = [*self.inputs], [*self.outputs]
+        options = config_pb2.CallableOptions()
+        options.feed.extend(info.name for info in self.inputs.values())
+        options.fetch.extend(info.name for info in self.outputs.values())
+        # Session.run and make_callable would hold an input to its static shape, which TF Serving
+        # does not: half_plus_two of its documentation has [-1, 1] and is sent [1.0, 2.0, 5.0].
+        self._call = session._make_callable_from_options(options)
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Run it.
+
+        Args:
+            inputs: an array for each input; strings are arrays of objects, of bytes.
+
+        Returns:
+            An array for each output.
+
+        Raises:
+            ServingError: with TensorFlow's code and reason.
+        """
+        try:
+            values = self._call(*(inputs[name] for name in self._input_names))
+        except tf.errors.OpError as error:
+            raise as_serving_error(error) from error
+        return dict(zip(self._output_names, map(np.asarray, values), strict=True))
+
+    def checked(self, inputs: Arrays) -> Arrays:
+        """The inputs, once names and types are known to be the signature's.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, naming what is missing, too much or of another type.
+        """
+        missing, extra = set(self.inputs) - set(inputs), set(inputs) - set(self.inputs)
+        if missing or extra:
+            raise invalid_argument(
+                f"inputs: expected {sorted(self.inputs)}; "
+                f"missing {sorted(missing)}, unknown {sorted(extra)}"
+            )
+        for name, array in inputs.items():
+            expected = tf.as_dtype(self.inputs[name].dtype)
+            if array.dtype != expected.as_numpy_dtype:
+                found = "string" if array.dtype == object else array.dtype.name
+                raise invalid_argument(f"inputs: {name}: expected {expected.name}, got {found}")
+        return inputs
+
+
+class Servable:
+    """One loaded version of a model.
+
+    Args:
+        model_name: the model's name.
+        version: number of the version.
+        session: what it was loaded into.
+        definitions: its signatures by name.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        version: int,
+        session: tf.compat.v1.Session,
+        definitions: dict[str, SignatureDef],
+    ):
+        self.model_name, self.version = model_name, version
+        self.definitions = definitions
+        self._session, self._users = session, 0
+        self._signatures = {
+            name: Signature(model_name, definition, session)
+            for name, definition in definitions.items()
+            if _has_dense_tensors(definition)
+        }
+
+    def signature(self, name: str) -> Signature:
+        """The signature of a name; "" stands for the default one.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, there is none of that name.
+        """
+        name = name or DEFAULT_SIGNATURE
+        if name not in self._signatures:
+            raise invalid_argument(
+                f'Serving signature name: "{name}" not found in signature def; '
+                f"there are {sorted(self._signatures)}"
+            )
+        return self._signatures[name]
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keeps it loaded for the time of a request; for the event loop alone."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+
+    async def unused(self) -> None:
+        """Wait for the requests that are under way."""
+        while self._users:
+            await asyncio.sleep(0.01)
+
+    def close(self) -> None:
+        """Give its memory back; no request may be under way."""
+        self._signatures.clear()
+        self._session.close()
+
+
+def load_servable(model_name: str, version: int, folder: pathlib.Path) -> Servable:
+    """Load a SavedModel as TF Serving does: its graph into a session, then the warm-up requests.
+
+    Args:
+        model_name: the model's name.
+        version: number of the version.
+        folder: the SavedModel.
+
+    Returns:
+        The version, ready to answer.
+
+    Raises:
+        ServingError: a warm-up request fails.
+        OSError, ValueError, RuntimeError, tf.errors.OpError: it is not a SavedModel that loads.
+    """
+    graph = tf.Graph()
+    session = tf.compat.v1.Session(
+        graph=graph, config=tf.compat.v1.ConfigProto(allow_soft_placement=True)
+    )
+    try:
+        with graph.as_default():
+            meta_graph = tf.compat.v1.saved_model.load(
+                session, [tf.saved_model.SERVING], str(folder)
+            )
+        servable = Servable(model_name, version, session, dict(meta_graph.signature_def))
+        _warm_up(servable, folder / WARMUP_FILE)
+    except BaseException:
+        session.close()
+        raise
+    return servable
+
+
+def _warm_up(servable: Servable, path: pathlib.Path) -> None:
+    """Run the Predict requests of a file of warm-up requests, where there is one."""
+    if not path.is_file():
+        return
+    for number, record in enumerate(read_records(path)):
+        if number >= MAX_WARMUP_RECORDS:
+            raise ValueError(f"{path}: more than {MAX_WARMUP_RECORDS} warm-up requests")
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        if log.WhichOneof("log_type") != "predict_log":
+            continue
+        request = log.predict_log.request
+        inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+        signature = servable.signature(request.model_spec.signature_name)
+        signature(signature.checked(inputs))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """A model to serve: its name in requests, and the folder of its versions."""
+
+    name: str
+    base_path: pathlib.Path
+
+    def versions(self) -> dict[int, pathlib.Path]:
+        """Folders of the versions that lie there, by number.
+
+        A folder without saved_model.pb is left out: it may be one that is being written.
+        """
+        try:
+            folders = [p for p in self.base_path.iterdir() if p.name.isascii()]
+        except OSError:
+            return {}
+        return {
+            int(p.name): p
+            for p in folders
+            if p.name.isdecimal() and (p / "saved_model.pb").is_file()
+        }
+
+
+def _fingerprint(folder: pathlib.Path) -> tuple:
+    """What changes when the files of a folder do."""
+    try:
+        files = [(p, p.stat()) for p in sorted(folder.rglob("*"))]
+    except OSError:
+        return ()
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in files)
+
+
+class ModelManager:
+    """The loaded versions of all models, kept as their folders say.
+
+    Methods are for the event loop alone; loading runs in a thread of its own.
+
+    Args:
+        sources: the models.
+        num_versions: how many of the newest versions of each are loaded; 0 for all.
+
+    Raises:
+        ValueError: two models have one name, or num_versions is below 0.
+    """
+
+    def __init__(self, sources: Sequence[ModelSource], num_versions: int = 1):
+        names = [source.name for source in sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"model_name: expected a different name for each, got {names}")
+        if num_versions < 0:
+            raise ValueError(f"num_versions: expected at least 0, got {num_versions}")
+        self._sources, self._num_versions = tuple(sources), num_versions
+        self._servables: dict[str, dict[int, Servable]] = {name: {} for name in names}
+        self._statuses: dict[str, dict[int, ModelVersionStatus]] = {name: {} for name in names}
+        # Contents of versions that did not load: they are tried again when they change.
+        self._failed: dict[tuple[str, int], tuple] = {}
+        self._loader = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="load")
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the models, loaded or not."""
+        return [*self._servables]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model has a version that answers."""
+        return all(self._servables.values())
+
+    def get(self, name: str, version: int | None = None) -> Servable:
+        """A loaded version of a model, by default the newest.
+
+        Raises:
+            ServingError: NOT_FOUND, it is not loaded.
+        """
+        if not name:
+            raise invalid_argument("ModelSpec has no name specified.")
+        loaded = self._servables.get(name, {})
+        if version is None and loaded:
+            return loaded[max(loaded)]
+        if version not in loaded:
+            wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            raise ServingError(
+                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}"
+            )
+        return loaded[version]
+
+    def statuses(self, name: str, version: int | None = None) -> list[ModelVersionStatus]:
+        """State of one version of a model, or of all, newest first.
+
+        Raises:
+            ServingError: NOT_FOUND, there is no such version or model.
+        """
+        known = self._statuses.get(name, {})
+        if version is not None:
+            if version not in known:
+                raise ServingError(
+                    grpc.StatusCode.NOT_FOUND, f"Could not find version {version} of model {name}"
+                )
+            return [known[version]]
+        if not known:
+            raise ServingError(
+                grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {name}"
+            )
+        return [known[number] for number in sorted(known, reverse=True)]
+
+    async def refresh(self) -> None:
+        """Load and unload until the versions are those of the folders.
+
+        A version that fails to load says so in its status and the log, and leaves the older one.
+        """
+        for source in self._sources:
+            found = source.versions()
+            wanted = sorted(found, reverse=True)[: self._num_versions or None]
+            loaded = self._servables[source.name]
+            for version in wanted:
+                if version not in loaded:
+                    await self._load(source.name, version, found[version])
+            # Nothing better came, or the folder is gone: then the old one goes on.
+            if any(version in loaded for version in wanted):
+                for version in sorted(set(loaded) - set(wanted)):
+                    await self._unload(source.name, version)
+
+    async def watch(self, poll_seconds: float) -> None:
+        """Refresh for ever, every so many seconds."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(poll_seconds)
+
+    async def close(self) -> None:
+        """Unload everything."""
+        for name, loaded in self._servables.items():
+            for version in [*loaded]:
+                await self._unload(name, version)
+        self._loader.shutdown()
+
+    async def _load(self, name: str, version: int, folder: pathlib.Path) -> None:
+        key, contents = (name, version), _fingerprint(folder)
+        if self._failed.get(key) == contents:
+            return
+        self._set_status(name, version, ModelVersionStatus.LOADING)
+        loop = asyncio.get_running_loop()
+        try:
+            servable = await loop.run_in_executor(
+                self._loader, load_servable, name, version, folder
+            )
+        except Exception as error:  # A file of any kind may lie there; the server goes on.
+            reason = as_serving_error(error)
+            self._failed[key] = contents
+            self._set_status(name, version, ModelVersionStatus.END, reason)
+            _LOG.error("%s version %d does not load: %s", name, version, reason.message)
+            return
+        self._failed.pop(key, None)
+        self._servables[name][version] = servable
+        self._set_status(name, version, ModelVersionStatus.AVAILABLE)
+        _LOG.info("%s version %d is loaded", name, version)
+
+    async def _unload(self, name: str, version: int) -> None:
+        servable = self._servables[name].pop(version)
+        self._set_status(name, version, ModelVersionStatus.UNLOADING)
+        await servable.unused()
+        servable.close()
+        self._set_status(name, version, ModelVersionStatus.END)
+        _LOG.info("%s version %d is unloaded", name, version)
+
+    def _set_status(
+        self, name: str, version: int, state: int, error: ServingError | None = None
+    ) -> None:
+        status = ModelVersionStatus(version=version, state=state)
+        if error:
+            status.status.error_code = error.code.value[0]
+            status.status.error_message = error.message
+        else:
+            status.status.error_code = 0
+        self._statuses[name][version] = status

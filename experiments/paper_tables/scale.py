@@ -1,0 +1,123 @@
+"""Sizes of one's own for the paper's tables: a JSON file of what differs from a named scale."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.paper_tables.grid import GridError
+from experiments.paper_tables.recipes import SCALES, TARGETS, Recipe, Scale, model_config
+
+
+def read_scale(scale: str) -> Scale:
+    """Return a scale by its name, or as a file says it.
+
+    The file holds the fields of `Scale` that differ from those of the scale that it names as
+    "scale" ("full" if it names none); those of a recipe or of the pre-training likewise:
+
+        {"scale": "full", "seeds": [1, 2], "pretraining": {"steps": 50000, "warmup_steps": 500},
+         "recipes": {"mnli": {"learning_rates": [3e-5], "epochs": 2}}}
+
+    Args:
+        scale: "full", "small" or the path of a JSON file.
+
+    Raises:
+        GridError: it is none of these, or the file holds what a scale has not; names it.
+    """
+    if scale in SCALES:
+        return SCALES[scale]
+    path = pathlib.Path(scale)
+    names = ", ".join(SCALES)
+    if not path.is_file():
+        raise GridError(f"--scale: expected {names} or a JSON file, got {scale!r}")
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise GridError(f"{path}: not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise GridError(f"{path}: expected an object, got {type(given).__name__}")
+    begun = given.pop("scale", "full")
+    if not isinstance(begun, str) or begun not in SCALES:
+        raise GridError(f"{path}: scale: expected one of {names}, got {begun!r}")
+    if "name" in given:
+        raise GridError(f"{path}: name: is that of the file; its words are to be given as words")
+    words = f"the {begun} scale, changed"
+    base = dataclasses.replace(SCALES[begun], name=path.name, words=words)
+    if "own_recipes" in given and base.own_recipes is None:
+        base = dataclasses.replace(base, own_recipes=base.recipes)
+    made = _changed(base, given, os.fspath(path))
+    if len(set(made.seeds)) < len(made.seeds):
+        raise GridError(f"{path}: seeds: expected distinct ones, got {list(made.seeds)}")
+    try:
+        model_config(made.pretraining.config, vocab_size=30_522)
+    except (TypeError, ValueError) as error:
+        raise GridError(f"{path}: pretraining: config: {error}") from error
+    return made
+
+
+def _changed(made: Any, given: Any, where: str) -> Any:
+    """Return a dataclass with the values that an object of the file gives."""
+    if not isinstance(given, dict):
+        raise GridError(f"{where}: expected an object, got {given!r}")
+    kinds = typing.get_type_hints(type(made))
+    unknown = sorted(set(given) - set(kinds))
+    if unknown:
+        raise GridError(f"{where}: unknown {unknown[0]!r}; known are {', '.join(kinds)}")
+    changes = {
+        name: _converted(value, kinds[name], getattr(made, name), f"{where}: {name}")
+        for name, value in given.items()
+    }
+    if isinstance(made, Recipe) and ("epochs" in given) != ("steps" in given):
+        changes = {"epochs": None, "steps": None, **changes}  # one is said instead of the other
+    return dataclasses.replace(made, **changes)
+
+
+def _converted(value: Any, kind: Any, made: Any, where: str) -> Any:
+    """Return a value of the file as the field of a dataclass holds it.
+
+    Args:
+        value: what the file gives.
+        kind: the field's type.
+        made: what the field holds already.
+        where: what an error names.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _changed(made, value, where)
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _converted(value, parts[0], made, where)
+    if origin is tuple and isinstance(value, list):
+        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else list(parts)
+        if value and len(kinds) == len(value):
+            pairs = enumerate(zip(value, kinds, strict=True))
+            return tuple(_converted(one, k, None, f"{where}[{i}]") for i, (one, k) in pairs)
+        expected = "at least one value" if parts[-1] is Ellipsis else f"{len(parts)} values"
+        raise GridError(f"{where}: expected {expected}, got {value!r}")
+    if origin is Mapping and isinstance(value, dict):
+        if parts[1] is not Recipe:
+            return {**made, **value}
+        unknown = sorted(set(value) - {*TARGETS, ""})
+        if unknown:
+            raise GridError(f"{where}: unknown {unknown[0]!r}; known are {', '.join(TARGETS)}, ''")
+        of_all = made[""]
+        changed = {
+            name: _changed(made.get(name, of_all), one, f"{where}: {name or repr(name)}")
+            for name, one in value.items()
+        }
+        return {**made, **changed}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind or (kind in (int, float) and value < 0):
+        words = {int: "an integer of at least 0", float: "a number of at least 0"}
+        expected = words.get(kind) or {bool: "true or false", str: "a text"}.get(kind)
+        expected = expected or ("an object" if origin is Mapping else "a list")
+        raise GridError(f"{where}: expected {expected}, got {value!r}")
+    return value

@@ -1,0 +1,407 @@
+"""The tables of the paper (arXiv 1810.04805) as grids of runs, with the paper's own figures.
+
+A table is rows and columns of cells. A cell names the runs that give it (one for each seed and
+each choice of hyper-parameters), the figure that is read from their results, and what the paper
+has there. `make_table` builds one for a `Scale`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bert_tf.config import BertConfig
+from experiments.paper_tables.grid import GridError, Run
+from experiments.paper_tables.recipes import TARGETS, Places, Scale
+from experiments.paper_tables.runs import Cell, RunsOfTable, folder_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line: its label and a cell for each column, None where the table has none."""
+
+    label: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table, and all runs that it needs.
+
+    Attributes:
+        number: in the paper.
+        title: of the paper's table, in our words.
+        note: how what is made here differs from the paper, one sentence each.
+        columns: titles.
+        rows: lines.
+        runs: the grid.
+        curves: label -> name of a run whose learning curve is shown.
+        shown_model: name of the run whose model the pictures of attention show, where there is one.
+    """
+
+    number: int
+    title: str
+    note: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    runs: tuple[Run, ...]
+    curves: tuple[tuple[str, str], ...] = ()
+    shown_model: str | None = None
+
+
+_SMALL_NOTE = (
+    "Small models, few steps and samples of the training sets: this shows that all of it runs, and "
+    "its figures are not to be compared with the paper's."
+)
+_DEV_NOTE = "Ours are figures on dev; the paper's of this table are of the hidden test sets."
+_SHARED_NOTE = "Rates and batch sizes are chosen on dev by the mean over seeds, as the paper did."
+
+
+def _notes(scale: Scale, *notes: str) -> tuple[str, ...]:
+    return (*((_SMALL_NOTE,) if scale.name == "small" else (_SHARED_NOTE,)), *notes)
+
+
+def _models(places: Places) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Return (label, folder, configuration) of the pre-trained models that were given."""
+    found = [("base", places.get("model_dir"))]
+    if places.large_model_dir is not None:
+        found.append(("large", places.large_model_dir))
+    models = []
+    for label, folder in found:
+        path = pathlib.Path(folder) / "bert_config.json"
+        path = path if path.exists() else path.with_name("config.json")
+        if not path.exists():
+            raise GridError(f"{folder}: expected a model directory, with bert_config.json")
+        models.append((label, folder, BertConfig.from_json_file(path).to_dict()))
+    return models
+
+
+# Of a row of the paper: its name, layers and hidden size.
+_ROWS_OF_THE_PAPER = {"base": ("BERT-BASE", 12, 768), "large": ("BERT-LARGE", 24, 1024)}
+
+
+def _words(label: str, config: Mapping[str, Any]) -> str:
+    """Return the name of a row, with the size of the model if it is not the paper's."""
+    words, *size = _ROWS_OF_THE_PAPER[label]
+    layers, hidden = config["num_hidden_layers"], config["hidden_size"]
+    return words if size == [layers, hidden] else f"L{layers}-H{hidden} (for {words})"
+
+
+def _of_pretrained_models(
+    grid: RunsOfTable, papers: Mapping[str, Mapping[str, float | None]], targets: Sequence[str]
+) -> tuple[Row, ...]:
+    rows = []
+    for label, folder, config in _models(grid.places):
+        cells = (
+            grid.finetuned(
+                f"{grid.folder}/{label}",
+                target,
+                model_dir=folder,
+                config=config,
+                paper=papers[label].get(target),
+            )
+            for target in targets
+        )
+        rows.append(Row(_words(label, config), tuple(cells)))
+    return tuple(rows)
+
+
+def _table_1(grid: RunsOfTable) -> Table:
+    names = ("mnli", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc_f1", "rte")
+    papers: dict[str, dict[str, float]] = {
+        "base": dict(zip(names, (84.6, 71.2, 90.5, 93.5, 52.1, 85.8, 88.9, 66.4), strict=True)),
+        "large": dict(zip(names, (86.7, 72.1, 92.7, 94.9, 60.5, 86.5, 89.3, 70.1), strict=True)),
+    }
+    rows = _of_pretrained_models(grid, papers, names)
+    return Table(
+        1,
+        "GLUE",
+        _notes(grid.scale, _DEV_NOTE),
+        tuple(TARGETS[name].title for name in names),
+        rows,
+        tuple(grid.runs.values()),
+    )
+
+
+def _question_answering(
+    grid: RunsOfTable, number: int, title: str, name: str, papers: Any
+) -> Table:
+    target = TARGETS[name]
+    rows = []
+    for label, folder, config in _models(grid.places):
+        exact, f1 = papers[label]
+        cell = grid.finetuned(
+            f"{grid.folder}/{label}", name, model_dir=folder, config=config, paper=f1
+        )
+        key = "exact_match"
+        rows.append(
+            Row(
+                f"{_words(label, config)}, single",
+                (dataclasses.replace(cell, figure=key, paper=exact), cell),
+            )
+        )
+    return Table(
+        number,
+        title,
+        _notes(grid.scale),
+        (target.title.replace("F1", "EM"), target.title),
+        tuple(rows),
+        tuple(grid.runs.values()),
+    )
+
+
+def _table_2(grid: RunsOfTable) -> Table:
+    papers = {"base": (80.8, 88.5), "large": (84.1, 90.9)}
+    return _question_answering(grid, 2, "SQuAD 1.1, dev", "squad1", papers)
+
+
+def _table_3(grid: RunsOfTable) -> Table:
+    papers = {"base": (None, None), "large": (78.7, 81.9)}
+    return _question_answering(grid, 3, "SQuAD 2.0, dev", "squad2", papers)
+
+
+def _table_4(grid: RunsOfTable) -> Table:
+    papers = {"base": {"swag": 81.6}, "large": {"swag": 86.6}}
+    rows = _of_pretrained_models(grid, papers, ("swag",))
+    runs = tuple(grid.runs.values())
+    return Table(4, "SWAG, dev accuracy", _notes(grid.scale), ("SWAG",), rows, runs)
+
+
+_NO_NSP = {"next_sentence_prediction": False}
+_LEFT_TO_RIGHT = {**_NO_NSP, "left_to_right": True}
+# Table 5: words, configuration, whether a BiLSTM is put on top, and the paper's figures.
+_TASKS_OF_PRETRAINING = (
+    ("BERT-BASE", {}, False, (84.4, 88.4, 86.7, 92.7, 88.5)),
+    ("No NSP", _NO_NSP, False, (83.9, 84.9, 86.5, 92.6, 87.9)),
+    ("LTR & No NSP", _LEFT_TO_RIGHT, False, (82.1, 84.3, 77.5, 92.1, 77.8)),
+    ("+ BiLSTM", _LEFT_TO_RIGHT, True, (82.1, 84.1, 75.7, 91.6, 84.9)),
+)
+
+
+def _table_5(grid: RunsOfTable) -> Table:
+    names = ("mnli", "qnli", "mrpc", "sst2", "squad1")
+    rows, curves = [], {}
+    for words, config, with_lstm, papers in _TASKS_OF_PRETRAINING:
+        pretrained = grid.pretraining(config)
+        if not with_lstm:
+            curves[words] = pretrained
+        folder = folder_of(pretrained)
+        cells = (
+            grid.finetuned(
+                f"{folder}-bilstm" if with_lstm else folder,
+                name,
+                model_dir=grid.path(pretrained),
+                needs=(pretrained,),
+                config={**grid.scale.pretraining.config, **config},
+                paper=paper,
+                **({"bilstm": True} if with_lstm else {}),
+            )
+            for name, paper in zip(names, papers, strict=True)
+        )
+        rows.append(Row(words, tuple(cells)))
+    return Table(
+        5,
+        "Pre-training tasks, dev",
+        _notes(
+            grid.scale,
+            "A left-to-right model predicts every next piece, and a sentence is represented by its "
+            "last token, since the first sees nothing but itself; the paper does not say which it "
+            "took.",
+        ),
+        tuple(TARGETS[name].title for name in names),
+        tuple(rows),
+        tuple(grid.runs.values()),
+        tuple(curves.items()),
+        shown_model=curves["BERT-BASE"],
+    )
+
+
+_SIZES_OF_THE_PAPER = (
+    ((3, 768, 12), (5.84, 77.9, 79.8, 88.4)),
+    ((6, 768, 3), (5.24, 80.6, 82.2, 90.7)),
+    ((6, 768, 12), (4.68, 81.9, 84.8, 91.3)),
+    ((12, 768, 12), (3.99, 84.4, 86.7, 92.9)),
+    ((12, 1024, 16), (3.54, 85.7, 86.9, 93.3)),
+    ((24, 1024, 16), (3.23, 86.6, 87.8, 93.7)),
+)
+
+
+def _table_6(grid: RunsOfTable) -> Table:
+    names = ("mnli", "mrpc", "sst2")
+    rows, curves, last = [], {}, ""
+    sizes = grid.scale.sizes
+    by_size = dict(_SIZES_OF_THE_PAPER)
+    beside: Sequence[tuple[Any, Any]] = [(size, by_size.get(size, (None,) * 4)) for size in sizes]
+    if grid.scale.name == "small":  # each of its sizes stands for one of the paper's
+        beside = _SIZES_OF_THE_PAPER
+    for size, (paper_size, papers) in zip(sizes, beside, strict=True):
+        layers, hidden, heads = size
+        label = f"L{layers}-H{hidden}-A{heads}"
+        config = {
+            "num_hidden_layers": layers,
+            "hidden_size": hidden,
+            "num_attention_heads": heads,
+            "intermediate_size": 4 * hidden,
+        }
+        last = grid.pretraining(config)
+        curves[label] = last
+        perplexity = Cell(
+            (("", (last,)),), "exp:masked_lm_loss", 1.0, papers[0], higher_is_better=False
+        )
+        cells = (
+            grid.finetuned(
+                folder_of(last),
+                name,
+                model_dir=grid.path(last),
+                needs=(last,),
+                config=config,
+                paper=paper,
+            )
+            for name, paper in zip(names, papers[1:], strict=True)
+        )
+        words = label if size == paper_size else f"{label} (for L{'-'.join(map(str, paper_size))})"
+        rows.append(Row(words, (perplexity, *cells)))
+    return Table(
+        6,
+        "Model size, dev",
+        _notes(grid.scale, "Perplexity is that of masked pieces in held-out text."),
+        ("LM perplexity", *(TARGETS[name].title for name in names)),
+        tuple(rows),
+        tuple(grid.runs.values()),
+        tuple(curves.items()),
+        shown_model=last,
+    )
+
+
+# Table 7: feature choice and the paper's dev F1.
+_FEATURES_OF_THE_PAPER = (
+    ("embeddings", "Embeddings", 91.0),
+    ("second_to_last", "Second-to-Last Hidden", 95.6),
+    ("last", "Last Hidden", 94.9),
+    ("weighted_sum_last_four", "Weighted Sum Last Four Hidden", 95.9),
+    ("concat_last_four", "Concat Last Four Hidden", 96.1),
+    ("weighted_sum_all", "Weighted Sum All Layers", 95.5),
+)
+
+
+def _table_7(grid: RunsOfTable) -> Table:
+    parts = ("eval", "test") if grid.places.ner_test_file is not None else ("eval",)
+    rows = []
+    for label, folder, config in _models(grid.places):
+        paper = {"base": (96.4, 92.4), "large": (96.6, 92.8)}[label]
+        flags = {}
+        if len(parts) == 2:
+            flags = {"test_file": grid.places.ner_test_file, "do_predict": True}
+        cell = grid.finetuned(
+            f"{grid.folder}/{label}_finetuned",
+            "ner",
+            model_dir=folder,
+            config=config,
+            paper=paper[0],
+            **flags,
+        )
+        cells = [cell]
+        if len(parts) == 2:
+            of_test = dataclasses.replace(cell, figure="test_entity_f1", paper=paper[1])
+            cells.append(dataclasses.replace(of_test, result="test_results.json"))
+        rows.append(Row(f"{_words(label, config)}, fine-tuned", tuple(cells)))
+    label, folder, _ = _models(grid.places)[0]
+    for choice, words, paper in _FEATURES_OF_THE_PAPER:
+        cells = [
+            grid.tagged(
+                f"{grid.folder}/{label}",
+                choice,
+                part,
+                model_dir=folder,
+                paper=paper if part == "eval" else None,
+            )
+            for part in parts
+        ]
+        rows.append(Row(f"{words}, features", tuple(cells)))
+    return Table(
+        7,
+        "Named entities, F1",
+        _notes(grid.scale, "The paper's are of CoNLL-2003."),
+        ("dev F1", "test F1")[: len(parts)],
+        tuple(rows),
+        tuple(grid.runs.values()),
+    )
+
+
+# Table 8: fractions masked, kept and random, and the paper's figures.
+_MASKS_OF_THE_PAPER = (
+    ((80, 10, 10), (84.2, 95.4, 94.9)),
+    ((100, 0, 0), (84.3, 94.9, 94.0)),
+    ((80, 0, 20), (84.1, 95.2, 94.6)),
+    ((80, 20, 0), (84.4, 95.2, 94.7)),
+    ((0, 20, 80), (83.7, 94.8, 94.6)),
+    ((0, 0, 100), (83.6, 94.9, 94.6)),
+)
+
+
+def _table_8(grid: RunsOfTable) -> Table:
+    rows, curves = [], {}
+    choice = "concat_last_four"
+    if (grid.scale.pretraining.config.get("num_hidden_layers") or 12) < 4:
+        choice = "last"  # a small model has not four layers
+    for (masked, kept, random), papers in _MASKS_OF_THE_PAPER:
+        pretrained = grid.pretraining(
+            {}, mask_prob=masked / 100, keep_prob=kept / 100, random_prob=random / 100
+        )
+        curves[f"{masked}/{kept}/{random}"] = pretrained
+        folder = folder_of(pretrained)
+        given: dict[str, Any] = {"model_dir": grid.path(pretrained), "needs": (pretrained,)}
+        config = grid.scale.pretraining.config
+        rows.append(
+            Row(
+                f"{masked}% [MASK], {kept}% same, {random}% random",
+                (
+                    grid.finetuned(folder, "mnli", paper=papers[0], config=config, **given),
+                    grid.finetuned(folder, "ner", paper=papers[1], config=config, **given),
+                    grid.tagged(folder, choice, "eval", paper=papers[2], **given),
+                ),
+            )
+        )
+    return Table(
+        8,
+        "Masking, dev",
+        _notes(grid.scale, f"Features of the last column: {choice.replace('_', ' ')}."),
+        ("MNLI fine-tuned", "NER fine-tuned", "NER features"),
+        tuple(rows),
+        tuple(grid.runs.values()),
+        tuple(curves.items()),
+        shown_model=next(iter(curves.values())),
+    )
+
+
+_MAKERS: dict[int, Callable[[RunsOfTable], Table]] = {
+    1: _table_1,
+    2: _table_2,
+    3: _table_3,
+    4: _table_4,
+    5: _table_5,
+    6: _table_6,
+    7: _table_7,
+    8: _table_8,
+}
+NUMBERS = tuple(_MAKERS)
+
+
+def make_table(number: int, scale: Scale, places: Places, root: pathlib.Path) -> Table:
+    """Make a table of the paper.
+
+    Args:
+        number: 1 to 8.
+        scale: its sizes.
+        places: of data and models.
+        root: folder of the runs; configurations of models are written there.
+
+    Raises:
+        GridError: a place that the table needs was not given.
+        OSError: a file cannot be read or written.
+    """
+    if number not in _MAKERS:
+        raise GridError(f"table: expected 1 to 8, got {number}")
+    return _MAKERS[number](RunsOfTable(number, scale, places, root))

@@ -1,0 +1,1 @@
+"""Pre-training runs: what a command asks for, checked, and carried out."""
