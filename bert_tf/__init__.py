@@ -22,6 +22,8 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.input_pipeline.finetuning import TaskRecords as TaskRecords
     from bert_tf.input_pipeline.pretraining import pretraining_dataset as pretraining_dataset
     from bert_tf.models.encoder import bert_encoder as bert_encoder
+    from bert_tf.models.lora import add_lora as add_lora
+    from bert_tf.models.lora import merge_lora as merge_lora
     from bert_tf.models.task_models import bert_classifier as bert_classifier
     from bert_tf.models.task_models import bert_multiple_choice as bert_multiple_choice
     from bert_tf.models.task_models import (
@@ -31,21 +33,19 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.models.task_models import bert_span_labeler as bert_span_labeler
     from bert_tf.models.task_models import bert_token_classifier as bert_token_classifier
     from bert_tf.serving.predictor import Predictor as Predictor
-    from bert_tf.tokenization.graph_tokenizer import BertPreprocessor as BertPreprocessor
+    from bert_tf.tokenization.keras_preprocessor import BertPreprocessor as BertPreprocessor
     from bert_tf.tokenization.wordpiece import FullTokenizer as FullTokenizer
     from bert_tf.training.optimizers import AdamWeightDecay as AdamWeightDecay
     from bert_tf.training.optimizers import Lamb as Lamb
     from bert_tf.training.optimizers import WarmupLinearDecay as WarmupLinearDecay
     from bert_tf.training.optimizers import create_optimizer as create_optimizer
     from bert_tf.training.trainer import Trainer as Trainer
-    from bert_tf.weights.adapters import add_lora as add_lora
-    from bert_tf.weights.adapters import merge_lora as merge_lora
+    from bert_tf.weights.keras_hub_export import save_keras_hub as save_keras_hub
+    from bert_tf.weights.keras_hub_export import to_keras_hub as to_keras_hub
     from bert_tf.weights.load import load_bert as load_bert
     from bert_tf.weights.load import load_checkpoint as load_checkpoint
     from bert_tf.weights.load import load_model as load_model
     from bert_tf.weights.save import save_hf as save_hf
     from bert_tf.weights.save import save_keras as save_keras
-    from bert_tf.weights.save import save_keras_hub as save_keras_hub
     from bert_tf.weights.save import save_model_directory as save_model_directory
     from bert_tf.weights.save import save_tf1 as save_tf1
-    from bert_tf.weights.save import to_keras_hub as to_keras_hub

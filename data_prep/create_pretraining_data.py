@@ -31,9 +31,11 @@ from typing import Any
 
 from absl import app, flags
 
-from bert_tf.records.files import read_examples
-from bert_tf.tokenization.wordpiece import load_vocab
-from data_prep.pretraining import local_runner, token_store
+from bert_tf.records.decoding import read_examples
+from bert_tf.tokenization.vocabulary import load_vocab
+from data_prep.corpus import text_files
+from data_prep.pretraining import local_runner
+from data_prep.pretraining.options import Options, shard_names
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -42,9 +44,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     Args:
       values: where to define them.
     """
-    default = {
-        field.name: field.default for field in local_runner.Options.__dataclass_fields__.values()
-    }
+    default = {field.name: field.default for field in Options.__dataclass_fields__.values()}
     string = functools.partial(flags.DEFINE_string, flag_values=values)
     boolean = functools.partial(flags.DEFINE_bool, flag_values=values)
     integer = functools.partial(flags.DEFINE_integer, flag_values=values)
@@ -123,7 +123,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.mark_flags_as_required(["input_file", "output_file", "vocab_file"], values)
 
 
-def options_from_flags(values: flags.FlagValues) -> local_runner.Options:
+def options_from_flags(values: flags.FlagValues) -> Options:
     """Options of a run.
 
     Args:
@@ -140,21 +140,17 @@ def options_from_flags(values: flags.FlagValues) -> local_runner.Options:
     if values.num_shards > 1:
         if len(outputs) > 1:
             raise ValueError("num_shards: give one --output_file with it, or list the files")
-        outputs = local_runner.shard_names(outputs[0], values.num_shards)
+        outputs = shard_names(outputs[0], values.num_shards)
     if values.gzip:
         outputs = [name if name.endswith(".gz") else name + ".gz" for name in outputs]
     dupe_factor = values.dupe_factor
     if dupe_factor is None:
-        dupe_factor = 1 if values.dynamic_masking else local_runner.Options.dupe_factor
-    given = {
-        name: values[name].value
-        for name in local_runner.Options.__dataclass_fields__
-        if name in values
-    }
-    return local_runner.Options(
+        dupe_factor = 1 if values.dynamic_masking else Options.dupe_factor
+    given = {name: values[name].value for name in Options.__dataclass_fields__ if name in values}
+    return Options(
         **{
             **given,
-            "input_files": tuple(token_store.expand_patterns(values.input_file)),
+            "input_files": tuple(text_files.expand_patterns(values.input_file)),
             "output_files": tuple(outputs),
             "dupe_factor": dupe_factor,
         }
@@ -186,7 +182,7 @@ def beam_arguments(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     return list(argv[1:])
 
 
-def _create(options: local_runner.Options, argv: Sequence[str]) -> dict[str, Any]:
+def _create(options: Options, argv: Sequence[str]) -> dict[str, Any]:
     values = flags.FLAGS
     if values.runner == "local":
         return local_runner.create_pretraining_data(
@@ -205,7 +201,7 @@ def _create(options: local_runner.Options, argv: Sequence[str]) -> dict[str, Any
     )
 
 
-def first_example(options: local_runner.Options) -> str:
+def first_example(options: Options) -> str:
     """Shows the first record as text, so that a wrong vocabulary or casing is seen at once.
 
     Args:
@@ -252,7 +248,7 @@ def main(argv: Sequence[str]) -> None:
         f"random next {counts['random_next_fraction']:.1%}, unknown tokens "
         f"{counts['unknown_token_rate']:.2%}, padding {counts['padding_fraction']:.1%}"
     )
-    if not token_store.is_remote(options.output_files[0]):
+    if not text_files.is_remote(options.output_files[0]):
         print(first_example(options))
     for path, size in zip(options.output_files, manifest["file_bytes"], strict=True):
         print(f"wrote {path} ({size:,} bytes)")

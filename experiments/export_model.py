@@ -19,16 +19,12 @@ and so how large it is.
 
 from __future__ import annotations
 
-import os
 import pathlib
+from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from absl import app, flags, logging
 
-from typing import Any  # noqa: E402
-
-from absl import app, flags, logging  # noqa: E402
-
-from experiments.command_line.exit_status import exit_on_error  # noqa: E402
+from experiments.command_line.exit_status import exit_on_error
 
 # What each format can hold weights in.
 WEIGHTS = {
@@ -55,8 +51,9 @@ def run(values: flags.FlagValues) -> None:
         ImportError: a package of the format's extra is missing.
     """
     from bert_tf.serving.load import load_served_model
+    from bert_tf.serving.onnx import export_onnx
     from bert_tf.serving.saved_model import export_saved_model
-    from bert_tf.serving.tflite import export_onnx, export_tflite
+    from bert_tf.serving.tflite import export_tflite
 
     if values.weights not in WEIGHTS[values.format]:
         raise ValueError(

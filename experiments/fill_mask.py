@@ -1,4 +1,4 @@
-"""Fills in [MASK] with a SavedModel that `bert_tf.export` wrote.
+"""Fills in [MASK] with a SavedModel that `export_model.py` wrote.
 
 It needs TensorFlow and tensorflow_text and nothing of this package: what the SavedModel holds is
 enough.
@@ -9,13 +9,10 @@ enough.
 Without --text it reads sentences from standard input, one a line.
 """
 
-import os
 import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-from absl import app, flags  # noqa: E402
+from absl import app, flags
 
 MASK_TOKEN = "[MASK]"
 

@@ -8,8 +8,8 @@ Tables 1 to 4 (GLUE, SQuAD 1.1 and 2.0, SWAG) and 7 (named entities) fine-tune t
 --model_dir and --large_model_dir; 5 (pre-training tasks), 6 (model size) and 8 (masking) pre-train
 their own on --corpus_files. --scale=full is the paper's recipe, with its search over rates, and
 prints what it will cost before it begins; --scale=small is the same code with small models on
-samples; --scale=FILE.json has sizes of your own (see experiments/paper_scale.py). The same command
-goes on with what was stopped, and runs again what failed. In the folder tableN of --output_dir:
+samples; --scale=FILE.json has sizes of your own (see paper_tables/scale.py). The same command goes
+on with what was stopped, and runs again what failed. In the folder tableN of --output_dir:
 REPORT.md, REPORT.html and the runs, each with its log beside it. Records and the models of tables
 5, 6 and 8 lie in data and pretrained, and tables share them.
 """
@@ -22,18 +22,12 @@ import pathlib
 import sys
 from collections.abc import Mapping
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from absl import app, flags
 
-from absl import app, flags  # noqa: E402
-
-from experiments.command_line.exit_status import exit_on_error  # noqa: E402
-from experiments.paper_tables import (  # noqa: E402
-    grid,
-    recipes,
-    report,
-    tables,
-)
-from experiments.paper_tables.scale import read_scale  # noqa: E402
+from experiments.command_line.exit_status import exit_on_error
+from experiments.paper_tables import grid, recipes, report, tables
+from experiments.paper_tables.pictures import png_of
+from experiments.paper_tables.scale import read_scale
 
 FLAGS = flags.FLAGS
 _TEXTS = ("The capital of the country is a large [MASK].", "It lies on both banks of the river.")
@@ -146,15 +140,20 @@ def pictures(
     shown = table.shown_model
     if shown is None or shown not in outcomes or not outcomes[shown].finished:
         return []
-    from experiments import plot_attention
+    from experiments.plots.attention import (
+        attention_figure,
+        embedding_figure,
+        look,
+        prediction_figure,
+    )
 
-    seen = plot_attention.look(root / shown, text, text_b)
+    seen = look(root / shown, text, text_b)
     words = f"{text} {text_b} ({shown})"
-    drawn = [("Attention", plot_attention.attention_figure(seen))]
+    drawn = [("Attention", attention_figure(seen))]
     if seen.pieces:
-        drawn.append(("Predictions by layer", plot_attention.prediction_figure(seen)))
-    drawn.append(("Embeddings", plot_attention.embedding_figure(seen)))
-    return [(heading, words, report.png_of(figure)) for heading, figure in drawn]
+        drawn.append(("Predictions by layer", prediction_figure(seen)))
+    drawn.append(("Embeddings", embedding_figure(seen)))
+    return [(heading, words, png_of(figure)) for heading, figure in drawn]
 
 
 def _absolute(places: str | None) -> str | None:

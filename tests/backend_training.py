@@ -12,14 +12,11 @@ import keras
 import numpy as np
 
 from bert_tf.config import BertConfig
-from bert_tf.models.task_models import (
-    bert_classifier,
-    bert_pretrainer,
-    pretraining_compile_arguments,
-)
+from bert_tf.models.lora import add_lora
+from bert_tf.models.task_models import bert_classifier, bert_pretrainer
+from bert_tf.models.variables import to_numpy
+from bert_tf.training.objectives import pretraining_compile_arguments
 from bert_tf.training.optimizers import create_optimizer
-from bert_tf.weights.adapters import add_lora
-from bert_tf.weights.checkpoint import to_numpy
 
 STEPS, BATCH, LENGTH, PREDICTIONS = 10, 5, 11, 3
 CASES = ("adamw", "lamb", "recompute", "lora")

@@ -55,8 +55,9 @@ def make_trainer(case: Case, folder: pathlib.Path, strategy=None):
     import keras
 
     from bert_tf.models.task_models import bert_pretrainer
+    from bert_tf.training.objectives import PretrainingObjective
     from bert_tf.training.optimizers import create_optimizer
-    from bert_tf.training.trainer import PretrainingObjective, Trainer
+    from bert_tf.training.trainer import Trainer
     from tests import synthetic_records as synthetic
 
     keras.utils.set_random_seed(3)
@@ -135,7 +136,7 @@ def run(case: Case, records: str, folder: pathlib.Path, strategy=None):
 
 def fit(case: Case, records: str, folder: pathlib.Path, strategy):
     """As `run`, with `keras.Model.fit`; returns the weights."""
-    from bert_tf.models.task_models import pretraining_compile_arguments
+    from bert_tf.training.objectives import pretraining_compile_arguments
     from tests import synthetic_records as synthetic
 
     trainer = make_trainer(case, folder, strategy)

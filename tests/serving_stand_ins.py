@@ -8,7 +8,7 @@ import threading
 
 import tensorflow as tf
 
-from experiments import serve
+from experiments.model_server.server import ServerOptions, serve
 
 TEXTS = tf.TensorSpec([None], tf.string)
 LABELS = ("negative", "neutral", "positive")
@@ -221,7 +221,7 @@ class RunningServer:
             self._listening.set()
 
         try:
-            await serve.serve(self.options, self._stop, listening)
+            await serve(self.options, self._stop, listening)
         except Exception as error:
             self.failure = error
         finally:
@@ -284,7 +284,7 @@ class RunningServer:
 def running(models, wait_ready=True, **options):
     """A server of models, (name, folder) each, on free ports of loopback."""
     defaults = {"rest_api_port": 0, "port": 0, "file_system_poll_wait_seconds": 0.05}
-    server = RunningServer(serve.ServerOptions(models=tuple(models), **{**defaults, **options}))
+    server = RunningServer(ServerOptions(models=tuple(models), **{**defaults, **options}))
     server.start()
     try:
         if wait_ready:

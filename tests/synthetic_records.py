@@ -5,12 +5,9 @@ import pathlib
 
 import numpy as np
 
-from bert_tf.records.files import (
-    RecordWriter,
-    encode_examples,
-    pretraining_features,
-    unmasked_pretraining_features,
-)
+from bert_tf.records.encoding import encode_examples
+from bert_tf.records.files import RecordWriter
+from bert_tf.records.schema import pretraining_features, unmasked_pretraining_features
 
 LENGTH, PREDICTIONS, VOCAB_SIZE = 31, 5, 97
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

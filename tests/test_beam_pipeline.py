@@ -15,8 +15,9 @@ from absl import flags
 
 from bert_tf.records.files import scan_records
 from data_prep import create_pretraining_data as script
-from data_prep.pretraining import local_runner, token_store
-from data_prep.pretraining.local_runner import Options
+from data_prep.corpus import text_files
+from data_prep.pretraining import local_runner, units
+from data_prep.pretraining.options import Options, shard_names
 
 pytest.importorskip("apache_beam", reason="Apache Beam is not installed: pip install '.[beam]'")
 
@@ -40,14 +41,14 @@ VOCABULARY = GOLDEN / "tiny_vocab_uncased.txt"
 @pytest.fixture
 def small_steps(monkeypatch):
     """Many pieces, bundles, blocks, files of pairs and chunks from little text."""
-    monkeypatch.setattr(token_store, "PIECE_BYTES", 601)
+    monkeypatch.setattr(text_files, "PIECE_BYTES", 601)
     monkeypatch.setattr(beam_runner, "PIECE_BYTES", 397)
     monkeypatch.setattr(beam_runner, "BUNDLE_PIECES", 2)
-    monkeypatch.setattr(local_runner, "BLOCK_SENTENCES", 41)
-    monkeypatch.setattr(local_runner, "LOCKSTEP_DOCUMENTS", 31)
-    monkeypatch.setattr(local_runner, "SHUFFLED_PAIRS", 19)
-    monkeypatch.setattr(local_runner, "CHUNK_INSTANCES", 29)
-    monkeypatch.setattr(local_runner, "BATCH_TOKENS", 47 * 13)
+    monkeypatch.setattr(units, "BLOCK_SENTENCES", 41)
+    monkeypatch.setattr(units, "LOCKSTEP_DOCUMENTS", 31)
+    monkeypatch.setattr(units, "SHUFFLED_PAIRS", 19)
+    monkeypatch.setattr(units, "CHUNK_INSTANCES", 29)
+    monkeypatch.setattr(units, "BATCH_TOKENS", 47 * 13)
 
 
 def options_of(folder, **changes):
@@ -165,7 +166,7 @@ def test_text_and_records_may_lie_on_other_file_systems(tmp_path, small_steps, m
     (tmp_path / "text" / "2.txt.gz").write_bytes(
         gzip.compress((GOLDEN / "tiny_2.txt").read_bytes())
     )
-    inputs = tuple(token_store.expand_patterns("mapped://text/1.txt,mapped://text/*.gz"))
+    inputs = tuple(text_files.expand_patterns("mapped://text/1.txt,mapped://text/*.gz"))
     assert inputs == ("mapped://text/1.txt", "mapped://text/2.txt.gz")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "0.tfrecord").write_bytes(b"of an earlier run")
@@ -283,7 +284,7 @@ def longer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("longer")
     text = folder / "text.txt"
     text.write_bytes((GOLDEN / "tiny_1.txt").read_bytes() * 1201)
-    outputs = local_runner.shard_names(str(folder / "x.tfrecord"), 3)
+    outputs = shard_names(str(folder / "x.tfrecord"), 3)
     options = options_of(
         folder,
         input_files=(str(text),),

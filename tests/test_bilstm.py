@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bert_tf.models.bilstm_tagger import FEATURE_CHOICES, ScalarMix, bilstm_tagger
-from bert_tf.weights.checkpoint import to_numpy
+from bert_tf.models.variables import to_numpy
 
 LABELS, SIZE, MIXED, UNITS = 5, 7, 3, 11
 

@@ -15,11 +15,14 @@ import safetensors.numpy
 import tensorflow as tf
 
 from bert_tf.models.task_models import HEADS
+from bert_tf.models.variables import weights_by_name
 from bert_tf.tokenization.wordpiece import FullTokenizer
-from bert_tf.weights.checkpoint import locate, open_checkpoint, read_json, weights_by_name
+from bert_tf.weights.checkpoint import open_checkpoint
+from bert_tf.weights.keras_hub_export import save_keras_hub
 from bert_tf.weights.layouts import HF, KERAS_HUB, OURS, TF1
 from bert_tf.weights.load import load_bert, load_checkpoint
-from bert_tf.weights.save import save_hf, save_keras, save_keras_hub, save_model_directory, save_tf1
+from bert_tf.weights.locate import locate, read_json
+from bert_tf.weights.save import save_hf, save_keras, save_model_directory, save_tf1
 from bert_tf.weights.tensor_bundle import write_tensors
 from bert_tf.weights.tensor_files import CorruptCheckpointError
 from tests import synthetic_records as synthetic

@@ -15,19 +15,14 @@ import tensorflow as tf
 
 from bert_tf.config import ACTIVATIONS, BertConfig
 from bert_tf.models.task_models import HEADS
+from bert_tf.models.variables import weights_by_name
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights import tensor_files
-from bert_tf.weights.checkpoint import locate, weights_by_name
+from bert_tf.weights.keras_hub_export import save_keras_hub, to_keras_hub
 from bert_tf.weights.layouts import KERAS_HUB
 from bert_tf.weights.load import load_bert, load_checkpoint, load_model
-from bert_tf.weights.save import (
-    save_hf,
-    save_keras,
-    save_keras_hub,
-    save_model_directory,
-    save_tf1,
-    to_keras_hub,
-)
+from bert_tf.weights.locate import locate
+from bert_tf.weights.save import save_hf, save_keras, save_model_directory, save_tf1
 from bert_tf.weights.tensor_bundle import read_tensors
 from tests import synthetic_records as synthetic
 

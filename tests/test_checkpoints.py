@@ -15,25 +15,15 @@ import safetensors.numpy
 from bert_tf.config import BertConfig
 from bert_tf.models.encoder import bert_encoder
 from bert_tf.models.task_models import HEADS
-from bert_tf.tokenization.wordpiece import FullTokenizer, load_vocab
-from bert_tf.weights.checkpoint import open_checkpoint, weights_by_name
-from bert_tf.weights.load import (
-    RESIZABLE,
-    load_bert,
-    load_checkpoint,
-    load_model,
-    load_tokenizer,
-    looks_uncased,
-)
-from bert_tf.weights.save import (
-    save_hf,
-    save_keras,
-    save_keras_hub,
-    save_model_directory,
-    save_tf1,
-    to_keras_hub,
-)
+from bert_tf.models.variables import weights_by_name
+from bert_tf.tokenization.vocabulary import load_vocab
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights.checkpoint import open_checkpoint
+from bert_tf.weights.keras_hub_export import save_keras_hub, to_keras_hub
+from bert_tf.weights.load import RESIZABLE, load_bert, load_checkpoint, load_model
+from bert_tf.weights.save import save_hf, save_keras, save_model_directory, save_tf1
 from bert_tf.weights.tensor_bundle import read_tensors, write_tensors
+from bert_tf.weights.tokenizers import load_tokenizer, looks_uncased
 from tests import synthetic_records as synthetic
 
 # Keras of itself reads its variables in a way that NumPy is about to give up.

@@ -14,6 +14,9 @@ from bert_tf.weights import save
 from bert_tf.weights.load import load_bert
 from bert_tf.weights.save import save_hf, save_model_directory
 from experiments import convert_checkpoint
+from experiments.conversion import convert as conversion_convert
+from experiments.conversion import verify
+from experiments.conversion.verify import Mismatch, fixed_batch, our_outputs
 from tests import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -34,7 +37,7 @@ def convert(source, target, file_format, **changes):
         for value in (values_of if isinstance(values_of, list) else [values_of])
     ]
     values(["convert_checkpoint.py", *(f"--{name}={value}" for name, value in pairs)])
-    convert_checkpoint.convert(values)
+    conversion_convert.convert(values)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def test_a_difference_is_noticed(classifier, tmp_path, monkeypatch, capsys):
         return write(directory, other, tokenizer, labels)
 
     monkeypatch.setattr(save, "save_hf", write_another)
-    with pytest.raises(convert_checkpoint.Mismatch, match="differ by more than 0.0001"):
+    with pytest.raises(Mismatch, match="differ by more than 0.0001"):
         convert(classifier, tmp_path / "hf", "hf")
     printed = capsys.readouterr().out
     assert "40 weights equal to the bit, 1 not: bert/encoder/layer_1/output/dense/bias" in printed
@@ -125,7 +128,7 @@ def test_a_difference_is_noticed(classifier, tmp_path, monkeypatch, capsys):
 
 def test_outputs_are_compared_by_name_shape_and_value():
     a = {"x": np.zeros((2, 3)), "y": np.ones(5)}
-    compare = convert_checkpoint.compare
+    compare = verify.compare
     assert compare("w", a, a, 0.0)[1]
     assert not compare("w", a, {"z": a["x"]}, 1.0)[1]
     assert not compare("w", a, {"x": np.zeros((3, 2))}, 1.0)[1]
@@ -148,11 +151,11 @@ def test_the_fixed_batch_fits_every_model(kind, changes):
     )
     head = HEADS[kind]
     model = head.make(config, num_labels=3) if head.has_labels else head.make(config)
-    batch = convert_checkpoint.fixed_batch(config, kind)
+    batch = fixed_batch(config, kind)
     assert set(batch) == set(model.input)
     assert (batch["input_mask"].sum(-1) >= 1).all() and batch["input_mask"].min() == 0
     assert batch["segment_ids"].max() == config.type_vocab_size - 1 if not changes else True
-    outputs = convert_checkpoint.our_outputs(model, batch)
+    outputs = our_outputs(model, batch)
     assert all(np.isfinite(value).all() for value in outputs.values())
 
 
@@ -198,7 +201,7 @@ def test_a_tokenizer_of_the_source_that_is_not_berts_is_a_difference(classifier,
     unknown = pieces.index("[UNK]")
     pieces[unknown], pieces[-1] = pieces[-1], pieces[unknown]
     (tmp_path / "hf" / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
-    with pytest.raises(convert_checkpoint.Mismatch):
+    with pytest.raises(Mismatch):
         convert(tmp_path / "hf", tmp_path / "again", "hf")
     printed = capsys.readouterr().out
     assert "tokenizer of the source in transformers" in printed and "DIFFERS" in printed

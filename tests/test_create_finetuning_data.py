@@ -8,14 +8,15 @@ import sys
 import pytest
 from absl import flags
 
-from bert_tf.records.files import (
+from bert_tf.records.decoding import read_examples
+from bert_tf.records.files import scan_records
+from bert_tf.records.schema import (
     classification_features,
-    read_examples,
-    scan_records,
     span_features,
     token_classification_features,
 )
-from data_prep import create_finetuning_data as script
+from data_prep import create_finetuning_data
+from data_prep.finetuning.flags import define_data_flags, sources_from_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 VOCAB = pathlib.Path(__file__).parent / "golden" / "tokenization" / "tiny_vocab.txt"
@@ -23,13 +24,13 @@ VOCAB = pathlib.Path(__file__).parent / "golden" / "tokenization" / "tiny_vocab.
 
 def _values(*arguments):
     values = flags.FlagValues()
-    script.define_flags(values)
+    create_finetuning_data.define_flags(values)
     values(["create_finetuning_data", f"--vocab_file={VOCAB}", "--output_dir=out", *arguments])
     return values
 
 
 def _sources(*arguments):
-    return script.sources_from_flags(_values(*arguments))
+    return sources_from_flags(_values(*arguments))
 
 
 def _run(*arguments, vocab=VOCAB):
@@ -211,10 +212,10 @@ def test_questions(tmp_path):
 def test_scripts_without_the_flags_refuse_the_tasks(tmp_path):
     for name in ("ner", "squad1.1"):
         values = flags.FlagValues()
-        script.define_data_flags(values)
+        define_data_flags(values)
         values(["x", f"--task_name={name}", f"--train_file={_write(tmp_path, 'x', 'x')}"])
         with pytest.raises(ValueError, match=f"task_name: {name} is for another script"):
-            script.sources_from_flags(values)
+            sources_from_flags(values)
 
 
 @pytest.mark.parametrize(

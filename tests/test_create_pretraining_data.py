@@ -19,17 +19,17 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bert_tf.records.files import (
-    compression_of,
-    parse_example_fn,
-    read_examples,
-    read_records,
-    scan_records,
-)
-from bert_tf.tokenization.wordpiece import FullTokenizer, load_vocab
+from bert_tf.records.decoding import parse_example_fn, read_examples
+from bert_tf.records.files import compression_of, read_records, scan_records
+from bert_tf.tokenization.vocabulary import load_vocab
+from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep import create_pretraining_data as script
-from data_prep.pretraining import instances, local_runner, original_order, token_store
-from data_prep.pretraining.local_runner import Options, create_pretraining_data
+from data_prep.corpus import text_files
+from data_prep.pretraining import instances, local_runner, original_order, token_store, units
+from data_prep.pretraining.local_runner import create_pretraining_data
+from data_prep.pretraining.options import Options, shard_names
+from data_prep.pretraining.stages import _deal
+from data_prep.pretraining.work_folder import work_folder
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "pretraining_data"
 DIGESTS = json.loads((GOLDEN / "digests.json").read_text())
@@ -362,12 +362,12 @@ def test_default_mode_has_the_statistics_of_compatible_mode(tmp_path, words):
 @pytest.fixture
 def small_steps(monkeypatch):
     """Many pieces, blocks, files of pairs and chunks from little text."""
-    monkeypatch.setattr(token_store, "PIECE_BYTES", 601)
-    monkeypatch.setattr(local_runner, "BLOCK_SENTENCES", 41)
-    monkeypatch.setattr(local_runner, "LOCKSTEP_DOCUMENTS", 31)
-    monkeypatch.setattr(local_runner, "SHUFFLED_PAIRS", 19)
-    monkeypatch.setattr(local_runner, "CHUNK_INSTANCES", 29)
-    monkeypatch.setattr(local_runner, "BATCH_TOKENS", 47 * 13)
+    monkeypatch.setattr(text_files, "PIECE_BYTES", 601)
+    monkeypatch.setattr(units, "BLOCK_SENTENCES", 41)
+    monkeypatch.setattr(units, "LOCKSTEP_DOCUMENTS", 31)
+    monkeypatch.setattr(units, "SHUFFLED_PAIRS", 19)
+    monkeypatch.setattr(units, "CHUNK_INSTANCES", 29)
+    monkeypatch.setattr(units, "BATCH_TOKENS", 47 * 13)
 
 
 def _bytes(folder):
@@ -441,7 +441,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path, suffix):
 
 
 def test_instances_are_spread_evenly_over_shards(tmp_path, small_steps):
-    names = local_runner.shard_names(str(tmp_path / "a.tfrecord"), 7)
+    names = shard_names(str(tmp_path / "a.tfrecord"), 7)
     assert names[3] == str(tmp_path / "a-00003-of-00007.tfrecord")
     options = _tiny_options(tmp_path, output_files=names)
     manifest = create_pretraining_data(options, 1, show_progress=False)
@@ -462,7 +462,7 @@ def test_every_pair_is_dealt_out_once(tmp_path, small_steps, monkeypatch):
     """The same pairs come out, whatever the chunks and files; only their order differs."""
     made = []
     for number, (chunk, files) in enumerate(((10_007, 1), (67, 1), (5, 3))):
-        monkeypatch.setattr(local_runner, "CHUNK_INSTANCES", chunk)
+        monkeypatch.setattr(units, "CHUNK_INSTANCES", chunk)
         names = tuple(str(tmp_path / f"{number}-{i}") for i in range(files))
         options = _tiny_options(tmp_path, output_files=names, dynamic_masking=True, dupe_factor=3)
         create_pretraining_data(options, 1, show_progress=False)
@@ -474,7 +474,7 @@ def test_every_pair_is_dealt_out_once(tmp_path, small_steps, monkeypatch):
 @pytest.mark.parametrize("chunk", [67, 10_007])
 def test_records_are_shuffled(tmp_path, small_steps, monkeypatch, chunk):
     """Documents of one letter each: the letters must not come in order."""
-    monkeypatch.setattr(local_runner, "CHUNK_INSTANCES", chunk)
+    monkeypatch.setattr(units, "CHUNK_INSTANCES", chunk)
     text = tmp_path / "text.txt"
     letters = "abcdefghijklmnopqrstuvwxyz"
     text.write_text("\n\n".join("\n".join([" ".join(c * 9)] * 53) for c in letters) + "\n")
@@ -639,10 +639,10 @@ def test_seeds_and_flags_change_the_records(tmp_path):
 def test_large_counts_are_dealt_out_without_bias():
     rng = np.random.default_rng(7)
     left = np.array([400_000_000, 600_000_000, 0, 11])
-    share = local_runner._deal(rng, left, 100_003)
+    share = _deal(rng, left, 100_003)
     assert share.sum() == 100_003 and share[2] == 0 and (share <= left).all()
     assert abs(share[0] - 40_000) < 800
-    small = local_runner._deal(rng, np.array([5, 0, 7]), 12)
+    small = _deal(rng, np.array([5, 0, 7]), 12)
     assert small.tolist() == [5, 0, 7]
 
 
@@ -669,8 +669,8 @@ def test_pieces_hold_every_line_once(tmp_path, text, compressed):
     if not expected[-1]:
         expected.pop()
     for piece_bytes in range(1, 40):
-        pieces = list(token_store.text_pieces([str(path)], piece_bytes))
-        lines = [line for piece in pieces for line in token_store.piece_lines(piece)[0]]
+        pieces = list(text_files.text_pieces([str(path)], piece_bytes))
+        lines = [line for piece in pieces for line in text_files.piece_lines(piece)[0]]
         assert lines == expected
         assert sum(piece.file_bytes for piece in pieces) == (path.stat().st_size if text else 0)
 
@@ -696,7 +696,7 @@ def test_documents_are_those_of_the_original(tmp_path, texts, piece_bytes):
                 documents[-1].append(ids)
     documents = [document for document in documents if document]
     with token_store.StoreWriter(str(tmp_path)) as writer:
-        for piece in token_store.text_pieces(paths, piece_bytes):
+        for piece in text_files.text_pieces(paths, piece_bytes):
             writer.append(token_store.tokenize_piece(piece, tokenizer, False))
     store = token_store.TokenStore(str(tmp_path))
     stored = [
@@ -740,7 +740,7 @@ class TestBadText:
         _refuse(tmp_path, message, b"", compatible=compatible)
 
     def test_of_other_encoding(self, tmp_path, compatible, monkeypatch):
-        monkeypatch.setattr(token_store, "PIECE_BYTES", 5)
+        monkeypatch.setattr(text_files, "PIECE_BYTES", 5)
         text = b"one\n\ntwo\nthr\xe9e\nfour\n"
         message = r"text.txt, line 4: not UTF-8: .* \(byte 0xe9\)"
         _refuse(tmp_path, message, text, compatible=compatible)
@@ -755,7 +755,7 @@ class TestBadText:
 
 
 def test_cased_text_with_an_uncased_vocabulary(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(token_store, "PIECE_BYTES", 3)
+    monkeypatch.setattr(text_files, "PIECE_BYTES", 3)
     message = r"text.txt, line 3: cased text \('A b'\.\.\.\), .*uncased.txt has no upper-case"
     _refuse(tmp_path, message, b"one\ntwo\n A b\n", do_lower_case=False)
     monkeypatch.undo()
@@ -842,7 +842,7 @@ def test_warnings_about_the_corpus_and_flags(tmp_path, capsys):
 
 def test_two_runs_on_one_output_do_not_mix(tmp_path):
     options = _tiny_options(tmp_path)
-    with local_runner.work_folder(options):
+    with work_folder(options):
         with pytest.raises(RuntimeError, match="another run is making the same records"):
             create_pretraining_data(options, 1, show_progress=False)
 
@@ -920,7 +920,8 @@ def test_flags_have_the_defaults_of_the_original(tmp_path):
 _MEMORY_SCRIPT = """
 import resource, sys
 import numpy as np
-from data_prep import pretraining_pipeline as pipeline, token_store
+from bert_tf.files import read_json, write_json
+from data_prep.pretraining import local_runner, options as settings, token_store, work_folder
 work, vocab = sys.argv[1:]
 rng = np.random.default_rng(0)
 piece = token_store.TokenizedPiece(
@@ -930,15 +931,15 @@ with token_store.StoreWriter(work) as writer:
     for _ in range(40):
         writer.append(piece)
 del piece
-options = pipeline.Options((vocab,), (work + "/out",), vocab, dupe_factor=5)
-worker = pipeline._Worker(options, work)
+options = settings.Options((vocab,), (work + "/out",), vocab, dupe_factor=5)
+worker = local_runner._Worker(options, work)
 for block in range(3):
     worker.draw_pairs(block, block * 500_000, block * 500_000 + 20_000)
-files = [(f"pairs-{b:06d}-0000", pipeline.read_json(pipeline._block_path(work, b))[0])
+files = [(f"pairs-{b:06d}-0000", read_json(work_folder.block_path(work, b))[0])
          for b in range(3)]
-pipeline.write_json(pipeline._blocks_path(work), files)
+write_json(work_folder.blocks_path(work), files)
 for chunk in range(2):
-    (chunks,) = pipeline._plan(options, work)
+    (chunks,) = local_runner._plan(options, work)
     worker.write_chunk(chunk, False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
@@ -947,9 +948,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 def test_a_store_too_large_to_map_gives_the_same_records(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
-        local_runner,
+        units,
         "LOCKSTEP_DOCUMENTS_OF_LARGE",
-        local_runner.LOCKSTEP_DOCUMENTS,
+        units.LOCKSTEP_DOCUMENTS,
     )
     for limit in (token_store.MAX_RESIDENT_BYTES, 0):
         monkeypatch.setattr(token_store, "MAX_RESIDENT_BYTES", limit)

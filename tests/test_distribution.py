@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert_tf.models.task_models import HEAD_OF_KIND
 from bert_tf.training import distribution
 from bert_tf.training.log import METRICS_NAME, read_metrics
-from bert_tf.training.objectives import HEAD_OF_KIND, FineTuningObjective
-from bert_tf.training.trainer import PretrainingObjective
+from bert_tf.training.objectives import FineTuningObjective, PretrainingObjective
 from tests import distributed_runs as runs
 from tests import synthetic_records as synthetic
 from tests.distributed_runs import BATCH, Case

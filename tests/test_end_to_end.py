@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 
-from bert_tf.input_pipeline.pretraining import manifests_of
+from bert_tf.input_pipeline.record_checks import manifests_of
 from experiments import quickstart
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent

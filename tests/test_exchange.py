@@ -17,18 +17,13 @@ import safetensors.numpy
 
 from bert_tf.config import BertConfig
 from bert_tf.models.task_models import HEADS
+from bert_tf.models.variables import to_numpy
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.training.optimizers import create_optimizer
-from bert_tf.weights.checkpoint import to_numpy
+from bert_tf.weights.keras_hub_export import save_keras_hub, to_keras_hub
 from bert_tf.weights.layouts import HF_ARCHITECTURES, POOLER
 from bert_tf.weights.load import load_bert, load_checkpoint, load_model
-from bert_tf.weights.save import (
-    save_hf,
-    save_keras_hub,
-    save_model_directory,
-    save_tf1,
-    to_keras_hub,
-)
+from bert_tf.weights.save import save_hf, save_model_directory, save_tf1
 from tests.golden.transformers import make_golden
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -8,14 +8,16 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.models.task_models import HEADS
-from bert_tf.serving import tflite
+from bert_tf.serving import onnx, tflite
 from bert_tf.serving.load import SERVED
-from bert_tf.serving.saved_model import MODEL_CARD_NAME, sample_ids, worst_difference
-from bert_tf.serving.tflite import _to_tflite, export_onnx, export_tflite, load_tflite
-from bert_tf.tasks.answer_decoding import WindowRule
+from bert_tf.serving.model_card import MODEL_CARD_NAME
+from bert_tf.serving.onnx import export_onnx
+from bert_tf.serving.saved_model import sample_ids, worst_difference
+from bert_tf.serving.tflite import _to_tflite, export_tflite, load_tflite
+from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
-from bert_tf.tokenization.wordpiece import load_vocab
+from bert_tf.tokenization.vocabulary import load_vocab
 from experiments.benchmarks import serving
 from tests import synthetic_records as synthetic
 
@@ -208,7 +210,7 @@ class TestOnnx:
 
     @pytest.mark.slow
     def test_nothing_is_left_of_a_file_that_differs(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(tflite, "_worst_of_ids", lambda served, run: float("nan"))
+        monkeypatch.setattr(onnx, "worst_of_ids", lambda served, run: float("nan"))
         with pytest.raises(RuntimeError, match="float32 changes outputs by nan"):
             export_onnx(served_model("regression"), tmp_path)
         assert not list(tmp_path.iterdir())

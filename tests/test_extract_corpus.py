@@ -10,8 +10,17 @@ import sys
 
 import pytest
 
-from data_prep import extract_corpus as ec
-from data_prep.extract_corpus import Options, RawDocument, extract_corpus
+from data_prep.corpus import extraction
+from data_prep.corpus.extraction import (
+    Options,
+    RawDocument,
+    clean_wiki_line,
+    expand_inputs,
+    extract_corpus,
+    is_held_out,
+    process_batch,
+    split_paragraph,
+)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -97,7 +106,7 @@ def test_wikiextractor_can_keep_titles_and_fragments(tmp_path):
 
 def test_text_that_only_looks_like_markup_stays():
     for line in ("if a < b and c > d then", "use #include <stdio.h> first", "P<NP<EXP", "a | b"):
-        assert ec.clean_wiki_line(line) == line
+        assert clean_wiki_line(line) == line
 
 
 def test_text_files_are_documents(tmp_path):
@@ -139,12 +148,12 @@ def test_globs_in_order(tmp_path):
     for name in ("b/2", "b/1", "a/3"):
         write(tmp_path / name, f"File {name[-1]}.")
     patterns = [f"{tmp_path}/b/*", f"{tmp_path}/**/3", f"{tmp_path}/b/1"]
-    assert [pathlib.Path(p).name for p in ec.expand_inputs(patterns)] == ["1", "2", "3"]
+    assert [pathlib.Path(p).name for p in expand_inputs(patterns)] == ["1", "2", "3"]
 
 
 def test_pieces_without_a_word_join_the_sentence_before():
     splitter = {"x": ["... ", "One.", ' "', "", "Two."]}.__getitem__
-    assert ec.split_paragraph("x", splitter) == ['One."', "Two."]
+    assert split_paragraph("x", splitter) == ['One."', "Two."]
 
 
 def test_splitter_of_the_user(tmp_path):
@@ -169,7 +178,7 @@ def many_documents(tmp_path, count=211) -> str:
 
 
 def test_output_does_not_depend_on_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(ec, "_BATCH_BYTES", 499)  # So that the file makes many batches.
+    monkeypatch.setattr(extraction, "_BATCH_BYTES", 499)  # So that the file makes many batches.
     path, found = many_documents(tmp_path), []
     for workers in (1, 2):
         train, heldout = tmp_path / f"{workers}.gz", tmp_path / f"h{workers}.txt"
@@ -202,8 +211,8 @@ def test_held_out_documents_are_whole_and_chosen_by_content(tmp_path):
     for document in held + kept:
         assert len(set(document.split("\n"))) == 1
     # Whatever stands beside it, a document falls to the same side.
-    assert ec.is_held_out(b"x", 0.2) == ec.is_held_out(b"x", 0.2)
-    assert not ec.is_held_out(b"x", 0.0)
+    assert is_held_out(b"x", 0.2) == is_held_out(b"x", 0.2)
+    assert not is_held_out(b"x", 0.0)
 
 
 def test_limits_of_documents(tmp_path):
@@ -273,7 +282,7 @@ def test_bad_options_are_named(tmp_path, changes, expected):
 
 def test_missing_input_and_overwritten_input(tmp_path):
     with pytest.raises(FileNotFoundError, match="matches no file"):
-        ec.expand_inputs([str(tmp_path / "*.txt")])
+        expand_inputs([str(tmp_path / "*.txt")])
     path = write(tmp_path / "t.txt", "One.")
     with pytest.raises(ValueError, match="is also an input"):
         extract_corpus([path], path)
@@ -303,7 +312,7 @@ def test_script_warns(tmp_path):
 
 def test_workers_do_not_load_tensorflow():
     code = (
-        "import sys, data_prep.extract_corpus as e\n"
+        "import sys, data_prep.corpus.extraction as e\n"
         "e.process_batch([e.RawDocument('a', 1, 'text', b'One. Two.')], e.Options())\n"
         "sys.exit(bool({'tensorflow', 'keras', 'numpy'} & set(sys.modules)))"
     )
@@ -312,7 +321,7 @@ def test_workers_do_not_load_tensorflow():
 
 def test_options_are_flags():
     raw = RawDocument("p", 1, "text", b"A sentence that stays.")
-    assert ec.process_batch([raw], Options())[0] == b"A sentence that stays.\n\n"
+    assert process_batch([raw], Options())[0] == b"A sentence that stays.\n\n"
     names = {field.name for field in dataclasses.fields(Options)}
     text = (REPOSITORY / "data_prep/extract_corpus.py").read_text()
     for name in names - {"fragment_words"}:

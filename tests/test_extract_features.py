@@ -12,9 +12,13 @@ from absl import flags
 
 import bert_tf
 from bert_tf.models.feature_extraction import TokenWindow, encoder_features
-from bert_tf.records.files import FeatureSpec, decode_example, read_records
+from bert_tf.records.decoding import decode_example
+from bert_tf.records.files import read_records
+from bert_tf.records.schema import FeatureSpec
 from bert_tf.weights.save import save_model_directory
 from experiments import extract_features
+from experiments.feature_based import extraction
+from experiments.feature_based.extraction import json_writer, make_windows
 from tests.golden.features import make_golden
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -54,7 +58,7 @@ def extract(model_dir, tmp_path):
         }
         pairs = [f"--{flag}={value}" for flag, value in given.items() if value is not None]
         values(["extract_features.py", *pairs])
-        extract_features.extract(values)
+        extraction.extract(values)
         assert [path.name for path in tmp_path.iterdir() if ".tmp" in path.name] == []
         return tmp_path / name
 
@@ -63,7 +67,7 @@ def extract(model_dir, tmp_path):
 
 def windows(length=LENGTH):
     tokenizer = bert_tf.FullTokenizer(VOCAB)
-    return list(extract_features.make_windows(str(LINES), tokenizer, length))
+    return list(make_windows(str(LINES), tokenizer, length))
 
 
 # Packing
@@ -137,7 +141,7 @@ def test_rounding_is_pythons(tmp_path):
     numbers = numbers.astype(np.float32)
     tokenizer = bert_tf.FullTokenizer(VOCAB)
     path = tmp_path / "lines"
-    with extract_features.json_writer(str(path), [-1], tokenizer) as write:
+    with json_writer(str(path), [-1], tokenizer) as write:
         write(0, TokenWindow([5]), numbers[None, None])
     text = json.dumps([round(float(x), 6) for x in numbers])
     assert f'"values": {text}' in path.read_text()
@@ -333,7 +337,7 @@ def test_sentence_embeddings_are_those_of_sentence_transformers(tmp_path):
     output = tmp_path / "x.npz"
     given = {"input_file": path, "output_file": output, "model_dir": folder, "pooling": "mean"}
     values(["x", *(f"--{name}={value}" for name, value in given.items()), "--max_seq_length=64"])
-    extract_features.extract(values)
+    extraction.extract(values)
     theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
     theirs.max_seq_length = 64
     # A copy: PyTorch's own tensors would not outlive the model.

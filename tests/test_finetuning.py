@@ -5,14 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert_tf.models.freezing import freeze, frozen_layers
+from bert_tf.models.task_models import HEAD_OF_KIND, make_model
 from bert_tf.training.log import METRICS_NAME, read_metrics
-from bert_tf.training.objectives import (
-    HEAD_OF_KIND,
-    FineTuningObjective,
-    freeze,
-    frozen_layers,
-    make_model,
-)
+from bert_tf.training.objectives import FineTuningObjective
 from bert_tf.training.optimizers import AdamWeightDecay, create_optimizer, layer_wise_rules
 from bert_tf.training.trainer import Trainer
 from tests import synthetic_records as synthetic

@@ -11,26 +11,27 @@ import sys
 import numpy as np
 import pytest
 
-from bert_tf.records.files import manifest_path, read_examples, scan_records
-from bert_tf.tasks.answer_decoding import WindowRule
+from bert_tf.records.decoding import read_examples
+from bert_tf.records.files import manifest_path, scan_records
+from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.table import TASKS, custom_task
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import glue, ner, squad, swag, tables
 from data_prep.finetuning import prepare as finetuning_prepare
+from data_prep.finetuning.kinds import KINDS, _text_features, kind_of
 from data_prep.finetuning.prepare import (
     CHUNK_EXAMPLES,
     FORMAT_VERSION,
-    KINDS,
     TokenizerSettings,
-    _text_features,
+    prepare,
+    write_split,
+)
+from data_prep.finetuning.sources import (
     available_splits,
     folder_source,
-    kind_of,
-    prepare,
     table_source,
     table_task,
     tagged_source,
-    write_split,
 )
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -411,10 +412,11 @@ def test_small_input_starts_no_processes(tmp_path, monkeypatch):
 _SCRIPT = """
 import sys
 print("script runs", flush=True)
-from bert_tf.span_decoding import WindowRule
-from bert_tf.tasks import TASKS
-from data_prep import finetuning_data as data
-source = data.folder_source(TASKS["sst-2"], sys.argv[1], "train")
+from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.table import TASKS
+from data_prep.finetuning import prepare as data
+from data_prep.finetuning.sources import folder_source
+source = folder_source(TASKS["sst-2"], sys.argv[1], "train")
 made = data.prepare(TASKS["sst-2"], source, data.TokenizerSettings(sys.argv[2]), 19,
                     sys.argv[1] + "/cache", 2, show_progress=False)
 print(made.num_examples, __file__, __spec__)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bert_tf.models.task_models import HEADS
-from bert_tf.tokenization.wordpiece import load_vocab
+from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.training.log import METRICS_NAME, read_metrics
 from bert_tf.weights.save import save_model_directory
 from bert_tf.weights.tensor_bundle import read_tensors

@@ -12,16 +12,15 @@ import tensorflow as tf
 
 from bert_tf.input_pipeline import finetuning
 from bert_tf.input_pipeline.finetuning import _LABELS, LENGTHS, TaskRecords, padded_length
-from bert_tf.records import files
-from bert_tf.records.files import (
-    RecordWriter,
+from bert_tf.models.task_models import make_model
+from bert_tf.records import schema
+from bert_tf.records.encoding import encode_framed_examples, frame_record
+from bert_tf.records.files import RecordWriter
+from bert_tf.records.schema import (
     classification_features,
-    encode_framed_examples,
-    frame_record,
     multi_label_features,
     multiple_choice_features,
 )
-from bert_tf.training.objectives import make_model
 from tests import synthetic_records as synthetic
 
 KINDS = tuple(_LABELS)
@@ -36,7 +35,7 @@ def schema_of(kind):
         return multi_label_features(LENGTH, LABELS)
     if kind == "multiple_choice":
         return multiple_choice_features(LENGTH, CHOICES)
-    return getattr(files, f"{kind}_features")(LENGTH)
+    return getattr(schema, f"{kind}_features")(LENGTH)
 
 
 def num_labels_of(kind):

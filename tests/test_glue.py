@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-from bert_tf.records.files import (
+from bert_tf.records.decoding import decode_example
+from bert_tf.records.encoding import encode_examples
+from bert_tf.records.schema import (
     classification_features,
-    decode_example,
-    encode_examples,
     multi_label_features,
     regression_features,
 )
@@ -23,6 +23,7 @@ from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import glue
 from data_prep.finetuning.glue import TextExample
 
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "classification"
 OWN = json.loads((GOLDEN / "own.json").read_text(encoding="utf-8"))
 DIGESTS = json.loads((GOLDEN / "digests.json").read_text(encoding="utf-8"))
@@ -314,8 +315,8 @@ import sys, warnings
 warnings.simplefilter("ignore")
 import numpy as np
 import tensorflow_datasets as tfds
-from bert_tf.tasks import TASKS
-from data_prep import glue
+from bert_tf.tasks.table import TASKS
+from data_prep.finetuning import glue
 
 ROWS = [("a b", "c", 1, 7), ("\\u00e9", "", 0, 3), ("d", "e", 2, 5)]
 
@@ -369,8 +370,9 @@ for task, split, folder in [("mnli", "dev_mismatched", root), ("rte", "train", r
     except (ValueError, FileNotFoundError) as error:
         print(type(error).__name__, error)
 
-from data_prep import finetuning_data as data
-source = data.tfds_source(TASKS["mnli"], root, "train")
+from data_prep.finetuning import prepare as data
+from data_prep.finetuning.sources import tfds_source
+source = tfds_source(TASKS["mnli"], root, "train")
 for again in (False, True):
     made = data.prepare(TASKS["mnli"], source, data.TokenizerSettings(sys.argv[2]), 11,
                         root + "/cache", num_workers=2, show_progress=False)
@@ -385,7 +387,7 @@ def test_prepared_tfds_folders_give_the_official_examples(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        cwd=pathlib.Path(glue.__file__).parent.parent,
+        cwd=REPOSITORY,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("READ\n")[1].splitlines() == [

@@ -9,15 +9,10 @@ import tensorflow as tf
 
 from bert_tf.config import BertConfig
 from bert_tf.models.encoder import bert_encoder
-from bert_tf.models.task_models import (
-    HEADS,
-    MaskedLMHead,
-    PretrainingHeads,
-    bert_pretrainer,
-    gather_positions,
-    pretraining_compile_arguments,
-)
+from bert_tf.models.heads import MaskedLMHead, PretrainingHeads, gather_positions
+from bert_tf.models.task_models import HEADS, bert_pretrainer
 from bert_tf.training import losses
+from bert_tf.training.objectives import pretraining_compile_arguments
 from bert_tf.training.optimizers import create_optimizer
 from bert_tf.weights.load import load_checkpoint, load_model
 from bert_tf.weights.save import save_model_directory
@@ -169,7 +164,7 @@ def test_forms_of_gelu_in_transformers():
     """gelu_new, gelu_pytorch_tanh and gelu_fast are the tanh form; gelu is the exact one."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     activations = pytest.importorskip("transformers.activations", reason="not installed")
-    from bert_tf.models.layers import gelu_erf, gelu_tanh
+    from bert_tf.models.functional import gelu_erf, gelu_tanh
 
     x = np.linspace(-5, 5, 997).astype(np.float32)
     for name in ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"):
@@ -384,8 +379,9 @@ import json, sys
 import numpy as np
 import keras
 from bert_tf.config import BertConfig
-from bert_tf.heads import bert_pretrainer, pretraining_compile_arguments
-from bert_tf.optimization import create_optimizer
+from bert_tf.models.task_models import bert_pretrainer
+from bert_tf.training.objectives import pretraining_compile_arguments
+from bert_tf.training.optimizers import create_optimizer
 
 folder = sys.argv[1]
 assert keras.backend.backend() == sys.argv[2]

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert_tf.input_pipeline.baselines import label_counts, unigram_cross_entropy
 from bert_tf.input_pipeline.masking import MaskingRule
-from bert_tf.input_pipeline.pretraining import (
+from bert_tf.input_pipeline.pretraining import pretraining_dataset
+from bert_tf.input_pipeline.record_checks import (
     CheckedFile,
     check_manifests,
     check_record_shape,
@@ -18,19 +20,12 @@ from bert_tf.input_pipeline.pretraining import (
     count_records,
     damage_report,
     expand_files,
-    label_counts,
     manifests_of,
     max_token_id,
-    pretraining_dataset,
-    unigram_cross_entropy,
 )
-from bert_tf.records.files import (
-    FeatureSpec,
-    RecordWriter,
-    encode_examples,
-    frame_record,
-    read_records,
-)
+from bert_tf.records.encoding import encode_examples, frame_record
+from bert_tf.records.files import RecordWriter, read_records
+from bert_tf.records.schema import FeatureSpec
 from tests import synthetic_records as synthetic
 from tests.synthetic_records import LENGTH, PREDICTIONS, VOCAB, VOCAB_SIZE
 

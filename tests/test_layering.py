@@ -32,20 +32,20 @@ ARROWS = {
     "tokenization": set(),
     "records": set(),
     "models": {"config"},
-    "tasks": {"tokenization", "records"},
+    "tasks": {"tokenization"},
     "weights": {"config", "models", "tokenization"},
-    "input_pipeline": {"records", "tasks"},
+    "input_pipeline": {"records"},
     "training": {"config", "models", "weights"},
     "serving": {"config", "tasks", "tokenization", "weights"},
     "data_prep": {"config", "tokenization", "records", "tasks"},
 }
-LIGHT = ("config", "records", "tasks")  # load neither TensorFlow nor Keras
+LIGHT = ("config", "files", "records", "tasks")  # load neither TensorFlow nor Keras
 NEUTRAL = ("models", "weights")  # use keras.ops only, so that they run on JAX and torch too
 ON_TENSORFLOW = {  # files of such folders that need TensorFlow, imported on that backend alone
     "weights/tensor_bundle.py",
     "weights/uninitialized.py",
 }
-NEUTRAL_FILES = ("training/losses.py", "training/optimizers.py")
+NEUTRAL_FILES = ("training/losses.py", "training/optimizers.py", "training/objectives.py")
 
 
 def imports_of(path: pathlib.Path) -> set[str]:
@@ -84,10 +84,27 @@ def relative(path: pathlib.Path) -> str:
 
 
 @pytest.mark.parametrize("path", files_of("bert_tf"), ids=relative)
-def test_every_file_has_a_level(path):
-    assert folder_of(path) in LEVELS
+def test_library_imports_point_downward(path):
+    folder = folder_of(path)
+    assert folder in LEVELS, f"give {folder} its level"
+    for other in own_folders(path) - {folder}:
+        if folder == "__init__":
+            continue
+        assert LEVELS[other] < LEVELS[folder], f"{folder} imports {other}, which is not below"
+        assert other in ARROWS[folder] | {"files"}, f"{folder} does not know {other}"
     for name in imports_of(path):
-        assert name.split(".")[0] not in ("data_prep", "experiments")
+        assert name.split(".")[0] not in ("data_prep", "experiments"), f"{folder} imports {name}"
+
+
+def test_every_arrow_is_in_use():
+    drawn = {
+        (folder_of(path), other)
+        for path in files_of("bert_tf")
+        for other in own_folders(path) - {folder_of(path)}
+    }
+    for folder in set(ARROWS) - {"data_prep"}:
+        unused = {other for other in ARROWS[folder] if (folder, other) not in drawn}
+        assert not unused, f"{folder} does not import {unused} any more"
 
 
 def names_defined_in(path: pathlib.Path) -> set[str]:

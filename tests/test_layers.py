@@ -8,6 +8,15 @@ from keras import ops
 
 from bert_tf.config import ACTIVATIONS, BertConfig
 from bert_tf.models import layers
+from bert_tf.models.dropout import dropout, dropout_keys, hash_uint32
+from bert_tf.models.functional import (
+    ACTIVATION_FUNCTIONS,
+    attention_adder,
+    attention_probabilities,
+    gelu_erf,
+    gelu_tanh,
+    layer_norm,
+)
 
 CONFIG = BertConfig(
     vocab_size=37,
@@ -22,7 +31,7 @@ KEY = np.array([123456789, 987654321], np.uint32)
 
 
 def keys(*seed, count=1):
-    return layers.dropout_keys(np.array(seed), count)
+    return dropout_keys(np.array(seed), count)
 
 
 # --- Mathematics ---
@@ -38,16 +47,16 @@ def test_activations_by_their_definitions():
         "tanh": np.tanh(x),
         "linear": x,
     }
-    assert set(layers.ACTIVATION_FUNCTIONS) == set(ACTIVATIONS) == set(expected)
+    assert set(ACTIVATION_FUNCTIONS) == set(ACTIVATIONS) == set(expected)
     for name, values in expected.items():
-        result = layers.ACTIVATION_FUNCTIONS[name](tf.constant(x, tf.float32))
+        result = ACTIVATION_FUNCTIONS[name](tf.constant(x, tf.float32))
         np.testing.assert_allclose(result, values, atol=1e-6, err_msg=name)
     difference = abs(expected["gelu_tanh"] - expected["gelu_erf"]).max()
     assert 1e-4 < difference < 5e-4  # They can be told apart.
 
 
 def test_gelu_keeps_low_precision():
-    for function in (layers.gelu_tanh, layers.gelu_erf):
+    for function in (gelu_tanh, gelu_erf):
         assert function(tf.constant([1.0], tf.bfloat16)).dtype == tf.bfloat16
 
 
@@ -57,20 +66,20 @@ def test_layer_norm_is_float32_with_a_tiny_epsilon():
     gamma, beta = rng.normal(1, 0.3, (2, 17)).astype(np.float32)
     wide = x.astype(np.float64)
     expected = (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True) * gamma + beta
-    result = layers.layer_norm(tf.constant(x), gamma, beta, 1e-12)
+    result = layer_norm(tf.constant(x), gamma, beta, 1e-12)
     assert result.dtype == tf.float32
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
     # In float16 the epsilon is 0, and a constant row gives NaN instead of beta.
-    constant = layers.layer_norm(tf.ones((1, 17), tf.float16), gamma, beta, 1e-12)
+    constant = layer_norm(tf.ones((1, 17), tf.float16), gamma, beta, 1e-12)
     np.testing.assert_allclose(constant[0], beta)
 
 
 def test_attention_adder():
     mask = np.array([[1, 1, 0], [1, 0, 0]])
-    adder = layers.attention_adder(mask)
+    adder = attention_adder(mask)
     assert adder.shape == (2, 1, 1, 3)
     np.testing.assert_array_equal(adder[:, 0, 0], [[0, 0, -10000], [0, -10000, -10000]])
-    causal = layers.attention_adder(mask, 3, left_to_right=True)
+    causal = attention_adder(mask, 3, left_to_right=True)
     assert causal.shape == (2, 1, 3, 3)
     expected = np.where(np.tril(np.ones((3, 3))) * [1, 1, 0], 0, -10000)
     np.testing.assert_array_equal(causal[0, 0], expected)
@@ -86,9 +95,7 @@ def test_attention_probabilities_by_definition():
     for b, n, f in np.ndindex(2, 5, 3):
         scores = key[b, :, n] @ query[b, f, n] / np.sqrt(7)
         expected[b, n, f] = scipy.special.softmax(np.where(mask[b], scores, -np.inf))
-    result = layers.attention_probabilities(
-        tf.constant(query), tf.constant(key), layers.attention_adder(mask)
-    )
+    result = attention_probabilities(tf.constant(query), tf.constant(key), attention_adder(mask))
     np.testing.assert_allclose(result, expected, atol=1e-6)
     assert (result.numpy()[1, :, :, 4:] == 0).all()
 
@@ -97,8 +104,8 @@ def test_rows_whose_keys_are_all_masked_still_attend_by_score():
     """The original adds -10000, not minus infinity: the softmax of such a row is not uniform."""
     query = tf.constant(np.ones((1, 1, 1, 4), np.float32))
     key = tf.constant(np.array([[0.0, 1.0]], np.float32)[:, :, None, None] * np.ones((1, 1, 1, 4)))
-    result = layers.attention_probabilities(
-        query, tf.cast(key, tf.float32), layers.attention_adder(np.zeros((1, 2)))
+    result = attention_probabilities(
+        query, tf.cast(key, tf.float32), attention_adder(np.zeros((1, 2)))
     )
     expected = scipy.special.softmax([0, 2.0])
     # Coarse: near -10000 float32 steps are 0.001.
@@ -126,7 +133,7 @@ def test_hash_is_the_same_eagerly_in_graphs_and_compiled(jit_compile):
     x = np.random.default_rng(0).integers(0, 2**32, 1009).astype(np.uint32)
 
     def function():
-        return layers.hash_uint32(tf.constant(x), tf.constant(KEY))
+        return hash_uint32(tf.constant(x), tf.constant(KEY))
 
     if jit_compile is not None:
         function = tf.function(function, jit_compile=jit_compile)
@@ -156,7 +163,7 @@ def test_hash_has_avalanche():
 def test_dropout_keeps_mean_and_rate():
     x = tf.ones((499, 1009))
     for rate in (0.1, 0.5):
-        y = layers.dropout(x, rate, keys(1, 2)[0]).numpy()
+        y = dropout(x, rate, keys(1, 2)[0]).numpy()
         count = y.size
         assert set(np.unique(y)) == {0, np.float32(1 / (1 - rate))}
         deviation = np.sqrt(rate * (1 - rate) / count)
@@ -168,8 +175,7 @@ def test_dropout_counts_vary_like_coins_between_keys():
     """Masks of different keys are not reorderings of one: their counts scatter as they should."""
     rate, size = 0.1, 2**14  # A power of two would show it.
     counts = [
-        int((layers.dropout(tf.ones(size), rate, key).numpy() == 0).sum())
-        for key in keys(3, 5, count=211)
+        int((dropout(tf.ones(size), rate, key).numpy() == 0).sum()) for key in keys(3, 5, count=211)
     ]
     ratio = np.var(counts) / (size * rate * (1 - rate))
     assert 0.6 < ratio < 1.5
@@ -181,7 +187,7 @@ def correlation(a, b):
 
 
 def mask(key, shape=(257, 1024), rate=0.1):
-    return (layers.dropout(tf.ones(shape), rate, key).numpy() == 0).astype(np.float64)
+    return (dropout(tf.ones(shape), rate, key).numpy() == 0).astype(np.float64)
 
 
 def test_dropout_is_independent_between_positions():
@@ -210,7 +216,7 @@ def test_dropout_is_independent_between_sites_calls_and_seeds():
 
 def test_dropout_keys_differ():
     """Neighbouring seeds and counters share no word of any key."""
-    draw = tf.function(lambda seed: layers.dropout_keys(seed, 13))
+    draw = tf.function(lambda seed: dropout_keys(seed, 13))
     seeds = [(seed, counter) for seed in range(29) for counter in range(31)]
     words = np.concatenate([draw(tf.constant(seed)).numpy().ravel() for seed in seeds])
     expected = 29 * 31 * 26
@@ -222,14 +228,14 @@ def test_dropout_gradient_is_the_mask():
     x = tf.ones((7, 11))
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y = layers.dropout(x, 0.3, keys(1, 1)[0])
+        y = dropout(x, 0.3, keys(1, 1)[0])
     np.testing.assert_array_equal(tape.gradient(y, x), y)
 
 
 def test_no_dropout_without_key_or_rate():
     x = tf.ones((3,))
-    assert layers.dropout(x, 0.5, None) is x
-    assert layers.dropout(x, 0.0, keys(1, 1)[0]) is x
+    assert dropout(x, 0.5, None) is x
+    assert dropout(x, 0.0, keys(1, 1)[0]) is x
 
 
 # --- Layers ---
@@ -317,10 +323,10 @@ def test_attention_hides_padding_keys_but_not_padding_queries():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(2 * 5, 14)).astype(np.float32)
     mask_ = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    out, probabilities = layer(rows, layers.attention_adder(mask_))
+    out, probabilities = layer(rows, attention_adder(mask_))
     changed = rows.copy()
     changed[8:] += rng.normal(size=(2, 14))  # The padding of the second sequence.
-    out_changed, _ = layer(changed, layers.attention_adder(mask_))
+    out_changed, _ = layer(changed, attention_adder(mask_))
     np.testing.assert_array_equal(out[:8], out_changed[:8])
     assert (probabilities.numpy()[1, :, :, 3:] == 0).all()
     np.testing.assert_allclose(probabilities.numpy().sum(-1), 1, rtol=1e-6)

@@ -8,13 +8,9 @@ import sys
 
 import pytest
 
-from bert_tf.tokenization.wordpiece import (
-    SPECIAL_TOKENS,
-    FullTokenizer,
-    check_special_tokens,
-    load_vocab,
-)
-from data_prep.learn_vocab import count_words, learn_vocab, read_lines, special_pieces
+from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS, check_special_tokens, load_vocab
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.corpus.vocabulary import count_words, learn_vocab, read_lines, special_pieces
 
 pytest.importorskip("tokenizers")
 
@@ -113,7 +109,7 @@ def test_count_words():
 
 def test_counts_do_not_depend_on_when_chunks_are_folded(monkeypatch):
     expected = count_words(TEXT)
-    monkeypatch.setattr("data_prep.learn_vocab._MAX_CHUNKS", 13)
+    monkeypatch.setattr("data_prep.corpus.vocabulary._MAX_CHUNKS", 13)
     assert count_words(TEXT) == expected
 
 

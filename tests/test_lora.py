@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf.training.objectives import FineTuningObjective, make_model
+from bert_tf.models.lora import PROJECTIONS, add_lora, lora_layers, merge_lora, merged_weights
+from bert_tf.models.task_models import make_model
+from bert_tf.training.objectives import FineTuningObjective
 from bert_tf.training.optimizers import AdamWeightDecay, create_optimizer
 from bert_tf.training.trainer import Trainer
-from bert_tf.weights.adapters import (
-    PROJECTIONS,
-    add_lora,
-    load_adapters,
-    lora_layers,
-    merge_lora,
-    merged_weights,
-    save_adapters,
-)
+from bert_tf.weights.adapters import load_adapters, save_adapters
 from bert_tf.weights.load import load_model
 from bert_tf.weights.save import save_hf, save_model_directory
 from tests import synthetic_records as synthetic

@@ -9,10 +9,9 @@ from experiments.command_line.memory import (
     OUT_OF_MEMORY_STATUS,
     available_bytes,
     is_out_of_memory,
-    largest_batch_size,
     out_of_memory_message,
-    try_within,
 )
+from experiments.pretraining.batch_size import largest_batch_size, try_within
 
 MIB = 2**20
 

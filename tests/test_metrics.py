@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bert_tf.tasks import metrics
-from bert_tf.tasks.metrics import METRICS, ChunkScores, chunks, entity_scores
+from bert_tf.tasks.entity_metrics import ChunkScores, chunks, entity_scores
+from bert_tf.tasks.metrics import METRICS
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "metrics"
 MULTI_LABEL = ("multi_label_micro_f1", "multi_label_macro_f1", "multi_label_subset_accuracy")
@@ -173,8 +174,8 @@ def test_values_out_of_range_are_refused():
 
 def test_neither_library_is_loaded_before_it_is_needed():
     code = (
-        "import sys, bert_tf.metrics as m\n"
-        "m.accuracy([1], [1]); m.entity_scores([['O']], [['O']])\n"
+        "import sys, bert_tf.tasks.metrics as m, bert_tf.tasks.entity_metrics as e\n"
+        "m.accuracy([1], [1]); e.entity_scores([['O']], [['O']])\n"
         "print(sorted({'sklearn', 'scipy', 'tensorflow', 'keras'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -293,7 +293,7 @@ import json, sys
 import numpy as np
 import keras
 from bert_tf.config import BertConfig
-from bert_tf.modeling import bert_encoder
+from bert_tf.models.encoder import bert_encoder
 
 folder = sys.argv[1]
 arrays = dict(np.load(folder + "/arrays.npz"))

@@ -9,8 +9,9 @@ import random
 import numpy as np
 import pytest
 
-from bert_tf.records.files import FeatureSpec, encode_examples
-from bert_tf.tasks import metrics
+from bert_tf.records.encoding import encode_examples
+from bert_tf.records.schema import FeatureSpec
+from bert_tf.tasks.entity_metrics import chunks, entity_scores
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import ner
 from data_prep.finetuning.ner import (
@@ -249,7 +250,7 @@ def test_to_bio_keeps_the_entities_of_any_tags(seed):
     forms = [f"{form}-{name}" for form in "BIES" for name in ("A", "B-c")]
     tags = generator.choices(["O", *forms], k=50)
     converted = ner.to_bio(tags)
-    assert metrics.chunks(converted) == metrics.chunks(tags)
+    assert chunks(converted) == chunks(tags)
     assert {tag[0] for tag in converted} <= set("OBI")
     assert ner.to_bio(converted) == converted
 
@@ -322,7 +323,7 @@ def test_every_word_counts_once_and_comes_back(tokenizer, max_seq_length, docume
 
     tags = collect_tags(windows, arrays["label_ids"], labels)
     assert tags == [list(s.tags) for s in sentences]
-    assert metrics.entity_scores([s.tags for s in sentences], tags).f1 == 100
+    assert entity_scores([s.tags for s in sentences], tags).f1 == 100
     # Predictions where nothing counts are not looked at.
     noise = np.where(arrays["label_mask"] == 1, arrays["label_ids"], -1)
     assert collect_tags(windows, noise, labels) == tags
@@ -546,7 +547,7 @@ def test_what_is_written_is_what_conlleval_evaluates(tmp_path):
     sentences, predicted = load_make_golden().odd_sentences()
     path = tmp_path / "odd.txt"
     ner.write_conll(path, sentences, predicted)
-    report = metrics.entity_scores([s.tags for s in sentences], predicted).report()
+    report = entity_scores([s.tags for s in sentences], predicted).report()
     assert report == (GOLDEN / "odd_report.txt").read_text(encoding="utf-8")
     lines = path.read_bytes().decode().split("\n")
     assert lines[:3] == ["_ B-PER B-PER", "Ida_van_Gogh I-PER I-PER", "_ O O"]
@@ -591,5 +592,5 @@ def test_wnut_17(shared_data, name):
         assert arrays["label_mask"].sum() == num_words
         predicted = collect_tags(windows, arrays["label_ids"], labels)
         assert predicted == true
-    scores = metrics.entity_scores(true, predicted)
+    scores = entity_scores(true, predicted)
     assert (scores.f1, scores.accuracy, scores.num_tokens) == (100, 100, num_words)

@@ -18,7 +18,7 @@ from bert_tf.tasks.table import TASKS
 from data_prep.processes import folder_lock
 from experiments import paper
 from experiments.command_line import preemption
-from experiments.paper_tables import cost, recipes, report, tables
+from experiments.paper_tables import cost, pictures, recipes, report, tables
 from experiments.paper_tables.grid import (
     REPOSITORY,
     GridError,
@@ -30,6 +30,7 @@ from experiments.paper_tables.grid import (
     run_grid,
     shown,
 )
+from experiments.paper_tables.results import read_figures, result_of
 from experiments.paper_tables.runs import Cell
 
 # Writes its number into its folder; "fail" ends it with status 3.
@@ -170,9 +171,9 @@ def test_sigterm_stops_the_runs_too(tmp_path):
         "time.sleep(300)\n"
     )
     grid = (
-        "from experiments import paper_grid\n"
-        f"run = paper_grid.Run('a', {str(waits)!r}, ())\n"
-        f"paper_grid.run_grid([run], {str(tmp_path)!r})\n"
+        "from experiments.paper_tables import grid\n"
+        f"run = grid.Run('a', {str(waits)!r}, ())\n"
+        f"grid.run_grid([run], {str(tmp_path)!r})\n"
     )
     process = subprocess.Popen([sys.executable, "-c", grid], cwd=REPOSITORY)
     written = tmp_path / "a.pid"
@@ -329,12 +330,12 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
         assert shown(run.command(root)) in text
     assert f"Runs at commit: {commit()} (3), abc (1). Report: " in text
     of_pretraining = dataclasses.replace(table, curves=(("x", "table4/x-1"), ("z", "table4/x-2")))
-    results = [[report.result_of(cell, root) for cell in cells]]
-    assert report.draw_finetuning_curves(table, results, root) is not None
-    assert report.draw_finetuning_curves(of_pretraining, results, root) is None
+    results = [[result_of(cell, root) for cell in cells]]
+    assert pictures.draw_finetuning_curves(table, results, root) is not None
+    assert pictures.draw_finetuning_curves(of_pretraining, results, root) is None
     with pytest.raises(ValueError, match="has no figure 'em'"):
-        report.read_figures(root / "table4/x-1/eval_results.json", "em")
-    assert report.read_figures(root / "absent.json", "em") == []
+        read_figures(root / "table4/x-1/eval_results.json", "em")
+    assert read_figures(root / "absent.json", "em") == []
 
 
 def test_figures_lie_where_they_are_said_to(tmp_path):
@@ -342,8 +343,8 @@ def test_figures_lie_where_they_are_said_to(tmp_path):
     path.write_text(
         json.dumps({"loss": 2.0, "results": {"last": {"seeds": {"1": {"f": 3}, "2": {"f": 5}}}}})
     )
-    assert report.read_figures(path, "results/last/seeds/*/f") == [3, 5]
-    assert report.read_figures(path, "exp:loss") == [pytest.approx(7.389056)]
+    assert read_figures(path, "results/last/seeds/*/f") == [3, 5]
+    assert read_figures(path, "exp:loss") == [pytest.approx(7.389056)]
 
 
 def test_a_dry_run_shows_commands_and_cost_and_runs_nothing(tmp_path, capsys):

@@ -8,6 +8,7 @@ from absl import flags
 import bert_tf
 from bert_tf.weights.save import save_model_directory
 from experiments import plot_attention
+from experiments.plots.attention import attention_figure, embedding_figure, look, prediction_figure
 from tests import synthetic_records as synthetic
 
 TEXT, TEXT_B = "w3 w1 [MASK] w4", "w2 [MASK]"
@@ -30,7 +31,7 @@ def model(tmp_path_factory):
 
 def test_what_is_seen_is_what_the_model_computes(model):
     made, config, folder = model
-    seen = plot_attention.look(folder / "all", TEXT, TEXT_B)
+    seen = look(folder / "all", TEXT, TEXT_B)
     assert seen.tokens == TOKENS and seen.masks == (3, 7)
     layers, heads, length = config.num_hidden_layers, config.num_attention_heads, len(TOKENS)
     assert seen.attention.shape == (layers, heads, length, length)
@@ -55,11 +56,11 @@ def test_what_is_seen_is_what_the_model_computes(model):
 
 def test_pictures_have_a_panel_for_each_head_layer_and_mask(model):
     _, config, folder = model
-    seen = plot_attention.look(folder / "all", TEXT, TEXT_B)
+    seen = look(folder / "all", TEXT, TEXT_B)
     layers, heads = config.num_hidden_layers, config.num_attention_heads
-    assert len(plot_attention.attention_figure(seen).axes) == layers * heads
-    assert len(plot_attention.embedding_figure(seen).axes) == min(4, layers + 1)
-    panels = plot_attention.prediction_figure(seen).axes
+    assert len(attention_figure(seen).axes) == layers * heads
+    assert len(embedding_figure(seen).axes) == min(4, layers + 1)
+    panels = prediction_figure(seen).axes
     assert [panel.get_title() for panel in panels] == ["[MASK] at 3", "[MASK] at 7"]
     best = f"{seen.pieces[-1][0][0]} {seen.probabilities[-1, 0, 0]:.2f}"
     assert best in [text.get_text() for text in panels[0].texts]
@@ -85,10 +86,10 @@ def test_the_script_writes_what_it_can(model, tmp_path):
 def test_what_cannot_be_drawn_is_told(model):
     _, _, folder = model
     with pytest.raises(ValueError, match="text: has 18 pieces, the model 16 positions"):
-        plot_attention.look(folder / "all", " ".join(["w1"] * 16))
+        look(folder / "all", " ".join(["w1"] * 16))
     with pytest.raises(ValueError, match="no vocabulary lies with"):
-        plot_attention.look(folder / "plain", TEXT)
+        look(folder / "plain", TEXT)
     with pytest.raises(ValueError, match=r"expected a \[MASK\] to predict"):
-        plot_attention.prediction_figure(plot_attention.look(folder / "all", "w1 w2"))
+        prediction_figure(look(folder / "all", "w1 w2"))
     with pytest.raises(ValueError, match="the model has no head of a masked language model"):
-        plot_attention.prediction_figure(plot_attention.look(folder / "encoder", TEXT))
+        prediction_figure(look(folder / "encoder", TEXT))

@@ -9,7 +9,7 @@ import bert_tf
 from bert_tf.models.task_models import HEADS
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.saved_model import export_saved_model
-from bert_tf.tasks.table import TrainedTask
+from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.save import save_model_directory
 from experiments import export_model
 from experiments.command_line.exit_status import exit_on_error

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf.tasks.answer_decoding import split_words
-from bert_tf.tokenization.graph_tokenizer import BertPreprocessor, PiecesWithOffsets, TextToIds
-from bert_tf.tokenization.wordpiece import FullTokenizer, pack_pair
+from bert_tf.tasks.document_windows import split_words
+from bert_tf.tokenization.graph_tokenizer import PiecesWithOffsets, TextToIds
+from bert_tf.tokenization.keras_preprocessor import BertPreprocessor
+from bert_tf.tokenization.packing import pack_pair
+from bert_tf.tokenization.wordpiece import FullTokenizer
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "tokenization"
 TINY_VOCAB = GOLDEN / "tiny_vocab.txt"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from data_prep import python_docs
+from data_prep.corpus import python_docs
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 

@@ -8,25 +8,23 @@ import os
 import numpy as np
 import pytest
 
+from bert_tf.records.decoding import decode_example, parse_example_fn, read_examples
+from bert_tf.records.encoding import encode_examples, encode_framed_examples, frame_record
 from bert_tf.records.files import (
-    FeatureSpec,
     RecordFile,
     RecordWriter,
-    classification_features,
     compression_of,
-    decode_example,
-    encode_examples,
-    encode_framed_examples,
-    frame_record,
     gzip_stream,
     manifest_path,
+    read_records,
+    scan_records,
+)
+from bert_tf.records.schema import (
+    FeatureSpec,
+    classification_features,
     multi_label_features,
     multiple_choice_features,
-    parse_example_fn,
-    read_examples,
-    read_records,
     regression_features,
-    scan_records,
     span_features,
     token_classification_features,
 )

@@ -14,16 +14,17 @@ import tensorflow as tf
 from absl import flags
 
 from bert_tf.config import BertConfig
-from bert_tf.models.task_models import HEADS
+from bert_tf.models.task_models import HEADS, make_model
 from bert_tf.tasks import metrics
-from bert_tf.tasks.table import TrainedTask, get_task, read_trained_task
-from bert_tf.training.objectives import make_model
+from bert_tf.tasks.table import get_task
+from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.weights.adapters import load_adapters
 from bert_tf.weights.load import load_bert, load_checkpoint, load_model
 from bert_tf.weights.save import save_model_directory
 from experiments import run_classifier
 from experiments.command_line.exit_status import InputError, exit_on_error
 from experiments.command_line.memory import OUT_OF_MEMORY_STATUS
+from experiments.finetuning import classification
 from experiments.finetuning import flags as finetuning_flags
 from experiments.finetuning.results import Run, summary_over_seeds
 from experiments.finetuning.runs import Job, _Training, best_run
@@ -90,7 +91,7 @@ def command(given):
 
 
 def run(model_dir, output, **given):
-    run_classifier.run(command({"model_dir": model_dir, "output_dir": output, **QUICK, **given}))
+    classification.run(command({"model_dir": model_dir, "output_dir": output, **QUICK, **given}))
 
 
 def own(tables, **more):
@@ -169,13 +170,13 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_mixed_in(
 def test_evaluation_alone_needs_only_the_output_folder(finished, tables, tmp_path):
     given = {**own(tables), "output_dir": finished, "do_eval": True, "max_seq_length": 13}
     expected = read_json(finished / "eval_results.json")
-    run_classifier.run(command(given))
+    classification.run(command(given))
     results = read_json(finished / "eval_results.json")
     assert results["global_step"] == expected["global_step"] > 0
     assert results["eval_accuracy"] == expected["eval_accuracy"]
     assert results["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-6)
     # Without grouping, and padded to the full length, nothing changes.
-    run_classifier.run(command({**given, "group_by_length": False, "pad_to_max_seq_length": True}))
+    classification.run(command({**given, "group_by_length": False, "pad_to_max_seq_length": True}))
     assert read_json(finished / "eval_results.json")["eval_loss"] == pytest.approx(
         expected["eval_loss"], abs=1e-6
     )
@@ -255,7 +256,7 @@ def test_low_rank_adapters(model_dir, tables, tmp_path, capsys):
     # What --do_eval says of the folder is what training said.
     expected = read_json(output / "eval_results.json")
     again = {**own(tables), "model_dir": output, "output_dir": tmp_path / "eval", "do_eval": True}
-    run_classifier.run(command({**again, "max_seq_length": 13}))
+    classification.run(command({**again, "max_seq_length": 13}))
     found = read_json(tmp_path / "eval" / "eval_results.json")
     assert found["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-6)
     with pytest.raises(InputError, match="lora_rank 2, and now it is 3"):
@@ -366,7 +367,7 @@ def test_the_best_weights_are_kept_and_early_stopping_stops(
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "__call__", evaluate)
-        patch.setattr(run_classifier, "_draw", lambda *_: None)
+        patch.setattr(classification, "_draw", lambda *_: None)
         run(
             model_dir,
             tmp_path,
@@ -432,7 +433,7 @@ def test_early_stopping_counts_the_evaluations_before_a_resume(
         "__call__",
         lambda self, model: {"accuracy": scores.get(step[0], 0.1), "loss": 1.0},
     )
-    monkeypatch.setattr(run_classifier, "_draw", lambda *_: None)
+    monkeypatch.setattr(classification, "_draw", lambda *_: None)
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(Trainer, "save", stop)
         run(model_dir, tmp_path, **given())
@@ -554,7 +555,7 @@ def test_the_originals_commands_predict_with_what_training_left(finished, model_
     }
     expected = (finished / "test_results.tsv").read_bytes()
     (finished / "test_results.tsv").unlink()
-    run_classifier.run(command({**given, "do_train": False, "do_predict": True}))
+    classification.run(command({**given, "do_train": False, "do_predict": True}))
     assert (finished / "test_results.tsv").read_bytes() == expected
 
 
@@ -586,7 +587,7 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
         "num_train_steps": 2,
         "do_train": True,
     }
-    run_classifier.run(command(given))
+    classification.run(command(given))
     assert load_model(tmp_path).labels == ("no", "yes")
 
 
@@ -633,7 +634,7 @@ def test_new_texts_need_neither_the_training_file_nor_labels(finished, tmp_path)
     (tmp_path / "run" / "predictions.csv").unlink()
     write_table(tmp_path / "test.csv", [(text,) for text, _ in sentences(23, 3)], ("text",))
     given = {"test_file": tmp_path / "test.csv", "text_column": "text", "max_seq_length": 13}
-    run_classifier.run(command({**given, "output_dir": tmp_path / "run", "do_predict": True}))
+    classification.run(command({**given, "output_dir": tmp_path / "run", "do_predict": True}))
     assert (tmp_path / "run" / "predictions.csv").read_text() == expected
 
 
@@ -647,7 +648,7 @@ def test_a_model_with_another_number_of_outputs_is_refused(finished, tmp_path, k
     given |= {"kind": kind} | ({"labels": "a,b,c"} if kind == "classification" else {})
     values = command({**given, "output_dir": tmp_path / "run", "do_predict": True})
     with pytest.raises(InputError, match="the model has 2 outputs"):
-        run_classifier.run(values)
+        classification.run(values)
 
 
 def test_bad_input_is_one_line_and_status_1(model_dir, tables, tmp_path):

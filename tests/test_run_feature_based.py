@@ -15,10 +15,12 @@ import bert_tf
 from bert_tf.models import feature_extraction
 from bert_tf.models.bilstm_tagger import FEATURE_CHOICES
 from bert_tf.models.feature_extraction import StoredFeatures, TokenWindow, encoder_features
-from bert_tf.tasks import metrics
+from bert_tf.tasks.entity_metrics import entity_scores
 from bert_tf.weights.save import save_model_directory
 from data_prep.finetuning import ner
-from experiments import run_feature_based
+from experiments.feature_based import flags as feature_flags
+from experiments.feature_based import taggers
+from experiments.feature_based.taggers import Split, failed_taggers
 from tests import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -57,7 +59,7 @@ def data(tmp_path_factory):
 
 def run(data, output_dir, **changes):
     values = flags.FlagValues()
-    run_feature_based.define_flags(values)
+    feature_flags.define_flags(values)
     given = {
         "train_file": data / "train.conll",
         "eval_file": data / "dev.conll",
@@ -73,7 +75,7 @@ def run(data, output_dir, **changes):
     }
     pairs = [f"--{name}={value}" for name, value in given.items() if value is not None]
     values(["run_feature_based.py", *pairs])
-    return run_feature_based.run(values)
+    return taggers.run(values)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +103,9 @@ def test_it_learns(one_run):
 def test_taggers_that_tag_nothing_have_failed(one_run):
     folder, results = one_run
     found = {"last": {"seeds": {"1": {"eval_f1": 0.0}, "2": {"eval_f1": 0.1}}}}
-    assert list(run_feature_based.failed_taggers(found)) == ["last-seed-1"]
+    assert list(failed_taggers(found)) == ["last-seed-1"]
     written = json.loads((folder / "feature_based.json").read_text(encoding="utf-8"))
-    assert written["failed"] == run_feature_based.failed_taggers(results) == {}
+    assert written["failed"] == failed_taggers(results) == {}
 
 
 def test_the_kept_tagger_gives_the_figures(one_run, data):
@@ -122,7 +124,7 @@ def test_the_kept_tagger_gives_the_figures(one_run, data):
         inputs = {"features": values[None, :, 0], "input_mask": mask}
         logits = keras.ops.convert_to_numpy(model(inputs))[0]
         found.append([labels[logits[position].argmax()] for *_, position in window.words])
-    scores = metrics.entity_scores([s.tags for s in sentences], found)
+    scores = entity_scores([s.tags for s in sentences], found)
     expected = results["last"]["seeds"]["2"]
     assert scores.f1 == pytest.approx(expected["test_f1"], abs=0.5)  # float16 may turn a tag
     report = (folder / "feature_based.md").read_text(encoding="utf-8")
@@ -155,7 +157,7 @@ def test_again_finds_the_features_and_gives_the_same(one_run, data, tmp_path, ca
 def test_all_six(data, tmp_path, capsys):
     results = run(data, tmp_path, test_file=None, num_train_epochs=1, document_context=True)
     printed = capsys.readouterr().out
-    assert tuple(results) == run_feature_based.CHOICES == tuple(FEATURE_CHOICES)
+    assert tuple(results) == feature_flags.CHOICES == tuple(FEATURE_CHOICES)
     states = [result["hidden_states"] for result in results.values()]
     four = [2, 3, 4, 5]
     assert states == [[0], [4], [5], four, four, [1, 2, 3, 4, 5]]
@@ -192,9 +194,7 @@ def test_batches(data):
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     random = np.random.default_rng(5)
     values = random.normal(size=(offsets[-1], 4, 3)).astype(np.float16)
-    split = run_feature_based.Split(
-        sentences, windows, StoredFeatures(values, offsets, (0, 2, 3, 5), True)
-    )
+    split = Split(sentences, windows, StoredFeatures(values, offsets, (0, 2, 3, 5), True))
     rows = [4, 1, 7]
     inputs = split.batch(rows, (5, 2), weighted=True)
     length = max(lengths[row] for row in rows)

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bert_tf.tasks.metrics import entity_scores
+from bert_tf.tasks.entity_metrics import entity_scores
 from bert_tf.weights.tensor_bundle import read_tensors
 from data_prep.finetuning import ner
 from experiments import run_ner
 from experiments.command_line.exit_status import InputError
-from experiments.plot_curves import plot_curves
+from experiments.finetuning import tagging
+from experiments.finetuning.initial_model import starting_point
+from experiments.plots.curves import plot_curves
 from tests import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -75,7 +77,7 @@ def values_of(data, output, **changes):
 
 
 def run(data, output, **changes):
-    run_ner.run(values_of(data, output, **changes))
+    tagging.run(values_of(data, output, **changes))
 
 
 def without_training(data, output, **changes):
@@ -143,7 +145,7 @@ def test_it_learns_and_scores_what_it_writes(data, trained):
     assert found["global_step"] == stored["best_step"]
     sentences = list(ner.read_sentences(data / "train.conll"))
     assert max(len(s.words) for s in sentences) > LENGTH - 2
-    tokenizer = run_ner.starting_point(values_of(data, trained)).tokenizer
+    tokenizer = starting_point(values_of(data, trained)).tokenizer
     windows = ner.make_windows(sentences, tokenizer, LENGTH)
     assert stored["steps"] == int(len(windows) / 13 * 5) > int(131 / 13 * 5)
 
@@ -179,7 +181,7 @@ def test_a_stopped_run_goes_on(data, tmp_path, monkeypatch, capsys):
     options |= {"do_predict": False}
     run(data, tmp_path / "whole", **options)
     whole = capsys.readouterr().out
-    figures_of, calls = run_ner.figures_of, []
+    figures_of, calls = tagging.figures_of, []
 
     def stopping(scores):
         calls.append(scores)
@@ -187,7 +189,7 @@ def test_a_stopped_run_goes_on(data, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         return figures_of(scores)
 
-    monkeypatch.setattr(run_ner, "figures_of", stopping)
+    monkeypatch.setattr(tagging, "figures_of", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path / "parts", **options)
     monkeypatch.undo()

@@ -12,19 +12,17 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bert_tf.records.files import (
-    RecordWriter,
-    encode_examples,
-    encode_framed_examples,
-    pretraining_features,
-    scan_records,
-)
+from bert_tf.records.encoding import encode_examples, encode_framed_examples
+from bert_tf.records.files import RecordWriter, scan_records
+from bert_tf.records.schema import pretraining_features
 from bert_tf.training.log import read_metrics
 from bert_tf.weights.tensor_bundle import read_tensors
 from bert_tf.weights.tensor_files import checkpoint_steps
-from experiments import run_pretraining
 from experiments.command_line import preemption
-from experiments.pretraining.plan import check_flags, make_plan
+from experiments.pretraining import flags as pretraining_flags
+from experiments.pretraining.flags import check_flags
+from experiments.pretraining.plan import make_plan
+from experiments.pretraining.run import PretrainingRun, training_dataset
 from tests import synthetic_records as synthetic
 from tests.pretraining_runs import STEPS, arguments, finish, log_of, start, write_data
 from tests.synthetic_records import LENGTH, PREDICTIONS, VOCAB_SIZE
@@ -33,7 +31,7 @@ from tests.synthetic_records import LENGTH, PREDICTIONS, VOCAB_SIZE
 # process when a file grows beyond the limit, which leaves the data file half written.
 DIES_WHILE_WRITING = """
 import resource, runpy, signal, sys
-from bert_tf import training_state
+from bert_tf.training import state as training_state
 
 write = training_state.write_tensors
 
@@ -216,11 +214,11 @@ def test_files_and_figures_of_a_run(data, whole):
 
 def test_frozen_weights_stay_and_lower_layers_learn_less(data, tmp_path):
     values = flags.FlagValues()
-    run_pretraining.define_flags(values)
+    pretraining_flags.define_flags(values)
     changes = {"num_train_steps": 2, "num_warmup_steps": 1, "layer_wise_decay": 0.5}
     changes |= {"freeze_layers": 0, "freeze": "pooler/dense/bias$", "save_checkpoints_steps": 1}
     values(["run_pretraining.py", *arguments(data, tmp_path, **changes)])
-    run = run_pretraining.PretrainingRun(values, make_plan(values), None)
+    run = PretrainingRun(values, make_plan(values), None)
     before = {v.path: v.numpy() for v in run.model.weights}
     run.load()
     run.train()
@@ -266,7 +264,7 @@ def refused(data, tmp_path):
 
     def check(**changes):
         values = flags.FlagValues()
-        run_pretraining.define_flags(values)
+        pretraining_flags.define_flags(values)
         values(["run_pretraining.py", *arguments(data, tmp_path / "out", **changes)])
         with pytest.raises((ValueError, OSError)) as caught:
             check_flags(values)
@@ -358,7 +356,7 @@ def test_damaged_records_are_left_out_counted_and_named(refused, data, tmp_path,
     message = f"{damaged}: record 7: corrupt"
     assert message in refused(input_file=damaged)
     values = flags.FlagValues()
-    run_pretraining.define_flags(values)
+    pretraining_flags.define_flags(values)
     names = {"input_file": f"{damaged},{data}/train-1*", "skip_corrupt_records": True}
     values(["run_pretraining.py", *arguments(data, tmp_path / "out", **names)])
     plan = make_plan(values)
@@ -370,6 +368,6 @@ def test_damaged_records_are_left_out_counted_and_named(refused, data, tmp_path,
     assert scan_records(read[str(damaged)]) == 101 - 7
     assert f"left out: {message}" in caplog.text and "and 2 more" in caplog.text
     assert "7 damaged records or stretches left out, 184 records sound" in caplog.text
-    dataset = run_pretraining.training_dataset(values, plan, phase, 0)
+    dataset = training_dataset(values, plan, phase, 0)
     (inputs, _, _) = next(dataset.as_numpy_iterator())
     assert inputs["input_ids"].shape == (13, LENGTH)

@@ -19,12 +19,14 @@ from bert_tf.config import BertConfig
 from bert_tf.models.task_models import HEADS
 from bert_tf.tasks import squad_metrics
 from bert_tf.tasks.squad_metrics import normalize_answer
-from bert_tf.tokenization.wordpiece import load_vocab
+from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.training.log import read_metrics
 from bert_tf.weights.save import save_model_directory
 from experiments import run_squad
 from experiments.command_line.exit_status import InputError
+from experiments.finetuning import question_answering
 from experiments.finetuning.initial_model import starting_point
+from experiments.finetuning.question_answering import LOGGED, Answerer, prepare
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "squad"
@@ -59,7 +61,7 @@ def parsed(**given):
 
 def squad(**given):
     values = parsed(**given)
-    run_squad.run(values)
+    question_answering.run(values)
     return values
 
 
@@ -271,7 +273,7 @@ def test_version_2_is_scored_as_by_the_official_script(run_v2, tmp_path, capsys)
 
 def test_version_2_chooses_by_the_best_threshold(run_v2, capsys):
     run = read(run_v2["output_dir"] / "run.json")["run"]
-    assert set(run["figures"]) == set(run_squad.LOGGED)
+    assert set(run["figures"]) == set(LOGGED)
     squad(**run_v2)
     results = read(run_v2["output_dir"] / "eval_results.json")
     assert results["tuned_f1"] == pytest.approx(run["figures"]["tuned_f1"])
@@ -322,8 +324,8 @@ def answerer(path, model_dir, tmp_path, **given):
         **given,
     )
     start = starting_point(values)
-    split = run_squad.prepare(values, start, "dev", str(path))
-    return run_squad.Answerer(split, start, values)
+    split = prepare(values, start, "dev", str(path))
+    return Answerer(split, start, values)
 
 
 def test_padding_is_no_answer_unless_asked_for(model_dir, tmp_path):
@@ -381,13 +383,13 @@ def test_files_equal_the_originals(original, name, model_dir, tmp_path, monkeypa
         ]
     path = write(tmp_path / "x.json", content)
     seen = {}
-    decode = run_squad.span_decoding.decode_answers
+    decode = question_answering.decode_answers
 
     def keep(questions, windows, starts, ends, *rest, **options):
         seen.update(starts=starts, ends=ends)  # of the latest
         return decode(questions, windows, starts, ends, *rest, **options)
 
-    monkeypatch.setattr(run_squad.span_decoding, "decode_answers", keep)
+    monkeypatch.setattr(question_answering, "decode_answers", keep)
     given = {"null_score_diff_threshold": -6.0, "version_2_with_negative": version_2}
     squad(
         model_dir=model_dir,

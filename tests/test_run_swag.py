@@ -17,7 +17,7 @@ from bert_tf.weights.tensor_bundle import read_tensors
 from data_prep.finetuning import swag
 from experiments import run_swag
 from experiments.command_line.exit_status import InputError
-from experiments.finetuning import splits
+from experiments.finetuning import multiple_choice, splits
 from tests import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -65,7 +65,7 @@ def values_of(data, output, **changes):
 
 
 def run(data, output, **changes):
-    run_swag.run(values_of(data, output, **changes))
+    multiple_choice.run(values_of(data, output, **changes))
 
 
 @pytest.fixture(scope="module")

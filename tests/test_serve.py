@@ -35,8 +35,11 @@ from tensorflow_serving.apis import (  # noqa: E402
     regression_pb2,
 )
 
-from bert_tf.records.files import frame_record  # noqa: E402
-from experiments import serve  # noqa: E402
+from bert_tf.records.encoding import frame_record  # noqa: E402
+from experiments.model_server.server import (  # noqa: E402
+    Ports,
+    ServerOptions,
+)
 from tests import serving_stand_ins as stand_ins  # noqa: E402
 
 pytestmark = pytest.mark.serving
@@ -464,7 +467,7 @@ def test_several_versions_and_warm_up(tmp_path):
 
 def test_bad_options(tmp_path):
     with pytest.raises(NotADirectoryError, match="model_base_path"):
-        stand_ins.RunningServer(serve.ServerOptions([("m", str(tmp_path / "no"))])).start()
+        stand_ins.RunningServer(ServerOptions([("m", str(tmp_path / "no"))])).start()
     for option, message in (
         ({"max_batch_size": 0}, "max_batch_size"),
         ({"num_versions": -1}, "num_versions"),
@@ -472,12 +475,12 @@ def test_bad_options(tmp_path):
     ):
         options = {"models": [("m", str(tmp_path))], **option}
         with pytest.raises(ValueError, match=message):
-            stand_ins.RunningServer(serve.ServerOptions(**options)).start()
+            stand_ins.RunningServer(ServerOptions(**options)).start()
 
 
 def test_port_that_is_taken(server, exported):
     ports = {"rest_api_port": server.ports.rest, "port": -1}
-    taken = serve.ServerOptions([(TWO, exported[TWO])], **ports)
+    taken = ServerOptions([(TWO, exported[TWO])], **ports)
     with pytest.raises(OSError, match="in use"):
         stand_ins.RunningServer(taken).start()
 
@@ -505,7 +508,7 @@ def test_script_finishes_what_it_accepted(tmp_path, exported):
         line = script.stdout.readline()
         assert line.startswith("REST API and page: http://127.0.0.1:")
         client = stand_ins.RunningServer(None)
-        client.ports = serve.Ports(int(line.rsplit(":", 1)[1].strip("/\n")), None)
+        client.ports = Ports(int(line.rsplit(":", 1)[1].strip("/\n")), None)
         while client.get("/readyz")[0] != 200:
             assert script.poll() is None
             threading.Event().wait(0.05)

@@ -8,7 +8,7 @@ import tensorflow as tf
 import bert_tf
 from bert_tf.models.task_models import HEADS
 from bert_tf.serving.load import load_served_model
-from bert_tf.serving.served_model import (
+from bert_tf.serving.text_models import (
     Classifier,
     Embedder,
     FillMask,
@@ -17,9 +17,10 @@ from bert_tf.serving.served_model import (
     NextSentence,
     Regressor,
 )
-from bert_tf.tasks.table import TrainedTask
+from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.tokenization.graph_tokenizer import TextToIds
-from bert_tf.tokenization.wordpiece import FullTokenizer, pack_pair
+from bert_tf.tokenization.packing import pack_pair
+from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.save import save_model_directory
 from tests import synthetic_records as synthetic
 

@@ -17,7 +17,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from bert_tf.models.task_models import HEADS
 from bert_tf.serving.load import SERVED
 from bert_tf.serving.saved_model import export_saved_model
-from bert_tf.tasks.answer_decoding import WindowRule
+from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from tests import synthetic_records as synthetic
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from bert_tf.models.task_models import bert_token_classifier
 from bert_tf.serving.entity_tagging import EntityTagger
-from bert_tf.tasks import metrics
+from bert_tf.tasks.entity_metrics import chunks
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import ner
@@ -84,8 +84,7 @@ def check_entities(sentences, served, vocab_file, length):
     seen = set()
     for row, (text, sentence) in enumerate(zip(texts, sentences, strict=True)):
         expected = [
-            (name, " ".join(sentence.words[first:last]))
-            for name, first, last in metrics.chunks(tags[row])
+            (name, " ".join(sentence.words[first:last])) for name, first, last in chunks(tags[row])
         ]
         assert found_in(text, row, answer) == expected
         seen.update(tags[row])

@@ -11,14 +11,9 @@ import tensorflow as tf
 from bert_tf.models.task_models import bert_span_labeler
 from bert_tf.serving.question_answering import QuestionAnswerer
 from bert_tf.serving.windows import make_windows
-from bert_tf.tasks import answer_decoding
-from bert_tf.tasks.answer_decoding import (
-    WindowRule,
-    decode_answers,
-    encode_words,
-    pack_windows,
-    split_words,
-)
+from bert_tf.tasks import document_windows
+from bert_tf.tasks.answer_decoding import decode_answers
+from bert_tf.tasks.document_windows import WindowRule, encode_words, pack_windows, split_words
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from tests import synthetic_records as synthetic
@@ -78,7 +73,7 @@ def windows_of(texts, vocab_file, rule=RULE):
         words, _ = split_words(context)
         questions.append(Question(str(number), words))
         pieces = encode_words(words, tokenizer)
-        windows += answer_decoding.make_windows(question, pieces, tokenizer, rule, number)
+        windows += document_windows.make_windows(question, pieces, tokenizer, rule, number)
     return questions, windows, tokenizer
 
 

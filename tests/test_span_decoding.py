@@ -8,18 +8,20 @@ import pytest
 
 from bert_tf.tasks.answer_decoding import (
     NULL_ODDS_WITHOUT_SPAN,
-    WindowRule,
-    WordPieces,
     _AnswerText,
-    _max_context,
-    _window_spans,
     best_indexes,
     decode_answers,
+    write_predictions,
+)
+from bert_tf.tasks.document_windows import (
+    WindowRule,
+    WordPieces,
+    _max_context,
+    _window_spans,
     encode_words,
     make_windows,
     pack_windows,
     split_words,
-    write_predictions,
 )
 from bert_tf.tokenization.wordpiece import FullTokenizer
 

@@ -7,7 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from bert_tf.tasks.answer_decoding import WindowRule, decode_answers
+from bert_tf.tasks.answer_decoding import decode_answers
+from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import squad
 

@@ -6,7 +6,9 @@ import itertools
 import numpy as np
 import pytest
 
-from bert_tf.records.files import decode_example, encode_examples, multiple_choice_features
+from bert_tf.records.decoding import decode_example
+from bert_tf.records.encoding import encode_examples
+from bert_tf.records.schema import multiple_choice_features
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import swag
 from data_prep.finetuning.swag import ChoiceExample

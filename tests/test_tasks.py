@@ -4,17 +4,8 @@ import dataclasses
 
 import pytest
 
-from bert_tf.tasks.table import (
-    _ALIASES,
-    KINDS,
-    TASKS,
-    TRAINED_TASK_NAME,
-    TrainedTask,
-    _plain,
-    custom_task,
-    get_task,
-    read_trained_task,
-)
+from bert_tf.tasks.table import _ALIASES, KINDS, TASKS, _plain, custom_task, get_task
+from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trained_task
 
 
 @pytest.mark.parametrize(

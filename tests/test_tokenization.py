@@ -11,21 +11,22 @@ import unicodedata
 
 import pytest
 
-from bert_tf.tokenization.wordpiece import (
+from bert_tf.tokenization.packing import pack_pair, truncate_pair
+from bert_tf.tokenization.vocabulary import (
     _CASED_MODELS,
     _UNCASED_MODELS,
+    check_special_tokens,
+    check_vocab,
+    convert_to_unicode,
+    load_vocab,
+    validate_case_matches_checkpoint,
+)
+from bert_tf.tokenization.wordpiece import (
     BasicTokenizer,
     FullTokenizer,
     WordpieceTokenizer,
     _clean,
     _Memo,
-    check_special_tokens,
-    check_vocab,
-    convert_to_unicode,
-    load_vocab,
-    pack_pair,
-    truncate_pair,
-    validate_case_matches_checkpoint,
 )
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "tokenization"
@@ -503,7 +504,7 @@ def test_pack_pair():
 
 def test_import_needs_neither_tensorflow_nor_keras():
     code = (
-        "import sys, bert_tf.tokenization\n"
+        "import sys, bert_tf.tokenization.wordpiece\n"
         "loaded = {'tensorflow', 'keras', 'numpy'} & set(sys.modules)\n"
         "sys.exit(f'imported {loaded}' if loaded else 0)"
     )

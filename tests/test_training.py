@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
-from bert_tf.models.task_models import bert_pretrainer, pretraining_compile_arguments
+from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.training import progress
 from bert_tf.training.log import (
     METRICS_NAME,
@@ -18,12 +18,12 @@ from bert_tf.training.log import (
     read_metrics_or_nothing,
     write_config,
 )
+from bert_tf.training.objectives import PretrainingObjective, pretraining_compile_arguments
 from bert_tf.training.optimizers import create_optimizer
 from bert_tf.training.progress import Progress
 from bert_tf.training.trainer import (
     BestStep,
     NonFiniteLossError,
-    PretrainingObjective,
     Trainer,
     resolve_jit_compile,
     set_precision,

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from bert_tf.config import BertConfig
 from bert_tf.models.task_models import bert_pretrainer
+from bert_tf.models.variables import weights_by_name
 from bert_tf.training.optimizers import create_optimizer
 from bert_tf.training.state import CheckpointKeeper, training_variables
-from bert_tf.weights.checkpoint import weights_by_name
 from bert_tf.weights.tensor_bundle import list_tensors, read_tensors, write_tensors
 from bert_tf.weights.tensor_files import CorruptCheckpointError, checkpoint_steps
 from tests import synthetic_records as synthetic

@@ -24,14 +24,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.records.files import (
+from bert_tf.records.decoding import decode_example, parse_example_fn
+from bert_tf.records.files import RecordFile
+from bert_tf.records.schema import (
     FeatureSpec,
-    RecordFile,
     classification_features,
-    decode_example,
     multi_label_features,
     multiple_choice_features,
-    parse_example_fn,
     regression_features,
     span_features,
     token_classification_features,

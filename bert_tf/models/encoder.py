@@ -9,15 +9,9 @@ import keras
 from keras import ops
 
 from bert_tf.config import BertConfig
-from bert_tf.models.layers import (
-    ConfiguredLayer,
-    Embeddings,
-    Encoder,
-    Pooler,
-    attention_adder,
-    check_length,
-    dropout_keys,
-)
+from bert_tf.models.dropout import dropout_keys
+from bert_tf.models.functional import attention_adder, check_length
+from bert_tf.models.layers import ConfiguredLayer, Embeddings, Encoder, Pooler
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from bert_tf.weights.checkpoint import bert_layer, to_numpy, weights_by_name
+from bert_tf.models.variables import bert_layer, to_numpy, weights_by_name
 
 Pooling = Literal["mean", "cls", "max"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "max")

@@ -10,204 +10,23 @@ size, I intermediate size, V vocabulary, S segments, R = B * F rows.
 
 import contextlib
 import contextvars
-import math
 import re
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 from keras import ops
 
 from bert_tf.config import BertConfig
-
-# What the original adds to the attention scores of masked keys. It is not minus infinity: where all
-# keys are masked, the scores still count.
-MASKED_SCORE = -10000.0
+from bert_tf.models.dropout import dropout, dropout_keys
+from bert_tf.models.functional import (
+    ACTIVATION_FUNCTIONS,
+    attention_probabilities,
+    check_length,
+    layer_norm,
+)
 
 # Dropout sites of one transformer layer: attention probabilities, attention output, layer output.
 _DROPOUTS_PER_LAYER = 3
-
-
-def gelu_tanh(x):
-    """Return the Gaussian error linear unit in its tanh form, the original's. Any float tensor."""
-    return ops.gelu(x, approximate=True)
-
-
-def gelu_erf(x):
-    """Return the exact Gaussian error linear unit, that of transformers. Any float tensor."""
-    # Not ops.gelu(approximate=False): that exports to ONNX as Erfc, which ONNX does not have.
-    half = ops.cast(0.5, x.dtype)
-    return half * x * (1.0 + ops.erf(x * ops.cast(math.sqrt(0.5), x.dtype)))
-
-
-# config.ACTIVATIONS to functions.
-ACTIVATION_FUNCTIONS = {
-    "gelu_tanh": gelu_tanh,
-    "gelu_erf": gelu_erf,
-    "relu": ops.relu,
-    "tanh": ops.tanh,
-    "linear": lambda x: x,
-}
-
-
-def layer_norm(x, gamma, beta, epsilon):
-    """Normalise the last axis to mean 0 and variance 1, then scale and shift; all in float32.
-
-    Args:
-        x: float [..., D].
-        gamma: float32 [D].
-        beta: float32 [D].
-        epsilon: added to the variance.
-
-    Returns:
-        float32 [..., D].
-
-    Reference: `layer_norm` of google-research/bert `modeling.py` (epsilon 1e-12, which is 0 in
-    float16: hence float32).
-    """
-    x = ops.cast(x, "float32")
-    centred = x - ops.mean(x, axis=-1, keepdims=True)
-    variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
-    return centred * (ops.rsqrt(variance + epsilon) * gamma) + beta
-
-
-def attention_adder(input_mask, length=None, left_to_right=False):
-    """Return what to add to attention scores: 0 where a query may see a key, else -10000.
-
-    Args:
-        input_mask: integer [B, T], 1 for tokens and 0 for padding. It hides keys only: padding
-            queries still attend, as in the original.
-        length: F, the number of queries; only needed for `left_to_right`.
-        left_to_right: whether a query sees only keys up to its own position.
-
-    Returns:
-        float32 [B, 1, 1, T], or [B, 1, F, T] with `left_to_right`.
-    """
-    # Not [:, None, None, :], which cannot become TFLite where the length is free.
-    mask = ops.expand_dims(ops.cast(input_mask, "float32"), (1, 2))  # [B, 1, 1, T]
-    if left_to_right:
-        positions = ops.arange(length)
-        causal = ops.expand_dims(positions, 1) >= ops.expand_dims(positions, 0)  # [F, T]
-        mask = mask * ops.cast(causal, "float32")  # [B, 1, F, T]
-    return (1.0 - mask) * MASKED_SCORE
-
-
-def attention_probabilities(query, key, adder):
-    """Return how much each query attends to each key, in float32.
-
-    Args:
-        query: float [B, F, N, H].
-        key: float [B, T, N, H].
-        adder: float32 [B, 1, 1 or F, T], see `attention_adder`.
-
-    Returns:
-        float32 [B, N, F, T], summing to 1 over T.
-    """
-    # The original scales the scores. Scaling queries is exact for heads of 64 (by 1/8), touches
-    # fewer numbers, and keeps float16 scores from overflowing.
-    query = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
-    scores = ops.einsum("BFNH,BTNH->BNFT", query, key)  # [B, N, F, T]
-    return ops.softmax(ops.cast(scores, "float32") + adder)
-
-
-def check_length(length, config):
-    """Refuse sequences for which the model has no position embeddings.
-
-    Args:
-        length: the number of positions F, or None if it is not known yet.
-        config: the model's configuration.
-
-    Raises:
-        ValueError: if F is above max_position_embeddings.
-    """
-    if length is not None and length > config.max_position_embeddings:
-        raise ValueError(
-            f"input_ids has {length} positions, but max_position_embeddings of the configuration "
-            f"is {config.max_position_embeddings}"
-        )
-
-
-# --- Dropout ------------------------------------------------------------------------------------
-# A mask bit is a hash of the element's index and of a key. Against the usual generators this costs
-# a few integer operations that XLA fuses into the multiplication (it draws philox numbers 15 to 20
-# times slower than TensorFlow's kernel on CPU), and gives the same masks on every backend, compiled
-# or not. It also makes recomputation safe: the key is an argument, not a state.
-
-
-def _uint32(value):
-    return ops.convert_to_tensor(np.uint32(value), dtype="uint32")
-
-
-def _wrap(x):
-    """Keep the low 32 bits on torch, where Keras holds uint32 in int64."""
-    if keras.backend.backend() == "torch":
-        return ops.bitwise_and(x, 0xFFFFFFFF)
-    return x
-
-
-def _xor_shift(x, bits):
-    return ops.bitwise_xor(x, ops.right_shift(x, _uint32(bits)))
-
-
-def hash_uint32(x, key):
-    """Hash integers under a key of two words.
-
-    The rounds are those of triple32 (C. Wellons, hash-prospector), whose output bits each depend on
-    every input bit nearly evenly. The second word enters between the rounds: with the first alone
-    masks of two keys would be reorderings of one another.
-
-    Args:
-        x: uint32 tensor.
-        key: uint32 [2].
-
-    Returns:
-        uint32 tensor of the shape of x.
-    """
-    x = ops.bitwise_xor(x, key[0])
-    x = _wrap(_xor_shift(x, 17) * _uint32(0xED5AD4BB))
-    x = ops.bitwise_xor(x, key[1])
-    x = _wrap(_xor_shift(x, 11) * _uint32(0xAC4C1B51))
-    x = _wrap(_xor_shift(x, 15) * _uint32(0x31848BAB))
-    return _xor_shift(x, 14)
-
-
-def dropout_keys(seed, count):
-    """Derive independent keys for the dropouts of one forward pass.
-
-    Args:
-        seed: integer [2] with values below 2**32, as `keras.random.SeedGenerator.next` gives.
-        count: the number of keys.
-
-    Returns:
-        uint32 [count, 2].
-    """
-    seed = ops.cast(seed, "uint32")
-    # Scramble the seed first: its words are small numbers, as the indices below are, and would
-    # give the same keys in another order for neighbouring seeds.
-    second = hash_uint32(seed[1], ops.stack([seed[0], _uint32(0x9E3779B9)]))
-    first = hash_uint32(seed[0], ops.stack([second, _uint32(0x85EBCA6B)]))
-    indices = ops.convert_to_tensor(np.arange(2 * count, dtype=np.uint32), dtype="uint32")
-    return ops.reshape(hash_uint32(indices, ops.stack([first, second])), (count, 2))
-
-
-def dropout(x, rate, key):
-    """Set a fraction of elements to 0 and scale the others up to keep the mean.
-
-    Args:
-        x: float tensor of fewer than 2**32 elements.
-        rate: Python float, the probability to drop an element.
-        key: uint32 [2], from `dropout_keys`; None for no dropout, as in evaluation.
-
-    Returns:
-        Tensor like x.
-    """
-    if key is None or rate == 0.0:
-        return x
-    shape = ops.shape(x)
-    index = ops.cast(ops.arange(math.prod(shape), dtype="int32"), "uint32")
-    bits = ops.reshape(hash_uint32(index, key), shape)
-    kept = ops.cast(bits >= _uint32(round(rate * 2**32)), x.dtype)
-    return x * (kept * ops.cast(1.0 / (1.0 - rate), x.dtype))
 
 
 # --- Layers -------------------------------------------------------------------------------------

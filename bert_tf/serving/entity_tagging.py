@@ -12,9 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.serving.served_model import ServedModel, checked_labels, function, strings
+from bert_tf.serving.served_model import ServedModel, function, strings
+from bert_tf.serving.text_models import checked_labels
 from bert_tf.serving.windows import make_windows, run_in_parts
-from bert_tf.tasks.metrics import form_and_type
+from bert_tf.tasks.entity_metrics import form_and_type
 from bert_tf.tokenization.graph_tokenizer import PiecesWithOffsets, TextToIds
 from bert_tf.tokenization.wordpiece import _is_punctuation
 

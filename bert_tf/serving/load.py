@@ -10,7 +10,8 @@ from typing import Any
 
 from bert_tf.serving.entity_tagging import EntityTagger
 from bert_tf.serving.question_answering import QuestionAnswerer
-from bert_tf.serving.served_model import (
+from bert_tf.serving.served_model import ServedModel, config_of
+from bert_tf.serving.text_models import (
     Classifier,
     Embedder,
     FillMask,
@@ -18,15 +19,14 @@ from bert_tf.serving.served_model import (
     MultipleChoice,
     NextSentence,
     Regressor,
-    ServedModel,
-    config_of,
 )
-from bert_tf.tasks.answer_decoding import WindowRule
-from bert_tf.tasks.table import TrainedTask, read_trained_task
+from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.tokenization.graph_tokenizer import TextToIds
-from bert_tf.tokenization.wordpiece import load_vocab
+from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.weights.checkpoint import open_checkpoint
-from bert_tf.weights.load import load_bert, load_model, looks_uncased
+from bert_tf.weights.load import load_bert, load_model
+from bert_tf.weights.tokenizers import looks_uncased
 
 
 @dataclasses.dataclass(frozen=True)

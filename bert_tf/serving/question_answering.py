@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from bert_tf.serving.served_model import ServedModel, function, strings
 from bert_tf.serving.windows import Windows, make_windows, run_in_parts
-from bert_tf.tasks.answer_decoding import NULL_ODDS_WITHOUT_SPAN, WindowRule
+from bert_tf.tasks.answer_decoding import NULL_ODDS_WITHOUT_SPAN
+from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tokenization.graph_tokenizer import DocumentWords, PiecesWithOffsets, TextToIds
 
 _LOWEST = -1e30  # a logit of padding

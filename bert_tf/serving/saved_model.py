@@ -8,25 +8,28 @@ imported, tensorflow_text; `ids_only` leaves out everything that takes strings, 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.serving.model_card import (
+    MODEL_CARD_NAME,
+    card_heading,
+    make_model_card,
+    signature_lines,
+)
 from bert_tf.serving.served_model import ServedModel
 
 WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"
-MODEL_CARD_NAME = "model_card.md"
 # How far outputs may be from the Keras model's, in units of `worst_difference`. Of half precision:
 # some times what was measured; what is really wrong is far from it.
 TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
-_SHOWN_NUMBERS = 5  # of a long vector, in the model card
 
 
 def export_saved_model(
@@ -169,7 +172,7 @@ def _write(
         with served.for_saving():
             tf.saved_model.save(module, folder, signatures={"serving_default": served.ids})
         card = card_heading(served, name, description, notes)
-        card += _signature_lines(served, {"serving_default": served.ids})
+        card += signature_lines(served, {"serving_default": served.ids})
         (folder / MODEL_CARD_NAME).write_text("\n".join(card) + "\n", encoding="utf-8")
         return
     signatures = served.signatures()
@@ -179,7 +182,7 @@ def _write(
     warmup.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(os.fspath(warmup)) as writer:
         writer.write(_prediction_log(name, served.example))
-    card = _model_card(served, name, signatures, description, notes)
+    card = make_model_card(served, name, signatures, description, notes)
     (folder / MODEL_CARD_NAME).write_text(card, encoding="utf-8")
 
 
@@ -288,110 +291,3 @@ def _prediction_log(name: str, example: Mapping[str, Any]) -> bytes:
         for key, value in example.items()
     ]
     return _message((6, _message((1, _message((1, spec), *inputs)))))
-
-
-# --- the model card -------------------------------------------------------------------------------
-
-
-def card_heading(
-    served: ServedModel, name: str, description: str, notes: Sequence[str]
-) -> list[str]:
-    """Return the first lines of a model card: what it is for, and of what.
-
-    Args:
-        served: the model.
-        name: the model's.
-        description: of the weights.
-        notes: more sentences.
-    """
-    config = served.config
-    lines = [
-        f"# {name}",
-        "",
-        f"Task: {served.task.replace('_', ' ')}. BERT with {config.num_hidden_layers} layers of "
-        f"{config.hidden_size} units, {config.vocab_size:,} pieces, "
-        f"{'uncased' if served.text_to_ids.do_lower_case else 'cased'}; texts are cut at "
-        f"{served.text_to_ids.max_seq_length} pieces.",
-    ]
-    lines += [f"Weights: {description}."] if description else []
-    return [*lines, *notes]
-
-
-def _model_card(
-    served: ServedModel,
-    name: str,
-    signatures: Mapping[str, Any],
-    description: str,
-    notes: Sequence[str],
-) -> str:
-    answer = served.answer(**{key: tf.constant(value) for key, value in served.example.items()})
-    lines = card_heading(served, name, description, notes)
-    lines += _signature_lines(served, signatures)
-    request = {"inputs": served.example}
-    response = {key: _shown(plain(value.numpy())) for key, value in answer.items()}
-    lines += [
-        "",
-        "## Example",
-        "",
-        f"    curl -d '{json.dumps(request)}' \\",
-        f"        http://localhost:8501/v1/models/{name}:predict",
-        "",
-        "answers",
-        "",
-        '    {"outputs": {',
-        *(f"      {json.dumps(key)}: {value}," for key, value in list(response.items())[:-1]),
-        *(f"      {json.dumps(key)}: {value}" for key, value in list(response.items())[-1:]),
-        "    }}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _signature_lines(served: ServedModel, signatures: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for name, function in signatures.items():
-        inputs = {spec.name: spec for spec in function.input_signature}
-        outputs = function.get_concrete_function().structured_outputs
-        lines += ["", f"## Signature `{name}`", "", *tensor_table(served, inputs, outputs)]
-    return lines
-
-
-def tensor_table(
-    served: ServedModel, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
-) -> list[str]:
-    """Return the lines of a table of inputs and outputs.
-
-    Args:
-        served: the model that describes them.
-        inputs: name -> what has a dtype and a shape.
-        outputs: likewise.
-    """
-    rows = [*_rows("in", inputs, served.descriptions), *_rows("out", outputs, served.descriptions)]
-    return ["| | name | type | shape | |", "|---|---|---|---|---|", *rows]
-
-
-def _rows(side: str, tensors: Mapping[str, Any], descriptions: Mapping[str, str]) -> Iterable[str]:
-    for name, tensor in sorted(tensors.items()):
-        shape = ", ".join("?" if size is None else str(size) for size in tensor.shape)
-        about = descriptions.get(name, "")
-        yield f"| {side} | `{name}` | {tensor.dtype.name} | [{shape}] | {about} |"
-
-
-def _shown(value: Any) -> str:
-    """JSON, of long vectors the beginning."""
-    if isinstance(value, list):
-        parts = [_shown(part) for part in value[: _SHOWN_NUMBERS if len(value) > 9 else None]]
-        return f"[{', '.join(parts + ['...'] * (len(parts) < len(value)))}]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def plain(array: np.ndarray) -> Any:
-    """Turn an array into lists that JSON can hold, with text for bytes.
-
-    Args:
-        array: numbers, or bytes of UTF-8.
-    """
-    if array.dtype == object:
-        return np.vectorize(lambda x: x.decode("utf-8", "replace"), otypes=[object])(array).tolist()
-    if array.dtype.kind == "f":
-        return array.astype(np.float64).round(6).tolist()
-    return array.tolist()

@@ -23,26 +23,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.serving.saved_model import (
-    MODEL_CARD_NAME,
-    card_heading,
-    new_version,
-    precision_note,
-    sample_ids,
-    tensor_table,
-    worst_difference,
-)
+from bert_tf.serving.model_card import MODEL_CARD_NAME, card_heading, tensor_table
+from bert_tf.serving.saved_model import new_version, precision_note, sample_ids, worst_difference
 from bert_tf.serving.served_model import ServedModel, strings
 from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
 
 TFLITE_NAME = "model.tflite"
-ONNX_NAME = "model.onnx"
 DESCRIPTION_NAME = "model.json"
 VOCAB_NAME = "vocab.txt"
 # How far outputs may be from the Keras model's (`worst_difference`), by what the weights are stored
 # in. Some times what was measured: 1e-6, 2e-3 and 0.1 for all-MiniLM-L6-v2.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.25}
-_ONNX_OPSET = 17
 # Texts of which both tokenizers of `lite_text` make the same pieces.
 _SAMPLE_TEXTS = ("A fine film, though a bit too long.", "", "Don't ask: who wrote it?", "7 (seven)")
 
@@ -87,11 +78,11 @@ def export_tflite(
     if not ids_only and not served.texts:
         raise ValueError(f"ids_only: a TFLite file of {served.task} can only take ids")
     with new_version(path, version) as (folder, target):
-        module = _module(served, ids_only)
-        _describe(folder, served, module, "tflite", weights)
+        module = lite_module(served, ids_only)
+        write_description(folder, served, module, "tflite", weights)
         (folder / TFLITE_NAME).write_bytes(_to_tflite(module.run, module, weights))
         run = load_tflite(folder)
-        difference = _worst_of_ids(served, run) if ids_only else _worst_of_texts(served, run)
+        difference = worst_of_ids(served, run) if ids_only else _worst_of_texts(served, run)
         notes = [precision_note(weights, difference, TOLERANCES[weights])]
         if not ids_only:
             notes.append(
@@ -101,62 +92,7 @@ def export_tflite(
                 "width), control characters, a capital sigma at a word's end and bytes that are "
                 "not UTF-8."
             )
-        _write_card(folder, target, served, module, description, notes)
-    return target
-
-
-def export_onnx(
-    served: ServedModel,
-    path: str | os.PathLike,
-    *,
-    version: int | None = None,
-    description: str = "",
-) -> pathlib.Path:
-    """Write an ONNX file that takes ids; numbers of rows and of pieces are free.
-
-    Args:
-        served: the model.
-        path: folder of the model's versions.
-        version: number of the version, at least 1; by default one more than the highest there is.
-        description: of the weights, for the model card.
-
-    Returns:
-        The folder written: path/version.
-
-    Raises:
-        ImportError: the extra "onnx" is not installed.
-        FileExistsError: that version exists.
-        ValueError: version is below 1.
-        RuntimeError: what was written does not answer as the model does (TOLERANCES); nothing is
-            left of it.
-        OSError: the folder cannot be written.
-    """
-    try:
-        import onnx  # pyright: ignore[reportMissingImports]
-        import onnxruntime  # pyright: ignore[reportMissingImports]
-        import tf2onnx  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError(f"format: onnx needs pip install 'bert-tf[onnx]' ({error})") from error
-    with new_version(path, version) as (folder, target):
-        module = _module(served, ids_only=True)
-        specs = module.run.input_signature
-        # From the model itself: the checks of `serving.function` would be taken for inputs.
-        proto, _ = tf2onnx.convert.from_function(
-            module.run, input_signature=specs, opset=_ONNX_OPSET
-        )
-        _name_sizes(proto, {spec.name: spec for spec in specs})
-        onnx.checker.check_model(proto)
-        onnx.save(proto, folder / ONNX_NAME)
-        _describe(folder, served, module, "onnx", "float32")
-        session = onnxruntime.InferenceSession(
-            os.fspath(folder / ONNX_NAME), providers=["CPUExecutionProvider"]
-        )
-        names = [output.name for output in session.get_outputs()]
-        difference = _worst_of_ids(
-            served, lambda **arrays: dict(zip(names, session.run(names, arrays), strict=True))
-        )
-        notes = [precision_note("float32", difference, TOLERANCES["float32"])]
-        _write_card(folder, target, served, module, description, notes)
+        write_card(folder, target, served, module, description, notes)
     return target
 
 
@@ -195,7 +131,7 @@ def load_tflite(folder: str | os.PathLike, *, threads: int = 1) -> Run:
     return interpreter.get_signature_runner()
 
 
-def _module(served: ServedModel, ids_only: bool) -> tf.Module:
+def lite_module(served: ServedModel, ids_only: bool) -> tf.Module:
     """A module whose function `run` is what a file shall hold."""
     module = tf.Module()
     module.weights = served.weights
@@ -235,7 +171,8 @@ def _to_tflite(function: Any, module: tf.Module, weights: str) -> bytes:
             raise RuntimeError(f"format: TFLite cannot hold this model: {reason[0]}") from error
 
 
-def _worst_of_ids(served: ServedModel, run: Run) -> float:
+def worst_of_ids(served: ServedModel, run: Run) -> float:
+    """Return the largest difference of the outputs on fixed ids."""
     """Worst difference of a file's outputs from the model's, for several shapes."""
     longest = served.text_to_ids.max_seq_length
     worst = []
@@ -271,19 +208,6 @@ def _worst_of_texts(served: ServedModel, run: Run) -> float:
     return float(np.max(worst))
 
 
-def _name_sizes(proto: Any, specs: Mapping[str, tf.TensorSpec]) -> None:
-    """Give the free sizes of an ONNX graph's inputs, and of its outputs' rows, names."""
-    for value in proto.graph.input:
-        sizes = ("batch", "choices", "length") if len(specs[value.name].shape) == 3 else None
-        last = "predictions" if value.name == "masked_lm_positions" else "length"
-        for size, name in zip(
-            value.type.tensor_type.shape.dim, sizes or ("batch", last), strict=True
-        ):
-            size.dim_param = name
-    for value in proto.graph.output:
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-
-
 def _tensors(tensors: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"name": name, "type": tensor.dtype.name, "shape": tensor.shape.as_list()}
@@ -296,7 +220,7 @@ def _inputs_and_outputs(module: tf.Module) -> tuple[dict[str, Any], dict[str, An
     return inputs, dict(module.run.get_concrete_function().structured_outputs)
 
 
-def _describe(
+def write_description(
     folder: pathlib.Path, served: ServedModel, module: tf.Module, file_format: str, weights: str
 ) -> None:
     """Write model.json and vocab.txt."""
@@ -327,7 +251,7 @@ def _describe(
     (folder / VOCAB_NAME).write_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
-def _write_card(
+def write_card(
     folder: pathlib.Path,
     target: pathlib.Path,
     served: ServedModel,
@@ -335,6 +259,7 @@ def _write_card(
     description: str,
     notes: Sequence[str],
 ) -> None:
+    """Write the card that lies beside a file."""
     name = target.resolve().parent.name
     lines = card_heading(served, name, description, notes)
     lines += ["", "## Inputs and outputs", "", *tensor_table(served, *_inputs_and_outputs(module))]

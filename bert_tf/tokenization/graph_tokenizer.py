@@ -17,17 +17,15 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
 from bert_tf.tokenization import unicode_tables
 from bert_tf.tokenization.graph_words import MASK_CHARACTER, Words, WordSplitter, segment_ids
-from bert_tf.tokenization.wordpiece import (
+from bert_tf.tokenization.vocabulary import (
     CLS_TOKEN,
     MASK_TOKEN,
-    MAX_CHARS_PER_WORD,
     PAD_TOKEN,
     SEP_TOKEN,
     UNK_TOKEN,
@@ -35,11 +33,12 @@ from bert_tf.tokenization.wordpiece import (
     check_vocab,
     load_vocab,
 )
+from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD
 
 # Code points that part the words of a document.
 _DOCUMENT_SPACE = np.array(list(map(ord, unicode_tables.DOCUMENT_SPACE_CHARACTERS)), np.int32)
 # There is nothing in here for AutoGraph to convert, and looking for it takes seconds.
-_as_written = tf.autograph.experimental.do_not_convert
+as_written = tf.autograph.experimental.do_not_convert
 _MAX_BYTES_PER_WORD = 2**30  # words are measured in characters here, as the original does
 
 
@@ -171,7 +170,7 @@ class TextToIds(tf.Module):
             no_pretokenization=True,
         )
 
-    @_as_written
+    @as_written
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Return the ids of the texts' pieces, special tokens not added.
 
@@ -184,7 +183,7 @@ class TextToIds(tf.Module):
         Raises:
           ValueError: texts is of another type or rank.
         """
-        words = self._splitter(_strings("texts", texts, 1))
+        words = self._splitter(string_tensor("texts", texts, 1))
         pieces = self._tokenizer.tokenize(self._cut_words(words))  # [W, (T)]
         ids = pieces.flat_values  # [P]
         if self.parse_mask:
@@ -192,7 +191,7 @@ class TextToIds(tf.Module):
         splits = tf.gather(pieces.row_splits, words.splits)
         return tf.RaggedTensor.from_row_splits(ids, splits, validate=False)
 
-    @_as_written
+    @as_written
     def tokenize_with_offsets(self, texts: tf.Tensor) -> PiecesWithOffsets:
         """Return the ids of the texts' pieces, special tokens not added, and where they came from.
 
@@ -202,16 +201,18 @@ class TextToIds(tf.Module):
         Raises:
           ValueError: texts is of another type or rank.
         """
-        return self._with_offsets(self._splitter(_strings("texts", texts, 1), with_offsets=True))
+        return self._with_offsets(
+            self._splitter(string_tensor("texts", texts, 1), with_offsets=True)
+        )
 
-    @_as_written
+    @as_written
     def tokenize_documents(self, texts: tf.Tensor) -> tuple[PiecesWithOffsets, DocumentWords]:
         """Return the pieces of texts, and the words to which `space_word_index` refers.
 
         Args:
           texts: as for `tokenize_with_offsets`.
         """
-        words = self._splitter(_strings("texts", texts, 1), with_offsets=True)
+        words = self._splitter(string_tensor("texts", texts, 1), with_offsets=True)
         return self._with_offsets(words), self._document_words(words)
 
     @staticmethod
@@ -298,7 +299,7 @@ class TextToIds(tf.Module):
         }
         return PiecesWithOffsets(**ragged)
 
-    @_as_written
+    @as_written
     def pack(self, texts: tf.Tensor, second_texts: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Return the encoder's inputs: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], padded.
 
@@ -315,12 +316,12 @@ class TextToIds(tf.Module):
         Raises:
           ValueError: an argument is of another type or rank.
         """
-        texts = _strings("texts", texts, 1)
+        texts = string_tensor("texts", texts, 1)
         if second_texts is None:
             return self._pack(self(texts), None)
-        return self._pack(self(texts), self(_strings("second_texts", second_texts, 1)))
+        return self._pack(self(texts), self(string_tensor("second_texts", second_texts, 1)))
 
-    @_as_written
+    @as_written
     def pack_choices(
         self, texts: tf.Tensor, choices: tf.Tensor | tf.RaggedTensor
     ) -> dict[str, tf.Tensor] | dict[str, tf.RaggedTensor]:
@@ -338,7 +339,7 @@ class TextToIds(tf.Module):
           ValueError: an argument is of another type or rank.
         """
         ids = self(texts)
-        choices = _strings("choices", choices, 2)
+        choices = string_tensor("choices", choices, 2)
         if isinstance(choices, tf.RaggedTensor):
             flat = choices.flat_values
             row = segment_ids(choices.row_splits, tf.size(flat, tf.int64))
@@ -435,88 +436,6 @@ class TextToIds(tf.Module):
         return kept.with_flat_values(tf.gather(rows.flat_values, kept.flat_values))
 
 
-@keras.saving.register_keras_serializable(package="bert_tf")
-class BertPreprocessor(keras.layers.Layer):
-    """Keras layer from strings to the encoder's inputs; see `TextToIds`, which does the work.
-
-    It can be the first layer of a model, on `keras.Input(shape=(), dtype="string")`, or be mapped
-    over a `tf.data.Dataset` of batches. Its configuration holds the vocabulary, so that a model
-    saved with it needs no other file. It needs Keras on TensorFlow.
-
-    Inputs, as a dictionary or in short:
-      {"text": string [B]}, or the tensor alone.
-      {"text": string [B], "text_b": string [B]}, or (text, text_b).
-      {"text": string [B], "choices": string [B, C], or ragged [B, (C)]}.
-
-    Outputs: "input_ids", "input_mask" and "segment_ids", int32 [B, L], or [B, C, L] for choices
-    (ragged where these are).
-
-    Args:
-      vocab: path of a vocabulary, one piece a line; or piece -> id.
-      do_lower_case: True for uncased models, False for cased and Chinese ones.
-      max_seq_length: L.
-      parse_mask: make the literal text `[MASK]` the mask's id.
-      **kwargs: `name` and what else a Keras layer takes.
-
-    Raises:
-      FileNotFoundError, ValueError: see `TextToIds`; when called, ValueError for inputs of another
-        form, type or rank, which it names.
-    """
-
-    def __init__(
-        self,
-        vocab: str | os.PathLike[str] | Mapping[str, int],
-        do_lower_case: bool = True,
-        max_seq_length: int = 128,
-        parse_mask: bool = False,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        arguments = do_lower_case, max_seq_length, parse_mask
-        if isinstance(vocab, Mapping):
-            self.text_to_ids = TextToIds.from_vocab(vocab, *arguments)
-        else:
-            self.text_to_ids = TextToIds(vocab, *arguments)
-        # Keras would make floating-point tensors of lists and arrays of strings.
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
-
-    @_as_written
-    def call(self, inputs: Any) -> dict[str, tf.Tensor] | dict[str, tf.RaggedTensor]:
-        """Pack texts; see the class for inputs and outputs."""
-        if isinstance(inputs, (tuple, list)) and not all(
-            isinstance(text, (str, bytes)) for text in inputs
-        ):
-            if len(inputs) != 2:
-                raise ValueError(f"inputs: expected a pair (text, text_b), got {len(inputs)}")
-            inputs = {"text": inputs[0], "text_b": inputs[1]}
-        elif not isinstance(inputs, Mapping):
-            inputs = {"text": inputs}
-        if set(inputs) not in ({"text"}, {"text", "text_b"}, {"text", "choices"}):
-            raise ValueError(
-                "inputs: expected the keys text, and text_b or choices if there are any, "
-                f"got {' '.join(map(str, inputs))}"
-            )
-        strings = {
-            name: _strings(name, value, 2 if name == "choices" else 1)
-            for name, value in inputs.items()
-        }
-        if "choices" in strings:
-            return self.text_to_ids.pack_choices(strings["text"], strings["choices"])
-        return self.text_to_ids.pack(strings["text"], strings.get("text_b"))
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make this layer again, the vocabulary's pieces among them."""
-        made = self.text_to_ids
-        return {
-            **super().get_config(),
-            "vocab": dict(made.vocab),
-            "do_lower_case": made.do_lower_case,
-            "max_seq_length": made.max_seq_length,
-            "parse_mask": made.parse_mask,
-        }
-
-
 def _lines(vocab: Mapping[str, int]) -> list[str]:
     """Pieces by their ids, "" for what has none."""
     lines = [""] * (max(vocab.values()) + 1)
@@ -540,7 +459,7 @@ def wordpiece_lines(vocab: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _strings(name: str, value: Any, rank: int) -> Any:
+def string_tensor(name: str, value: Any, rank: int) -> Any:
     """Make a tensor of strings of an argument and check its type and rank."""
     if not tf.is_tensor(value):
         value = tf.convert_to_tensor(value)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.tokenization import unicode_tables
-from bert_tf.tokenization.wordpiece import MASK_TOKEN
+from bert_tf.tokenization.vocabulary import MASK_TOKEN
 
 # What stands for the mask among the characters of words, which are never this one.
 MASK_CHARACTER = 0

@@ -21,7 +21,8 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from bert_tf.tokenization.graph_tokenizer import TextToIds, wordpiece_lines
-from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD, UNK_TOKEN
+from bert_tf.tokenization.vocabulary import UNK_TOKEN
+from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD
 
 
 class LiteTextToIds(tf.Module):

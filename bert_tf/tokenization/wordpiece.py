@@ -13,20 +13,20 @@ Neither TensorFlow nor Keras is imported here: data preparation workers need onl
 
 import functools
 import itertools
-import numbers
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-PAD_TOKEN = "[PAD]"
-UNK_TOKEN = "[UNK]"
-CLS_TOKEN = "[CLS]"
-SEP_TOKEN = "[SEP]"
-MASK_TOKEN = "[MASK]"
-SPECIAL_TOKENS = (PAD_TOKEN, UNK_TOKEN, CLS_TOKEN, SEP_TOKEN, MASK_TOKEN)
+from bert_tf.tokenization.vocabulary import (
+    SPECIAL_TOKENS,
+    UNK_TOKEN,
+    check_vocab,
+    convert_to_unicode,
+    load_vocab,
+)
 
 MAX_CHARS_PER_WORD = 200  # a longer word becomes [UNK] (the original's limit)
 
@@ -110,19 +110,6 @@ class _CharTable(dict[int, int | str | None]):
 _CLEAN = _CharTable(_clean)
 _STRIP_AND_SPLIT = _CharTable(_strip_and_split)
 _CLEAN_AND_SPLIT = _CharTable(_clean_and_split)
-
-
-def convert_to_unicode(text: str | bytes) -> str:
-    """Return text as str; bytes are read as UTF-8, and bytes that are not UTF-8 are dropped.
-
-    Raises:
-      ValueError: text is neither str nor bytes.
-    """
-    if isinstance(text, str):
-        return text
-    if isinstance(text, bytes):
-        return text.decode("utf-8", "ignore")
-    raise ValueError(f"text must be str or bytes, got {type(text).__name__}")
 
 
 class BasicTokenizer:
@@ -558,176 +545,3 @@ def _look_up(table: Mapping, keys: Iterable, message: str) -> list:
         return [table[key] for key in keys]
     except KeyError as error:
         raise KeyError(f"{message} {error.args[0]!r}") from None
-
-
-def load_vocab(vocab_file: str | os.PathLike[str]) -> dict[str, int]:
-    """Read a vocabulary: one piece a line, ids by line number from 0.
-
-    White space around a piece is dropped. Of a piece that stands on several lines the last id
-    counts, and its place in the order is that of the first, as in the original.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is empty or not UTF-8.
-    """
-    vocab: dict[str, int] = {}
-    number = 0
-    if not os.path.isfile(vocab_file):
-        raise FileNotFoundError(f"vocab_file: no such file: {os.fspath(vocab_file)}")
-    with open(vocab_file, "rb") as reader:  # only \n ends a line here
-        for number, line in enumerate(reader, start=1):
-            try:
-                vocab[line.decode("utf-8").strip()] = number - 1
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{vocab_file}, line {number}: not UTF-8: {error}") from None
-    if not number:
-        raise ValueError(f"vocab_file {vocab_file}: expected one piece a line, got an empty file")
-    return vocab
-
-
-def check_vocab(vocab: object, source: str | os.PathLike[str]) -> None:
-    """Check pieces and ids that come from elsewhere than lines of a file, as a tokenizer.json.
-
-    Ids that no piece has are accepted: they come of a vocab.txt with a piece on several lines.
-
-    Args:
-      vocab: piece -> id.
-      source: the file or argument it comes from, for the message.
-
-    Raises:
-      ValueError: it is no mapping or empty, a piece is not str, an id is not an int of at least 0,
-        or two pieces have one id; the message names the source and the entry.
-    """
-    name = os.fspath(source)
-    if not isinstance(vocab, Mapping) or not vocab:
-        what = "an empty one" if isinstance(vocab, Mapping) else type(vocab).__name__
-        raise ValueError(f"{name}: expected a mapping from pieces to ids, got {what}")
-    pieces: dict[numbers.Integral, str] = {}
-    for piece, i in vocab.items():
-        if not isinstance(piece, str):
-            raise ValueError(f"{name}: a piece of the vocabulary must be text, got {piece!r}")
-        if isinstance(i, bool) or not isinstance(i, numbers.Integral) or i < 0:
-            raise ValueError(
-                f"{name}: the id of {piece!r} must be an integer of at least 0, got {i!r}"
-            )
-        if i in pieces:
-            raise ValueError(f"{name}: {pieces[i]!r} and {piece!r} both have the id {i}")
-        pieces[i] = piece
-
-
-def check_special_tokens(vocab: Mapping[str, int], vocab_file: str | os.PathLike[str]) -> None:
-    """Raise ValueError if a vocabulary lacks one of SPECIAL_TOKENS, naming the missing ones."""
-    missing = [token for token in SPECIAL_TOKENS if token not in vocab]
-    if missing:
-        raise ValueError(
-            f"vocab_file {os.fspath(vocab_file)} has no {' '.join(missing)}: not a vocabulary of "
-            f"BERT, which needs {' '.join(SPECIAL_TOKENS)}"
-        )
-
-
-# Model names are the folders in which Google's archives unpack.
-_UNCASED_MODELS = (
-    "uncased_L-24_H-1024_A-16",
-    "uncased_L-12_H-768_A-12",
-    "multilingual_L-12_H-768_A-12",
-    "chinese_L-12_H-768_A-12",
-)
-_CASED_MODELS = (
-    "cased_L-12_H-768_A-12",
-    "cased_L-24_H-1024_A-16",
-    "multi_cased_L-12_H-768_A-12",
-)
-
-
-def validate_case_matches_checkpoint(do_lower_case: bool, init_checkpoint: str | None) -> None:
-    """Raise ValueError if casing contradicts the name of a released checkpoint's folder.
-
-    Args:
-      do_lower_case: casing that is about to be used.
-      init_checkpoint: path such as `.../cased_L-12_H-768_A-12/bert_model.ckpt`; any other path,
-        None or "" is accepted.
-
-    Reference: google-research/bert tokenization.py, validate_case_matches_checkpoint.
-    """
-    match = re.match(r".*?([A-Za-z0-9_-]+)/bert_model.ckpt", init_checkpoint or "")
-    if match is None:
-        return
-    name = match.group(1)
-    for names, needed, casing in (
-        (_UNCASED_MODELS, True, "uncased"),
-        (_CASED_MODELS, False, "cased"),
-    ):
-        if name in names and bool(do_lower_case) != needed:
-            raise ValueError(
-                f"do_lower_case: expected {needed}, since {name} is {casing} "
-                f"(init_checkpoint {init_checkpoint}), got {do_lower_case}"
-            )
-
-
-def truncate_pair(
-    tokens_a: Sequence[_T], tokens_b: Sequence[_T], max_num_tokens: int
-) -> tuple[Sequence[_T], Sequence[_T]]:
-    """Cut two sequences to a total length: always the end of the longer, of B when equal.
-
-    Args:
-      tokens_a: pieces or ids of the first text.
-      tokens_b: pieces or ids of the second.
-      max_num_tokens: greatest total length, at least 0.
-
-    Reference: google-research/bert run_classifier.py, _truncate_seq_pair. (Pre-training truncates
-    in another way.)
-    """
-    if max_num_tokens < 0:
-        raise ValueError(f"max_num_tokens must be at least 0, got {max_num_tokens}")
-    length_a, length_b = len(tokens_a), len(tokens_b)
-    if length_a + length_b > max_num_tokens:
-        half_a, half_b = max_num_tokens - max_num_tokens // 2, max_num_tokens // 2
-        if length_a <= half_a:
-            length_b = max_num_tokens - length_a
-        elif length_b <= half_b:
-            length_a = max_num_tokens - length_b
-        else:
-            length_a, length_b = half_a, half_b
-    return tokens_a[:length_a], tokens_b[:length_b]
-
-
-def pack_pair(
-    ids_a: Sequence[int],
-    ids_b: Sequence[int] | None,
-    max_seq_length: int,
-    *,
-    cls_id: int,
-    sep_id: int,
-    pad_id: int = 0,
-) -> tuple[list[int], list[int], list[int]]:
-    """Pack one or two texts as fine-tuning does: [CLS] A [SEP], or [CLS] A [SEP] B [SEP].
-
-    Args:
-      ids_a: ids of the first text.
-      ids_b: ids of the second; None or empty if there is none.
-      max_seq_length: length of the result; longer input is cut as in `truncate_pair`.
-      cls_id: id of [CLS].
-      sep_id: id of [SEP].
-      pad_id: id of [PAD].
-
-    Returns:
-      (input_ids, input_mask, segment_ids), each of length max_seq_length. The mask is 1 on what is
-      not padding; segment ids are 1 on B and its [SEP].
-
-    Raises:
-      ValueError: max_seq_length leaves no room for the special tokens.
-
-    Reference: google-research/bert run_classifier.py, convert_single_example.
-    """
-    num_special = 3 if ids_b else 2
-    if max_seq_length < num_special:
-        raise ValueError(f"max_seq_length must be at least {num_special}, got {max_seq_length}")
-    ids_a, kept_b = truncate_pair(ids_a, ids_b or (), max_seq_length - num_special)
-    input_ids = [cls_id, *ids_a, sep_id]
-    segment_ids = [0] * len(input_ids)
-    if kept_b:  # where nothing is left of B, so is nothing of its [SEP]
-        input_ids += [*kept_b, sep_id]
-        segment_ids += [1] * (len(kept_b) + 1)
-    num_padding = max_seq_length - len(input_ids)
-    input_mask = [1] * len(input_ids) + [0] * num_padding
-    return input_ids + [pad_id] * num_padding, input_mask, segment_ids + [0] * num_padding

@@ -1,1 +1,23 @@
 """Losses, objectives, optimizers, one step, the `Trainer`, exact state, devices."""
+
+from etils import epy as _epy
+
+with _epy.lazy_api_imports(globals()):
+    from bert_tf.training.distribution import create_strategy as create_strategy
+    from bert_tf.training.losses import MaskedLMLoss as MaskedLMLoss
+    from bert_tf.training.losses import NextSentenceLoss as NextSentenceLoss
+    from bert_tf.training.losses import masked_lm_loss as masked_lm_loss
+    from bert_tf.training.losses import next_sentence_loss as next_sentence_loss
+    from bert_tf.training.objectives import FineTuningObjective as FineTuningObjective
+    from bert_tf.training.objectives import Objective as Objective
+    from bert_tf.training.objectives import PretrainingObjective as PretrainingObjective
+    from bert_tf.training.objectives import (
+        pretraining_compile_arguments as pretraining_compile_arguments,
+    )
+    from bert_tf.training.optimizers import AdamWeightDecay as AdamWeightDecay
+    from bert_tf.training.optimizers import Lamb as Lamb
+    from bert_tf.training.optimizers import WarmupLinearDecay as WarmupLinearDecay
+    from bert_tf.training.optimizers import create_optimizer as create_optimizer
+    from bert_tf.training.optimizers import layer_wise_rules as layer_wise_rules
+    from bert_tf.training.trainer import StoppedError as StoppedError
+    from bert_tf.training.trainer import Trainer as Trainer

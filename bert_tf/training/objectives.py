@@ -6,56 +6,16 @@ Shapes: B batch, F sequence length, C choices, K labels.
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import keras
 from keras import ops
 
 from bert_tf.config import BertConfig
-from bert_tf.models.task_models import HEADS
+from bert_tf.models.task_models import HEAD_OF_KIND
 from bert_tf.training import losses
-
-# Kind of task -> key of HEADS. A regression is a classifier of one logit, and several labels at
-# once are one whose logits are read each by itself.
-HEAD_OF_KIND = {
-    "classification": "classification",
-    "regression": "classification",
-    "multi_label": "classification",
-    "multiple_choice": "multiple_choice",
-    "token_classification": "token_classification",
-    "span": "span",
-}
-
-
-def make_model(
-    kind: str, config: BertConfig, num_labels: int | None = None, **arguments: Any
-) -> keras.Model:
-    """Make the model of a kind of task.
-
-    Args:
-        kind: key of HEAD_OF_KIND.
-        config: the model's configuration.
-        num_labels: K, for kinds with labels; a regression has one.
-        **arguments: of the head's function, as dropout_rate or dtype.
-
-    Raises:
-        ValueError: a kind that is not there, or num_labels for a kind that has none.
-    """
-    if kind not in HEAD_OF_KIND:
-        raise ValueError(f"kind: expected one of {', '.join(HEAD_OF_KIND)}, got {kind!r}")
-    head = HEADS[HEAD_OF_KIND[kind]]
-    if kind == "regression":
-        if num_labels not in (None, 1):
-            raise ValueError(f"num_labels: a regression has 1, got {num_labels}")
-        num_labels = 1
-    if head.has_labels != (num_labels is not None):
-        expected = "a number of labels" if head.has_labels else "none"
-        raise ValueError(f"num_labels: {kind} takes {expected}, got {num_labels}")
-    if num_labels is not None:
-        arguments["num_labels"] = num_labels
-    return head.make(config, **arguments)
+from bert_tf.training.losses import MaskedLMLoss, NextSentenceLoss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,49 +90,135 @@ class FineTuningObjective:
         }
 
 
-def freeze(model: keras.Model, patterns: Sequence[str]) -> list[str]:
-    """Keep weights from learning. Call it before the optimizer is made.
+def pretraining_compile_arguments(config: BertConfig) -> dict[str, Any]:
+    """Return the losses and metrics of pre-training, as `Model.compile` takes them.
+
+    The dataset then yields (inputs, labels, sample weights): labels are "masked_lm_logits" integer
+    [B, P] and "next_sentence_logits" integer [B, 1], sample weights the masked LM weights [B, P]
+    and ones [B, 1], under the same two names.
 
     Args:
-        model: any model.
-        patterns: regular expressions, searched for in `variable.path`.
+        config: the model's configuration.
 
     Returns:
-        The paths of the weights that are frozen now and were not before.
-
-    Raises:
-        ValueError: a pattern is no regular expression or finds no weight, or none is left to learn.
+        dict with "loss" and "weighted_metrics".
     """
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {pattern!r}: {error}") from error
-        if not any(re.search(pattern, weight.path) for weight in model.weights):
-            raise ValueError(f"no weight of the model matches {pattern!r}; nothing was frozen")
-    frozen = [
-        weight
-        for weight in model.trainable_weights
-        if any(re.search(pattern, weight.path) for pattern in patterns)
-    ]
-    if len(frozen) == len(model.trainable_weights):
-        raise ValueError(f"patterns: no weight is left to learn after {', '.join(patterns)}")
-    for weight in frozen:
-        weight.trainable = False
-    return [weight.path for weight in frozen]
+    losses: dict[str, Any] = {"masked_lm_logits": MaskedLMLoss()}
+    if config.next_sentence_prediction:
+        losses["next_sentence_logits"] = NextSentenceLoss()
+    metrics = {
+        output: [keras.metrics.SparseCategoricalAccuracy(name="accuracy")] for output in losses
+    }
+    return {"loss": losses, "weighted_metrics": metrics}
 
 
-def frozen_layers(num_frozen: int, num_layers: int) -> tuple[str, ...]:
-    """Return the patterns that freeze the embeddings and the lowest layers of the encoder.
+# (total loss, name -> (sum, weight)); the mean of a metric is sum / weight over many batches.
+StepResult = tuple[Any, dict[str, tuple[Any, Any]]]
 
-    Args:
-        num_frozen: how many layers; 0 for the embeddings alone.
-        num_layers: how many there are.
 
-    Raises:
-        ValueError: num_frozen is out of range.
+class Objective(Protocol):
+    """Turns a model's outputs into the loss to minimise and the metrics to report.
+
+    A batch may be a part of a larger one: of a global batch over replicas and accumulation steps.
+    Losses and metrics of the parts then add up to those of the whole, since each part divides by
+    the weights of the whole, which follow from labels alone.
     """
-    if not 0 <= num_frozen <= num_layers:
-        raise ValueError(f"num_frozen must be from 0 to {num_layers}, got {num_frozen}")
-    layers = tuple(f"^bert/encoder/layer_{i}/" for i in range(num_frozen))
-    return ("^bert/embeddings/", *layers)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+        ...
+
+    def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
+        """Returns what the losses of a batch are divided by, name -> float32 scalar."""
+        ...
+
+    def __call__(
+        self, outputs: Any, labels: Any, weights: Any, whole: Mapping[str, Any] | None = None
+    ) -> StepResult:
+        """Returns the loss of the batch and, for each of `metric_names`, (sum, weight).
+
+        `whole` is `loss_weights` of the batch that this one is a part of; None for a whole one.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingObjective:
+    """Masked language model and next sentence prediction, added without weights.
+
+    Each loss is the mean over its batch, the first as sum / (weight + 1e-5).
+
+    Attributes:
+        next_sentence: whether the model predicts the next sentence.
+
+    Reference:
+        google-research/bert run_pretraining.py, lines 140-148 and 245-305.
+    """
+
+    next_sentence: bool = True
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics, in the order of the log."""
+        names = ("loss", "mlm_loss", "mlm_accuracy")
+        return (*names, "nsp_loss", "nsp_accuracy") if self.next_sentence else names
+
+    def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
+        """Computes what the losses are divided by, and the number of sequences.
+
+        Args:
+            labels: as of a call.
+            weights: as of a call.
+
+        Returns:
+            float32 scalars "mlm_loss", "nsp_loss" and "sequences".
+        """
+        real = weights["masked_lm_logits"]
+        sums = {"mlm_loss": keras.ops.sum(keras.ops.cast(real, "float32"))}
+        if self.next_sentence:
+            rows = weights["next_sentence_logits"]
+            sums["nsp_loss"] = keras.ops.sum(keras.ops.cast(rows, "float32"))
+        return {**sums, "sequences": _rows(real)}
+
+    def __call__(
+        self, outputs: Any, labels: Any, weights: Any, whole: Mapping[str, Any] | None = None
+    ) -> StepResult:
+        """Computes loss and metrics of a batch, or its part in those of a larger one.
+
+        Args:
+            outputs: masked_lm_logits [B, P, V] and, with next_sentence,
+                next_sentence_logits [B, 2].
+            labels: int32 masked_lm_logits [B, P], next_sentence_logits [B].
+            weights: float32, of the labels' shapes.
+            whole: `loss_weights` of the batch that this one is a part of; None for a whole one.
+
+        Returns:
+            The total loss, a float32 scalar, and name -> (sum, weight).
+        """
+        logits = outputs["masked_lm_logits"]
+        ids, real = labels["masked_lm_logits"], weights["masked_lm_logits"]
+        loss_sum, loss_weight = losses.masked_lm_loss(logits, ids, real)
+        divisor = loss_weight if whole is None else whole["mlm_loss"]
+        total = loss_sum / (divisor + losses.MASKED_LM_WEIGHT_EPSILON)
+        found = {
+            "mlm_loss": (loss_sum, loss_weight),
+            "mlm_accuracy": losses.masked_lm_accuracy(logits, ids, real),
+        }
+        if self.next_sentence:
+            logits = outputs["next_sentence_logits"]
+            ids, real = labels["next_sentence_logits"], weights["next_sentence_logits"]
+            loss_sum, loss_weight = losses.next_sentence_loss(logits, ids, real)
+            divisor = loss_weight if whole is None else whole["nsp_loss"]
+            total += keras.ops.divide_no_nan(loss_sum, divisor)
+            found["nsp_loss"] = (loss_sum, loss_weight)
+            found["nsp_accuracy"] = losses.next_sentence_accuracy(logits, ids, real)
+        share = keras.ops.ones_like(total)
+        if whole is not None:
+            share = _rows(weights["masked_lm_logits"]) / whole["sequences"]
+        found["loss"] = (total, share)
+        return total, found
+
+
+def _rows(tensor: Any) -> Any:
+    return keras.ops.cast(keras.ops.shape(tensor)[0], "float32")

@@ -8,10 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from bert_tf.training import adam_kernel
-
 if keras.backend.backend() == "tensorflow":
-    pass
+    from bert_tf.training import adam_kernel
 else:
     adam_kernel = None
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from bert_tf.weights.layouts import abbreviate, unique_names
+from bert_tf.models.variables import abbreviate, unique_names
 from bert_tf.weights.tensor_bundle import list_tensors, read_tensors, write_tensors
 from bert_tf.weights.tensor_files import CorruptCheckpointError, checkpoint_steps
 

@@ -16,14 +16,15 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.training import distribution, losses
+from bert_tf.training import distribution
 from bert_tf.training.log import METRICS_NAME, append_metrics, cut_metrics, read_metrics_or_nothing
+from bert_tf.training.objectives import Objective, StepResult
 from bert_tf.training.progress import RunLog
 from bert_tf.training.state import CheckpointKeeper, training_variables
 from bert_tf.weights.tensor_files import checkpoint_steps
@@ -34,9 +35,6 @@ _BATCH_PARTS = ("inputs", "labels", "weights")
 _SEED_STRIDE = 7919  # between the seeds of two replicas; seeds are below 1e9, so sums fit in int32
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
-# (total loss, name -> (sum, weight)); the mean of a metric is sum / weight over many batches.
-StepResult = tuple[Any, dict[str, tuple[Any, Any]]]
-
 
 @dataclasses.dataclass(frozen=True)
 class BestStep:
@@ -44,114 +42,6 @@ class BestStep:
 
     step: int
     value: float
-
-
-class Objective(Protocol):
-    """Turns a model's outputs into the loss to minimise and the metrics to report.
-
-    A batch may be a part of a larger one: of a global batch over replicas and accumulation steps.
-    Losses and metrics of the parts then add up to those of the whole, since each part divides by
-    the weights of the whole, which follow from labels alone.
-    """
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics."""
-        ...
-
-    def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
-        """Returns what the losses of a batch are divided by, name -> float32 scalar."""
-        ...
-
-    def __call__(
-        self, outputs: Any, labels: Any, weights: Any, whole: Mapping[str, Any] | None = None
-    ) -> StepResult:
-        """Returns the loss of the batch and, for each of `metric_names`, (sum, weight).
-
-        `whole` is `loss_weights` of the batch that this one is a part of; None for a whole one.
-        """
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class PretrainingObjective:
-    """Masked language model and next sentence prediction, added without weights.
-
-    Each loss is the mean over its batch, the first as sum / (weight + 1e-5).
-
-    Attributes:
-        next_sentence: whether the model predicts the next sentence.
-
-    Reference:
-        google-research/bert run_pretraining.py, lines 140-148 and 245-305.
-    """
-
-    next_sentence: bool = True
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics, in the order of the log."""
-        names = ("loss", "mlm_loss", "mlm_accuracy")
-        return (*names, "nsp_loss", "nsp_accuracy") if self.next_sentence else names
-
-    def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
-        """Computes what the losses are divided by, and the number of sequences.
-
-        Args:
-            labels: as of a call.
-            weights: as of a call.
-
-        Returns:
-            float32 scalars "mlm_loss", "nsp_loss" and "sequences".
-        """
-        real = weights["masked_lm_logits"]
-        sums = {"mlm_loss": keras.ops.sum(keras.ops.cast(real, "float32"))}
-        if self.next_sentence:
-            rows = weights["next_sentence_logits"]
-            sums["nsp_loss"] = keras.ops.sum(keras.ops.cast(rows, "float32"))
-        return {**sums, "sequences": _rows(real)}
-
-    def __call__(
-        self, outputs: Any, labels: Any, weights: Any, whole: Mapping[str, Any] | None = None
-    ) -> StepResult:
-        """Computes loss and metrics of a batch, or its part in those of a larger one.
-
-        Args:
-            outputs: masked_lm_logits [B, P, V] and, with next_sentence,
-                next_sentence_logits [B, 2].
-            labels: int32 masked_lm_logits [B, P], next_sentence_logits [B].
-            weights: float32, of the labels' shapes.
-            whole: `loss_weights` of the batch that this one is a part of; None for a whole one.
-
-        Returns:
-            The total loss, a float32 scalar, and name -> (sum, weight).
-        """
-        logits = outputs["masked_lm_logits"]
-        ids, real = labels["masked_lm_logits"], weights["masked_lm_logits"]
-        loss_sum, loss_weight = losses.masked_lm_loss(logits, ids, real)
-        divisor = loss_weight if whole is None else whole["mlm_loss"]
-        total = loss_sum / (divisor + losses.MASKED_LM_WEIGHT_EPSILON)
-        found = {
-            "mlm_loss": (loss_sum, loss_weight),
-            "mlm_accuracy": losses.masked_lm_accuracy(logits, ids, real),
-        }
-        if self.next_sentence:
-            logits = outputs["next_sentence_logits"]
-            ids, real = labels["next_sentence_logits"], weights["next_sentence_logits"]
-            loss_sum, loss_weight = losses.next_sentence_loss(logits, ids, real)
-            divisor = loss_weight if whole is None else whole["nsp_loss"]
-            total += keras.ops.divide_no_nan(loss_sum, divisor)
-            found["nsp_loss"] = (loss_sum, loss_weight)
-            found["nsp_accuracy"] = losses.next_sentence_accuracy(logits, ids, real)
-        share = keras.ops.ones_like(total)
-        if whole is not None:
-            share = _rows(weights["masked_lm_logits"]) / whole["sequences"]
-        found["loss"] = (total, share)
-        return total, found
-
-
-def _rows(tensor: Any) -> Any:
-    return keras.ops.cast(keras.ops.shape(tensor)[0], "float32")
 
 
 def set_precision(precision: str) -> None:
@@ -802,7 +692,7 @@ def _check_made_within(
     if not hasattr(inner, "gradients_are_reduced"):
         raise ValueError(
             "optimizer: expected one with the attribute gradients_are_reduced, as those of "
-            f"bert_tf.optimization, since gradients are summed before; got {type(inner).__name__}"
+            f"bert_tf.training, since gradients are summed before; got {type(inner).__name__}"
         )
     inner.gradients_are_reduced = True
 

@@ -9,155 +9,25 @@ Reference: arXiv 2106.09685.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from bert_tf.models.layers import TransformerLayer, initial_values
-from bert_tf.training.objectives import freeze
-from bert_tf.weights.checkpoint import bert_layer, to_numpy, weights_by_name
-from bert_tf.weights.layouts import HEADS_PATTERN, HF, abbreviate
+from bert_tf.models.lora import ADAPTER, PROJECTIONS, add_lora, base_kernel, lora_layers
+from bert_tf.models.variables import abbreviate, bert_layer, to_numpy
+from bert_tf.weights.layouts import HF
 from bert_tf.weights.tensor_files import open_tensors, write_safetensors
-
-# The dense layers of a transformer layer that can be adapted.
-PROJECTIONS: Mapping[str, Callable[[TransformerLayer], keras.layers.Dense]] = {
-    "query": lambda layer: layer.attention.self_attention.query,
-    "key": lambda layer: layer.attention.self_attention.key,
-    "value": lambda layer: layer.attention.self_attention.value,
-    "attention_output": lambda layer: layer.attention.residual_output.dense,
-    "intermediate": lambda layer: layer.intermediate.dense,
-    "output": lambda layer: layer.residual_output.dense,
-}
-# The paper's choice for GLUE.
-DEFAULT_TARGETS = ("query", "value")
 
 ADAPTER_NAME = "adapter_model.safetensors"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
-
-_ADAPTER = re.compile(r"/lora_kernel_([ab])$")
 _PEFT_PREFIX = "base_model.model."
 # What files of peft call the kinds of models, by a module of their heads.
 _PEFT_TASKS = {"classifier": "SEQ_CLS", "qa_outputs": "QUESTION_ANS"}
-
-
-def add_lora(
-    model: keras.Model,
-    rank: int,
-    alpha: float | None = None,
-    targets: Sequence[str] = DEFAULT_TARGETS,
-    *,
-    also_train: Sequence[str] = (HEADS_PATTERN,),
-) -> list[str]:
-    """Give a model adapters, and keep all else but its head from learning.
-
-    Call it once the weights are loaded and before the optimizer is made. The outputs do not change:
-    B begins with zeros, and A as in the authors' code and in peft.
-
-    Args:
-        model: a model of this package; it is changed.
-        rank: of the adapters, at least 1.
-        alpha: their scale is alpha / rank; None (default) for rank, so 1.
-        targets: keys of PROJECTIONS; the dense layers, in every transformer layer, that get them.
-        also_train: regular expressions, searched for in `variable.path`, of weights that go on
-            learning; by default the head's.
-
-    Returns:
-        The paths of the adapters' weights.
-
-    Raises:
-        ValueError: an argument is wrong, or the model has adapters already.
-    """
-    check_arguments(rank, alpha, targets)
-    if lora_layers(model):
-        raise ValueError("model: has LoRA adapters already; merge_lora makes a model without them")
-    kept = [w.path for w in model.trainable_weights if _matches(w.path, also_train)]
-    for layer in bert_layer(model).encoder.transformer_layers:
-        for target in dict.fromkeys(targets):
-            _enable(PROJECTIONS[target](layer), rank, alpha)
-    adapters = [w.path for w in model.trainable_weights if _ADAPTER.search(w.path)]
-    learning = {*kept, *adapters}
-    freeze(model, [f"^{re.escape(w.path)}$" for w in model.weights if w.path not in learning])
-    return adapters
-
-
-def check_arguments(rank: int, alpha: float | None, targets: Sequence[str]) -> None:
-    """Refuse, with a ValueError, what `add_lora` cannot take; needs no model."""
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"rank: expected a whole number of at least 1, got {rank!r}")
-    if alpha is not None and not alpha > 0:
-        raise ValueError(f"alpha: expected a positive number, got {alpha!r}")
-    if not targets or not set(targets) <= set(PROJECTIONS):
-        given = ", ".join(targets) or "none"
-        raise ValueError(f"targets: expected some of {', '.join(PROJECTIONS)}, got {given}")
-
-
-def _matches(path: str, patterns: Sequence[str]) -> bool:
-    return any(re.search(pattern, path) for pattern in patterns)
-
-
-def _enable(dense: keras.layers.Dense, rank: int, alpha: float | None) -> None:
-    # An initializer for each layer, since one gives the same values every time. This one is uniform
-    # up to 1 / sqrt(D).
-    a_initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-    with contextlib.ExitStack() as scopes:
-        # Keras names weights that come after `build` without the scopes of their layer.
-        for scope in _base_kernel(dense).path.split("/")[:-1]:
-            scopes.enter_context(keras.name_scope(scope))
-        dense.enable_lora(rank, lora_alpha=alpha, a_initializer=a_initializer)
-
-
-def _base_kernel(dense: keras.layers.Dense) -> keras.Variable:
-    """Return the kernel without the adapter; `dense.kernel` has it added."""
-    return next(weight for weight in dense.weights if weight.name == "kernel")
-
-
-def lora_layers(model: keras.Model) -> list[keras.layers.Dense]:
-    """Return the dense layers of a model that have adapters, in the encoder's order."""
-    return [
-        dense
-        for layer in bert_layer(model).encoder.transformer_layers
-        for projection in PROJECTIONS.values()
-        if (dense := projection(layer)).lora_enabled
-    ]
-
-
-def merged_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return the weights that a model has with its adapters merged, by path."""
-    weights = {
-        path: to_numpy(weight)
-        for path, weight in weights_by_name(model).items()
-        if not _ADAPTER.search(path)
-    }
-    for dense in lora_layers(model):
-        kernel = _base_kernel(dense)
-        product = to_numpy(dense.lora_kernel_a) @ to_numpy(dense.lora_kernel_b)
-        merged = weights[kernel.path] + (dense.lora_alpha / dense.lora_rank) * product
-        weights[kernel.path] = merged.astype(weights[kernel.path].dtype)
-    return weights
-
-
-def merge_lora(model: keras.Model) -> keras.Model:
-    """Return the model without adapters that gives the same outputs; all its weights can learn.
-
-    Args:
-        model: as `add_lora` left it and training changed it; stays as it is. One without adapters
-            gives its copy.
-
-    Raises:
-        ValueError: it is not a model of this package.
-    """
-    weights = merged_weights(model)
-    with initial_values(keras.initializers.Zeros()):
-        merged = keras.models.clone_model(model)
-    for path, weight in weights_by_name(merged).items():
-        weight.assign(weights[path])
-    return merged
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -182,18 +52,18 @@ def save_adapters(directory: str | pathlib.Path, model: keras.Model) -> None:
         raise ValueError("model: expected one with LoRA adapters; see add_lora")
     folder = pathlib.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {w.path: w for w in model.weights if w.trainable or _ADAPTER.search(w.path)}
+    weights = {w.path: w for w in model.weights if w.trainable or ADAPTER.search(w.path)}
     names = {path: _peft_name(path) for path in weights}
     write_safetensors(
         folder / ADAPTER_NAME,
         {names[path]: _to_peft(path, to_numpy(weight)) for path, weight in weights.items()},
     )
-    others = [names[path] for path in weights if not _ADAPTER.search(path)]
+    others = [names[path] for path in weights if not ADAPTER.search(path)]
     modules = sorted({n.removeprefix(_PEFT_PREFIX).rpartition(".")[0] for n in others})
     task = next((_PEFT_TASKS[m] for m in modules if m in _PEFT_TASKS), "FEATURE_EXTRACTION")
     if any(path.startswith("token_classification/") for path in weights):
         task = "TOKEN_CLS"
-    scopes = {re.sub(r"^bert/encoder/layer_\d+/", "", _base_kernel(d).path) for d in layers}
+    scopes = {re.sub(r"^bert/encoder/layer_\d+/", "", base_kernel(d).path) for d in layers}
     endings = sorted(scope.removesuffix("/kernel").replace("/", r"\.") for scope in scopes)
     config = {
         "peft_type": "LORA",
@@ -233,14 +103,14 @@ def load_adapters(directory: str | pathlib.Path, model: keras.Model) -> None:
             target
             for target, projection in PROJECTIONS.items()
             for layer in bert_layer(model).encoder.transformer_layers[:1]
-            if _peft_name(_base_kernel(projection(layer)).path.removesuffix("kernel") + _A)
+            if _peft_name(base_kernel(projection(layer)).path.removesuffix("kernel") + _A)
             in source.shapes
         ]
         if not targets:
             raise ValueError(f"{folder}: no adapter there is of a dense layer of this model")
         add_lora(model, config["r"], config["lora_alpha"], targets)
     weights = {_peft_name(w.path): w for w in model.weights}
-    expected = {_peft_name(w.path) for w in model.weights if _ADAPTER.search(w.path)}
+    expected = {_peft_name(w.path) for w in model.weights if ADAPTER.search(w.path)}
     wrong = [
         *sorted(expected - set(source.shapes)),
         *sorted(set(source.shapes) - set(weights)),
@@ -274,7 +144,7 @@ _A = "lora_kernel_a"
 
 
 def _peft_name(path: str) -> str:
-    adapter = _ADAPTER.search(path)
+    adapter = ADAPTER.search(path)
     if adapter:
         scope = str(HF.theirs(path[: adapter.start()] + "/kernel")).removesuffix(".weight")
         return f"{_PEFT_PREFIX}{scope}.lora_{adapter[1].upper()}.weight"
@@ -282,10 +152,10 @@ def _peft_name(path: str) -> str:
 
 
 def _to_peft(path: str, array: np.ndarray) -> np.ndarray:
-    transposed = _ADAPTER.search(path) or HF.transposed(path)
+    transposed = ADAPTER.search(path) or HF.transposed(path)
     return np.ascontiguousarray(array.T) if transposed else array
 
 
 def _peft_shape(weight: keras.Variable) -> tuple[int, ...]:
     shape = tuple(weight.shape)
-    return shape[::-1] if _ADAPTER.search(weight.path) or HF.transposed(weight.path) else shape
+    return shape[::-1] if ADAPTER.search(weight.path) or HF.transposed(weight.path) else shape

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from bert_tf.config import BertConfig
+from bert_tf.models.variables import HEADS_PATTERN
 
 # Our weight that shows a head to be there, for each kind of model (see heads.HEADS).
 HEAD_MARKS = {
@@ -30,8 +30,6 @@ POOLER = ("bert/pooler/dense/kernel", "bert/pooler/dense/bias")
 POOLER_PATTERN = r"^bert/pooler/"
 # In every TensorFlow 2 checkpoint that names tensors by objects, and in no other.
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-# Our weights outside the encoder.
-HEADS_PATTERN = r"^(cls|classifier|token_classification|multiple_choice|bilstm)/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,19 +330,3 @@ def kinds_of_heads(layout: Layout, names: Iterable[str]) -> list[str]:
     if "pretraining" in kinds and "next_sentence" in kinds:
         kinds.remove("next_sentence")
     return kinds
-
-
-def unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict of (name, variable) pairs; ValueError if two have one name."""
-    found: dict[str, Any] = {}
-    for name, variable in pairs:
-        if name in found:
-            raise ValueError(f"two variables are named {name!r}; checkpoint names must differ")
-        found[name] = variable
-    return found
-
-
-def abbreviate(names: Sequence[str], limit: int = 12) -> str:
-    """List names for a message, at most `limit` of them."""
-    more = f", and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

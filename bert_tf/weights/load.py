@@ -21,25 +21,18 @@ from keras import ops
 from bert_tf.config import BertConfig
 from bert_tf.models.layers import Dropout
 from bert_tf.models.task_models import HEADS
-from bert_tf.tokenization.wordpiece import FullTokenizer, check_vocab, load_vocab
-from bert_tf.weights.checkpoint import (
-    CONFIG_NAME,
-    HF_CONFIG_NAME,
-    LABELS_NAME,
-    Checkpoint,
+from bert_tf.models.variables import (
+    HEADS_PATTERN,
+    abbreviate,
     bert_layer,
     config_of,
-    kind_of,
-    open_checkpoint,
-    read_config,
-    read_json,
     to_numpy,
     weights_by_name,
-    without_initial_values,
 )
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
 from bert_tf.weights.layouts import (
     HEAD_MARKS,
-    HEADS_PATTERN,
     HF,
     HF_ARCHITECTURES,
     HF_TIED,
@@ -48,13 +41,14 @@ from bert_tf.weights.layouts import (
     POOLER_PATTERN,
     WORD_EMBEDDINGS,
     Layout,
-    abbreviate,
     kinds_of_heads,
 )
+from bert_tf.weights.locate import CONFIG_NAME, HF_CONFIG_NAME, LABELS_NAME, read_config, read_json
+from bert_tf.weights.model_weights import kind_of, without_initial_values
 from bert_tf.weights.tensor_files import TensorSource
+from bert_tf.weights.tokenizers import load_tokenizer
 
 _log = logging.getLogger(__name__)
-_SPECIAL = re.compile(r"\[.*\]|<.*>")
 
 # Tables whose rows may be cut or extended, and the weights that have these rows.
 RESIZABLE = {
@@ -647,94 +641,3 @@ def _labels(checkpoint: Checkpoint, num_labels: int | None) -> tuple[str, ...] |
     if len(labels) != num_labels:
         raise ValueError(f"{path}: {len(labels)} labels, but the head has {num_labels}")
     return labels
-
-
-def load_tokenizer(checkpoint: Checkpoint, do_lower_case: bool | None) -> FullTokenizer | None:
-    """Make the tokenizer of an opened checkpoint.
-
-    Args:
-        checkpoint: see `open_checkpoint`.
-        do_lower_case: as in `load_bert`.
-
-    Returns:
-        The tokenizer, or None where no vocabulary lies with the weights.
-
-    Raises:
-        ValueError: the vocabulary is not one of BERT.
-    """
-    if checkpoint.located is None:
-        return None
-    folder = pathlib.Path(checkpoint.located.path)
-    if checkpoint.located.format != "keras_hub":
-        folder = folder.parent
-    # transformers writes the vocabulary into tokenizer.json, and lately nowhere else.
-    fast = folder / "tokenizer.json"
-    values = read_json(fast) if fast.exists() else {}
-    settings_file = folder / "tokenizer_config.json"
-    settings = read_json(settings_file) if settings_file.exists() else {}
-    casings = [
-        do_lower_case,
-        settings.get("do_lower_case"),
-        _part(values, "normalizer").get("lowercase"),
-        _part(values, "config").get("lowercase"),  # KerasHub's file of the same name
-    ]
-    casing = next((value for value in casings if isinstance(value, bool)), None)
-    _warn_of_another_tokenizer(checkpoint, settings, values, casing)
-    if checkpoint.located.vocab_file:
-        vocab = load_vocab(checkpoint.located.vocab_file)
-    elif (model := _part(values, "model")).get("type") == "WordPiece":
-        check_vocab(model.get("vocab"), str(fast))
-        vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
-    else:
-        return None
-    if casing is None:
-        casing = looks_uncased(vocab)
-    if checkpoint.located.vocab_file:
-        return FullTokenizer(checkpoint.located.vocab_file, casing)
-    return FullTokenizer.from_vocab(vocab, casing)
-
-
-def _part(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return an object within a JSON object; an empty one where it is missing or another thing."""
-    part = values.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-_TOKENIZER_CLASSES = (None, "BertTokenizer", "BertTokenizerFast", "TokenizersBackend")
-
-
-def _warn_of_another_tokenizer(
-    checkpoint: Checkpoint, settings: Mapping[str, Any], fast: Mapping[str, Any], casing: Any
-) -> None:
-    """Say where the tokenizer that lies with the weights does what BERT's own does not."""
-    normalizer = _part(fast, "normalizer") or _part(fast, "config")
-    differences = []
-    for values, name, expected in (
-        (settings, "strip_accents", (None, casing)),
-        (normalizer, "strip_accents", (None, casing)),
-        (settings, "tokenize_chinese_chars", (None, True)),
-        (normalizer, "handle_chinese_chars", (None, True)),
-        (settings, "tokenizer_class", _TOKENIZER_CLASSES),
-    ):
-        if values.get(name) not in expected:
-            differences.append(f"{name} {values[name]!r}")
-    known = _part(_part(fast, "model"), "vocab")
-    tokens = fast.get("added_tokens")
-    tokens = [t for t in tokens if isinstance(t, dict)] if isinstance(tokens, list) else []
-    added = [str(t.get("content")) for t in tokens if t.get("content") not in known]
-    if added and known:
-        differences.append(f"added tokens {abbreviate(added, 4)}")
-    if differences:
-        _log.warning(
-            "%s: its tokenizer differs from BERT's, which is what is used here: %s",
-            checkpoint.description,
-            ", ".join(dict.fromkeys(differences)),
-        )
-
-
-def looks_uncased(vocab: Mapping[str, int]) -> bool:
-    """Tell from a vocabulary whether text is to be lower-cased: all its pieces are.
-
-    Special ones, as [UNK] or <S>, aside.
-    """
-    return not any(piece != piece.lower() and not _SPECIAL.fullmatch(piece) for piece in vocab)

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from bert_tf.tasks.table import TASKS, Task
-from bert_tf.tokenization.wordpiece import CLS_TOKEN, SEP_TOKEN, FullTokenizer, pack_pair
+from bert_tf.tokenization.packing import pack_pair
+from bert_tf.tokenization.vocabulary import CLS_TOKEN, SEP_TOKEN
+from bert_tf.tokenization.wordpiece import FullTokenizer
 
 OnBad = Callable[[str], None] | None
 Label = str | float | tuple[str, ...] | None

@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from bert_tf.tokenization.wordpiece import (
+from bert_tf.tokenization.vocabulary import (
     CLS_TOKEN,
     PAD_TOKEN,
     SEP_TOKEN,
     UNK_TOKEN,
-    FullTokenizer,
     check_special_tokens,
 )
+from bert_tf.tokenization.wordpiece import FullTokenizer
 
 DOCUMENT_START = "-DOCSTART-"
 OUTSIDE = "O"
@@ -294,8 +294,8 @@ def label_names(sentences: Iterable[Sentence]) -> list[str]:
 def to_bio(tags: Sequence[str]) -> tuple[str, ...]:
     """Return one sentence's tags with B- on the first word of each entity and I- on the others.
 
-    The entities stay the ones that conlleval finds (see `bert_tf.metrics.chunks`), in IOB1, where
-    B- only parts neighbours of one type, as in IOBES.
+    The entities stay the ones that conlleval finds (see `bert_tf.tasks.entity_metrics.chunks`),
+    in IOB1, where B- only parts neighbours of one type, as in IOBES.
 
     Args:
       tags: O, or B-, I-, E- or S- and a type, of one sentence.

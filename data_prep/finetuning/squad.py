@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_tf.tasks.answer_decoding import (
+from bert_tf.tasks.document_windows import (
     Window,
     WindowRule,
     WordPieces,
@@ -24,7 +24,7 @@ from bert_tf.tasks.answer_decoding import (
     pack_windows,
     split_words,
 )
-from bert_tf.tasks.answer_decoding import make_windows as windows_of_question
+from bert_tf.tasks.document_windows import make_windows as windows_of_question
 from bert_tf.tokenization.wordpiece import FullTokenizer
 
 FIRST_UNIQUE_ID = 1000000000  # the original's id of the first window of a file

@@ -42,9 +42,29 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from bert_tf.records.files import gzip_stream, manifest_path, output_base
-from bert_tf.tokenization.wordpiece import FullTokenizer, check_special_tokens, load_vocab
-from data_prep.pretraining import instances, local_runner, token_store
-from data_prep.pretraining.local_runner import Options
+from bert_tf.tokenization.vocabulary import check_special_tokens, load_vocab
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.corpus import text_files
+from data_prep.pretraining import instances, token_store, units
+from data_prep.pretraining.manifest import Statistics, make_manifest
+from data_prep.pretraining.options import (
+    PAIRS_STAGE,
+    RECORDS_STAGE,
+    Options,
+    fingerprint,
+    generator,
+    refuses_upper_case,
+    warn_about_corpus,
+    warn_about_flags,
+)
+from data_prep.pretraining.stages import (
+    block_bounds,
+    block_pairs,
+    chunk_sizes,
+    deal_pairs,
+    write_chunk_records,
+)
+from data_prep.pretraining.work_folder import work_folder
 from data_prep.processes.worker_pool import available_cores
 
 PIECE_BYTES = 1 << 23  # larger than the local runner's: on object stores each file costs time
@@ -117,9 +137,9 @@ def create_pretraining_data(
         raise ValueError("compatible: the original's records are made in one process; drop runner")
     tokenizer = FullTokenizer(options.vocab_file, options.do_lower_case)
     check_special_tokens(tokenizer.vocab, options.vocab_file)
-    local_runner.warn_about_flags(options, tokenizer)
+    warn_about_flags(options, tokenizer)
     for path in options.input_files:
-        token_store.open_input(path).close()
+        text_files.open_input(path).close()
     arguments = _pipeline_arguments(runner, num_workers, beam_arguments)
     with _work_folder(options) as work:
         job = _Job(options, work)
@@ -173,7 +193,7 @@ def _written(path: str) -> Iterator[BinaryIO]:
 
 def _rename(source: str, target: str) -> None:
     # Local files are replaced at once; not every other file system renames onto a file.
-    if token_store.is_remote(target) and FileSystems.exists(target):
+    if text_files.is_remote(target) and FileSystems.exists(target):
         FileSystems.delete([target])
     FileSystems.rename([source], [target])
 
@@ -187,11 +207,11 @@ def _write_json(path: str, value: Any) -> None:
 def _work_folder(options: Options) -> Iterator[str]:
     """As `local.work_folder`, on any file system; without a lock where it has none."""
     first = options.output_files[0]
-    if not token_store.is_remote(first):
-        with local_runner.work_folder(options, _LAYOUT) as work:
+    if not text_files.is_remote(first):
+        with work_folder(options, _LAYOUT) as work:
             yield work
         return
-    work = f"{output_base(first)}.work-{local_runner.fingerprint(options, _LAYOUT)}"
+    work = f"{output_base(first)}.work-{fingerprint(options, _LAYOUT)}"
     if not FileSystems.exists(work):
         FileSystems.mkdirs(work)
     try:
@@ -208,7 +228,7 @@ _copies: dict[tuple[str, ...], str] = {}
 
 def _local_folder(folder: str, names: Sequence[str]) -> str:
     """The folder, or where its files are on other machines, one on this with copies of them."""
-    if not token_store.is_remote(folder):
+    if not text_files.is_remote(folder):
         return folder
     with _lock:
         if (folder, *names) not in _copies:
@@ -227,7 +247,7 @@ def _tokenizer(job: _Job) -> FullTokenizer:
     return FullTokenizer(
         os.path.join(_local_folder(job.work, [_VOCABULARY_NAME]), _VOCABULARY_NAME),
         job.options.do_lower_case,
-        max_memo_bytes=local_runner.TOKENIZER_MEMO_BYTES,
+        max_memo_bytes=units.TOKENIZER_MEMO_BYTES,
     )
 
 
@@ -271,17 +291,17 @@ def _pairs_name(block: int, part: int) -> str:
 
 def _file_pieces(
     file: tuple[int, str], piece_bytes: int
-) -> Iterator[tuple[int, int, token_store.TextPiece | None]]:
+) -> Iterator[tuple[int, int, text_files.TextPiece | None]]:
     """Cuts an input file: its number, and each piece's; at the end how many there are, and None."""
     number, path = file
     piece = -1
-    for piece, text in enumerate(token_store.text_pieces([path], piece_bytes)):
+    for piece, text in enumerate(text_files.text_pieces([path], piece_bytes)):
         yield number, piece, text
     yield number, piece + 1, None
 
 
 def _tokenize_piece(
-    numbered: tuple[int, int, token_store.TextPiece | None], job: _Job
+    numbered: tuple[int, int, text_files.TextPiece | None], job: _Job
 ) -> tuple[int, int, int]:
     """Writes a piece's tokens, and then the lengths of its sentences; returns how many tokens."""
     file, piece, text = numbered
@@ -295,7 +315,7 @@ def _tokenize_piece(
     with _lock:
         tokenizer = _tokenizer(job)
     try:
-        refuse = local_runner.refuses_upper_case(job.options, tokenizer.vocab)
+        refuse = refuses_upper_case(job.options, tokenizer.vocab)
         tokenized = token_store.tokenize_piece(text, tokenizer, refuse)
     except ValueError as error:
         # Runners say in ways of their own that a worker failed; this tells the user why.
@@ -319,9 +339,9 @@ def _draw_block(block: tuple[int, int, int], job: _Job) -> tuple[int, list[int]]
     if not FileSystems.exists(path):
         with _lock:
             index = _index(job)
-        rng = local_runner.generator(job.options, local_runner.PAIRS_STAGE, number)
+        rng = generator(job.options, PAIRS_STAGE, number)
         counts: list[int] = []
-        for pairs in local_runner.block_pairs(index, job.options, range(first, end), rng):
+        for pairs in block_pairs(index, job.options, range(first, end), rng):
             with _written(job.path(_pairs_name(number, len(counts)))) as stream:
                 stream.write(pairs.tobytes())
             counts.append(len(pairs))
@@ -470,12 +490,12 @@ def _write_chunk(
         stream: Any = buffer
         if job.options.output_files[file].endswith(".gz"):
             stream = stack.enter_context(gzip_stream(buffer))
-        statistics = local_runner.write_chunk_records(
+        statistics = write_chunk_records(
             job.options,
             vocabulary,
             pairs,
             lambda batch: (tokens, batch),
-            local_runner.generator(job.options, local_runner.RECORDS_STAGE, number),
+            generator(job.options, RECORDS_STAGE, number),
             stream,
         )
     with _written(f"{path}.npz") as stream:
@@ -495,7 +515,7 @@ def _join_file(
     chunks = sorted(set(found))
     if chunks != list(file_chunks[number]):
         raise RuntimeError(f"a file got {len(chunks)} of its {len(file_chunks[number])} chunks")
-    statistics, size = local_runner.Statistics(), 0
+    statistics, size = Statistics(), 0
     path = job.path(f"output-{number:05d}")
     with _written(path) as output:
         for chunk in chunks:
@@ -503,7 +523,7 @@ def _join_file(
             output.write(data)
             size += len(data)
             found = _read(job.path(f"chunk-{chunk:07d}.npz"))
-            statistics.merge(local_runner.Statistics.load(io.BytesIO(found)))
+            statistics.merge(Statistics.load(io.BytesIO(found)))
     with _written(f"{path}.npz") as stream:
         buffer = io.BytesIO()
         statistics.write(buffer)
@@ -603,7 +623,7 @@ def _write_index(job: _Job, pieces: Sequence[tuple[int, int, int]]) -> dict[str,
     counts_path = job.path(token_store.OFFSET_FILES[-1])
     if not FileSystems.exists(counts_path):
         with tempfile.TemporaryDirectory() as temporary:
-            remote = token_store.is_remote(job.work)
+            remote = text_files.is_remote(job.work)
             folder = temporary if remote else job.work
             with token_store.StoreWriter(folder) as writer:
                 for file, piece, _ in pieces:
@@ -659,9 +679,9 @@ def _make_records(job: _Job, arguments: Sequence[str], show: bool) -> dict[str, 
         FileSystems.delete([job.path("tokens.json")])
         raise RuntimeError("the job of tokens lost some of its results")
     counts = _write_index(job, pieces)
-    local_runner.warn_about_corpus(options, counts)
+    warn_about_corpus(options, counts)
 
-    bounds = local_runner.block_bounds(_index(job), options)
+    bounds = block_bounds(_index(job), options)
     blocks = [(number, first, end) for number, (first, end) in enumerate(bounds)]
     drawn = _stage(
         job,
@@ -681,9 +701,9 @@ def _make_records(job: _Job, arguments: Sequence[str], show: bool) -> dict[str, 
         for block, of_block in drawn
         for part, pairs in enumerate(of_block)
     ]
-    sizes, file_chunks = local_runner.chunk_sizes(options, sum(pairs for _, pairs in parts))
+    sizes, file_chunks = chunk_sizes(options, sum(pairs for _, pairs in parts))
     _write_json(job.path("sizes.json"), sizes)
-    rows = local_runner.deal_pairs(options, [pairs for _, pairs in parts], sizes)
+    rows = deal_pairs(options, [pairs for _, pairs in parts], sizes)
     for number, row in enumerate(rows):
         with _written(job.path(f"plan-{number:06d}")) as stream:
             stream.write(row.astype("<i8").tobytes())
@@ -712,10 +732,8 @@ def _make_records(job: _Job, arguments: Sequence[str], show: bool) -> dict[str, 
     for file, chunks in enumerate(file_chunks):
         if not chunks:  # there are more files than records
             joined.append(list(_join_file((file, ()), job, file_chunks)))
-    statistics = local_runner.Statistics()
+    statistics = Statistics()
     for file, _ in joined:
         found = _read(job.path(f"output-{file:05d}.npz"))
-        statistics.merge(local_runner.Statistics.load(io.BytesIO(found)))
-    return local_runner.make_manifest(
-        options, counts, statistics, [size for _, size in sorted(joined)]
-    )
+        statistics.merge(Statistics.load(io.BytesIO(found)))
+    return make_manifest(options, counts, statistics, [size for _, size in sorted(joined)])

@@ -9,11 +9,25 @@ Ids stand for the original's pieces: a vocabulary maps distinct pieces to distin
 """
 
 import array
+import contextlib
 import dataclasses
+import os
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from data_prep.pretraining import instances
+import numpy as np
+
+from bert_tf.records.encoding import encode_examples
+from bert_tf.records.files import RecordWriter
+from bert_tf.tokenization.vocabulary import is_uncased_vocabulary
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.corpus import text_files
+from data_prep.pretraining import instances, token_store, units
+from data_prep.pretraining.manifest import Statistics, make_manifest
+from data_prep.pretraining.options import Options, warn_about_corpus, warn_user
+from data_prep.pretraining.work_folder import output_bytes, output_part_path
+from data_prep.processes.progress import Progress
 
 Sentence = Sequence[int]
 Document = Sequence[Sentence]
@@ -163,3 +177,122 @@ class InstanceMaker:
 def _join(document: Document, begin: int, end: int) -> list[int]:
     """Tokens of consecutive sentences."""
     return [token for sentence in document[begin:end] for token in sentence]
+
+
+# --------------------------------------------------------------------------------------------------
+# Compatible mode
+
+
+def compatible_run(
+    options: Options, tokenizer: FullTokenizer, work: str, show: bool
+) -> dict[str, Any]:
+    """The original's records: everything in memory, one generator for all draws."""
+    documents, counts = _read_documents(options, tokenizer, show)
+    warn_about_corpus(options, counts)
+    rng = random.Random(options.random_seed)
+    rng.shuffle(documents)
+    maker = InstanceMaker(
+        documents,
+        options.pair_rule,
+        options.mask_rule,
+        instances.VocabularyTable.from_vocab(tokenizer.vocab),
+        rng,
+    )
+    made: list[Instance] = []
+    total = len(documents) * options.dupe_factor
+    with Progress("2/3 drawing instances", total, "document", show=show) as progress:
+        for _ in range(options.dupe_factor):
+            for index in range(len(documents)):
+                made.extend(maker.from_document(index))
+                progress.update(1)
+    rng.shuffle(made)
+
+    statistics = Statistics()
+    files = len(options.output_files)
+    dtype = token_store.token_dtype(tokenizer.vocab)
+    batch = max(1, units.BATCH_TOKENS // options.max_seq_length)
+    with (
+        contextlib.ExitStack() as stack,
+        Progress("3/3 writing records", len(made), "record", show=show) as progress,
+    ):
+        writers = [
+            stack.enter_context(
+                RecordWriter(
+                    output_part_path(work, index), "gzip" if path.endswith(".gz") else None
+                )
+            )
+            for index, path in enumerate(options.output_files)
+        ]
+        for start in range(0, len(made), batch):
+            arrays, length = _instance_arrays(made[start : start + batch], options, dtype)
+            statistics.add(arrays, length)
+            for row, record in enumerate(encode_examples(options.features, arrays)):
+                writers[(start + row) % files].write(record)
+            progress.update(len(length))
+    manifest = make_manifest(options, counts, statistics, output_bytes(options, work))
+    for index, path in enumerate(options.output_files):
+        os.replace(output_part_path(work, index), path)
+    return manifest
+
+
+def _read_documents(
+    options: Options, tokenizer: FullTokenizer, show: bool
+) -> tuple[list[list[Any]], dict[str, int]]:
+    """Tokenizes all documents into memory; returns them and their counts."""
+    if not options.do_lower_case and is_uncased_vocabulary(tokenizer.vocab):
+        warn_user(
+            f"vocabulary {options.vocab_file} has no upper-case letters and do_lower_case is not "
+            "set: every word with a capital becomes [UNK]"
+        )
+    documents: list[list[Any]] = [[]]
+    counts = {"documents": 0, "sentences": 0, "tokens": 0, "unknown_tokens": 0}
+    total = sum(map(text_files.input_bytes, options.input_files))
+    with Progress("1/3 tokenizing", total, "B", show=show) as progress:
+        for piece in text_files.text_pieces(options.input_files, text_files.PIECE_BYTES):
+            tokenized = token_store.tokenize_piece(piece, tokenizer, refuse_upper_case=False)
+            ends = np.cumsum(tokenized.sentence_lengths)[:-1]
+            sentences = np.split(tokenized.tokens, ends) if tokenized.tokens.size else []
+            starts = set(tokenized.document_starts.tolist())
+            for number, sentence in enumerate(sentences):
+                if number in starts:
+                    documents.append([])
+                documents[-1].append(sentence.tolist())
+            if len(sentences) in starts:
+                documents.append([])
+            counts["sentences"] += len(sentences)
+            counts["tokens"] += tokenized.tokens.size
+            counts["unknown_tokens"] += tokenized.unknown_tokens
+            progress.update(piece.file_bytes)
+    documents = [document for document in documents if document]
+    counts["documents"] = len(documents)
+    return documents, counts
+
+
+def _instance_arrays(
+    made: Sequence[Instance], options: Options, dtype: np.dtype
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Pads instances to the arrays of their records; also returns their lengths, int64 [B]."""
+    rows = len(made)
+    shape = (rows, options.max_predictions_per_seq)
+    input_ids = np.zeros((rows, options.max_seq_length), dtype)
+    positions, labels = np.zeros(shape, np.uint32), np.zeros(shape, dtype)
+    weights = np.zeros(shape, np.float32)
+    for row, instance in enumerate(made):
+        input_ids[row, : len(instance.ids)] = instance.ids
+        count = len(instance.positions)
+        positions[row, :count] = instance.positions
+        labels[row, :count] = instance.labels
+        weights[row, :count] = 1
+    packed = instances.PackedPairs(
+        input_ids,
+        np.array([instance.a_end for instance in made]),
+        np.array([len(instance.ids) for instance in made]),
+        np.array([instance.is_random_next for instance in made]),
+    )
+    arrays = {
+        **packed.features(),
+        "masked_lm_positions": positions,
+        "masked_lm_ids": labels,
+        "masked_lm_weights": weights,
+    }
+    return arrays, packed.length

@@ -7,247 +7,22 @@ a new file continues the document of the file before it.
 """
 
 import array
-import contextlib
 import dataclasses
-import glob
-import gzip
 import json
 import mmap
 import os
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from typing import BinaryIO
 
 import numpy as np
 
-from bert_tf.tokenization.wordpiece import UNK_TOKEN, FullTokenizer
+from bert_tf.tokenization.vocabulary import UNK_TOKEN
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.corpus.text_files import TextPiece, location_of, piece_lines
 
-PIECE_BYTES = 1 << 20
 # What may stay mapped of one file. Of a larger one each look-up can bring in 2 MiB (the largest
 # folio of Linux's page cache), so a process's resident set is kept small by other means.
 MAX_RESIDENT_BYTES = 1 << 27
-
-
-# --------------------------------------------------------------------------------------------------
-# Input files, on this machine or wherever Apache Beam can read
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path names a file system by a scheme, such as gs:// or hdfs://."""
-    return "://" in path
-
-
-def _file_systems(path: str) -> Any:
-    try:
-        from apache_beam.io.filesystems import FileSystems
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: only Apache Beam reads this file system; install the extra 'beam'"
-        ) from error
-    return FileSystems
-
-
-def open_input(path: str) -> BinaryIO:
-    """Opens a file for reading; a compressed one is not decompressed.
-
-    Args:
-      path: on this machine, or with the scheme of a file system that Beam knows.
-
-    Returns:
-      A stream that can seek.
-
-    Raises:
-      OSError: it cannot be read.
-      ValueError: it is remote, and Beam is not installed.
-    """
-    if not is_remote(path):
-        return open(path, "rb")
-    # Beam would decompress by the name.
-    return _file_systems(path).open(path, compression_type="uncompressed")
-
-
-def input_bytes(path: str) -> int:
-    """Size of a file in bytes, of those that `open_input` opens."""
-    if not is_remote(path):
-        return os.path.getsize(path)
-    return _file_systems(path).match([path])[0].metadata_list[0].size_in_bytes
-
-
-def input_stamp(path: str) -> list[Any]:
-    """What changes when a file does: its path, size and time."""
-    if not is_remote(path):
-        stat = os.stat(path)
-        return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
-    found = _file_systems(path).match([path])[0].metadata_list[0]
-    return [path, found.size_in_bytes, found.last_updated_in_seconds]
-
-
-# --------------------------------------------------------------------------------------------------
-# Text
-
-
-@dataclasses.dataclass(frozen=True)
-class TextPiece:
-    """A run of whole lines of one input file.
-
-    Attributes:
-      path: the file.
-      start: nominal offset of the piece in the file; 0 where `data` holds the text.
-      size: nominal bytes; the piece has the lines that begin within them.
-      data: the text itself, for a compressed file, which cannot be read from the middle.
-      first_line: number of the first line of `data`, from 1.
-      file_bytes: bytes of the file that the piece accounts for, for progress.
-    """
-
-    path: str
-    start: int
-    size: int
-    data: bytes | None = None
-    first_line: int = 1
-    file_bytes: int = 0
-
-
-def expand_patterns(patterns: str) -> list[str]:
-    """Finds the input files.
-
-    Args:
-      patterns: comma-separated paths or globs.
-
-    Returns:
-      The files, those of one glob sorted by name.
-
-    Raises:
-      FileNotFoundError: a pattern that matches no file.
-    """
-    files = []
-    for pattern in patterns.split(","):
-        if is_remote(pattern):
-            (match,) = _file_systems(pattern).match([pattern])
-            found = sorted(metadata.path for metadata in match.metadata_list)
-        else:
-            found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
-            found = [path for path in found if os.path.isfile(path)]
-        if not found:
-            raise FileNotFoundError(f"input_file: no file matches {pattern!r}")
-        files.extend(found)
-    return files
-
-
-@contextlib.contextmanager
-def _open_text(path: str):
-    """Opens a text file as (stream of its text's bytes, raw file), through gzip if named .gz."""
-    with open_input(path) as raw:
-        if not path.endswith(".gz"):
-            yield raw, raw
-            return
-        try:
-            with gzip.GzipFile(fileobj=raw, mode="rb") as stream:
-                yield stream, raw
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{path}: broken gzip file: {error}") from error
-
-
-def text_pieces(files: Sequence[str], piece_bytes: int = PIECE_BYTES) -> Iterator[TextPiece]:
-    """Cuts the input into pieces.
-
-    Args:
-      files: input files in order; those named .gz are decompressed here, one after another.
-      piece_bytes: nominal size of a piece of uncompressed text.
-
-    Yields:
-      The pieces in order; every line of every file is in exactly one.
-
-    Raises:
-      ValueError: a broken gzip file.
-    """
-    for path in files:
-        if path.endswith(".gz"):
-            line, before = 1, 0
-            with _open_text(path) as (stream, raw):
-                while data := stream.read(piece_bytes):
-                    data += stream.readline()
-                    yield TextPiece(path, 0, 0, data, line, raw.tell() - before)
-                    line, before = line + data.count(b"\n"), raw.tell()
-        else:
-            size = input_bytes(path)
-            for start in range(0, size, piece_bytes):
-                nominal = min(size - start, piece_bytes)
-                yield TextPiece(path, start, piece_bytes, file_bytes=nominal)
-
-
-def _read_piece(piece: TextPiece) -> tuple[bytes, int]:
-    """The piece's text and its offset in the file (0 for compressed files)."""
-    if piece.data is not None:
-        return piece.data, 0
-    with open_input(piece.path) as stream:
-        if piece.start:
-            stream.seek(piece.start - 1)
-            stream.readline()  # belongs to the piece before, unless it is but a line end
-        begin = stream.tell()
-        size = piece.start + piece.size - begin
-        if size <= 0:
-            return b"", begin
-        data = stream.read(size)
-        if not data.endswith(b"\n"):
-            data += stream.readline()
-        return data, begin
-
-
-def _location(piece: TextPiece, begin: int, newlines: int) -> str:
-    """File and line for a message: the line after so many line ends of the piece's text."""
-    line = piece.first_line + newlines
-    if piece.data is None:
-        with open_input(piece.path) as stream:
-            while begin > 0 and (before := stream.read(min(begin, PIECE_BYTES))):
-                begin -= len(before)
-                line += before.count(b"\n")
-    return f"{piece.path}, line {line}"
-
-
-def piece_lines(piece: TextPiece) -> tuple[list[str], int]:
-    """Reads a piece as lines.
-
-    Args:
-      piece: which.
-
-    Returns:
-      The lines without their ends (carriage returns are gone, wherever they stood), and the offset
-      of the first in the file.
-
-    Raises:
-      ValueError: bytes that are not UTF-8, naming file and line.
-    """
-    data, begin = _read_piece(piece)
-    try:
-        lines = data.decode("utf-8").replace("\r", "").split("\n")
-    except UnicodeDecodeError as error:
-        where = _location(piece, begin, data.count(b"\n", 0, error.start))
-        raise ValueError(
-            f"{where}: not UTF-8: {error.reason} (byte 0x{data[error.start]:02x}); convert the "
-            "file, for example with iconv"
-        ) from None
-    if not lines[-1]:
-        lines.pop()  # nothing follows the last line end
-    return lines, begin
-
-
-# --------------------------------------------------------------------------------------------------
-# Tokens
-
-
-def is_uncased_vocabulary(vocab: Mapping[str, int]) -> bool:
-    """Whether a vocabulary is that of an uncased model of a language with cases.
-
-    Args:
-      vocab: piece to id.
-
-    Returns:
-      True if no ordinary piece has an upper-case letter though most have lower-case ones.
-    """
-    pieces = [p for p in vocab if not (len(p) > 2 and p[0] + p[-1] in ("[]", "<>"))]
-    if any(piece != piece.lower() for piece in pieces):
-        return False
-    return sum(piece != piece.upper() for piece in pieces) * 2 >= len(pieces)
 
 
 def token_dtype(vocab: Mapping[str, int]) -> np.dtype:
@@ -318,7 +93,7 @@ def tokenize_piece(
             continue
         if refuse_upper_case and line != line.lower():
             raise ValueError(
-                f"{_location(piece, begin, number)}: cased text ({line[:40]!r}...), but the "
+                f"{location_of(piece, begin, number)}: cased text ({line[:40]!r}...), but the "
                 f"vocabulary {tokenizer.vocab_file} has no upper-case letters; pass "
                 "--do_lower_case=True, or a cased vocabulary"
             )

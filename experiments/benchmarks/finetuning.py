@@ -19,7 +19,9 @@ import time
 import numpy as np
 from absl import app, flags
 
-from bert_tf.records.files import RecordWriter, classification_features, encode_framed_examples
+from bert_tf.records.encoding import encode_framed_examples
+from bert_tf.records.files import RecordWriter
+from bert_tf.records.schema import classification_features
 from bert_tf.tasks.table import get_task
 
 FLAGS = flags.FLAGS
@@ -46,7 +48,8 @@ _VOCAB_SIZE = 30522
 def prepare_records(folder: str) -> tuple[str, str]:
     """Make the records and return their path and that of their lengths."""
     if FLAGS.data_dir:
-        from data_prep.finetuning.prepare import TokenizerSettings, folder_source, prepare
+        from data_prep.finetuning.prepare import TokenizerSettings, prepare
+        from data_prep.finetuning.sources import folder_source
 
         task = get_task(FLAGS.task_name)
         made = prepare(
@@ -84,7 +87,8 @@ def measure(name: str, record_file: str, lengths_file: str) -> dict[str, float]:
 
     from bert_tf.config import BertConfig
     from bert_tf.input_pipeline.finetuning import TaskRecords
-    from bert_tf.training.objectives import FineTuningObjective, make_model
+    from bert_tf.models.task_models import make_model
+    from bert_tf.training.objectives import FineTuningObjective
     from bert_tf.training.optimizers import create_optimizer
 
     tasks = TaskRecords(

@@ -36,7 +36,8 @@ def measure(recompute: str) -> dict:
     import numpy as np
 
     from bert_tf.config import BertConfig
-    from bert_tf.models.task_models import bert_pretrainer, pretraining_compile_arguments
+    from bert_tf.models.task_models import bert_pretrainer
+    from bert_tf.training.objectives import pretraining_compile_arguments
     from bert_tf.training.optimizers import create_optimizer
 
     keras.utils.set_random_seed(1)

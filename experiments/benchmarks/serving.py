@@ -30,14 +30,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Nobody's threads shall wait busily while another has its turn, or where the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import numpy as np  # noqa: E402
-from absl import app, flags, logging  # noqa: E402
+import numpy as np
+from absl import app, flags, logging
 
 MAX_SEQ_LENGTH = 128
 REFERENCE = "transformers"
@@ -153,8 +151,9 @@ CONTENDERS = {
 def export(model_dir: str, folder: pathlib.Path) -> None:
     """Write the model in every format that can be written here, where it is not there yet."""
     from bert_tf.serving.load import load_served_model
+    from bert_tf.serving.onnx import export_onnx
     from bert_tf.serving.saved_model import export_saved_model
-    from bert_tf.serving.tflite import export_onnx, export_tflite
+    from bert_tf.serving.tflite import export_tflite
 
     def load():
         return load_served_model(model_dir, task="embeddings", max_seq_length=MAX_SEQ_LENGTH)
@@ -216,7 +215,7 @@ def run(values: flags.FlagValues, folder: pathlib.Path) -> dict[str, Any]:
     """Measure everything; returns the figures."""
     import tensorflow as tf
 
-    from bert_tf.tokenization.wordpiece import load_vocab
+    from bert_tf.tokenization.vocabulary import load_vocab
 
     tf.config.threading.set_intra_op_parallelism_threads(values.threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -77,7 +77,8 @@ def make_batch() -> tuple[dict, dict, dict]:
 def ours(jit_compile: bool) -> Callable[[], float]:
     """Return a function that takes one training step of this package and returns the loss."""
     from bert_tf.config import BertConfig
-    from bert_tf.models.task_models import bert_pretrainer, pretraining_compile_arguments
+    from bert_tf.models.task_models import bert_pretrainer
+    from bert_tf.training.objectives import pretraining_compile_arguments
     from bert_tf.training.optimizers import create_optimizer
 
     config = BertConfig(

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import pathlib
 import statistics
 import sys
@@ -25,31 +24,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import numpy as np
+from absl import app, flags
 
-import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
-
-from data_prep import create_finetuning_data  # noqa: E402
-from experiments import (  # noqa: E402
-    run_classifier,
-    run_ner,
-)
-from experiments.command_line.exit_status import (  # noqa: E402
-    InputError,
-    exit_on_error,
-)
-from experiments.finetuning import flags as finetuning_flags  # noqa: E402
-from experiments.finetuning.initial_model import (  # noqa: E402
-    StartingPoint,
-    starting_point,
-)
-from experiments.finetuning.results import write_json  # noqa: E402
-from experiments.finetuning.splits import (  # noqa: E402
-    Data,
-    figures_of,
-)
+from data_prep.finetuning.flags import define_tagged_flags
+from experiments import run_classifier
+from experiments.command_line.exit_status import InputError, exit_on_error
+from experiments.finetuning import flags as finetuning_flags
+from experiments.finetuning import tagging
+from experiments.finetuning.classification import prepare
+from experiments.finetuning.initial_model import StartingPoint, starting_point
+from experiments.finetuning.results import write_json
+from experiments.finetuning.splits import Data, figures_of
+from experiments.finetuning.tagging import TaggedSplit
 
 FLAGS = flags.FLAGS
 
@@ -57,7 +44,7 @@ FLAGS = flags.FLAGS
 def define_flags(values: flags.FlagValues) -> None:
     """Define the script's flags: those of run_classifier.py, and whether to drop out."""
     run_classifier.define_flags(values)
-    create_finetuning_data.define_tagged_flags(values)
+    define_tagged_flags(values)
     flags.DEFINE_bool("dropout", False, "Train with dropout, and compare dev scores.", values)
     values.set_default("bias_correction", True)
 
@@ -184,11 +171,11 @@ def dev_set(
 ) -> tuple[Any, Callable[[np.ndarray], dict[str, float]]]:
     """Return the records of the dev set, and what gives the figures of logits on it."""
     if data.task.kind == "token_classification":
-        split = run_ner.TaggedSplit(data, "dev", values, start)
+        split = TaggedSplit(data, "dev", values, start)
 
         def figures(logits: np.ndarray) -> dict[str, float]:
             split.read(logits.argmax(axis=-1))
-            return run_ner.figures_of(split.scores())
+            return tagging.figures_of(split.scores())
 
         return split.records, figures
     dev = data.records(data.of("dev")[0], start.config.vocab_size)
@@ -203,7 +190,7 @@ def compare(values: flags.FlagValues) -> None:
     """
     import keras
 
-    from bert_tf.training.objectives import make_model
+    from bert_tf.models.task_models import make_model
     from bert_tf.training.optimizers import WarmupLinearDecay, create_optimizer
     from bert_tf.weights.load import load_checkpoint
     from bert_tf.weights.save import save_hf
@@ -218,7 +205,7 @@ def compare(values: flags.FlagValues) -> None:
             start.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
         )
         start = dataclasses.replace(start, config=config)
-    data = run_classifier.prepare(values, start)
+    data = prepare(values, start)
     task, kinds = data.task, ("classification", "regression", "token_classification")
     if task.kind not in kinds:
         raise InputError(f"{task.name}: is {task.kind}; expected one of {', '.join(kinds)}")

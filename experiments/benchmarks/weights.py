@@ -25,11 +25,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
+import numpy as np
+from absl import app, flags
 
 FLAGS = flags.FLAGS
 
@@ -142,7 +139,8 @@ def measure(name: str) -> dict[str, float]:
 def write_checkpoints(folder: pathlib.Path) -> int:
     """Write a model of random weights in every format; returns the size of its weights in bytes."""
     import bert_tf
-    from bert_tf.weights.save import save_hf, save_keras, save_keras_hub, save_model_directory
+    from bert_tf.weights.keras_hub_export import save_keras_hub
+    from bert_tf.weights.save import save_hf, save_keras, save_model_directory
 
     config = bert_tf.BertConfig.from_size(FLAGS.model_size, vocab_size=FLAGS.vocab_size)
     model = bert_tf.bert_encoder(config)

@@ -175,7 +175,7 @@ def freeze_weights(values: flags.FlagValues, model: Any, num_layers: int) -> lis
     Raises:
         ValueError: a pattern is wrong or finds nothing, or nothing is left to learn.
     """
-    from bert_tf.training.objectives import freeze, frozen_layers
+    from bert_tf.models.freezing import freeze, frozen_layers
 
     patterns = list(values.freeze)
     if values.freeze_layers >= 0:

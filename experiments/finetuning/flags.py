@@ -110,7 +110,7 @@ def check_flags(values: flags.FlagValues) -> None:
     if values.num_train_epochs is not None and not math.isfinite(values.num_train_epochs):
         raise InputError(f"num_train_epochs: expected a number, got {values.num_train_epochs}")
     if values.lora_rank:
-        from bert_tf.weights.adapters import check_arguments
+        from bert_tf.models.lora import check_arguments
 
         try:
             check_arguments(values.lora_rank, values.lora_alpha, values.lora_targets)

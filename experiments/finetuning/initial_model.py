@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from bert_tf.tasks.table import read_trained_task
+from bert_tf.tasks.trained_task import read_trained_task
 from experiments.command_line.exit_status import InputError
 
 
@@ -78,13 +78,13 @@ def starting_point(values: flags.FlagValues) -> StartingPoint:
     """
     from bert_tf.config import BertConfig
     from bert_tf.models.layers import recomputed_layers
-    from bert_tf.tokenization.wordpiece import (
+    from bert_tf.tokenization.vocabulary import (
         check_special_tokens,
         load_vocab,
         validate_case_matches_checkpoint,
     )
     from bert_tf.weights import checkpoint
-    from bert_tf.weights.load import load_tokenizer
+    from bert_tf.weights.tokenizers import load_tokenizer
 
     place = values.model_dir or values.init_checkpoint
     if values.model_dir and values.init_checkpoint:
@@ -133,7 +133,7 @@ def _vocabulary_file(tokenizer: Any, output_dir: str) -> str:
     """Return the file of a vocabulary; of one that lies in tokenizer.json alone, write one."""
     if tokenizer.vocab_file:
         return tokenizer.vocab_file
-    from bert_tf.weights.save import write_vocabulary
+    from bert_tf.weights.tokenizers import write_vocabulary
 
     path = pathlib.Path(output_dir) / "vocab.txt"
     write_vocabulary(tokenizer, path)
@@ -150,7 +150,7 @@ def load_trained(values: flags.FlagValues, start: StartingPoint, kind: str) -> A
         InputError: it is of another kind.
         ValueError, OSError: it cannot be read.
     """
-    from bert_tf.training.objectives import HEAD_OF_KIND
+    from bert_tf.models.task_models import HEAD_OF_KIND
     from bert_tf.training.trainer import set_precision
     from bert_tf.weights.load import load_model
 

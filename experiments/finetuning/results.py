@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -62,14 +62,6 @@ def write_results(
     write_json(folder / f"{name}.json", dict(results))
 
 
-def print_table(rows: Iterable[tuple[str, str]]) -> None:
-    """Print names and values in two columns."""
-    rows = list(rows)
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"  {name:<{width}}  {value}")
-
-
 def summary_over_seeds(
     runs: Sequence[Run], selection_metric: str, baseline: float | None
 ) -> dict[str, Any]:
@@ -121,7 +113,7 @@ def report_runs(
         baseline: likewise.
     """
     from bert_tf.training.log import METRICS_NAME
-    from experiments.plot_curves import plot_curves
+    from experiments.plots.curves import plot_curves
 
     summary = summary_over_seeds(runs, selection_metric, baseline)
     write_json(folder / SEEDS_NAME, summary)

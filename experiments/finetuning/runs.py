@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from bert_tf.tasks.table import TRAINED_TASK_NAME, TrainedTask
+from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask
 from experiments.command_line import preemption, training_flags
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning.initial_model import StartingPoint
@@ -137,7 +137,7 @@ def train_all(job: Job, start: StartingPoint, values: flags.FlagValues) -> list[
 
 def _copy_model(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copy a model directory; without its index, which goes last, there is no checkpoint."""
-    from bert_tf.weights.checkpoint import WEIGHTS_NAME
+    from bert_tf.weights.locate import WEIGHTS_NAME
 
     index = f"{WEIGHTS_NAME}.index"
     (target / index).unlink(missing_ok=True)
@@ -297,10 +297,12 @@ class _Training:
         import keras
         import tensorflow as tf
 
-        from bert_tf.training.objectives import FineTuningObjective, make_model
+        from bert_tf.models.lora import merge_lora
+        from bert_tf.models.task_models import make_model
+        from bert_tf.training.objectives import FineTuningObjective
         from bert_tf.training.trainer import NonFiniteLossError, Trainer, set_precision
         from bert_tf.weights import adapters, save
-        from bert_tf.weights.adapters import load_adapters, merge_lora
+        from bert_tf.weights.adapters import load_adapters
         from bert_tf.weights.load import load_checkpoint
         from bert_tf.weights.tensor_files import checkpoint_steps
 
@@ -402,8 +404,8 @@ class _Training:
             self.best = {"step": lines[-1]["step"], "figures": figures}
 
     def _add_lora(self, drawn: Sequence[str]) -> None:
-        from bert_tf.weights.adapters import add_lora
-        from bert_tf.weights.layouts import HEADS_PATTERN
+        from bert_tf.models.lora import add_lora
+        from bert_tf.models.variables import HEADS_PATTERN
 
         values = self.values
         also_train = [HEADS_PATTERN, *(f"^{re.escape(path)}$" for path in drawn)]

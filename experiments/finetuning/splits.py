@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from data_prep import create_finetuning_data
+from data_prep.finetuning.flags import BadExamples, extra_settings
 from data_prep.finetuning.prepare import TokenizerSettings, prepare
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning.initial_model import StartingPoint
@@ -87,7 +87,7 @@ def make_records(
             continue
         if not source.labelled and not source.split.startswith("test"):
             raise InputError(f"{source.files[0]}: the {source.split} split has no labels")
-        bad = create_finetuning_data.BadExamples(values.max_bad_shown)
+        bad = BadExamples(values.max_bad_shown)
         made[source.split] = prepare(
             task,
             source,
@@ -96,7 +96,7 @@ def make_records(
             values.cache_dir or os.path.join(values.output_dir, "records"),
             values.num_workers or None,
             bad if values.skip_bad_examples else None,
-            extra=create_finetuning_data.extra_settings(values, task),
+            extra=extra_settings(values, task),
         )
         counts = made[source.split].manifest["counts"]
         several = counts["records"] != counts["examples"]

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bert_tf.tokenization.wordpiece import load_vocab
+from bert_tf.tokenization.vocabulary import load_vocab
 from experiments.paper_tables.cost import finetuning_flops, pretraining_flops
 from experiments.paper_tables.grid import GridError, Run, flags_of
 from experiments.paper_tables.recipes import (

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 import pathlib
 from typing import Any
 
 from absl import flags, logging
 
-from experiments.command_line import training_flags
 from experiments.command_line.exit_status import InputError
+from experiments.pretraining.flags import first_phase_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,60 +42,6 @@ class Plan:
     sound_files: dict[str, str]  # record file -> where its sound records are read
 
 
-# --- validation -----------------------------------------------------------------------------------
-
-
-def check_flags(values: flags.FlagValues) -> None:
-    """Refuse what no run could have.
-
-    Raises:
-        InputError: one line names the flag.
-    """
-    for name in (
-        "second_max_seq_length",
-        "second_max_predictions_per_seq",
-        "second_train_batch_size",
-        "second_phase_steps",
-    ):
-        value = getattr(values, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name}: expected at least 1, got {value}")
-    if first_phase_steps(values) < 1:
-        raise InputError(
-            f"second_phase_steps: expected less than num_train_steps, {values.num_train_steps}, "
-            f"got {values.second_phase_steps}"
-        )
-    rate = values.second_learning_rate
-    if rate is not None and (not 0 < rate < math.inf or not values.second_input_file):
-        raise InputError(
-            f"second_learning_rate: expected above 0, with --second_input_file, got {rate}"
-        )
-    training_flags.check_training_flags(values)
-    if values.find_batch_size and values.distribution_strategy == "multi_worker_mirrored":
-        raise InputError("find_batch_size: measure on one host, with the strategy it would have")
-    if values.memory_limit_gib is not None and values.memory_limit_gib <= 0:
-        raise InputError(f"memory_limit_gib: expected above 0, got {values.memory_limit_gib}")
-    if not values.do_train and not values.do_eval:
-        raise InputError("do_train, do_eval: expected at least one of them, got neither")
-    for name in ("input_file", "output_dir"):
-        if not getattr(values, name):
-            raise InputError(f"{name}: this flag is required")
-    for name in (
-        *("max_seq_length", "max_predictions_per_seq", "train_batch_size", "eval_batch_size"),
-        *("num_train_steps", "save_checkpoints_steps", "iterations_per_loop", "log_steps"),
-        "keep_checkpoints",
-    ):
-        if getattr(values, name) < 1:
-            raise InputError(f"{name}: expected at least 1, got {getattr(values, name)}")
-    for name in ("num_warmup_steps", "max_eval_steps", "eval_every_steps", "seed"):
-        if getattr(values, name) < 0:
-            raise InputError(f"{name}: expected at least 0, got {getattr(values, name)}")
-    if not 0 < values.learning_rate < math.inf:
-        raise InputError(f"learning_rate: expected a positive number, got {values.learning_rate}")
-    if values.bert_config_file and values.model_size:
-        raise InputError("bert_config_file, model_size: expected one of them, got both")
-
-
 def _sha256(path: str) -> str:
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
@@ -121,7 +66,7 @@ def _find_vocabulary(
 def _check_vocabulary(
     values: flags.FlagValues, vocab_file: str | None, manifests: list[dict[str, Any]], init: Any
 ) -> None:
-    from bert_tf.tokenization.wordpiece import validate_case_matches_checkpoint
+    from bert_tf.tokenization.vocabulary import validate_case_matches_checkpoint
 
     known = {m["vocab_sha256"] for m in manifests if "vocab_sha256" in m}
     if vocab_file and known and known != {_sha256(vocab_file)}:
@@ -170,7 +115,7 @@ def _masking_rule(
     values: flags.FlagValues, manifest: dict[str, Any] | None, vocab_file: str | None
 ) -> Any:
     from bert_tf.input_pipeline.masking import MaskingRule
-    from bert_tf.tokenization.wordpiece import load_vocab
+    from bert_tf.tokenization.vocabulary import load_vocab
 
     if vocab_file is None:
         raise InputError(
@@ -186,15 +131,6 @@ def _masking_rule(
     )
 
 
-def first_phase_steps(values: flags.FlagValues) -> int:
-    """Return the number of steps before the second phase, or of all where there is none."""
-    steps = values.num_train_steps
-    if not values.second_input_file:
-        return steps
-    given = values.second_phase_steps
-    return steps - (max(1, round(steps / 10)) if given is None else given)
-
-
 def make_plan(values: flags.FlagValues) -> Plan:
     """Check flags, files and data against each other before anything is built.
 
@@ -204,7 +140,7 @@ def make_plan(values: flags.FlagValues) -> Plan:
     """
     from bert_tf.config import BertConfig
     from bert_tf.input_pipeline.masking import NextPieceRule
-    from bert_tf.input_pipeline.pretraining import (
+    from bert_tf.input_pipeline.record_checks import (
         check_manifests,
         check_record_shape,
         check_records,
@@ -213,7 +149,7 @@ def make_plan(values: flags.FlagValues) -> Plan:
         manifests_of,
     )
     from bert_tf.models.layers import recomputed_layers
-    from bert_tf.tokenization.wordpiece import check_special_tokens, load_vocab
+    from bert_tf.tokenization.vocabulary import check_special_tokens, load_vocab
     from bert_tf.weights.checkpoint import open_checkpoint
 
     train_files = expand_files(values.input_file)

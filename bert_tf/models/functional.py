@@ -1,0 +1,108 @@
+"""The pure functions of the encoder: activations, normalisation, attention scores."""
+
+import math
+
+from keras import ops
+
+# What the original adds to the attention scores of masked keys. It is not minus infinity: where all
+# keys are masked, the scores still count.
+MASKED_SCORE = -10000.0
+
+
+def gelu_tanh(x):
+    """Return the Gaussian error linear unit in its tanh form, the original's. Any float tensor."""
+    return ops.gelu(x, approximate=True)
+
+
+def gelu_erf(x):
+    """Return the exact Gaussian error linear unit, that of transformers. Any float tensor."""
+    # Not ops.gelu(approximate=False): that exports to ONNX as Erfc, which ONNX does not have.
+    half = ops.cast(0.5, x.dtype)
+    return half * x * (1.0 + ops.erf(x * ops.cast(math.sqrt(0.5), x.dtype)))
+
+
+# config.ACTIVATIONS to functions.
+ACTIVATION_FUNCTIONS = {
+    "gelu_tanh": gelu_tanh,
+    "gelu_erf": gelu_erf,
+    "relu": ops.relu,
+    "tanh": ops.tanh,
+    "linear": lambda x: x,
+}
+
+
+def layer_norm(x, gamma, beta, epsilon):
+    """Normalise the last axis to mean 0 and variance 1, then scale and shift; all in float32.
+
+    Args:
+        x: float [..., D].
+        gamma: float32 [D].
+        beta: float32 [D].
+        epsilon: added to the variance.
+
+    Returns:
+        float32 [..., D].
+
+    Reference: `layer_norm` of google-research/bert `modeling.py` (epsilon 1e-12, which is 0 in
+    float16: hence float32).
+    """
+    x = ops.cast(x, "float32")
+    centred = x - ops.mean(x, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+    return centred * (ops.rsqrt(variance + epsilon) * gamma) + beta
+
+
+def attention_adder(input_mask, length=None, left_to_right=False):
+    """Return what to add to attention scores: 0 where a query may see a key, else -10000.
+
+    Args:
+        input_mask: integer [B, T], 1 for tokens and 0 for padding. It hides keys only: padding
+            queries still attend, as in the original.
+        length: F, the number of queries; only needed for `left_to_right`.
+        left_to_right: whether a query sees only keys up to its own position.
+
+    Returns:
+        float32 [B, 1, 1, T], or [B, 1, F, T] with `left_to_right`.
+    """
+    # Not [:, None, None, :], which cannot become TFLite where the length is free.
+    mask = ops.expand_dims(ops.cast(input_mask, "float32"), (1, 2))  # [B, 1, 1, T]
+    if left_to_right:
+        positions = ops.arange(length)
+        causal = ops.expand_dims(positions, 1) >= ops.expand_dims(positions, 0)  # [F, T]
+        mask = mask * ops.cast(causal, "float32")  # [B, 1, F, T]
+    return (1.0 - mask) * MASKED_SCORE
+
+
+def attention_probabilities(query, key, adder):
+    """Return how much each query attends to each key, in float32.
+
+    Args:
+        query: float [B, F, N, H].
+        key: float [B, T, N, H].
+        adder: float32 [B, 1, 1 or F, T], see `attention_adder`.
+
+    Returns:
+        float32 [B, N, F, T], summing to 1 over T.
+    """
+    # The original scales the scores. Scaling queries is exact for heads of 64 (by 1/8), touches
+    # fewer numbers, and keeps float16 scores from overflowing.
+    query = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
+    scores = ops.einsum("BFNH,BTNH->BNFT", query, key)  # [B, N, F, T]
+    return ops.softmax(ops.cast(scores, "float32") + adder)
+
+
+def check_length(length, config):
+    """Refuse sequences for which the model has no position embeddings.
+
+    Args:
+        length: the number of positions F, or None if it is not known yet.
+        config: the model's configuration.
+
+    Raises:
+        ValueError: if F is above max_position_embeddings.
+    """
+    if length is not None and length > config.max_position_embeddings:
+        raise ValueError(
+            f"input_ids has {length} positions, but max_position_embeddings of the configuration "
+            f"is {config.max_position_embeddings}"
+        )

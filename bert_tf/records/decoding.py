@@ -1,0 +1,173 @@
+"""tf.train.Example decoded: without TensorFlow, and as an operation for tf.data."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_tf.records.files import read_records
+from bert_tf.records.schema import FIXED_WIDTH, FeatureSpec
+
+# --------------------------------------------------------------------------------------------------
+# Reading
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
+    """Fields of one message: number, wire type, bytes or unsigned integer."""
+    position = 0
+    while position < len(data):
+        key, position = _read_varint(data, position)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, position = _read_varint(data, position)
+        elif wire in (1, 2, 5):
+            if wire == 2:
+                size, position = _read_varint(data, position)
+            else:
+                size = 8 if wire == 1 else 4
+            value = data[position : position + size]
+            if len(value) != size:
+                raise IndexError
+            position += size
+        else:
+            raise IndexError
+        yield number, wire, value
+
+
+def _packed_varints(data: bytes) -> np.ndarray:
+    """Varints packed one after another, as int64 [n]."""
+    raw = np.frombuffer(data, np.uint8)
+    last = np.flatnonzero(raw < 0x80)
+    if not raw.size:
+        return np.zeros(0, np.int64)
+    if not last.size or last[-1] != raw.size - 1:
+        raise IndexError
+    start = np.concatenate([[0], last[:-1] + 1])
+    size = last - start + 1
+    values = np.zeros(last.size, np.uint64)
+    for k in range(int(size.max())):
+        has = size > k
+        values[has] |= (raw[start[has] + k].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * k)
+    return values.view(np.int64)
+
+
+def decode_example(record: bytes, features: Sequence[FeatureSpec]) -> dict[str, np.ndarray]:
+    """Parses one serialized `tf.train.Example`, without TensorFlow.
+
+    Args:
+      record: serialized example, from any writer (packed or unpacked lists).
+      features: the schema; features of the record that it does not name are left out.
+
+    Returns:
+      For each feature int64 or float32 [length].
+
+    Raises:
+      ValueError: not an example, or one that does not match the schema.
+    """
+    found: dict[str, tuple[str, list]] = {}
+    try:
+        for number, _, container in _fields(record):
+            if number != 1:
+                continue
+            for _, _, entry in _fields(container):
+                name, feature = "", b""
+                for entry_number, _, value in _fields(entry):
+                    if entry_number == 1:
+                        name = value.decode("utf-8")
+                    elif entry_number == 2:
+                        feature = value
+                for kind, _, values in _fields(feature):
+                    if kind == 3:
+                        parts = [
+                            _packed_varints(v)
+                            if wire == 2
+                            else np.array([v], np.uint64).view("<i8")
+                            for _, wire, v in _fields(values)
+                        ]
+                        found[name] = ("int64", parts)
+                    elif kind == 2:
+                        parts = [np.frombuffer(v, "<f4") for _, _, v in _fields(values)]
+                        found[name] = ("float32", parts)
+                    else:
+                        found[name] = ("bytes", [])
+    except (IndexError, UnicodeDecodeError, TypeError, AttributeError) as error:
+        raise ValueError("not a serialized tf.train.Example") from error
+    result = {}
+    for spec in features:
+        if spec.name not in found:
+            raise ValueError(f"no feature {spec.name!r}; the record has {sorted(found)}")
+        dtype, parts = found[spec.name]
+        if dtype != spec.dtype:
+            raise ValueError(f"feature {spec.name!r}: expected {spec.dtype}, got {dtype}")
+        values = np.concatenate(parts) if parts else np.zeros(0, FIXED_WIDTH[spec.dtype])
+        if values.size != spec.length:
+            raise ValueError(
+                f"feature {spec.name!r}: expected {spec.length} values, got {values.size}"
+            )
+        result[spec.name] = values.astype(FIXED_WIDTH[spec.dtype], copy=False)
+    return result
+
+
+def read_examples(
+    path: str | os.PathLike, features: Sequence[FeatureSpec]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Reads records one by one, without TensorFlow; for validation and tests, not for training.
+
+    Args:
+      path: TFRecord file, plain or gzip (recognised by content).
+      features: the schema.
+
+    Yields:
+      For each record a dict from feature name to int64 or float32 [length].
+
+    Raises:
+      ValueError: a corrupt file or a record that does not match, naming file and record number
+        (counted from 0).
+      OSError: the file cannot be read.
+    """
+    for number, record in enumerate(read_records(path)):
+        try:
+            example = decode_example(record, features)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: record {number}: {error}") from error
+        yield example
+
+
+def parse_example_fn(features: Sequence[FeatureSpec]) -> Callable[[Any], dict[str, Any]]:
+    """Makes the function that parses a batch of serialized records inside tf.data.
+
+    Args:
+      features: the schema.
+
+    Returns:
+      A function from a string tensor [B] to a dict of tensors [B, length]: int32 for "int64"
+      features (ids and positions fit, and it is what embedding look-ups want), float32 for
+      "float32" features.
+    """
+    import tensorflow as tf
+
+    description = {
+        feature.name: tf.io.FixedLenFeature([feature.length], getattr(tf, feature.dtype))
+        for feature in features
+    }
+
+    def parse(serialized):
+        parsed = tf.io.parse_example(serialized, description)
+        return {
+            name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+            for name, value in parsed.items()
+        }
+
+    return parse

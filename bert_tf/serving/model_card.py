@@ -1,0 +1,124 @@
+"""The card that lies beside an exported model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bert_tf.serving.served_model import ServedModel
+
+MODEL_CARD_NAME = "model_card.md"
+_SHOWN_NUMBERS = 5  # of a long vector, in the model card
+
+
+# --- the model card -------------------------------------------------------------------------------
+
+
+def card_heading(
+    served: ServedModel, name: str, description: str, notes: Sequence[str]
+) -> list[str]:
+    """Return the first lines of a model card: what it is for, and of what.
+
+    Args:
+        served: the model.
+        name: the model's.
+        description: of the weights.
+        notes: more sentences.
+    """
+    config = served.config
+    lines = [
+        f"# {name}",
+        "",
+        f"Task: {served.task.replace('_', ' ')}. BERT with {config.num_hidden_layers} layers of "
+        f"{config.hidden_size} units, {config.vocab_size:,} pieces, "
+        f"{'uncased' if served.text_to_ids.do_lower_case else 'cased'}; texts are cut at "
+        f"{served.text_to_ids.max_seq_length} pieces.",
+    ]
+    lines += [f"Weights: {description}."] if description else []
+    return [*lines, *notes]
+
+
+def make_model_card(
+    served: ServedModel,
+    name: str,
+    signatures: Mapping[str, Any],
+    description: str,
+    notes: Sequence[str],
+) -> str:
+    """Return the card of a SavedModel."""
+    answer = served.answer(**{key: tf.constant(value) for key, value in served.example.items()})
+    lines = card_heading(served, name, description, notes)
+    lines += signature_lines(served, signatures)
+    request = {"inputs": served.example}
+    response = {key: _shown(plain(value.numpy())) for key, value in answer.items()}
+    lines += [
+        "",
+        "## Example",
+        "",
+        f"    curl -d '{json.dumps(request)}' \\",
+        f"        http://localhost:8501/v1/models/{name}:predict",
+        "",
+        "answers",
+        "",
+        '    {"outputs": {',
+        *(f"      {json.dumps(key)}: {value}," for key, value in list(response.items())[:-1]),
+        *(f"      {json.dumps(key)}: {value}" for key, value in list(response.items())[-1:]),
+        "    }}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def signature_lines(served: ServedModel, signatures: Mapping[str, Any]) -> list[str]:
+    """Return the card's tables of a signature's inputs and outputs."""
+    lines = []
+    for name, function in signatures.items():
+        inputs = {spec.name: spec for spec in function.input_signature}
+        outputs = function.get_concrete_function().structured_outputs
+        lines += ["", f"## Signature `{name}`", "", *tensor_table(served, inputs, outputs)]
+    return lines
+
+
+def tensor_table(
+    served: ServedModel, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
+) -> list[str]:
+    """Return the lines of a table of inputs and outputs.
+
+    Args:
+        served: the model that describes them.
+        inputs: name -> what has a dtype and a shape.
+        outputs: likewise.
+    """
+    rows = [*_rows("in", inputs, served.descriptions), *_rows("out", outputs, served.descriptions)]
+    return ["| | name | type | shape | |", "|---|---|---|---|---|", *rows]
+
+
+def _rows(side: str, tensors: Mapping[str, Any], descriptions: Mapping[str, str]) -> Iterable[str]:
+    for name, tensor in sorted(tensors.items()):
+        shape = ", ".join("?" if size is None else str(size) for size in tensor.shape)
+        about = descriptions.get(name, "")
+        yield f"| {side} | `{name}` | {tensor.dtype.name} | [{shape}] | {about} |"
+
+
+def _shown(value: Any) -> str:
+    """JSON, of long vectors the beginning."""
+    if isinstance(value, list):
+        parts = [_shown(part) for part in value[: _SHOWN_NUMBERS if len(value) > 9 else None]]
+        return f"[{', '.join(parts + ['...'] * (len(parts) < len(value)))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def plain(array: np.ndarray) -> Any:
+    """Turn an array into lists that JSON can hold, with text for bytes.
+
+    Args:
+        array: numbers, or bytes of UTF-8.
+    """
+    if array.dtype == object:
+        return np.vectorize(lambda x: x.decode("utf-8", "replace"), otypes=[object])(array).tolist()
+    if array.dtype.kind == "f":
+        return array.astype(np.float64).round(6).tolist()
+    return array.tolist()

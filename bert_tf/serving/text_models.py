@@ -1,0 +1,394 @@
+"""Served models of texts: strings in, answers out, one class a kind of answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bert_tf.serving.served_model import ID_INPUTS, ServedModel, function, integers, strings
+from bert_tf.tokenization.graph_tokenizer import TextToIds
+
+
+class FillMask(ServedModel):
+    """Candidates for each [MASK] of a text.
+
+    Args:
+        model: as `heads.bert_pretrainer` makes it.
+        text_to_ids: made with parse_mask.
+        top_k: K.
+
+    Raises:
+        ValueError: as for `ServedModel`; or K is out of range.
+    """
+
+    task = "fill_mask"
+    example = {"text": ["The capital of France is [MASK]."]}
+    descriptions = {
+        "text": "text with any number of [MASK]",
+        "tokens": "pieces for each [MASK], best first; empty beyond a text's own masks",
+        "scores": "their probabilities; 0 beyond a text's own masks",
+        "mask_count": "masks of each text",
+    }
+
+    def __init__(self, model: keras.Model, text_to_ids: TextToIds, *, top_k: int = 5):
+        super().__init__(model, text_to_ids)
+        known = [*text_to_ids.vocab.values()]
+        if not text_to_ids.parse_mask:
+            raise ValueError("text_to_ids: expected parse_mask, without which no text has a mask")
+        if not 1 <= top_k <= len(known):
+            raise ValueError(f"top_k: expected 1 to {len(known)}, got {top_k}")
+        self.top_k = top_k
+        model_vocab_size = model.output["masked_lm_logits"].shape[-1]
+        # Rows that the vocabulary does not use, as where its size was rounded up, are no answer.
+        self._is_word = tf.constant(np.isin(np.arange(model_vocab_size), known))
+
+    @function(input_signature=strings("text"))
+    def answer(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Candidates for each [MASK].
+
+        Args:
+            text: string [B].
+
+        Returns:
+            "tokens" string [B, M, K], best first, and "scores" float32 [B, M, K], their
+            probabilities; "" and 0 beyond the masks of a text. "mask_count" int32 [B].
+        """
+        inputs = self._pack(text)
+        is_mask = tf.equal(inputs["input_ids"], self.text_to_ids.mask_id)  # [B, L]
+        mask_count = tf.math.count_nonzero(is_mask, axis=1, dtype=tf.int32)
+        # Stable, so that masks come first and in order.
+        positions = tf.argsort(tf.cast(tf.logical_not(is_mask), tf.int32), axis=1, stable=True)
+        positions = positions[:, : tf.maximum(tf.reduce_max(mask_count), 0)]  # [B, M]
+        logits = self.call({**inputs, "masked_lm_positions": positions})
+        logits = tf.cast(logits["masked_lm_logits"], tf.float32)  # [B, M, V]
+        logits = tf.where(self._is_word, logits, logits.dtype.min)
+        # Of logits, since unlikely pieces have equal scores of 0.
+        best = tf.math.top_k(logits, k=self.top_k).indices  # [B, M, K]
+        scores = tf.gather(tf.nn.softmax(logits), best, batch_dims=2)
+        is_real = tf.sequence_mask(mask_count, tf.shape(positions)[1])[:, :, None]  # [B, M, 1]
+        return {
+            "tokens": tf.where(is_real, self.text_to_ids.ids_to_tokens(best), ""),
+            "scores": tf.where(is_real, scores, 0.0),
+            "mask_count": mask_count,
+        }
+
+    @function(input_signature=integers(*ID_INPUTS, "masked_lm_positions"))
+    def ids(self, input_ids, input_mask, segment_ids, masked_lm_positions) -> dict[str, tf.Tensor]:
+        """Logits of the model for ids that were made elsewhere.
+
+        Args:
+            input_ids: int32 [B, L].
+            input_mask: int32 [B, L], 1 where a piece stands.
+            segment_ids: int32 [B, L].
+            masked_lm_positions: int32 [B, P].
+
+        Returns:
+            "masked_lm_logits" float32 [B, P, V] and, with next sentence prediction,
+            "next_sentence_logits" float32 [B, 2].
+        """
+        return self.run(
+            {
+                "input_ids": input_ids,
+                "input_mask": input_mask,
+                "segment_ids": segment_ids,
+                "masked_lm_positions": masked_lm_positions,
+            }
+        )
+
+
+class _TextModel(ServedModel):
+    """A model of a text or of a pair: subclasses turn its logits into an answer.
+
+    Its signature for TF Serving's own request of this kind takes serialized tf.train.Example with
+    the features "text" and, of pairs, "text_b".
+    """
+
+    def __init__(self, model: keras.Model, text_to_ids: TextToIds, texts: Sequence[str]):
+        super().__init__(model, text_to_ids)
+        self.texts = tuple(texts)
+        # The arguments' names are the signature's.
+        one: Callable[..., Any] = lambda text: self._answer(text)  # noqa: E731
+        two: Callable[..., Any] = lambda text, text_b: self._answer(text, text_b)  # noqa: E731
+        self.answer = function(
+            one if len(texts) == 1 else two, input_signature=strings(*self.texts)
+        )
+
+    @property
+    def example(self) -> dict[str, list[str]]:
+        """A request."""
+        examples = {"text": ["A fine film."], "text_b": ["The film was good."]}
+        return {name: examples[name] for name in self.texts}
+
+    def _answer(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self.answer_packed(self._pack(*texts))
+
+    def _answer_examples(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        raise NotImplementedError
+
+    def _take_examples(self) -> None:
+        """Make `from_examples`, for those that can: a SavedModel traces every function it finds."""
+        self.from_examples = function(
+            lambda inputs: self._answer_examples(inputs), input_signature=strings("inputs")
+        )
+
+    def _parse(self, inputs: tf.Tensor) -> list[Any]:
+        description = {name: tf.io.FixedLenFeature([], tf.string) for name in self.texts}
+        features = tf.io.parse_example(inputs, description)
+        return [features[name] for name in self.texts]
+
+    def _rows_of_labels(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Names of the labels for each row, string [B, K]."""
+        return tf.broadcast_to(labels, tf.shape(logits))
+
+
+def _texts(has_pairs: bool) -> tuple[str, ...]:
+    return ("text", "text_b") if has_pairs else ("text",)
+
+
+class Classifier(_TextModel):
+    """One label for a text or a pair.
+
+    Args:
+        model: as `heads.bert_classifier` makes it.
+        text_to_ids: the tokenizer.
+        labels: names of the K labels.
+        has_pairs: whether a request has two texts, "text" and "text_b".
+
+    Raises:
+        ValueError: as for `ServedModel`; or the labels are not as many as the model's.
+    """
+
+    task = "classification"
+    descriptions = {
+        "text": "text, or the first of a pair",
+        "text_b": "second text",
+        "label": "the likeliest label",
+        "labels": "all labels",
+        "probabilities": "their probabilities, which sum to 1",
+    }
+
+    def __init__(
+        self,
+        model: keras.Model,
+        text_to_ids: TextToIds,
+        labels: Sequence[str],
+        *,
+        has_pairs: bool = False,
+    ):
+        super().__init__(model, text_to_ids, _texts(has_pairs))
+        self.labels = checked_labels(labels, model)
+        self.label_names = tuple(labels)
+        self._take_examples()
+
+    def signatures(self) -> dict[str, Any]:
+        """Return the signatures, with TF Serving's "classify"."""
+        return {**super().signatures(), "classify": self.from_examples}
+
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `answer` gives, for texts that are ids already."""
+        logits = self.run(inputs)["logits"]
+        best = tf.argmax(logits, axis=-1)
+        return {
+            "label": tf.gather(self.labels, best),
+            "labels": self._rows_of_labels(self.labels, logits),
+            "probabilities": tf.nn.softmax(logits),
+        }
+
+    def _answer_examples(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        answer = self._answer(*self._parse(inputs))
+        return {"classes": answer["labels"], "scores": answer["probabilities"]}
+
+
+class MultiLabelClassifier(Classifier):
+    """Any number of labels for a text or a pair; arguments as for `Classifier`."""
+
+    task = "multi_label"
+    descriptions = {
+        "text": "text, or the first of a pair",
+        "text_b": "second text",
+        "labels": "all labels",
+        "probabilities": "the probability of each by itself",
+        "is_label": "whether it is at least one half",
+    }
+
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `answer` gives, for texts that are ids already."""
+        logits = self.run(inputs)["logits"]
+        return {
+            "labels": self._rows_of_labels(self.labels, logits),
+            "probabilities": tf.sigmoid(logits),
+            "is_label": logits > 0,
+        }
+
+
+class Regressor(_TextModel):
+    """A number for a text or a pair.
+
+    Args:
+        model: as `heads.bert_classifier` makes it with one label.
+        text_to_ids: the tokenizer.
+        has_pairs: whether a request has two texts, "text" and "text_b".
+
+    Raises:
+        ValueError: as for `ServedModel`; or the model gives several numbers.
+    """
+
+    task = "regression"
+    descriptions = {
+        "text": "text, or the first of a pair",
+        "text_b": "second text",
+        "value": "the number",
+    }
+
+    def __init__(self, model: keras.Model, text_to_ids: TextToIds, *, has_pairs: bool = False):
+        super().__init__(model, text_to_ids, _texts(has_pairs))
+        if model.output_shape[-1] != 1:
+            raise ValueError(
+                f"model: a regression has one output, this model {model.output_shape[-1]}"
+            )
+        self._take_examples()
+
+    def signatures(self) -> dict[str, Any]:
+        """Return the signatures, with TF Serving's "regress"."""
+        return {**super().signatures(), "regress": self.from_examples}
+
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `answer` gives, for texts that are ids already."""
+        return {"value": self.run(inputs)["logits"][:, 0]}
+
+    def _answer_examples(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"outputs": self._answer(*self._parse(inputs))["value"]}
+
+
+class NextSentence(_TextModel):
+    """Whether a text follows another; model as `heads.bert_next_sentence_predictor` makes it."""
+
+    task = "next_sentence"
+    descriptions = {
+        "text": "text",
+        "text_b": "text that may follow",
+        "is_next": "the probability that it follows",
+    }
+
+    def __init__(self, model: keras.Model, text_to_ids: TextToIds):
+        super().__init__(model, text_to_ids, _texts(has_pairs=True))
+
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `answer` gives, for texts that are ids already."""
+        return {"is_next": tf.nn.softmax(self.run(inputs)["logits"])[:, 0]}
+
+
+class MultipleChoice(ServedModel):
+    """The best of several texts to go on with; model as `heads.bert_multiple_choice` makes it."""
+
+    task = "multiple_choice"
+    example = {
+        "text": ["He opens the door."],
+        "choices": [["He steps outside.", "He is a door."]],
+    }
+    descriptions = {
+        "text": "text",
+        "choices": "texts of which one is the best to follow, equally many for each text",
+        "choice": "the place of the best, from 0",
+        "probabilities": "of all choices, which sum to 1",
+    }
+
+    @function(input_signature=[*strings("text"), *strings("choices", rank=2)])
+    def answer(self, text: tf.Tensor, choices: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Choose.
+
+        Args:
+            text: string [B].
+            choices: string [B, C].
+
+        Returns:
+            "choice" int32 [B] and "probabilities" float32 [B, C].
+        """
+        packed: Any = self.text_to_ids.pack_choices(text, choices)  # dense, as choices are
+        rows = self._cut(packed)
+        logits = self.run(rows)["logits"]  # [B, C]
+        return {
+            "choice": tf.argmax(logits, axis=-1, output_type=tf.int32),
+            "probabilities": tf.nn.softmax(logits),
+        }
+
+    @function(input_signature=integers(*ID_INPUTS, rank=3))
+    def ids(self, input_ids, input_mask, segment_ids) -> dict[str, tf.Tensor]:
+        """Logits float32 [B, C] for ids that were made elsewhere, int32 [B, C, L] each."""
+        return self.run(
+            {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": segment_ids}
+        )
+
+
+class Embedder(ServedModel):
+    """A vector for each text.
+
+    Args:
+        model: as `modeling.bert_encoder` makes it, with hidden_states where a layer is asked for.
+        text_to_ids: the tokenizer.
+        layer: hidden state to take the mean of: 0 for the embeddings, -1 for the last layer.
+
+    Raises:
+        ValueError: as for `ServedModel`; or the model does not give that layer.
+    """
+
+    task = "embeddings"
+    texts = ("text",)
+    example = {"text": ["A fine film."]}
+    descriptions = {
+        "text": "text",
+        "pooled": "the pooler's output, where the model has a trained one",
+        "mean": "mean over all pieces, [CLS] and [SEP] included, of a layer's hidden state",
+    }
+
+    def __init__(self, model: keras.Model, text_to_ids: TextToIds, *, layer: int = -1):
+        super().__init__(model, text_to_ids)
+        states = model.output.get("hidden_states")
+        if layer != -1 and states is None:
+            raise ValueError("layer: make the encoder with hidden_states=True")
+        if states is not None and not -len(states) <= layer < len(states):
+            raise ValueError(f"layer: expected 0 to {len(states) - 1}, got {layer}")
+        self.layer = layer
+
+    def run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `ids` gives, for a dictionary of its inputs."""
+        outputs = self.call(inputs)
+        states = outputs.get("hidden_states")
+        state = outputs["sequence_output"] if states is None else states[self.layer]
+        state = tf.cast(state, tf.float32)  # [B, L, H]
+        mask = tf.expand_dims(tf.cast(inputs["input_mask"], tf.float32), 2)  # [B, L, 1]
+        mean = tf.math.divide_no_nan(tf.reduce_sum(state * mask, 1), tf.reduce_sum(mask, 1))
+        if "pooled_output" not in outputs:
+            return {"mean": mean}
+        return {"mean": mean, "pooled": tf.cast(outputs["pooled_output"], tf.float32)}
+
+    @function(input_signature=strings("text"))
+    def answer(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return "mean" and, with a pooler, "pooled": float32 [B, H], of string [B]."""
+        return self.answer_packed(self._pack(text))
+
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `answer` gives, for texts that are ids already."""
+        return self.run(inputs)
+
+
+def checked_labels(labels: Sequence[str], model: keras.Model) -> tf.Tensor:
+    """Return the names of labels as a constant, string [K].
+
+    Args:
+        labels: K names.
+        model: with K logits as its output.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    if len(labels) != model.output_shape[-1]:
+        raise ValueError(
+            f"labels: the model has {model.output_shape[-1]}, got {len(labels)}: "
+            f"{', '.join(labels)}"
+        )
+    return tf.constant(list(labels))

@@ -1,0 +1,69 @@
+"""What a fine-tuned model is for, kept beside its weights."""
+
+import dataclasses
+import json
+import os
+
+from bert_tf.tasks.table import KINDS, Kind
+
+TRAINED_TASK_NAME = "bert_task.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedTask:
+    """What a fine-tuned model is for, beside its weights: all that its use needs to know.
+
+    Attributes:
+      kind: one of KINDS; heads and weights do not tell some of them apart.
+      max_seq_length: tokens of a sequence in training.
+      has_pairs: whether an example has two texts.
+      doc_stride: of span, pieces between the starts of two windows.
+      max_query_length: of span, pieces of the question that are kept.
+      max_answer_length: of span, longest answer, in pieces.
+      n_best_size: of span, how many starts, ends and answers are looked at.
+      version_2_with_negative: of span, whether there may be no answer.
+      null_score_diff_threshold: of span, no answer if the null odds are greater.
+    """
+
+    kind: Kind
+    max_seq_length: int = 128
+    has_pairs: bool = False
+    doc_stride: int = 128
+    max_query_length: int = 64
+    max_answer_length: int = 30
+    n_best_size: int = 20
+    version_2_with_negative: bool = False
+    null_score_diff_threshold: float = 0.0
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Writes bert_task.json.
+
+        Args:
+          folder: the model's, which exists.
+        """
+        path = os.path.join(folder, TRAINED_TASK_NAME)
+        with open(f"{path}.tmp", "w", encoding="utf-8") as writer:
+            writer.write(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        os.replace(f"{path}.tmp", path)
+
+
+def read_trained_task(folder: str | os.PathLike[str]) -> TrainedTask | None:
+    """Reads bert_task.json; None where a model directory has none.
+
+    Args:
+      folder: of the model.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    path = os.path.join(folder, TRAINED_TASK_NAME)
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as reader:
+            found = TrainedTask(**json.load(reader))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not what training writes: {error}") from error
+    if found.kind not in KINDS:
+        raise ValueError(f"{path}: kind: expected one of {', '.join(KINDS)}, got {found.kind!r}")
+    return found

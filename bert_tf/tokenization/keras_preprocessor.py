@@ -1,0 +1,92 @@
+"""The tokenizer as a Keras layer."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from bert_tf.tokenization.graph_tokenizer import TextToIds, as_written, string_tensor
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class BertPreprocessor(keras.layers.Layer):
+    """Keras layer from strings to the encoder's inputs; see `TextToIds`, which does the work.
+
+    It can be the first layer of a model, on `keras.Input(shape=(), dtype="string")`, or be mapped
+    over a `tf.data.Dataset` of batches. Its configuration holds the vocabulary, so that a model
+    saved with it needs no other file. It needs Keras on TensorFlow.
+
+    Inputs, as a dictionary or in short:
+      {"text": string [B]}, or the tensor alone.
+      {"text": string [B], "text_b": string [B]}, or (text, text_b).
+      {"text": string [B], "choices": string [B, C], or ragged [B, (C)]}.
+
+    Outputs: "input_ids", "input_mask" and "segment_ids", int32 [B, L], or [B, C, L] for choices
+    (ragged where these are).
+
+    Args:
+      vocab: path of a vocabulary, one piece a line; or piece -> id.
+      do_lower_case: True for uncased models, False for cased and Chinese ones.
+      max_seq_length: L.
+      parse_mask: make the literal text `[MASK]` the mask's id.
+      **kwargs: `name` and what else a Keras layer takes.
+
+    Raises:
+      FileNotFoundError, ValueError: see `TextToIds`; when called, ValueError for inputs of another
+        form, type or rank, which it names.
+    """
+
+    def __init__(
+        self,
+        vocab: str | os.PathLike[str] | Mapping[str, int],
+        do_lower_case: bool = True,
+        max_seq_length: int = 128,
+        parse_mask: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        arguments = do_lower_case, max_seq_length, parse_mask
+        if isinstance(vocab, Mapping):
+            self.text_to_ids = TextToIds.from_vocab(vocab, *arguments)
+        else:
+            self.text_to_ids = TextToIds(vocab, *arguments)
+        # Keras would make floating-point tensors of lists and arrays of strings.
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
+
+    @as_written
+    def call(self, inputs: Any) -> dict[str, tf.Tensor] | dict[str, tf.RaggedTensor]:
+        """Pack texts; see the class for inputs and outputs."""
+        if isinstance(inputs, (tuple, list)) and not all(
+            isinstance(text, (str, bytes)) for text in inputs
+        ):
+            if len(inputs) != 2:
+                raise ValueError(f"inputs: expected a pair (text, text_b), got {len(inputs)}")
+            inputs = {"text": inputs[0], "text_b": inputs[1]}
+        elif not isinstance(inputs, Mapping):
+            inputs = {"text": inputs}
+        if set(inputs) not in ({"text"}, {"text", "text_b"}, {"text", "choices"}):
+            raise ValueError(
+                "inputs: expected the keys text, and text_b or choices if there are any, "
+                f"got {' '.join(map(str, inputs))}"
+            )
+        strings = {
+            name: string_tensor(name, value, 2 if name == "choices" else 1)
+            for name, value in inputs.items()
+        }
+        if "choices" in strings:
+            return self.text_to_ids.pack_choices(strings["text"], strings["choices"])
+        return self.text_to_ids.pack(strings["text"], strings.get("text_b"))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make this layer again, the vocabulary's pieces among them."""
+        made = self.text_to_ids
+        return {
+            **super().get_config(),
+            "vocab": dict(made.vocab),
+            "do_lower_case": made.do_lower_case,
+            "max_seq_length": made.max_seq_length,
+            "parse_mask": made.parse_mask,
+        }

@@ -1,0 +1,259 @@
+"""What a path holds, told from the names and the content of files."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from bert_tf.config import BertConfig
+from bert_tf.weights import tensor_files
+from bert_tf.weights.tensor_files import CorruptCheckpointError, checkpoint_steps
+
+CONFIG_NAME = "bert_config.json"
+HF_CONFIG_NAME = "config.json"
+VOCAB_NAME = "vocab.txt"
+LABELS_NAME = "labels.txt"
+WEIGHTS_NAME = "bert_model.ckpt"
+KERAS_SUFFIX = ".keras"
+KERAS_WEIGHTS_SUFFIX = ".weights.h5"
+
+KERAS_HUB_WEIGHTS = "model.weights.h5"
+_KERAS_HUB_VOCAB = "assets/tokenizer/vocabulary.txt"
+_KERAS_HUB_CLASSES = ("keras_hub>BertBackbone", "keras_nlp>BertBackbone")  # the latter is older
+_TORCH_NAMES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# What transformers writes for frameworks other than PyTorch, also in shards.
+_OTHER_FRAMEWORKS = {
+    "TensorFlow": re.compile(r"^tf_model(-\d+-of-\d+)?\.h5(\.index\.json)?$"),
+    "Flax": re.compile(r"^flax_model(-\d+-of-\d+)?\.msgpack(\.index\.json)?$"),
+}
+
+
+# --- what a path holds ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class LocatedCheckpoint:
+    """What `locate` found.
+
+    Attributes:
+        format: "tf" (TF1-format checkpoint or TF2 object checkpoint), "hf" (transformers),
+            "keras_hub", "keras" (.keras) or "keras_weights" (.weights.h5).
+        path: the prefix, file or, for KerasHub, directory that holds the weights.
+        description: one phrase for the log.
+        config_file: the configuration beside it, or None.
+        vocab_file: the vocabulary beside it, one piece a line, or None.
+    """
+
+    format: str
+    path: str
+    description: str
+    config_file: str | None
+    vocab_file: str | None
+
+
+def locate(path: str | os.PathLike) -> LocatedCheckpoint:
+    """Find the checkpoint that a user means: a file, a TensorFlow prefix, or a directory.
+
+    In a directory the first of these counts: bert_model.ckpt, model.safetensors (also in shards), a
+    KerasHub preset, the newest `model.ckpt-<step>` of a run, pytorch_model.bin, and a .keras or
+    .weights.h5 file if there is only one.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint there, or a part of it is missing.
+        CorruptCheckpointError: a file is not what its name says, or a pointer of git-lfs.
+        ValueError: a file of another format.
+    """
+    text = os.fspath(path)
+    if os.path.isdir(text):
+        return _locate_in(pathlib.Path(text))
+    prefix = re.sub(r"\.(index|data-\d+-of-\d+|meta)$", "", text)
+    if os.path.exists(prefix + ".index"):
+        return _located("tf", prefix, "TensorFlow checkpoint")
+    _refuse_data_alone(pathlib.Path(prefix))
+    if not os.path.isfile(text):
+        raise FileNotFoundError(
+            f"{text}: no such file or directory; expected a model directory, a weights file, or "
+            f"the prefix of a TensorFlow checkpoint (as in .../{WEIGHTS_NAME})"
+        )
+    _refuse_other_frameworks(pathlib.Path(text))
+    tensor_files.refuse_pointer(text)
+    found = tensor_files.recognise(text)
+    if found in ("safetensors", "torch") or (
+        found == "json" and text.endswith(tensor_files.INDEX_SUFFIX)
+    ):
+        return _located("hf", text, "transformers weights")
+    if found == "keras":
+        return _located("keras", text, "Keras model")
+    if found == "hdf5" and _keras_hub_class(pathlib.Path(text)) is not None:
+        return _locate_in(pathlib.Path(text).parent)
+    if found == "hdf5" and text.endswith(KERAS_WEIGHTS_SUFFIX):
+        return _located("keras_weights", text, "Keras weights")
+    if text.endswith((".safetensors", ".bin", ".pt", ".pth", KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX)):
+        raise CorruptCheckpointError(f"{text}: its content is not that of such a file")
+    raise ValueError(
+        f"{text}: not a format that is read; expected safetensors, a torch state dict, .keras, "
+        f"{KERAS_WEIGHTS_SUFFIX}, a TensorFlow checkpoint or a directory with one of them"
+    )
+
+
+def _locate_in(folder: pathlib.Path) -> LocatedCheckpoint:
+    safetensors = folder / tensor_files.SAFETENSORS_NAME
+    for found in (safetensors, folder / f"{safetensors.name}{tensor_files.INDEX_SUFFIX}"):
+        if (folder / f"{WEIGHTS_NAME}.index").exists():
+            return _located("tf", folder / WEIGHTS_NAME, "model directory")
+        if found.exists():
+            return _located("hf", found, "transformers weights")
+    preset = folder / KERAS_HUB_WEIGHTS
+    if preset.exists() and (found := _keras_hub_class(preset)) is not None:
+        if found not in _KERAS_HUB_CLASSES:
+            raise ValueError(f"{folder}: a preset of {found}; expected {_KERAS_HUB_CLASSES[0]}")
+        vocab = folder / _KERAS_HUB_VOCAB
+        return _without_pointers(
+            LocatedCheckpoint(
+                "keras_hub",
+                str(folder),
+                f"KerasHub preset {folder}",
+                str(folder / HF_CONFIG_NAME),
+                str(vocab) if vocab.exists() else None,
+            ),
+            [preset],
+        )
+    if steps := checkpoint_steps(folder):
+        return _located("tf", folder / f"model.ckpt-{steps[-1]}", "newest checkpoint of a run")
+    for name in _TORCH_NAMES:
+        if (folder / name).exists():
+            return _located("hf", folder / name, "transformers weights")
+    keras_files = sorted(
+        path
+        for path in folder.iterdir()
+        # A write that was killed leaves a temporary file.
+        if path.name.endswith((KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX)) and ".tmp." not in path.name
+    )
+    if len(keras_files) == 1:
+        return locate(keras_files[0])
+    others = [file.name for file in keras_files] + sorted(p.name for p in folder.glob("*.index"))
+    if not others:
+        _refuse_known_folders(folder)
+    raise FileNotFoundError(
+        f"{folder}: expected {WEIGHTS_NAME}.index, {safetensors.name}, a KerasHub preset or "
+        "model.ckpt-<step>.index in this folder"
+        + (f"; name one of {', '.join(others)}" if others else "")
+    )
+
+
+def _refuse_known_folders(folder: pathlib.Path) -> None:
+    """Say what a folder without a checkpoint is, where that shows."""
+    paths = sorted(folder.iterdir())
+    for path in paths:
+        _refuse_other_frameworks(path)
+        if re.search(r"\.data-\d+-of-\d+$", path.name):
+            _refuse_data_alone(path.with_suffix(""))
+    # sentence-transformers keeps the encoder in a folder of its own, that modules.json names.
+    names = [path.name for path in paths if re.match(r"^0_[A-Z]\w*$", path.name)]
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        modules = modules if isinstance(modules, list) else []
+        names = [m["path"] for m in modules if isinstance(m, dict) and _is_name(m.get("path"))]
+    for name in names:
+        if (folder / name / HF_CONFIG_NAME).is_file():
+            raise FileNotFoundError(
+                f"{folder}: a folder of sentence-transformers, whose encoder is in the folder "
+                f"{name}; name {folder / name}"
+            )
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and "\0" not in value
+
+
+def _refuse_other_frameworks(path: pathlib.Path) -> None:
+    for framework, names in _OTHER_FRAMEWORKS.items():
+        if names.match(path.name) and path.is_file():
+            raise ValueError(
+                f"{path}: weights that transformers wrote for {framework}, which are not read; "
+                f"get {tensor_files.SAFETENSORS_NAME} or {_TORCH_NAMES[0]} of the same model, or "
+                "load it with transformers and save it with save_pretrained from PyTorch"
+            )
+
+
+def _refuse_data_alone(prefix: pathlib.Path) -> None:
+    """Tell of the data of a TensorFlow checkpoint that lie there without their index."""
+    data = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*-of-*"))
+    if data and not os.path.exists(f"{prefix}.index"):
+        raise FileNotFoundError(
+            f"{prefix}.index: no such file; {data[0].name} beside it is only a part of a "
+            "TensorFlow checkpoint, and cannot be read without the index"
+        )
+
+
+def _without_pointers(found: LocatedCheckpoint, weights: list[pathlib.Path]) -> LocatedCheckpoint:
+    """Refuse what was found if git has put a pointer where one of its files should be."""
+    for path in (*weights, found.config_file, found.vocab_file):
+        if path is not None and os.path.isfile(path):
+            tensor_files.refuse_pointer(path)
+    return found
+
+
+def _keras_hub_class(weights: pathlib.Path) -> str | None:
+    """Return what KerasHub class a preset's weights are of; None if they are not of a preset."""
+    config = weights.parent / HF_CONFIG_NAME
+    if weights.name != KERAS_HUB_WEIGHTS or not config.exists():
+        return None
+    name = read_json(config).get("registered_name")
+    return name if isinstance(name, str) else None
+
+
+def _located(kind: str, path: str | os.PathLike, description: str) -> LocatedCheckpoint:
+    folder = pathlib.Path(path).parent
+    # A run's folder has a config.json of another kind: the settings of the run.
+    names = (HF_CONFIG_NAME, CONFIG_NAME) if kind == "hf" else (CONFIG_NAME,)
+    configs = [folder / name for name in names if (folder / name).exists()]
+    vocab = folder / VOCAB_NAME
+    weights = [pathlib.Path(path)]
+    if kind == "tf":
+        name = glob.escape(weights[0].name)
+        weights = [folder / f"{weights[0].name}.index", *folder.glob(f"{name}.data-*-of-*")]
+    located = LocatedCheckpoint(
+        format=kind,
+        path=str(path),
+        description=f"{description} {path}",
+        config_file=str(configs[0]) if configs else None,
+        vocab_file=str(vocab) if vocab.exists() else None,
+    )
+    return _without_pointers(located, weights)
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: the file holds something else; the message names it.
+        CorruptCheckpointError: it is a pointer of git-lfs.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = json.load(file)
+    except (ValueError, RecursionError) as error:
+        tensor_files.refuse_pointer(path)
+        raise ValueError(f"{os.fspath(path)}: not a JSON file: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{os.fspath(path)}: expected a JSON object")
+    return values
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+def read_config(found: LocatedCheckpoint) -> BertConfig | None:
+    """Read the configuration that lies beside weights; None where there is none."""
+    if found.config_file is None or found.format == "keras_hub":
+        return None
+    # "gelu" is one thing in config.json and another in bert_config.json.
+    is_theirs = pathlib.Path(found.config_file).name == HF_CONFIG_NAME
+    return BertConfig.from_json_file(found.config_file, style="hf" if is_theirs else None)

@@ -1,0 +1,178 @@
+"""The tokenizer that lies beside weights: read, written, compared with BERT's own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from bert_tf.config import BertConfig
+from bert_tf.files import write_text
+from bert_tf.models.variables import abbreviate
+from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS, check_vocab, load_vocab
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights.checkpoint import Checkpoint
+from bert_tf.weights.locate import VOCAB_NAME, read_json
+
+_log = logging.getLogger(__name__)
+_SPECIAL = re.compile(r"\[.*\]|<.*>")
+
+
+def load_tokenizer(checkpoint: Checkpoint, do_lower_case: bool | None) -> FullTokenizer | None:
+    """Make the tokenizer of an opened checkpoint.
+
+    Args:
+        checkpoint: see `open_checkpoint`.
+        do_lower_case: as in `load_bert`.
+
+    Returns:
+        The tokenizer, or None where no vocabulary lies with the weights.
+
+    Raises:
+        ValueError: the vocabulary is not one of BERT.
+    """
+    if checkpoint.located is None:
+        return None
+    folder = pathlib.Path(checkpoint.located.path)
+    if checkpoint.located.format != "keras_hub":
+        folder = folder.parent
+    # transformers writes the vocabulary into tokenizer.json, and lately nowhere else.
+    fast = folder / "tokenizer.json"
+    values = read_json(fast) if fast.exists() else {}
+    settings_file = folder / "tokenizer_config.json"
+    settings = read_json(settings_file) if settings_file.exists() else {}
+    casings = [
+        do_lower_case,
+        settings.get("do_lower_case"),
+        _part(values, "normalizer").get("lowercase"),
+        _part(values, "config").get("lowercase"),  # KerasHub's file of the same name
+    ]
+    casing = next((value for value in casings if isinstance(value, bool)), None)
+    _warn_of_another_tokenizer(checkpoint, settings, values, casing)
+    if checkpoint.located.vocab_file:
+        vocab = load_vocab(checkpoint.located.vocab_file)
+    elif (model := _part(values, "model")).get("type") == "WordPiece":
+        check_vocab(model.get("vocab"), str(fast))
+        vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
+    else:
+        return None
+    if casing is None:
+        casing = looks_uncased(vocab)
+    if checkpoint.located.vocab_file:
+        return FullTokenizer(checkpoint.located.vocab_file, casing)
+    return FullTokenizer.from_vocab(vocab, casing)
+
+
+def _part(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object within a JSON object; an empty one where it is missing or another thing."""
+    part = values.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+_TOKENIZER_CLASSES = (None, "BertTokenizer", "BertTokenizerFast", "TokenizersBackend")
+
+
+def _warn_of_another_tokenizer(
+    checkpoint: Checkpoint, settings: Mapping[str, Any], fast: Mapping[str, Any], casing: Any
+) -> None:
+    """Say where the tokenizer that lies with the weights does what BERT's own does not."""
+    normalizer = _part(fast, "normalizer") or _part(fast, "config")
+    differences = []
+    for values, name, expected in (
+        (settings, "strip_accents", (None, casing)),
+        (normalizer, "strip_accents", (None, casing)),
+        (settings, "tokenize_chinese_chars", (None, True)),
+        (normalizer, "handle_chinese_chars", (None, True)),
+        (settings, "tokenizer_class", _TOKENIZER_CLASSES),
+    ):
+        if values.get(name) not in expected:
+            differences.append(f"{name} {values[name]!r}")
+    known = _part(_part(fast, "model"), "vocab")
+    tokens = fast.get("added_tokens")
+    tokens = [t for t in tokens if isinstance(t, dict)] if isinstance(tokens, list) else []
+    added = [str(t.get("content")) for t in tokens if t.get("content") not in known]
+    if added and known:
+        differences.append(f"added tokens {abbreviate(added, 4)}")
+    if differences:
+        _log.warning(
+            "%s: its tokenizer differs from BERT's, which is what is used here: %s",
+            checkpoint.description,
+            ", ".join(dict.fromkeys(differences)),
+        )
+
+
+def looks_uncased(vocab: Mapping[str, int]) -> bool:
+    """Tell from a vocabulary whether text is to be lower-cased: all its pieces are.
+
+    Special ones, as [UNK] or <S>, aside.
+    """
+    return not any(piece != piece.lower() and not _SPECIAL.fullmatch(piece) for piece in vocab)
+
+
+_HF_TOKENIZER_NAMES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def copy_vocabulary(vocab_file: str | os.PathLike | None, target: pathlib.Path) -> None:
+    """Copy a vocabulary file whole or not at all, unless it is there already."""
+    if vocab_file is None or (target.exists() and target.samefile(vocab_file)):
+        return
+    temporary = target.with_name(f"{target.name}.tmp")
+    shutil.copyfile(vocab_file, temporary)
+    os.replace(temporary, target)
+
+
+def write_vocabulary(tokenizer: FullTokenizer | None, target: pathlib.Path) -> None:
+    """Write a tokenizer's vocabulary; byte by byte where it was read from a file."""
+    if tokenizer is None:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_fast_tokenizer(target.parent)
+    if tokenizer.vocab_file:
+        copy_vocabulary(tokenizer.vocab_file, target)
+    else:
+        pieces = pieces_in_order(tokenizer)
+        write_text(target, "".join(f"{piece}\n" for piece in pieces))
+
+
+def pieces_in_order(tokenizer: FullTokenizer) -> list[str]:
+    """Return a piece for each id: what came twice in a file has left an id without one."""
+    highest = max(tokenizer.vocab.values())
+    return [tokenizer.inv_vocab.get(i, f"[unused_id_{i}]") for i in range(highest + 1)]
+
+
+def remove_fast_tokenizer(folder: pathlib.Path) -> None:
+    """Remove a tokenizer.json that would hide the vocabulary just written."""
+    """Remove the files of a tokenizer that was in a folder before another vocabulary."""
+    for name in _HF_TOKENIZER_NAMES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_hf_tokenizer(
+    folder: pathlib.Path, config: BertConfig, tokenizer: FullTokenizer | None
+) -> None:
+    """Write the files that make transformers load the same tokenizer."""
+    if tokenizer is None:
+        return
+    import tokenizers
+
+    write_vocabulary(tokenizer, folder / VOCAB_NAME)
+    fast = tokenizers.BertWordPieceTokenizer(
+        dict(tokenizer.vocab), lowercase=tokenizer.do_lower_case
+    )
+    write_text(folder / "tokenizer.json", fast.to_str(pretty=True))
+    names = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
+    settings = {
+        **names,
+        "do_lower_case": tokenizer.do_lower_case,
+        "model_max_length": config.max_position_embeddings,
+        "strip_accents": None,
+        "tokenize_chinese_chars": True,
+        "tokenizer_class": "BertTokenizer",
+    }
+    for file, values in (("special_tokens_map.json", names), ("tokenizer_config.json", settings)):
+        write_text(folder / file, json.dumps(values, indent=2, sort_keys=True) + "\n")

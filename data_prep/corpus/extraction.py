@@ -1,0 +1,672 @@
+"""Text of dumps, JSON lines and plain files as one sentence a line."""
+
+import bz2
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import glob
+import gzip
+import hashlib
+import html
+import importlib
+import json
+import multiprocessing
+import os
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import IO
+
+from bert_tf.files import atomic_output
+
+FORMATS = ("wikiextractor", "jsonl", "text")
+_BATCH_BYTES = 1 << 20
+
+_DOC_OPEN = re.compile(rb"^<doc\s+id=")
+_DOC_TITLE = re.compile(r'\btitle="(.*)"\s*>\s*$')
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+# Tags that wiki text uses; an unknown `<word>` is left alone, for it may be text ("#include <x>").
+_TAG = re.compile(
+    r"</?(?:abbr|b|big|blockquote|br|center|chem|cite|code|div|em|font|gallery|hiero|hr|i|imagemap"
+    r"|includeonly|ins|kbd|li|mapframe|math|ol|noinclude|nowiki|onlyinclude|p|poem|pre|ref"
+    r"|references|s|samp|score|section|small|source|span|strike|strong|sub|sup|syntaxhighlight"
+    r"|table|tbody|td|templatestyles|th|timeline|tr|tt|u|ul|var)(?:\s[^<>]*|/)?>",
+    re.IGNORECASE,
+)
+_FILE_LINK = re.compile(r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", re.IGNORECASE)
+_LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
+_TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
+_EMPTY_BRACKETS = re.compile(r"\s*\([\s,;:/–—-]*\)")
+_BRACKET_LEFTOVER = re.compile(r"\((?:\s*[,;:])+\s*")
+_DOUBLE_PUNCTUATION = re.compile(r"\s+([,;])(?:\s*[,;])*")
+_BULLET = re.compile(r"^(?:BULLET::::[-*#:;.\d]*|[*#:;]+(?=\s)|[•·])\s*")
+# A date or a sound file that was a template leaves its comma: "It fell. , nobody lives there."
+_LEADING_PUNCTUATION = re.compile(r"(^|[.!?][\"')]?\s)\s*[,;]\s+")
+_TABLE_LINE = re.compile(r"^(?:\{\||\|\}|\||!\s)")
+_HEADING_LINE = re.compile(r"^(?:=+[^=].*=+|#+\s.*)$")
+_SENTENCE_END = re.compile(r"[.!?。！？…।؟][\"'”’»)\]]*$")
+_WORD = re.compile(r"\w")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How documents are turned into sentences.
+
+    Attributes:
+      format: "auto" or one of FORMATS.
+      text_field: the field of a JSON line that holds the text.
+      text_documents: "file" or "blank_line": what one document of plain text is.
+      join_lines: whether consecutive non-empty lines make one paragraph (hard-wrapped text).
+      unescape_html: whether HTML entities become characters.
+      clean_wiki: whether leftovers of wiki markup are removed (format wikiextractor).
+      drop_titles: whether the title line of an article is dropped (format wikiextractor).
+      drop_fragments: whether paragraphs of fewer than `fragment_words` words that do not end as a
+        sentence does are dropped: headings and list items (format wikiextractor).
+      fragment_words: see drop_fragments.
+      min_document_sentences: documents with fewer sentences are dropped.
+      max_document_bytes: a longer document is an error, since one document is held in memory.
+      decode_errors: "strict", "replace" or "ignore": what to do with bytes that are not UTF-8.
+      language: language code given to the default sentence splitter.
+      sentence_splitter: "module:function" taking a paragraph (str) and returning its sentences, or
+        "" for sentencex.
+      heldout_fraction: fraction of documents, chosen by a hash of their bytes, that are held out.
+    """
+
+    format: str = "auto"
+    text_field: str = "text"
+    text_documents: str = "file"
+    join_lines: bool = False
+    unescape_html: bool = True
+    clean_wiki: bool = True
+    drop_titles: bool = True
+    drop_fragments: bool = True
+    fragment_words: int = 8
+    min_document_sentences: int = 1
+    max_document_bytes: int = 256 << 20
+    decode_errors: str = "strict"
+    language: str = "en"
+    sentence_splitter: str = ""
+    heldout_fraction: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RawDocument:
+    """Undecoded document and where it stands: `data` begins at line `line` of file `path`."""
+
+    path: str
+    line: int
+    format: str
+    data: bytes
+    header: bytes = b""
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def expand_inputs(patterns: Sequence[str]) -> list[str]:
+    """Files that comma-separated names and globs stand for.
+
+    Args:
+      patterns: file names or globs; `**` crosses folders.
+
+    Returns:
+      Paths, in the order of the patterns and sorted within each glob, without repetition.
+
+    Raises:
+      FileNotFoundError: when a pattern matches no file.
+    """
+    paths: dict[str, None] = {}
+    for pattern in patterns:
+        if glob.has_magic(pattern) and not os.path.exists(pattern):
+            found = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p))
+        else:
+            found = [pattern] if os.path.isfile(pattern) else []
+        if not found:
+            kind = "is a folder" if os.path.isdir(pattern) else "matches no file"
+            raise FileNotFoundError(f"--input_file: {pattern!r} {kind}")
+        paths.update(dict.fromkeys(found))
+    return list(paths)
+
+
+@contextlib.contextmanager
+def _open_input(path: str) -> Iterator[tuple[Iterable[bytes], IO[bytes]]]:
+    """Yield the decompressed stream of a file, and the file itself (for progress)."""
+    with open(path, "rb") as raw:
+        if path.endswith(".gz"):
+            with gzip.GzipFile(fileobj=raw) as stream:
+                yield stream, raw
+        elif path.endswith(".bz2"):
+            with bz2.BZ2File(raw) as stream:
+                yield stream, raw
+        else:
+            yield raw, raw
+
+
+def _readable_lines(path: str, stream: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines of a stream; a broken compressed file is an error that names the file and the line."""
+    number = 0
+    try:
+        for number, line in enumerate(stream, 1):  # noqa: B007
+            yield line
+    except (EOFError, zlib.error, OSError) as error:
+        raise ValueError(f"{path}:{number + 1}: cannot read further: {error}") from error
+
+
+def _recognise(path: str, first_line: bytes) -> str:
+    """Format of a file by its first line that is not empty."""
+    start = first_line.lstrip()
+    if _DOC_OPEN.match(start):
+        return "wikiextractor"
+    if start.startswith(b"{"):
+        return "jsonl"
+    stem = re.sub(r"\.(gz|bz2)$", "", path)
+    if start.startswith(b"[") and stem.endswith((".json", ".jsonl")):
+        raise ValueError(f"{path}:1: expected JSON lines (one object a line), got a JSON array")
+    return "text"
+
+
+def read_documents(
+    path: str, options: Options, progress: Callable[[int], None] | None = None
+) -> Iterator[RawDocument]:
+    """Cut one file into documents without decoding them.
+
+    Args:
+      path: the file; .gz and .bz2 are decompressed.
+      options: format and limits.
+      progress: called with the number of bytes of the file read so far.
+
+    Yields:
+      Documents in the order of the file; empty documents too, so that they are counted.
+
+    Raises:
+      ValueError: naming file and line where the file is broken.
+      OSError: where it cannot be read.
+    """
+    with _open_input(path) as (stream, raw):
+        numbered = enumerate(_readable_lines(path, stream), 1)
+        held: list[tuple[int, bytes]] = []
+        for number, line in numbered:
+            if number == 1 and line.startswith(b"\xef\xbb\xbf"):
+                line = line[3:]
+            held.append((number, line))
+            if line.strip():
+                break
+        else:
+            return  # Nothing but empty lines.
+        if held[-1][1].startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError(f"{path}:1: expected UTF-8, got UTF-16; convert the file first")
+        kind = options.format
+        if kind == "auto":
+            kind = _recognise(path, held[-1][1])
+
+        def lines() -> Iterator[tuple[int, bytes]]:
+            yield from held
+            for number, line in numbered:
+                if progress and number % 1024 == 0:
+                    progress(raw.tell())
+                yield number, line
+
+        cutter = {"wikiextractor": _cut_wiki, "jsonl": _cut_jsonl, "text": _cut_text}[kind]
+        yield from cutter(path, lines(), options)
+        if progress:
+            progress(raw.tell())
+
+
+def _too_long(path: str, line: int, options: Options) -> ValueError:
+    return ValueError(
+        f"{path}:{line}: a document longer than --max_document_bytes={options.max_document_bytes} "
+        "begins here; for plain text with empty lines between documents use "
+        "--text_documents=blank_line"
+    )
+
+
+def _cut_wiki(path, lines, options) -> Iterator[RawDocument]:
+    start, header, body, size = 0, b"", [], 0
+    for number, line in lines:
+        if _DOC_OPEN.match(line):
+            if start:
+                raise ValueError(
+                    f"{path}:{number}: <doc> inside the <doc> of line {start}, which has no </doc>"
+                )
+            start, header, body, size = number, line, [], 0
+        elif start and line.rstrip().endswith(b"</doc>"):
+            body.append(line.rstrip()[: -len(b"</doc>")])
+            yield RawDocument(path, start + 1, "wikiextractor", b"".join(body), header)
+            start = 0
+        elif start:
+            body.append(line)
+            size += len(line)
+            if size > options.max_document_bytes:
+                raise _too_long(path, start, options)
+        elif line.strip():
+            raise ValueError(f"{path}:{number}: expected <doc id=...>, got {line.strip()[:60]!r}")
+    if start:
+        raise ValueError(f"{path}:{start}: <doc> without </doc> before the end of the file")
+
+
+def _cut_jsonl(path, lines, options) -> Iterator[RawDocument]:
+    for number, line in lines:
+        if len(line) > options.max_document_bytes:
+            raise _too_long(path, number, options)
+        if line.strip():
+            yield RawDocument(path, number, "jsonl", line)
+
+
+def _cut_text(path, lines, options) -> Iterator[RawDocument]:
+    by_blank_line = options.text_documents == "blank_line"
+    start, body, size = 1, [], 0
+    for number, line in lines:
+        if by_blank_line and not line.strip():
+            if size:
+                yield RawDocument(path, start, "text", b"".join(body))
+            start, body, size = number + 1, [], 0
+            continue
+        body.append(line)
+        size += len(line)
+        if size > options.max_document_bytes:
+            raise _too_long(path, start, options)
+    if size:
+        yield RawDocument(path, start, "text", b"".join(body))
+
+
+# --- one document ----------------------------------------------------------------------------
+
+
+def load_splitter(name: str, language: str = "en") -> Callable[[str], Sequence[str]]:
+    """The function that splits a paragraph into sentences.
+
+    Args:
+      name: "module:function", or "" for sentencex (Wikimedia's rules for some 300 languages).
+      language: language code for sentencex.
+
+    Returns:
+      Function from a paragraph (str) to its sentences (sequence of str).
+
+    Raises:
+      ValueError: when the name has no colon, or module or function do not exist.
+    """
+    if not name:
+        import sentencex
+
+        return functools.partial(sentencex.segment, language)
+    module_name, colon, function_name = name.partition(":")
+    if not colon:
+        raise ValueError(f"--sentence_splitter: expected module:function, got {name!r}")
+    # A script's path begins with the script's folder: a user's module lies where they stand.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--sentence_splitter={name}: {error}") from error
+
+
+def _unescape(text: str) -> str:
+    return _ENTITY.sub(lambda match: html.unescape(match.group()), text) if "&" in text else text
+
+
+def clean_wiki_line(line: str) -> str:
+    """One line of WikiExtractor output without leftovers of markup; "" where nothing remains."""
+    line = line.strip()
+    if _TABLE_LINE.match(line) or _HEADING_LINE.match(line):
+        return ""
+    line = _BULLET.sub("", line)
+    if "<" in line:
+        line = _TAG.sub(" ", line)
+    if "[[" in line:
+        line = _LINK.sub(r"\1", _FILE_LINK.sub("", line))
+    if "{{" in line:
+        line = _TEMPLATE.sub("", line)
+    if "''" in line:
+        line = re.sub("'{2,5}", "", line)
+    if "(" in line:  # Pronunciations and coordinates leave "()" and "(; " behind.
+        line = _BRACKET_LEFTOVER.sub("(", _EMPTY_BRACKETS.sub("", line))
+    line = _LEADING_PUNCTUATION.sub(r"\1", line)
+    if " ," in line or " ;" in line:
+        line = _DOUBLE_PUNCTUATION.sub(r"\1", line)
+    return line.strip()
+
+
+def _decode(document: RawDocument, options: Options) -> str:
+    try:
+        return document.data.decode("utf-8", errors=options.decode_errors)
+    except UnicodeDecodeError as error:
+        line = document.line + document.data.count(b"\n", 0, error.start)
+        column = error.start - document.data.rfind(b"\n", 0, error.start)
+        raise ValueError(
+            f"{document.path}:{line}: byte {column} is not UTF-8 "
+            f"(0x{document.data[error.start]:02x}, {error.reason}); "
+            "convert the file, or use --decode_errors=replace"
+        ) from error
+
+
+def _text_of_json(document: RawDocument, options: Options) -> str:
+    where = f"{document.path}:{document.line}"
+    try:
+        record = json.loads(_decode(document, options))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}")
+    if options.text_field not in record:
+        raise ValueError(
+            f"{where}: no field {options.text_field!r} (--text_field); "
+            f"the fields are {', '.join(sorted(record)) or 'none'}"
+        )
+    text = record[options.text_field]
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise ValueError(
+            f"{where}: field {options.text_field!r}: expected text, got {type(text).__name__}"
+        )
+    # A lone surrogate (half of an escaped pair) cannot be written as UTF-8.
+    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
+
+
+def document_paragraphs(document: RawDocument, options: Options) -> list[str]:
+    """Cleaned paragraphs of one document, in order, none empty."""
+    if document.format == "jsonl":
+        text = _text_of_json(document, options)
+    else:
+        text = _decode(document, options)
+    lines = text.split("\n")
+    is_wiki = document.format == "wikiextractor"
+    if is_wiki and options.drop_titles:
+        header = document.header.decode("utf-8", errors="replace")
+        title = _DOC_TITLE.search(header)
+        first = next((i for i, line in enumerate(lines) if line.strip()), None)
+        if title and first is not None:
+            if _unescape(lines[first]).strip() == _unescape(title.group(1)).strip():
+                lines[first] = ""
+    if options.join_lines and not is_wiki:
+        lines = re.split(r"\n[ \t\r\f\v]*\n", text)
+    paragraphs = []
+    for line in lines:
+        if not line or line.isspace():
+            continue
+        if options.unescape_html:
+            line = _unescape(line)
+        if is_wiki and options.clean_wiki:
+            line = clean_wiki_line(line)
+        line = " ".join(line.split())
+        if not _WORD.search(line):
+            continue
+        if (
+            is_wiki
+            and options.drop_fragments
+            and not _SENTENCE_END.search(line)
+            and line.count(" ") + 1 < options.fragment_words
+        ):
+            continue
+        paragraphs.append(line)
+    return paragraphs
+
+
+def split_paragraph(paragraph: str, splitter: Callable[[str], Sequence[str]]) -> list[str]:
+    """Sentences of one paragraph, stripped; a piece without any word joins the one before it."""
+    sentences: list[str] = []
+    for piece in splitter(paragraph):
+        piece = " ".join(piece.split())
+        if not piece:
+            continue
+        if _WORD.search(piece):
+            sentences.append(piece)
+        elif sentences:
+            sentences[-1] += piece
+    return sentences
+
+
+def is_held_out(data: bytes, fraction: float) -> bool:
+    """Whether a document is held out: by a hash of its bytes, so equal documents stay together."""
+    if fraction <= 0:
+        return False
+    value = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+    return value < fraction * 2.0**64
+
+
+# --- batches of documents, in worker processes -----------------------------------------------
+
+
+@dataclasses.dataclass
+class Counts:
+    """What was read and written; `bytes` are of UTF-8 text written."""
+
+    documents_read: int = 0
+    documents_empty: int = 0
+    documents_dropped: int = 0
+    documents: int = 0
+    sentences: int = 0
+    bytes: int = 0
+    heldout_documents: int = 0
+    heldout_sentences: int = 0
+    heldout_bytes: int = 0
+    text_lines: int = 0
+    text_lines_lower: int = 0
+
+    def add(self, other: "Counts") -> None:
+        """Add another's counts to these."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+@functools.lru_cache(maxsize=1)
+def _cached_splitter(name: str, language: str) -> Callable[[str], Sequence[str]]:
+    return load_splitter(name, language)
+
+
+def process_batch(batch: Sequence[RawDocument], options: Options) -> tuple[bytes, bytes, Counts]:
+    """Turn documents into lines.
+
+    Args:
+      batch: documents.
+      options: how.
+
+    Returns:
+      UTF-8 lines for training, UTF-8 lines held out, and the counts of both. Each document is
+      followed by an empty line.
+    """
+    splitter = _cached_splitter(options.sentence_splitter, options.language)
+    parts: tuple[list[str], list[str]] = ([], [])
+    counts = Counts()
+    for document in batch:
+        counts.documents_read += 1
+        paragraphs = document_paragraphs(document, options)
+        if document.format == "text" and not options.join_lines:
+            counts.text_lines += len(paragraphs)
+            counts.text_lines_lower += sum(p[:1].islower() for p in paragraphs)
+        sentences = [s for p in paragraphs for s in split_paragraph(p, splitter)]
+        if not sentences:
+            counts.documents_empty += 1
+            continue
+        if len(sentences) < options.min_document_sentences:
+            counts.documents_dropped += 1
+            continue
+        held_out = is_held_out(document.data, options.heldout_fraction)
+        parts[held_out].extend(sentences)
+        parts[held_out].append("")
+        if held_out:
+            counts.heldout_documents += 1
+            counts.heldout_sentences += len(sentences)
+        else:
+            counts.documents += 1
+            counts.sentences += len(sentences)
+    train, heldout = ("".join(line + "\n" for line in part).encode("utf-8") for part in parts)
+    counts.bytes, counts.heldout_bytes = len(train), len(heldout)
+    return train, heldout, counts
+
+
+def _batches(
+    paths: Sequence[str],
+    options: Options,
+    max_documents: int | None,
+    progress: Callable[[int], None] | None,
+) -> Iterator[list[RawDocument]]:
+    batch, size, documents, bytes_before = [], 0, 0, 0
+    for path in paths:
+        report = None
+        if progress:
+            report = functools.partial(lambda before, now: progress(before + now), bytes_before)
+        for document in read_documents(path, options, report):
+            if max_documents is not None and documents >= max_documents:
+                break
+            documents += 1
+            batch.append(document)
+            size += len(document.data)
+            if size >= _BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+        bytes_before += os.path.getsize(path)
+    if batch:
+        yield batch
+
+
+def _results(batches, options: Options, num_workers: int) -> Iterator[tuple[bytes, bytes, Counts]]:
+    if num_workers == 1:
+        for batch in batches:
+            yield process_batch(batch, options)
+        return
+    # "spawn" behaves the same on Linux and macOS; the queue is short, so memory is bounded.
+    with concurrent.futures.ProcessPoolExecutor(
+        num_workers, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        pending: collections.deque = collections.deque()
+        try:
+            for batch in batches:
+                pending.append(pool.submit(process_batch, batch, options))
+                if len(pending) > 2 * num_workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a worker process was killed (out of memory?); use fewer --num_workers"
+            ) from error
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def extract_corpus(
+    input_files: Sequence[str],
+    output_file: str,
+    *,
+    options: Options | None = None,
+    heldout_output_file: str | None = None,
+    max_documents: int | None = None,
+    num_workers: int = 1,
+    show_progress: bool = False,
+) -> Counts:
+    """Write one sentence per line, with an empty line after each document.
+
+    Args:
+      input_files: names and globs of files; see the module's docstring for the formats.
+      output_file: text file to write; compressed when it ends in .gz. An existing file is
+        replaced once the new one is complete.
+      options: how documents are read and split; by default `Options()`.
+      heldout_output_file: where documents chosen by `options.heldout_fraction` go.
+      max_documents: read at most so many documents.
+      num_workers: worker processes; 1 works in this process. The output does not depend on it.
+      show_progress: draw a progress bar on stderr.
+
+    Returns:
+      Counts of documents and sentences.
+
+    Raises:
+      ValueError: for bad options, and for bad input, naming file and line.
+      OSError: for files that cannot be read or written.
+    """
+    options = options or Options()
+    if options.format not in (*FORMATS, "auto"):
+        raise ValueError(f"format: expected auto or one of {FORMATS}, got {options.format!r}")
+    if options.text_documents not in ("file", "blank_line"):
+        raise ValueError(
+            f"text_documents: expected 'file' or 'blank_line', got {options.text_documents!r}"
+        )
+    if options.join_lines and options.text_documents == "blank_line":
+        raise ValueError(
+            "join_lines: empty lines cannot separate both paragraphs (join_lines) and documents "
+            "(text_documents='blank_line')"
+        )
+    if not 0 <= options.heldout_fraction < 1:
+        raise ValueError(
+            f"heldout_fraction: expected 0 <= fraction < 1, got {options.heldout_fraction}"
+        )
+    if bool(heldout_output_file) != (options.heldout_fraction > 0):
+        raise ValueError(
+            "heldout_output_file and heldout_fraction belong together: "
+            f"got {heldout_output_file!r} and {options.heldout_fraction}"
+        )
+    if num_workers < 1:
+        raise ValueError(f"num_workers: expected at least 1, got {num_workers}")
+    load_splitter(options.sentence_splitter, options.language)  # A wrong name fails here, at once.
+    paths = expand_inputs(input_files)
+    outputs = {os.path.realpath(p) for p in (output_file, heldout_output_file) if p}
+    for path in paths:
+        if os.path.realpath(path) in outputs:
+            raise ValueError(f"output_file: {path} is also an input")
+
+    counts = Counts()
+    with contextlib.ExitStack() as stack:
+        progress = None
+        if show_progress:
+            from tqdm import tqdm
+
+            total = sum(os.path.getsize(path) for path in paths)
+            # mininterval is long enough for a log file; None hides the bar where no one watches.
+            bar = stack.enter_context(
+                tqdm(total=total, unit="B", unit_scale=True, desc="extract", disable=None)
+            )
+
+            def advance(position: int) -> None:
+                bar.update(position - bar.n)
+
+            progress = advance
+
+        write = stack.enter_context(atomic_output(output_file))
+        write_heldout = stack.enter_context(atomic_output(heldout_output_file or None))
+        batches = _batches(paths, options, max_documents, progress)
+        for train, heldout, batch_counts in _results(batches, options, num_workers):
+            write(train)
+            write_heldout(heldout)
+            counts.add(batch_counts)
+        if not counts.documents + counts.heldout_documents:
+            raise ValueError(
+                f"no documents with text in {len(paths)} input file(s), "
+                f"the first being {paths[0]} ({counts.documents_read} were read)"
+            )
+    return counts
+
+
+def report_lines(counts: Counts, seconds: float, output_file: str, heldout: str) -> list[str]:
+    """What the script prints at the end, warnings included."""
+    lines = [
+        f"{output_file}: {counts.documents:,} documents, {counts.sentences:,} sentences, "
+        f"{counts.bytes / 1e6:.1f} MB"
+    ]
+    if heldout:
+        lines.append(
+            f"{heldout}: {counts.heldout_documents:,} documents, "
+            f"{counts.heldout_sentences:,} sentences, {counts.heldout_bytes / 1e6:.1f} MB"
+        )
+    lines.append(
+        f"read {counts.documents_read:,} documents in {seconds:.1f} s; {counts.documents_empty:,} "
+        f"had no text, {counts.documents_dropped:,} too few sentences"
+    )
+    if heldout and not counts.heldout_documents:
+        lines.append("warning: no document was held out; raise --heldout_fraction")
+    if counts.documents + counts.heldout_documents == 1:
+        lines.append(
+            "warning: the whole input is one document; a random next sentence cannot come from "
+            "another (for empty lines between documents use --text_documents=blank_line)"
+        )
+    if counts.text_lines >= 20 and counts.text_lines_lower > 0.25 * counts.text_lines:
+        lines.append(
+            "warning: many lines begin in the middle of a sentence; for hard-wrapped text use "
+            "--join_lines"
+        )
+    return lines

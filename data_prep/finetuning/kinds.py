@@ -1,0 +1,213 @@
+"""Each kind of task: how its examples become records."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_tf.records.schema import (
+    FeatureSpec,
+    classification_features,
+    multi_label_features,
+    multiple_choice_features,
+    regression_features,
+    span_features,
+    token_classification_features,
+)
+from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.table import Task
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.finetuning import glue, ner, squad, swag
+from data_prep.finetuning.glue import OnBad
+
+# --------------------------------------------------------------------------------------------------
+# Kinds of tasks
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSettings:
+    """What the records of a task depend on beside its examples and the vocabulary.
+
+    Attributes:
+      task: the task, with its labels.
+      max_seq_length: L.
+      extra: settings of one kind only, such as doc_stride; values that JSON can hold.
+    """
+
+    task: Task
+    max_seq_length: int
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class KindOfTask:
+    """How the data of one kind of task are found, read and made into records.
+
+    Attributes:
+      find_file: (task, folder, split) -> path of the split's official file.
+      read_file: (task, path, split, on_bad, on_skip) -> iterator over examples.
+      schema: settings -> features of a record.
+      make_features: (examples, tokenizer, settings, index of the first example) -> arrays [M, ...]
+        for the schema. M may exceed the number of examples; the rows are in their order.
+      test_is_labelled: whether official test files have labels.
+      line_per_example: whether lines of a file tell, nearly, how many examples it has.
+    """
+
+    find_file: Callable[[Task, str, str], str]
+    read_file: Callable[[Task, str, str, OnBad, OnBad], Iterator[Any]]
+    schema: Callable[[FeatureSettings], tuple[FeatureSpec, ...]]
+    make_features: Callable[
+        [Sequence[Any], FullTokenizer, FeatureSettings, int], dict[str, np.ndarray]
+    ]
+    test_is_labelled: bool = False
+    line_per_example: bool = True
+
+
+def _text_features(
+    examples: Sequence[glue.TextExample],
+    tokenizer: FullTokenizer,
+    settings: FeatureSettings,
+    first: int,
+) -> dict[str, np.ndarray]:
+    task = settings.task
+    return glue.make_features(examples, tokenizer, settings.max_seq_length, task.kind, task.labels)
+
+
+def _num_choices(task: Task) -> int:
+    if task.num_choices is None:
+        raise ValueError(f"task {task.name}: num_choices must be given")
+    return task.num_choices
+
+
+_CONLL_NAMES = ("{}.txt", "{}.conll", "{}.tsv", "{}.bio", "{}.iob")
+_CONLL_VALID_NAMES = tuple(name.format("valid") for name in _CONLL_NAMES)  # CoNLL++'s and others'
+_SQUAD_NAMES = {
+    "squad1.1": ("{}-v1.1.json", "{}-v1.1.subset.json"),
+    "squad2.0": ("{}-v2.0.json", "{}-v2.0.subset.json"),
+}
+# Unique ids of a chunk's windows begin here, so many apart for each of its examples.
+_IDS_PER_QUESTION = 4096
+
+
+def _first_file(folder: str, split: str, names: Sequence[str]) -> str:
+    paths = [os.path.join(folder, name.format(split)) for name in names]
+    for path in paths:
+        if os.path.isfile(path):
+            return path
+    raise FileNotFoundError(f"no such file: {paths[0]} (nor {', '.join(paths[1:])})")
+
+
+def _tagged_features(
+    groups: Sequence[Sequence[ner.Sentence]],
+    tokenizer: FullTokenizer,
+    settings: FeatureSettings,
+    first: int,
+) -> dict[str, np.ndarray]:
+    arrays, _ = ner.make_features(
+        [sentence for group in groups for sentence in group],
+        tokenizer,
+        settings.task.labels or (),
+        settings.max_seq_length,
+        settings.extra.get("document_context", False),
+    )
+    return arrays
+
+
+def window_rule(settings: FeatureSettings) -> WindowRule:
+    """Reads how documents are cut into windows from the settings of a task of spans."""
+    names = ("doc_stride", "max_query_length")
+    given = {name: settings.extra[name] for name in names if name in settings.extra}
+    return WindowRule(settings.max_seq_length, **given)
+
+
+def _span_features(
+    examples: Sequence[squad.SquadExample],
+    tokenizer: FullTokenizer,
+    settings: FeatureSettings,
+    first: int,
+) -> dict[str, np.ndarray]:
+    return squad.make_features(
+        examples,
+        tokenizer,
+        window_rule(settings),
+        is_training=any(example.start_position is not None for example in examples),
+        first_unique_id=squad.FIRST_UNIQUE_ID + first * _IDS_PER_QUESTION,
+    )
+
+
+_CLASSIFICATION = KindOfTask(
+    find_file=glue.split_path,
+    read_file=glue.read_file,
+    schema=lambda settings: classification_features(settings.max_seq_length),
+    make_features=_text_features,
+)
+
+# A further kind is one more entry here.
+KINDS: dict[str, KindOfTask] = {
+    "classification": _CLASSIFICATION,
+    "regression": dataclasses.replace(
+        _CLASSIFICATION,
+        schema=lambda settings: regression_features(settings.max_seq_length),
+    ),
+    "multi_label": dataclasses.replace(
+        _CLASSIFICATION,
+        schema=lambda settings: multi_label_features(
+            settings.max_seq_length, len(settings.task.labels or ())
+        ),
+    ),
+    "multiple_choice": KindOfTask(
+        find_file=lambda task, folder, split: swag.split_path(folder, split),
+        read_file=lambda task, path, split, on_bad, on_skip: swag.read_examples(
+            path, split, on_bad
+        ),
+        schema=lambda settings: multiple_choice_features(
+            settings.max_seq_length, _num_choices(settings.task)
+        ),
+        make_features=lambda examples, tokenizer, settings, first: swag.make_features(
+            examples, tokenizer, settings.max_seq_length, _num_choices(settings.task)
+        ),
+    ),
+    "token_classification": KindOfTask(
+        find_file=lambda task, folder, split: _first_file(
+            folder, split, _CONLL_NAMES + (_CONLL_VALID_NAMES if split == "dev" else ())
+        ),
+        read_file=lambda task, path, split, on_bad, on_skip: (
+            (sentence,) for sentence in ner.read_sentences(path, on_bad=on_bad)
+        ),
+        schema=lambda settings: token_classification_features(settings.max_seq_length),
+        make_features=_tagged_features,
+        test_is_labelled=True,
+        line_per_example=False,
+    ),
+    "span": KindOfTask(
+        find_file=lambda task, folder, split: _first_file(folder, split, _SQUAD_NAMES[task.name]),
+        read_file=lambda task, path, split, on_bad, on_skip: squad.read_squad(
+            path,
+            version_2_with_negative=task.name == "squad2.0",
+            is_training=split == "train",
+            on_bad=on_bad,
+            on_skip=on_skip,
+        ),
+        schema=lambda settings: span_features(settings.max_seq_length),
+        make_features=_span_features,
+        line_per_example=False,
+    ),
+}
+
+
+def kind_of(task: Task) -> KindOfTask:
+    """Looks a task's kind up.
+
+    Args:
+      task: any.
+
+    Raises:
+      ValueError: KINDS has no such entry.
+    """
+    if task.kind not in KINDS:
+        raise ValueError(
+            f"task {task.name}: no reader for kind {task.kind}; there are {', '.join(KINDS)}"
+        )
+    return KINDS[task.kind]

@@ -1,0 +1,237 @@
+"""Where examples come from: official folders, tables, tagged files, tensorflow-datasets."""
+
+import contextlib
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from bert_tf.tasks.table import Task, custom_task
+from data_prep.finetuning import glue, ner, tables
+from data_prep.finetuning.glue import OnBad
+from data_prep.finetuning.kinds import kind_of
+
+# --------------------------------------------------------------------------------------------------
+# Sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the examples of a split come from.
+
+    Attributes:
+      split: the split's name; the records are named after it.
+      files: files whose content the examples depend on.
+      read: (on_bad, on_skip) -> iterator over the examples, in order; see the readers.
+      settings: what the examples depend on beside the files; values that JSON can hold.
+      labelled: whether the examples have labels; the records of others have zeros for them.
+      line_per_example: whether lines of the files tell, nearly, how many examples to expect.
+    """
+
+    split: str
+    files: tuple[str, ...]
+    read: Callable[[OnBad, OnBad], Iterator[Any]]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    labelled: bool = True
+    line_per_example: bool = True
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.split):
+            raise ValueError(f"split: expected letters, digits and _ . -, got {self.split!r}")
+
+
+def file_source(task: Task, path: str | os.PathLike[str], split: str) -> Source:
+    """Names a file in the official format of a task as a source.
+
+    Args:
+      task: of TASKS.
+      path: the file.
+      split: the split it holds; those called "test" or "test_..." have no labels in most tasks.
+    """
+    kind, path = kind_of(task), os.fspath(path)
+
+    def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
+        return kind.read_file(task, path, split, on_bad, on_skip)
+
+    settings = {"reader": task.kind, "task": task.name}
+    labelled = kind.test_is_labelled or not glue.is_test_split(split)
+    return Source(split, (path,), read, settings, labelled, kind.line_per_example)
+
+
+def folder_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> Source:
+    """Names the official file of a split in a folder as a source.
+
+    Args:
+      task: of TASKS.
+      data_dir: the task's own folder, as the original's --data_dir.
+      split: such as "train", "dev", "dev_matched", "test".
+
+    Raises:
+      FileNotFoundError: there is no such file.
+    """
+    return file_source(task, kind_of(task).find_file(task, os.fspath(data_dir), split), split)
+
+
+def tagged_source(
+    path: str | os.PathLike[str],
+    split: str,
+    *,
+    document_context: bool = False,
+    token_column: int = 0,
+    tag_column: int | None = -1,
+    tag_scheme: str = "original",
+    labels: Sequence[str] | None = None,
+) -> Source:
+    """Names a file of tagged words as a source.
+
+    Args:
+      path: see `ner.read_sentences`.
+      split: the split it holds.
+      document_context: whether documents are kept together, to be shown around each sentence; the
+        task's settings must say so too.
+      token_column: as for `ner.read_sentences`.
+      tag_column: as for `ner.read_sentences`.
+      tag_scheme: key of `ner.TAG_SCHEMES`.
+      labels: where given, tags that are not among them become O in the records. No model of these
+        labels predicts them, so `entity_scores`, of the tags of the file, counts them as missed.
+    """
+    path = os.fspath(path)
+    known = None if labels is None else frozenset(labels)
+
+    def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
+        sentences = read_tagged(path, token_column, tag_column, tag_scheme, on_bad)
+        if known is not None:
+            sentences = (
+                dataclasses.replace(
+                    s, tags=tuple(tag if tag in known else ner.OUTSIDE for tag in s.tags)
+                )
+                for s in sentences
+            )
+        return ner.documents(sentences) if document_context else ((s,) for s in sentences)
+
+    settings = {
+        "reader": "token_classification",
+        "document_context": document_context,
+        "token_column": token_column,
+        "tag_column": tag_column,
+        "tag_scheme": tag_scheme,
+    }
+    if known is not None:
+        settings["other_tags"] = ner.OUTSIDE  # the labels themselves are the task's
+    labelled = tag_column is not None
+    return Source(split, (path,), read, settings, labelled, line_per_example=False)
+
+
+def read_tagged(
+    path: str, token_column: int, tag_column: int | None, tag_scheme: str, on_bad: OnBad = None
+) -> Iterator[ner.Sentence]:
+    """Reads sentences, their tags in a scheme; arguments as of `tagged_source`."""
+    convert = ner.TAG_SCHEMES[tag_scheme]
+    for sentence in ner.read_sentences(
+        path, on_bad=on_bad, token_column=token_column, tag_column=tag_column
+    ):
+        yield dataclasses.replace(sentence, tags=tuple(convert(sentence.tags)))
+
+
+def tfds_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> Source:
+    """Names a split that TensorFlow Datasets has prepared as a source.
+
+    Args:
+      task: of GLUE.
+      data_dir: see `glue.tfds_folder`.
+      split: such as "train", "dev", "dev_matched", "test".
+
+    Raises:
+      FileNotFoundError: there is no prepared data.
+    """
+    folder = glue.tfds_folder(task, data_dir)
+    files = sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
+
+    def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
+        return glue.read_tfds(task, split, folder, on_bad)
+
+    settings = {"reader": "tfds", "task": task.name}
+    labelled = not glue.is_test_split(split)
+    return Source(split, tuple(files), read, settings, labelled, line_per_example=False)
+
+
+def table_source(
+    task: Task, path: str | os.PathLike[str], split: str, columns: tables.Columns
+) -> Source:
+    """Names a table of one's own as a source.
+
+    Args:
+      task: see `table_task`.
+      path: CSV, TSV or JSONL.
+      split: the split's name. In the file of a test split label columns need not be there.
+      columns: which columns mean what.
+
+    Raises:
+      ValueError: a test split's file that is empty or begins badly.
+    """
+    path = os.fspath(path)
+    if glue.is_test_split(split) and not tables.has_labels(path, columns):
+        columns = dataclasses.replace(columns, label=())
+
+    def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
+        return tables.read_examples(path, columns, task.kind, task.labels, split, on_bad)
+
+    described = dataclasses.asdict(columns) | {"file_format": tables.format_of(path, columns)}
+    settings = {"reader": "table", "columns": described}
+    return Source(split, (path,), read, settings, labelled=bool(columns.label))
+
+
+def table_task(
+    kind: Any,
+    columns: tables.Columns,
+    train_file: str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | None = None,
+    name: str = "custom",
+    skip_bad_examples: bool = False,
+) -> Task:
+    """Makes the task of one's own tables.
+
+    Args:
+      kind: "classification", "regression" or "multi_label".
+      columns: which columns mean what.
+      train_file: where the labels are found if they are not given.
+      labels: the labels in the order of their ids; None to find them.
+      name: of the task.
+      skip_bad_examples: leave bad rows out in finding the labels.
+
+    Raises:
+      ValueError: neither labels nor a training file, or see `tabular.infer_labels`.
+    """
+    found = tuple(labels) if labels else None
+    if len(columns.label) > 1 and found is not None and found != columns.label:
+        raise ValueError("labels: where each label has a column, they are the columns' names")
+    if found is None and kind != "regression":
+        if train_file is None:
+            raise ValueError(f"labels: {kind} needs a training file, or the labels themselves")
+        ignore = (lambda message: None) if skip_bad_examples else None
+        found = tables.infer_labels(train_file, columns, kind, ignore)
+    return custom_task(kind, found, columns.text_b is not None, name)
+
+
+def available_splits(task: Task, data_dir: str | os.PathLike[str], tfds: bool = False) -> list[str]:
+    """Names the splits of a task that a folder has.
+
+    Args:
+      task: of TASKS.
+      data_dir: the task's own folder, or with tfds see `glue.tfds_folder`.
+      tfds: whether TensorFlow Datasets has prepared it.
+
+    Returns:
+      Their names, training first.
+    """
+    if tfds:
+        return [s for s in (task.train_split, *task.eval_splits, *task.test_splits) if s]
+    if task.name in glue.GLUE_TASKS:
+        return glue.available_splits(task, data_dir)
+    found = []
+    for split in filter(None, (task.train_split, *task.eval_splits, *task.test_splits)):
+        with contextlib.suppress(FileNotFoundError):
+            kind_of(task).find_file(task, os.fspath(data_dir), split)
+            found.append(split)
+    return found

@@ -1,0 +1,148 @@
+"""The manifest: what records hold, counted while they are made."""
+
+import collections
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from bert_tf.files import file_sha256
+from bert_tf.tokenization.vocabulary import load_vocab
+from data_prep.pretraining.options import Options, instances_of_files
+
+# --------------------------------------------------------------------------------------------------
+# Work of one process
+
+
+class Statistics:
+    """Counts over finished instances.
+
+    Attributes:
+      counts: instances, sequence_tokens, random_next and masked_tokens; bytes of a chunk.
+      labels: int64 [highest label + 1], how often each id was masked.
+      max_token_id: highest id of any sequence.
+    """
+
+    def __init__(self):
+        self.counts = collections.Counter()
+        self.labels = np.zeros(0, np.int64)
+        self.max_token_id = 0
+
+    def add(self, arrays: dict[str, np.ndarray], length: np.ndarray) -> None:
+        """Adds a batch.
+
+        Args:
+          arrays: the records' features.
+          length: int64 [B], tokens in each sequence.
+        """
+        self.counts["instances"] += len(length)
+        self.counts["sequence_tokens"] += int(length.sum())
+        self.counts["random_next"] += int(arrays["next_sentence_labels"].sum())
+        self.max_token_id = max(self.max_token_id, int(arrays["input_ids"].max()))
+        if "masked_lm_ids" in arrays:
+            labels = arrays["masked_lm_ids"][arrays["masked_lm_weights"] > 0]
+            self.counts["masked_tokens"] += labels.size
+            self._add_labels(np.bincount(labels))
+
+    def _add_labels(self, counts: np.ndarray) -> None:
+        if counts.size > self.labels.size:
+            counts, self.labels = self.labels, counts.astype(np.int64)
+        self.labels[: counts.size] += counts
+
+    def merge(self, other: "Statistics") -> None:
+        """Adds another's counts."""
+        self.counts.update(other.counts)
+        self.max_token_id = max(self.max_token_id, other.max_token_id)
+        self._add_labels(other.labels)
+
+    def write(self, stream: BinaryIO) -> None:
+        """Writes the counts to a stream."""
+        ids = np.flatnonzero(self.labels)
+        np.savez(
+            stream,
+            counts=np.array(json.dumps(self.counts)),
+            max_token_id=self.max_token_id,
+            label_ids=ids,
+            label_counts=self.labels[ids],
+        )
+
+    def save(self, path: str) -> None:
+        """Writes the counts to a file, which appears once it is whole."""
+        temporary = f"{path}.tmp-{os.getpid()}"
+        with open(temporary, "wb") as stream:
+            self.write(stream)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, source: str | BinaryIO) -> "Statistics":
+        """Reads what `write` or `save` wrote, from a path or a stream that can seek."""
+        result = cls()
+        with np.load(source) as loaded:
+            result.counts.update(json.loads(str(loaded["counts"])))
+            result.max_token_id = int(loaded["max_token_id"])
+            if loaded["label_ids"].size:
+                result.labels = np.zeros(int(loaded["label_ids"].max()) + 1, np.int64)
+                result.labels[loaded["label_ids"]] = loaded["label_counts"]
+        return result
+
+    def unigram_entropy_nats(self) -> float | None:
+        """Entropy of the predicted tokens: the loss of knowing only how often each comes."""
+        counts = self.labels[self.labels > 0]
+        if not counts.size:
+            return None
+        share = counts / counts.sum()
+        return float(-(share * np.log(share)).sum())
+
+
+def make_manifest(
+    options: Options,
+    counts: dict[str, int],
+    statistics: Statistics,
+    file_bytes: Sequence[int],
+) -> dict[str, Any]:
+    """What is known of the records, for people and for training.
+
+    Args:
+      options: what was made from what.
+      counts: documents, sentences, tokens and unknown_tokens of the text.
+      statistics: of all records.
+      file_bytes: size of each output file.
+
+    Returns:
+      The manifest, of types that JSON has.
+    """
+    vocab = load_vocab(options.vocab_file)
+    made = statistics.counts
+    flags = dataclasses.asdict(options)
+    for name in ("input_files", "output_files"):
+        flags[name] = list(flags[name])
+    return {
+        "kind": "pretraining_unmasked" if options.dynamic_masking else "pretraining",
+        "files": [os.path.basename(path) for path in options.output_files],
+        "file_instances": instances_of_files(options, made["instances"]),
+        "file_bytes": list(file_bytes),
+        "counts": {
+            "documents": counts["documents"],
+            "sentences": counts["sentences"],
+            "tokens": counts["tokens"],
+            "instances": made["instances"],
+            "masked_tokens": made["masked_tokens"],
+            "random_next_fraction": made["random_next"] / max(made["instances"], 1),
+            "unknown_token_rate": counts["unknown_tokens"] / max(counts["tokens"], 1),
+            "padding_fraction": 1
+            - made["sequence_tokens"] / max(made["instances"] * options.max_seq_length, 1),
+        },
+        "max_seq_length": options.max_seq_length,
+        "max_predictions_per_seq": options.max_predictions_per_seq,
+        "vocab_size": max(vocab.values()) + 1,
+        "vocab_sha256": file_sha256(options.vocab_file),
+        "do_lower_case": options.do_lower_case,
+        "do_whole_word_mask": options.do_whole_word_mask,
+        "max_token_id": statistics.max_token_id,
+        # The masked language model's loss, if it knew only how often each token comes.
+        "unigram_entropy_nats": statistics.unigram_entropy_nats(),
+        "flags": flags,
+    }

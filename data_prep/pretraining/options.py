@@ -1,0 +1,236 @@
+"""The options of data preparation for pre-training, and what follows from them alone."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Mapping
+
+import numpy as np
+
+from bert_tf.files import file_sha256
+from bert_tf.records.files import output_base
+from bert_tf.records.schema import FeatureSpec, pretraining_features, unmasked_pretraining_features
+from bert_tf.tokenization.vocabulary import PAD_TOKEN, is_uncased_vocabulary
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.corpus import text_files
+from data_prep.pretraining import instances, token_store, units
+
+FORMAT_VERSION = 1  # of what lies in a work folder, and of the order of random draws
+
+UNKNOWN_RATE_TO_WARN = 0.05
+PAIRS_STAGE, PLAN_STAGE, RECORDS_STAGE = 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is made from what. Names and defaults are the original's where it has the flag.
+
+    Attributes:
+      input_files: text, one sentence a line, blank lines between documents; .gz is decompressed.
+      output_files: TFRecord files; .gz is compressed.
+      vocab_file: WordPiece vocabulary.
+      do_lower_case: True for uncased models.
+      do_whole_word_mask: mask whole words.
+      max_seq_length: tokens of a padded sequence.
+      max_predictions_per_seq: padded number of masked tokens.
+      random_seed: any integer.
+      dupe_factor: how often the text is gone through, each time with other pairs and masks.
+      masked_lm_prob: fraction of tokens that is predicted.
+      short_seq_prob: probability that a document is cut into shorter pairs.
+      mask_prob: fraction of predicted tokens replaced by [MASK].
+      random_prob: fraction replaced by a random piece.
+      keep_prob: fraction left as it is.
+      dynamic_masking: write unmasked pairs; masks are drawn while training.
+      compatible: exactly the original script's records for this seed, in one process.
+    """
+
+    input_files: tuple[str, ...]
+    output_files: tuple[str, ...]
+    vocab_file: str
+    do_lower_case: bool = True
+    do_whole_word_mask: bool = False
+    max_seq_length: int = 128
+    max_predictions_per_seq: int = 20
+    random_seed: int = 12345
+    dupe_factor: int = 10
+    masked_lm_prob: float = 0.15
+    short_seq_prob: float = 0.1
+    mask_prob: float = 0.8
+    random_prob: float = 0.1
+    keep_prob: float = 0.1
+    dynamic_masking: bool = False
+    compatible: bool = False
+
+    def __post_init__(self):
+        for name in ("input_files", "output_files"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: expected at least one file")
+        if len(set(map(os.path.abspath, self.output_files))) != len(self.output_files):
+            raise ValueError(f"output_file: names must differ, got {', '.join(self.output_files)}")
+        overwritten = set(map(os.path.abspath, self.input_files)) & set(
+            map(os.path.abspath, self.output_files)
+        )
+        if overwritten:
+            raise ValueError(f"output_file: {overwritten.pop()} is also an input file")
+        if self.dupe_factor < 1:
+            raise ValueError(f"dupe_factor must be at least 1, got {self.dupe_factor}")
+        if self.compatible and self.dynamic_masking:
+            raise ValueError("compatible: the original has no dynamic_masking; choose one")
+        _ = self.pair_rule, self.mask_rule  # checks the rest
+
+    @functools.cached_property
+    def pair_rule(self) -> instances.PairRule:
+        """How pairs are cut."""
+        return instances.PairRule(self.max_seq_length, self.short_seq_prob)
+
+    @functools.cached_property
+    def mask_rule(self) -> instances.MaskRule:
+        """How tokens are masked."""
+        return instances.MaskRule(
+            self.max_predictions_per_seq,
+            self.masked_lm_prob,
+            self.do_whole_word_mask,
+            self.mask_prob,
+            self.random_prob,
+            self.keep_prob,
+        )
+
+    @property
+    def features(self) -> tuple[FeatureSpec, ...]:
+        """Schema of the records."""
+        if self.dynamic_masking:
+            return unmasked_pretraining_features(self.max_seq_length)
+        return pretraining_features(self.max_seq_length, self.max_predictions_per_seq)
+
+
+def shard_names(output_file: str, num_shards: int) -> tuple[str, ...]:
+    """Names of a shard set: `wiki.tfrecord` becomes `wiki-00000-of-00016.tfrecord` and so on.
+
+    Args:
+      output_file: name as if there were one file.
+      num_shards: how many; with 1 the name stays.
+
+    Returns:
+      The names in order.
+    """
+    if num_shards == 1:
+        return (output_file,)
+    base = output_base(output_file)
+    rest = output_file[len(base) :]
+    return tuple(f"{base}-{i:05d}-of-{num_shards:05d}{rest}" for i in range(num_shards))
+
+
+def warn_user(message: str) -> None:
+    """Print a warning on standard error."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def warn_about_flags(options: Options, tokenizer: FullTokenizer) -> None:
+    """Warns of flags that contradict each other but are not forbidden."""
+    vocab = tokenizer.vocab
+    uncased = is_uncased_vocabulary(vocab)
+    lengths = options.max_seq_length * options.masked_lm_prob
+    if not options.dynamic_masking and options.max_predictions_per_seq < int(lengths):
+        warn_user(
+            f"max_predictions_per_seq {options.max_predictions_per_seq} cuts off predictions: "
+            f"max_seq_length * masked_lm_prob is {lengths:g}"
+        )
+    if options.do_lower_case and any(p[:1].isupper() for p in vocab) and not uncased:
+        warn_user(
+            f"do_lower_case is set, but vocabulary {options.vocab_file} has upper-case pieces, "
+            "which the text can then never have; cased models need --do_lower_case=False"
+        )
+    if vocab[PAD_TOKEN] != 0:
+        warn_user(
+            f"[PAD] is not the first line of {options.vocab_file}; padding is 0 all the same, as "
+            "in the original, and input_mask tells it apart"
+        )
+
+
+def warn_about_corpus(options: Options, counts: dict[str, int]) -> None:
+    """Complains of a corpus from which no good pairs can come.
+
+    Raises:
+      ValueError: there is no document.
+    """
+    files = ", ".join(options.input_files[:3]) + (", ..." if len(options.input_files) > 3 else "")
+    documents, sentences = counts["documents"], counts["sentences"]
+    if not documents:
+        raise ValueError(f"{files}: no documents: no line has any text")
+    if documents == 1:
+        warn_user(
+            f"{files}: one document only, so every 'random next' text comes from the same "
+            "document; separate documents by blank lines"
+        )
+    elif sentences < 2 * documents:
+        warn_user(
+            f"{files}: {sentences / documents:.2f} lines per document on average; a line should "
+            "be a sentence, not a paragraph (see extract_corpus.py)"
+        )
+    unknown = counts["unknown_tokens"] / counts["tokens"]
+    if unknown > UNKNOWN_RATE_TO_WARN:
+        warn_user(
+            f"{files}: {unknown:.1%} of tokens are [UNK]; check that {options.vocab_file} is of "
+            f"the text's language, and do_lower_case={options.do_lower_case} right for it"
+        )
+
+
+def fingerprint(options: Options, layout: str | None = None) -> str:
+    """Digest of all that the records' bytes depend on, and how unfinished work is laid out.
+
+    Args:
+      options: what is made from what.
+      layout: name of another layout than this module's.
+
+    Returns:
+      16 hexadecimal digits.
+    """
+    what = {
+        **dataclasses.asdict(options),
+        "input_files": [text_files.input_stamp(path) for path in options.input_files],
+        "output_files": [os.path.abspath(path) for path in options.output_files],
+        "vocab_file": file_sha256(options.vocab_file),
+        "format": FORMAT_VERSION,
+        "sizes": [
+            text_files.PIECE_BYTES,
+            units.BLOCK_SENTENCES,
+            units.LOCKSTEP_DOCUMENTS,
+            units.LOCKSTEP_DOCUMENTS_OF_LARGE,
+            token_store.MAX_RESIDENT_BYTES,
+            units.SHUFFLED_PAIRS,
+            units.CHUNK_INSTANCES,
+            units.BATCH_TOKENS,
+        ],
+        "numpy": np.__version__,
+        "unicode": unicodedata.unidata_version,
+    }
+    if layout is not None:
+        what["layout"] = layout
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def generator(options: Options, stage: int, *index: int) -> np.random.Generator:
+    """Random numbers of one piece of work, the same wherever and whenever it is done.
+
+    Args:
+      options: for the seed.
+      stage: PAIRS_STAGE, PLAN_STAGE or RECORDS_STAGE.
+      *index: number of the block or chunk.
+    """
+    seed = np.random.SeedSequence(options.random_seed % (1 << 64), spawn_key=(stage, *index))
+    return np.random.Generator(np.random.SFC64(seed))
+
+
+def refuses_upper_case(options: Options, vocab: Mapping[str, int]) -> bool:
+    """Whether a capital letter in the text is an error: no piece could have it."""
+    return not options.do_lower_case and is_uncased_vocabulary(vocab)
+
+
+def instances_of_files(options: Options, total: int) -> list[int]:
+    """How many instances each output file gets of so many: as even as can be."""
+    files = len(options.output_files)
+    return [total // files + (index < total % files) for index in range(files)]

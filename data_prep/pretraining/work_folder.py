@@ -1,0 +1,118 @@
+"""The folder in which a run keeps what it has finished, so that a killed one continues."""
+
+import contextlib
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+
+from bert_tf.records.files import output_base
+from data_prep.pretraining.options import Options, fingerprint
+from data_prep.processes.folder_lock import lock_folder
+
+
+@contextlib.contextmanager
+def work_folder(options: Options, layout: str | None = None) -> Iterator[str]:
+    """Makes sure that the output can be written, and gives the folder for unfinished work.
+
+    The folder goes when all is done, and when the input turns out to be bad; it stays when the run
+    is stopped or a disk is full, for the next run to continue.
+
+    Args:
+      options: what is made from what; all output on this machine's file system.
+      layout: as for `fingerprint`.
+
+    Yields:
+      The folder's path.
+
+    Raises:
+      ValueError: the output cannot be written.
+      RuntimeError: another run has the folder.
+    """
+    for path in options.output_files:
+        if os.path.isdir(path):
+            raise ValueError(f"output_file: {path} is a folder, expected a file's name")
+        folder = os.path.dirname(os.path.abspath(path))
+        probe = os.path.join(folder, f".{os.path.basename(path)}.probe-{os.getpid()}")
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with open(probe, "wb"):
+                pass
+            os.unlink(probe)
+        except OSError as error:
+            raise ValueError(
+                f"output_file: cannot write to {path}: {error.strerror or error}"
+            ) from error
+    base = output_base(os.path.abspath(options.output_files[0])) + ".work-"
+    work = base + fingerprint(options, layout)
+    os.makedirs(work, exist_ok=True)
+    lock = lock_folder(work)
+    if lock is None:
+        raise RuntimeError(f"another run is making the same records; it holds {work}")
+    with lock:
+        for removed in glob.glob(f"{glob.escape(base)}*.removed"):
+            shutil.rmtree(removed, ignore_errors=True)
+        for other in set(glob.glob(glob.escape(base) + "?" * 16)) - {work}:
+            other_lock = lock_folder(other)
+            if other_lock is not None:  # left by a killed run on other input or with other flags
+                with other_lock:
+                    _remove_folder(other)
+        try:
+            yield work
+        except ValueError:
+            _remove_folder(work)
+            raise
+        _remove_folder(work)
+
+
+def _remove_folder(work: str) -> None:
+    """Removes a work folder so that nobody takes half of it for a whole one."""
+    removed = f"{work}-{os.getpid()}.removed"
+    os.rename(work, removed)
+    shutil.rmtree(removed)
+
+
+def piece_path(work: str, index: int) -> str:
+    """Return the path of tokens of a piece of text."""
+    return os.path.join(work, f"piece-{index:07d}.npz")
+
+
+def pairs_path(work: str, block: int, part: int) -> str:
+    """Return the path of pairs of a block."""
+    return os.path.join(work, f"pairs-{block:06d}-{part:04d}")
+
+
+def block_path(work: str, block: int) -> str:
+    """Return the path of a block's pairs in a chunk."""
+    return os.path.join(work, f"block-{block:06d}.json")
+
+
+def blocks_path(work: str) -> str:
+    """Return the path of the list of blocks."""
+    return os.path.join(work, "blocks.json")
+
+
+def plan_path(work: str) -> str:
+    """Return the path of the plan of chunks."""
+    return os.path.join(work, "plan.npy")
+
+
+def chunk_path(work: str, chunk: int) -> str:
+    """Return the path of records of a chunk."""
+    return os.path.join(work, f"chunk-{chunk:07d}")
+
+
+def statistics_path(work: str, chunk: int) -> str:
+    """Return the path of statistics of a chunk."""
+    return os.path.join(work, f"chunk-{chunk:07d}.npz")
+
+
+def output_part_path(work: str, index: int) -> str:
+    """Return the path of an output file while it is written."""
+    return os.path.join(work, f"output-{index:05d}")
+
+
+def output_bytes(options: Options, work: str) -> list[int]:
+    """Return the bytes that all output files hold."""
+    files = range(len(options.output_files))
+    return [os.path.getsize(output_part_path(work, index)) for index in files]

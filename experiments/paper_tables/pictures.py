@@ -1,0 +1,167 @@
+"""Pictures of a table's report."""
+
+from __future__ import annotations
+
+import io
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.paper_tables.results import Result
+from experiments.paper_tables.tables import Table
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def png_of(figure: Any) -> bytes:
+    """Return a figure as PNG, and close it."""
+    from matplotlib import pyplot
+
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    pyplot.close(figure)
+    return stream.getvalue()
+
+
+def draw_bars(table: Table, results: Sequence[Sequence[Result | None]]) -> bytes:
+    """Draw a bar for each row in a panel for each column, ours with deviation, the paper's as o."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = len(table.columns)
+    across = min(columns, 4)
+    down = math.ceil(columns / across)
+    figure, axes = pyplot.subplots(
+        down,
+        across,
+        figsize=(1.6 + 2.6 * across, down * (0.9 + 0.34 * len(table.rows))),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    labels = [row.label for row in table.rows]
+    for number, axis in enumerate(axes.flat):
+        if number >= columns:
+            axis.set_axis_off()
+            continue
+        axis.set_title(table.columns[number], fontsize=10)
+        for place, (row, found) in enumerate(zip(table.rows, results, strict=True)):
+            result, cell = found[number], row.cells[number]
+            if result is not None and result.mean is not None:
+                axis.barh(place, result.mean, xerr=result.std, color="#4c72b0", height=0.6)
+            if cell is not None and cell.paper is not None:
+                axis.plot(cell.paper, place, "o", color="#c44e52", fillstyle="none")
+        axis.set_yticks(range(len(labels)), labels, fontsize=9)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0, 0].invert_yaxis()
+    figure.suptitle("bars: here, with standard deviation over seeds; o: the paper", fontsize=9)
+    return png_of(figure)
+
+
+def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
+    """Draw loss and accuracy of the pre-training runs over steps, or None where there are none."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing
+
+    panels = (
+        ("mlm_loss", "loss of the language model (nats)"),
+        ("mlm_accuracy", "its accuracy"),
+        ("nsp_accuracy", "accuracy, next sentence"),
+    )
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    drawn = False
+    for number, (label, name) in enumerate(table.curves):
+        path = root / name / METRICS_NAME
+        for part, prefix, style in (("train", "", "-"), ("eval", "eval_", "o")):
+            lines = read_metrics_or_nothing(path, part)
+            for axis, (metric, _) in zip(axes, panels, strict=True):
+                points = [(r["step"], r[prefix + metric]) for r in lines if prefix + metric in r]
+                if not points:
+                    continue
+                drawn = True
+                axis.plot(
+                    *zip(*points, strict=True),
+                    style,
+                    color=f"C{number}",
+                    alpha=0.6 if part == "train" else 1.0,
+                    markersize=3,
+                    label=label if part == "train" else None,
+                )
+    for axis, (_, title) in zip(axes, panels, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step (points: held-out text)", fontsize=9)
+        axis.grid(alpha=0.3)
+    if not drawn:
+        pyplot.close(figure)
+        return None
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
+    return png_of(figure)
+
+
+def draw_finetuning_curves(
+    table: Table, results: Sequence[Sequence[Result | None]], root: pathlib.Path
+) -> bytes | None:
+    """Draw the loss of fine-tuning over steps, or None where no run left one.
+
+    A panel for each column, a colour for each row, a line for each seed of the chosen choice.
+    Columns of the same runs, as of two figures of one task, have one panel.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing
+
+    panels: dict[str, dict[int, list[list[tuple[float, float]]]]] = {}
+    seen = {name for _, name in table.curves}  # pre-training, which is drawn by itself
+    for number, title in enumerate(table.columns):
+        for place, (row, found) in enumerate(zip(table.rows, results, strict=True)):
+            result, cell = found[number], row.cells[number]
+            if cell is None or result is None:
+                continue
+            for name in dict(cell.choices)[result.choice]:
+                read = read_metrics_or_nothing(root / name / METRICS_NAME, "train")
+                points = [(line["step"], line["loss"]) for line in read if "loss" in line]
+                if points and name not in seen:
+                    panels.setdefault(title, {}).setdefault(place, []).append(points)
+                seen.add(name)
+    if not panels:
+        return None
+    across = min(len(panels), 3)
+    down = math.ceil(len(panels) / across)
+    figure, axes = pyplot.subplots(
+        down, across, figsize=(4 * across, 0.8 + 2.8 * down), squeeze=False, layout="constrained"
+    )
+    handles = {}
+    for number, axis in enumerate(axes.flat):
+        if number >= len(panels):
+            axis.set_axis_off()
+            continue
+        title, lines = list(panels.items())[number]
+        for place, seeds in lines.items():
+            for points in seeds:
+                (handles[place],) = axis.plot(
+                    *zip(*points, strict=True), color=f"C{place}", alpha=0.7
+                )
+        axis.set_title(f"runs of {title}", fontsize=10)
+        axis.set_xlabel("step", fontsize=9)
+        axis.set_ylabel("training loss", fontsize=9)
+        axis.grid(alpha=0.3)
+    shown_rows = sorted(handles)
+    figure.legend(
+        [handles[place] for place in shown_rows],
+        [table.rows[place].label for place in shown_rows],
+        loc="outside lower center",
+        ncols=min(across, len(shown_rows)),
+        fontsize=8,
+    )
+    return png_of(figure)
