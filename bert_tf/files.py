@@ -49,12 +49,11 @@ def atomic_output(path: str | None) -> Iterator[Callable[[bytes], object]]:
         raise
 
 
-# --------------------------------------------------------------------------------------------------
-# Work folder
+# === Work folder ===
 
 
 def write_json(path: str, value: Any) -> None:
-    """Writes a value; the file appears under its name once it is whole."""
+    """Write a value; the file appears under its name once it is whole."""
     temporary = f"{path}.tmp-{os.getpid()}"
     with open(temporary, "w", encoding="utf-8") as stream:
         json.dump(value, stream, indent=1, sort_keys=True)
@@ -63,7 +62,7 @@ def write_json(path: str, value: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-    """Reads what `write_json` wrote."""
+    """Read what `write_json` wrote."""
     with open(path, encoding="utf-8") as stream:
         return json.load(stream)
 

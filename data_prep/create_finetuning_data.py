@@ -41,10 +41,10 @@ from data_prep.finetuning.prepare import PreparedData, TokenizerSettings, write_
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines the script's flags.
+    """Define the script's flags.
 
     Args:
-      values: where to define them.
+        values: where to define them.
     """
     string = functools.partial(flags.DEFINE_string, flag_values=values)
     string("output_dir", None, "Where the records are written.")
@@ -68,14 +68,14 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def first_example(made: PreparedData, vocab_file: str) -> str:
-    """Shows the first record as text, so that a wrong vocabulary or casing is seen at once.
+    """Show the first record as text, so that a wrong vocabulary or casing is seen at once.
 
     Args:
-      made: records.
-      vocab_file: their vocabulary.
+        made: records.
+        vocab_file: their vocabulary.
 
     Returns:
-      Its pieces without padding, and its label if it has one.
+        Its pieces without padding, and its label if it has one.
     """
     example = next(read_examples(made.record_file, made.features))
     pieces = {i: piece for piece, i in load_vocab(vocab_file).items()}
@@ -97,7 +97,7 @@ def first_example(made: PreparedData, vocab_file: str) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the script; bad input ends it with one line on standard error and exit status 1."""
+    """Run the script; bad input ends it with one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     values = flags.FLAGS

@@ -39,10 +39,10 @@ from data_prep.pretraining.options import Options, shard_names
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines the script's flags.
+    """Define the script's flags.
 
     Args:
-      values: where to define them.
+        values: where to define them.
     """
     default = {field.name: field.default for field in Options.__dataclass_fields__.values()}
     string = functools.partial(flags.DEFINE_string, flag_values=values)
@@ -127,14 +127,14 @@ def options_from_flags(values: flags.FlagValues) -> Options:
     """Options of a run.
 
     Args:
-      values: parsed flags.
+        values: parsed flags.
 
     Returns:
-      The options.
+        The options.
 
     Raises:
-      ValueError: flags out of range or contradicting each other.
-      FileNotFoundError: a pattern of --input_file that matches nothing.
+        ValueError: flags out of range or contradicting each other.
+        FileNotFoundError: a pattern of --input_file that matches nothing.
     """
     outputs = values.output_file.split(",")
     if values.num_shards > 1:
@@ -161,14 +161,14 @@ def beam_arguments(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     """Arguments for a runner of Beam.
 
     Args:
-      argv: what is left once the script's flags are parsed, the script's name first.
-      values: the script's flags.
+        argv: what is left once the script's flags are parsed, the script's name first.
+        values: the script's flags.
 
     Returns:
-      The arguments.
+        The arguments.
 
     Raises:
-      ValueError: one that is not "--name=value", or a slip of the pen in a flag of this script.
+        ValueError: one that is not "--name=value", or a slip of the pen in a flag of this script.
     """
     for argument in argv[1:]:
         name = argument.split("=")[0].lstrip("-")
@@ -202,13 +202,13 @@ def _create(options: Options, argv: Sequence[str]) -> dict[str, Any]:
 
 
 def first_example(options: Options) -> str:
-    """Shows the first record as text, so that a wrong vocabulary or casing is seen at once.
+    """Show the first record as text, so that a wrong vocabulary or casing is seen at once.
 
     Args:
-      options: of a finished run.
+        options: of a finished run.
 
     Returns:
-      Its pieces, each masked one followed by what it stands for; "" if there is no record.
+        Its pieces, each masked one followed by what it stands for; "" if there is no record.
     """
     example = next(read_examples(options.output_files[0], options.features), None)
     if example is None:
@@ -228,7 +228,7 @@ def first_example(options: Options) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the script; bad input ends it with one line on standard error and exit status 1."""
+    """Run the script; bad input ends it with one line on standard error and exit status 1."""
     values = flags.FLAGS
     if len(argv) > 1 and values.runner == "local":
         raise app.UsageError(f"unexpected argument {argv[1]!r}: quote globs (--input_file='a/*')")
@@ -255,7 +255,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; where a runner of Beam is named, those that are unknown are its."""
+    """Parse the flags; where a runner of Beam is named, those that are unknown are its."""
     names = [argument.lstrip("-").split("=")[0] for argument in argv[1:]]
     if "runner" not in names or "--runner=local" in argv:
         return app.parse_flags_with_usage(argv)

@@ -27,7 +27,7 @@ from data_prep.corpus.vocabulary import count_words, learn_vocab, read_lines
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Defines the script's flags."""
+    """Define the script's flags."""
     flags.DEFINE_list(
         "input_file",
         None,

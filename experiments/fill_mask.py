@@ -33,7 +33,7 @@ def newest_version(path: str) -> pathlib.Path:
 
 
 def filled(sentence: str, pieces: list[str]) -> str:
-    """The sentence with each [MASK] replaced; a piece that begins with ## joins the word before."""
+    """Replace each [MASK] of a sentence; a piece that begins with ## joins the word before."""
     parts = sentence.split(MASK_TOKEN)
     text = parts[0]
     for piece, part in zip(pieces, parts[1:], strict=False):

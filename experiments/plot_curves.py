@@ -14,7 +14,7 @@ from experiments.plots.curves import plot_curves
 
 
 def main(_) -> None:
-    """Draws the curves of one run."""
+    """Draw the curves of one run."""
     folder = pathlib.Path(flags.FLAGS.output_dir)
     print(plot_curves(folder / METRICS_NAME, flags.FLAGS.png or folder / "curves.png"))
 

@@ -82,7 +82,7 @@ def run_step(title: str, script: str, **arguments) -> float:
 
 
 def baselines(metrics_file: pathlib.Path) -> dict[str, float]:
-    """The losses that run_pretraining wrote for comparison: uniform_loss, unigram_loss."""
+    """Return the losses that run_pretraining wrote for comparison: uniform_loss, unigram_loss."""
     for line in metrics_file.read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
         if values.get("kind") == "baseline":
@@ -91,7 +91,7 @@ def baselines(metrics_file: pathlib.Path) -> dict[str, float]:
 
 
 def summary_lines(out: pathlib.Path, seconds: dict[str, float]) -> list[str]:
-    """The table at the end, from the files that the steps wrote."""
+    """Return the table at the end, from the files that the steps wrote."""
     model = out / "model"
     base = baselines(model / "metrics.jsonl")
     result = json.loads((model / "eval_results.json").read_text(encoding="utf-8"))

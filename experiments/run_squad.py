@@ -13,7 +13,8 @@ command continues a run that was stopped. --seeds=1,2,3 trains a run each, and t
 
 In the output folder: the model (a model directory with bert_task.json); of --do_predict
 predictions.json, nbest_predictions.json and, for version 2.0, null_odds.json, as the original
-writes them; of --do_eval eval_results.txt and .json with what the official evaluation scripts say of these files.
+writes them; of --do_eval eval_results.txt and .json with what the official evaluation scripts say
+of these files.
 
 Padding can be no answer here: neither the loss nor the best starts and ends see it, and so it does
 not matter with which others a window lies in a batch. With --pad_to_max_seq_length both are the

@@ -23,7 +23,7 @@ CASES = ("adamw", "lamb", "recompute", "lora")
 
 
 def make_model(case):
-    """The compiled model of a case."""
+    """Return the compiled model of a case."""
     rate = 0.1 if case == "recompute" else 0.0
     config = BertConfig(
         vocab_size=37,
@@ -51,7 +51,7 @@ def make_model(case):
 
 
 def make_data(case):
-    """Inputs, labels and sample weights of all steps."""
+    """Return the inputs, labels and sample weights of all steps."""
     rng, count = np.random.default_rng(5), STEPS * BATCH
     inputs = {
         "input_ids": rng.integers(0, 37, (count, LENGTH)),

@@ -125,7 +125,7 @@ def dataset_of(case: Case, records: str, step: int = 0, is_training: bool = True
 
 
 def run(case: Case, records: str, folder: pathlib.Path, strategy=None):
-    """Trains from the newest checkpoint of the folder, if any; returns the trainer."""
+    """Train from the newest checkpoint of the folder, if any; return the trainer."""
     trainer = make_trainer(case, folder, strategy)
     trainer.restore()
     trainer.train(
@@ -199,7 +199,7 @@ def main(settings: dict) -> None:
 
 
 def start(strategy, records, folder: pathlib.Path, cases, *, replicas=2, hosts=None, **more):
-    """Starts the program; a process for each worker of multi_worker_mirrored.
+    """Start the program; a process for each worker of multi_worker_mirrored.
 
     `hosts` gives each worker's address and the command that enters its host; None for this one.
     """
@@ -255,7 +255,7 @@ def tf_configs(addresses) -> list[str]:
 
 
 def finish(processes, timeout: float = 600) -> list[str]:
-    """Waits; returns what each printed, and fails with it where one failed."""
+    """Wait; return what each printed, and fail with it where one failed."""
     outputs = []
     for process in processes:
         try:

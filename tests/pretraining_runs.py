@@ -13,7 +13,7 @@ STEPS, SAVE_STEPS, LOG_STEPS = 46, 11, 7
 
 
 def write_data(folder):
-    """Writes record files, vocabulary and configuration."""
+    """Write record files, vocabulary and configuration."""
     synthetic.write(folder / "train-0.tfrecord", 101, 1)
     synthetic.write(folder / "train-1.tfrecord.gz", 53, 2)
     synthetic.write(folder / "dev.tfrecord", 37, 3)
@@ -23,7 +23,7 @@ def write_data(folder):
 
 
 def arguments(data, output_dir, **changes):
-    """Flags of the command."""
+    """Return the flags of the command."""
     values = {
         "input_file": f"{data}/train-*",
         "eval_input_file": f"{data}/dev.tfrecord",
@@ -47,7 +47,7 @@ def arguments(data, output_dir, **changes):
 
 
 def start(data, output_dir, *, enter=(), prelude=(), tf_config=None, **changes):
-    """Starts the command.
+    """Start the command.
 
     Args:
         data: folder of `write_data`.
@@ -76,7 +76,7 @@ def start(data, output_dir, *, enter=(), prelude=(), tf_config=None, **changes):
 
 
 def finish(process):
-    """Waits for the end, which must be a good one, and returns what was printed."""
+    """Wait for the end, which must be a good one, and return what was printed."""
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output

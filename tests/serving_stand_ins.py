@@ -282,7 +282,7 @@ class RunningServer:
 
 @contextlib.contextmanager
 def running(models, wait_ready=True, **options):
-    """A server of models, (name, folder) each, on free ports of loopback."""
+    """Yield a server of models, (name, folder) each, on free ports of loopback."""
     defaults = {"rest_api_port": 0, "port": 0, "file_system_poll_wait_seconds": 0.05}
     server = RunningServer(ServerOptions(models=tuple(models), **{**defaults, **options}))
     server.start()

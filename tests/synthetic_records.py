@@ -44,7 +44,7 @@ def make_arrays(count: int, seed: int, masked: bool = True) -> dict[str, np.ndar
 
 
 def write(path: pathlib.Path, count: int, seed: int, masked: bool = True) -> str:
-    """Writes `count` examples; gzip where the name ends in .gz."""
+    """Write `count` examples; gzip where the name ends in .gz."""
     features = (
         pretraining_features(LENGTH, PREDICTIONS)
         if masked
@@ -58,13 +58,13 @@ def write(path: pathlib.Path, count: int, seed: int, masked: bool = True) -> str
 
 
 def write_vocabulary(path: pathlib.Path) -> str:
-    """Writes the vocabulary file of the records."""
+    """Write the vocabulary file of the records."""
     path.write_text("\n".join(VOCAB) + "\n", encoding="utf-8")
     return str(path)
 
 
 def small_config(**changes):
-    """A model that takes the records, of width 22 = 2 heads of 11."""
+    """Return a model that takes the records, of width 22 = 2 heads of 11."""
     from bert_tf.config import BertConfig
 
     config = BertConfig(

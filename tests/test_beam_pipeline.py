@@ -194,7 +194,7 @@ def test_bad_text_is_one_line_and_leaves_nothing(tmp_path, small_steps):
 
 @pytest.mark.slow
 def test_a_failed_job_leaves_no_output_and_is_continued(tmp_path, small_steps, monkeypatch):
-    """Fails within each job in turn, where a file is to get its name."""
+    """Fail within each job in turn, where a file is to get its name."""
     local_runner.create_pretraining_data(options_of(tmp_path / "a"), 1, False)
     options = options_of(tmp_path / "b")
     rename = beam_runner._rename
@@ -274,13 +274,12 @@ def test_flags_of_the_runner_pass_through():
         _arguments(["--runner=FlinkRunner", "more.txt"])
 
 
-# --------------------------------------------------------------------------------------------------
-# Real worker processes
+# === Real worker processes ===
 
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory):
-    """A command without its output, on two megabytes of text, and the local runner's records."""
+    """Return a command without its output, on two megabytes of text, and the runner's records."""
     folder = tmp_path_factory.mktemp("longer")
     text = folder / "text.txt"
     text.write_bytes((GOLDEN / "tiny_1.txt").read_bytes() * 1201)
@@ -312,7 +311,7 @@ def _start(command, folder, log):
 
 
 def _workers(process):
-    """Processes of Beam's workers below a process."""
+    """Return the processes of Beam's workers below a process."""
     parents = {}
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
         try:

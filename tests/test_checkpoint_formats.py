@@ -61,7 +61,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def library(encoder, tokenizer, tmp_path_factory):
-    """A folder with the same encoder in every format."""
+    """Return a folder with the same encoder in every format."""
     folder = tmp_path_factory.mktemp("library")
     save_model_directory(folder / "tf", encoder, tokenizer.vocab_file)
     save_hf(folder / "hf", encoder, tokenizer)
@@ -72,12 +72,12 @@ def library(encoder, tokenizer, tmp_path_factory):
 
 @pytest.fixture
 def folder(library, tmp_path):
-    """A copy of it to be damaged."""
+    """Return a copy of it to be damaged."""
     shutil.copytree(library, tmp_path / "library")
     return tmp_path / "library"
 
 
-# --- locate ---------------------------------------------------------------------------------------
+# === locate ===
 
 
 def test_a_tensorflow_checkpoint_is_found_by_any_of_its_names(library):
@@ -315,7 +315,7 @@ def test_a_keras_file_of_another_name_is_opened_or_refused_by_name(folder, name)
         assert str(path) in str(error)
 
 
-# --- opening --------------------------------------------------------------------------------------
+# === Opening ===
 
 
 @pytest.mark.parametrize(
@@ -771,7 +771,7 @@ def test_the_same_weight_under_two_names_is_refused_by_name(folder):
     assert str(path) in str(error.value) and "'bert.pooler.dense.bias'" in str(error.value)
 
 
-# --- KerasHub -------------------------------------------------------------------------------------
+# === KerasHub ===
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def vocab_file(tmp_path_factory):
-    """A vocabulary whose bytes do not follow from its pieces: no newline at its end."""
+    """Return a vocabulary whose bytes do not follow from its pieces: no newline at its end."""
     path = tmp_path_factory.mktemp("vocabulary") / "words.txt"
     synthetic.write_vocabulary(path)
     path.write_bytes(path.read_bytes()[:-1])
@@ -102,7 +102,7 @@ FILES = {
 }
 
 
-# --- whole ----------------------------------------------------------------------------------------
+# === Whole ===
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -224,7 +224,7 @@ def test_labels_of_a_model_before_do_not_become_those_of_another(models, form, t
     assert load_model(tmp_path).labels in (None, ("LABEL_0", "LABEL_1"))
 
 
-# --- config.json of transformers ------------------------------------------------------------------
+# === config.json of transformers ===
 
 
 @pytest.mark.parametrize("left_to_right", [False, True])
@@ -273,7 +273,7 @@ def test_config_json_names_the_class_and_the_labels(models, tmp_path):
     assert settings["label2id"] == {"no": 0, "yes": 1, "può darsi": 2}
 
 
-# --- refusals -------------------------------------------------------------------------------------
+# === Refusals ===
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -318,7 +318,7 @@ def test_models_of_others_are_refused(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-# --- a write that fails ---------------------------------------------------------------------------
+# === A write that fails ===
 
 
 def half(path):
@@ -496,7 +496,7 @@ def test_an_unwritable_folder_is_an_error_of_the_system(models, tmp_path):
             save(form, tmp_path / "file" / "x", models["encoder"])
 
 
-# --- KerasHub -------------------------------------------------------------------------------------
+# === KerasHub ===
 
 
 @pytest.fixture

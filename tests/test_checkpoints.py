@@ -79,14 +79,14 @@ def of_encoder(weights):
 
 
 def change_hf(folder, change):
-    """Lets `change` alter the dict of tensors of a directory of transformers."""
+    """Let `change` alter the dict of tensors of a directory of transformers."""
     path = pathlib.Path(folder) / "model.safetensors"
     tensors = safetensors.numpy.load_file(path)
     tensors = change(tensors) or tensors
     safetensors.numpy.save_file({n: a.copy() for n, a in tensors.items()}, path)
 
 
-# --- filling a model ------------------------------------------------------------------------------
+# === Filling a model ===
 
 
 def test_round_trip_and_what_is_told_of_it(model, tmp_path):
@@ -243,12 +243,12 @@ def test_a_model_in_memory_is_a_source(model):
         load_checkpoint(keras.Sequential([keras.Input((3,))]), model)
 
 
-# --- rows cut and extended ------------------------------------------------------------------------
+# === Rows cut and extended ===
 
 
 @pytest.fixture(scope="module")
 def sources(model, tmp_path_factory):
-    """A folder with the same pre-training model in every format that takes one."""
+    """Return a folder with the same pre-training model in every format that takes one."""
     folder = tmp_path_factory.mktemp("sources")
     save_model_directory(folder / "tf", model)
     save_hf(folder / "hf", model)
@@ -372,7 +372,7 @@ def test_only_rows_may_differ(sources):
         load_bert(sources / "tf", intermediate_size=41)
 
 
-# --- files of transformers ------------------------------------------------------------------------
+# === Files of transformers ===
 
 
 def test_a_decoder_that_is_the_embeddings_is_accepted_and_another_refused(model, tmp_path):
@@ -459,7 +459,7 @@ def test_the_same_weight_twice_is_refused(encoder, tmp_path, name, again):
     assert str(tmp_path) in str(error.value)
 
 
-# --- load_bert ------------------------------------------------------------------------------------
+# === load_bert ===
 
 
 @pytest.mark.parametrize("source", ["tf", "hf", "keras", "h5"])
@@ -524,7 +524,7 @@ def test_without_a_configuration_the_message_says_what_is_missing(sources, sourc
     assert found.config == SMALL
 
 
-# --- load_model -----------------------------------------------------------------------------------
+# === load_model ===
 
 
 @pytest.fixture(scope="module")
@@ -651,7 +651,7 @@ def test_models_give_the_same_outputs_after_a_detour(heads, tmp_path):
         np.testing.assert_array_equal(other(inputs).numpy(), model(inputs).numpy())
 
 
-# --- the tokenizer --------------------------------------------------------------------------------
+# === The tokenizer ===
 
 
 def tokenizer_of(folder, do_lower_case=None):

@@ -42,7 +42,7 @@ def convert(source, target, file_format, **changes):
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """A model directory with a vocabulary and labels."""
+    """Return a model directory with a vocabulary and labels."""
     folder = tmp_path_factory.mktemp("classifier")
     vocab = synthetic.write_vocabulary(folder / "words.txt")
     model = bert_classifier(synthetic.small_config(), 3)

@@ -105,8 +105,7 @@ def test_compatible_records_equal_the_original_on_a_megabyte(
     _check_golden(DIGESTS[case], {"data": shared_data, "real": real_text}, tmp_path)
 
 
-# --------------------------------------------------------------------------------------------------
-# Default mode: the original's distribution
+# === Default mode: the original's distribution ===
 
 
 def _z_of_two_samples(first, second):
@@ -197,7 +196,7 @@ WORDS_A, WORDS_B = [6, 7, 4, 8, 4, 9], [4, 6, 5, 8, 7, 4]
 @pytest.mark.parametrize("whole_words", [False, True])
 @pytest.mark.parametrize("probability", [0.15, 0.3, 0.43, 1.0])
 def test_chosen_tokens_have_the_distribution_of_the_original(whole_words, probability):
-    """Compares the sets of masked positions and what was put there."""
+    """Compare the sets of masked positions and what was put there."""
     rule = instances.MaskRule(6, probability, whole_words, 0.5, 0.2, 0.3)
     vocabulary = _vocabulary(11, continuations=(4, 6))
     rows = 6007
@@ -355,8 +354,7 @@ def test_default_mode_has_the_statistics_of_compatible_mode(tmp_path, words):
         assert _z_of_two_samples(a, b) < (4.5 if number < 3 else 12), number
 
 
-# --------------------------------------------------------------------------------------------------
-# Default mode: bytes
+# === Default mode: bytes ===
 
 
 @pytest.fixture
@@ -501,7 +499,7 @@ class _Stop(BaseException):
 
 @pytest.mark.parametrize("call", ["replace", "unlink"])
 def test_a_run_stopped_at_any_step_is_continued(tmp_path, small_steps, monkeypatch, call):
-    """Stops before and after every renaming and every removal of a file."""
+    """Stop before and after every renaming and every removal of a file."""
     outputs = 3
 
     def options(folder):
@@ -646,8 +644,7 @@ def test_large_counts_are_dealt_out_without_bias():
     assert small.tolist() == [5, 0, 7]
 
 
-# --------------------------------------------------------------------------------------------------
-# Text
+# === Text ===
 
 
 TEXTS = [
@@ -711,8 +708,7 @@ def test_documents_are_those_of_the_original(tmp_path, texts, piece_bytes):
     assert store.counts["sentences"] == sum(map(len, documents))
 
 
-# --------------------------------------------------------------------------------------------------
-# Bad input
+# === Bad input ===
 
 
 def _run_main(arguments):

@@ -35,7 +35,7 @@ def records_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(records_file, tmp_path_factory):
-    """What one device finds in float32, in this process."""
+    """Return what one device finds in float32, in this process."""
     trainer = runs.run(Case(), records_file, tmp_path_factory.mktemp("expected"))
     return runs.result_of(trainer, Case(), records_file)
 
@@ -54,7 +54,7 @@ def results(folder, cases):
     return {case: dict(np.load(folder / f"{case.name}.npz")) for case in cases}
 
 
-# --- the same figures, however a batch is divided -------------------------------------------------
+# === The same figures, however a batch is divided ===
 
 
 def test_two_replicas_and_accumulation_and_a_restart_on_one(records_file, expected, tmp_path):
@@ -192,7 +192,7 @@ def test_replicas_draw_masks_of_their_own_and_resume_to_the_bit(records_file, tm
         np.testing.assert_array_equal(found[rest][name], value, err_msg=name)
 
 
-# --- global batches and their parts ---------------------------------------------------------------
+# === Global batches and their parts ===
 
 
 def element(count=BATCH):
@@ -301,7 +301,7 @@ def test_losses_and_metrics_of_parts_add_up(name):
         assert list(sums[key]) == pytest.approx([float(x) for x in pair], rel=1e-6), key
 
 
-# --- the step -------------------------------------------------------------------------------------
+# === The step ===
 
 
 def test_step_is_for_a_compiler_of_static_shapes_without_strings(records_file, tmp_path):
@@ -322,7 +322,7 @@ def test_step_is_for_a_compiler_of_static_shapes_without_strings(records_file, t
     assert text.startswith("HloModule") and "while(" in text
 
 
-# --- strategies by name ---------------------------------------------------------------------------
+# === Strategies by name ===
 
 
 def test_strategies_are_found_by_name():

@@ -133,7 +133,7 @@ def golden_outputs(folder):
     return {name: arrays.pop(name) for name in inputs}, arrays
 
 
-# --- transformers: golden -------------------------------------------------------------------------
+# === transformers: golden ===
 
 
 @pytest.fixture(scope="module", params=HF_CLASSES)
@@ -210,12 +210,12 @@ def test_golden_transformers_files_are_given_back(golden_model, tmp_path):
     assert (again.kind, again.config, again.labels) == (loaded.kind, loaded.config, loaded.labels)
 
 
-# --- transformers: live ---------------------------------------------------------------------------
+# === transformers: live ===
 
 
 @pytest.fixture(scope="module")
 def transformers():
-    """The library, which no test lets out of the machine."""
+    """Return the library, which no test lets out of the machine."""
     pytest.importorskip("torch", reason="torch is not installed")
     os.environ["HF_HUB_OFFLINE"] = "1"
     module = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -354,11 +354,11 @@ def test_live_layer_norm_epsilon(transformers, tmp_path):
     assert load_model(tmp_path).config.layer_norm_eps == 0.1
 
 
-# --- transformers: tokenizers ---------------------------------------------------------------------
+# === transformers: tokenizers ===
 
 
 def vocabulary(name, request):
-    """A vocabulary file and whether its model lower-cases."""
+    """Return a vocabulary file and whether its model lower-cases."""
     if name.startswith("tiny"):
         return GOLDEN / "tokenization" / "tiny_vocab.txt", name == "tiny uncased"
     file = request.getfixturevalue("shared_data") / "vocab" / f"{name}-vocab.txt"
@@ -440,7 +440,7 @@ def test_live_tokenizer_comes_back(transformers, tmp_path, do_lower_case):
     assert load_bert(tmp_path / "second").tokenizer.do_lower_case is do_lower_case
 
 
-# --- KerasHub -------------------------------------------------------------------------------------
+# === KerasHub ===
 
 KERAS_HUB_CONFIG = dataclasses.replace(CONFIG, hidden_act="gelu_tanh")
 # Keras 3.15 writes its files by way of np.array(variable), which NumPy 2 warns about.
@@ -559,7 +559,7 @@ def test_keras_hub_tokenizer(keras_hub, tmp_path, do_lower_case):
     assert list(back.vocab.items()) == list(ours.vocab.items())
 
 
-# --- TF Model Garden ------------------------------------------------------------------------------
+# === TF Model Garden ===
 
 MODEL_GARDEN = sorted(
     path.parent.name for path in GOLDEN.glob("model_garden/*/bert_model.ckpt-1.index")
@@ -635,7 +635,7 @@ def test_golden_model_garden_weights_have_the_values_of_their_names():
                 assert expected[theirs] == ours
 
 
-# --- google-research/bert and around --------------------------------------------------------------
+# === google-research/bert and around ===
 
 
 def test_a_genuine_checkpoint_goes_around(shared_data, tmp_path):
@@ -710,7 +710,7 @@ def test_our_classifier_has_the_originals_names(tmp_path):
         assert {n: s for n, s in names.items() if not n.startswith("bert/")} == heads
 
 
-# --- Real weights ---------------------------------------------------------------------------------
+# === Real weights ===
 
 
 @pytest.fixture(scope="module")
@@ -872,7 +872,7 @@ def test_minilm_goes_around(minilm_folder, tmp_path):
         assert after[name].tobytes() == array.astype(np.float32).tobytes(), name
 
 
-# --- Other backends -------------------------------------------------------------------------------
+# === Other backends ===
 
 
 def run_again(backend, *arguments):

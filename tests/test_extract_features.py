@@ -37,7 +37,7 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def model_dir(loaded, tmp_path_factory):
-    """The golden model with its vocabulary, in TF1 layout."""
+    """Return the golden model with its vocabulary, in TF1 layout."""
     folder = tmp_path_factory.mktemp("model")
     save_model_directory(folder, loaded.encoder, VOCAB)
     return folder

@@ -63,7 +63,7 @@ def assert_same_weights(first, second):
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
-# --- two workers ----------------------------------------------------------------------------------
+# === Two workers ===
 
 
 def start_workers(data, folder):

@@ -33,7 +33,7 @@ def all_kinds(tmp_path_factory):
 
 
 def calm_model(kind, **arguments):
-    """A small model without dropout."""
+    """Return a small model without dropout."""
     config = synthetic.small_config(
         num_hidden_layers=1,
         hidden_dropout_prob=0.0,
@@ -44,7 +44,7 @@ def calm_model(kind, **arguments):
     return make_model(kind, config, num_labels_of(kind), **arguments)
 
 
-# --- models ---
+# === Models ===
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,7 +83,7 @@ def test_objective_of_no_kind():
         FineTuningObjective("ner")
 
 
-# --- padding ---
+# === Padding ===
 
 
 def batches_of(tasks, kind, steps, with_mask=True, **options):
@@ -167,7 +167,7 @@ def test_fillers_do_not_count(all_kinds):
             assert sums[0][1] == COUNT
 
 
-# --- training ---
+# === Training ===
 
 
 def make_trainer(folder, model, kind, steps=STEPS, **options):
@@ -256,7 +256,7 @@ def test_training_ends_where_it_should_stop(all_kinds, tmp_path):
     assert not list(tmp_path.glob("model.ckpt*"))
 
 
-# --- plain Keras ---
+# === Plain Keras ===
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_plain_keras_trains_evaluates_and_predicts(all_kinds, kind):
         np.testing.assert_allclose(values[:COUNT][real], expected[real], atol=1e-5)
 
 
-# --- frozen weights ---
+# === Frozen weights ===
 
 
 def values_of(model):
@@ -404,7 +404,7 @@ def test_patterns_of_the_lowest_layers():
             frozen_layers(number, 13)
 
 
-# --- rates of layers ---
+# === Rates of layers ===
 
 
 def test_layer_wise_rates_of_a_real_model():

@@ -37,7 +37,7 @@ FLAGS = {
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
-    """A model without dropout, whose masks each replica would draw for itself."""
+    """Return a model without dropout, whose masks each replica would draw for itself."""
     keras.utils.set_random_seed(5)
     config = synthetic.small_config(
         vocab_size=len(load_vocab(GOLDEN / "vocab_uncased.txt")),

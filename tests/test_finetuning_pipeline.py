@@ -105,7 +105,7 @@ def open_records(path, kind, **options):
 
 
 def make_records(folder, kind, count=COUNT, seed=0, **options):
-    """Records and the arrays they hold."""
+    """Make records; return the arrays they hold, too."""
     arrays = make_arrays(kind, count, seed)
     return open_records(write(folder / f"{kind}.tfrecord", kind, arrays), kind, **options), arrays
 
@@ -127,7 +127,7 @@ def classification(all_kinds):
 
 
 def in_shape(kind, array):
-    """An input as the model takes it."""
+    """Return an input as the model takes it."""
     return array.reshape(-1, CHOICES, LENGTH) if kind == "multiple_choice" else array
 
 
@@ -138,7 +138,7 @@ def assert_same_elements(first, second):
         tf.nest.map_structure(np.testing.assert_array_equal, one, other)
 
 
-# --- elements ---
+# === Elements ===
 
 
 @pytest.mark.parametrize("pad_to_max", [False, True])
@@ -238,7 +238,7 @@ def test_shapes_of_batches_are_few(all_kinds, kind):
     assert len(found) > 2
 
 
-# --- order ---
+# === Order ===
 
 
 @pytest.mark.parametrize("pool_batches", [2, 3, 64])
@@ -347,7 +347,7 @@ def test_numbers_out_of_range_are_refused(classification, arguments):
         classification.training_dataset(**arguments)
 
 
-# --- predictions and labels ---
+# === Predictions and labels ===
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -455,7 +455,7 @@ def test_a_hidden_token_takes_its_place(tmp_path):
     assert sum(1 for _ in tasks.evaluation_dataset(batch_size=1)) == 3
 
 
-# --- what is wrong with a file ---
+# === What is wrong with a file ===
 
 
 def test_bad_arguments(tmp_path):

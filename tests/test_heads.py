@@ -43,7 +43,7 @@ def batch(golden):
 
 
 def element(batch):
-    """The batch as `Model.fit` takes it."""
+    """Return the batch as `Model.fit` takes it."""
     inputs = {name: batch[name] for name in INPUTS}
     labels = {
         "masked_lm_logits": batch["masked_lm_ids"],
@@ -96,7 +96,7 @@ def assert_agrees(result, gradients, expected_losses, expected_gradients, tolera
         assert difference <= tolerance * scale, (name, difference / scale)
 
 
-# --- Against transformers ---
+# === Against transformers ===
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_forms_of_gelu_in_transformers():
     np.testing.assert_allclose(gelu_erf(tf.constant(x)), theirs, atol=2e-6)
 
 
-# --- Names ---
+# === Names ===
 
 
 def names_and_shapes(model):
@@ -212,7 +212,7 @@ def test_variables_and_slots_equal_the_checkpoint_at_hand(shared_data):
     assert ours == {name: tuple(shape) for name, shape in theirs.items()}
 
 
-# --- The heads ---
+# === The heads ===
 
 
 def test_gather_positions():
@@ -294,7 +294,7 @@ def test_heads_are_serialisable():
     assert copy.seq_relationship is None
 
 
-# --- Training ---
+# === Training ===
 
 
 def compiled(config, **kwargs):
@@ -428,7 +428,7 @@ def test_other_backends_train_alike(batch, tmp_path, backend):
             )
 
 
-# --- Heads of tasks ---
+# === Heads of tasks ===
 
 LABELS = {"classification": 5, "token_classification": 3}
 TASKS = ("next_sentence", "classification", "span", "token_classification", "multiple_choice")
@@ -475,7 +475,7 @@ def task_inputs(kind, rows=5, length=11, choices=3):
 
 
 def flatten(outputs):
-    """Outputs of any kind of model as one list of arrays."""
+    """Return the outputs of any kind of model as one list of arrays."""
     return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(outputs)]
 
 

@@ -283,7 +283,7 @@ def test_manifests_count_only_for_the_files_they_name(tmp_path):
         manifests_of([named])
 
 
-# --- damaged, missing and foreign files ---
+# === Damaged, missing and foreign files ===
 
 
 def _framed(path):

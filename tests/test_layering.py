@@ -75,7 +75,7 @@ def files_of(package: str) -> list[pathlib.Path]:
 
 
 def folder_of(path: pathlib.Path) -> str:
-    """The folder directly under the package that a file lies in, or its own name there."""
+    """Return the folder directly under the package that a file lies in, or its own name there."""
     return path.relative_to(REPOSITORY).parts[1].removesuffix(".py")
 
 
@@ -165,7 +165,7 @@ def test_backend_neutral_files_do_not_name_tensorflow(path):
 
 
 def python(code: str, **environment: str) -> str:
-    """What a fresh interpreter prints."""
+    """Return what a fresh interpreter prints."""
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", code],
         env={**os.environ, **environment},

@@ -34,7 +34,7 @@ def keys(*seed, count=1):
     return dropout_keys(np.array(seed), count)
 
 
-# --- Mathematics ---
+# === Mathematics ===
 
 
 def test_activations_by_their_definitions():
@@ -112,11 +112,11 @@ def test_rows_whose_keys_are_all_masked_still_attend_by_score():
     np.testing.assert_allclose(result[0, 0, 0], expected, atol=1e-3)
 
 
-# --- Dropout ---
+# === Dropout ===
 
 
 def reference_hash(x, key):
-    """The hash in NumPy's own uint32 arithmetic."""
+    """Return the hash in NumPy's own uint32 arithmetic."""
     x = np.asarray(x, np.uint32) ^ key[0]
     x = x ^ (x >> np.uint32(17))
     x = x * np.uint32(0xED5AD4BB)
@@ -238,7 +238,7 @@ def test_no_dropout_without_key_or_rate():
     assert dropout(x, 0.0, keys(1, 1)[0]) is x
 
 
-# --- Layers ---
+# === Layers ===
 
 
 def test_kernels_are_truncated_at_two_deviations():

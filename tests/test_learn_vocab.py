@@ -29,7 +29,7 @@ def _run(*arguments, **environment):
 
 
 def _merge_by_hand(words, single, num_merges, min_frequency):
-    """The most frequent pair again and again; ties go to the pieces that came first."""
+    """Merge the most frequent pair again and again; ties go to the pieces that came first."""
     number = {piece: i for i, piece in enumerate(single)}
     split = {
         word: [word[0], *(f"##{character}" for character in word[1:])] for word in sorted(words)

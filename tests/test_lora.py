@@ -53,7 +53,7 @@ def train(model, steps=2):
 
 
 def adapted(kind="classification", targets=EVERY):
-    """A model whose adapters and head are not as they began."""
+    """Return a model whose adapters and head are not as they began."""
     model = small_model(kind)
     add_lora(model, RANK, ALPHA, targets)
     rng = np.random.default_rng(6)

@@ -115,7 +115,7 @@ def test_loss_classes_are_serialisable(loss_class):
     assert loss.name == "renamed"
 
 
-# --- fine-tuning, against other systems' formulas ---
+# === Fine-tuning, against other systems' formulas ===
 
 CLASSES = 7
 

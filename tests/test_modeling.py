@@ -224,7 +224,7 @@ def test_config_is_checked():
         bert_encoder(CONFIG.to_dict())
 
 
-# --- Saving ---
+# === Saving ===
 
 
 @saves
@@ -258,7 +258,7 @@ def test_weights_file(encoder, inputs, tmp_path):
     )
 
 
-# --- Precision ---
+# === Precision ===
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_global_policy_is_followed(inputs):
     assert model(inputs)["pooled_output"].dtype == tf.bfloat16
 
 
-# --- Other backends ---
+# === Other backends ===
 
 SCRIPT = """
 import json, sys

@@ -29,7 +29,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "optimization" / "original.n
 LAMB_GOLDEN = GOLDEN.with_name("lamb.npz")
 
 
-# --- An independent rendering of the original in NumPy ---
+# === An independent rendering of the original in NumPy ===
 
 
 def numpy_rate(step, init_lr, num_train_steps, num_warmup_steps):
@@ -98,7 +98,7 @@ def test_numpy_rendering_equals_the_original():
                 np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-# --- Ours ---
+# === Ours ===
 
 
 def scoped_variable(path, value):
@@ -203,7 +203,7 @@ def test_schedule_checks_its_arguments(arguments):
         WarmupLinearDecay(*arguments)
 
 
-# --- Clipping ---
+# === Clipping ===
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.1, 10.0, np.inf, np.nan])
@@ -271,7 +271,7 @@ def test_nan_gradients_show():
     assert all(np.isnan(variable.numpy()).all() for variable in variables)
 
 
-# --- Rules ---
+# === Rules ===
 
 
 def test_first_match_wins_and_an_uncovered_path_raises():
@@ -323,7 +323,7 @@ def test_keras_own_ways_to_decay_and_clip_are_refused():
         AdamWeightDecay(0.1, weight_decay_rate=-1)
 
 
-# --- The rest of being an optimizer ---
+# === The rest of being an optimizer ===
 
 
 def test_serialisation():
@@ -373,11 +373,11 @@ def test_missing_gradients_are_left_out():
     np.testing.assert_array_equal(variables[1].numpy(), [1, 1, 1])
 
 
-# --- bias correction and rates of layers ---
+# === Bias correction and rates of layers ===
 
 
 def run_bias_correction(optimizer, weights, gradients):
-    """The variable after each step."""
+    """Return the variable after each step."""
     variable = scoped_variable("dense/kernel", weights)
     optimizer.build([variable])
     values = []
@@ -494,7 +494,7 @@ def test_serialisation_of_bias_correction_and_rates():
     assert AdamWeightDecay().get_config()["learning_rate_rules"] is None
 
 
-# --- LAMB ---
+# === LAMB ===
 
 
 def test_the_paper_in_numpy_equals_model_garden():
@@ -529,7 +529,7 @@ def test_lamb_equals_the_paper_in_numpy_and_model_garden(mode):
 
 
 def lamb_step(value, gradient, **arguments):
-    """What one step of rate 0.5 without clipping makes of a variable."""
+    """Return what one step of rate 0.5 without clipping makes of a variable."""
     path = arguments.pop("path", "dense/kernel")
     variable = scoped_variable(path, np.array(value, np.float32))
     Lamb(0.5, clip_norm=None, **arguments).apply([tf.constant(gradient, tf.float32)], [variable])

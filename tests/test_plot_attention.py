@@ -17,7 +17,7 @@ TOKENS = ("[CLS]", "w3", "w1", "[MASK]", "w4", "[SEP]", "w2", "[MASK]", "[SEP]")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The pre-training model, and a directory that holds it."""
+    """Return the pre-training model, and a directory that holds it."""
     folder = tmp_path_factory.mktemp("model")
     keras.utils.set_random_seed(5)
     config = synthetic.small_config(initializer_range=0.3, max_position_embeddings=16)

@@ -39,7 +39,7 @@ def _to_bytes(text):
 
 
 def _expected_pieces(tokenizer, text):
-    """What `tokenize_with_offsets` should give for one text, by plain Python."""
+    """Return what `tokenize_with_offsets` should give for one text, by plain Python."""
     pieces, spans = tokenizer.tokenize_with_offsets(text)
     # Each byte that is not UTF-8 becomes a lone surrogate here.
     byte, char_bytes = 0, []

@@ -99,7 +99,7 @@ def results(recompute, mode, policy):
 
 @pytest.fixture
 def as_written():
-    """Leaves graphs as they are: what TensorFlow fuses depends on what else reads a tensor."""
+    """Leave graphs as they are: what TensorFlow fuses depends on what else reads a tensor."""
     before = tf.config.optimizer.get_experimental_options()
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield

@@ -297,12 +297,12 @@ def test_schemas_of_fine_tuning(features, input_length, others):
     assert len(features) == len(expected)
 
 
-# --- records in any order ---
+# === Records in any order ===
 
 
 @pytest.fixture
 def five_records(tmp_path):
-    """A file of records of unequal sizes, one of them empty, and what it holds."""
+    """Return a file of records of unequal sizes, one of them empty, and what it holds."""
     values = [bytes([65 + n]) * size for n, size in enumerate((7, 0, 331, 1, 40_009))]
     with RecordWriter(tmp_path / "x") as writer:
         for value in values:

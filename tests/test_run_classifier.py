@@ -111,7 +111,7 @@ def read_json(path):
 
 @pytest.fixture(scope="module")
 def finished(model_dir, tables, tmp_path_factory):
-    """A run that trained, evaluated and predicted."""
+    """Return a run that trained, evaluated and predicted."""
     output = tmp_path_factory.mktemp("run")
     run(model_dir, output, **own(tables), do_train=True, do_eval=True, do_predict=True)
     return output
@@ -506,7 +506,7 @@ def test_numbers_and_several_labels(model_dir, tmp_path, kind):
 
 
 def write_glue(folder, task, train, dev, test):
-    """Writes the official files of WNLI or SST-2."""
+    """Write the official files of WNLI or SST-2."""
     folder.mkdir()
     head = {"WNLI": "index\tsentence1\tsentence2\tlabel", "SST-2": "sentence\tlabel"}[task]
     for split, rows in (("train", train), ("dev", dev)):

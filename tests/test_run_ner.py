@@ -81,7 +81,7 @@ def run(data, output, **changes):
 
 
 def without_training(data, output, **changes):
-    """Flags that take the model out of the output folder."""
+    """Run with flags that take the model out of the output folder."""
     given = {"do_train": False, "train_file": None, "bert_config_file": None, "vocab_file": None}
     run(data, output, **{**given, **changes})
 

@@ -57,7 +57,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    """A run never stopped: (folder, what it printed)."""
+    """Return a run never stopped: (folder, what it printed)."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     return folder, finish(start(data, folder, eval_every_steps=20))
 
@@ -124,7 +124,7 @@ def test_a_run_that_is_asked_to_end_saves_its_state_and_says_so(data, whole, tmp
 
 
 def write_longer(path, count, seed):
-    """Records of 37 tokens and 7 predictions, of which the last are padding."""
+    """Write the records of 37 tokens and 7 predictions, of which the last are padding."""
     arrays = {}
     for name, array in synthetic.make_arrays(count, seed).items():
         width = {LENGTH: 37, PREDICTIONS: 7}.get(array.shape[1], array.shape[1])
@@ -255,12 +255,12 @@ def test_evaluates_a_finished_run_and_continues_from_its_weights(data, whole, tm
         assert ours[name] == pytest.approx(theirs[name], rel=1e-5)
 
 
-# --- what it refuses, in this process -------------------------------------------------------------
+# === What it refuses, in this process ===
 
 
 @pytest.fixture
 def refused(data, tmp_path):
-    """Function that validates flags and returns the one line of the error."""
+    """Return a function that validates flags and returns the one line of the error."""
 
     def check(**changes):
         values = flags.FlagValues()

@@ -70,7 +70,7 @@ def read(path):
 
 
 def save_model(folder, vocab_file, seed=3, **changes):
-    """A random span model, whose logits are far enough apart not to tie."""
+    """Write a random span model, whose logits are far enough apart not to tie."""
     config = BertConfig(
         vocab_size=len(load_vocab(vocab_file)),
         hidden_size=22,
@@ -112,12 +112,12 @@ def write(path, content):
     return path
 
 
-# --- a run ----------------------------------------------------------------------------------------
+# === A run ===
 
 
 @pytest.fixture(scope="module")
 def run_v1(tmp_path_factory, model_dir):
-    """Flags of a run on version 1.1 that is finished."""
+    """Return the flags of a run on version 1.1 that is finished."""
     given = {
         "model_dir": model_dir,
         "do_train": True,
@@ -215,7 +215,7 @@ def test_prediction_alone_needs_no_answers(run_v1, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def run_v2(tmp_path_factory, model_dir):
-    """Flags of a run on version 2.0 that is finished."""
+    """Return the flags of a run on version 2.0 that is finished."""
     given = {
         "model_dir": model_dir,
         "version_2_with_negative": True,
@@ -312,7 +312,7 @@ def test_files_without_any_answer_are_no_failure(context, model_dir, tmp_path):
     assert results["NoAns_total"] == 3 and "HasAns_total" not in results
 
 
-# --- the way from logits to answers ---------------------------------------------------------------
+# === The way from logits to answers ===
 
 
 def answerer(path, model_dir, tmp_path, **given):
@@ -330,7 +330,7 @@ def answerer(path, model_dir, tmp_path, **given):
 
 def test_padding_is_no_answer_unless_asked_for(model_dir, tmp_path):
     def model(inputs, training):
-        """Padding scores highest, then the second token of the document."""
+        """Score padding highest, then the second token of the document."""
         in_document = tf.cast(inputs["segment_ids"] > 0, tf.float32)
         second = tf.cast(tf.equal(tf.cumsum(in_document, axis=1), 2.0), tf.float32)
         logits = second + 9.0 * (1.0 - tf.cast(inputs["input_mask"], tf.float32))
@@ -439,7 +439,7 @@ def test_flags_have_the_originals_defaults(original):
     assert {name: ours.get(name, "absent") for name in same} == same
 
 
-# --- learning -------------------------------------------------------------------------------------
+# === Learning ===
 
 OWN_CONTEXT = "Ann has a red boat . Bob has an old mill . Eve has the tall tree ."
 OWN_QUESTIONS = (
@@ -492,7 +492,7 @@ def test_it_learns_a_handful_of_questions(tmp_path):
     assert read(tmp_path / "run" / "predictions.json")["q2"] == "old mill"
 
 
-# --- bad input ------------------------------------------------------------------------------------
+# === Bad input ===
 
 
 def without(key):

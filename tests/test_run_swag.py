@@ -25,7 +25,7 @@ CHOICES = 3
 
 
 def write_table(path, count, seed):
-    """Endings of which the right one alone is of w0 to w4."""
+    """Write endings of which the right one alone is of w0 to w4."""
     rng = random.Random(seed)
     with open(path, "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)

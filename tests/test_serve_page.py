@@ -53,7 +53,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(params=["wide", "narrow"])
 def page(request, browser, server):
-    """The page, on a desk in the light and on a phone in the dark."""
+    """Yield the page, on a desk in the light and on a phone in the dark."""
     wide = request.param == "wide"
     context = browser.new_context(
         viewport=WIDE if wide else NARROW,

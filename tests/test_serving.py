@@ -54,7 +54,7 @@ def text_to_ids(vocab_file):
 
 
 def outputs_of(model, vocab_file, texts, others=None):
-    """The model's outputs for each row by itself, by way of the Python tokenizer."""
+    """Return the model's outputs for each row by itself, by way of the Python tokenizer."""
     tokenizer = FullTokenizer(vocab_file)
     special = {f"{name.lower()}_id": tokenizer.vocab[f"[{name}]"] for name in ("CLS", "SEP", "PAD")}
     rows = []

@@ -61,7 +61,7 @@ TASKS = {
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    """The program, compiled."""
+    """Return the program, compiled."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("needs a C compiler")
@@ -99,7 +99,7 @@ def made(name, vocab_file):
 
 
 def columns(served, rows):
-    """A request of (text, other) for each row."""
+    """Return a request of (text, other) for each row."""
     texts, others = ([row[i] for row in rows] for i in (0, 1))
     values = {"text": texts, "text_b": others, "question": others, "context": texts}
     values["choices"] = np.array([[other, text, "a list"] for text, other in rows], object).reshape(
@@ -110,7 +110,7 @@ def columns(served, rows):
 
 
 def encoded(array):
-    """A tensor of strings or int32 as the program reads it."""
+    """Return a tensor of strings or int32 as the program reads it."""
     if array.dtype == np.int32:
         kind, parts = tf.int32, [array.tobytes()]
     else:
@@ -122,7 +122,7 @@ def encoded(array):
 
 
 def decoded(line):
-    """An output as the program prints it."""
+    """Return an output as the program prints it."""
     kind, rank, *rest = line.split()
     shape, values = [int(size) for size in rest[: int(rank)]], rest[int(rank) :]
     if kind == "string":
@@ -172,7 +172,7 @@ def run(client, folder, requests, name="serving_default"):
 
 
 def check(found, answer, request):
-    """The outputs are the Keras model's, and the texts equal."""
+    """Check that the outputs are the Keras model's, and the texts equal."""
     expected = answer(**{name: tf.constant(array) for name, array in request.items()})
     assert set(found) == set(expected)
     for name, value in expected.items():
@@ -185,7 +185,7 @@ def check(found, answer, request):
 
 
 def bad_requests(request):
-    """Requests with an input of another rank, or with fewer rows: what is said of it, request."""
+    """Return requests with an input of another rank, or fewer rows: what is said of it, request."""
     first = next(iter(request))
     for name, array in request.items():
         for rank in {0, 1, 2, 3} - {array.ndim}:

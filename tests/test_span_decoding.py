@@ -232,7 +232,7 @@ def test_spans_that_do_not_count_are_left_out(tokenizer):
 
 
 def slow_decode(text, windows, starts, ends, n_best, max_length, null_allowed, threshold):
-    """The rules once more, one by one, for documents whose words are pieces."""
+    """Apply the rules once more, one by one, for documents whose words are pieces."""
     words = text.split()
     spans = []
     for row, window in enumerate(windows):

@@ -153,7 +153,7 @@ def test_real_text_equals_the_original(name, shared_data, tmp_path):
 
 
 def random_content(rng):
-    """A file of SQuAD made of what separates, vanishes, changes its length, or is a piece."""
+    """Make a file of SQuAD of what separates, vanishes, changes its length, or is a piece."""
     alphabet = ["a", "the", "##er", "Smith", "1895", "(", ").", "-", "\u00e9", "e\u0301", "\u5317"]
     alphabet += ["\u0130", "\u200b", "\u00a0", "\u2003", "[SEP]", "\ufffd", "q" * 201, "ﬁ", "Ö"]
     spaces = ["", " ", " ", "\u202f", "\n", "\t", "  "]
@@ -217,7 +217,7 @@ def qa(**changes):
 
 
 def write(tmp_path, *questions, context="It, Ann said."):
-    """A file in which a good paragraph stands before the one under test."""
+    """Write a file in which a good paragraph stands before the one under test."""
     good = {"context": "It, Ann said.", "qas": [qa(id="good")]}
     paragraph = {"context": context, "qas": list(questions)}
     path = tmp_path / "squad.json"

@@ -38,7 +38,7 @@ def entry(offsets, shape, dtype="F32"):
 
 
 def raw(header, data=b""):
-    """A safetensors file of a header that no library would write."""
+    """Return a safetensors file of a header that no library would write."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
@@ -51,7 +51,7 @@ def small_file():
     return arrays, safetensors.numpy.save(arrays)
 
 
-# --- safetensors ----------------------------------------------------------------------------------
+# === safetensors ===
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -232,7 +232,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
         tensor_files.write_safetensors(tmp_path / "file" / "x.safetensors", arrays)
 
 
-# --- several files and their index ----------------------------------------------------------------
+# === Several files and their index ===
 
 
 @pytest.fixture
@@ -359,7 +359,7 @@ def test_an_index_that_names_itself_or_another_is_refused(tmp_path):
         open_tensors(index)
 
 
-# --- torch ----------------------------------------------------------------------------------------
+# === torch ===
 
 
 class Hostile:
@@ -505,7 +505,7 @@ def test_without_torch_the_message_says_how_to_convert(tmp_path, monkeypatch):
     assert "safetensors.torch.save_file(torch.load(path, weights_only=True)" in str(error.value)
 
 
-# --- what a file is -------------------------------------------------------------------------------
+# === What a file is ===
 
 
 # Keras of itself reads its variables in a way that NumPy is about to give up.

@@ -304,7 +304,7 @@ def test_a_small_memo_changes_nothing():
 
 
 def _bytes_held(memo):
-    """What a memo holds, to the byte; values that two memos share count twice."""
+    """Return what a memo holds, to the byte; values that two memos share count twice."""
     entries = [*memo.items(), *memo._older.items()]
     values = {id(value): sys.getsizeof(value) + 16 for _, value in entries}  # 16: GC's header
     tables = sys.getsizeof(memo) + sys.getsizeof(memo._older)

@@ -103,7 +103,7 @@ def assert_same_state(first, second):
 
 @pytest.fixture(scope="module")
 def whole(records_file, tmp_path_factory):
-    """A run never stopped."""
+    """Return a run never stopped."""
     trainer = make_trainer(tmp_path_factory.mktemp("whole"))
     train(trainer, records_file)
     return trainer

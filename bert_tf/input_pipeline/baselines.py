@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 def label_counts(dataset: tf.data.Dataset, vocab_size: int, max_steps: int | None = None):
-    """Counts the pieces that masked positions held.
+    """Count the pieces that masked positions held.
 
     Args:
         dataset: of `pretraining_dataset`.

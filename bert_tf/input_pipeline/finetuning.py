@@ -50,7 +50,7 @@ def padded_length(length: int, max_seq_length: int) -> int:
     return min(LENGTHS[index] if index < len(LENGTHS) else max_seq_length, max_seq_length)
 
 
-# --- elements: (inputs, labels, weights) of each kind of task -------------------------------------
+# === Elements: (inputs, labels, weights) of each kind of task ===
 
 
 def _one_label(batch: Mapping[str, Any], weights: Any) -> tuple[Any, Any]:
@@ -121,7 +121,7 @@ class TaskRecords:
         lengths: np.ndarray | None = None,
         vocab_size: int | None = None,
     ):
-        """Opens a record file.
+        """Open a record file.
 
         Args:
             path: plain TFRecord file, as data_prep/create_finetuning_data.py writes.
@@ -180,7 +180,7 @@ class TaskRecords:
 
     @classmethod
     def open(cls, path: str | os.PathLike, *, vocab_size: int | None = None) -> TaskRecords:
-        """Opens records that data_prep/create_finetuning_data.py wrote, by the manifest with them.
+        """Open records that data_prep/create_finetuning_data.py wrote, by the manifest with them.
 
         Args:
             path: "<split>.tfrecord", beside "<split>.manifest.json".
@@ -242,7 +242,7 @@ class TaskRecords:
             lengths.append(((mask != 0) * ends).max(axis=(1, 2)))
         return np.concatenate(lengths)
 
-    # --- which records ---
+    # === Which records ===
 
     def training_batch(
         self, step: int, *, batch_size: int, seed: int, group_by_length: bool = True
@@ -274,7 +274,7 @@ class TaskRecords:
             return self._pool(start, stop, batch_size, seed)[place]
 
     def _stream(self, seed: int, begin: int, end: int) -> np.ndarray:
-        """Records begin to end of the endless sequence of shuffled epochs."""
+        """Return the records begin to end of the endless sequence of shuffled epochs."""
         parts = []
         while begin < end:
             epoch, offset = divmod(begin, len(self))
@@ -319,7 +319,7 @@ class TaskRecords:
         filled.flags.writeable = False
         return filled.reshape(num_batches, batch_size)
 
-    # --- datasets ---
+    # === Datasets ===
 
     def training_dataset(
         self,
@@ -456,7 +456,7 @@ class TaskRecords:
             f"{self.path}: a record is longer than its length says; lengths are of other records",
         )
 
-    # --- predictions ---
+    # === Predictions ===
 
     def predict(
         self,
@@ -515,7 +515,7 @@ class TaskRecords:
         return self.kind in ("token_classification", "span")
 
     def labels(self) -> np.ndarray | dict[str, np.ndarray]:
-        """The labels of all records, in the order of the file; read anew at each call.
+        """Return the labels of all records, in the order of the file; read anew at each call.
 
         Returns:
             int64 or float32 [N] or [N, K]; for token_classification and span a dict of the features
@@ -531,7 +531,7 @@ class TaskRecords:
 
 
 def _forward_function(model: Any, reduce: Callable[[Any], Any] | None, jit_compile: bool):
-    """Inputs of a batch -> name -> what `predict` collects."""
+    """Return the inputs of a batch -> name -> what `predict` collects."""
 
     # XLA compiles a program for each shape anyhow; without it one trace does for all lengths.
     @functools.partial(tf.function, jit_compile=jit_compile, reduce_retracing=not jit_compile)

@@ -64,7 +64,7 @@ class MaskingRule:
     def choose(
         self, features: Mapping[str, tf.Tensor], *, max_predictions_per_seq: int, seed: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Masks a batch; see `mask_batch`."""
+        """Mask a batch; see `mask_batch`."""
         return mask_batch(
             features, rule=self, max_predictions_per_seq=max_predictions_per_seq, seed=seed
         )
@@ -81,7 +81,7 @@ class NextPieceRule:
     def choose(
         self, features: Mapping[str, tf.Tensor], *, max_predictions_per_seq: int, seed: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Makes each piece but the first the label of the position before it.
+        """Make each piece but the first the label of the position before it.
 
         Args:
             features: as for `mask_batch`; nothing in them is masked.
@@ -111,7 +111,7 @@ def mask_batch(
     max_predictions_per_seq: int,
     seed: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
-    """Masks a batch of unmasked pre-training examples.
+    """Mask a batch of unmasked pre-training examples.
 
     Args:
         features: int32 tensors input_ids, input_mask, segment_ids [B, L] with static L, and
@@ -192,7 +192,7 @@ def _choose_words(
     whole_word: bool,
     seed: tf.Tensor,
 ) -> tf.Tensor:
-    """Draws words in random order until the budget is full: bool [B, L] over word indices."""
+    """Draw words in random order until the budget is full: bool [B, L] over word indices."""
     batch = tf.shape(word)[0]
     num_words = 1 + tf.reduce_max(word, axis=1)  # [B]
     exists = tf.range(length)[None, :] < num_words[:, None]

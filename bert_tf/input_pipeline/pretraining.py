@@ -149,7 +149,7 @@ def pretraining_dataset(
 
 
 def _mix(seed: int, stream: int, position: tf.Tensor) -> tf.Tensor:
-    """Draws int32 [3] from (seed, stream, position), the same on every machine."""
+    """Draw int32 [3] from (seed, stream, position), the same on every machine."""
     return tf.random.stateless_uniform(
         [3],
         seed=tf.stack([tf.constant(seed * 4 + stream, tf.int64), tf.cast(position, tf.int64)]),
@@ -161,7 +161,7 @@ def _mix(seed: int, stream: int, position: tf.Tensor) -> tf.Tensor:
 
 
 def _in_order(paths: Sequence[str]) -> tf.data.Dataset:
-    """Records of files one after another; gzip is recognised file by file."""
+    """Return the records of files one after another; gzip is recognised file by file."""
     dataset = raw_file(paths[0])
     for path in paths[1:]:
         dataset = dataset.concatenate(raw_file(path))
@@ -171,7 +171,7 @@ def _in_order(paths: Sequence[str]) -> tf.data.Dataset:
 def _endless(
     paths: Sequence[str], epoch_records: int, seed: int, start_record: int, buffer_records: int
 ) -> tf.data.Dataset:
-    """Serialized records from `start_record` on, through epochs of `epoch_records` each."""
+    """Return serialized records from `start_record` on, through epochs of `epoch_records` each."""
     start_epoch, skip_records = divmod(start_record, epoch_records)
     kinds = [compression_type(path) for path in paths]
 
@@ -232,7 +232,7 @@ def _checked_ids(batch: Mapping[str, tf.Tensor], vocab_size: int) -> tf.Tensor:
 
 
 def _element(batch: Mapping[str, tf.Tensor], batch_size: int, next_sentence: bool):
-    """Turns parsed features into what fit takes, filled up to `batch_size` with weight 0."""
+    """Turn parsed features into what fit takes, filled up to `batch_size` with weight 0."""
     real = tf.shape(batch["input_ids"])[0]
 
     def full(tensor: tf.Tensor) -> tf.Tensor:

@@ -74,7 +74,7 @@ class RecordShape:
 
 
 def record_shape(path: str, skip_corrupt_records: bool = False) -> RecordShape:
-    """Looks at the first record of a file, or its first sound one.
+    """Look at the first record of a file, or its first sound one.
 
     Raises:
         ValueError: the file has no record, or its first is no pre-training example.
@@ -113,7 +113,7 @@ def check_record_shape(
     max_predictions_per_seq: int,
     skip_corrupt_records: bool = False,
 ) -> RecordShape:
-    """Compares the first record of every file with what was asked for.
+    """Compare the first record of every file with what was asked for.
 
     Raises:
         ValueError: lengths differ, or masked and unmasked files are mixed; names the file.
@@ -174,7 +174,7 @@ def _manifests_by_path(files: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def check_manifests(files: Sequence[str]) -> None:
-    """Compares the manifests of record files with what is there, and with each other.
+    """Compare the manifests of record files with what is there, and with each other.
 
     Args:
         files: paths of record files; some shards of a set will do, if the others exist.
@@ -223,7 +223,7 @@ def check_records(
     skip_corrupt_records: bool = False,
     folder: str | None = None,
 ) -> list[CheckedFile]:
-    """Reads all records once: checksums, and what the manifest says or else the schema and ids.
+    """Read all records once: checksums, and what the manifest says or else the schema and ids.
 
     Args:
         files: paths of record files.
@@ -246,7 +246,7 @@ def check_records(
 
 
 def damage_report(files: Sequence[CheckedFile], most_lines: int = 5) -> list[str]:
-    """Says in a few lines what `check_records` left out.
+    """Say in a few lines what `check_records` left out.
 
     Args:
         files: what it returned.
@@ -307,7 +307,7 @@ def _id_message(where: str, highest: int, vocab_size: int) -> str:
 def _check_against_manifest(
     path: str, count: int, manifest: Mapping[str, Any], skip_corrupt_records: bool
 ) -> tuple[str, ...]:
-    """Refuses a file that is not the one described; returns what is lost where that may be."""
+    """Refuse a file that is not the one described; return what is lost where that may be."""
     if "file_bytes" not in manifest:
         return ()  # of an earlier version
     index = manifest["files"].index(os.path.basename(path))
@@ -332,7 +332,7 @@ def _sound_records(
     vocab_size: int,
     report: Callable[[str], None] | None,
 ) -> Iterator[bytes]:
-    """Records of a file, of the schema where one is given; others are an error or reported."""
+    """Yield a file's records, of the schema where one is given; others are an error or reported."""
     damaged = 0
 
     def note(message: str) -> None:
@@ -382,7 +382,7 @@ def _sound_records(
 
 
 def count_records(files: Sequence[str]) -> list[int]:
-    """Number of records of each file, every record verified against its checksum.
+    """Return the number of records of each file, every record verified against its checksum.
 
     Raises:
         ValueError: a file is empty or a record is truncated or damaged; names file and record.

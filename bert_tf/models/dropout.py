@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-# --- Dropout ------------------------------------------------------------------------------------
+# === Dropout ===
 # A mask bit is a hash of the element's index and of a key. Against the usual generators this costs
 # a few integer operations that XLA fuses into the multiplication (it draws philox numbers 15 to 20
 # times slower than TensorFlow's kernel on CPU), and gives the same masks on every backend, compiled

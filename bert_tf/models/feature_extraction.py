@@ -238,7 +238,7 @@ def _converted(values: np.ndarray, dtype: str, number: int) -> np.ndarray:
     return values.astype(np.float16)
 
 
-# --- on disk --------------------------------------------------------------------------------------
+# === On disk ===
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ from bert_tf.models.functional import (
 _DROPOUTS_PER_LAYER = 3
 
 
-# --- Layers -------------------------------------------------------------------------------------
+# === Layers ===
 
 
 _initializer = contextvars.ContextVar("initializer", default=None)
@@ -121,7 +121,7 @@ class LayerNorm(ConfiguredLayer):
         self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros")
 
     def call(self, x):
-        """Normalise [..., D]; returns the compute dtype."""
+        """Normalise [..., D]; return the compute dtype."""
         x = layer_norm(x, self.gamma, self.beta, self.config.layer_norm_eps)
         return ops.cast(x, self.compute_dtype)
 
@@ -243,7 +243,7 @@ class ResidualOutput(ConfiguredLayer):
         self.layer_norm.build()
 
     def call(self, rows, residual, dropout_key=None):
-        """Project rows [R, D or I] and join the residual [R, D]; returns rows [R, D]."""
+        """Project rows [R, D or I] and join the residual [R, D]; return rows [R, D]."""
         rows = dropout(self.dense(rows), self.config.hidden_dropout_prob, dropout_key)
         return self.layer_norm(rows + residual)
 
@@ -263,7 +263,7 @@ class Attention(ConfiguredLayer):
         self.residual_output.build((None, self.config.hidden_size))
 
     def call(self, rows, adder, dropout_keys=None):
-        """Attend from rows [R, D]; returns (rows [R, D], probabilities [B, N, F, T])."""
+        """Attend from rows [R, D]; return (rows [R, D], probabilities [B, N, F, T])."""
         context, probabilities = self.self_attention(rows, adder, _pick(dropout_keys, 0))
         return self.residual_output(context, rows, _pick(dropout_keys, 1)), probabilities
 

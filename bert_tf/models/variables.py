@@ -12,7 +12,7 @@ from keras import ops
 from bert_tf.config import BertConfig
 from bert_tf.models.encoder import Bert
 
-# --- models in memory -----------------------------------------------------------------------------
+# === Models in memory ===
 
 
 def weights_by_name(model: keras.Model) -> dict[str, keras.Variable]:

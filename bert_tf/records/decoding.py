@@ -9,8 +9,7 @@ import numpy as np
 from bert_tf.records.files import read_records
 from bert_tf.records.schema import FIXED_WIDTH, FeatureSpec
 
-# --------------------------------------------------------------------------------------------------
-# Reading
+# === Reading ===
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
@@ -64,17 +63,17 @@ def _packed_varints(data: bytes) -> np.ndarray:
 
 
 def decode_example(record: bytes, features: Sequence[FeatureSpec]) -> dict[str, np.ndarray]:
-    """Parses one serialized `tf.train.Example`, without TensorFlow.
+    """Parse one serialized `tf.train.Example`, without TensorFlow.
 
     Args:
-      record: serialized example, from any writer (packed or unpacked lists).
-      features: the schema; features of the record that it does not name are left out.
+        record: serialized example, from any writer (packed or unpacked lists).
+        features: the schema; features of the record that it does not name are left out.
 
     Returns:
-      For each feature int64 or float32 [length].
+        For each feature int64 or float32 [length].
 
     Raises:
-      ValueError: not an example, or one that does not match the schema.
+        ValueError: not an example, or one that does not match the schema.
     """
     found: dict[str, tuple[str, list]] = {}
     try:
@@ -123,19 +122,19 @@ def decode_example(record: bytes, features: Sequence[FeatureSpec]) -> dict[str, 
 def read_examples(
     path: str | os.PathLike, features: Sequence[FeatureSpec]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Reads records one by one, without TensorFlow; for validation and tests, not for training.
+    """Read records one by one, without TensorFlow; for validation and tests, not for training.
 
     Args:
-      path: TFRecord file, plain or gzip (recognised by content).
-      features: the schema.
+        path: TFRecord file, plain or gzip (recognised by content).
+        features: the schema.
 
     Yields:
-      For each record a dict from feature name to int64 or float32 [length].
+        For each record a dict from feature name to int64 or float32 [length].
 
     Raises:
-      ValueError: a corrupt file or a record that does not match, naming file and record number
-        (counted from 0).
-      OSError: the file cannot be read.
+        ValueError: a corrupt file or a record that does not match, naming file and record number
+            (counted from 0).
+        OSError: the file cannot be read.
     """
     for number, record in enumerate(read_records(path)):
         try:
@@ -146,15 +145,15 @@ def read_examples(
 
 
 def parse_example_fn(features: Sequence[FeatureSpec]) -> Callable[[Any], dict[str, Any]]:
-    """Makes the function that parses a batch of serialized records inside tf.data.
+    """Make the function that parses a batch of serialized records inside tf.data.
 
     Args:
-      features: the schema.
+        features: the schema.
 
     Returns:
-      A function from a string tensor [B] to a dict of tensors [B, length]: int32 for "int64"
-      features (ids and positions fit, and it is what embedding look-ups want), float32 for
-      "float32" features.
+        A function from a string tensor [B] to a dict of tensors [B, length]: int32 for "int64"
+        features (ids and positions fit, and it is what embedding look-ups want), float32 for
+        "float32" features.
     """
     import tensorflow as tf
 

@@ -20,8 +20,7 @@ HEADER_BYTES = 12  # uint64 length and its masked crc32c
 FOOTER_BYTES = 4  # masked crc32c of the data
 
 
-# --------------------------------------------------------------------------------------------------
-# Encoding
+# === Encoding ===
 
 
 def _varint(value: int) -> bytes:
@@ -35,13 +34,13 @@ def _varint(value: int) -> bytes:
 
 
 def _varint_sizes(values: np.ndarray) -> np.ndarray:
-    """Number of varint bytes of each value.
+    """Return the number of varint bytes of each value.
 
     Args:
-      values: uint64 or non-negative int64, any shape.
+        values: uint64 or non-negative int64, any shape.
 
     Returns:
-      int64 of the same shape, 1 to 10.
+        int64 of the same shape, 1 to 10.
     """
     sizes = np.ones(values.shape, np.int64)
     largest = int(values.max(initial=0))
@@ -56,10 +55,10 @@ def _varint_bytes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Varints side by side, each padded to the width of the longest.
 
     Args:
-      values: uint64 or non-negative integers [B, n].
+        values: uint64 or non-negative integers [B, n].
 
     Returns:
-      bytes uint8 [B, n, k] and which of them belong to the varints, bool [B, n, k].
+        bytes uint8 [B, n, k] and which of them belong to the varints, bool [B, n, k].
     """
     largest = int(values.max(initial=0))
     width = 1
@@ -82,7 +81,7 @@ def _varint_bytes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked(feature: FeatureSpec, array: Any, rows: int | None) -> np.ndarray:
-    """Checks a feature's values [B, length] and gives them a type ready for encoding."""
+    """Check a feature's values [B, length] and give them a type ready for encoding."""
     values = np.asarray(array)
     if values.ndim != 2 or values.shape[1] != feature.length:
         raise ValueError(
@@ -148,15 +147,15 @@ class _RowBuilder:
 def _encode(
     features: Sequence[FeatureSpec], arrays: dict[str, np.ndarray], framed: bool
 ) -> tuple[bytes, np.ndarray]:
-    """Encodes a batch into one byte string.
+    """Encode a batch into one byte string.
 
     Args:
-      features: the schema.
-      arrays: for each feature its values [B, length].
-      framed: whether to leave room for a TFRecord header and footer around each record.
+        features: the schema.
+        arrays: for each feature its values [B, length].
+        framed: whether to leave room for a TFRecord header and footer around each record.
 
     Returns:
-      The bytes of all records, and int64 [B] sizes of the records (without frames).
+        The bytes of all records, and int64 [B] sizes of the records (without frames).
     """
     names = [feature.name for feature in features]
     if len(set(names)) != len(names):
@@ -221,18 +220,18 @@ def _encode(
 
 
 def encode_examples(features: Sequence[FeatureSpec], arrays: dict[str, np.ndarray]) -> list[bytes]:
-    """Serialises a batch of records as `tf.train.Example` messages, without TensorFlow.
+    """Serialise a batch of records as `tf.train.Example` messages, without TensorFlow.
 
     Args:
-      features: the schema.
-      arrays: exactly the schema's features, each [B, length]; integers or booleans for "int64"
-        (negative values included), numbers for "float32".
+        features: the schema.
+        arrays: exactly the schema's features, each [B, length]; integers or booleans for "int64"
+            (negative values included), numbers for "float32".
 
     Returns:
-      B byte strings, features in order of their names.
+        B byte strings, features in order of their names.
 
     Raises:
-      ValueError: arrays that do not match the schema.
+        ValueError: arrays that do not match the schema.
     """
     data, sizes = _encode(features, arrays, framed=False)
     ends = np.cumsum(sizes).tolist()
@@ -244,14 +243,14 @@ def encode_framed_examples(features: Sequence[FeatureSpec], arrays: dict[str, np
     """As `encode_examples`, and frames the records: the result can be appended to a TFRecord file.
 
     Args:
-      features: the schema.
-      arrays: as for `encode_examples`.
+        features: the schema.
+        arrays: as for `encode_examples`.
 
     Returns:
-      The bytes of B framed records, uncompressed.
+        The bytes of B framed records, uncompressed.
 
     Raises:
-      ValueError: arrays that do not match the schema.
+        ValueError: arrays that do not match the schema.
     """
     data, sizes = _encode(features, arrays, framed=True)
     if not sizes.size:
@@ -274,7 +273,7 @@ def encode_framed_examples(features: Sequence[FeatureSpec], arrays: dict[str, np
 
 
 def _put(out: np.ndarray, offsets: np.ndarray, values: np.ndarray) -> None:
-    """Writes row i of values, as bytes, at offset i of a byte array."""
+    """Write row i of values, as bytes, at offset i of a byte array."""
     raw = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
     out[offsets[:, None] + np.arange(raw.shape[1])] = raw
 
@@ -306,9 +305,9 @@ def frame_record(record: bytes) -> bytes:
     """One record with TFRecord's header and footer around it.
 
     Args:
-      record: serialized example.
+        record: serialized example.
 
     Returns:
-      length, masked crc32c of the length, record, masked crc32c of the record.
+        length, masked crc32c of the length, record, masked crc32c of the record.
     """
     return frame_header(len(record)) + record + struct.pack("<I", masked_crc(record))

@@ -40,20 +40,19 @@ Compression = Literal["gzip"] | None
 _SEARCH_BYTES = 1 << 16  # looked through at once for the record after a damaged one
 
 
-# --------------------------------------------------------------------------------------------------
-# Files
+# === Files ===
 
 
 def gzip_stream(raw: BinaryIO) -> gzip.GzipFile:
-    """Opens a gzip stream whose bytes depend on what is written only (no name, no time).
+    """Open a gzip stream whose bytes depend on what is written only (no name, no time).
 
     Streams may be appended to each other as files: gzip readers, and TensorFlow's, see one.
 
     Args:
-      raw: binary file to write to; it stays open when the stream is closed.
+        raw: binary file to write to; it stays open when the stream is closed.
 
     Returns:
-      The stream, a context manager.
+        The stream, a context manager.
     """
     return gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
 
@@ -62,22 +61,22 @@ def manifest_path(record_file: str | os.PathLike) -> str:
     """Where the manifest of a record file lies: its shard set's base name and `.manifest.json`.
 
     Args:
-      record_file: path of a TFRecord file, such as `out/wiki-00003-of-00016.tfrecord.gz`.
+        record_file: path of a TFRecord file, such as `out/wiki-00003-of-00016.tfrecord.gz`.
 
     Returns:
-      The manifest's path, such as `out/wiki.manifest.json`.
+        The manifest's path, such as `out/wiki.manifest.json`.
     """
     return output_base(record_file) + ".manifest.json"
 
 
 def output_base(record_file: str | os.PathLike) -> str:
-    """A record file's path without shard number and extensions.
+    """Return a record file's path without shard number and extensions.
 
     Args:
-      record_file: path of a TFRecord file.
+        record_file: path of a TFRecord file.
 
     Returns:
-      The path up to the first of `-NNNNN-of-NNNNN`, `.tfrecord(s)`, `.gz` at its end.
+        The path up to the first of `-NNNNN-of-NNNNN`, `.tfrecord(s)`, `.gz` at its end.
     """
     folder, name = os.path.split(os.fspath(record_file))
     name = name.removesuffix(".gz")
@@ -94,15 +93,15 @@ class RecordWriter:
     """
 
     def __init__(self, path: str | os.PathLike, compression: Compression = None):
-        """Opens the temporary file.
+        """Open the temporary file.
 
         Args:
-          path: the finished file's path; an existing file is replaced on `close`.
-          compression: None or "gzip" (tf.data's `compression_type="GZIP"`).
+            path: the finished file's path; an existing file is replaced on `close`.
+            compression: None or "gzip" (tf.data's `compression_type="GZIP"`).
 
         Raises:
-          ValueError: another compression.
-          OSError: the folder does not exist or cannot be written to.
+            ValueError: another compression.
+            OSError: the folder does not exist or cannot be written to.
         """
         if compression not in (None, "gzip"):
             raise ValueError(f"compression must be None or 'gzip', got {compression!r}")
@@ -114,23 +113,23 @@ class RecordWriter:
             self._stream = gzip_stream(self._file)
 
     def write(self, record: bytes) -> None:
-        """Appends one record.
+        """Append one record.
 
         Args:
-          record: serialized example.
+            record: serialized example.
         """
         self._stream.write(frame_record(record))
 
     def write_framed(self, framed: bytes) -> None:
-        """Appends records that are already framed.
+        """Append records that are already framed.
 
         Args:
-          framed: result of `encode_framed_examples`.
+            framed: result of `encode_framed_examples`.
         """
         self._stream.write(framed)
 
     def close(self) -> None:
-        """Completes the file and gives it its name."""
+        """Complete the file and give it its name."""
         if self._file is None:
             return
         if self._stream is not self._file:
@@ -140,7 +139,7 @@ class RecordWriter:
         os.replace(self._temporary, self.path)
 
     def discard(self) -> None:
-        """Gives up: removes the temporary file."""
+        """Give up: remove the temporary file."""
         if self._file is None:
             return
         self._file.close()
@@ -158,7 +157,7 @@ class RecordWriter:
 
 
 def _open_records(path: str) -> BinaryIO:
-    """Opens a TFRecord file for reading, gzip recognised by its content."""
+    """Open a TFRecord file for reading, gzip recognised by its content."""
     with open(path, "rb") as raw:
         head = raw.read(HEADER_BYTES)
     framed = len(head) == HEADER_BYTES and head == frame_header(struct.unpack("<Q", head[:8])[0])
@@ -171,13 +170,13 @@ def compression_of(path: str | os.PathLike) -> Compression:
     """Whether a TFRecord file is compressed, told by its content.
 
     Args:
-      path: an existing TFRecord file.
+        path: an existing TFRecord file.
 
     Returns:
-      "gzip" or None.
+        "gzip" or None.
 
     Raises:
-      OSError: the file cannot be read.
+        OSError: the file cannot be read.
     """
     with _open_records(os.fspath(path)) as stream:
         return "gzip" if isinstance(stream, gzip.GzipFile) else None
@@ -186,20 +185,20 @@ def compression_of(path: str | os.PathLike) -> Compression:
 def read_records(
     path: str | os.PathLike, on_damage: Callable[[str], None] | None = None
 ) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file, checking both checksums of each.
+    """Yield the records of a TFRecord file, checking both checksums of each.
 
     Args:
-      path: file, plain or gzip (recognised by content).
-      on_damage: where given, damage is no error: this is called with what would be its message, and
-        reading goes on with the next whole record. After a corrupt length that is searched for;
-        nothing can be read behind damage of compressed data.
+        path: file, plain or gzip (recognised by content).
+        on_damage: where given, damage is no error: this is called with what would be its message,
+            and reading goes on with the next whole record. After a corrupt length that is searched
+            for; nothing can be read behind damage of compressed data.
 
     Yields:
-      Serialized examples.
+        Serialized examples.
 
     Raises:
-      ValueError: a truncated or corrupt file, naming file and record number (counted from 0).
-      OSError: the file cannot be read.
+        ValueError: a truncated or corrupt file, naming file and record number (counted from 0).
+        OSError: the file cannot be read.
     """
     path = os.fspath(path)
     number = 0
@@ -239,7 +238,7 @@ def read_records(
 
 
 def _find_header(stream: BinaryIO, read: bytes) -> bool:
-    """Goes to the next header of a record after `read`, of which the first byte is not one's."""
+    """Go to the next header of a record after `read`, of which the first byte is not one's."""
     begin = stream.tell() - len(read) + 1
     stream.seek(begin)
     kept = b""
@@ -256,17 +255,17 @@ def _find_header(stream: BinaryIO, read: bytes) -> bool:
 
 
 def scan_records(path: str | os.PathLike) -> int:
-    """Checks a TFRecord file's framing from end to end.
+    """Check a TFRecord file's framing from end to end.
 
     Args:
-      path: file, plain or gzip (recognised by content).
+        path: file, plain or gzip (recognised by content).
 
     Returns:
-      Number of records.
+        Number of records.
 
     Raises:
-      ValueError: a truncated or corrupt file, naming file and record number (counted from 0).
-      OSError: the file cannot be read.
+        ValueError: a truncated or corrupt file, naming file and record number (counted from 0).
+        OSError: the file cannot be read.
     """
     return sum(1 for _ in read_records(path))
 
@@ -275,14 +274,14 @@ class RecordFile:
     """The records of a plain TFRecord file by number, in any order; safe to read from threads."""
 
     def __init__(self, path: str | os.PathLike):
-        """Finds where each record lies; their data are read later.
+        """Find where each record lies; their data are read later.
 
         Args:
-          path: an uncompressed TFRecord file.
+            path: an uncompressed TFRecord file.
 
         Raises:
-          ValueError: a compressed file, or a corrupt length; names file and record.
-          OSError: the file cannot be read.
+            ValueError: a compressed file, or a corrupt length; names file and record.
+            OSError: the file cannot be read.
         """
         self.path = os.fspath(path)
         if compression_of(self.path) is not None:
@@ -318,14 +317,14 @@ class RecordFile:
         return len(self._offsets) - 1
 
     def read(self, number: int) -> bytes:
-        """Reads one record.
+        """Read one record.
 
         Args:
-          number: from 0 to len(self) - 1.
+            number: from 0 to len(self) - 1.
 
         Raises:
-          ValueError: the record is corrupt; names file and record.
-          IndexError: there is no such record.
+            ValueError: the record is corrupt; names file and record.
+            IndexError: there is no such record.
         """
         if number < 0:
             raise IndexError(f"{self.path}: no record {number}")

@@ -13,12 +13,12 @@ class FeatureSpec:
     """One fixed-length feature of a record.
 
     Attributes:
-      name: key in the `tf.train.Example`.
-      dtype: type stored in the record, "int64" or "float32".
-      length: number of values in each record, at least 1.
+        name: key in the `tf.train.Example`.
+        dtype: type stored in the record, "int64" or "float32".
+        length: number of values in each record, at least 1.
 
     Raises:
-      ValueError: a dtype or length that records cannot hold.
+        ValueError: a dtype or length that records cannot hold.
     """
 
     name: str
@@ -37,16 +37,16 @@ class FeatureSpec:
 def pretraining_features(
     max_seq_length: int, max_predictions_per_seq: int
 ) -> tuple[FeatureSpec, ...]:
-    """Schema of masked pre-training records, with the names google-research/bert gave them.
+    """Return the schema of masked pre-training records, with google-research/bert's names.
 
     Args:
-      max_seq_length: L, tokens in a padded sequence.
-      max_predictions_per_seq: P, padded number of masked tokens.
+        max_seq_length: L, tokens in a padded sequence.
+        max_predictions_per_seq: P, padded number of masked tokens.
 
     Returns:
-      input_ids, input_mask, segment_ids int64 [L]; masked_lm_positions, masked_lm_ids int64 [P];
-      masked_lm_weights float32 [P] (1 for a prediction, 0 for padding); next_sentence_labels
-      int64 [1] (0 the actual next text, 1 a random one).
+        input_ids, input_mask, segment_ids int64 [L]; masked_lm_positions, masked_lm_ids int64 [P];
+        masked_lm_weights float32 [P] (1 for a prediction, 0 for padding); next_sentence_labels
+        int64 [1] (0 the actual next text, 1 a random one).
     """
     return (
         FeatureSpec("input_ids", "int64", max_seq_length),
@@ -60,13 +60,13 @@ def pretraining_features(
 
 
 def unmasked_pretraining_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
-    """Schema of sentence pairs whose masks are drawn while training (dynamic masking).
+    """Return the schema of sentence pairs whose masks are drawn while training (dynamic masking).
 
     Args:
-      max_seq_length: L, tokens in a padded sequence.
+        max_seq_length: L, tokens in a padded sequence.
 
     Returns:
-      input_ids, input_mask, segment_ids int64 [L]; next_sentence_labels int64 [1].
+        input_ids, input_mask, segment_ids int64 [L]; next_sentence_labels int64 [1].
     """
     return (
         FeatureSpec("input_ids", "int64", max_seq_length),
@@ -77,7 +77,7 @@ def unmasked_pretraining_features(max_seq_length: int) -> tuple[FeatureSpec, ...
 
 
 def _input_features(length: int) -> tuple[FeatureSpec, ...]:
-    """The model's three inputs."""
+    """Return the model's three inputs."""
     return tuple(
         FeatureSpec(name, "int64", length) for name in ("input_ids", "input_mask", "segment_ids")
     )
@@ -94,14 +94,14 @@ def _labelled_features(
 
 
 def classification_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
-    """Schema of records of texts, or pairs, with one label each.
+    """Return the schema of records of texts, or pairs, with one label each.
 
     Args:
-      max_seq_length: L, tokens in a padded sequence.
+        max_seq_length: L, tokens in a padded sequence.
 
     Returns:
-      input_ids, input_mask, segment_ids int64 [L]; label_ids int64 [1]; is_real_example int64 [1]
-      (0 on what only fills up a batch).
+        input_ids, input_mask, segment_ids int64 [L]; label_ids int64 [1]; is_real_example int64 [1]
+        (0 on what only fills up a batch).
 
     Reference: google-research/bert run_classifier.py, file_based_convert_examples_to_features.
     """
@@ -109,53 +109,55 @@ def classification_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
 
 
 def regression_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
-    """Schema of records of texts, or pairs, with a number each.
+    """Return the schema of records of texts, or pairs, with a number each.
 
     Args:
-      max_seq_length: L, tokens in a padded sequence.
+        max_seq_length: L, tokens in a padded sequence.
 
     Returns:
-      As `classification_features`, but label_ids float32 [1].
+        As `classification_features`, but label_ids float32 [1].
     """
     return _labelled_features(max_seq_length, "float32", 1)
 
 
 def multi_label_features(max_seq_length: int, num_labels: int) -> tuple[FeatureSpec, ...]:
-    """Schema of records of texts, or pairs, of which any number of labels may hold.
+    """Return the schema of records of texts, or pairs, of which any number of labels may hold.
 
     Args:
-      max_seq_length: L, tokens in a padded sequence.
-      num_labels: K, labels there are.
+        max_seq_length: L, tokens in a padded sequence.
+        num_labels: K, labels there are.
 
     Returns:
-      As `classification_features`, but label_ids float32 [K], 1 for each label that holds, else 0.
+        As `classification_features`, but label_ids float32 [K], 1 for each label that holds, else
+        0.
     """
     return _labelled_features(max_seq_length, "float32", num_labels)
 
 
 def multiple_choice_features(max_seq_length: int, num_choices: int) -> tuple[FeatureSpec, ...]:
-    """Schema of records of one context with several continuations.
+    """Return the schema of records of one context with several continuations.
 
     Args:
-      max_seq_length: L, tokens in a padded sequence.
-      num_choices: C, sequences of an example, one after another.
+        max_seq_length: L, tokens in a padded sequence.
+        num_choices: C, sequences of an example, one after another.
 
     Returns:
-      input_ids, input_mask, segment_ids int64 [C * L]; label_ids int64 [1], the right choice;
-      is_real_example int64 [1].
+        input_ids, input_mask, segment_ids int64 [C * L]; label_ids int64 [1], the right choice;
+        is_real_example int64 [1].
     """
     return _labelled_features(num_choices * max_seq_length, "int64", 1)
 
 
 def token_classification_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
-    """Schema of records with a label for each word.
+    """Return the schema of records with a label for each word.
 
     Args:
-      max_seq_length: L, tokens in a padded sequence.
+        max_seq_length: L, tokens in a padded sequence.
 
     Returns:
-      input_ids, input_mask, segment_ids int64 [L]; label_ids int64 [L]; label_mask int64 [L] (1
-      where a label counts: on the first piece of a word of this window; label_ids is 0 elsewhere).
+        input_ids, input_mask, segment_ids int64 [L]; label_ids int64 [L]; label_mask int64 [L] (1
+        where a label counts: on the first piece of a word of this window; label_ids is 0
+        elsewhere).
     """
     return (
         *_input_features(max_seq_length),
@@ -165,14 +167,14 @@ def token_classification_features(max_seq_length: int) -> tuple[FeatureSpec, ...
 
 
 def span_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
-    """Schema of records of a question with a window of the text that may answer it.
+    """Return the schema of records of a question with a window of the text that may answer it.
 
     Args:
-      max_seq_length: L, tokens in a padded sequence.
+        max_seq_length: L, tokens in a padded sequence.
 
     Returns:
-      unique_ids int64 [1]; input_ids, input_mask, segment_ids int64 [L]; start_positions,
-      end_positions, is_impossible int64 [1].
+        unique_ids int64 [1]; input_ids, input_mask, segment_ids int64 [L]; start_positions,
+        end_positions, is_impossible int64 [1].
 
     Reference: google-research/bert run_squad.py, FeatureWriter.
     """

@@ -15,7 +15,7 @@ MODEL_CARD_NAME = "model_card.md"
 _SHOWN_NUMBERS = 5  # of a long vector, in the model card
 
 
-# --- the model card -------------------------------------------------------------------------------
+# === The model card ===
 
 
 def card_heading(

@@ -55,7 +55,7 @@ class Predictor:
     """
 
     def __init__(self, path: str | os.PathLike, *, batch_size: int = 32, **options: Any):
-        """Loads it.
+        """Load it.
 
         Args:
             path: a SavedModel of export_model.py, the folder of its versions (the newest is taken),

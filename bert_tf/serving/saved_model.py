@@ -259,7 +259,7 @@ def _compare(written: Any, made: Any, inputs: Mapping[str, tf.Tensor]) -> None:
             raise RuntimeError(f"{name}: the SavedModel gives {other}, the model {value}")
 
 
-# --- warm-up --------------------------------------------------------------------------------------
+# === Warm-up ===
 
 
 def _message(*fields: tuple[int, bytes]) -> bytes:

@@ -122,7 +122,7 @@ class ServedModel(tf.Module):
     label_names: tuple[str, ...] = ()
 
     def __init__(self, model: keras.Model, text_to_ids: TextToIds):
-        """Joins them.
+        """Join them.
 
         Args:
             model: with the inputs of `modeling.bert_encoder`.
@@ -186,7 +186,7 @@ class ServedModel(tf.Module):
         self.weights = self._stored_weights
 
     def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `answer` gives, for texts that are ids already; for a model with `texts`.
+        """Return what `answer` gives, for texts that are ids already; for a model with `texts`.
 
         Args:
             inputs: of `ids`.
@@ -206,7 +206,7 @@ class ServedModel(tf.Module):
 
     @function(input_signature=integers(*ID_INPUTS))
     def ids(self, input_ids, input_mask, segment_ids) -> dict[str, tf.Tensor]:
-        """Outputs of the model for ids that were made elsewhere.
+        """Return the outputs of the model for ids that were made elsewhere.
 
         Args:
             input_ids: int32 [B, L].
@@ -221,7 +221,7 @@ class ServedModel(tf.Module):
         )
 
     def run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `ids` gives, for a dictionary of its inputs."""
+        """Return what `ids` gives, for a dictionary of its inputs."""
         outputs = self.call(inputs)
         outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
         return {name: tf.cast(value, tf.float32) for name, value in outputs.items()}

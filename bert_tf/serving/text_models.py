@@ -189,7 +189,7 @@ class Classifier(_TextModel):
         return {**super().signatures(), "classify": self.from_examples}
 
     def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `answer` gives, for texts that are ids already."""
+        """Return what `answer` gives, for texts that are ids already."""
         logits = self.run(inputs)["logits"]
         best = tf.argmax(logits, axis=-1)
         return {
@@ -216,7 +216,7 @@ class MultiLabelClassifier(Classifier):
     }
 
     def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `answer` gives, for texts that are ids already."""
+        """Return what `answer` gives, for texts that are ids already."""
         logits = self.run(inputs)["logits"]
         return {
             "labels": self._rows_of_labels(self.labels, logits),
@@ -257,7 +257,7 @@ class Regressor(_TextModel):
         return {**super().signatures(), "regress": self.from_examples}
 
     def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `answer` gives, for texts that are ids already."""
+        """Return what `answer` gives, for texts that are ids already."""
         return {"value": self.run(inputs)["logits"][:, 0]}
 
     def _answer_examples(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -278,7 +278,7 @@ class NextSentence(_TextModel):
         super().__init__(model, text_to_ids, _texts(has_pairs=True))
 
     def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `answer` gives, for texts that are ids already."""
+        """Return what `answer` gives, for texts that are ids already."""
         return {"is_next": tf.nn.softmax(self.run(inputs)["logits"])[:, 0]}
 
 
@@ -355,7 +355,7 @@ class Embedder(ServedModel):
         self.layer = layer
 
     def run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `ids` gives, for a dictionary of its inputs."""
+        """Return what `ids` gives, for a dictionary of its inputs."""
         outputs = self.call(inputs)
         states = outputs.get("hidden_states")
         state = outputs["sequence_output"] if states is None else states[self.layer]
@@ -372,7 +372,7 @@ class Embedder(ServedModel):
         return self.answer_packed(self._pack(text))
 
     def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `answer` gives, for texts that are ids already."""
+        """Return what `answer` gives, for texts that are ids already."""
         return self.run(inputs)
 
 

@@ -132,7 +132,7 @@ def load_tflite(folder: str | os.PathLike, *, threads: int = 1) -> Run:
 
 
 def lite_module(served: ServedModel, ids_only: bool) -> tf.Module:
-    """A module whose function `run` is what a file shall hold."""
+    """Return a module whose function `run` is what a file shall hold."""
     module = tf.Module()
     module.weights = served.weights
     if ids_only:

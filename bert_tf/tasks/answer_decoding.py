@@ -46,10 +46,10 @@ class Predictions:
     """Answers by question id.
 
     Attributes:
-      answers: the answer; "" for none.
-      nbest: the best answers, best first: dicts of text, probability, start_logit, end_logit.
-      null_odds: score of no answer less that of the best answer, where no answer is possible; else
-        an empty dict. NULL_ODDS_WITHOUT_SPAN where no span could be an answer.
+        answers: the answer; "" for none.
+        nbest: the best answers, best first: dicts of text, probability, start_logit, end_logit.
+        null_odds: score of no answer less that of the best answer, where no answer is possible;
+            else an empty dict. NULL_ODDS_WITHOUT_SPAN where no span could be an answer.
     """
 
     answers: dict[str, str]
@@ -81,24 +81,25 @@ def decode_answers(
     the lowest that a window gives to its [CLS].
 
     Args:
-      questions: what was asked.
-      windows: N windows; example_index refers to `questions`, windows of one question from left to
-        right.
-      start_logits: [N, L], row i of windows[i]; L may be any length that holds the windows.
-      end_logits: [N, L].
-      tokenizer: what the windows were made with.
-      n_best_size: K, how many starts, ends and answers are kept.
-      max_answer_length: longest answer, in pieces.
-      version_2_with_negative: whether questions may have no answer.
-      null_score_diff_threshold: no answer is predicted if the null odds are greater.
+        questions: what was asked.
+        windows: N windows; example_index refers to `questions`, windows of one question from left
+            to right.
+        start_logits: [N, L], row i of windows[i]; L may be any length that holds the windows.
+        end_logits: [N, L].
+        tokenizer: what the windows were made with.
+        n_best_size: K, how many starts, ends and answers are kept.
+        max_answer_length: longest answer, in pieces.
+        version_2_with_negative: whether questions may have no answer.
+        null_score_diff_threshold: no answer is predicted if the null odds are greater.
 
     Returns:
-      Answers in the order of the questions. A question of which no span counts is answered with
-      "empty", as in the original, and with "" if it may have no answer (where the original fails).
+        Answers in the order of the questions. A question of which no span counts is answered with
+        "empty", as in the original, and with "" if it may have no answer (where the original
+        fails).
 
     Raises:
-      ValueError: logits that do not fit the windows or are not finite; question ids that are not
-        distinct; a count below 1.
+        ValueError: logits that do not fit the windows or are not finite; question ids that are not
+            distinct; a count below 1.
 
     Reference: google-research/bert run_squad.py, write_predictions.
     """
@@ -154,9 +155,9 @@ def _best_entries(spans: Iterable[_Entry], null: _Entry | None, n_best_size: int
     """Entries of the n-best list.
 
     Args:
-      spans: best first.
-      null: the entry for no answer; None where there must be one.
-      n_best_size: how many entries, to which the null entry is added if it is not among them.
+        spans: best first.
+        null: the entry for no answer; None where there must be one.
+        n_best_size: how many entries, to which the null entry is added if it is not among them.
     """
     entries: list[_Entry] = []
     seen = set()
@@ -215,11 +216,11 @@ def best_indexes(logits: np.ndarray, count: int) -> np.ndarray:
     """Positions of the greatest values, greatest first; of equal ones the first comes first.
 
     Args:
-      logits: [N, L], finite.
-      count: how many; all L if there are no more.
+        logits: [N, L], finite.
+        count: how many; all L if there are no more.
 
     Returns:
-      int64 [N, min(count, L)].
+        int64 [N, min(count, L)].
 
     Reference: google-research/bert run_squad.py, _get_best_indexes.
     """
@@ -303,8 +304,8 @@ class _AnswerText:
         """Find the part of the words that tokenizes to a text; all of them if that fails.
 
         Args:
-          text: words joined of pieces: lower-cased, without accents, punctuation set apart.
-          words: of the document, which the pieces came from.
+            text: words joined of pieces: lower-cased, without accents, punctuation set apart.
+            words: of the document, which the pieces came from.
         """
         original = " ".join(words)
         tokenized = " ".join(filter(None, map(self._tokenized.__getitem__, words)))
@@ -368,15 +369,15 @@ def write_predictions(predictions: Predictions, folder: str | os.PathLike[str]) 
     """Write predictions in the files that official evaluation scripts read.
 
     Args:
-      predictions: of `decode_answers`.
-      folder: an existing folder, for predictions.json, nbest_predictions.json and, where questions
-        may have no answer, null_odds.json.
+        predictions: of `decode_answers`.
+        folder: an existing folder, for predictions.json, nbest_predictions.json and, where
+            questions may have no answer, null_odds.json.
 
     Returns:
-      Paths of the files written.
+        Paths of the files written.
 
     Raises:
-      OSError: a file cannot be written.
+        OSError: a file cannot be written.
 
     Reference: google-research/bert run_squad.py, write_predictions.
     """

@@ -19,12 +19,12 @@ class WindowRule:
     """How a question and its document are cut into windows. Defaults are run_squad.py's.
 
     Attributes:
-      max_seq_length: L, tokens of a padded window, with [CLS] and two [SEP].
-      doc_stride: pieces between the starts of two windows.
-      max_query_length: pieces of the question that are kept.
+        max_seq_length: L, tokens of a padded window, with [CLS] and two [SEP].
+        doc_stride: pieces between the starts of two windows.
+        max_query_length: pieces of the question that are kept.
 
     Raises:
-      ValueError: a value out of range, or no room for the document.
+        ValueError: a value out of range, or no room for the document.
     """
 
     max_seq_length: int = 384
@@ -47,9 +47,10 @@ class WordPieces:
     """The pieces of a document and the words they came from.
 
     Attributes:
-      ids: ids of all T pieces.
-      words: for each piece the index of its word.
-      first_piece: for each word the index of its first piece (of the next word's, if it has none).
+        ids: ids of all T pieces.
+        words: for each piece the index of its word.
+        first_piece: for each word the index of its first piece (of the next word's, if it has
+            none).
     """
 
     ids: list[int]
@@ -62,12 +63,13 @@ class Window:
     """A question and a part of its document, as the model sees them, without padding.
 
     Attributes:
-      example_index: index of the question among those that were given.
-      input_ids: [CLS] question [SEP] pieces of the document [SEP].
-      doc_offset: position in input_ids of the first piece of the document.
-      doc_start: index of that piece among the document's pieces.
-      words: for each piece of the document in this window the index of its word.
-      is_max_context: bool [len(words)], whether of all windows this one shows most around a piece.
+        example_index: index of the question among those that were given.
+        input_ids: [CLS] question [SEP] pieces of the document [SEP].
+        doc_offset: position in input_ids of the first piece of the document.
+        doc_start: index of that piece among the document's pieces.
+        words: for each piece of the document in this window the index of its word.
+        is_max_context: bool [len(words)], whether of all windows this one shows most around a
+            piece.
     """
 
     example_index: int
@@ -85,10 +87,10 @@ def split_words(text: str) -> tuple[tuple[str, ...], list[int]]:
     """Cut a document into words, at U+0020, tab, line ends and U+202F only.
 
     Args:
-      text: the document.
+        text: the document.
 
     Returns:
-      The words, and for each the index of its first character in the text.
+        The words, and for each the index of its first character in the text.
 
     Reference: google-research/bert run_squad.py, read_squad_examples.
     """
@@ -100,11 +102,11 @@ def encode_words(words: Sequence[str], tokenizer: FullTokenizer) -> WordPieces:
     """Cut words into pieces, each word on its own.
 
     Args:
-      words: of a document.
-      tokenizer: of the model.
+        words: of a document.
+        tokenizer: of the model.
 
     Raises:
-      ValueError: a word is unknown and the vocabulary has no [UNK].
+        ValueError: a word is unknown and the vocabulary has no [UNK].
     """
     ids_of = {
         word: tokenizer.encode(word) for word in dict.fromkeys(words)
@@ -132,18 +134,18 @@ def make_windows(
     """Cut one question's document into windows.
 
     Args:
-      question_text: the question.
-      document: pieces of the document.
-      tokenizer: what the document was encoded with; its vocabulary has [CLS] and [SEP].
-      rule: lengths and stride.
-      example_index: of the question.
+        question_text: the question.
+        document: pieces of the document.
+        tokenizer: what the document was encoded with; its vocabulary has [CLS] and [SEP].
+        rule: lengths and stride.
+        example_index: of the question.
 
     Returns:
-      The windows from left to right; none if the document has no pieces.
+        The windows from left to right; none if the document has no pieces.
 
     Raises:
-      ValueError: see `encode_words`.
-      KeyError: the vocabulary lacks [CLS] or [SEP].
+        ValueError: see `encode_words`.
+        KeyError: the vocabulary lacks [CLS] or [SEP].
 
     Reference: google-research/bert run_squad.py, convert_examples_to_features.
     """
@@ -201,15 +203,15 @@ def pack_windows(windows: Sequence[Window], max_seq_length: int) -> dict[str, np
     """Pad windows into the model's inputs.
 
     Args:
-      windows: N windows.
-      max_seq_length: L, at least the length of the longest.
+        windows: N windows.
+        max_seq_length: L, at least the length of the longest.
 
     Returns:
-      input_ids, input_mask, segment_ids int32 [N, L]: the mask is 1 on what is not padding; segment
-      ids are 1 on the document and its [SEP].
+        input_ids, input_mask, segment_ids int32 [N, L]: the mask is 1 on what is not padding;
+        segment ids are 1 on the document and its [SEP].
 
     Raises:
-      ValueError: a window is longer than max_seq_length.
+        ValueError: a window is longer than max_seq_length.
     """
     lengths = np.array([len(window.input_ids) for window in windows], np.int64).reshape(-1, 1)
     offsets = np.array([window.doc_offset for window in windows], np.int64).reshape(-1, 1)

@@ -6,8 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-# --------------------------------------------------------------------------------------------------
-# Named entities
+# === Named entities ===
 
 _TAG = re.compile(r"O|[BIES]-\S+")
 
@@ -17,9 +16,9 @@ class ChunkScores:
     """Counts of chunks, and their figures in percent as conlleval prints them: 0 to 100.
 
     Attributes:
-      num_true: chunks in the true tags.
-      num_predicted: chunks in the predicted tags.
-      num_correct: predicted chunks whose first word, last word and type are true.
+        num_true: chunks in the true tags.
+        num_predicted: chunks in the predicted tags.
+        num_correct: predicted chunks whose first word, last word and type are true.
     """
 
     num_true: int
@@ -48,10 +47,10 @@ class EntityScores(ChunkScores):
     """What conlleval says of predicted tags.
 
     Attributes:
-      num_true: chunks in the true tags, of all types; num_predicted, num_correct likewise.
-      num_tokens: words.
-      num_correct_tokens: words whose whole tag is true.
-      by_type: type -> its scores, in order of the types.
+        num_true: chunks in the true tags, of all types; num_predicted, num_correct likewise.
+        num_tokens: words.
+        num_correct_tokens: words whose whole tag is true.
+        by_type: type -> its scores, in order of the types.
     """
 
     num_tokens: int
@@ -91,14 +90,14 @@ def entity_scores(
     not be well-formed. No chunk reaches over the end of a sentence.
 
     Args:
-      true: tags of each sentence's words.
-      predicted: as many sentences with as many tags each.
+        true: tags of each sentence's words.
+        predicted: as many sentences with as many tags each.
 
     Returns:
-      The scores.
+        The scores.
 
     Raises:
-      ValueError: no words at all, lengths that differ, or a tag of another form.
+        ValueError: no words at all, lengths that differ, or a tag of another form.
 
     Reference: conlleval of the CoNLL-2000 and CoNLL-2003 shared tasks, version 2004-01-26; for E-
     and S-, whose chunks that version does not always part, conlleval.py of Sampo Pyysalo.
@@ -148,13 +147,13 @@ def chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     or begins the sentence. It ends where the next begins, or before O.
 
     Args:
-      tags: O, B-, I-, E- or S- and a type, in any order.
+        tags: O, B-, I-, E- or S- and a type, in any order.
 
     Returns:
-      (type, first word, word after the last) in order.
+        (type, first word, word after the last) in order.
 
     Raises:
-      ValueError: a tag of another form, with its place.
+        ValueError: a tag of another form, with its place.
     """
     found = []
     first = -1  # of the open chunk, -1 for none

@@ -18,14 +18,14 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the fraction of examples whose class is right.
 
     Args:
-      predictions: integers [N], the predicted classes.
-      labels: integers [N], the true ones.
+        predictions: integers [N], the predicted classes.
+        labels: integers [N], the true ones.
 
     Returns:
-      0 to 1.
+        0 to 1.
 
     Raises:
-      ValueError: no examples, or shapes that differ.
+        ValueError: no examples, or shapes that differ.
     """
     predicted, true = _classes(predictions, labels)
     return float(np.mean(predicted == true))
@@ -35,14 +35,14 @@ def f1(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the F1 of class 1 in a task of two classes, as GLUE has it for MRPC and QQP.
 
     Args:
-      predictions: [N], each 0 or 1.
-      labels: [N], each 0 or 1.
+        predictions: [N], each 0 or 1.
+        labels: [N], each 0 or 1.
 
     Returns:
-      0 to 1; 0 where class 1 is neither in the labels nor predicted.
+        0 to 1; 0 where class 1 is neither in the labels nor predicted.
 
     Raises:
-      ValueError: no examples, shapes that differ, or another class.
+        ValueError: no examples, shapes that differ, or another class.
     """
     from sklearn import metrics
 
@@ -56,14 +56,14 @@ def macro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the mean of the classes' F1, over the classes that are in the labels or predicted.
 
     Args:
-      predictions: integers [N], the predicted classes.
-      labels: integers [N], the true ones.
+        predictions: integers [N], the predicted classes.
+        labels: integers [N], the true ones.
 
     Returns:
-      0 to 1.
+        0 to 1.
 
     Raises:
-      ValueError: no examples, or shapes that differ.
+        ValueError: no examples, or shapes that differ.
     """
     from sklearn import metrics
 
@@ -75,15 +75,15 @@ def matthews_correlation(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the Matthews correlation coefficient, GLUE's figure for CoLA.
 
     Args:
-      predictions: integers [N], the predicted classes, two or more.
-      labels: integers [N], the true ones.
+        predictions: integers [N], the predicted classes, two or more.
+        labels: integers [N], the true ones.
 
     Returns:
-      -1 to 1; 0 where the labels or the predictions are all of one class, which is what guessing
-      gives.
+        -1 to 1; 0 where the labels or the predictions are all of one class, which is what guessing
+        gives.
 
     Raises:
-      ValueError: no examples, or shapes that differ.
+        ValueError: no examples, or shapes that differ.
     """
     from sklearn import metrics
 
@@ -97,15 +97,15 @@ def pearson_correlation(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return Pearson's correlation of scores, GLUE's first figure for STS-B.
 
     Args:
-      predictions: numbers [N].
-      labels: numbers [N].
+        predictions: numbers [N].
+        labels: numbers [N].
 
     Returns:
-      -1 to 1; 0, not NaN, where predictions or labels are all equal: they say nothing of each
-      other, and a NaN could not be compared with the figures of other models.
+        -1 to 1; 0, not NaN, where predictions or labels are all equal: they say nothing of each
+        other, and a NaN could not be compared with the figures of other models.
 
     Raises:
-      ValueError: no examples, shapes that differ, or a score that is not finite.
+        ValueError: no examples, shapes that differ, or a score that is not finite.
     """
     from scipy import stats
 
@@ -116,14 +116,14 @@ def spearman_correlation(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return Spearman's correlation of ranks, GLUE's second figure for STS-B.
 
     Args:
-      predictions: numbers [N].
-      labels: numbers [N].
+        predictions: numbers [N].
+        labels: numbers [N].
 
     Returns:
-      -1 to 1; 0, not NaN, where predictions or labels are all equal (see `pearson_correlation`).
+        -1 to 1; 0, not NaN, where predictions or labels are all equal (see `pearson_correlation`).
 
     Raises:
-      ValueError: no examples, shapes that differ, or a score that is not finite.
+        ValueError: no examples, shapes that differ, or a score that is not finite.
     """
     from scipy import stats
 
@@ -134,14 +134,14 @@ def multi_label_micro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the F1 of all decisions of a multi-label task taken together.
 
     Args:
-      predictions: [N, K], each 0 or 1.
-      labels: [N, K], each 0 or 1.
+        predictions: [N, K], each 0 or 1.
+        labels: [N, K], each 0 or 1.
 
     Returns:
-      0 to 1; 0 where nothing is 1.
+        0 to 1; 0 where nothing is 1.
 
     Raises:
-      ValueError: no examples, shapes that differ, or another value.
+        ValueError: no examples, shapes that differ, or another value.
     """
     return _multi_label_f1(predictions, labels, "micro")
 
@@ -150,14 +150,14 @@ def multi_label_macro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the mean of the K labels' F1.
 
     Args:
-      predictions: [N, K], each 0 or 1.
-      labels: [N, K], each 0 or 1.
+        predictions: [N, K], each 0 or 1.
+        labels: [N, K], each 0 or 1.
 
     Returns:
-      0 to 1; a label that is neither true nor predicted anywhere counts as 0.
+        0 to 1; a label that is neither true nor predicted anywhere counts as 0.
 
     Raises:
-      ValueError: no examples, shapes that differ, or another value.
+        ValueError: no examples, shapes that differ, or another value.
     """
     return _multi_label_f1(predictions, labels, "macro")
 
@@ -166,14 +166,14 @@ def multi_label_subset_accuracy(predictions: ArrayLike, labels: ArrayLike) -> fl
     """Return the fraction of examples all of whose K labels are right.
 
     Args:
-      predictions: [N, K], each 0 or 1.
-      labels: [N, K], each 0 or 1.
+        predictions: [N, K], each 0 or 1.
+        labels: [N, K], each 0 or 1.
 
     Returns:
-      0 to 1.
+        0 to 1.
 
     Raises:
-      ValueError: no examples, shapes that differ, or another value.
+        ValueError: no examples, shapes that differ, or another value.
     """
     predicted, true = _label_sets(predictions, labels)
     return float(np.mean((predicted == true).all(axis=1)))

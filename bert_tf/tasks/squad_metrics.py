@@ -24,14 +24,14 @@ def read_references(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     """Read the reference answers of a data set.
 
     Args:
-      path: official JSON of version 1.1 or 2.0.
+        path: official JSON of version 1.1 or 2.0.
 
     Returns:
-      Question id -> texts; none for a question without an answer.
+        Question id -> texts; none for a question without an answer.
 
     Raises:
-      ValueError: not a file of SQuAD, or one without questions.
-      OSError: the file cannot be read.
+        ValueError: not a file of SQuAD, or one without questions.
+        OSError: the file cannot be read.
     """
     path = os.fspath(path)
     try:
@@ -92,15 +92,15 @@ def evaluate_v1(references: References, predictions: Mapping[str, str]) -> dict[
     """Score predictions as the official evaluate-v1.1.py.
 
     Args:
-      references: question id -> texts of all annotators, at least one.
-      predictions: question id -> answer. A question without one counts 0, with a warning; ids that
-        `references` lacks are ignored.
+        references: question id -> texts of all annotators, at least one.
+        predictions: question id -> answer. A question without one counts 0, with a warning; ids
+            that `references` lacks are ignored.
 
     Returns:
-      exact_match and f1, in percent.
+        exact_match and f1, in percent.
 
     Raises:
-      ValueError: no questions, a question without references, or a prediction that is not text.
+        ValueError: no questions, a question without references, or a prediction that is not text.
     """
     _check(references, predictions)
     missing = [name for name in references if name not in predictions]
@@ -132,20 +132,20 @@ def evaluate_v2(
     """Score predictions as the official evaluate-v2.0.py.
 
     Args:
-      references: question id -> texts of all annotators; none for a question without an answer.
-      predictions: question id -> answer, "" for none; one for each question.
-      na_probs: question id -> how likely it has no answer, on any scale that grows with it (such as
-        null_odds.json).
-      na_prob_thresh: a prediction counts as "" where na_probs is greater.
+        references: question id -> texts of all annotators; none for a question without an answer.
+        predictions: question id -> answer, "" for none; one for each question.
+        na_probs: question id -> how likely it has no answer, on any scale that grows with it (such
+            as null_odds.json).
+        na_prob_thresh: a prediction counts as "" where na_probs is greater.
 
     Returns:
-      exact, f1 (percent) and total; the same after HasAns_ for questions with an answer and after
-      NoAns_ for those without, where there are any; with na_probs also best_exact and best_f1
-      (percent) at the best thresholds, best_exact_thresh and best_f1_thresh.
+        exact, f1 (percent) and total; the same after HasAns_ for questions with an answer and after
+        NoAns_ for those without, where there are any; with na_probs also best_exact and best_f1
+        (percent) at the best thresholds, best_exact_thresh and best_f1_thresh.
 
     Raises:
-      ValueError: no questions, a question without prediction or without na_probs, or a prediction
-        that is not text.
+        ValueError: no questions, a question without prediction or without na_probs, or a prediction
+            that is not text.
     """
     _check(references, predictions)
     tables: dict[str, Mapping[str, Any]] = {"predictions": predictions}

@@ -38,27 +38,27 @@ class Task:
     """One task.
 
     Attributes:
-      name: key in TASKS.
-      kind: one of KINDS; it decides the records' schema, the head and the loss.
-      labels: names of the labels, a label's id is its place; None where there are none (regression,
-        spans, choices) or where the training data name them.
-      metrics: names of the metrics that are reported.
-      selection_metric: the one of them by which runs are compared.
-      has_pairs: whether an example has two texts.
-      folder: the data's folder in the usual GLUE_DIR and such.
-      train_split: split to train on; None if there is none.
-      eval_splits: labelled splits to evaluate on, each with a score of its own.
-      test_splits: splits whose labels are not public, to predict.
-      tfds_name: name in TensorFlow Datasets; None if it is not there.
-      learning_rates: the ones that the paper chose from on the development set.
-      num_train_epochs: the paper's number of epochs.
-      train_batch_size: the paper's batch size.
-      max_seq_length: tokens of a sequence: the released code's setting for the task.
-      num_choices: continuations of a multiple choice example, else None.
-      model_task: task whose model predicts this one, for a task that has no training data.
+        name: key in TASKS.
+        kind: one of KINDS; it decides the records' schema, the head and the loss.
+        labels: names of the labels, a label's id is its place; None where there are none
+            (regression, spans, choices) or where the training data name them.
+        metrics: names of the metrics that are reported.
+        selection_metric: the one of them by which runs are compared.
+        has_pairs: whether an example has two texts.
+        folder: the data's folder in the usual GLUE_DIR and such.
+        train_split: split to train on; None if there is none.
+        eval_splits: labelled splits to evaluate on, each with a score of its own.
+        test_splits: splits whose labels are not public, to predict.
+        tfds_name: name in TensorFlow Datasets; None if it is not there.
+        learning_rates: the ones that the paper chose from on the development set.
+        num_train_epochs: the paper's number of epochs.
+        train_batch_size: the paper's batch size.
+        max_seq_length: tokens of a sequence: the released code's setting for the task.
+        num_choices: continuations of a multiple choice example, else None.
+        model_task: task whose model predicts this one, for a task that has no training data.
 
     Raises:
-      ValueError: a kind, label or metric that cannot be.
+        ValueError: a kind, label or metric that cannot be.
     """
 
     name: str
@@ -286,21 +286,21 @@ _ALIASES = {
 
 
 def _plain(name: str) -> str:
-    """A name without case and signs."""
+    """Return a name without case and signs."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def get_task(name: str) -> Task:
-    """Finds a task by name; case, hyphens, underscores and dots do not matter.
+    """Find a task by name; case, hyphens, underscores and dots do not matter.
 
     Args:
-      name: such as "MRPC", "sst2", "SST-2", "squad_v1.1".
+        name: such as "MRPC", "sst2", "SST-2", "squad_v1.1".
 
     Returns:
-      Its row of TASKS.
+        Its row of TASKS.
 
     Raises:
-      ValueError: no such task; the message lists all.
+        ValueError: no such task; the message lists all.
     """
     plain = _plain(name)
     for known, task in TASKS.items():
@@ -317,19 +317,20 @@ def custom_task(
     has_pairs: bool,
     name: str = "custom",
 ) -> Task:
-    """Makes the row of a task on one's own data, with GLUE's settings.
+    """Make the row of a task on one's own data, with GLUE's settings.
 
     Args:
-      kind: one of KINDS.
-      labels: as in Task; two or more for classification, one or more for multi_label.
-      has_pairs: whether an example has two texts.
-      name: the task's name, which also names its folder.
+        kind: one of KINDS.
+        labels: as in Task; two or more for classification, one or more for multi_label.
+        has_pairs: whether an example has two texts.
+        name: the task's name, which also names its folder.
 
     Returns:
-      The task, scored by its kind's metrics; classification also by f1, of several labels macro_f1.
+        The task, scored by its kind's metrics; classification also by f1, of several labels
+        macro_f1.
 
     Raises:
-      ValueError: a kind that is not there, or labels that do not suit it.
+        ValueError: a kind that is not there, or labels that do not suit it.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")

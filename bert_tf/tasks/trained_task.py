@@ -14,15 +14,15 @@ class TrainedTask:
     """What a fine-tuned model is for, beside its weights: all that its use needs to know.
 
     Attributes:
-      kind: one of KINDS; heads and weights do not tell some of them apart.
-      max_seq_length: tokens of a sequence in training.
-      has_pairs: whether an example has two texts.
-      doc_stride: of span, pieces between the starts of two windows.
-      max_query_length: of span, pieces of the question that are kept.
-      max_answer_length: of span, longest answer, in pieces.
-      n_best_size: of span, how many starts, ends and answers are looked at.
-      version_2_with_negative: of span, whether there may be no answer.
-      null_score_diff_threshold: of span, no answer if the null odds are greater.
+        kind: one of KINDS; heads and weights do not tell some of them apart.
+        max_seq_length: tokens of a sequence in training.
+        has_pairs: whether an example has two texts.
+        doc_stride: of span, pieces between the starts of two windows.
+        max_query_length: of span, pieces of the question that are kept.
+        max_answer_length: of span, longest answer, in pieces.
+        n_best_size: of span, how many starts, ends and answers are looked at.
+        version_2_with_negative: of span, whether there may be no answer.
+        null_score_diff_threshold: of span, no answer if the null odds are greater.
     """
 
     kind: Kind
@@ -36,10 +36,10 @@ class TrainedTask:
     null_score_diff_threshold: float = 0.0
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Writes bert_task.json.
+        """Write bert_task.json.
 
         Args:
-          folder: the model's, which exists.
+            folder: the model's, which exists.
         """
         path = os.path.join(folder, TRAINED_TASK_NAME)
         with open(f"{path}.tmp", "w", encoding="utf-8") as writer:
@@ -48,13 +48,13 @@ class TrainedTask:
 
 
 def read_trained_task(folder: str | os.PathLike[str]) -> TrainedTask | None:
-    """Reads bert_task.json; None where a model directory has none.
+    """Read bert_task.json; None where a model directory has none.
 
     Args:
-      folder: of the model.
+        folder: of the model.
 
     Raises:
-      ValueError: the file is damaged.
+        ValueError: the file is damaged.
     """
     path = os.path.join(folder, TRAINED_TASK_NAME)
     if not os.path.exists(path):

@@ -51,15 +51,15 @@ class PiecesWithOffsets(NamedTuple):
     word. Pieces cut from the decomposition of one character (a Hangul syllable) share its span.
 
     Attributes:
-      ids: of the pieces.
-      byte_starts: first byte of each piece; bytes that are not UTF-8 are dropped, but counted.
-      byte_ends: one past the last byte.
-      char_starts: first code point of each piece, in the text without bytes that are not UTF-8.
-      char_ends: one past the last code point.
-      word_index: which word of `BasicTokenizer` each piece is of: a punctuation mark or an
-        ideograph is a word, and so is a [MASK] that is parsed.
-      space_word_index: which word of `span_decoding.split_words` each piece is of; white space
-        alone parts these.
+        ids: of the pieces.
+        byte_starts: first byte of each piece; bytes that are not UTF-8 are dropped, but counted.
+        byte_ends: one past the last byte.
+        char_starts: first code point of each piece, in the text without bytes that are not UTF-8.
+        char_ends: one past the last code point.
+        word_index: which word of `BasicTokenizer` each piece is of: a punctuation mark or an
+            ideograph is a word, and so is a [MASK] that is parsed.
+        space_word_index: which word of `span_decoding.split_words` each piece is of; white space
+            alone parts these.
     """
 
     ids: tf.RaggedTensor
@@ -75,11 +75,11 @@ class DocumentWords(NamedTuple):
     """The words of `span_decoding.split_words`, which white space alone parts.
 
     Attributes:
-      byte_starts: first byte of each word, int32 ragged [B, (words)], as all that follow.
-      byte_ends: one past the last byte.
-      char_starts: first code point.
-      char_ends: one past the last code point.
-      surplus: how many characters more it has for the tokenizer than in the text.
+        byte_starts: first byte of each word, int32 ragged [B, (words)], as all that follow.
+        byte_ends: one past the last byte.
+        char_starts: first code point.
+        char_ends: one past the last code point.
+        surplus: how many characters more it has for the tokenizer than in the text.
     """
 
     byte_starts: tf.RaggedTensor
@@ -95,14 +95,14 @@ class TextToIds(tf.Module):
     The vocabulary is part of the graph: an exported model needs no file.
 
     Args:
-      vocab_file: path of a vocabulary, one piece a line, with BERT's special tokens.
-      do_lower_case: True for uncased models, False for cased and Chinese ones.
-      max_seq_length: L, the length that `pack` gives.
-      parse_mask: make the literal text `[MASK]` the mask's id. Nothing else is ever parsed.
+        vocab_file: path of a vocabulary, one piece a line, with BERT's special tokens.
+        do_lower_case: True for uncased models, False for cased and Chinese ones.
+        max_seq_length: L, the length that `pack` gives.
+        parse_mask: make the literal text `[MASK]` the mask's id. Nothing else is ever parsed.
 
     Raises:
-      FileNotFoundError, ValueError: the vocabulary cannot be read or lacks a special token, or
-        max_seq_length is less than 3.
+        FileNotFoundError, ValueError: the vocabulary cannot be read or lacks a special token, or
+            max_seq_length is less than 3.
     """
 
     def __init__(
@@ -128,13 +128,13 @@ class TextToIds(tf.Module):
         """Make one of pieces and their ids, without a file.
 
         Args:
-          vocab: piece -> id, with BERT's special tokens.
-          do_lower_case: as for the class.
-          max_seq_length: as for the class.
-          parse_mask: as for the class.
+            vocab: piece -> id, with BERT's special tokens.
+            do_lower_case: as for the class.
+            max_seq_length: as for the class.
+            parse_mask: as for the class.
 
         Raises:
-          ValueError: see `tokenization.check_vocab`; else as for the class.
+            ValueError: see `tokenization.check_vocab`; else as for the class.
         """
         check_vocab(vocab, "vocab")
         check_special_tokens(vocab, "vocab")
@@ -175,13 +175,13 @@ class TextToIds(tf.Module):
         """Return the ids of the texts' pieces, special tokens not added.
 
         Args:
-          texts: string [B], UTF-8; bytes that are not UTF-8 are dropped.
+            texts: string [B], UTF-8; bytes that are not UTF-8 are dropped.
 
         Returns:
-          int32 ragged [B, (T)].
+            int32 ragged [B, (T)].
 
         Raises:
-          ValueError: texts is of another type or rank.
+            ValueError: texts is of another type or rank.
         """
         words = self._splitter(string_tensor("texts", texts, 1))
         pieces = self._tokenizer.tokenize(self._cut_words(words))  # [W, (T)]
@@ -196,10 +196,10 @@ class TextToIds(tf.Module):
         """Return the ids of the texts' pieces, special tokens not added, and where they came from.
 
         Args:
-          texts: string [B], UTF-8; bytes that are not UTF-8 are dropped.
+            texts: string [B], UTF-8; bytes that are not UTF-8 are dropped.
 
         Raises:
-          ValueError: texts is of another type or rank.
+            ValueError: texts is of another type or rank.
         """
         return self._with_offsets(
             self._splitter(string_tensor("texts", texts, 1), with_offsets=True)
@@ -210,7 +210,7 @@ class TextToIds(tf.Module):
         """Return the pieces of texts, and the words to which `space_word_index` refers.
 
         Args:
-          texts: as for `tokenize_with_offsets`.
+            texts: as for `tokenize_with_offsets`.
         """
         words = self._splitter(string_tensor("texts", texts, 1), with_offsets=True)
         return self._with_offsets(words), self._document_words(words)
@@ -307,14 +307,14 @@ class TextToIds(tf.Module):
         is left gets no [SEP], as in `tokenization.pack_pair`.
 
         Args:
-          texts: string [B], the first texts.
-          second_texts: string [B], if there are any.
+            texts: string [B], the first texts.
+            second_texts: string [B], if there are any.
 
         Returns:
-          "input_ids", "input_mask" and "segment_ids", int32 [B, L].
+            "input_ids", "input_mask" and "segment_ids", int32 [B, L].
 
         Raises:
-          ValueError: an argument is of another type or rank.
+            ValueError: an argument is of another type or rank.
         """
         texts = string_tensor("texts", texts, 1)
         if second_texts is None:
@@ -328,15 +328,15 @@ class TextToIds(tf.Module):
         """Return the encoder's inputs for each text with each of its choices, as `pack` does.
 
         Args:
-          texts: string [B].
-          choices: string [B, C], or ragged [B, (C)].
+            texts: string [B].
+            choices: string [B, C], or ragged [B, (C)].
 
         Returns:
-          "input_ids", "input_mask" and "segment_ids", int32 [B, C, L]; of ragged choices ragged
-          [B, (C), L].
+            "input_ids", "input_mask" and "segment_ids", int32 [B, C, L]; of ragged choices ragged
+            [B, (C), L].
 
         Raises:
-          ValueError: an argument is of another type or rank.
+            ValueError: an argument is of another type or rank.
         """
         ids = self(texts)
         choices = string_tensor("choices", choices, 2)
@@ -399,7 +399,7 @@ class TextToIds(tf.Module):
         return tf.gather(self._tokens, ids)
 
     def _cut_words(self, words: Words) -> tf.Tensor:
-        """The words, with those that are too long made into what is none of the vocabulary's."""
+        """Return the words, those that are too long made into what is none of the vocabulary's."""
         lengths = words.char_splits[1:] - words.char_splits[:-1]
         return tf.where(lengths > MAX_CHARS_PER_WORD, " ", words.strings)
 
@@ -415,8 +415,8 @@ class TextToIds(tf.Module):
         """First and last raw characters of pieces, [P], where marks are not in order.
 
         Args:
-          words: with offsets.
-          piece: int64 [M], the piece of each character.
+            words: with offsets.
+            piece: int64 [M], the piece of each character.
         """
         return (
             tf.math.segment_min(words.raw_starts, piece),
@@ -430,7 +430,7 @@ class TextToIds(tf.Module):
 
     @staticmethod
     def _cut(rows: tf.RaggedTensor, lengths: tf.Tensor) -> tf.RaggedTensor:
-        """The first pieces of each row: int32 [B, (T)] and lengths int32 [B]."""
+        """Return the first pieces of each row: int32 [B, (T)] and lengths int32 [B]."""
         starts = rows.row_starts()
         kept = tf.ragged.range(starts, starts + tf.cast(lengths, starts.dtype))
         return kept.with_flat_values(tf.gather(rows.flat_values, kept.flat_values))
@@ -451,7 +451,7 @@ def wordpiece_lines(vocab: Mapping[str, int]) -> list[str]:
     gets a name that a tokenizer takes and never finds.
 
     Args:
-      vocab: piece -> id.
+        vocab: piece -> id.
     """
     return [
         token if token not in ("", "##") else f"[line {number}]"

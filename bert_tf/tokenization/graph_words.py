@@ -27,18 +27,19 @@ class Words(NamedTuple):
     parts it from the one before. So do the words and their characters.
 
     Attributes:
-      strings: string [W], the words.
-      splits: int64 [B + 1], where the words of each text begin among the W.
-      char_splits: int64 [W + 1], where the characters of each word begin among the M.
-      chars: int32 [M], code points of the words.
-      raw_starts: int64 [M], for each of them the raw character that it came from.
-      raw_ends: int64 [M], one past the last raw character that belongs to it; None without offsets.
-      is_in_order: bool, whether neither raw_starts nor raw_ends ever fall.
-      raw_splits: int64 [B + 1], where each text's space stands among the N.
-      raw_chars: int32 [N], code points of the texts and their spaces.
-      raw_bytes: int64 [N], bytes before each in its text and its space; None without offsets.
-      space_words: int32 [N], how many words of `span_decoding.split_words` have begun; None without
-        offsets.
+        strings: string [W], the words.
+        splits: int64 [B + 1], where the words of each text begin among the W.
+        char_splits: int64 [W + 1], where the characters of each word begin among the M.
+        chars: int32 [M], code points of the words.
+        raw_starts: int64 [M], for each of them the raw character that it came from.
+        raw_ends: int64 [M], one past the last raw character that belongs to it; None without
+            offsets.
+        is_in_order: bool, whether neither raw_starts nor raw_ends ever fall.
+        raw_splits: int64 [B + 1], where each text's space stands among the N.
+        raw_chars: int32 [N], code points of the texts and their spaces.
+        raw_bytes: int64 [N], bytes before each in its text and its space; None without offsets.
+        space_words: int32 [N], how many words of `span_decoding.split_words` have begun; None
+            without offsets.
     """
 
     strings: tf.Tensor
@@ -70,11 +71,11 @@ def segment_ids(splits: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     `RaggedTensor.value_rowids` needs memory for the rows times the longest of them.
 
     Args:
-      splits: int64 [rows + 1].
-      size: int64, number of elements, which is splits[-1].
+        splits: int64 [rows + 1].
+        size: int64, number of elements, which is splits[-1].
 
     Returns:
-      int64 [size].
+        int64 [size].
     """
     starts = splits[1:-1]
     counts = tf.scatter_nd(
@@ -104,7 +105,7 @@ def _where(values: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
 
 
 def _column(indices: tf.Tensor) -> tf.Tensor:
-    """Indices as the scattering operations want them: [n] to [n, 1]."""
+    """Return the indices as the scattering operations want them: [n] to [n, 1]."""
     return tf.expand_dims(indices, 1)
 
 
@@ -117,8 +118,8 @@ class WordSplitter(tf.Module):
     """Texts to words, as `tokenization.BasicTokenizer` does it.
 
     Args:
-      do_lower_case: lower-case the words and strip their accents.
-      parse_mask: take the literal text `[MASK]` for one word, MASK_CHARACTER.
+        do_lower_case: lower-case the words and strip their accents.
+        parse_mask: take the literal text `[MASK]` for one word, MASK_CHARACTER.
     """
 
     def __init__(self, do_lower_case: bool, parse_mask: bool = False):
@@ -135,8 +136,8 @@ class WordSplitter(tf.Module):
         """Split texts into words.
 
         Args:
-          texts: string [B], UTF-8; bytes that are not UTF-8 are dropped.
-          with_offsets: whether to find what only offsets need.
+            texts: string [B], UTF-8; bytes that are not UTF-8 are dropped.
+            with_offsets: whether to find what only offsets need.
         """
         texts = tf.strings.join([" ", texts])
         raw_bytes = None
@@ -195,7 +196,7 @@ class WordSplitter(tf.Module):
 
     @staticmethod
     def _look_up(table: tuple[tf.Tensor, tf.Tensor], codepoints: tf.Tensor) -> tf.Tensor:
-        """What a table says of code points: int32 [N] to int32 [N]."""
+        """Return what a table says of code points: int32 [N] to int32 [N]."""
         pages_of, pages = table
         page = tf.gather(pages_of, tf.bitwise.right_shift(codepoints, 8))
         return tf.gather(pages, page + tf.bitwise.bitwise_and(codepoints, 255))
@@ -323,18 +324,18 @@ class WordSplitter(tf.Module):
         values: tf.Tensor,
         is_one_token: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     ) -> tf.Tensor:
-        """Ends of characters; a stripped mark belongs to the one before it in its token.
+        """Return the ends of characters; a stripped mark belongs to the one before it in its token.
 
         Args:
-          kept: int64 [M], places of the characters that stay.
-          raw_kept: int64 [M], the raw characters that they came from.
-          marks: int64 [marks], places of the marks, counted alike.
-          raw_marks: int64 [marks], the raw characters that they came from.
-          values: int32 [N].
-          is_one_token: whether no white space stands between raw characters.
+            kept: int64 [M], places of the characters that stay.
+            raw_kept: int64 [M], the raw characters that they came from.
+            marks: int64 [marks], places of the marks, counted alike.
+            raw_marks: int64 [marks], the raw characters that they came from.
+            values: int32 [N].
+            is_one_token: whether no white space stands between raw characters.
 
         Returns:
-          int64 [M].
+            int64 [M].
         """
         owners = _rank(kept, marks) - 1
         has_owner = _positions(owners >= 0)

@@ -27,15 +27,15 @@ class BertPreprocessor(keras.layers.Layer):
     (ragged where these are).
 
     Args:
-      vocab: path of a vocabulary, one piece a line; or piece -> id.
-      do_lower_case: True for uncased models, False for cased and Chinese ones.
-      max_seq_length: L.
-      parse_mask: make the literal text `[MASK]` the mask's id.
-      **kwargs: `name` and what else a Keras layer takes.
+        vocab: path of a vocabulary, one piece a line; or piece -> id.
+        do_lower_case: True for uncased models, False for cased and Chinese ones.
+        max_seq_length: L.
+        parse_mask: make the literal text `[MASK]` the mask's id.
+        **kwargs: `name` and what else a Keras layer takes.
 
     Raises:
-      FileNotFoundError, ValueError: see `TextToIds`; when called, ValueError for inputs of another
-        form, type or rank, which it names.
+        FileNotFoundError, ValueError: see `TextToIds`; when called, ValueError for inputs of
+            another form, type or rank, which it names.
     """
 
     def __init__(

@@ -12,9 +12,9 @@ def truncate_pair(
     """Cut two sequences to a total length: always the end of the longer, of B when equal.
 
     Args:
-      tokens_a: pieces or ids of the first text.
-      tokens_b: pieces or ids of the second.
-      max_num_tokens: greatest total length, at least 0.
+        tokens_a: pieces or ids of the first text.
+        tokens_b: pieces or ids of the second.
+        max_num_tokens: greatest total length, at least 0.
 
     Reference: google-research/bert run_classifier.py, _truncate_seq_pair. (Pre-training truncates
     in another way.)
@@ -45,19 +45,19 @@ def pack_pair(
     """Pack one or two texts as fine-tuning does: [CLS] A [SEP], or [CLS] A [SEP] B [SEP].
 
     Args:
-      ids_a: ids of the first text.
-      ids_b: ids of the second; None or empty if there is none.
-      max_seq_length: length of the result; longer input is cut as in `truncate_pair`.
-      cls_id: id of [CLS].
-      sep_id: id of [SEP].
-      pad_id: id of [PAD].
+        ids_a: ids of the first text.
+        ids_b: ids of the second; None or empty if there is none.
+        max_seq_length: length of the result; longer input is cut as in `truncate_pair`.
+        cls_id: id of [CLS].
+        sep_id: id of [SEP].
+        pad_id: id of [PAD].
 
     Returns:
-      (input_ids, input_mask, segment_ids), each of length max_seq_length. The mask is 1 on what is
-      not padding; segment ids are 1 on B and its [SEP].
+        (input_ids, input_mask, segment_ids), each of length max_seq_length. The mask is 1 on what
+        is not padding; segment ids are 1 on B and its [SEP].
 
     Raises:
-      ValueError: max_seq_length leaves no room for the special tokens.
+        ValueError: max_seq_length leaves no room for the special tokens.
 
     Reference: google-research/bert run_classifier.py, convert_single_example.
     """

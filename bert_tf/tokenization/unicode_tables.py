@@ -47,8 +47,8 @@ class PagedTable:
     """A number for each code point.
 
     Attributes:
-      pages_of: int32 [4352], index of the page of each 256 code points.
-      pages: int32 [number of distinct pages * 256].
+        pages_of: int32 [4352], index of the page of each 256 code points.
+        pages: int32 [number of distinct pages * 256].
     """
 
     pages_of: np.ndarray
@@ -70,10 +70,10 @@ class CharacterTables:
     """What the basic tokenizer makes of each character of a text.
 
     Attributes:
-      values: bits and difference of each code point, as named above.
-      part_starts: for each code point the index in `parts` of what it becomes after lower-casing
-        and NFD, before marks are stripped; 0 if `values` says all of it.
-      parts: int32: there, their number, and then the parts.
+        values: bits and difference of each code point, as named above.
+        part_starts: for each code point the index in `parts` of what it becomes after lower-casing
+            and NFD, before marks are stripped; 0 if `values` says all of it.
+        parts: int32: there, their number, and then the parts.
     """
 
     values: PagedTable
@@ -114,7 +114,7 @@ def character_tables(do_lower_case: bool) -> CharacterTables:
     """Make the tables of all of Unicode, which takes a second; once for each casing.
 
     Args:
-      do_lower_case: whether words are lower-cased and lose their accents.
+        do_lower_case: whether words are lower-cased and lose their accents.
     """
     # What no rule knows stays as it is: unassigned, of private use, surrogates.
     values = np.full(sys.maxunicode + 1, KEPT, np.int32)

@@ -17,7 +17,7 @@ def convert_to_unicode(text: str | bytes) -> str:
     """Return text as str; bytes are read as UTF-8, and bytes that are not UTF-8 are dropped.
 
     Raises:
-      ValueError: text is neither str nor bytes.
+        ValueError: text is neither str nor bytes.
     """
     if isinstance(text, str):
         return text
@@ -33,8 +33,8 @@ def load_vocab(vocab_file: str | os.PathLike[str]) -> dict[str, int]:
     counts, and its place in the order is that of the first, as in the original.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is empty or not UTF-8.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty or not UTF-8.
     """
     vocab: dict[str, int] = {}
     number = 0
@@ -57,12 +57,12 @@ def check_vocab(vocab: object, source: str | os.PathLike[str]) -> None:
     Ids that no piece has are accepted: they come of a vocab.txt with a piece on several lines.
 
     Args:
-      vocab: piece -> id.
-      source: the file or argument it comes from, for the message.
+        vocab: piece -> id.
+        source: the file or argument it comes from, for the message.
 
     Raises:
-      ValueError: it is no mapping or empty, a piece is not str, an id is not an int of at least 0,
-        or two pieces have one id; the message names the source and the entry.
+        ValueError: it is no mapping or empty, a piece is not str, an id is not an int of at least
+            0, or two pieces have one id; the message names the source and the entry.
     """
     name = os.fspath(source)
     if not isinstance(vocab, Mapping) or not vocab:
@@ -109,9 +109,9 @@ def validate_case_matches_checkpoint(do_lower_case: bool, init_checkpoint: str |
     """Raise ValueError if casing contradicts the name of a released checkpoint's folder.
 
     Args:
-      do_lower_case: casing that is about to be used.
-      init_checkpoint: path such as `.../cased_L-12_H-768_A-12/bert_model.ckpt`; any other path,
-        None or "" is accepted.
+        do_lower_case: casing that is about to be used.
+        init_checkpoint: path such as `.../cased_L-12_H-768_A-12/bert_model.ckpt`; any other path,
+            None or "" is accepted.
 
     Reference: google-research/bert tokenization.py, validate_case_matches_checkpoint.
     """
@@ -130,18 +130,17 @@ def validate_case_matches_checkpoint(do_lower_case: bool, init_checkpoint: str |
             )
 
 
-# --------------------------------------------------------------------------------------------------
-# Tokens
+# === Tokens ===
 
 
 def is_uncased_vocabulary(vocab: Mapping[str, int]) -> bool:
     """Whether a vocabulary is that of an uncased model of a language with cases.
 
     Args:
-      vocab: piece to id.
+        vocab: piece to id.
 
     Returns:
-      True if no ordinary piece has an upper-case letter though most have lower-case ones.
+        True if no ordinary piece has an upper-case letter though most have lower-case ones.
     """
     pieces = [p for p in vocab if not (len(p) > 2 and p[0] + p[-1] in ("[]", "<>"))]
     if any(piece != piece.lower() for piece in pieces):

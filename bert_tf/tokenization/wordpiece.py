@@ -116,7 +116,7 @@ class BasicTokenizer:
     """Text to words: cleaning, casing, accents and punctuation, before any vocabulary.
 
     Args:
-      do_lower_case: lower-case the words and strip their accents, as uncased models need.
+        do_lower_case: lower-case the words and strip their accents, as uncased models need.
 
     Reference: google-research/bert tokenization.py, BasicTokenizer.
     """
@@ -141,9 +141,9 @@ class BasicTokenizer:
         """Return each word with the raw characters that each of its characters came from.
 
         Returns:
-          Pairs (word, spans); spans[i] = (start, end) belongs to word[i] and counts characters of
-          the raw text (of the decoded text, for bytes). Accents that were stripped belong to the
-          character before them.
+            Pairs (word, spans); spans[i] = (start, end) belongs to word[i] and counts characters of
+            the raw text (of the decoded text, for bytes). Accents that were stripped belong to the
+            character before them.
         """
         words = []
         token: list[tuple[str, int, int]] = []
@@ -215,9 +215,9 @@ class WordpieceTokenizer:
     """Words to pieces: the longest piece of the vocabulary from the left, again and again.
 
     Args:
-      vocab: piece to id; pieces that continue a word begin with ##.
-      unk_token: piece for a word that cannot be cut, or is too long.
-      max_chars_per_word: characters beyond which a word becomes `unk_token`.
+        vocab: piece to id; pieces that continue a word begin with ##.
+        unk_token: piece for a word that cannot be cut, or is too long.
+        max_chars_per_word: characters beyond which a word becomes `unk_token`.
 
     Reference: google-research/bert tokenization.py, WordpieceTokenizer.
     """
@@ -308,14 +308,14 @@ class FullTokenizer:
     """Text to the pieces and ids of a BERT vocabulary.
 
     Args:
-      vocab_file: path of a vocabulary, one piece a line; a line's number from 0 is its id.
-      do_lower_case: True for uncased models, False for cased and Chinese ones.
-      parse_special_tokens: where text contains literally `[MASK]` or another of SPECIAL_TOKENS that
-        the vocabulary has, make it that one piece. Off, no text can produce one of them.
-      max_memo_bytes: bound on the memory of the memo of `encode`, per tokenizer; 0 for none.
+        vocab_file: path of a vocabulary, one piece a line; a line's number from 0 is its id.
+        do_lower_case: True for uncased models, False for cased and Chinese ones.
+        parse_special_tokens: where text contains literally `[MASK]` or another of SPECIAL_TOKENS
+            that the vocabulary has, make it that one piece. Off, no text can produce one of them.
+        max_memo_bytes: bound on the memory of the memo of `encode`, per tokenizer; 0 for none.
 
     Raises:
-      FileNotFoundError, ValueError: see `load_vocab`.
+        FileNotFoundError, ValueError: see `load_vocab`.
 
     Reference: google-research/bert tokenization.py, FullTokenizer.
     """
@@ -351,13 +351,13 @@ class FullTokenizer:
         """Make a tokenizer of pieces and their ids, without a file (`vocab_file` is then "").
 
         Args:
-          vocab: piece -> id.
-          do_lower_case: as for the class.
-          parse_special_tokens: as for the class.
-          max_memo_bytes: as for the class.
+            vocab: piece -> id.
+            do_lower_case: as for the class.
+            parse_special_tokens: as for the class.
+            max_memo_bytes: as for the class.
 
         Raises:
-          ValueError: see `check_vocab`; or max_memo_bytes is negative.
+            ValueError: see `check_vocab`; or max_memo_bytes is negative.
         """
         check_vocab(vocab, "vocab")
         _check_memo(max_memo_bytes)
@@ -410,10 +410,11 @@ class FullTokenizer:
         """Return the ids of a text; the fast path.
 
         Args:
-          text: str, or bytes of UTF-8 (invalid bytes are dropped). No length limit.
+            text: str, or bytes of UTF-8 (invalid bytes are dropped). No length limit.
 
         Raises:
-          ValueError: text is of another type, or a word is unknown and the vocabulary has no [UNK].
+            ValueError: text is of another type, or a word is unknown and the vocabulary has no
+                [UNK].
         """
         ids = self._encode(text)
         if self.wordpiece_tokenizer.unk_id < 0 and -1 in ids:
@@ -432,14 +433,14 @@ class FullTokenizer:
         """Return the pieces of a text, and where in the raw text each came from.
 
         Returns:
-          (pieces, offsets), of one length. offsets[i] = (start, end): the piece stands for
-          text[start:end], in characters of the raw text (for bytes, of the decoded text). Spans
-          cover stripped accents and vanished characters inside a piece, not the ones around it;
-          [UNK] covers its word. Pieces cut from the decomposition of one character (a Hangul
-          syllable) share its span.
+            (pieces, offsets), of one length. offsets[i] = (start, end): the piece stands for
+            text[start:end], in characters of the raw text (for bytes, of the decoded text). Spans
+            cover stripped accents and vanished characters inside a piece, not the ones around it;
+            [UNK] covers its word. Pieces cut from the decomposition of one character (a Hangul
+            syllable) share its span.
 
         Raises:
-          ValueError: text is neither str nor bytes.
+            ValueError: text is neither str nor bytes.
         """
         pieces: list[str] = []
         offsets: list[tuple[int, int]] = []
@@ -467,7 +468,7 @@ class FullTokenizer:
         """Return the id of each piece.
 
         Raises:
-          KeyError: the vocabulary lacks a piece.
+            KeyError: the vocabulary lacks a piece.
         """
         return _look_up(self.vocab, tokens, f"vocabulary {self.vocab_file} has no piece")
 
@@ -475,7 +476,7 @@ class FullTokenizer:
         """Return the piece of each id.
 
         Raises:
-          KeyError: the vocabulary lacks an id.
+            KeyError: the vocabulary lacks an id.
         """
         return _look_up(self.inv_vocab, ids, f"vocabulary {self.vocab_file} has no id")
 

@@ -16,7 +16,7 @@ CONFIG_NAME = "config.json"
 
 
 def append_metrics(path: str | os.PathLike, kind: str, line: Mapping[str, Any]) -> None:
-    """Appends one line to a metrics file.
+    """Append one line to a metrics file.
 
     Args:
         path: metrics.jsonl.
@@ -34,7 +34,7 @@ def append_metrics(path: str | os.PathLike, kind: str, line: Mapping[str, Any]) 
 
 
 def cut_metrics(path: str | os.PathLike, step: int) -> None:
-    """Removes from a metrics file the lines after a step, and a last line that was cut off.
+    """Remove from a metrics file the lines after a step, and a last line that was cut off.
 
     Args:
         path: metrics.jsonl; nothing happens where it is missing.
@@ -85,7 +85,7 @@ def read_metrics_or_nothing(path: str | os.PathLike, kind: str) -> list[dict[str
 
 
 def write_config(output_dir: str | os.PathLike, values: Mapping[str, Any]) -> None:
-    """Writes config.json: all that a run was begun with."""
+    """Write config.json: all that a run was begun with."""
     folder = pathlib.Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{CONFIG_NAME}.tmp"

@@ -130,13 +130,13 @@ class Objective(Protocol):
         ...
 
     def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
-        """Returns what the losses of a batch are divided by, name -> float32 scalar."""
+        """Return what the losses of a batch are divided by, name -> float32 scalar."""
         ...
 
     def __call__(
         self, outputs: Any, labels: Any, weights: Any, whole: Mapping[str, Any] | None = None
     ) -> StepResult:
-        """Returns the loss of the batch and, for each of `metric_names`, (sum, weight).
+        """Return the loss of the batch and, for each of `metric_names`, (sum, weight).
 
         `whole` is `loss_weights` of the batch that this one is a part of; None for a whole one.
         """
@@ -165,7 +165,7 @@ class PretrainingObjective:
         return (*names, "nsp_loss", "nsp_accuracy") if self.next_sentence else names
 
     def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
-        """Computes what the losses are divided by, and the number of sequences.
+        """Compute what the losses are divided by, and the number of sequences.
 
         Args:
             labels: as of a call.
@@ -184,7 +184,7 @@ class PretrainingObjective:
     def __call__(
         self, outputs: Any, labels: Any, weights: Any, whole: Mapping[str, Any] | None = None
     ) -> StepResult:
-        """Computes loss and metrics of a batch, or its part in those of a larger one.
+        """Compute loss and metrics of a batch, or its part in those of a larger one.
 
         Args:
             outputs: masked_lm_logits [B, P, V] and, with next_sentence,

@@ -39,7 +39,7 @@ class Progress(keras.utils.Progbar):
         return seconds
 
     def update(self, current: int, values: Any = None, finalize: bool | None = None) -> None:
-        """Shows the figures of a step: (name, value) pairs."""
+        """Show the figures of a step: (name, value) pairs."""
         if self._is_terminal:
             super().update(current, values, finalize)
             return
@@ -64,7 +64,7 @@ class RunLog:
         tensorboard: bool = True,
         is_chief: bool = True,
     ):
-        """Opens what is written to.
+        """Open what is written to.
 
         Args:
             output_dir: folder of metrics.jsonl.
@@ -98,7 +98,7 @@ class RunLog:
         sequences_per_batch: int,
         tokens: int,
     ) -> dict[str, float]:
-        """Writes the line of a step.
+        """Write the line of a step.
 
         Args:
             step: steps taken.
@@ -136,7 +136,7 @@ class RunLog:
         return line
 
     def write_eval(self, step: int, figures: Mapping[str, float]) -> None:
-        """Writes the figures of an evaluation, with the prefix "eval_"."""
+        """Write the figures of an evaluation, with the prefix "eval_"."""
         self._emit("eval", {"step": step, **{f"eval_{k}": v for k, v in figures.items()}})
 
     def _emit(self, kind: str, line: Mapping[str, float]) -> None:
@@ -152,7 +152,7 @@ class RunLog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Takes the time of a block (saving, evaluating) out of the rates."""
+        """Take the time of a block (saving, evaluating) out of the rates."""
         since = time.perf_counter()
         try:
             yield
@@ -160,7 +160,7 @@ class RunLog:
             self._mark += time.perf_counter() - since
 
     def close(self) -> None:
-        """Closes the summaries."""
+        """Close the summaries."""
         if self._summaries is not None:
             self._summaries.close()
 

@@ -71,7 +71,7 @@ class CheckpointKeeper:
     """
 
     def __init__(self, directory: str | os.PathLike, variables: Mapping[str, Any], *, keep: int):
-        """Prepares a folder.
+        """Prepare a folder.
 
         Args:
             directory: made where it is missing.
@@ -93,7 +93,7 @@ class CheckpointKeeper:
         return self.directory / f"model.ckpt-{step}"
 
     def save(self, step: int, also_keep: Collection[int] = ()) -> pathlib.Path:
-        """Writes the state and deletes what exceeds `keep`.
+        """Write the state and delete what exceeds `keep`.
 
         Args:
             step: steps taken.
@@ -115,7 +115,7 @@ class CheckpointKeeper:
         return prefix
 
     def _write_index_of_checkpoints(self, steps: Sequence[int]) -> None:
-        """Writes the file `checkpoint`, from which tf.train.latest_checkpoint tells the newest."""
+        """Write the file `checkpoint`, from which tf.train.latest_checkpoint tells the newest."""
         names = [self.prefix(step).name for step in steps]
         lines = [f'model_checkpoint_path: "{names[-1]}"']
         lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
@@ -124,7 +124,7 @@ class CheckpointKeeper:
         os.replace(temporary, self.directory / "checkpoint")
 
     def restore(self) -> int | None:
-        """Restores the newest undamaged checkpoint.
+        """Restore the newest undamaged checkpoint.
 
         Returns:
             Its step, or None where there is no checkpoint.
@@ -159,7 +159,7 @@ class CheckpointKeeper:
         return None
 
     def restore_step(self, step: int) -> None:
-        """Restores the checkpoint of a step, or leaves everything as it is.
+        """Restore the checkpoint of a step, or leave everything as it is.
 
         Raises:
             FileNotFoundError: there is none.

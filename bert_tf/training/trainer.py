@@ -45,7 +45,7 @@ class BestStep:
 
 
 def set_precision(precision: str) -> None:
-    """Sets the Keras policy under which models are built from now on.
+    """Set the Keras policy under which models are built from now on.
 
     Raises:
         ValueError: not one of PRECISIONS.
@@ -111,7 +111,7 @@ class Trainer:
         gradient_accumulation_steps: int = 1,
         loss_normalization: str = "global",
     ):
-        """Builds the optimizer on the model; nothing is read or written yet but the folder.
+        """Build the optimizer on the model; nothing is read or written yet but the folder.
 
         Args:
             model: takes the first part of a batch, its outputs go to `objective`.
@@ -210,7 +210,7 @@ class Trainer:
         evaluates = self._eval_step if strategy is None else self._strategy_eval_step
         self._run_eval = tf.function(evaluates, jit_compile=compiles and strategy is None)
 
-    # --- graph ---
+    # === Graph ===
 
     def _train_step(self, batch: Any) -> None:
         """One step where there is one replica."""
@@ -231,7 +231,7 @@ class Trainer:
         self._record(figures[0], tf.reshape(figures[2:], [-1, 2]), figures[1])
 
     def _replica_step(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns what all replicas know after it: (loss, tokens, metrics) [2 + 2 K], and rate."""
+        """Return what all replicas know after it: (loss, tokens, metrics) [2 + 2 K], and rate."""
         with self._masks_of_replica():
             loss, found, tokens, gradients = self._own_gradients(batch)
         learning_rate = tf.cast(self.optimizer.learning_rate, tf.float32)
@@ -251,7 +251,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _masks_of_replica(self) -> Iterator[None]:
-        """Lets dropout draw other masks on each replica, and leaves its state the same on all."""
+        """Let dropout draw other masks on each replica, and leave its state the same on all."""
         context = tf.distribute.get_replica_context()
         if self.num_replicas == 1 or context is None:
             yield
@@ -276,7 +276,7 @@ class Trainer:
         return tf.autograph.experimental.do_not_convert(self._accumulated)(parts, whole)
 
     def _accumulated(self, parts: Any, whole: Any) -> Any:
-        """Sums over micro-batches; one after another, so that each may use the same memory."""
+        """Sum over micro-batches; one after another, so that each may use the same memory."""
         used: list[bool] = []
 
         def add(index: Any, loss: Any, found: Any, tokens: Any, gradients: Any) -> Any:
@@ -374,7 +374,7 @@ class Trainer:
             ]
         )
 
-    # --- state ---
+    # === State ===
 
     @property
     def step(self) -> int:
@@ -382,7 +382,7 @@ class Trainer:
         return int(self._step.numpy())
 
     def restore(self) -> int | None:
-        """Goes back to the newest undamaged checkpoint of the output folder, where there is one.
+        """Go back to the newest undamaged checkpoint of the output folder, where there is one.
 
         Of several hosts all must call it; they read the one that the chief finds undamaged.
         Log lines after its step are cut, so that the log becomes that of a run never stopped.
@@ -406,7 +406,7 @@ class Trainer:
         return step
 
     def save(self) -> pathlib.Path:
-        """Writes a checkpoint of the present state; of several hosts, the chief alone.
+        """Write a checkpoint of the present state; of several hosts, the chief alone.
 
         Raises:
             NonFiniteLossError: the loss is not finite, so the state is not worth keeping.
@@ -454,7 +454,7 @@ class Trainer:
         )
 
     def log_line(self, kind: str, values: Mapping[str, float]) -> None:
-        """Appends a line to metrics.jsonl, stamped with the present step; the chief alone.
+        """Append a line to metrics.jsonl, stamped with the present step; the chief alone.
 
         Args:
             kind: "train", "eval", or a kind of the caller's own.
@@ -463,7 +463,7 @@ class Trainer:
         if self.is_chief:
             append_metrics(self.output_dir / METRICS_NAME, kind, {"step": self.step, **values})
 
-    # --- training and evaluation ---
+    # === Training and evaluation ===
 
     def train(
         self,
@@ -476,7 +476,7 @@ class Trainer:
         should_stop: Callable[[], bool] | None = None,
         interrupted: Callable[[], bool] | None = None,
     ) -> dict[str, float]:
-        """Trains until `num_train_steps` steps have been taken in all.
+        """Train until `num_train_steps` steps have been taken in all.
 
         Args:
             make_dataset: step -> endless dataset of (inputs, labels, weights) from that step on:
@@ -569,7 +569,7 @@ class Trainer:
         return means
 
     def _loss_scaling(self) -> dict[str, float]:
-        """What a log line says of a loss-scale optimizer; nothing of others."""
+        """Return what a log line says of a loss-scale optimizer; nothing of others."""
         scale = getattr(self.optimizer, "dynamic_scale", None)
         if scale is None:
             return {}
@@ -597,7 +597,7 @@ class Trainer:
     def _with_batch(
         self, error: NonFiniteLossError, make_dataset: Callable[[int], tf.data.Dataset]
     ) -> NonFiniteLossError:
-        """Saves the batch of the bad step, which follows from its number."""
+        """Save the batch of the bad step, which follows from its number."""
         if not self.is_chief:
             return error
         bad = int(self._first_bad_step.numpy())
@@ -647,7 +647,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Puts the averages of an optimizer with `use_ema` in the model's weights for a while.
+        """Put the averages of an optimizer with `use_ema` in the model's weights for a while.
 
         Does nothing where the optimizer has none, or has not taken a step yet.
         """

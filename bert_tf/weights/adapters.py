@@ -30,7 +30,7 @@ _PEFT_PREFIX = "base_model.model."
 _PEFT_TASKS = {"classifier": "SEQ_CLS", "qa_outputs": "QUESTION_ANS"}
 
 
-# --- files ----------------------------------------------------------------------------------------
+# === Files ===
 
 
 def save_adapters(directory: str | pathlib.Path, model: keras.Model) -> None:

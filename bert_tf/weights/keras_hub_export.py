@@ -21,7 +21,7 @@ from bert_tf.weights.tokenizers import pieces_in_order
 _log = logging.getLogger(__name__)
 
 
-# --- KerasHub -------------------------------------------------------------------------------------
+# === KerasHub ===
 
 
 def check_keras_hub(config: BertConfig) -> None:

@@ -76,7 +76,7 @@ class Layout:
         return array.reshape(self.shape(path, array.shape, config))
 
 
-# --- google-research/bert -------------------------------------------------------------------------
+# === google-research/bert ===
 
 # Its run_classifier.py makes these two variables outside any scope.
 _TF1_ROOT = {f"classifier/{name}": name for name in ("output_weights", "output_bias")}
@@ -96,7 +96,7 @@ TF1 = Layout(
     heads=rf"{HEADS_PATTERN}|^output_(weights|bias)$",
 )
 
-# --- transformers ---------------------------------------------------------------------------------
+# === transformers ===
 
 _HF_LAST = {
     "kernel": "weight",
@@ -166,7 +166,7 @@ HF_ARCHITECTURES = {
     "multiple_choice": ("BertForMultipleChoice", True),
 }
 
-# --- KerasHub -------------------------------------------------------------------------------------
+# === KerasHub ===
 
 _ENDS = {"kernel", "bias", "gamma", "beta"}
 _KERAS_HUB = {
@@ -223,7 +223,7 @@ KERAS_HUB = Layout(
 )
 
 
-# --- TF Model Garden ------------------------------------------------------------------------------
+# === TF Model Garden ===
 
 # A TensorFlow 2 checkpoint names a tensor by the way to it from a Python object. "." is written
 # ".." there, and "/" within a name ".S".
@@ -313,7 +313,7 @@ def model_garden(names: Iterable[str]) -> Layout | None:
     )
 
 
-# --- ours -----------------------------------------------------------------------------------------
+# === Ours ===
 
 OURS = Layout(name="bert_tf", theirs=lambda path: path, heads=HEADS_PATTERN)
 

@@ -58,7 +58,7 @@ RESIZABLE = {
 }
 
 
-# --- filling a model ------------------------------------------------------------------------------
+# === Filling a model ===
 
 
 class Moved(NamedTuple):
@@ -308,7 +308,7 @@ def _global_step(source: TensorSource) -> int | None:
     return int(step)
 
 
-# --- making a model of a checkpoint ---------------------------------------------------------------
+# === Making a model of a checkpoint ===
 
 
 class LoadedBert(NamedTuple):

@@ -34,7 +34,7 @@ _OTHER_FRAMEWORKS = {
 }
 
 
-# --- what a path holds ----------------------------------------------------------------------------
+# === What a path holds ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +247,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     return values
 
 
-# --- opening --------------------------------------------------------------------------------------
+# === Opening ===
 
 
 def read_config(found: LocatedCheckpoint) -> BertConfig | None:

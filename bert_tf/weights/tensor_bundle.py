@@ -27,7 +27,7 @@ _READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, IndexError)
 
 
 def write_tensors(prefix: str | os.PathLike, tensors: Mapping[str, Any]) -> None:
-    """Writes tensors as a TF1-format checkpoint.
+    """Write tensors as a TF1-format checkpoint.
 
     The data file and then the index are each written under a temporary name and renamed, so a
     process killed at any point leaves either a whole checkpoint or one without an index.
@@ -59,7 +59,7 @@ def write_tensors(prefix: str | os.PathLike, tensors: Mapping[str, Any]) -> None
 
 
 def rename_tensors(prefix: str | os.PathLike, target: str | os.PathLike) -> None:
-    """Gives a checkpoint that `write_tensors` wrote another prefix in the same folder.
+    """Give a checkpoint that `write_tensors` wrote another prefix in the same folder.
 
     Args:
         prefix: path without `.index`.
@@ -86,7 +86,7 @@ def list_tensors(prefix: str | os.PathLike) -> dict[str, tuple[tuple[int, ...], 
 def read_tensors(
     prefix: str | os.PathLike, names: Iterable[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Reads tensors from a checkpoint, each verified against its checksum.
+    """Read tensors from a checkpoint, each verified against its checksum.
 
     Args:
         prefix: path without `.index`.
@@ -169,7 +169,7 @@ class TensorBundle:
     """The tensors of a checkpoint, as `tensor_files.TensorSource`."""
 
     def __init__(self, prefix: str | os.PathLike):
-        """Reads the index; errors as in `list_tensors`."""
+        """Read the index; errors as in `list_tensors`."""
         self.path = os.fspath(prefix)
         tensors = list_tensors(prefix)
         self.shapes = {name: shape for name, (shape, _) in tensors.items()}

@@ -103,7 +103,7 @@ def refuse_pointer(path: str | os.PathLike) -> None:
 
 
 def checkpoint_steps(directory: str | os.PathLike) -> list[int]:
-    """Steps of the `model.ckpt-<step>` checkpoints in a folder, ascending."""
+    """Return the steps of the `model.ckpt-<step>` checkpoints in a folder, ascending."""
     folder = pathlib.Path(directory)
     if not folder.is_dir():
         return []
@@ -127,7 +127,7 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Opens a file.
+        """Open a file.
 
         Raises:
             CorruptCheckpointError: it is truncated, or its header is not what the format allows.
@@ -181,7 +181,7 @@ class ShardedFiles:
     """Tensors of several files that an index in their folder lists (`*.index.json`)."""
 
     def __init__(self, index: str | os.PathLike):
-        """Opens an index and all files that it names.
+        """Open an index and all files that it names.
 
         Raises:
             FileNotFoundError: a file is missing.
@@ -241,7 +241,7 @@ class TorchFile:
     """Tensors of a file of torch.save (`.bin`, `.pt`), by torch's weights-only reader."""
 
     def __init__(self, path: str | os.PathLike):
-        """Opens a file.
+        """Open a file.
 
         Raises:
             ValueError: torch is not installed, or the file holds more than tensors by their names;

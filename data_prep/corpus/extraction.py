@@ -57,23 +57,23 @@ class Options:
     """How documents are turned into sentences.
 
     Attributes:
-      format: "auto" or one of FORMATS.
-      text_field: the field of a JSON line that holds the text.
-      text_documents: "file" or "blank_line": what one document of plain text is.
-      join_lines: whether consecutive non-empty lines make one paragraph (hard-wrapped text).
-      unescape_html: whether HTML entities become characters.
-      clean_wiki: whether leftovers of wiki markup are removed (format wikiextractor).
-      drop_titles: whether the title line of an article is dropped (format wikiextractor).
-      drop_fragments: whether paragraphs of fewer than `fragment_words` words that do not end as a
-        sentence does are dropped: headings and list items (format wikiextractor).
-      fragment_words: see drop_fragments.
-      min_document_sentences: documents with fewer sentences are dropped.
-      max_document_bytes: a longer document is an error, since one document is held in memory.
-      decode_errors: "strict", "replace" or "ignore": what to do with bytes that are not UTF-8.
-      language: language code given to the default sentence splitter.
-      sentence_splitter: "module:function" taking a paragraph (str) and returning its sentences, or
-        "" for sentencex.
-      heldout_fraction: fraction of documents, chosen by a hash of their bytes, that are held out.
+        format: "auto" or one of FORMATS.
+        text_field: the field of a JSON line that holds the text.
+        text_documents: "file" or "blank_line": what one document of plain text is.
+        join_lines: whether consecutive non-empty lines make one paragraph (hard-wrapped text).
+        unescape_html: whether HTML entities become characters.
+        clean_wiki: whether leftovers of wiki markup are removed (format wikiextractor).
+        drop_titles: whether the title line of an article is dropped (format wikiextractor).
+        drop_fragments: whether paragraphs of fewer than `fragment_words` words that do not end as a
+            sentence does are dropped: headings and list items (format wikiextractor).
+        fragment_words: see drop_fragments.
+        min_document_sentences: documents with fewer sentences are dropped.
+        max_document_bytes: a longer document is an error, since one document is held in memory.
+        decode_errors: "strict", "replace" or "ignore": what to do with bytes that are not UTF-8.
+        language: language code given to the default sentence splitter.
+        sentence_splitter: "module:function" taking a paragraph (str) and returning its sentences,
+            or "" for sentencex.
+        heldout_fraction: fraction of documents, chosen by a hash of their bytes, that are held out.
     """
 
     format: str = "auto"
@@ -104,20 +104,20 @@ class RawDocument:
     header: bytes = b""
 
 
-# --- reading ---------------------------------------------------------------------------------
+# === Reading ===
 
 
 def expand_inputs(patterns: Sequence[str]) -> list[str]:
     """Files that comma-separated names and globs stand for.
 
     Args:
-      patterns: file names or globs; `**` crosses folders.
+        patterns: file names or globs; `**` crosses folders.
 
     Returns:
-      Paths, in the order of the patterns and sorted within each glob, without repetition.
+        Paths, in the order of the patterns and sorted within each glob, without repetition.
 
     Raises:
-      FileNotFoundError: when a pattern matches no file.
+        FileNotFoundError: when a pattern matches no file.
     """
     paths: dict[str, None] = {}
     for pattern in patterns:
@@ -175,16 +175,16 @@ def read_documents(
     """Cut one file into documents without decoding them.
 
     Args:
-      path: the file; .gz and .bz2 are decompressed.
-      options: format and limits.
-      progress: called with the number of bytes of the file read so far.
+        path: the file; .gz and .bz2 are decompressed.
+        options: format and limits.
+        progress: called with the number of bytes of the file read so far.
 
     Yields:
-      Documents in the order of the file; empty documents too, so that they are counted.
+        Documents in the order of the file; empty documents too, so that they are counted.
 
     Raises:
-      ValueError: naming file and line where the file is broken.
-      OSError: where it cannot be read.
+        ValueError: naming file and line where the file is broken.
+        OSError: where it cannot be read.
     """
     with _open_input(path) as (stream, raw):
         numbered = enumerate(_readable_lines(path, stream), 1)
@@ -273,21 +273,21 @@ def _cut_text(path, lines, options) -> Iterator[RawDocument]:
         yield RawDocument(path, start, "text", b"".join(body))
 
 
-# --- one document ----------------------------------------------------------------------------
+# === One document ===
 
 
 def load_splitter(name: str, language: str = "en") -> Callable[[str], Sequence[str]]:
-    """The function that splits a paragraph into sentences.
+    """Return the function that splits a paragraph into sentences.
 
     Args:
-      name: "module:function", or "" for sentencex (Wikimedia's rules for some 300 languages).
-      language: language code for sentencex.
+        name: "module:function", or "" for sentencex (Wikimedia's rules for some 300 languages).
+        language: language code for sentencex.
 
     Returns:
-      Function from a paragraph (str) to its sentences (sequence of str).
+        Function from a paragraph (str) to its sentences (sequence of str).
 
     Raises:
-      ValueError: when the name has no colon, or module or function do not exist.
+        ValueError: when the name has no colon, or module or function do not exist.
     """
     if not name:
         import sentencex
@@ -369,7 +369,7 @@ def _text_of_json(document: RawDocument, options: Options) -> str:
 
 
 def document_paragraphs(document: RawDocument, options: Options) -> list[str]:
-    """Cleaned paragraphs of one document, in order, none empty."""
+    """Return the cleaned paragraphs of one document, in order, none empty."""
     if document.format == "jsonl":
         text = _text_of_json(document, options)
     else:
@@ -429,7 +429,7 @@ def is_held_out(data: bytes, fraction: float) -> bool:
     return value < fraction * 2.0**64
 
 
-# --- batches of documents, in worker processes -----------------------------------------------
+# === Batches of documents, in worker processes ===
 
 
 @dataclasses.dataclass
@@ -463,12 +463,12 @@ def process_batch(batch: Sequence[RawDocument], options: Options) -> tuple[bytes
     """Turn documents into lines.
 
     Args:
-      batch: documents.
-      options: how.
+        batch: documents.
+        options: how.
 
     Returns:
-      UTF-8 lines for training, UTF-8 lines held out, and the counts of both. Each document is
-      followed by an empty line.
+        UTF-8 lines for training, UTF-8 lines held out, and the counts of both. Each document is
+        followed by an empty line.
     """
     splitter = _cached_splitter(options.sentence_splitter, options.language)
     parts: tuple[list[str], list[str]] = ([], [])
@@ -564,21 +564,21 @@ def extract_corpus(
     """Write one sentence per line, with an empty line after each document.
 
     Args:
-      input_files: names and globs of files; see the module's docstring for the formats.
-      output_file: text file to write; compressed when it ends in .gz. An existing file is
-        replaced once the new one is complete.
-      options: how documents are read and split; by default `Options()`.
-      heldout_output_file: where documents chosen by `options.heldout_fraction` go.
-      max_documents: read at most so many documents.
-      num_workers: worker processes; 1 works in this process. The output does not depend on it.
-      show_progress: draw a progress bar on stderr.
+        input_files: names and globs of files; see the module's docstring for the formats.
+        output_file: text file to write; compressed when it ends in .gz. An existing file is
+            replaced once the new one is complete.
+        options: how documents are read and split; by default `Options()`.
+        heldout_output_file: where documents chosen by `options.heldout_fraction` go.
+        max_documents: read at most so many documents.
+        num_workers: worker processes; 1 works in this process. The output does not depend on it.
+        show_progress: draw a progress bar on stderr.
 
     Returns:
-      Counts of documents and sentences.
+        Counts of documents and sentences.
 
     Raises:
-      ValueError: for bad options, and for bad input, naming file and line.
-      OSError: for files that cannot be read or written.
+        ValueError: for bad options, and for bad input, naming file and line.
+        OSError: for files that cannot be read or written.
     """
     options = options or Options()
     if options.format not in (*FORMATS, "auto"):
@@ -643,7 +643,7 @@ def extract_corpus(
 
 
 def report_lines(counts: Counts, seconds: float, output_file: str, heldout: str) -> list[str]:
-    """What the script prints at the end, warnings included."""
+    """Return what the script prints at the end, warnings included."""
     lines = [
         f"{output_file}: {counts.documents:,} documents, {counts.sentences:,} sentences, "
         f"{counts.bytes / 1e6:.1f} MB"

@@ -52,11 +52,11 @@ def prose_paragraphs(text: str) -> list[str]:
     """Paragraphs of prose in a docstring, a topic or a block of comments.
 
     Args:
-      text: dedented text, wrapped by hand, perhaps with reStructuredText markup.
+        text: dedented text, wrapped by hand, perhaps with reStructuredText markup.
 
     Returns:
-      Paragraphs, each on one line; list items are paragraphs of their own. Examples, literal
-      blocks, signatures, headings and tables are left out.
+        Paragraphs, each on one line; list items are paragraphs of their own. Examples, literal
+        blocks, signatures, headings and tables are left out.
     """
     blocks: list[list[str]] = [[]]
     lines = text.expandtabs().split("\n")
@@ -121,13 +121,13 @@ def source_texts(source: str) -> list[str]:
     """Docstrings and blocks of comments of a module, in the order of its source.
 
     Args:
-      source: Python source.
+        source: Python source.
 
     Returns:
-      Dedented texts.
+        Dedented texts.
 
     Raises:
-      SyntaxError: when this Python cannot parse it.
+        SyntaxError: when this Python cannot parse it.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Old sources hold invalid escapes.
@@ -177,14 +177,14 @@ def python_documents(stdlib: str | None = None) -> Iterator[tuple[str, list[str]
     """Documentation of this Python.
 
     Args:
-      stdlib: folder of the standard library's sources; by default this interpreter's.
+        stdlib: folder of the standard library's sources; by default this interpreter's.
 
     Yields:
-      Name of the document ("topic:...", "module:...", "builtin:...") and its dedented texts, in
-      the order of the names.
+        Name of the document ("topic:...", "module:...", "builtin:...") and its dedented texts, in
+        the order of the names.
 
     Raises:
-      FileNotFoundError: when the folder holds no Python sources.
+        FileNotFoundError: when the folder holds no Python sources.
     """
     stdlib = stdlib or sysconfig.get_path("stdlib")
     sources: list[tuple[str, str]] = []
@@ -215,7 +215,7 @@ def python_documents(stdlib: str | None = None) -> Iterator[tuple[str, list[str]
 
 
 def _topics(source: str) -> dict[str, str]:
-    """The dictionary that pydoc_data/topics.py assigns to `topics`, without importing it."""
+    """Return the dictionary that pydoc_data/topics.py assigns to `topics`, without importing it."""
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             return ast.literal_eval(node.value)
@@ -233,18 +233,18 @@ def write_python_docs(
     """Write the corpus.
 
     Args:
-      output_file: text file, one sentence per line, an empty line after each document.
-      heldout_output_file: where held-out documents go; None keeps all for `output_file`.
-      heldout_fraction: fraction of documents held out, chosen by a hash of their names.
-      min_document_sentences: documents with fewer sentences are dropped.
-      stdlib: folder of the standard library's sources; by default this interpreter's.
+        output_file: text file, one sentence per line, an empty line after each document.
+        heldout_output_file: where held-out documents go; None keeps all for `output_file`.
+        heldout_fraction: fraction of documents held out, chosen by a hash of their names.
+        min_document_sentences: documents with fewer sentences are dropped.
+        stdlib: folder of the standard library's sources; by default this interpreter's.
 
     Returns:
-      Counts of documents, sentences and bytes.
+        Counts of documents, sentences and bytes.
 
     Raises:
-      ValueError: for a fraction outside of 0..1.
-      OSError: for files that cannot be read or written.
+        ValueError: for a fraction outside of 0..1.
+        OSError: for files that cannot be read or written.
     """
     if not 0 <= heldout_fraction < 1:
         raise ValueError(f"heldout_fraction: expected 0 <= fraction < 1, got {heldout_fraction}")

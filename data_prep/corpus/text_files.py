@@ -12,8 +12,7 @@ from typing import Any, BinaryIO
 PIECE_BYTES = 1 << 20
 
 
-# --------------------------------------------------------------------------------------------------
-# Input files, on this machine or wherever Apache Beam can read
+# === Input files, on this machine or wherever Apache Beam can read ===
 
 
 def is_remote(path: str) -> bool:
@@ -32,17 +31,17 @@ def _file_systems(path: str) -> Any:
 
 
 def open_input(path: str) -> BinaryIO:
-    """Opens a file for reading; a compressed one is not decompressed.
+    """Open a file for reading; a compressed one is not decompressed.
 
     Args:
-      path: on this machine, or with the scheme of a file system that Beam knows.
+        path: on this machine, or with the scheme of a file system that Beam knows.
 
     Returns:
-      A stream that can seek.
+        A stream that can seek.
 
     Raises:
-      OSError: it cannot be read.
-      ValueError: it is remote, and Beam is not installed.
+        OSError: it cannot be read.
+        ValueError: it is remote, and Beam is not installed.
     """
     if not is_remote(path):
         return open(path, "rb")
@@ -58,7 +57,7 @@ def input_bytes(path: str) -> int:
 
 
 def input_stamp(path: str) -> list[Any]:
-    """What changes when a file does: its path, size and time."""
+    """Return what changes when a file does: its path, size and time."""
     if not is_remote(path):
         stat = os.stat(path)
         return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
@@ -66,8 +65,7 @@ def input_stamp(path: str) -> list[Any]:
     return [path, found.size_in_bytes, found.last_updated_in_seconds]
 
 
-# --------------------------------------------------------------------------------------------------
-# Text
+# === Text ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +73,12 @@ class TextPiece:
     """A run of whole lines of one input file.
 
     Attributes:
-      path: the file.
-      start: nominal offset of the piece in the file; 0 where `data` holds the text.
-      size: nominal bytes; the piece has the lines that begin within them.
-      data: the text itself, for a compressed file, which cannot be read from the middle.
-      first_line: number of the first line of `data`, from 1.
-      file_bytes: bytes of the file that the piece accounts for, for progress.
+        path: the file.
+        start: nominal offset of the piece in the file; 0 where `data` holds the text.
+        size: nominal bytes; the piece has the lines that begin within them.
+        data: the text itself, for a compressed file, which cannot be read from the middle.
+        first_line: number of the first line of `data`, from 1.
+        file_bytes: bytes of the file that the piece accounts for, for progress.
     """
 
     path: str
@@ -92,16 +90,16 @@ class TextPiece:
 
 
 def expand_patterns(patterns: str) -> list[str]:
-    """Finds the input files.
+    """Find the input files.
 
     Args:
-      patterns: comma-separated paths or globs.
+        patterns: comma-separated paths or globs.
 
     Returns:
-      The files, those of one glob sorted by name.
+        The files, those of one glob sorted by name.
 
     Raises:
-      FileNotFoundError: a pattern that matches no file.
+        FileNotFoundError: a pattern that matches no file.
     """
     files = []
     for pattern in patterns.split(","):
@@ -119,7 +117,7 @@ def expand_patterns(patterns: str) -> list[str]:
 
 @contextlib.contextmanager
 def _open_text(path: str):
-    """Opens a text file as (stream of its text's bytes, raw file), through gzip if named .gz."""
+    """Open a text file as (stream of its text's bytes, raw file), through gzip if named .gz."""
     with open_input(path) as raw:
         if not path.endswith(".gz"):
             yield raw, raw
@@ -132,17 +130,17 @@ def _open_text(path: str):
 
 
 def text_pieces(files: Sequence[str], piece_bytes: int = PIECE_BYTES) -> Iterator[TextPiece]:
-    """Cuts the input into pieces.
+    """Cut the input into pieces.
 
     Args:
-      files: input files in order; those named .gz are decompressed here, one after another.
-      piece_bytes: nominal size of a piece of uncompressed text.
+        files: input files in order; those named .gz are decompressed here, one after another.
+        piece_bytes: nominal size of a piece of uncompressed text.
 
     Yields:
-      The pieces in order; every line of every file is in exactly one.
+        The pieces in order; every line of every file is in exactly one.
 
     Raises:
-      ValueError: a broken gzip file.
+        ValueError: a broken gzip file.
     """
     for path in files:
         if path.endswith(".gz"):
@@ -160,7 +158,7 @@ def text_pieces(files: Sequence[str], piece_bytes: int = PIECE_BYTES) -> Iterato
 
 
 def _read_piece(piece: TextPiece) -> tuple[bytes, int]:
-    """The piece's text and its offset in the file (0 for compressed files)."""
+    """Return the piece's text and its offset in the file (0 for compressed files)."""
     if piece.data is not None:
         return piece.data, 0
     with open_input(piece.path) as stream:
@@ -189,17 +187,17 @@ def location_of(piece: TextPiece, begin: int, newlines: int) -> str:
 
 
 def piece_lines(piece: TextPiece) -> tuple[list[str], int]:
-    """Reads a piece as lines.
+    """Read a piece as lines.
 
     Args:
-      piece: which.
+        piece: which.
 
     Returns:
-      The lines without their ends (carriage returns are gone, wherever they stood), and the offset
-      of the first in the file.
+        The lines without their ends (carriage returns are gone, wherever they stood), and the
+        offset of the first in the file.
 
     Raises:
-      ValueError: bytes that are not UTF-8, naming file and line.
+        ValueError: bytes that are not UTF-8, naming file and line.
     """
     data, begin = _read_piece(piece)
     try:

@@ -19,13 +19,13 @@ class Vocabulary:
     """A learned vocabulary and what it was learned from.
 
     Attributes:
-      pieces: the pieces, by id.
-      num_words: words in the text.
-      num_distinct_words: distinct words in the text.
-      alphabet_size: characters kept.
-      dropped_characters: characters too rare for the alphabet, most frequent first.
-      unknown_word_fraction: fraction of the text's words that are [UNK] for lack of a character,
-        or are longer than the tokenizer accepts.
+        pieces: the pieces, by id.
+        num_words: words in the text.
+        num_distinct_words: distinct words in the text.
+        alphabet_size: characters kept.
+        dropped_characters: characters too rare for the alphabet, most frequent first.
+        unknown_word_fraction: fraction of the text's words that are [UNK] for lack of a character,
+            or are longer than the tokenizer accepts.
     """
 
     pieces: list[str]
@@ -37,11 +37,11 @@ class Vocabulary:
 
 
 def special_pieces(num_unused: int) -> list[str]:
-    """Special tokens and [unused] slots in the order of bert-base-uncased.
+    """Return the special tokens and [unused] slots in the order of bert-base-uncased.
 
     Args:
-      num_unused: number of [unused] slots; from 99 on, [UNK] to [MASK] have ids 100 to 103, as in
-        the released vocabularies.
+        num_unused: number of [unused] slots; from 99 on, [UNK] to [MASK] have ids 100 to 103, as in
+            the released vocabularies.
     """
     pad, *others = SPECIAL_TOKENS
     unused = [f"[unused{number}]" for number in range(num_unused)]
@@ -52,7 +52,7 @@ def read_lines(path: str) -> Iterator[str]:
     """Lines of a UTF-8 text file, decompressed where its name ends in .gz.
 
     Raises:
-      ValueError: naming file and line where the file is not UTF-8 or the compression is broken.
+        ValueError: naming file and line where the file is not UTF-8 or the compression is broken.
     """
     number = 0
     with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as stream:
@@ -69,8 +69,8 @@ def count_words(lines: Iterable[str], do_lower_case: bool = True) -> collections
     """Count the words that BERT's basic tokenizer finds.
 
     Args:
-      lines: text; no word crosses a line.
-      do_lower_case: whether words are lower-cased and lose their accents.
+        lines: text; no word crosses a line.
+        do_lower_case: whether words are lower-cased and lose their accents.
     """
     tokenize = BasicTokenizer(do_lower_case).tokenize
     words: collections.Counter[str] = collections.Counter()
@@ -101,17 +101,17 @@ def learn_vocab(
     """Learn a vocabulary from counted words.
 
     Args:
-      words: number of occurrences of each word, as `count_words` returns them.
-      vocab_size: most pieces to learn, special tokens and [unused] slots included. There are fewer
-        if no more pairs occur `min_frequency` times.
-      min_frequency: occurrences that a pair of pieces needs to become one piece.
-      num_unused: number of [unused] slots; the default is bert-base-uncased's.
-      limit_alphabet: most characters to keep, the most frequent ones; words with any other are left
-        out, since the tokenizer will make them [UNK].
+        words: number of occurrences of each word, as `count_words` returns them.
+        vocab_size: most pieces to learn, special tokens and [unused] slots included. There are
+            fewer if no more pairs occur `min_frequency` times.
+        min_frequency: occurrences that a pair of pieces needs to become one piece.
+        num_unused: number of [unused] slots; the default is bert-base-uncased's.
+        limit_alphabet: most characters to keep, the most frequent ones; words with any other are
+            left out, since the tokenizer will make them [UNK].
 
     Raises:
-      ValueError: there are no words, an argument is out of range, or vocab_size leaves no room for
-        the special tokens and the alphabet.
+        ValueError: there are no words, an argument is out of range, or vocab_size leaves no room
+            for the special tokens and the alphabet.
     """
     for name, value, least in (
         ("vocab_size", vocab_size, 1),
@@ -186,7 +186,7 @@ def _merge(
 
 
 def _sequences(words: Sequence[tuple[str, int]]) -> Iterator[str]:
-    """The counted words again as text, which is the only form that the trainer takes."""
+    """Yield the counted words again as text, which is the only form that the trainer takes."""
     repeated = itertools.chain.from_iterable(itertools.repeat(word, count) for word, count in words)
     while sequence := list(itertools.islice(repeated, _WORDS_PER_SEQUENCE)):
         yield " ".join(sequence)

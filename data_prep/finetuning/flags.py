@@ -31,10 +31,10 @@ _FLAG_OF_KIND = {"token_classification": "tag_scheme", "span": "doc_stride"}
 
 
 def define_data_flags(values: flags.FlagValues) -> None:
-    """Defines the flags that say what the data are; the scripts that train have them too.
+    """Define the flags that say what the data are; the scripts that train have them too.
 
     Args:
-      values: where to define them.
+        values: where to define them.
     """
     string = functools.partial(flags.DEFINE_string, flag_values=values)
     boolean = functools.partial(flags.DEFINE_bool, flag_values=values)
@@ -72,10 +72,10 @@ def define_data_flags(values: flags.FlagValues) -> None:
 
 
 def define_file_flags(values: flags.FlagValues) -> None:
-    """Defines the flags that say where data lie, and what to do with bad examples.
+    """Define the flags that say where data lie, and what to do with bad examples.
 
     Args:
-      values: where to define them.
+        values: where to define them.
     """
     string = functools.partial(flags.DEFINE_string, flag_values=values)
     integer = functools.partial(flags.DEFINE_integer, flag_values=values)
@@ -98,10 +98,10 @@ def define_file_flags(values: flags.FlagValues) -> None:
 
 
 def define_tagged_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of tagged words.
+    """Define the flags of tagged words.
 
     Args:
-      values: where to define them.
+        values: where to define them.
     """
     integer = functools.partial(flags.DEFINE_integer, flag_values=values)
     integer("token_column", 0, "Column of the words, from 0; from the end if negative.")
@@ -122,10 +122,10 @@ def define_tagged_flags(values: flags.FlagValues) -> None:
 
 
 def define_span_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of questions on documents, run_squad.py's.
+    """Define the flags of questions on documents, run_squad.py's.
 
     Args:
-      values: where to define them.
+        values: where to define them.
     """
     default = WindowRule()
     integer = functools.partial(flags.DEFINE_integer, flag_values=values, lower_bound=1)
@@ -134,17 +134,17 @@ def define_span_flags(values: flags.FlagValues) -> None:
 
 
 def sources_from_flags(values: flags.FlagValues) -> tuple[Task, list[Source]]:
-    """Finds out what is to be made.
+    """Find out what is to be made.
 
     Args:
-      values: parsed flags.
+        values: parsed flags.
 
     Returns:
-      The task, with its labels, and the sources of its splits.
+        The task, with its labels, and the sources of its splits.
 
     Raises:
-      ValueError: flags that contradict each other, or a training file that is bad.
-      FileNotFoundError: a file that is not there.
+        ValueError: flags that contradict each other, or a training file that is bad.
+        FileNotFoundError: a file that is not there.
     """
     if values.task_name is None:
         return _own_tables(values, _given_files(values))
@@ -165,19 +165,19 @@ def sources_from_flags(values: flags.FlagValues) -> tuple[Task, list[Source]]:
 def file_sources(
     values: flags.FlagValues, task: Task, splits: Sequence[str] | None = None
 ) -> tuple[Task, list[Source]]:
-    """Finds the official files of a task.
+    """Find the official files of a task.
 
     Args:
-      values: parsed flags, those of `define_file_flags` among them.
-      task: of TASKS.
-      splits: splits to look for in --data_dir; None for all that are there.
+        values: parsed flags, those of `define_file_flags` among them.
+        task: of TASKS.
+        splits: splits to look for in --data_dir; None for all that are there.
 
     Returns:
-      The task, with its number of choices if it has some, and the sources of its splits.
+        The task, with its number of choices if it has some, and the sources of its splits.
 
     Raises:
-      ValueError: both or neither of --data_dir and files; a bad header.
-      FileNotFoundError: a file that is not there.
+        ValueError: both or neither of --data_dir and files; a bad header.
+        FileNotFoundError: a file that is not there.
     """
     files = _split_files(values, task, splits)
     found = [file_source(task, path, split) for split, path in files.items()]
@@ -191,19 +191,19 @@ def tagged_sources(
     labels: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
 ) -> tuple[Task, list[Source]]:
-    """Finds files of tagged words; of tags that training lacks, warns on standard error.
+    """Find files of tagged words; warn on standard error of tags that training lacks.
 
     Args:
-      values: parsed flags, those of `define_file_flags` and `define_tagged_flags` among them.
-      labels: the labels in the order of their ids; None for the tags of the training file.
-      splits: as for `file_sources`.
+        values: parsed flags, those of `define_file_flags` and `define_tagged_flags` among them.
+        labels: the labels in the order of their ids; None for the tags of the training file.
+        splits: as for `file_sources`.
 
     Returns:
-      The task "ner", with its labels, and the sources of its splits. A test split whose file has no
-      column of tags is not labelled.
+        The task "ner", with its labels, and the sources of its splits. A test split whose file has
+        no column of tags is not labelled.
 
     Raises:
-      ValueError, FileNotFoundError: as for `file_sources`; no labels; a bad training file.
+        ValueError, FileNotFoundError: as for `file_sources`; no labels; a bad training file.
     """
     task = TASKS["ner"]
     files = _split_files(values, task, splits)
@@ -252,11 +252,11 @@ def _warn_of_other_tags(
 
 
 def extra_settings(values: flags.FlagValues, task: Task) -> dict[str, Any]:
-    """Collects what `finetuning_data.prepare` takes as `extra` for a kind of task.
+    """Collect what `finetuning_data.prepare` takes as `extra` for a kind of task.
 
     Args:
-      values: parsed flags.
-      task: any.
+        values: parsed flags.
+        task: any.
     """
     if task.kind == "token_classification":
         return {"document_context": values.document_context}
@@ -277,7 +277,7 @@ def _given_files(values: flags.FlagValues) -> dict[str, str]:
 def _split_files(
     values: flags.FlagValues, task: Task, splits: Sequence[str] | None
 ) -> dict[str, str]:
-    """Finds the file of each split, by the files given or in --data_dir."""
+    """Find the file of each split, by the files given or in --data_dir."""
     files = _given_files(values)
     if bool(files) == (values.data_dir is not None):
         raise ValueError(f"{task.name}: give either data_dir, or train_file, dev_file, test_file")
@@ -327,7 +327,7 @@ class BadExamples:
         self.count = 0
 
     def __call__(self, message: str) -> None:
-        """Takes one message."""
+        """Take one message."""
         self.count += 1
         if self.count <= self._shown:
             print(f"bad example: {message}", file=sys.stderr, flush=True)

@@ -35,12 +35,12 @@ class TextExample:
     """A text or a pair of texts, with what is known of it.
 
     Attributes:
-      guid: split and number, such as "dev-7"; the number is the file's own where it has one.
-      text_a: the first text.
-      text_b: the second, or None.
-      label: name of the label; a number for regression; names for several labels at once; None
-        where it is not known.
-      location: where it stands, for messages: "<path>, line <n>".
+        guid: split and number, such as "dev-7"; the number is the file's own where it has one.
+        text_a: the first text.
+        text_b: the second, or None.
+        label: name of the label; a number for regression; names for several labels at once; None
+            where it is not known.
+        location: where it stands, for messages: "<path>, line <n>".
     """
 
     guid: str
@@ -50,8 +50,7 @@ class TextExample:
     location: str
 
 
-# --------------------------------------------------------------------------------------------------
-# Official files
+# === Official files ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,20 +95,20 @@ def is_test_split(split: str) -> bool:
 
 
 def split_path(task: Task, data_dir: str | os.PathLike[str], split: str) -> str:
-    """Names the file of a split.
+    """Name the file of a split.
 
     Args:
-      task: of GLUE.
-      data_dir: the task's own folder, as the original's --data_dir.
-      split: name of the file without .tsv: "train", "dev", "dev_matched", "test"; the diagnostic
-        set's "test" is diagnostic.tsv.
+        task: of GLUE.
+        data_dir: the task's own folder, as the original's --data_dir.
+        split: name of the file without .tsv: "train", "dev", "dev_matched", "test"; the diagnostic
+            set's "test" is diagnostic.tsv.
 
     Returns:
-      The path of an existing file.
+        The path of an existing file.
 
     Raises:
-      FileNotFoundError: there is no such file; the message names those that are there.
-      ValueError: the task is not of GLUE.
+        FileNotFoundError: there is no such file; the message names those that are there.
+        ValueError: the task is not of GLUE.
     """
     _layout(task)
     name = "diagnostic.tsv" if task.name == "ax" else f"{split}.tsv"
@@ -127,18 +126,18 @@ def split_path(task: Task, data_dir: str | os.PathLike[str], split: str) -> str:
 
 
 def available_splits(task: Task, data_dir: str | os.PathLike[str]) -> list[str]:
-    """Names the splits whose files are in a folder.
+    """Name the splits whose files are in a folder.
 
     Args:
-      task: of GLUE.
-      data_dir: the task's own folder.
+        task: of GLUE.
+        data_dir: the task's own folder.
 
     Returns:
-      Those of the task's splits that are there, training first. Where a task has several dev or
-      test splits, a lone dev.tsv or test.tsv (of a sample) counts too.
+        Those of the task's splits that are there, training first. Where a task has several dev or
+        test splits, a lone dev.tsv or test.tsv (of a sample) counts too.
 
     Raises:
-      ValueError: the task is not of GLUE.
+        ValueError: the task is not of GLUE.
     """
     _layout(task)
     if task.name == "ax":
@@ -194,33 +193,33 @@ def read_split(
     on_bad: OnBad = None,
     on_skip: OnBad = None,
 ) -> Iterator[TextExample]:
-    """Reads a split of a task from its official TSV file; see `split_path` and `read_file`."""
+    """Read a split of a task from its official TSV file; see `split_path` and `read_file`."""
     yield from read_file(task, split_path(task, data_dir, split), split, on_bad, on_skip)
 
 
 def read_file(
     task: Task, path: str, split: str, on_bad: OnBad = None, on_skip: OnBad = None
 ) -> Iterator[TextExample]:
-    """Reads a TSV file in a task's official columns, line by line.
+    """Read a TSV file in a task's official columns, line by line.
 
     The labels of test splits are not public, so their examples have none. Examples of MNLI (and of
     SNLI in its layout) with the gold label "-", on which annotators did not agree, are left out as
     in the official evaluation.
 
     Args:
-      task: of GLUE.
-      path: the file.
-      split: the split it holds: first part of `guid`, and without labels if it is a test split.
-      on_bad: what to do with the message of a bad line; None to raise it.
-      on_skip: told of each example without a gold label; None for silence.
+        task: of GLUE.
+        path: the file.
+        split: the split it holds: first part of `guid`, and without labels if it is a test split.
+        on_bad: what to do with the message of a bad line; None to raise it.
+        on_skip: told of each example without a gold label; None for silence.
 
     Yields:
-      The examples in order.
+        The examples in order.
 
     Raises:
-      ValueError: a bad line (columns too few or many, unknown label, not UTF-8), naming file and
-        line, unless on_bad takes it; always for an empty file or one without a needed column.
-      OSError: the file cannot be read.
+        ValueError: a bad line (columns too few or many, unknown label, not UTF-8), naming file and
+            line, unless on_bad takes it; always for an empty file or one without a needed column.
+        OSError: the file cannot be read.
     """
     layout = _layout(task)
     labelled = not is_test_split(split)
@@ -274,14 +273,14 @@ def read_file(
 
 
 def _refuse(on_bad: OnBad, message: str) -> None:
-    """Raises, or hands over, the message of a bad example."""
+    """Raise, or hand over, the message of a bad example."""
     if on_bad is None:
         raise ValueError(message)
     on_bad(message)
 
 
 def _parse_label(task: Task, text: str) -> str | float:
-    """A label as an example has it; raises ValueError without the location."""
+    """Return a label as an example has it; raise ValueError without the location."""
     if task.kind == "regression":
         return parse_number(text)
     if task.labels is not None and text not in task.labels:
@@ -290,13 +289,13 @@ def _parse_label(task: Task, text: str) -> str | float:
 
 
 def parse_number(text: str) -> float:
-    """Reads the label of a regression.
+    """Read the label of a regression.
 
     Args:
-      text: a decimal number.
+        text: a decimal number.
 
     Raises:
-      ValueError: not a finite number; the message says so without a location.
+        ValueError: not a finite number; the message says so without a location.
     """
     try:
         value = float(text)
@@ -307,25 +306,25 @@ def parse_number(text: str) -> float:
     return value
 
 
-# --------------------------------------------------------------------------------------------------
-# TensorFlow Datasets
+# === TensorFlow Datasets ===
 
 _TFDS_SPLITS = {"dev": "validation"}  # and dev_matched: validation_matched
 
 
 def tfds_folder(task: Task, data_dir: str | os.PathLike[str]) -> str:
-    """Finds a task's prepared folder: the one with dataset_info.json.
+    """Find a task's prepared folder: the one with dataset_info.json.
 
     Args:
-      task: of GLUE.
-      data_dir: that folder itself, or the one in which TFDS keeps all (<data_dir>/glue/mrpc/2.0.0).
+        task: of GLUE.
+        data_dir: that folder itself, or the one in which TFDS keeps all
+            (<data_dir>/glue/mrpc/2.0.0).
 
     Returns:
-      The folder; of several versions the highest.
+        The folder; of several versions the highest.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: the task is not of GLUE.
+        FileNotFoundError: there is none.
+        ValueError: the task is not of GLUE.
     """
     _layout(task)
     if os.path.isfile(os.path.join(data_dir, "dataset_info.json")):
@@ -349,23 +348,23 @@ def tfds_folder(task: Task, data_dir: str | os.PathLike[str]) -> str:
 def read_tfds(
     task: Task, split: str, data_dir: str | os.PathLike[str], on_bad: OnBad = None
 ) -> Iterator[TextExample]:
-    """Reads a split that TensorFlow Datasets has prepared, in stored order and without network.
+    """Read a split that TensorFlow Datasets has prepared, in stored order and without network.
 
     TFDS shuffles the examples when it prepares them, so the order is not the official file's; the
     numbers in `guid` are. It imports TensorFlow, so worker processes must not call it.
 
     Args:
-      task: of GLUE.
-      split: "train", "dev", "dev_matched", "test", ... as for `read_split`.
-      data_dir: see `tfds_folder`.
-      on_bad: what to do with the message of a bad example; None to raise it.
+        task: of GLUE.
+        split: "train", "dev", "dev_matched", "test", ... as for `read_split`.
+        data_dir: see `tfds_folder`.
+        on_bad: what to do with the message of a bad example; None to raise it.
 
     Yields:
-      The same examples as of the official files; `location` is "<folder>, <split> example <n>".
+        The same examples as of the official files; `location` is "<folder>, <split> example <n>".
 
     Raises:
-      FileNotFoundError: see `tfds_folder`.
-      ValueError: no such split or feature, or a bad example.
+        FileNotFoundError: see `tfds_folder`.
+        ValueError: no such split or feature, or a bad example.
     """
     import tensorflow_datasets as tfds
 
@@ -406,7 +405,7 @@ def read_tfds(
 
 
 def _tfds_label(task: Task, stored: Any, names: Sequence[str] | None) -> str | float:
-    """The official label of a stored one: TFDS gives names of its own to those that are 0 and 1."""
+    """Return a stored label's official one: TFDS has its own names for those that are 0 and 1."""
     if task.kind == "regression":
         return parse_number(str(float(stored)))
     number = int(stored)
@@ -420,8 +419,7 @@ def _tfds_label(task: Task, stored: Any, names: Sequence[str] | None) -> str | f
     return label
 
 
-# --------------------------------------------------------------------------------------------------
-# Features
+# === Features ===
 
 
 def pack_texts(
@@ -429,18 +427,18 @@ def pack_texts(
     tokenizer: FullTokenizer,
     max_seq_length: int,
 ) -> dict[str, np.ndarray]:
-    """Tokenizes and packs texts and pairs, as the original does for fine-tuning.
+    """Tokenize and pack texts and pairs, as the original does for fine-tuning.
 
     Args:
-      texts: N pairs (first text, second or None).
-      tokenizer: of the model's vocabulary.
-      max_seq_length: L; longer input is cut (see `tokenization.truncate_pair`).
+        texts: N pairs (first text, second or None).
+        tokenizer: of the model's vocabulary.
+        max_seq_length: L; longer input is cut (see `tokenization.truncate_pair`).
 
     Returns:
-      input_ids int32 [N, L]; input_mask, segment_ids uint8 [N, L].
+        input_ids int32 [N, L]; input_mask, segment_ids uint8 [N, L].
 
     Raises:
-      ValueError: max_seq_length leaves no room for the special tokens.
+        ValueError: max_seq_length leaves no room for the special tokens.
 
     Reference: google-research/bert run_classifier.py, convert_single_example.
     """
@@ -477,21 +475,21 @@ def make_features(
     kind: str,
     labels: Sequence[str] | None,
 ) -> dict[str, np.ndarray]:
-    """Turns examples into the arrays of their records.
+    """Turn examples into the arrays of their records.
 
     Args:
-      examples: N examples. One without a label gets 0 (as the original's test files do).
-      tokenizer: of the model's vocabulary.
-      max_seq_length: L.
-      kind: "classification", "regression" or "multi_label".
-      labels: names of the labels, K of them; None for regression.
+        examples: N examples. One without a label gets 0 (as the original's test files do).
+        tokenizer: of the model's vocabulary.
+        max_seq_length: L.
+        kind: "classification", "regression" or "multi_label".
+        labels: names of the labels, K of them; None for regression.
 
     Returns:
-      input_ids int32 [N, L]; input_mask, segment_ids uint8 [N, L]; is_real_example uint8 [N, 1];
-      label_ids int64 [N, 1], or float32 [N, 1] for regression, or float32 [N, K] for multi_label.
+        input_ids int32 [N, L]; input_mask, segment_ids uint8 [N, L]; is_real_example uint8 [N, 1];
+        label_ids int64 [N, 1], or float32 [N, 1] for regression, or float32 [N, K] for multi_label.
 
     Raises:
-      ValueError: an unknown label, naming the example's file and line; a kind that has no texts.
+        ValueError: an unknown label, naming the example's file and line; a kind that has no texts.
 
     Reference: google-research/bert run_classifier.py, convert_single_example.
     """
@@ -533,8 +531,7 @@ def _label_id(known: Mapping[str, int], label: Any, example: TextExample) -> int
     return known[label]
 
 
-# --------------------------------------------------------------------------------------------------
-# Submissions
+# === Submissions ===
 
 _SUBMISSION_NAMES = {
     ("mnli", "test_matched"): "MNLI-m",
@@ -545,17 +542,17 @@ _SCORE_RANGE = (0.0, 5.0)  # of STS-B
 
 
 def submission_file_name(task: Task, split: str = "test") -> str:
-    """Names a split's file in a submission to gluebenchmark.com.
+    """Name a split's file in a submission to gluebenchmark.com.
 
     Args:
-      task: of GLUE.
-      split: "test", or of MNLI "test_matched" or "test_mismatched".
+        task: of GLUE.
+        split: "test", or of MNLI "test_matched" or "test_mismatched".
 
     Returns:
-      Such as "CoLA.tsv", "MNLI-mm.tsv".
+        Such as "CoLA.tsv", "MNLI-mm.tsv".
 
     Raises:
-      ValueError: a task or split that is not submitted.
+        ValueError: a task or split that is not submitted.
     """
     if (task.name, split) not in _SUBMISSION_NAMES:
         splits = [known for name, known in _SUBMISSION_NAMES if name == task.name]
@@ -571,17 +568,17 @@ def write_submission(
     examples: Sequence[TextExample | str | int],
     predictions: Sequence[Any],
 ) -> None:
-    """Writes predictions as gluebenchmark.com wants them: index, prediction.
+    """Write predictions as gluebenchmark.com wants them: index, prediction.
 
     Args:
-      path: file to write; see `submission_file_name`.
-      task: of GLUE.
-      examples: N examples of the test split, or their numbers in it.
-      predictions: N names or ids of labels; for STS-B N numbers, which are brought into its range
-        from 0 to 5.
+        path: file to write; see `submission_file_name`.
+        task: of GLUE.
+        examples: N examples of the test split, or their numbers in it.
+        predictions: N names or ids of labels; for STS-B N numbers, which are brought into its range
+            from 0 to 5.
 
     Raises:
-      ValueError: lengths that differ, numbers that are not or come twice, unknown labels.
+        ValueError: lengths that differ, numbers that are not or come twice, unknown labels.
     """
     _layout(task)
     if len(examples) != len(predictions):
@@ -623,16 +620,16 @@ def _prediction_text(task: Task, prediction: Any, number: str) -> str:
 
 
 def majority_label(labels: Iterable[str]) -> str:
-    """Finds the label that comes most often: the paper's prediction for WNLI.
+    """Find the label that comes most often: the paper's prediction for WNLI.
 
     Args:
-      labels: those of the training examples.
+        labels: those of the training examples.
 
     Returns:
-      The most frequent one; of equally frequent ones the first in alphabetical order.
+        The most frequent one; of equally frequent ones the first in alphabetical order.
 
     Raises:
-      ValueError: there is none.
+        ValueError: there is none.
 
     Reference: BERT paper, appendix B.1.
     """

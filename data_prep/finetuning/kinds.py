@@ -22,8 +22,7 @@ from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import glue, ner, squad, swag
 from data_prep.finetuning.glue import OnBad
 
-# --------------------------------------------------------------------------------------------------
-# Kinds of tasks
+# === Kinds of tasks ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +30,9 @@ class FeatureSettings:
     """What the records of a task depend on beside its examples and the vocabulary.
 
     Attributes:
-      task: the task, with its labels.
-      max_seq_length: L.
-      extra: settings of one kind only, such as doc_stride; values that JSON can hold.
+        task: the task, with its labels.
+        max_seq_length: L.
+        extra: settings of one kind only, such as doc_stride; values that JSON can hold.
     """
 
     task: Task
@@ -46,13 +45,14 @@ class KindOfTask:
     """How the data of one kind of task are found, read and made into records.
 
     Attributes:
-      find_file: (task, folder, split) -> path of the split's official file.
-      read_file: (task, path, split, on_bad, on_skip) -> iterator over examples.
-      schema: settings -> features of a record.
-      make_features: (examples, tokenizer, settings, index of the first example) -> arrays [M, ...]
-        for the schema. M may exceed the number of examples; the rows are in their order.
-      test_is_labelled: whether official test files have labels.
-      line_per_example: whether lines of a file tell, nearly, how many examples it has.
+        find_file: (task, folder, split) -> path of the split's official file.
+        read_file: (task, path, split, on_bad, on_skip) -> iterator over examples.
+        schema: settings -> features of a record.
+        make_features: (examples, tokenizer, settings, index of the first example) -> arrays
+            [M, ...] for the schema. M may exceed the number of examples; the rows are in their
+            order.
+        test_is_labelled: whether official test files have labels.
+        line_per_example: whether lines of a file tell, nearly, how many examples it has.
     """
 
     find_file: Callable[[Task, str, str], str]
@@ -116,7 +116,7 @@ def _tagged_features(
 
 
 def window_rule(settings: FeatureSettings) -> WindowRule:
-    """Reads how documents are cut into windows from the settings of a task of spans."""
+    """Read how documents are cut into windows from the settings of a task of spans."""
     names = ("doc_stride", "max_query_length")
     given = {name: settings.extra[name] for name in names if name in settings.extra}
     return WindowRule(settings.max_seq_length, **given)
@@ -198,13 +198,13 @@ KINDS: dict[str, KindOfTask] = {
 
 
 def kind_of(task: Task) -> KindOfTask:
-    """Looks a task's kind up.
+    """Look a task's kind up.
 
     Args:
-      task: any.
+        task: any.
 
     Raises:
-      ValueError: KINDS has no such entry.
+        ValueError: KINDS has no such entry.
     """
     if task.kind not in KINDS:
         raise ValueError(

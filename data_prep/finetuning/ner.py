@@ -40,14 +40,14 @@ class Sentence:
     """Words and their tags.
 
     Attributes:
-      words: at least one.
-      tags: as many, each O, or B-, I-, E- or S- and a type.
-      document: number of the document in its file, from 0.
-      path: file.
-      line: number of the first word's line, from 1.
+        words: at least one.
+        tags: as many, each O, or B-, I-, E- or S- and a type.
+        document: number of the document in its file, from 0.
+        path: file.
+        line: number of the first word's line, from 1.
 
     Raises:
-      ValueError: no words, or another number of tags.
+        ValueError: no words, or another number of tags.
     """
 
     words: tuple[str, ...]
@@ -69,8 +69,7 @@ class Sentence:
         return f"{self.path or 'sentence'}, line {self.line}"
 
 
-# --------------------------------------------------------------------------------------------------
-# Files
+# === Files ===
 
 
 def read_sentences(
@@ -87,19 +86,19 @@ def read_sentences(
     -DOCSTART- begins a document and is no sentence; a file without such lines is one document.
 
     Args:
-      path: UTF-8 text, with or without a byte order mark, lines ending in LF or CRLF.
-      on_bad: called with a message for each bad sentence, which is then left out; None to raise.
-      token_column: column of the words, from 0, or from the end if negative.
-      tag_column: column of the tags, likewise; None for a file without, whose words are all O.
+        path: UTF-8 text, with or without a byte order mark, lines ending in LF or CRLF.
+        on_bad: called with a message for each bad sentence, which is then left out; None to raise.
+        token_column: column of the words, from 0, or from the end if negative.
+        tag_column: column of the tags, likewise; None for a file without, whose words are all O.
 
     Yields:
-      The sentences. Tags are kept as they are (see `TAG_SCHEMES`).
+        The sentences. Tags are kept as they are (see `TAG_SCHEMES`).
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: a line with another number of columns than the first, an empty word, a tag of
-        unknown form, or bytes that are not UTF-8, unless on_bad takes it; in any case a file
-        without one good sentence, or without the columns asked for.
+        FileNotFoundError: there is no such file.
+        ValueError: a line with another number of columns than the first, an empty word, a tag of
+            unknown form, or bytes that are not UTF-8, unless on_bad takes it; in any case a file
+            without one good sentence, or without the columns asked for.
     """
     path = os.fspath(path)
     columns: _Columns | None = None
@@ -156,12 +155,12 @@ def has_tags(path: str | os.PathLike[str], token_column: int = 0, tag_column: in
     """Tell by its first word whether a file has a column of tags.
 
     Args:
-      path: as for `read_sentences`.
-      token_column: likewise.
-      tag_column: likewise.
+        path: as for `read_sentences`.
+        token_column: likewise.
+        tag_column: likewise.
 
     Returns:
-      False where the lines have no such column, or no other than that of the words.
+        False where the lines have no such column, or no other than that of the words.
     """
     with open(path, "rb") as lines:
         for number, line in enumerate(lines):
@@ -180,7 +179,7 @@ class _Columns:
     """How the lines of one file fall into columns, as its first line shows.
 
     Raises:
-      LookupError: a column asked for is not there.
+        LookupError: a column asked for is not there.
     """
 
     def __init__(self, line: str, token_column: int, tag_column: int | None):
@@ -248,13 +247,13 @@ def write_conll(
     would count their lines as words.
 
     Args:
-      path: file to write, UTF-8.
-      sentences: the sentences.
-      predicted: the predicted tags of each.
-      with_true: whether true tags are known; without them there are two columns.
+        path: file to write, UTF-8.
+        sentences: the sentences.
+        predicted: the predicted tags of each.
+        with_true: whether true tags are known; without them there are two columns.
 
     Raises:
-      ValueError: another number of sentences or tags.
+        ValueError: another number of sentences or tags.
     """
     if len(sentences) != len(predicted):
         raise ValueError(
@@ -274,18 +273,17 @@ def write_conll(
             writer.write("\n")
 
 
-# --------------------------------------------------------------------------------------------------
-# Tags
+# === Tags ===
 
 
 def label_names(sentences: Iterable[Sentence]) -> list[str]:
     """Return the distinct tags, sorted, with O in front whether it occurs or not.
 
     Args:
-      sentences: of all files that are to be trained on and evaluated.
+        sentences: of all files that are to be trained on and evaluated.
 
     Returns:
-      The labels; a label's index is its id.
+        The labels; a label's index is its id.
     """
     tags = {tag for sentence in sentences for tag in sentence.tags}
     return [OUTSIDE, *sorted(tags - {OUTSIDE})]
@@ -298,13 +296,13 @@ def to_bio(tags: Sequence[str]) -> tuple[str, ...]:
     in IOB1, where B- only parts neighbours of one type, as in IOBES.
 
     Args:
-      tags: O, or B-, I-, E- or S- and a type, of one sentence.
+        tags: O, or B-, I-, E- or S- and a type, of one sentence.
 
     Returns:
-      As many tags, each O, or B- or I- and a type (IOB2).
+        As many tags, each O, or B- or I- and a type (IOB2).
 
     Raises:
-      ValueError: a tag of another form.
+        ValueError: a tag of another form.
     """
     converted = []
     last_form, last_name = OUTSIDE, ""
@@ -324,8 +322,7 @@ TAG_SCHEMES: dict[str, Callable[[Sequence[str]], tuple[str, ...]]] = {
 }
 
 
-# --------------------------------------------------------------------------------------------------
-# Windows
+# === Windows ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,9 +330,9 @@ class Window:
     """One input of the model.
 
     Attributes:
-      input_ids: [CLS], pieces of words, [SEP]; not padded.
-      words: of each word that counts in this window: index of its sentence, index of the word in
-        it, position of its first piece in the window. In order.
+        input_ids: [CLS], pieces of words, [SEP]; not padded.
+        words: of each word that counts in this window: index of its sentence, index of the word in
+            it, position of its first piece in the window. In order.
     """
 
     input_ids: tuple[int, ...]
@@ -357,18 +354,18 @@ def make_windows(
     first pieces.
 
     Args:
-      sentences: in the order of the file. Neighbours of one path and document number are taken to
-        be one document.
-      tokenizer: cased or not, as the model is.
-      max_seq_length: L, at least 3.
-      document_context: fill each window, on both sides alike as far as there is text, with the
-        words around the sentence in its document; they do not count.
+        sentences: in the order of the file. Neighbours of one path and document number are taken to
+            be one document.
+        tokenizer: cased or not, as the model is.
+        max_seq_length: L, at least 3.
+        document_context: fill each window, on both sides alike as far as there is text, with the
+            words around the sentence in its document; they do not count.
 
     Returns:
-      The windows, in the order of the sentences.
+        The windows, in the order of the sentences.
 
     Raises:
-      ValueError: max_seq_length is too small, or the vocabulary lacks a special token.
+        ValueError: max_seq_length is too small, or the vocabulary lacks a special token.
 
     Reference: google-research/bert run_squad.py, _check_is_max_context, for the choice of windows;
     "maximal document context" of section 5.3 of the paper.
@@ -408,10 +405,10 @@ def documents(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
     """Group neighbouring sentences of one document; chunks of whole documents keep all context.
 
     Args:
-      sentences: in the order of their files.
+        sentences: in the order of their files.
 
     Yields:
-      The sentences of each document.
+        The sentences of each document.
     """
     for _, group in itertools.groupby(sentences, key=lambda s: (s.path, s.document)):
         yield list(group)
@@ -423,14 +420,14 @@ def _spans(
     """Windows of one sentence, the words [first, last) of a text.
 
     Args:
-      offsets: pieces before each word of the text, and at last all its pieces. Words outside the
-        sentence may be shown.
-      first: the sentence's first word.
-      last: the word after its last.
-      room: pieces of a window; no word has more.
+        offsets: pieces before each word of the text, and at last all its pieces. Words outside the
+            sentence may be shown.
+        first: the sentence's first word.
+        last: the word after its last.
+        room: pieces of a window; no word has more.
 
     Yields:
-      Of each window (start, end), the words it shows, and (low, high), the words that count.
+        Of each window (start, end), the words it shows, and (low, high), the words that count.
     """
     spare = room - (offsets[last] - offsets[first])
     if spare >= 0:
@@ -473,7 +470,7 @@ def _reach_on(offsets: Sequence[int], word: int, pieces: int) -> int:
 def _most_context(
     offsets: Sequence[int], shown: Sequence[tuple[int, int]], word: int
 ) -> tuple[int, int]:
-    """The window that shows most on the poorer side of a word; of equals the first."""
+    """Return the window that shows most on the poorer side of a word; of equals the first."""
     # Both starts and ends rise from window to window.
     low = bisect.bisect_right(shown, word, key=lambda window: window[1])
     high = bisect.bisect_right(shown, word, key=lambda window: window[0])
@@ -496,21 +493,21 @@ def make_features(
     """Make records of sentences, one of each window.
 
     Args:
-      sentences: a chunk of sentences; with document_context, of whole documents.
-      tokenizer: cased or not, as the model is.
-      labels: names of the labels, in order of their ids.
-      max_seq_length: L, at least 3.
-      document_context: show the words around each sentence.
+        sentences: a chunk of sentences; with document_context, of whole documents.
+        tokenizer: cased or not, as the model is.
+        labels: names of the labels, in order of their ids.
+        max_seq_length: L, at least 3.
+        document_context: show the words around each sentence.
 
     Returns:
-      Arrays for `records.token_classification_features`, int32 [N, L] each: input_ids; input_mask,
-      1 on what is not padding; segment_ids, 0; label_ids, on the first pieces of the words that
-      count, 0 elsewhere; label_mask, 1 on those. And the N windows, which `collect_tags` needs;
-      `make_windows` makes the same of the same arguments.
+        Arrays for `records.token_classification_features`, int32 [N, L] each: input_ids;
+        input_mask, 1 on what is not padding; segment_ids, 0; label_ids, on the first pieces of the
+        words that count, 0 elsewhere; label_mask, 1 on those. And the N windows, which
+        `collect_tags` needs; `make_windows` makes the same of the same arguments.
 
     Raises:
-      ValueError: as for `make_windows`; labels that are not distinct; a tag that is not among
-        them, naming the sentence.
+        ValueError: as for `make_windows`; labels that are not distinct; a tag that is not among
+            them, naming the sentence.
     """
     label_id = {label: i for i, label in enumerate(labels)}
     if len(label_id) != len(labels):
@@ -547,17 +544,17 @@ def collect_tags(
     """Map predictions of windows back to the words.
 
     Args:
-      windows: all windows of some sentences, as `make_windows` made them.
-      predicted_ids: integers [N, L], a label id at every position; only those of words that count
-        are looked at.
-      labels: names of the labels, in order of their ids.
+        windows: all windows of some sentences, as `make_windows` made them.
+        predicted_ids: integers [N, L], a label id at every position; only those of words that count
+            are looked at.
+        labels: names of the labels, in order of their ids.
 
     Returns:
-      For each sentence the predicted tags of its words.
+        For each sentence the predicted tags of its words.
 
     Raises:
-      ValueError: another number of rows, an id that is none of a label, or windows in which not
-        every word counts once.
+        ValueError: another number of rows, an id that is none of a label, or windows in which not
+            every word counts once.
     """
     predicted_ids = np.asarray(predicted_ids)
     if predicted_ids.ndim != 2 or len(predicted_ids) != len(windows):

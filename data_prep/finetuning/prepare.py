@@ -51,8 +51,7 @@ UNKNOWN_RATE_TO_WARN = 0.05
 _HASH_BLOCK_BYTES = 1 << 20
 
 
-# --------------------------------------------------------------------------------------------------
-# Records
+# === Records ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +59,8 @@ class TokenizerSettings:
     """How text becomes ids.
 
     Attributes:
-      vocab_file: vocabulary of the model, one piece a line.
-      do_lower_case: True for uncased models.
+        vocab_file: vocabulary of the model, one piece a line.
+        do_lower_case: True for uncased models.
     """
 
     vocab_file: str
@@ -73,15 +72,15 @@ class PreparedData:
     """Records that are ready to be trained on.
 
     Attributes:
-      record_file: the TFRecord file.
-      lengths_file: int32 [num_records], tokens of each record that are not padding (of multiple
-        choice those of the longest sequence); a .npy file.
-      num_examples: examples in the input, without those left out.
-      num_records: records in the file; more than examples where one gives several.
-      labels: names of the labels in the order of their ids, or None.
-      manifest: all that is known of the records.
-      features: schema of the records.
-      from_cache: whether they were there already.
+        record_file: the TFRecord file.
+        lengths_file: int32 [num_records], tokens of each record that are not padding (of multiple
+            choice those of the longest sequence); a .npy file.
+        num_examples: examples in the input, without those left out.
+        num_records: records in the file; more than examples where one gives several.
+        labels: names of the labels in the order of their ids, or None.
+        manifest: all that is known of the records.
+        features: schema of the records.
+        from_cache: whether they were there already.
     """
 
     record_file: str
@@ -105,14 +104,14 @@ class _RecordMaker:
         self._unknown_id = self._tokenizer.vocab[UNK_TOKEN]
 
     def make(self, examples: Sequence[Any], first: int) -> tuple[bytes, np.ndarray, int, int]:
-        """Makes the records of a chunk.
+        """Make the records of a chunk.
 
         Args:
-          examples: the chunk.
-          first: index of its first example in the input.
+            examples: the chunk.
+            first: index of its first example in the input.
 
         Returns:
-          Framed records, int32 [M] lengths, number of tokens, number of unknown ones.
+            Framed records, int32 [M] lengths, number of tokens, number of unknown ones.
         """
         arrays = self._kind.make_features(examples, self._tokenizer, self._settings, first)
         mask = np.asarray(arrays["input_mask"])
@@ -140,30 +139,30 @@ def prepare(
     extra: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> PreparedData:
-    """Makes the records of a split, or finds them made.
+    """Make the records of a split, or find them made.
 
     They lie in <cache_dir>/<task>-<fingerprint>, so other input, vocabulary or settings never meet.
 
     Args:
-      task: the task, with its labels.
-      source: where the examples come from.
-      tokenizer: vocabulary and casing.
-      max_seq_length: L.
-      cache_dir: folder for prepared records; made if need be.
-      num_workers: processes; None for one per core, or none beside this one if the input is small.
-        The bytes do not depend on it.
-      on_bad: what to do with the message of a bad example, which is then left out; None to raise
-        it. Of records found made, the messages come again.
-      extra: settings of the task's kind; see FeatureSettings.
-      show_progress: report on standard error.
+        task: the task, with its labels.
+        source: where the examples come from.
+        tokenizer: vocabulary and casing.
+        max_seq_length: L.
+        cache_dir: folder for prepared records; made if need be.
+        num_workers: processes; None for one per core, or none beside this one if the input is
+            small. The bytes do not depend on it.
+        on_bad: what to do with the message of a bad example, which is then left out; None to raise
+            it. Of records found made, the messages come again.
+        extra: settings of the task's kind; see FeatureSettings.
+        show_progress: report on standard error.
 
     Returns:
-      The records.
+        The records.
 
     Raises:
-      ValueError: bad input, naming file and line; no records are left behind.
-      OSError: a file cannot be read or written.
-      RuntimeError: a worker process died, or the input changed while it was read.
+        ValueError: bad input, naming file and line; no records are left behind.
+        OSError: a file cannot be read or written.
+        RuntimeError: a worker process died, or the input changed while it was read.
     """
     plan = _Plan.make(task, source, tokenizer, max_seq_length, extra, on_bad is not None)
     name = f"{re.sub('[^A-Za-z0-9._-]', '_', task.name)}-{plan.fingerprint[:16]}"
@@ -325,7 +324,7 @@ def _prepared(
 
 
 def _valid_manifest(paths: _Paths, fingerprint: str) -> dict[str, Any] | None:
-    """The manifest, if it is of these records and they are as it says."""
+    """Return the manifest, if it is of these records and they are as it says."""
     try:
         with open(paths.manifest, encoding="utf-8") as stream:
             manifest = json.load(stream)
@@ -347,7 +346,7 @@ def _count_lines(path: str) -> int:
 
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[str]:
-    """Gives a name to write to; the file gets its own name when it is whole."""
+    """Give a name to write to; the file gets its own name when it is whole."""
     temporary = f"{path}.tmp-{os.getpid()}"
     try:
         yield temporary
@@ -359,7 +358,7 @@ def _replacing(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _main_not_run_again() -> Iterator[None]:
-    """Keeps new processes from running the caller's script, which may well import TensorFlow.
+    """Keep new processes from running the caller's script, which may well import TensorFlow.
 
     A spawned process imports the main module of its parent, if that has a file. Nothing that is
     sent to the workers here is defined in it.
@@ -377,7 +376,7 @@ def _main_not_run_again() -> Iterator[None]:
 def _write(
     plan: _Plan, paths: _Paths, num_workers: int, on_bad: OnBad, show: bool
 ) -> dict[str, Any]:
-    """Writes all but the manifest, and returns that."""
+    """Write all but the manifest, and return that."""
     source, settings = plan.source, plan.settings
     bad_messages = skipped = 0
     lengths: list[np.ndarray] = []

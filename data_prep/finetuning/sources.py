@@ -12,8 +12,7 @@ from data_prep.finetuning import glue, ner, tables
 from data_prep.finetuning.glue import OnBad
 from data_prep.finetuning.kinds import kind_of
 
-# --------------------------------------------------------------------------------------------------
-# Sources
+# === Sources ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +20,12 @@ class Source:
     """Where the examples of a split come from.
 
     Attributes:
-      split: the split's name; the records are named after it.
-      files: files whose content the examples depend on.
-      read: (on_bad, on_skip) -> iterator over the examples, in order; see the readers.
-      settings: what the examples depend on beside the files; values that JSON can hold.
-      labelled: whether the examples have labels; the records of others have zeros for them.
-      line_per_example: whether lines of the files tell, nearly, how many examples to expect.
+        split: the split's name; the records are named after it.
+        files: files whose content the examples depend on.
+        read: (on_bad, on_skip) -> iterator over the examples, in order; see the readers.
+        settings: what the examples depend on beside the files; values that JSON can hold.
+        labelled: whether the examples have labels; the records of others have zeros for them.
+        line_per_example: whether lines of the files tell, nearly, how many examples to expect.
     """
 
     split: str
@@ -42,12 +41,12 @@ class Source:
 
 
 def file_source(task: Task, path: str | os.PathLike[str], split: str) -> Source:
-    """Names a file in the official format of a task as a source.
+    """Name a file in the official format of a task as a source.
 
     Args:
-      task: of TASKS.
-      path: the file.
-      split: the split it holds; those called "test" or "test_..." have no labels in most tasks.
+        task: of TASKS.
+        path: the file.
+        split: the split it holds; those called "test" or "test_..." have no labels in most tasks.
     """
     kind, path = kind_of(task), os.fspath(path)
 
@@ -60,15 +59,15 @@ def file_source(task: Task, path: str | os.PathLike[str], split: str) -> Source:
 
 
 def folder_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> Source:
-    """Names the official file of a split in a folder as a source.
+    """Name the official file of a split in a folder as a source.
 
     Args:
-      task: of TASKS.
-      data_dir: the task's own folder, as the original's --data_dir.
-      split: such as "train", "dev", "dev_matched", "test".
+        task: of TASKS.
+        data_dir: the task's own folder, as the original's --data_dir.
+        split: such as "train", "dev", "dev_matched", "test".
 
     Raises:
-      FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file.
     """
     return file_source(task, kind_of(task).find_file(task, os.fspath(data_dir), split), split)
 
@@ -83,18 +82,19 @@ def tagged_source(
     tag_scheme: str = "original",
     labels: Sequence[str] | None = None,
 ) -> Source:
-    """Names a file of tagged words as a source.
+    """Name a file of tagged words as a source.
 
     Args:
-      path: see `ner.read_sentences`.
-      split: the split it holds.
-      document_context: whether documents are kept together, to be shown around each sentence; the
-        task's settings must say so too.
-      token_column: as for `ner.read_sentences`.
-      tag_column: as for `ner.read_sentences`.
-      tag_scheme: key of `ner.TAG_SCHEMES`.
-      labels: where given, tags that are not among them become O in the records. No model of these
-        labels predicts them, so `entity_scores`, of the tags of the file, counts them as missed.
+        path: see `ner.read_sentences`.
+        split: the split it holds.
+        document_context: whether documents are kept together, to be shown around each sentence; the
+            task's settings must say so too.
+        token_column: as for `ner.read_sentences`.
+        tag_column: as for `ner.read_sentences`.
+        tag_scheme: key of `ner.TAG_SCHEMES`.
+        labels: where given, tags that are not among them become O in the records. No model of these
+            labels predicts them, so `entity_scores`, of the tags of the file, counts them as
+            missed.
     """
     path = os.fspath(path)
     known = None if labels is None else frozenset(labels)
@@ -126,7 +126,7 @@ def tagged_source(
 def read_tagged(
     path: str, token_column: int, tag_column: int | None, tag_scheme: str, on_bad: OnBad = None
 ) -> Iterator[ner.Sentence]:
-    """Reads sentences, their tags in a scheme; arguments as of `tagged_source`."""
+    """Read sentences, their tags in a scheme; arguments as of `tagged_source`."""
     convert = ner.TAG_SCHEMES[tag_scheme]
     for sentence in ner.read_sentences(
         path, on_bad=on_bad, token_column=token_column, tag_column=tag_column
@@ -135,15 +135,15 @@ def read_tagged(
 
 
 def tfds_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> Source:
-    """Names a split that TensorFlow Datasets has prepared as a source.
+    """Name a split that TensorFlow Datasets has prepared as a source.
 
     Args:
-      task: of GLUE.
-      data_dir: see `glue.tfds_folder`.
-      split: such as "train", "dev", "dev_matched", "test".
+        task: of GLUE.
+        data_dir: see `glue.tfds_folder`.
+        split: such as "train", "dev", "dev_matched", "test".
 
     Raises:
-      FileNotFoundError: there is no prepared data.
+        FileNotFoundError: there is no prepared data.
     """
     folder = glue.tfds_folder(task, data_dir)
     files = sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
@@ -159,16 +159,16 @@ def tfds_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> Sou
 def table_source(
     task: Task, path: str | os.PathLike[str], split: str, columns: tables.Columns
 ) -> Source:
-    """Names a table of one's own as a source.
+    """Name a table of one's own as a source.
 
     Args:
-      task: see `table_task`.
-      path: CSV, TSV or JSONL.
-      split: the split's name. In the file of a test split label columns need not be there.
-      columns: which columns mean what.
+        task: see `table_task`.
+        path: CSV, TSV or JSONL.
+        split: the split's name. In the file of a test split label columns need not be there.
+        columns: which columns mean what.
 
     Raises:
-      ValueError: a test split's file that is empty or begins badly.
+        ValueError: a test split's file that is empty or begins badly.
     """
     path = os.fspath(path)
     if glue.is_test_split(split) and not tables.has_labels(path, columns):
@@ -190,18 +190,18 @@ def table_task(
     name: str = "custom",
     skip_bad_examples: bool = False,
 ) -> Task:
-    """Makes the task of one's own tables.
+    """Make the task of one's own tables.
 
     Args:
-      kind: "classification", "regression" or "multi_label".
-      columns: which columns mean what.
-      train_file: where the labels are found if they are not given.
-      labels: the labels in the order of their ids; None to find them.
-      name: of the task.
-      skip_bad_examples: leave bad rows out in finding the labels.
+        kind: "classification", "regression" or "multi_label".
+        columns: which columns mean what.
+        train_file: where the labels are found if they are not given.
+        labels: the labels in the order of their ids; None to find them.
+        name: of the task.
+        skip_bad_examples: leave bad rows out in finding the labels.
 
     Raises:
-      ValueError: neither labels nor a training file, or see `tabular.infer_labels`.
+        ValueError: neither labels nor a training file, or see `tabular.infer_labels`.
     """
     found = tuple(labels) if labels else None
     if len(columns.label) > 1 and found is not None and found != columns.label:
@@ -215,15 +215,15 @@ def table_task(
 
 
 def available_splits(task: Task, data_dir: str | os.PathLike[str], tfds: bool = False) -> list[str]:
-    """Names the splits of a task that a folder has.
+    """Name the splits of a task that a folder has.
 
     Args:
-      task: of TASKS.
-      data_dir: the task's own folder, or with tfds see `glue.tfds_folder`.
-      tfds: whether TensorFlow Datasets has prepared it.
+        task: of TASKS.
+        data_dir: the task's own folder, or with tfds see `glue.tfds_folder`.
+        tfds: whether TensorFlow Datasets has prepared it.
 
     Returns:
-      Their names, training first.
+        Their names, training first.
     """
     if tfds:
         return [s for s in (task.train_split, *task.eval_splits, *task.test_splits) if s]

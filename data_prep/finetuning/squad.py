@@ -37,18 +37,18 @@ class SquadExample:
     """One question and its document.
 
     Attributes:
-      qas_id: the question's id.
-      question_text: the question.
-      doc_tokens: words of the document, one tuple for all questions of a paragraph.
-      orig_answer_text: the answer to learn; None when not training, "" if there is none.
-      start_position: index of the answer's first word; None when not training, -1 if there is no
-        answer.
-      end_position: index of its last word, likewise.
-      is_impossible: whether there is no answer; False when not training, as in the original.
-      answers: texts of all annotators, for evaluation; empty if there are none.
-      path: the file.
-      article: index of the article in the file's `data`.
-      paragraph: index of the paragraph in the article's `paragraphs`.
+        qas_id: the question's id.
+        question_text: the question.
+        doc_tokens: words of the document, one tuple for all questions of a paragraph.
+        orig_answer_text: the answer to learn; None when not training, "" if there is none.
+        start_position: index of the answer's first word; None when not training, -1 if there is no
+            answer.
+        end_position: index of its last word, likewise.
+        is_impossible: whether there is no answer; False when not training, as in the original.
+        answers: texts of all annotators, for evaluation; empty if there are none.
+        path: the file.
+        article: index of the article in the file's `data`.
+        paragraph: index of the paragraph in the article's `paragraphs`.
     """
 
     qas_id: str
@@ -92,22 +92,22 @@ def read_squad(
     """Read the questions of an official JSON file, in its order.
 
     Args:
-      path: file of version 1.1 or 2.0.
-      version_2_with_negative: whether questions may have no answer; read only when training.
-      is_training: whether each question comes with the one answer to learn.
-      on_bad: told of each article, paragraph or question that is not as SQuAD has them, which is
-        then left out; None to raise instead.
-      on_skip: told of each question to train on whose answer does not stand where the file says,
-        which is then left out; None to log a warning. Training never stops for these: the original
-        leaves them out too.
+        path: file of version 1.1 or 2.0.
+        version_2_with_negative: whether questions may have no answer; read only when training.
+        is_training: whether each question comes with the one answer to learn.
+        on_bad: told of each article, paragraph or question that is not as SQuAD has them, which is
+            then left out; None to raise instead.
+        on_skip: told of each question to train on whose answer does not stand where the file says,
+            which is then left out; None to log a warning. Training never stops for these: the
+            original leaves them out too.
 
     Yields:
-      The questions.
+        The questions.
 
     Raises:
-      ValueError: a file that is not the JSON of SQuAD or has no questions; questions that all lack
-        a key; without on_bad, the first bad one.
-      OSError: the file cannot be read.
+        ValueError: a file that is not the JSON of SQuAD or has no questions; questions that all
+            lack a key; without on_bad, the first bad one.
+        OSError: the file cannot be read.
 
     Reference: google-research/bert run_squad.py, read_squad_examples. It fails on answers beyond
     their document and learns a neighbouring word for answers of white space; both are skipped here.
@@ -181,7 +181,7 @@ def read_squad(
 
 
 def _load_articles(path: str) -> list:
-    """The file's `data`."""
+    """Return the file's `data`."""
     try:
         with open(path, encoding="utf-8-sig") as reader:
             content = json.load(reader)
@@ -259,7 +259,7 @@ def _checked_question(qa: Any, version_2_with_negative: bool, is_training: bool)
 def _answer_words(
     text: str, words: Sequence[str], starts: Sequence[int], answer: str, answer_start: int
 ) -> tuple[int, int]:
-    """Indices of an answer's first and last word; ValueError if it does not stand there."""
+    """Return indices of an answer's first and last word; ValueError if it does not stand there."""
     wanted = " ".join(answer.split())
     if not wanted:
         raise ValueError(f"the answer {answer!r} has no text")
@@ -287,16 +287,16 @@ def make_windows(
     """Cut the documents of questions into windows, for prediction.
 
     Args:
-      examples: questions.
-      tokenizer: of the model.
-      rule: lengths and stride.
+        examples: questions.
+        tokenizer: of the model.
+        rule: lengths and stride.
 
     Returns:
-      The windows, in the order of the rows of `make_features`; example_index counts from the first
-      of these examples.
+        The windows, in the order of the rows of `make_features`; example_index counts from the
+        first of these examples.
 
     Raises:
-      ValueError, KeyError: the vocabulary lacks a special token.
+        ValueError, KeyError: the vocabulary lacks a special token.
     """
     return [window for _, _, windows in _cut(examples, tokenizer, rule) for window in windows]
 
@@ -312,20 +312,20 @@ def make_features(
     """Make the rows of records.span_features.
 
     Args:
-      examples: questions; read with is_training if that is set here.
-      tokenizer: of the model.
-      rule: lengths and stride; L is its max_seq_length.
-      is_training: whether to find the answers' positions; else they are 0.
-      first_unique_id: unique id of the first row; the others follow.
+        examples: questions; read with is_training if that is set here.
+        tokenizer: of the model.
+        rule: lengths and stride; L is its max_seq_length.
+        is_training: whether to find the answers' positions; else they are 0.
+        first_unique_id: unique id of the first row; the others follow.
 
     Returns:
-      unique_ids int64 [N, 1]; input_ids, input_mask, segment_ids int32 [N, L]; start_positions,
-      end_positions, is_impossible int32 [N, 1]. A row is a window. Both positions are 0 where the
-      window does not hold the whole answer, or there is none.
+        unique_ids int64 [N, 1]; input_ids, input_mask, segment_ids int32 [N, L]; start_positions,
+        end_positions, is_impossible int32 [N, 1]. A row is a window. Both positions are 0 where the
+        window does not hold the whole answer, or there is none.
 
     Raises:
-      ValueError, KeyError: the vocabulary lacks a special token, or examples without answers are to
-        be trained on.
+        ValueError, KeyError: the vocabulary lacks a special token, or examples without answers are
+            to be trained on.
 
     Reference: google-research/bert run_squad.py, convert_examples_to_features.
     """

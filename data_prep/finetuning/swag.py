@@ -27,11 +27,11 @@ class ChoiceExample:
     """A context and its possible continuations.
 
     Attributes:
-      guid: split and number, such as "dev-7".
-      context: what the choice follows.
-      choices: the continuations, each whole.
-      label: which one is right, from 0; None where it is not known.
-      location: where it stands, for messages: "<path>, line <n>".
+        guid: split and number, such as "dev-7".
+        context: what the choice follows.
+        choices: the continuations, each whole.
+        label: which one is right, from 0; None where it is not known.
+        location: where it stands, for messages: "<path>, line <n>".
     """
 
     guid: str
@@ -42,15 +42,15 @@ class ChoiceExample:
 
 
 def split_path(data_dir: str | os.PathLike[str], split: str) -> str:
-    """Names the official file of a split.
+    """Name the official file of a split.
 
     Args:
-      data_dir: the folder with train.csv, val.csv, test.csv.
-      split: "train", "dev" or "test".
+        data_dir: the folder with train.csv, val.csv, test.csv.
+        split: "train", "dev" or "test".
 
     Raises:
-      ValueError: another split.
-      FileNotFoundError: no such file.
+        ValueError: another split.
+        FileNotFoundError: no such file.
     """
     if split not in FILE_NAMES:
         raise ValueError(f"swag: split must be one of {', '.join(FILE_NAMES)}; got {split!r}")
@@ -61,13 +61,13 @@ def split_path(data_dir: str | os.PathLike[str], split: str) -> str:
 
 
 def count_choices(path: str | os.PathLike[str]) -> int:
-    """Counts the endings that a file's header names.
+    """Count the endings that a file's header names.
 
     Args:
-      path: CSV in SWAG's columns.
+        path: CSV in SWAG's columns.
 
     Raises:
-      ValueError: an empty file, or one without ending0 and ending1.
+        ValueError: an empty file, or one without ending0 and ending1.
     """
     with TextLines(path) as lines:
         header = [name.strip() for name in next(csv.reader(lines), [])]
@@ -85,22 +85,22 @@ def count_choices(path: str | os.PathLike[str]) -> int:
 def read_examples(
     path: str | os.PathLike[str], split: str = "train", on_bad: OnBad = None
 ) -> Iterator[ChoiceExample]:
-    """Reads a file in SWAG's columns, row by row.
+    """Read a file in SWAG's columns, row by row.
 
     Args:
-      path: CSV with the columns sent1, sent2, ending0, ending1, ... and, but for test splits,
-        label; others are not read.
-      split: first part of `guid`; of test splits no labels are read.
-      on_bad: what to do with the message of a bad row; None to raise it.
+        path: CSV with the columns sent1, sent2, ending0, ending1, ... and, but for test splits,
+            label; others are not read.
+        split: first part of `guid`; of test splits no labels are read.
+        on_bad: what to do with the message of a bad row; None to raise it.
 
     Yields:
-      The examples in order.
+        The examples in order.
 
     Raises:
-      ValueError: a bad row (columns too few or many, not UTF-8, a label that is no choice), naming
-        file and line, unless on_bad takes it; always for an empty file or one without a needed
-        column.
-      OSError: the file cannot be read.
+        ValueError: a bad row (columns too few or many, not UTF-8, a label that is no choice),
+            naming file and line, unless on_bad takes it; always for an empty file or one without a
+            needed column.
+        OSError: the file cannot be read.
     """
     endings = [f"ending{i}" for i in range(count_choices(path))]
     labelled = not is_test_split(split)
@@ -137,20 +137,20 @@ def make_features(
     max_seq_length: int,
     num_choices: int,
 ) -> dict[str, np.ndarray]:
-    """Turns examples into the arrays of their records.
+    """Turn examples into the arrays of their records.
 
     Args:
-      examples: N examples. One without a label gets 0.
-      tokenizer: of the model's vocabulary.
-      max_seq_length: L.
-      num_choices: C, choices of each example.
+        examples: N examples. One without a label gets 0.
+        tokenizer: of the model's vocabulary.
+        max_seq_length: L.
+        num_choices: C, choices of each example.
 
     Returns:
-      input_ids int32 [N, C * L]; input_mask, segment_ids uint8 [N, C * L]; label_ids int64 [N, 1];
-      is_real_example uint8 [N, 1]. Sequence c of an example is [c * L : (c + 1) * L].
+        input_ids int32 [N, C * L]; input_mask, segment_ids uint8 [N, C * L]; label_ids int64
+        [N, 1]; is_real_example uint8 [N, 1]. Sequence c of an example is [c * L : (c + 1) * L].
 
     Raises:
-      ValueError: an example with another number of choices, naming its file and line.
+        ValueError: an example with another number of choices, naming its file and line.
 
     Reference: BERT paper, section 4.4.
     """

@@ -36,18 +36,18 @@ class Columns:
     """Which columns of a table mean what.
 
     Attributes:
-      text: column of the text, or of a pair's first text.
-      text_b: column of the second text; None for single texts.
-      label: the label's column; several for multi_label with a column of 0 and 1 for each label;
-        empty where labels are not known.
-      separator: for multi_label in one column, what stands between the names of labels.
-      id: column with a number or name for each row, used in `guid`; None for the row's line.
-      file_format: "csv", "tsv", "jsonl"; None to go by the file's extension.
-      has_header: whether the first row names the columns; without, they are called "0", "1", ...
-      quotes: whether "..." may hold separators and line ends; None for yes in CSV, no in TSV.
+        text: column of the text, or of a pair's first text.
+        text_b: column of the second text; None for single texts.
+        label: the label's column; several for multi_label with a column of 0 and 1 for each label;
+            empty where labels are not known.
+        separator: for multi_label in one column, what stands between the names of labels.
+        id: column with a number or name for each row, used in `guid`; None for the row's line.
+        file_format: "csv", "tsv", "jsonl"; None to go by the file's extension.
+        has_header: whether the first row names the columns; without, they are called "0", "1", ...
+        quotes: whether "..." may hold separators and line ends; None for yes in CSV, no in TSV.
 
     Raises:
-      ValueError: settings that cannot be.
+        ValueError: settings that cannot be.
     """
 
     text: str
@@ -80,19 +80,18 @@ class Columns:
         return tuple(c for c in (self.text, self.text_b, *self.label, self.id) if c is not None)
 
 
-# --------------------------------------------------------------------------------------------------
-# Rows
+# === Rows ===
 
 
 def format_of(path: str | os.PathLike[str], columns: Columns) -> Format:
-    """Tells a file's format.
+    """Tell a file's format.
 
     Args:
-      path: the file.
-      columns: its `file_format` comes first, then the file's extension.
+        path: the file.
+        columns: its `file_format` comes first, then the file's extension.
 
     Raises:
-      ValueError: the extension says nothing.
+        ValueError: the extension says nothing.
     """
     if columns.file_format is not None:
         return columns.file_format
@@ -112,8 +111,8 @@ class TextLines:
     and `bad` says so, for whoever reads the row to refuse it.
 
     Attributes:
-      number: of the last line, from 1.
-      bad: message on a line that was not UTF-8, or "".
+        number: of the last line, from 1.
+        bad: message on a line that was not UTF-8, or "".
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -146,9 +145,9 @@ class Row:
     """A row of a table.
 
     Attributes:
-      values: for each column its value: str, or what JSON had.
-      line: the line of the file on which the row begins.
-      error: why the row cannot be read, or "".
+        values: for each column its value: str, or what JSON had.
+        line: the line of the file on which the row begins.
+        error: why the row cannot be read, or "".
     """
 
     values: Mapping[str, Any]
@@ -163,21 +162,21 @@ def read_delimited(
     quotes: bool = True,
     has_header: bool = True,
 ) -> Iterator[Row]:
-    """Reads the rows of a CSV or TSV file; empty lines are no rows.
+    """Read the rows of a CSV or TSV file; empty lines are no rows.
 
     Args:
-      path: UTF-8, with or without a byte order mark; lines end with or without a carriage return.
-      needed: columns that must be there.
-      delimiter: what separates fields.
-      quotes: whether "..." may hold delimiters and line ends.
-      has_header: whether the first row names the columns; without, they are "0", "1", ...
+        path: UTF-8, with or without a byte order mark; lines end with or without a carriage return.
+        needed: columns that must be there.
+        delimiter: what separates fields.
+        quotes: whether "..." may hold delimiters and line ends.
+        has_header: whether the first row names the columns; without, they are "0", "1", ...
 
     Yields:
-      The rows in order; one that cannot be read has its `error` set.
+        The rows in order; one that cannot be read has its `error` set.
 
     Raises:
-      ValueError: an empty file, or one that lacks a column, naming the file.
-      OSError: the file cannot be read.
+        ValueError: an empty file, or one that lacks a column, naming the file.
+        OSError: the file cannot be read.
     """
     # The limit belongs to the whole process, so putting it back would trip other open readers.
     csv.field_size_limit(_MAX_FIELD_CHARS)
@@ -231,18 +230,18 @@ def _check_columns(
 
 
 def read_json_lines(path: str | os.PathLike[str], needed: Sequence[str]) -> Iterator[Row]:
-    """Reads the rows of a JSONL file: an object a line; empty lines are no rows.
+    """Read the rows of a JSONL file: an object a line; empty lines are no rows.
 
     Args:
-      path: UTF-8, with or without a byte order mark.
-      needed: keys that each object must have.
+        path: UTF-8, with or without a byte order mark.
+        needed: keys that each object must have.
 
     Yields:
-      The rows in order; one that cannot be read has its `error` set.
+        The rows in order; one that cannot be read has its `error` set.
 
     Raises:
-      ValueError: an empty file, or a key that no row has, naming the file.
-      OSError: the file cannot be read.
+        ValueError: an empty file, or a key that no row has, naming the file.
+        OSError: the file cannot be read.
     """
     seen: set[str] = set()
     rows = 0
@@ -286,14 +285,14 @@ def has_labels(path: str | os.PathLike[str], columns: Columns) -> bool:
     """Whether a file has the label columns: test files may lack them.
 
     Args:
-      path: the file.
-      columns: which columns mean what.
+        path: the file.
+        columns: which columns mean what.
 
     Returns:
-      True if there are label columns and the file's header (of JSONL, its first row) has all.
+        True if there are label columns and the file's header (of JSONL, its first row) has all.
 
     Raises:
-      ValueError: the file is empty, or its first row cannot be read.
+        ValueError: the file is empty, or its first row cannot be read.
     """
     without = dataclasses.replace(columns, label=())
     first = next(_rows(path, without), None)
@@ -304,8 +303,7 @@ def has_labels(path: str | os.PathLike[str], columns: Columns) -> bool:
     return bool(columns.label) and all(name in first.values for name in columns.label)
 
 
-# --------------------------------------------------------------------------------------------------
-# Examples
+# === Examples ===
 
 
 def _text(values: Mapping[str, Any], column: str) -> str:
@@ -316,7 +314,7 @@ def _text(values: Mapping[str, Any], column: str) -> str:
 
 
 def _label_name(column: str, value: Any) -> str:
-    """A label's name; JSON may have it as a number or truth value."""
+    """Return a label's name; JSON may have it as a number or truth value."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -390,24 +388,24 @@ def read_examples(
     split: str = "train",
     on_bad: OnBad = None,
 ) -> Iterator[TextExample]:
-    """Reads a table's rows as examples, one by one.
+    """Read a table's rows as examples, one by one.
 
     Args:
-      path: CSV, TSV or JSONL, UTF-8.
-      columns: which columns mean what.
-      kind: "classification", "regression" or "multi_label".
-      labels: the task's labels, to refuse others; None to accept any.
-      split: first part of `guid`.
-      on_bad: what to do with the message of a bad row; None to raise it.
+        path: CSV, TSV or JSONL, UTF-8.
+        columns: which columns mean what.
+        kind: "classification", "regression" or "multi_label".
+        labels: the task's labels, to refuse others; None to accept any.
+        split: first part of `guid`.
+        on_bad: what to do with the message of a bad row; None to raise it.
 
     Yields:
-      The examples in order; `label` is a name, a float, or for multi_label a tuple of names.
+        The examples in order; `label` is a name, a float, or for multi_label a tuple of names.
 
     Raises:
-      ValueError: a bad row (columns too few or many, not UTF-8, a quote that is not closed, an
-        unknown or missing label), naming file and line, unless on_bad takes it; always for an
-        empty file or one without a needed column.
-      OSError: the file cannot be read.
+        ValueError: a bad row (columns too few or many, not UTF-8, a quote that is not closed, an
+            unknown or missing label), naming file and line, unless on_bad takes it; always for an
+            empty file or one without a needed column.
+        OSError: the file cannot be read.
     """
     _check_kind(columns, kind)
     known = None if labels is None else set(labels)
@@ -443,10 +441,10 @@ def read_examples(
 
 
 def sort_labels(labels: set[str]) -> tuple[str, ...]:
-    """Puts labels into the order of their ids: integers by value, other names by alphabet.
+    """Put labels into the order of their ids: integers by value, other names by alphabet.
 
     Args:
-      labels: their names.
+        labels: their names.
     """
     if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
@@ -456,20 +454,20 @@ def sort_labels(labels: set[str]) -> tuple[str, ...]:
 def infer_labels(
     path: str | os.PathLike[str], columns: Columns, kind: str, on_bad: OnBad = None
 ) -> tuple[str, ...] | None:
-    """Finds the labels of a task in its training file.
+    """Find the labels of a task in its training file.
 
     Args:
-      path: the training file.
-      columns: which columns mean what.
-      kind: "classification", "regression" or "multi_label".
-      on_bad: what to do with the message of a bad row; None to raise it.
+        path: the training file.
+        columns: which columns mean what.
+        kind: "classification", "regression" or "multi_label".
+        on_bad: what to do with the message of a bad row; None to raise it.
 
     Returns:
-      The labels in the order of their ids: sorted (see `sort_labels`), or as `columns.label` has
-      them if each has a column; None for regression.
+        The labels in the order of their ids: sorted (see `sort_labels`), or as `columns.label` has
+        them if each has a column; None for regression.
 
     Raises:
-      ValueError: as `read_examples`; no label column, or only one label for classification.
+        ValueError: as `read_examples`; no label column, or only one label for classification.
     """
     _check_kind(columns, kind)
     if kind == "regression":

@@ -97,8 +97,8 @@ class _Job:
     """What every worker is told.
 
     Attributes:
-      options: what is made from what.
-      work: the work folder.
+        options: what is made from what.
+        work: the work folder.
     """
 
     options: Options
@@ -116,22 +116,22 @@ def create_pretraining_data(
     beam_arguments: Sequence[str] = (),
     show_progress: bool = True,
 ) -> dict[str, Any]:
-    """Writes pre-training records and their manifest, on a runner of Apache Beam.
+    """Write pre-training records and their manifest, on a runner of Apache Beam.
 
     Args:
-      options: what is made from what; paths of text and records of any file system Beam knows.
-      runner: its name, such as DirectRunner or DataflowRunner.
-      num_workers: workers; 0 for the runner's default, one per core where it is DirectRunner.
-      beam_arguments: options of Beam and its runner, each "--name=value".
-      show_progress: report on standard error.
+        options: what is made from what; paths of text and records of any file system Beam knows.
+        runner: its name, such as DirectRunner or DataflowRunner.
+        num_workers: workers; 0 for the runner's default, one per core where it is DirectRunner.
+        beam_arguments: options of Beam and its runner, each "--name=value".
+        show_progress: report on standard error.
 
     Returns:
-      The manifest, which is also written to `records.manifest_path` of the output files.
+        The manifest, which is also written to `records.manifest_path` of the output files.
 
     Raises:
-      ValueError: bad input, naming file and line; nothing is left behind.
-      OSError: a file cannot be read or written.
-      RuntimeError: a job failed, or another run is at work on the same output.
+        ValueError: bad input, naming file and line; nothing is left behind.
+        OSError: a file cannot be read or written.
+        RuntimeError: a job failed, or another run is at work on the same output.
     """
     if options.compatible:
         raise ValueError("compatible: the original's records are made in one process; drop runner")
@@ -165,8 +165,7 @@ def _pipeline_arguments(runner: str, num_workers: int, more: Sequence[str]) -> l
     return [f"--runner={_DIRECT_RUNNER}", *wanted, *more]
 
 
-# --------------------------------------------------------------------------------------------------
-# Files
+# === Files ===
 
 
 def _open(path: str) -> BinaryIO:
@@ -184,7 +183,7 @@ def _read_json(path: str) -> Any:
 
 @contextlib.contextmanager
 def _written(path: str) -> Iterator[BinaryIO]:
-    """A stream to a file that appears under its name once it is whole."""
+    """Yield a stream to a file that appears under its name once it is whole."""
     temporary = f"{path}.tmp-{uuid.uuid4().hex}"
     with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
         yield stream
@@ -227,7 +226,7 @@ _copies: dict[tuple[str, ...], str] = {}
 
 
 def _local_folder(folder: str, names: Sequence[str]) -> str:
-    """The folder, or where its files are on other machines, one on this with copies of them."""
+    """Yield the folder, or where its files are elsewhere, one on this machine with copies."""
     if not text_files.is_remote(folder):
         return folder
     with _lock:
@@ -285,14 +284,13 @@ def _pairs_name(block: int, part: int) -> str:
     return f"pairs-{block:06d}-{part:04d}"
 
 
-# --------------------------------------------------------------------------------------------------
-# Steps of one worker
+# === Steps of one worker ===
 
 
 def _file_pieces(
     file: tuple[int, str], piece_bytes: int
 ) -> Iterator[tuple[int, int, text_files.TextPiece | None]]:
-    """Cuts an input file: its number, and each piece's; at the end how many there are, and None."""
+    """Cut an input file: its number, and each piece's; at the end how many there are, and None."""
     number, path = file
     piece = -1
     for piece, text in enumerate(text_files.text_pieces([path], piece_bytes)):
@@ -303,7 +301,7 @@ def _file_pieces(
 def _tokenize_piece(
     numbered: tuple[int, int, text_files.TextPiece | None], job: _Job
 ) -> tuple[int, int, int]:
-    """Writes a piece's tokens, and then the lengths of its sentences; returns how many tokens."""
+    """Write a piece's tokens, and then the lengths of its sentences; return how many tokens."""
     file, piece, text = numbered
     if text is None:
         return file, piece, _END
@@ -333,7 +331,7 @@ def _tokenize_piece(
 
 
 def _draw_block(block: tuple[int, int, int], job: _Job) -> tuple[int, list[int]]:
-    """Writes the pairs of a block: its number, first document and end."""
+    """Write the pairs of a block: its number, first document and end."""
     number, first, end = block
     path = job.path(f"block-{number:06d}.json")
     if not FileSystems.exists(path):
@@ -350,7 +348,7 @@ def _draw_block(block: tuple[int, int, int], job: _Job) -> tuple[int, list[int]]
 
 
 def _part_and_row(part: tuple[int, str], job: _Job) -> tuple[np.ndarray, np.ndarray]:
-    """A file of pairs, PAIR_DTYPE [B], and its row of the plan, int64 [chunks + 1]."""
+    """Return a file of pairs, PAIR_DTYPE [B], and its row of the plan, int64 [chunks + 1]."""
     number, name = part
     pairs = np.frombuffer(_read(job.path(name)), instances.PAIR_DTYPE)
     return pairs, np.frombuffer(_read(job.path(f"plan-{number:06d}")), "<i8")
@@ -359,7 +357,7 @@ def _part_and_row(part: tuple[int, str], job: _Job) -> tuple[np.ndarray, np.ndar
 def _part_shares(
     part: tuple[int, str], job: _Job
 ) -> Iterator[tuple[int, tuple[int, bytes, bytes]]]:
-    """Sends each chunk its share of the pairs of a part."""
+    """Send each chunk its share of the pairs of a part."""
     pairs, row = _part_and_row(part, job)
     for chunk in np.flatnonzero(np.diff(row)).tolist():
         yield chunk, (part[0], pairs[row[chunk] : row[chunk + 1]].tobytes(), b"")
@@ -368,7 +366,7 @@ def _part_shares(
 def _send(
     bundle: tuple[int, Iterable[bytes]], job: _Job, parts: Sequence[tuple[int, str]]
 ) -> Iterator[tuple[int, tuple[int, bytes, bytes]]]:
-    """Sends each chunk what it needs of a bundle, or of the part that a negative number is for."""
+    """Send each chunk what it needs of a bundle, or of the part that a negative number is for."""
     number, received = bundle
     if number < 0:
         return _part_shares(parts[-1 - number], job)
@@ -376,7 +374,7 @@ def _send(
 
 
 def _part_fragments(part: tuple[int, str], job: _Job) -> Iterator[tuple[int, bytes]]:
-    """Sends each bundle of text the ranges of its tokens that the pairs of a part need.
+    """Send each bundle of text the ranges of its tokens that the pairs of a part need.
 
     The part's own number, as -1 - part, is sent with nothing, and goes the same way. It could go
     to the chunks at once, but Beam's direct runner (2.77) has lost tokens of chunks to which two
@@ -413,7 +411,7 @@ def _part_fragments(part: tuple[int, str], job: _Job) -> Iterator[tuple[int, byt
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Indices of ranges one after another, int64."""
+    """Return the indices of ranges one after another, int64."""
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1]) if ends.size else 0
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
@@ -422,7 +420,7 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def _fetch(
     number: int, parts: Iterable[bytes], job: _Job
 ) -> Iterator[tuple[int, tuple[int, bytes, bytes]]]:
-    """Sends each chunk the tokens that it needs of a bundle."""
+    """Send each chunk the tokens that it needs of a bundle."""
     pieces = _pieces(job)
     pieces = pieces[number * BUNDLE_PIECES : (number + 1) * BUNDLE_PIECES]
     with _lock:
@@ -440,10 +438,10 @@ def _fetch(
 def _chunk_tokens(
     received: Iterable[tuple[int, bytes, bytes]], dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Puts together what a chunk was sent.
+    """Put together what a chunk was sent.
 
     Returns:
-      Tokens, and PAIR_DTYPE [B] with starts in them, in the order of the plan.
+        Tokens, and PAIR_DTYPE [B] with starts in them, in the order of the plan.
     """
     received = list(received)
     shares = sorted((part, data) for part, data, _ in received if part != _TOKENS)
@@ -474,7 +472,7 @@ def _chunk_tokens(
 def _write_chunk(
     chunk: tuple[int, Iterable[tuple[int, bytes, bytes]]], job: _Job, file_chunks: Sequence[range]
 ) -> tuple[int, int]:
-    """Writes the records of a chunk; returns the number of its output file, and its own."""
+    """Write the records of a chunk; return the number of its output file, and its own."""
     number, received = chunk
     file = next(file for file, chunks in enumerate(file_chunks) if number in chunks)
     path = job.path(f"chunk-{number:07d}")
@@ -510,7 +508,7 @@ def _write_chunk(
 def _join_file(
     file: tuple[int, Iterable[int]], job: _Job, file_chunks: Sequence[range]
 ) -> tuple[int, int]:
-    """Joins the chunks of an output file; returns its number and size in bytes."""
+    """Join the chunks of an output file; return its number and size in bytes."""
     number, found = file
     chunks = sorted(set(found))
     if chunks != list(file_chunks[number]):
@@ -535,16 +533,15 @@ def _write_results(results: list[Any], path: str) -> None:
     _write_json(path, sorted(results))
 
 
-# --------------------------------------------------------------------------------------------------
-# Jobs
+# === Jobs ===
 
 
 @contextlib.contextmanager
 def _failing_with_workers() -> Iterator[None]:
-    """Ends a job of the direct runner when one of its processes is killed; it would wait for ever.
+    """End a job of the direct runner when one of its processes is killed; it would wait for ever.
 
     Raises:
-      RuntimeError: a thread of the runner failed, which has one for each process.
+        RuntimeError: a thread of the runner failed, which has one for each process.
     """
     said: list[str] = []
     before = threading.excepthook
@@ -587,11 +584,11 @@ def _stage(
     build: Callable[[beam.Pipeline], beam.PCollection],
     num_results: int | None = None,
 ) -> list[Any]:
-    """Runs a job, unless an earlier run did, and returns its elements in order.
+    """Run a job, unless an earlier run did, and return its elements in order.
 
     Raises:
-      ValueError: a worker found bad input.
-      RuntimeError: the job failed, or lost a result.
+        ValueError: a worker found bad input.
+        RuntimeError: the job failed, or lost a result.
     """
     path = job.path(f"{name}.json")
     if not FileSystems.exists(path):
@@ -619,7 +616,7 @@ def _stage(
 
 
 def _write_index(job: _Job, pieces: Sequence[tuple[int, int, int]]) -> dict[str, int]:
-    """Makes the index of the lengths of sentences; returns the store's counts."""
+    """Make the index of the lengths of sentences; return the store's counts."""
     counts_path = job.path(token_store.OFFSET_FILES[-1])
     if not FileSystems.exists(counts_path):
         with tempfile.TemporaryDirectory() as temporary:

@@ -35,8 +35,8 @@ class PairRule:
     """How sentence pairs are cut from documents.
 
     Attributes:
-      max_seq_length: L, tokens of a padded sequence, specials included.
-      short_seq_prob: probability, drawn once per document, of a shorter target length.
+        max_seq_length: L, tokens of a padded sequence, specials included.
+        short_seq_prob: probability, drawn once per document, of a shorter target length.
     """
 
     max_seq_length: int = 128
@@ -62,12 +62,12 @@ class MaskRule:
     """How many tokens are predicted, which, and what stands in their place.
 
     Attributes:
-      max_predictions_per_seq: P, most predictions in a sequence.
-      masked_lm_prob: fraction of a sequence's tokens (specials counted) that are predicted.
-      whole_words: choose whole words; each piece of a word still draws its replacement alone.
-      mask_prob: fraction of chosen tokens that become [MASK].
-      random_prob: fraction that become a random piece of the whole vocabulary.
-      keep_prob: fraction that stay. The three sum to 1. (80/10/10; paper, appendix C.2, table 8.)
+        max_predictions_per_seq: P, most predictions in a sequence.
+        masked_lm_prob: fraction of a sequence's tokens (specials counted) that are predicted.
+        whole_words: choose whole words; each piece of a word still draws its replacement alone.
+        mask_prob: fraction of chosen tokens that become [MASK].
+        random_prob: fraction that become a random piece of the whole vocabulary.
+        keep_prob: fraction that stay. The three sum to 1. (80/10/10; paper, appendix C.2, table 8.)
     """
 
     max_predictions_per_seq: int = 20
@@ -101,12 +101,12 @@ class VocabularyTable:
     """What masking has to know of a vocabulary.
 
     Attributes:
-      cls_id: id of [CLS].
-      sep_id: id of [SEP].
-      mask_id: id of [MASK].
-      word_ids: int64 [words], ids from which random replacements are drawn, in the vocabulary's
-        order.
-      is_continuation: bool [ids], whether the piece of an id begins with ##.
+        cls_id: id of [CLS].
+        sep_id: id of [SEP].
+        mask_id: id of [MASK].
+        word_ids: int64 [words], ids from which random replacements are drawn, in the vocabulary's
+            order.
+        is_continuation: bool [ids], whether the piece of an id begins with ##.
     """
 
     cls_id: int
@@ -117,10 +117,10 @@ class VocabularyTable:
 
     @classmethod
     def from_vocab(cls, vocab: Mapping[str, int]) -> "VocabularyTable":
-        """Makes the table.
+        """Make the table.
 
         Args:
-          vocab: piece to id, in the order of the file; has [CLS], [SEP] and [MASK].
+            vocab: piece to id, in the order of the file; has [CLS], [SEP] and [MASK].
         """
         word_ids = np.fromiter(vocab.values(), np.int64, count=len(vocab))
         is_continuation = np.zeros(int(word_ids.max()) + 1, np.bool_)
@@ -128,8 +128,7 @@ class VocabularyTable:
         return cls(vocab["[CLS]"], vocab["[SEP]"], vocab["[MASK]"], word_ids, is_continuation)
 
 
-# --------------------------------------------------------------------------------------------------
-# Pairs
+# === Pairs ===
 
 
 def _below(rng: np.random.Generator, bounds: np.ndarray) -> np.ndarray:
@@ -146,13 +145,13 @@ def _fill(
     sentences of the start, however large the (memory-mapped) corpus is.
 
     Args:
-      offsets: int64 [sentences + 1], tokens before each sentence.
-      start: int64 [N], first sentence.
-      end: int64 [N], the document's end, above start.
-      target: int64 [N], tokens wanted; what is below 1 counts as 1.
+        offsets: int64 [sentences + 1], tokens before each sentence.
+        start: int64 [N], first sentence.
+        end: int64 [N], the document's end, above start.
+        target: int64 [N], tokens wanted; what is below 1 counts as 1.
 
     Returns:
-      int64 [N], the first sentence boundary above start with at least `target` tokens, or `end`.
+        int64 [N], the first sentence boundary above start with at least `target` tokens, or `end`.
     """
     target = np.maximum(target, 1)
     wanted = offsets[start] + target
@@ -171,7 +170,7 @@ def _fill(
 def _truncate(
     rng: np.random.Generator, start: np.ndarray, length: np.ndarray, removed: np.ndarray
 ) -> None:
-    """Removes tokens from ranges in place, each from the front or the back by a fair coin."""
+    """Remove tokens from ranges in place, each from the front or the back by a fair coin."""
     cut = np.flatnonzero(removed)
     if cut.size:
         start[cut] += rng.binomial(removed[cut], 0.5)
@@ -184,12 +183,12 @@ def removed_by_truncation(
     """How many tokens are taken, one by one, from the longer of A and B (from B when equal).
 
     Args:
-      a_length: int64 [N].
-      b_length: int64 [N].
-      max_num_tokens: tokens that may stay in A and B together.
+        a_length: int64 [N].
+        b_length: int64 [N].
+        max_num_tokens: tokens that may stay in A and B together.
 
     Returns:
-      int64 [N] each: tokens removed from A and from B.
+        int64 [N] each: tokens removed from A and from B.
     """
     excess = np.maximum(a_length + b_length - max_num_tokens, 0)
     from_a = np.minimum(excess, np.maximum(a_length - b_length, 0))
@@ -206,18 +205,18 @@ def sample_pairs(
     rule: PairRule,
     rng: np.random.Generator,
 ) -> Iterator[np.ndarray]:
-    """Draws the sentence pairs of some documents, each document `duplicates` times.
+    """Draw the sentence pairs of some documents, each document `duplicates` times.
 
     Args:
-      sentence_offsets: int64 [sentences + 1], tokens before each sentence of the corpus.
-      document_offsets: int64 [all documents + 1], sentences before each document.
-      documents: the documents to cut into pairs; random next texts come from all.
-      duplicates: how often each is cut.
-      rule: lengths.
-      rng: source of randomness.
+        sentence_offsets: int64 [sentences + 1], tokens before each sentence of the corpus.
+        document_offsets: int64 [all documents + 1], sentences before each document.
+        documents: the documents to cut into pairs; random next texts come from all.
+        duplicates: how often each is cut.
+        rule: lengths.
+        rng: source of randomness.
 
     Yields:
-      Arrays of PAIR_DTYPE; in all of them together each document is cut `duplicates` times.
+        Arrays of PAIR_DTYPE; in all of them together each document is cut `duplicates` times.
 
     Reference: google-research/bert create_pretraining_data.py, create_instances_from_document.
     """
@@ -282,8 +281,7 @@ def _random_documents(
     return other
 
 
-# --------------------------------------------------------------------------------------------------
-# Sequences and masks
+# === Sequences and masks ===
 
 
 @dataclasses.dataclass(eq=False)
@@ -291,10 +289,10 @@ class PackedPairs:
     """Sequences [CLS] A [SEP] B [SEP], padded with 0.
 
     Attributes:
-      input_ids: unsigned integers [B, L].
-      a_end: int64 [B], position of the first [SEP].
-      length: int64 [B], tokens in the sequence.
-      is_random_next: bool [B].
+        input_ids: unsigned integers [B, L].
+        a_end: int64 [B], position of the first [SEP].
+        length: int64 [B], tokens in the sequence.
+        is_random_next: bool [B].
     """
 
     input_ids: np.ndarray
@@ -317,16 +315,16 @@ class PackedPairs:
 def pack_pairs(
     tokens: np.ndarray, pairs: np.ndarray, max_seq_length: int, vocabulary: VocabularyTable
 ) -> PackedPairs:
-    """Gathers the tokens of pairs and sets the special tokens around them.
+    """Gather the tokens of pairs and set the special tokens around them.
 
     Args:
-      tokens: uint16 or uint32 [tokens of the corpus].
-      pairs: PAIR_DTYPE [B].
-      max_seq_length: L.
-      vocabulary: ids of the special tokens.
+        tokens: uint16 or uint32 [tokens of the corpus].
+        pairs: PAIR_DTYPE [B].
+        max_seq_length: L.
+        vocabulary: ids of the special tokens.
 
     Returns:
-      The sequences.
+        The sequences.
     """
     a_length = pairs["a_length"].astype(np.int64)
     a_end = a_length + 1
@@ -355,17 +353,17 @@ def mask_pairs(
     rule: MaskRule,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Chooses the tokens to predict and replaces them in `packed.input_ids`.
+    """Choose the tokens to predict and replace them in `packed.input_ids`.
 
     Args:
-      packed: the sequences; their ids are changed in place.
-      vocabulary: for the replacements and the borders of words.
-      rule: how many, which, and by what.
-      rng: source of randomness.
+        packed: the sequences; their ids are changed in place.
+        vocabulary: for the replacements and the borders of words.
+        rule: how many, which, and by what.
+        rng: source of randomness.
 
     Returns:
-      masked_lm_positions, masked_lm_ids unsigned [B, P] and masked_lm_weights float32 [B, P]: in
-      order of position, padded with 0.
+        masked_lm_positions, masked_lm_ids unsigned [B, P] and masked_lm_weights float32 [B, P]: in
+        order of position, padded with 0.
 
     Reference: google-research/bert create_pretraining_data.py, create_masked_lm_predictions.
     """
@@ -406,10 +404,10 @@ def mask_pairs(
 
 
 def _choose_tokens(packed: PackedPairs, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Chooses `wanted` tokens of each sequence, not [CLS] or [SEP], every set equally likely.
+    """Choose `wanted` tokens of each sequence, not [CLS] or [SEP], every set equally likely.
 
     Returns:
-      bool [B, L].
+        bool [B, L].
     """
     rows, length = packed.input_ids.shape
     candidates = packed.length - SPECIAL_TOKENS_PER_PAIR  # [B]
@@ -439,13 +437,13 @@ def _choose_words(
     vocabulary: VocabularyTable,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Chooses whole words in random order; one that exceeds `wanted` tokens is passed over.
+    """Choose whole words in random order; one that exceeds `wanted` tokens is passed over.
 
     A piece with ## belongs to the word before it, also across [SEP] (where truncation cut the front
     of a word of B), except at the very beginning.
 
     Returns:
-      bool [B, L].
+        bool [B, L].
     """
     input_ids = packed.input_ids
     rows, length = input_ids.shape

@@ -66,20 +66,20 @@ from data_prep.processes.worker_pool import WorkerPool, available_cores
 def create_pretraining_data(
     options: Options, num_workers: int | None = None, show_progress: bool = True
 ) -> dict[str, Any]:
-    """Writes pre-training records and their manifest.
+    """Write pre-training records and their manifest.
 
     Args:
-      options: what is made from what.
-      num_workers: processes; None for one per available core. The bytes do not depend on it.
-      show_progress: report on standard error.
+        options: what is made from what.
+        num_workers: processes; None for one per available core. The bytes do not depend on it.
+        show_progress: report on standard error.
 
     Returns:
-      The manifest, which is also written to `records.manifest_path` of the output files.
+        The manifest, which is also written to `records.manifest_path` of the output files.
 
     Raises:
-      ValueError: bad input, naming file and line; nothing is left behind.
-      OSError: a file cannot be read or written.
-      RuntimeError: a worker process died, or another run is at work on the same output.
+        ValueError: bad input, naming file and line; nothing is left behind.
+        OSError: a file cannot be read or written.
+        RuntimeError: a worker process died, or another run is at work on the same output.
     """
     num_workers = available_cores() if num_workers is None else num_workers
     if num_workers < 1:
@@ -117,7 +117,7 @@ class _Worker:
         return instances.VocabularyTable.from_vocab(vocab)
 
     def tokenize(self, index: int, piece: text_files.TextPiece) -> None:
-        """Tokenizes one piece of text into its file, unless an earlier run did."""
+        """Tokenize one piece of text into its file, unless an earlier run did."""
         if os.path.exists(piece_path(self.work, index)):
             return
         if self._tokenizer is None:
@@ -132,7 +132,7 @@ class _Worker:
         tokenized.save(piece_path(self.work, index))
 
     def draw_pairs(self, block: int, first_document: int, end_document: int) -> None:
-        """Draws the pairs of one block of documents into its files, unless an earlier run did."""
+        """Draw the pairs of one block of documents into its files, unless an earlier run did."""
         if os.path.exists(block_path(self.work, block)):
             return
         self._tokenizer = None  # its memo is of no more use
@@ -147,7 +147,7 @@ class _Worker:
         write_json(block_path(self.work, block), counts)
 
     def write_chunk(self, chunk: int, compress: bool) -> None:
-        """Makes the records of one chunk of the output, unless an earlier run did."""
+        """Make the records of one chunk of the output, unless an earlier run did."""
         path = chunk_path(self.work, chunk)
         if os.path.exists(path):
             return
@@ -166,7 +166,7 @@ class _Worker:
         os.replace(f"{path}.tmp", path)
 
     def _gather(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Finds a batch's tokens in the store."""
+        """Find a batch's tokens in the store."""
         starts = np.concatenate([pairs["a_start"], pairs["b_start"]])
         lengths = np.concatenate([pairs["a_length"], pairs["b_length"]])
         tokens, starts = self._store.gather(starts, lengths)
@@ -175,7 +175,7 @@ class _Worker:
         return tokens, pairs
 
     def _chunk_pairs(self, chunk: int) -> np.ndarray:
-        """Collects from every block the pairs that the plan gives to a chunk."""
+        """Collect from every block the pairs that the plan gives to a chunk."""
         plan = np.load(plan_path(self.work), mmap_mode="r")
         begin, end = np.asarray(plan[:, chunk]), np.asarray(plan[:, chunk + 1])
         files = read_json(blocks_path(self.work))
@@ -192,12 +192,11 @@ class _Worker:
         return np.concatenate(parts)
 
 
-# --------------------------------------------------------------------------------------------------
-# Passes
+# === Passes ===
 
 
 def _run(options: Options, num_workers: int, work: str, show: bool) -> dict[str, Any]:
-    """The default mode: all passes, each skipping what an earlier run has done."""
+    """Run the default mode: all passes, each skipping what an earlier run has done."""
     finished = os.path.join(work, "finished.json")
     if not os.path.exists(finished):
         with WorkerPool(num_workers, _Worker, options, work) as pool:
@@ -259,7 +258,7 @@ def _draw_pairs(
 
 
 def _plan(options: Options, work: str) -> list[range]:
-    """Writes the plan, unless an earlier run did, and returns the chunks of each output file."""
+    """Write the plan, unless an earlier run did, and return the chunks of each output file."""
     part_pairs = [pairs for _, pairs in read_json(blocks_path(work))]
     sizes, file_chunks = chunk_sizes(options, sum(part_pairs))
     if not os.path.exists(plan_path(work)):

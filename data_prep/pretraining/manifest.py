@@ -13,17 +13,16 @@ from bert_tf.files import file_sha256
 from bert_tf.tokenization.vocabulary import load_vocab
 from data_prep.pretraining.options import Options, instances_of_files
 
-# --------------------------------------------------------------------------------------------------
-# Work of one process
+# === Work of one process ===
 
 
 class Statistics:
     """Counts over finished instances.
 
     Attributes:
-      counts: instances, sequence_tokens, random_next and masked_tokens; bytes of a chunk.
-      labels: int64 [highest label + 1], how often each id was masked.
-      max_token_id: highest id of any sequence.
+        counts: instances, sequence_tokens, random_next and masked_tokens; bytes of a chunk.
+        labels: int64 [highest label + 1], how often each id was masked.
+        max_token_id: highest id of any sequence.
     """
 
     def __init__(self):
@@ -32,11 +31,11 @@ class Statistics:
         self.max_token_id = 0
 
     def add(self, arrays: dict[str, np.ndarray], length: np.ndarray) -> None:
-        """Adds a batch.
+        """Add a batch.
 
         Args:
-          arrays: the records' features.
-          length: int64 [B], tokens in each sequence.
+            arrays: the records' features.
+            length: int64 [B], tokens in each sequence.
         """
         self.counts["instances"] += len(length)
         self.counts["sequence_tokens"] += int(length.sum())
@@ -53,13 +52,13 @@ class Statistics:
         self.labels[: counts.size] += counts
 
     def merge(self, other: "Statistics") -> None:
-        """Adds another's counts."""
+        """Add another's counts."""
         self.counts.update(other.counts)
         self.max_token_id = max(self.max_token_id, other.max_token_id)
         self._add_labels(other.labels)
 
     def write(self, stream: BinaryIO) -> None:
-        """Writes the counts to a stream."""
+        """Write the counts to a stream."""
         ids = np.flatnonzero(self.labels)
         np.savez(
             stream,
@@ -70,7 +69,7 @@ class Statistics:
         )
 
     def save(self, path: str) -> None:
-        """Writes the counts to a file, which appears once it is whole."""
+        """Write the counts to a file, which appears once it is whole."""
         temporary = f"{path}.tmp-{os.getpid()}"
         with open(temporary, "wb") as stream:
             self.write(stream)
@@ -78,7 +77,7 @@ class Statistics:
 
     @classmethod
     def load(cls, source: str | BinaryIO) -> "Statistics":
-        """Reads what `write` or `save` wrote, from a path or a stream that can seek."""
+        """Read what `write` or `save` wrote, from a path or a stream that can seek."""
         result = cls()
         with np.load(source) as loaded:
             result.counts.update(json.loads(str(loaded["counts"])))
@@ -103,16 +102,16 @@ def make_manifest(
     statistics: Statistics,
     file_bytes: Sequence[int],
 ) -> dict[str, Any]:
-    """What is known of the records, for people and for training.
+    """Return what is known of the records, for people and for training.
 
     Args:
-      options: what was made from what.
-      counts: documents, sentences, tokens and unknown_tokens of the text.
-      statistics: of all records.
-      file_bytes: size of each output file.
+        options: what was made from what.
+        counts: documents, sentences, tokens and unknown_tokens of the text.
+        statistics: of all records.
+        file_bytes: size of each output file.
 
     Returns:
-      The manifest, of types that JSON has.
+        The manifest, of types that JSON has.
     """
     vocab = load_vocab(options.vocab_file)
     made = statistics.counts

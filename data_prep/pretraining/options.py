@@ -30,22 +30,22 @@ class Options:
     """What is made from what. Names and defaults are the original's where it has the flag.
 
     Attributes:
-      input_files: text, one sentence a line, blank lines between documents; .gz is decompressed.
-      output_files: TFRecord files; .gz is compressed.
-      vocab_file: WordPiece vocabulary.
-      do_lower_case: True for uncased models.
-      do_whole_word_mask: mask whole words.
-      max_seq_length: tokens of a padded sequence.
-      max_predictions_per_seq: padded number of masked tokens.
-      random_seed: any integer.
-      dupe_factor: how often the text is gone through, each time with other pairs and masks.
-      masked_lm_prob: fraction of tokens that is predicted.
-      short_seq_prob: probability that a document is cut into shorter pairs.
-      mask_prob: fraction of predicted tokens replaced by [MASK].
-      random_prob: fraction replaced by a random piece.
-      keep_prob: fraction left as it is.
-      dynamic_masking: write unmasked pairs; masks are drawn while training.
-      compatible: exactly the original script's records for this seed, in one process.
+        input_files: text, one sentence a line, blank lines between documents; .gz is decompressed.
+        output_files: TFRecord files; .gz is compressed.
+        vocab_file: WordPiece vocabulary.
+        do_lower_case: True for uncased models.
+        do_whole_word_mask: mask whole words.
+        max_seq_length: tokens of a padded sequence.
+        max_predictions_per_seq: padded number of masked tokens.
+        random_seed: any integer.
+        dupe_factor: how often the text is gone through, each time with other pairs and masks.
+        masked_lm_prob: fraction of tokens that is predicted.
+        short_seq_prob: probability that a document is cut into shorter pairs.
+        mask_prob: fraction of predicted tokens replaced by [MASK].
+        random_prob: fraction replaced by a random piece.
+        keep_prob: fraction left as it is.
+        dynamic_masking: write unmasked pairs; masks are drawn while training.
+        compatible: exactly the original script's records for this seed, in one process.
     """
 
     input_files: tuple[str, ...]
@@ -111,11 +111,11 @@ def shard_names(output_file: str, num_shards: int) -> tuple[str, ...]:
     """Names of a shard set: `wiki.tfrecord` becomes `wiki-00000-of-00016.tfrecord` and so on.
 
     Args:
-      output_file: name as if there were one file.
-      num_shards: how many; with 1 the name stays.
+        output_file: name as if there were one file.
+        num_shards: how many; with 1 the name stays.
 
     Returns:
-      The names in order.
+        The names in order.
     """
     if num_shards == 1:
         return (output_file,)
@@ -130,7 +130,7 @@ def warn_user(message: str) -> None:
 
 
 def warn_about_flags(options: Options, tokenizer: FullTokenizer) -> None:
-    """Warns of flags that contradict each other but are not forbidden."""
+    """Warn of flags that contradict each other but are not forbidden."""
     vocab = tokenizer.vocab
     uncased = is_uncased_vocabulary(vocab)
     lengths = options.max_seq_length * options.masked_lm_prob
@@ -152,10 +152,10 @@ def warn_about_flags(options: Options, tokenizer: FullTokenizer) -> None:
 
 
 def warn_about_corpus(options: Options, counts: dict[str, int]) -> None:
-    """Complains of a corpus from which no good pairs can come.
+    """Complain of a corpus from which no good pairs can come.
 
     Raises:
-      ValueError: there is no document.
+        ValueError: there is no document.
     """
     files = ", ".join(options.input_files[:3]) + (", ..." if len(options.input_files) > 3 else "")
     documents, sentences = counts["documents"], counts["sentences"]
@@ -183,11 +183,11 @@ def fingerprint(options: Options, layout: str | None = None) -> str:
     """Digest of all that the records' bytes depend on, and how unfinished work is laid out.
 
     Args:
-      options: what is made from what.
-      layout: name of another layout than this module's.
+        options: what is made from what.
+        layout: name of another layout than this module's.
 
     Returns:
-      16 hexadecimal digits.
+        16 hexadecimal digits.
     """
     what = {
         **dataclasses.asdict(options),
@@ -217,9 +217,9 @@ def generator(options: Options, stage: int, *index: int) -> np.random.Generator:
     """Random numbers of one piece of work, the same wherever and whenever it is done.
 
     Args:
-      options: for the seed.
-      stage: PAIRS_STAGE, PLAN_STAGE or RECORDS_STAGE.
-      *index: number of the block or chunk.
+        options: for the seed.
+        stage: PAIRS_STAGE, PLAN_STAGE or RECORDS_STAGE.
+        *index: number of the block or chunk.
     """
     seed = np.random.SeedSequence(options.random_seed % (1 << 64), spawn_key=(stage, *index))
     return np.random.Generator(np.random.SFC64(seed))

@@ -38,11 +38,11 @@ class Instance:
     """One masked sequence [CLS] A [SEP] B [SEP].
 
     Attributes:
-      ids: masked sequence.
-      a_end: position of the first [SEP].
-      positions: masked positions, increasing.
-      labels: ids that stood there.
-      is_random_next: whether B does not follow A.
+        ids: masked sequence.
+        a_end: position of the first [SEP].
+        positions: masked positions, increasing.
+        labels: ids that stood there.
+        is_random_next: whether B does not follow A.
     """
 
     ids: array.array
@@ -63,14 +63,14 @@ class InstanceMaker:
         vocabulary: instances.VocabularyTable,
         rng: random.Random,
     ):
-        """Keeps what all draws need.
+        """Keep what all draws need.
 
         Args:
-          documents: all documents in the order in which they are worked through, none empty.
-          pair_rule: how pairs are cut.
-          mask_rule: how tokens are masked.
-          vocabulary: ids of the special tokens and of the random replacements.
-          rng: the one generator, in the state after the documents were shuffled.
+            documents: all documents in the order in which they are worked through, none empty.
+            pair_rule: how pairs are cut.
+            mask_rule: how tokens are masked.
+            vocabulary: ids of the special tokens and of the random replacements.
+            rng: the one generator, in the state after the documents were shuffled.
         """
         self._documents = documents
         self._pair_rule = pair_rule
@@ -83,10 +83,10 @@ class InstanceMaker:
         self._rng = rng
 
     def from_document(self, index: int) -> Iterator[Instance]:
-        """Yields the instances of one document.
+        """Yield the instances of one document.
 
         Args:
-          index: which document.
+            index: which document.
         """
         rng, rule, document = self._rng, self._pair_rule, self._documents[index]
         target = rule.max_num_tokens
@@ -130,13 +130,13 @@ class InstanceMaker:
         return tokens
 
     def _truncate(self, tokens_a: list[int], tokens_b: list[int]) -> None:
-        """Cuts the longer, token by token, at the front or the back by a fair coin."""
+        """Cut the longer, token by token, at the front or the back by a fair coin."""
         while len(tokens_a) + len(tokens_b) > self._pair_rule.max_num_tokens:
             longer = tokens_a if len(tokens_a) > len(tokens_b) else tokens_b
             longer.pop(0 if self._rng.random() < 0.5 else -1)
 
     def _masked(self, tokens_a: list[int], tokens_b: list[int], is_random_next: bool) -> Instance:
-        """Packs a pair and masks it."""
+        """Pack a pair and mask it."""
         rng, rule, special = self._rng, self._mask_rule, self._vocabulary
         ids = [special.cls_id, *tokens_a, special.sep_id, *tokens_b, special.sep_id]
         a_end = len(tokens_a) + 1
@@ -179,14 +179,13 @@ def _join(document: Document, begin: int, end: int) -> list[int]:
     return [token for sentence in document[begin:end] for token in sentence]
 
 
-# --------------------------------------------------------------------------------------------------
-# Compatible mode
+# === Compatible mode ===
 
 
 def compatible_run(
     options: Options, tokenizer: FullTokenizer, work: str, show: bool
 ) -> dict[str, Any]:
-    """The original's records: everything in memory, one generator for all draws."""
+    """Make the original's records: everything in memory, one generator for all draws."""
     documents, counts = _read_documents(options, tokenizer, show)
     warn_about_corpus(options, counts)
     rng = random.Random(options.random_seed)
@@ -238,7 +237,7 @@ def compatible_run(
 def _read_documents(
     options: Options, tokenizer: FullTokenizer, show: bool
 ) -> tuple[list[list[Any]], dict[str, int]]:
-    """Tokenizes all documents into memory; returns them and their counts."""
+    """Tokenize all documents into memory; return them and their counts."""
     if not options.do_lower_case and is_uncased_vocabulary(tokenizer.vocab):
         warn_user(
             f"vocabulary {options.vocab_file} has no upper-case letters and do_lower_case is not "
@@ -271,7 +270,7 @@ def _read_documents(
 def _instance_arrays(
     made: Sequence[Instance], options: Options, dtype: np.dtype
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Pads instances to the arrays of their records; also returns their lengths, int64 [B]."""
+    """Pad instances to the arrays of their records; also return their lengths, int64 [B]."""
     rows = len(made)
     shape = (rows, options.max_predictions_per_seq)
     input_ids = np.zeros((rows, options.max_seq_length), dtype)

@@ -18,14 +18,14 @@ from data_prep.pretraining.options import (
 
 
 def block_bounds(store: token_store.TokenStore, options: Options) -> list[tuple[int, int]]:
-    """Cuts the corpus into blocks of documents whose pairs are drawn together.
+    """Cut the corpus into blocks of documents whose pairs are drawn together.
 
     Args:
-      store: the corpus; its tokens are not looked at.
-      options: for dupe_factor.
+        store: the corpus; its tokens are not looked at.
+        options: for dupe_factor.
 
     Returns:
-      First document and end of each block.
+        First document and end of each block.
     """
     step = max(1, units.BLOCK_SENTENCES // options.dupe_factor)
     starts = np.searchsorted(store.document_offsets, np.arange(0, store.counts["sentences"], step))
@@ -36,16 +36,16 @@ def block_bounds(store: token_store.TokenStore, options: Options) -> list[tuple[
 def block_pairs(
     store: token_store.TokenStore, options: Options, documents: range, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Draws the pairs of a block of documents, shuffled.
+    """Draw the pairs of a block of documents, shuffled.
 
     Args:
-      store: the corpus; its tokens are not looked at.
-      options: for the rule of pairs and dupe_factor.
-      documents: the block.
-      rng: `generator` of the block.
+        store: the corpus; its tokens are not looked at.
+        options: for the rule of pairs and dupe_factor.
+        documents: the block.
+        rng: `generator` of the block.
 
     Yields:
-      PAIR_DTYPE arrays of about SHUFFLED_PAIRS pairs, each in random order.
+        PAIR_DTYPE arrays of about SHUFFLED_PAIRS pairs, each in random order.
     """
     waiting: list[np.ndarray] = []
     lanes = (
@@ -78,18 +78,18 @@ def write_chunk_records(
     rng: np.random.Generator,
     stream: Any,
 ) -> Statistics:
-    """Shuffles, packs, masks and encodes the pairs of one chunk of the output.
+    """Shuffle, pack, mask and encode the pairs of one chunk of the output.
 
     Args:
-      options: for the rule of masks and the lengths.
-      vocabulary: of the model.
-      pairs: PAIR_DTYPE [B], in the order of the plan.
-      gather: pairs -> tokens, and the pairs with their starts in those tokens.
-      rng: `generator` of the chunk.
-      stream: where the framed records are written.
+        options: for the rule of masks and the lengths.
+        vocabulary: of the model.
+        pairs: PAIR_DTYPE [B], in the order of the plan.
+        gather: pairs -> tokens, and the pairs with their starts in those tokens.
+        rng: `generator` of the chunk.
+        stream: where the framed records are written.
 
     Returns:
-      Counts of what was written, without "bytes".
+        Counts of what was written, without "bytes".
     """
     pairs = rng.permutation(pairs)
     statistics = Statistics()
@@ -107,14 +107,14 @@ def write_chunk_records(
 
 
 def chunk_sizes(options: Options, total: int) -> tuple[list[int], list[range]]:
-    """Cuts the output files into chunks.
+    """Cut the output files into chunks.
 
     Args:
-      options: for the output files.
-      total: instances there are.
+        options: for the output files.
+        total: instances there are.
 
     Returns:
-      Instances of each chunk, and the chunks of each output file.
+        Instances of each chunk, and the chunks of each output file.
     """
     files = len(options.output_files)
     if total < files:
@@ -132,18 +132,18 @@ def chunk_sizes(options: Options, total: int) -> tuple[list[int], list[range]]:
 def deal_pairs(
     options: Options, part_pairs: Sequence[int], sizes: Sequence[int]
 ) -> Iterator[np.ndarray]:
-    """Deals the pairs out to the chunks: the rows of the plan.
+    """Deal the pairs out to the chunks: the rows of the plan.
 
     Row r says where each chunk's share of the r-th file of pairs begins. Shares are drawn as those
     of a uniformly random order of all pairs (multivariate hypergeometric).
 
     Args:
-      options: for the seed.
-      part_pairs: pairs in each file of them.
-      sizes: instances of each chunk, with the same sum.
+        options: for the seed.
+        part_pairs: pairs in each file of them.
+        sizes: instances of each chunk, with the same sum.
 
     Yields:
-      For each file of pairs int64 [chunks + 1], from 0 to its pairs.
+        For each file of pairs int64 [chunks + 1], from 0 to its pairs.
     """
     rng = generator(options, PLAN_STAGE)
     left = np.array(sizes, np.int64)
@@ -157,12 +157,12 @@ def _deal(rng: np.random.Generator, left: np.ndarray, count: int) -> np.ndarray:
     """How many of `count` items go to each chunk, if free places are drawn without replacement.
 
     Args:
-      rng: source of randomness.
-      left: int64 [chunks], free places.
-      count: items, at most the sum of `left`.
+        rng: source of randomness.
+        left: int64 [chunks], free places.
+        count: items, at most the sum of `left`.
 
     Returns:
-      int64 [chunks], summing to count.
+        int64 [chunks], summing to count.
     """
     places = int(left.sum())
     if places < 900_000_000:  # NumPy's bound for the method is 1e9

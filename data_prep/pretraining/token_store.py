@@ -35,10 +35,10 @@ class TokenizedPiece:
     """Tokens of a piece.
 
     Attributes:
-      tokens: uint16 or uint32 [tokens], all sentences one after another.
-      sentence_lengths: uint32 [sentences], each at least 1.
-      document_starts: uint32 [breaks], sentences of the piece before each blank line, increasing.
-      unknown_tokens: how many tokens are [UNK].
+        tokens: uint16 or uint32 [tokens], all sentences one after another.
+        sentence_lengths: uint32 [sentences], each at least 1.
+        document_starts: uint32 [breaks], sentences of the piece before each blank line, increasing.
+        unknown_tokens: how many tokens are [UNK].
     """
 
     tokens: np.ndarray
@@ -47,11 +47,11 @@ class TokenizedPiece:
     unknown_tokens: int
 
     def write(self, stream: BinaryIO) -> None:
-        """Writes the piece to a stream."""
+        """Write the piece to a stream."""
         np.savez(stream, **dataclasses.asdict(self))
 
     def save(self, path: str) -> None:
-        """Writes the piece; the file appears under its name once it is whole."""
+        """Write the piece; the file appears under its name once it is whole."""
         temporary = f"{path}.tmp-{os.getpid()}"
         with open(temporary, "wb") as stream:
             self.write(stream)
@@ -59,7 +59,7 @@ class TokenizedPiece:
 
     @classmethod
     def load(cls, source: str | BinaryIO) -> "TokenizedPiece":
-        """Reads what `write` or `save` wrote, from a path or a stream that can seek."""
+        """Read what `write` or `save` wrote, from a path or a stream that can seek."""
         with np.load(source) as loaded:
             fields = {name: loaded[name] for name in loaded.files}
         return cls(**{**fields, "unknown_tokens": int(fields["unknown_tokens"])})
@@ -68,18 +68,18 @@ class TokenizedPiece:
 def tokenize_piece(
     piece: TextPiece, tokenizer: FullTokenizer, refuse_upper_case: bool
 ) -> TokenizedPiece:
-    """Tokenizes the lines of a piece.
+    """Tokenize the lines of a piece.
 
     Args:
-      piece: which.
-      tokenizer: tokenizer whose vocabulary has [UNK].
-      refuse_upper_case: whether a capital letter is an error.
+        piece: which.
+        tokenizer: tokenizer whose vocabulary has [UNK].
+        refuse_upper_case: whether a capital letter is an error.
 
     Returns:
-      The tokens.
+        The tokens.
 
     Raises:
-      ValueError: bytes that are not UTF-8, or a refused capital letter, naming file and line.
+        ValueError: bytes that are not UTF-8, or a refused capital letter, naming file and line.
     """
     lines, begin = piece_lines(piece)
     tokens = array.array("H" if token_dtype(tokenizer.vocab).itemsize == 2 else "I")
@@ -111,8 +111,7 @@ def tokenize_piece(
     )
 
 
-# --------------------------------------------------------------------------------------------------
-# Files
+# === Files ===
 
 _TOKENS, _SENTENCES, _DOCUMENTS, _COUNTS = "tokens", "sentences", "documents", "counts.json"
 OFFSET_FILES = (_SENTENCES, _DOCUMENTS, _COUNTS)  # what a store without tokens consists of
@@ -125,10 +124,10 @@ class StoreWriter:
     """
 
     def __init__(self, folder: str):
-        """Opens the files, replacing any incomplete ones.
+        """Open the files, replacing any incomplete ones.
 
         Args:
-          folder: existing folder of the store.
+            folder: existing folder of the store.
         """
         self._folder = folder
         self._files = {
@@ -140,10 +139,10 @@ class StoreWriter:
         self._last_document = -1
 
     def append(self, piece: TokenizedPiece) -> None:
-        """Adds the next piece of the corpus.
+        """Add the next piece of the corpus.
 
         Args:
-          piece: with its tokens, or all pieces without theirs: then the store holds offsets only.
+            piece: with its tokens, or all pieces without theirs: then the store holds offsets only.
         """
         counts = self._counts
         self._dtype = piece.tokens.dtype
@@ -167,10 +166,10 @@ class StoreWriter:
             self._counts["documents"] += starts.size
 
     def close(self) -> dict[str, int]:
-        """Completes the store.
+        """Complete the store.
 
         Returns:
-          Numbers of tokens, sentences, documents and unknown_tokens.
+            Numbers of tokens, sentences, documents and unknown_tokens.
         """
         counts = self._counts
         np.array([counts["tokens"]], np.int64).tofile(self._files[_SENTENCES])
@@ -208,21 +207,21 @@ class TokenStore:
     """A complete store, memory-mapped.
 
     Attributes:
-      tokens: uint16 or uint32 [tokens].
-      sentence_offsets: int64 [sentences + 1], tokens before each sentence.
-      document_offsets: int64 [documents + 1], sentences before each document.
-      counts: numbers of tokens, sentences, documents and unknown_tokens.
+        tokens: uint16 or uint32 [tokens].
+        sentence_offsets: int64 [sentences + 1], tokens before each sentence.
+        document_offsets: int64 [documents + 1], sentences before each document.
+        counts: numbers of tokens, sentences, documents and unknown_tokens.
     """
 
     def __init__(self, folder: str, offsets_only: bool = False):
-        """Maps the files.
+        """Map the files.
 
         Args:
-          folder: folder of a complete store.
-          offsets_only: leave the tokens alone; `tokens` is empty.
+            folder: folder of a complete store.
+            offsets_only: leave the tokens alone; `tokens` is empty.
 
         Raises:
-          OSError: there is none.
+            OSError: there is none.
         """
         with open(os.path.join(folder, _COUNTS), encoding="utf-8") as stream:
             self.counts = json.load(stream)
@@ -252,15 +251,15 @@ class TokenStore:
         return max(self.sentence_offsets.nbytes, self.document_offsets.nbytes) > MAX_RESIDENT_BYTES
 
     def gather(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Makes ranges of tokens available in memory.
+        """Make ranges of tokens available in memory.
 
         Args:
-          starts: int64 [N], first token of each range.
-          lengths: integers [N], tokens in each range.
+            starts: int64 [N], first token of each range.
+            lengths: integers [N], tokens in each range.
 
         Returns:
-          tokens, and int64 [N] where in them each range begins: all tokens with `starts` itself, or
-          if those are too many to be mapped a copy of the ranges.
+            tokens, and int64 [N] where in them each range begins: all tokens with `starts` itself,
+            or if those are too many to be mapped a copy of the ranges.
         """
         if self.tokens.nbytes <= MAX_RESIDENT_BYTES:
             return self.tokens, starts
@@ -277,7 +276,7 @@ class TokenStore:
         return out, ends - lengths
 
     def release(self) -> None:
-        """Drops large mappings from this process's resident set (they stay in the page cache)."""
+        """Drop large mappings from this process's resident set (they stay in the page cache)."""
         for mapping in self._maps:
             if len(mapping) > MAX_RESIDENT_BYTES and hasattr(mapping, "madvise"):
                 mapping.madvise(mmap.MADV_DONTNEED)

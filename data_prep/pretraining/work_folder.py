@@ -13,21 +13,21 @@ from data_prep.processes.folder_lock import lock_folder
 
 @contextlib.contextmanager
 def work_folder(options: Options, layout: str | None = None) -> Iterator[str]:
-    """Makes sure that the output can be written, and gives the folder for unfinished work.
+    """Make sure that the output can be written, and give the folder for unfinished work.
 
     The folder goes when all is done, and when the input turns out to be bad; it stays when the run
     is stopped or a disk is full, for the next run to continue.
 
     Args:
-      options: what is made from what; all output on this machine's file system.
-      layout: as for `fingerprint`.
+        options: what is made from what; all output on this machine's file system.
+        layout: as for `fingerprint`.
 
     Yields:
-      The folder's path.
+        The folder's path.
 
     Raises:
-      ValueError: the output cannot be written.
-      RuntimeError: another run has the folder.
+        ValueError: the output cannot be written.
+        RuntimeError: another run has the folder.
     """
     for path in options.output_files:
         if os.path.isdir(path):
@@ -66,7 +66,7 @@ def work_folder(options: Options, layout: str | None = None) -> Iterator[str]:
 
 
 def _remove_folder(work: str) -> None:
-    """Removes a work folder so that nobody takes half of it for a whole one."""
+    """Remove a work folder so that nobody takes half of it for a whole one."""
     removed = f"{work}-{os.getpid()}.removed"
     os.rename(work, removed)
     shutil.rmtree(removed)

@@ -16,14 +16,14 @@ class Progress:
     """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0, show: bool = True):
-        """Begins a step.
+        """Begin a step.
 
         Args:
-          what: the step, a few words.
-          total: amount of work.
-          unit: unit of the amount; "B" is shown in kB, MB, ...
-          done: amount that an earlier run has done.
-          show: False for silence.
+            what: the step, a few words.
+            total: amount of work.
+            unit: unit of the amount; "B" is shown in kB, MB, ...
+            done: amount that an earlier run has done.
+            show: False for silence.
         """
         terminal = sys.stderr.isatty()
         tqdm.tqdm.monitor_interval = 0  # no thread beside the worker processes
@@ -41,7 +41,7 @@ class Progress:
         self._begin = self._last = time.monotonic()
 
     def update(self, amount: int) -> None:
-        """Adds work that was done."""
+        """Add work that was done."""
         self._done += amount
         self._bar.update(amount)
         if self._lines and time.monotonic() - self._last >= LINE_INTERVAL_SECONDS:

@@ -45,15 +45,15 @@ class WorkerPool:
     """
 
     def __init__(self, num_workers: int, factory: Callable[..., Any], *arguments: Any):
-        """Prepares the workers; processes start with the first call.
+        """Prepare the workers; processes start with the first call.
 
         Args:
-          num_workers: worker processes; 1 for none beside this one.
-          factory: makes the object, importable.
-          *arguments: of the factory, picklable.
+            num_workers: worker processes; 1 for none beside this one.
+            factory: makes the object, importable.
+            *arguments: of the factory, picklable.
 
         Raises:
-          ValueError: num_workers below 1.
+            ValueError: num_workers below 1.
         """
         if num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {num_workers}")
@@ -71,17 +71,17 @@ class WorkerPool:
             )
 
     def map(self, method: str, calls: Iterable[tuple]) -> Iterator[Any]:
-        """Calls a method once for each tuple of arguments.
+        """Call a method once for each tuple of arguments.
 
         Args:
-          method: name of the object's method.
-          calls: arguments of each call; taken only a little ahead of the results.
+            method: name of the object's method.
+            calls: arguments of each call; taken only a little ahead of the results.
 
         Yields:
-          The results, in the order of the calls.
+            The results, in the order of the calls.
 
         Raises:
-          RuntimeError: a worker process died.
+            RuntimeError: a worker process died.
         """
         if self._pool is None:
             for arguments in calls:

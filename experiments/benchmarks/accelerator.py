@@ -103,7 +103,7 @@ def flops_of_sequence(config: BertConfig, length: int) -> float:
     return 3.0 * (config.num_hidden_layers * layer + head + 2 * width**2)
 
 
-# --- contenders -----------------------------------------------------------------------------------
+# === Contenders ===
 
 # A contender makes (step, wait): `step` begins a training step, `wait` returns the last loss once
 # all that was begun is done.
@@ -111,7 +111,7 @@ Contender = tuple[Callable[[], None], Callable[[], float]]
 
 
 def ours(size: str, length: int) -> Contender:
-    """This package's model on Keras' JAX backend."""
+    """Return this package's model on Keras' JAX backend."""
     import jax
     from keras import ops
 
@@ -243,7 +243,7 @@ REQUIRED_PACKAGES = {
 }
 
 
-# --- measuring ------------------------------------------------------------------------------------
+# === Measuring ===
 
 
 def measure(step: Callable[[], None], wait: Callable[[], float]) -> dict[str, float]:

@@ -104,7 +104,7 @@ class _Clients:
         return process, here
 
     def collect(self) -> tuple[list[float], list[str]]:
-        """What they told since the last time."""
+        """Return what they told since the last time."""
         latencies, errors = [], []
         for _, pipe in self._running:
             with contextlib.suppress(EOFError):
@@ -158,7 +158,7 @@ def _mean_batch(port: int) -> float:
 
 @contextlib.contextmanager
 def _server(window: int):
-    """The server, ready; its process and port."""
+    """Yield the server, ready; its process and port."""
     command = [
         sys.executable,
         str(_SERVER),

@@ -53,7 +53,7 @@ def _define_flags() -> None:
 
 
 def _first_documents(source: pathlib.Path, target: pathlib.Path, fraction: float) -> None:
-    """Writes the first documents of a text, about a fraction of its bytes."""
+    """Write the first documents of a text, about a fraction of its bytes."""
     left = source.stat().st_size * fraction
     with open(source, "rb") as reader, open(target, "wb") as writer:
         for line in reader:
@@ -63,18 +63,18 @@ def _first_documents(source: pathlib.Path, target: pathlib.Path, fraction: float
 
 
 def measure(command: Sequence[str]) -> dict[str, float]:
-    """Runs a command.
+    """Run a command.
 
     Args:
-      command: program and arguments.
+        command: program and arguments.
 
     Returns:
-      wall_seconds, cpu_seconds (user and system, children included), peak_bytes (largest sum of the
-      proportional set sizes of the process and its children, sampled) and peak_process_bytes (the
-      largest resident set of any one of them).
+        wall_seconds, cpu_seconds (user and system, children included), peak_bytes (largest sum of
+        the proportional set sizes of the process and its children, sampled) and peak_process_bytes
+        (the largest resident set of any one of them).
 
     Raises:
-      RuntimeError: the command failed; its last output is in the message.
+        RuntimeError: the command failed; its last output is in the message.
     """
     import psutil
 
@@ -114,7 +114,7 @@ def measure(command: Sequence[str]) -> dict[str, float]:
 
 
 def _count_records(path: pathlib.Path) -> int:
-    """Number of records of a plain TFRecord file, by hopping over them."""
+    """Return the number of records of a plain TFRecord file, by hopping over them."""
     count, size = 0, path.stat().st_size
     with open(path, "rb") as stream:
         while stream.tell() < size:
@@ -144,7 +144,7 @@ def _extrapolate(
 
 
 def _compare(values: flags.FlagValues, extra: str, folder: pathlib.Path) -> dict:
-    """Runs both with the same flags."""
+    """Run both with the same flags."""
     source = pathlib.Path(values.input_file).resolve()
     output = folder / "records.tfrecord"
     common = [
@@ -187,7 +187,7 @@ def _compare(values: flags.FlagValues, extra: str, folder: pathlib.Path) -> dict
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the comparisons and prints a table."""
+    """Run the comparisons and print a table."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     values = flags.FLAGS

@@ -212,7 +212,7 @@ def summary(times: Sequence[tuple[float, float]], texts: int) -> dict[str, float
 
 
 def run(values: flags.FlagValues, folder: pathlib.Path) -> dict[str, Any]:
-    """Measure everything; returns the figures."""
+    """Measure everything; return the figures."""
     import tensorflow as tf
 
     from bert_tf.tokenization.vocabulary import load_vocab

@@ -51,7 +51,7 @@ def _read_lines(path: str) -> list[str]:
 
 
 def _first(lines: list[str], megabytes: float) -> list[str]:
-    """The first lines, so many that they hold about so many megabytes."""
+    """Return the first lines, so many that they hold about so many megabytes."""
     size = 0
     for number, line in enumerate(lines):
         size += len(line.encode()) + 1

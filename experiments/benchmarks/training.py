@@ -206,7 +206,7 @@ def _as_tensors(batch):
 
 
 def measure(step: Callable[[], float]) -> dict[str, float]:
-    """Time a step function; returns median CPU and wall seconds, and the last loss."""
+    """Time a step function; return median CPU and wall seconds, and the last loss."""
     for _ in range(FLAGS.num_warmup_steps):
         step()
     cpu_seconds, wall_seconds, loss = [], [], float("nan")

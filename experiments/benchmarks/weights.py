@@ -137,7 +137,7 @@ def measure(name: str) -> dict[str, float]:
 
 
 def write_checkpoints(folder: pathlib.Path) -> int:
-    """Write a model of random weights in every format; returns the size of its weights in bytes."""
+    """Write a model of random weights in every format; return the size of its weights in bytes."""
     import bert_tf
     from bert_tf.weights.keras_hub_export import save_keras_hub
     from bert_tf.weights.save import save_hf, save_keras, save_model_directory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-# --- reporting ------------------------------------------------------------------------------------
+# === Reporting ===
 
 
 def print_rows(title: str, rows: Sequence[Sequence[str]]) -> None:

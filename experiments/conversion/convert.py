@@ -52,7 +52,7 @@ def print_transfer(transfer: Any, verbose: bool) -> None:
         print_rows(f"{title}: {len(names)}", [(name,) for name in names])
 
 
-# --- the script -----------------------------------------------------------------------------------
+# === The script ===
 
 
 def _check_target(source: str, target: pathlib.Path, file_format: str, overwrite: bool) -> None:

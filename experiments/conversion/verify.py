@@ -56,7 +56,7 @@ def fixed_batch(config: Any, kind: str) -> dict[str, np.ndarray]:
     return {name: value.astype(np.int32) for name, value in batch.items()}
 
 
-# --- outputs of each system -----------------------------------------------------------------------
+# === Outputs of each system ===
 
 
 def _arrays(outputs: Any) -> dict[str, np.ndarray]:

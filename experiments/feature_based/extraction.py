@@ -56,7 +56,7 @@ def parse_layers(text: str, num_layers: int) -> list[tuple[int | str, int]]:
     return layers
 
 
-# --- lines ----------------------------------------------------------------------------------------
+# === Lines ===
 
 
 def read_lines(path: str) -> Iterator[tuple[str, str | None]]:
@@ -113,7 +113,7 @@ def make_windows(path: str, tokenizer: FullTokenizer, max_seq_length: int):
         yield TokenWindow(input_ids, segment_ids)
 
 
-# --- writers --------------------------------------------------------------------------------------
+# === Writers ===
 # Each writes under a temporary name, and gives the file its own on a clean exit.
 
 
@@ -206,7 +206,7 @@ def tfrecord_writer(path: str, pooled: bool):
         yield write
 
 
-# --- the script -----------------------------------------------------------------------------------
+# === The script ===
 
 
 def extract(values: flags.FlagValues) -> None:

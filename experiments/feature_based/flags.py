@@ -11,7 +11,7 @@ from data_prep.finetuning import ner
 _UNSUPPORTED = ("use_tpu", "master", "tpu_name", "tpu_zone", "gcp_project")
 
 
-# --- the model ------------------------------------------------------------------------------------
+# === The model ===
 
 
 def define_model_flags(values: flags.FlagValues) -> None:

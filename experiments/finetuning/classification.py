@@ -30,7 +30,7 @@ from experiments.finetuning.splits import (
     probabilities_of,
 )
 
-# --- data -----------------------------------------------------------------------------------------
+# === Data ===
 
 
 def prepare(values: flags.FlagValues, start: StartingPoint) -> Data:
@@ -47,7 +47,7 @@ def prepare(values: flags.FlagValues, start: StartingPoint) -> Data:
     return make_records(*sources_from_flags(values), values, start)
 
 
-# --- predictions ----------------------------------------------------------------------------------
+# === Predictions ===
 
 
 def write_predictions(
@@ -83,7 +83,7 @@ def write_predictions(
     return paths
 
 
-# --- the script -----------------------------------------------------------------------------------
+# === The script ===
 
 
 def run(values: flags.FlagValues) -> None:

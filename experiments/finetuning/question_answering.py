@@ -70,7 +70,7 @@ def window_rule(values: flags.FlagValues) -> WindowRule:
     return WindowRule(values.max_seq_length, values.doc_stride, values.max_query_length)
 
 
-# --- data -----------------------------------------------------------------------------------------
+# === Data ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _telling(source: Any) -> Any:
     return dataclasses.replace(source, read=read)
 
 
-# --- answers --------------------------------------------------------------------------------------
+# === Answers ===
 
 
 def padding_too(outputs: Mapping[str, Any]) -> Any:
@@ -341,7 +341,7 @@ class Answerer:
         return {name: float(figures[name]) for name in LOGGED if name in figures}
 
 
-# --- the script -----------------------------------------------------------------------------------
+# === The script ===
 
 
 def run(values: flags.FlagValues) -> None:

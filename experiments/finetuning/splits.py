@@ -17,7 +17,7 @@ from data_prep.finetuning.prepare import TokenizerSettings, prepare
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning.initial_model import StartingPoint
 
-# --- records --------------------------------------------------------------------------------------
+# === Records ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def make_records(
     return Data(task, by_name, made)
 
 
-# --- figures --------------------------------------------------------------------------------------
+# === Figures ===
 
 
 def decide(kind: str, logits: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from experiments.finetuning.splits import Data, leave_out, make_records
 TASK = TASKS["ner"]
 
 
-# --- figures --------------------------------------------------------------------------------------
+# === Figures ===
 
 
 class TaggedSplit:
@@ -117,7 +117,7 @@ def write_scores(scores: EntityScores, folder: pathlib.Path, suffix: str = "") -
         plot_types(types, folder / f"ner_types{suffix}.png")
 
 
-# --- the script -----------------------------------------------------------------------------------
+# === The script ===
 
 
 def run(values: flags.FlagValues) -> None:

@@ -30,7 +30,7 @@ class Batchable(Protocol):
     batchable: bool
 
     def __call__(self, inputs: Arrays) -> Arrays:
-        """Outputs by name for inputs by name."""
+        """Return the outputs by name for inputs by name."""
         ...
 
 
@@ -64,7 +64,7 @@ class _Request:
 
 
 def _common_rows(inputs: Arrays) -> int | None:
-    """The first dimension of all arrays; None where they have none, or not the same."""
+    """Return the first dimension of all arrays; None where they have none, or not the same."""
     rows = {array.shape[0] if array.ndim else None for array in inputs.values()}
     return rows.pop() if len(rows) == 1 else None
 
@@ -77,7 +77,7 @@ def _run(signature: Batchable, inputs: Arrays) -> Arrays | Exception:
 
 
 def _run_together(signature: Batchable, requests: list[Arrays]) -> list[Arrays] | None:
-    """Outputs of each request from one run of all; None where the run does not come apart."""
+    """Return each request's outputs of one run of all; None where the run does not come apart."""
     rows = [next(iter(inputs.values())).shape[0] for inputs in requests]
     joined = {name: np.concatenate([inputs[name] for inputs in requests]) for name in requests[0]}
     try:
@@ -126,7 +126,7 @@ class Batcher:
             )
 
     async def run(self, signature: Batchable, inputs: Arrays) -> Arrays:
-        """What the signature makes of the inputs, run by itself or with others.
+        """Return what the signature makes of the inputs, run by itself or with others.
 
         Args:
             signature: what to run.

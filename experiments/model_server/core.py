@@ -45,7 +45,7 @@ _FIELDS = {
 
 
 def tensor_proto(array: np.ndarray) -> TensorProto:
-    """An array as TF Serving answers with it: values in the field of their type.
+    """Return an array as TF Serving answers with it: values in the field of their type.
 
     `tf.make_tensor_proto` packs numbers into tensor_content, where a client that reads float_val
     finds nothing.
@@ -61,7 +61,7 @@ def tensor_proto(array: np.ndarray) -> TensorProto:
 
 
 def tensor_array(name: str, proto: TensorProto, max_bytes: int) -> np.ndarray:
-    """The array of a tensor that a client sent.
+    """Return the array of a tensor that a client sent.
 
     Args:
         name: the input's name.
@@ -84,7 +84,7 @@ def tensor_array(name: str, proto: TensorProto, max_bytes: int) -> np.ndarray:
 
 
 def serialized_examples(examples: Input) -> np.ndarray:
-    """Serialized tf.train.Examples of a Classify or Regress request: objects of bytes [N].
+    """Return serialized tf.train.Examples of a Classify or Regress request: objects of bytes [N].
 
     Raises:
         ServingError: INVALID_ARGUMENT, there are none.
@@ -139,7 +139,7 @@ class ServingCore:
         self.max_tensor_bytes = max_tensor_bytes
 
     def servable(self, spec: ModelSpec) -> Servable:
-        """The loaded version that a request names.
+        """Return the loaded version that a request names.
 
         Raises:
             ServingError: NOT_FOUND, it is not loaded; INVALID_ARGUMENT, it names none, or a label.
@@ -152,7 +152,7 @@ class ServingCore:
     async def predict(
         self, servable: Servable, signature_name: str, inputs: Arrays, output_filter: Sequence = ()
     ) -> Arrays:
-        """Outputs of a signature, all or those of the filter.
+        """Return the outputs of a signature, all or those of the filter.
 
         Raises:
             ServingError: INVALID_ARGUMENT, names or types do not fit; what the model raises.
@@ -205,7 +205,7 @@ class ServingCore:
         return response
 
     async def regress(self, request: RegressionRequest) -> RegressionResponse:
-        """A value for each example; see TF Serving's regression.proto.
+        """Return a value for each example; see TF Serving's regression.proto.
 
         Raises:
             ServingError: the signature is none of this API; see `servable` and `predict`.
@@ -256,7 +256,7 @@ class ServingCore:
 
 
 def answered_by(servable: Servable, signature_name: str) -> ModelSpec:
-    """What a response says of the version and signature that it comes from."""
+    """Return what a response says of the version and signature that it comes from."""
     spec = ModelSpec(name=servable.model_name, signature_name=signature_name or DEFAULT_SIGNATURE)
     spec.version.value = servable.version
     return spec

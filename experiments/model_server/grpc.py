@@ -88,7 +88,7 @@ class _Services(
 def grpc_server(
     core: ServingCore, metrics: ServingMetrics, address: str, max_request_bytes: int
 ) -> tuple[grpc.aio.Server, int]:
-    """A server of both services, not yet started.
+    """Return a server of both services, not yet started.
 
     Args:
         core: what answers.

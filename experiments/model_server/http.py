@@ -71,7 +71,7 @@ def _error(error: ServingError) -> Response:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body of a request.
+    """Return the body of a request.
 
     Raises:
         ServingError: status 413, it is larger than max_bytes.
@@ -93,7 +93,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 async def _unless_gone(request: Request, answer: Any) -> Any:
-    """The result of a coroutine; it is cancelled when the client leaves before.
+    """Return the result of a coroutine; it is cancelled when the client leaves before.
 
     Raises:
         ClientDisconnect: the client left.
@@ -180,7 +180,7 @@ class _RestApi:
 
 
 def http_app(core: ServingCore, metrics: ServingMetrics, max_request_bytes: int) -> ASGIApp:
-    """The web application.
+    """Return the web application.
 
     Args:
         core: what answers.

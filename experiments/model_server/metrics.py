@@ -93,7 +93,7 @@ class ServingMetrics:
         self._waiting.set(requests)
 
     def page(self) -> tuple[bytes, str]:
-        """The metrics in Prometheus' text format, and its content type."""
+        """Return the metrics in Prometheus' text format, and its content type."""
         return (
             prometheus_client.generate_latest(self.registry),
             prometheus_client.CONTENT_TYPE_LATEST,

@@ -80,7 +80,7 @@ class Signature:
         return dict(zip(self._output_names, map(np.asarray, values), strict=True))
 
     def checked(self, inputs: Arrays) -> Arrays:
-        """The inputs, once names and types are known to be the signature's.
+        """Return the inputs, once names and types are known to be the signature's.
 
         Raises:
             ServingError: INVALID_ARGUMENT, naming what is missing, too much or of another type.
@@ -126,7 +126,7 @@ class Servable:
         }
 
     def signature(self, name: str) -> Signature:
-        """The signature of a name; "" stands for the default one.
+        """Return the signature of a name; "" stands for the default one.
 
         Raises:
             ServingError: INVALID_ARGUMENT, there is none of that name.
@@ -141,7 +141,7 @@ class Servable:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keeps it loaded for the time of a request; for the event loop alone."""
+        """Keep it loaded for the time of a request; for the event loop alone."""
         self._users += 1
         try:
             yield
@@ -231,7 +231,7 @@ class ModelSource:
 
 
 def _fingerprint(folder: pathlib.Path) -> tuple:
-    """What changes when the files of a folder do."""
+    """Return what changes when the files of a folder do."""
     try:
         files = [(p, p.stat()) for p in sorted(folder.rglob("*"))]
     except OSError:
@@ -276,7 +276,7 @@ class ModelManager:
         return all(self._servables.values())
 
     def get(self, name: str, version: int | None = None) -> Servable:
-        """A loaded version of a model, by default the newest.
+        """Return a loaded version of a model, by default the newest.
 
         Raises:
             ServingError: NOT_FOUND, it is not loaded.

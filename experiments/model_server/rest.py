@@ -59,7 +59,7 @@ class Call:
 
 
 def parse_path(http_method: str, path: str) -> Call:
-    """What a request asks for.
+    """Return what a request asks for.
 
     Args:
         http_method: "GET" and so on.
@@ -88,7 +88,7 @@ def parse_path(http_method: str, path: str) -> Call:
 
 
 def _kind(value: Any) -> str:
-    """What a JSON value is, for messages."""
+    """Return what a JSON value is, for messages."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
     if value is None:
         return "null"
@@ -98,7 +98,7 @@ def _kind(value: Any) -> str:
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request; NaN and Infinity are numbers, what follows it is not read.
+    """Return a request's JSON object; NaN and Infinity are numbers, what follows it is not read.
 
     Raises:
         ServingError: INVALID_ARGUMENT, it is not one.
@@ -126,7 +126,7 @@ def parse_body(body: bytes) -> dict[str, Any]:
 
 
 def signature_name(request: Mapping[str, Any]) -> str:
-    """The signature that a request names, or "".
+    """Return the signature that a request names, or "".
 
     Raises:
         ServingError: INVALID_ARGUMENT, it is not a string.
@@ -186,7 +186,7 @@ def _bool(value: Any) -> bool:
 
 
 def _converter(dtype: tf.DType):
-    """A function from a JSON value to one of the type."""
+    """Return a function from a JSON value to one of the type."""
     if dtype == tf.string:
         return _string
     if dtype in _FLOATS:
@@ -349,7 +349,7 @@ def predict_inputs(
 
 
 def _feature(value: Any) -> tf.train.Feature:
-    """A feature of a tf.train.Example of a JSON value or a list of values of one kind."""
+    """Return a feature of a tf.train.Example of a JSON value or a list of values of one kind."""
     values = value if isinstance(value, list) else [value]
     kinds = {"bytes" if _is_base64(v) else type(v).__name__ for v in values}
     if kinds <= {"bytes", "str"}:
@@ -405,7 +405,7 @@ def example_input(request: Mapping[str, Any]) -> Input:
 
 
 def _json_values(name: str, array: np.ndarray) -> Any:
-    """An array as nested lists; floats with the fewest digits that give them back."""
+    """Return an array as nested lists; floats with the fewest digits that give them back."""
     if array.dtype == object:
         if name.endswith(BYTES_SUFFIX):
             values = [{BASE64_KEY: base64.b64encode(v).decode()} for v in array.ravel()]
@@ -456,7 +456,7 @@ def predict_response(outputs: Arrays, in_rows: bool) -> bytes:
 
 
 def _shortest(value: float) -> float:
-    """A float32 as the float64 with the same digits."""
+    """Return a float32 as the float64 with the same digits."""
     return float(str(np.float32(value)))
 
 

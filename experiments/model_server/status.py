@@ -46,12 +46,12 @@ class ServingError(Exception):
 
 
 def invalid_argument(message: str) -> ServingError:
-    """The error of a request that cannot be right, whatever is loaded."""
+    """Return the error of a request that cannot be right, whatever is loaded."""
     return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
 def as_serving_error(error: BaseException) -> ServingError:
-    """The error that a client gets for an exception, TensorFlow's with their own code."""
+    """Return the error that a client gets for an exception, TensorFlow's with their own code."""
     if isinstance(error, ServingError):
         return error
     if isinstance(error, tf.errors.OpError):

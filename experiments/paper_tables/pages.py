@@ -27,7 +27,7 @@ code { display: block; white-space: pre; }
 """
 
 
-# --- the report -----------------------------------------------------------------------------------
+# === The report ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Block:
     commands: tuple[str, ...] = ()
 
 
-# --- Markdown and HTML ----------------------------------------------------------------------------
+# === Markdown and HTML ===
 
 
 def to_markdown(title: str, blocks: Sequence[Block]) -> str:

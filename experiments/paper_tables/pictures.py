@@ -11,7 +11,7 @@ from typing import Any
 from experiments.paper_tables.results import Result
 from experiments.paper_tables.tables import Table
 
-# --- pictures -------------------------------------------------------------------------------------
+# === Pictures ===
 
 
 def png_of(figure: Any) -> bytes:

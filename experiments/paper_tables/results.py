@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.paper_tables.runs import Cell
 
-# --- figures --------------------------------------------------------------------------------------
+# === Figures ===
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ _NOT_SCORES = {
 
 
 def plot_curves(metrics_file: str | os.PathLike, png: str | os.PathLike) -> pathlib.Path:
-    """Draws losses with their baselines, accuracies, learning rate and throughput.
+    """Draw losses with their baselines, accuracies, learning rate and throughput.
 
     Args:
         metrics_file: metrics.jsonl of a run.

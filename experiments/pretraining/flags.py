@@ -10,7 +10,7 @@ from absl import flags
 from experiments.command_line import training_flags
 from experiments.command_line.exit_status import InputError
 
-# --- validation -----------------------------------------------------------------------------------
+# === Validation ===
 
 
 def check_flags(values: flags.FlagValues) -> None:

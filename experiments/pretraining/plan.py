@@ -49,7 +49,7 @@ def _sha256(path: str) -> str:
 def _find_vocabulary(
     values: flags.FlagValues, manifests: list[dict[str, Any]], init: Any
 ) -> str | None:
-    """The vocabulary file: as given, as the records' manifest names it, or the checkpoint's."""
+    """Find the vocabulary file: as given, by the records' manifest, or the checkpoint's."""
     if values.vocab_file:
         if not os.path.isfile(values.vocab_file):
             raise InputError(f"vocab_file: no such file: {values.vocab_file}")

@@ -39,7 +39,7 @@ _TRAJECTORY_FLAGS = [
 ]
 
 
-# --- data -----------------------------------------------------------------------------------------
+# === Data ===
 
 
 def training_dataset(
@@ -82,7 +82,7 @@ def evaluation_dataset(values: flags.FlagValues, plan: Plan) -> Any:
 
 
 def baselines(values: flags.FlagValues, plan: Plan) -> dict[str, float]:
-    """What a masked language model's loss should be compared with, in nats per piece."""
+    """Return what a masked language model's loss should be compared with, in nats per piece."""
     from bert_tf.input_pipeline.baselines import label_counts, unigram_cross_entropy
 
     phase = plan.phases[0]
@@ -97,7 +97,7 @@ def baselines(values: flags.FlagValues, plan: Plan) -> dict[str, float]:
     }
 
 
-# --- the run --------------------------------------------------------------------------------------
+# === The run ===
 
 
 class PretrainingRun:
@@ -190,7 +190,7 @@ class PretrainingRun:
                 )
 
     def _schedule_of_two_phases(self) -> dict[str, Any]:
-        """What the optimizer takes for a second phase with a schedule of its own."""
+        """Return what the optimizer takes for a second phase with a schedule of its own."""
         values = self.values
         if len(self.plan.phases) < 2 or values.second_learning_rate is None:
             return {}
@@ -355,7 +355,7 @@ class PretrainingRun:
             f"uniform {floor['uniform_loss']:.4f}; {gain:+.4f} better than unigram)",
         )
 
-    # --- what is printed ---
+    # === What is printed ===
 
     def _print_beginning(self, floor: dict[str, float], continued: bool) -> None:
         values, trainer = self.values, self.trainer
@@ -408,7 +408,7 @@ def _name_of_eval_records(plan: Plan) -> str:
 
 
 def _rows_of(phase: Phase) -> list[tuple[str, str]]:
-    """What the table at the beginning says of a phase."""
+    """Return what the table at the beginning says of a phase."""
     records, steps = sum(phase.counts), phase.end - phase.begin
     return [
         (

@@ -61,7 +61,7 @@ def row_digest(row: bytes) -> str:
 
 
 def load_original(checkout: str):
-    """Imports the original's run_classifier and tokenization."""
+    """Import the original's run_classifier and tokenization."""
     import tensorflow.compat.v1 as tensorflow
 
     sys.modules["tensorflow"] = tensorflow
@@ -70,7 +70,7 @@ def load_original(checkout: str):
 
 
 def original_rows(original, task, path, split, tokenizer, max_seq_length):
-    """The original's features of a file, one tuple a row."""
+    """Yield the original's features of a file, one tuple a row."""
     processor = {
         "mrpc": original.MrpcProcessor,
         "cola": original.ColaProcessor,

@@ -79,7 +79,7 @@ class _GFile(io.TextIOWrapper):
 
 
 def pack(module: types.ModuleType, lines: str, vocab: str) -> dict[str, list]:
-    """What the original makes of a file: length -> tokens, ids and segments of each line."""
+    """Return what the original makes of a file: length -> tokens, ids and segments of each line."""
     tokenizer = module.tokenization.FullTokenizer(vocab_file=vocab, do_lower_case=True)
     packed = {}
     for length in LENGTHS:

@@ -32,7 +32,7 @@ def random_tag(generator: random.Random, forms: str, types: tuple[str, ...], out
 
 
 def random_case(generator: random.Random, forms: str) -> tuple[list[list[str]], list[list[str]]]:
-    """True and predicted tags of a few sentences."""
+    """Return true and predicted tags of a few sentences."""
     types = generator.choice(TYPES)
     true, predicted = [], []
     for _ in range(generator.randint(1, 20)):
@@ -52,7 +52,7 @@ def random_case(generator: random.Random, forms: str) -> tuple[list[list[str]], 
 
 
 def report(command: list[str], true: list[list[str]], predicted: list[list[str]]) -> str:
-    """What a script prints of the tags."""
+    """Return what a script prints of the tags."""
     text = "".join(
         "".join(f"word {a} {b}\n" for a, b in zip(*tags, strict=True)) + "\n"
         for tags in zip(true, predicted, strict=True)

@@ -30,7 +30,7 @@ ODD = (
 
 
 def odd_sentences() -> tuple[list[ner.Sentence], list[tuple[str, ...]]]:
-    """The sentences of ODD, and their predicted tags."""
+    """Return the sentences of ODD, and their predicted tags."""
     return [ner.Sentence(words, tags) for words, tags, _ in ODD], [tags for *_, tags in ODD]
 
 

@@ -83,7 +83,7 @@ FILES_PER_CASE = 2
 
 
 def main() -> None:
-    """Runs every case and writes the digests."""
+    """Run every case and write the digests."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bert", required=True, type=pathlib.Path)
     parser.add_argument("--data", required=True, type=pathlib.Path)
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def _digest(path: pathlib.Path) -> dict:
-    """Number of records, and SHA-256 over all features of all records in order."""
+    """Return the number of records, and SHA-256 over all features of all records in order."""
     import tensorflow as tf
 
     digest, count = hashlib.sha256(), 0

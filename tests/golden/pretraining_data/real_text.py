@@ -6,15 +6,15 @@ import re
 
 
 def write_real_text(extract: pathlib.Path, output: pathlib.Path, min_bytes: int = 1_200_000) -> int:
-    """Writes the first articles of a Wikipedia extract, one rough sentence a line.
+    """Write the first articles of a Wikipedia extract, one rough sentence a line.
 
     Args:
-      extract: gzip file of `<doc ...>`, title, paragraphs, `</doc>`.
-      output: text file to write; blank lines between documents.
-      min_bytes: whole articles are written until there are so many bytes.
+        extract: gzip file of `<doc ...>`, title, paragraphs, `</doc>`.
+        output: text file to write; blank lines between documents.
+        min_bytes: whole articles are written until there are so many bytes.
 
     Returns:
-      Bytes written.
+        Bytes written.
     """
     written = 0
     with gzip.open(extract, "rt", encoding="utf-8") as reader, open(output, "wb") as writer:

@@ -182,9 +182,9 @@ def logits(lengths, max_seq_length: int, seed: int) -> tuple[np.ndarray, np.ndar
     """Made-up logits float32 [N, L]: exact in binary, with many ties, and a hill in each row.
 
     Args:
-      lengths: tokens of each window that are not padding.
-      max_seq_length: L.
-      seed: of RandomState, whose numbers never change.
+        lengths: tokens of each window that are not padding.
+        max_seq_length: L.
+        seed: of RandomState, whose numbers never change.
     """
     random = np.random.RandomState(seed)
     count = len(lengths)
@@ -238,7 +238,7 @@ def canonical_feature(feature) -> dict:
 
 
 def compact(feature: dict) -> dict:
-    """A canonical feature for a committed file: without what follows from the rest."""
+    """Return a canonical feature for a committed file: without what follows from the rest."""
     kept = {k: v for k, v in feature.items() if not k.startswith(("input_", "segment_"))}
     kept["words"] = " ".join(map(str, feature["words"]))
     kept["is_max_context"] = "".join(map(str, feature["is_max_context"]))
@@ -247,7 +247,7 @@ def compact(feature: dict) -> dict:
 
 
 def canonical_answer(answer: str, nbest: list[dict], null_odds: float | None) -> dict:
-    """Final and n-best answers of a question; probabilities rounded, for they depend on libm."""
+    """Return a question's final and n-best answers; probabilities rounded, as libm differs."""
     return {
         "answer": answer,
         "nbest": [
@@ -259,7 +259,7 @@ def canonical_answer(answer: str, nbest: list[dict], null_odds: float | None) ->
 
 
 def run_original(run_squad, case: Case, path, vocab_file, seed: int, logits=logits):
-    """The original's examples, features and canonical answers (None where it fails)."""
+    """Return the original's examples, features and canonical answers (None where it fails)."""
     run_squad.FLAGS.version_2_with_negative = case.version_2
     run_squad.FLAGS.null_score_diff_threshold = case.threshold
     tokenizer = run_squad.tokenization.FullTokenizer(
@@ -333,7 +333,7 @@ def odd_predictions(content: dict) -> tuple[dict[str, str], dict[str, float]]:
 
 
 def official_scores(evaluate_v1, evaluate_v2) -> dict:
-    """What the official scripts say of `odd_predictions`."""
+    """Return what the official scripts say of `odd_predictions`."""
     content = select("v1.json", HERE)
     answers, _ = odd_predictions(content)
     scores = {"v1": load_script(evaluate_v1).evaluate(content["data"], answers)}
@@ -346,7 +346,7 @@ def official_scores(evaluate_v1, evaluate_v2) -> dict:
 
 
 def official_v2(script, content, answers, odds, threshold) -> dict:
-    """Runs the main function of the official script of version 2.0."""
+    """Run the main function of the official script of version 2.0."""
     with tempfile.TemporaryDirectory() as folder:
         values = {"data_file": content, "pred_file": answers, "na_prob_file": odds}
         paths = {}
@@ -364,7 +364,7 @@ def official_v2(script, content, answers, odds, threshold) -> dict:
 
 
 def main() -> None:
-    """Runs every case and writes both files."""
+    """Run every case and write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("bert", "data", "evaluate_v1", "evaluate_v2"):
         parser.add_argument(f"--{name}", required=True, type=pathlib.Path)

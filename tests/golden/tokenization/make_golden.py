@@ -205,7 +205,7 @@ HARD_STRINGS: list[str | bytes] = [
 
 
 def to_json(text: str | bytes) -> str | dict[str, str]:
-    """A string as JSON can hold it; bytes become {"bytes": hexadecimal}."""
+    """Return a string as JSON can hold it; bytes become {"bytes": hexadecimal}."""
     return text if isinstance(text, str) else {"bytes": text.hex()}
 
 
