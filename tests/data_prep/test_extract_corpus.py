@@ -1,0 +1,342 @@
+"""extract_corpus: formats, cleaning, order, held-out documents and errors that name the line."""
+
+import bz2
+import dataclasses
+import gzip
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from data_prep.corpus import extraction
+from data_prep.corpus.extraction import (
+    Options,
+    RawDocument,
+    clean_wiki_line,
+    expand_inputs,
+    extract_corpus,
+    is_held_out,
+    process_batch,
+    split_paragraph,
+)
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+WIKI = """<doc id="12" url="https://en.wikipedia.org/wiki?curid=12" title="Salt &amp; Pepper">
+Salt &amp; Pepper
+
+Dr. Smith bought salt (; Latin: "sal") in the U.S. for $3.50. It was cheap!
+History.
+Trade routes
+The <b>trade</b> ended &lt;br&gt; in [[Venice|the city]] () , they say. , nobody knows why.
+{| class="wikitable"
+|-
+| a cell
+* A list item that is long enough to be running text, as we say
+[[Category:Spices]]
+</doc>
+<doc id="13" url="x" title="Empty">
+Empty
+
+</doc>
+<doc id="14" url="x" title="Other">
+Something else stands in the first line.
+</doc>
+"""
+WIKI_LINES = [
+    'Dr. Smith bought salt (Latin: "sal") in the U.S. for $3.50.',
+    "It was cheap!",
+    "History.",
+    "The trade ended in the city, they say.",
+    "nobody knows why.",
+    "A list item that is long enough to be running text, as we say",
+    "",
+    "Something else stands in the first line.",
+    "",
+]
+
+
+def write(path: pathlib.Path, text: str | bytes) -> str:
+    data = text.encode() if isinstance(text, str) else text
+    if path.suffix == ".gz":
+        data = gzip.compress(data)
+    elif path.suffix == ".bz2":
+        data = bz2.compress(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return str(path)
+
+
+def extracted(tmp_path, *inputs: str, num_workers=1, max_documents=None, **options) -> list[str]:
+    output = tmp_path / "output.txt"
+    extract_corpus(
+        inputs,
+        str(output),
+        options=Options(**options),
+        num_workers=num_workers,
+        max_documents=max_documents,
+    )
+    return output.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def script(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "data_prep/extract_corpus.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
+    )
+
+
+@pytest.mark.parametrize("name", ["wiki_00", "wiki_00.gz", "wiki_00.bz2"])
+def test_wikiextractor(tmp_path, name):
+    assert extracted(tmp_path, write(tmp_path / name, WIKI)) == WIKI_LINES
+
+
+def test_wikiextractor_can_keep_titles_and_fragments(tmp_path):
+    lines = extracted(
+        tmp_path, write(tmp_path / "w", WIKI), drop_titles=False, drop_fragments=False
+    )
+    assert lines[0] == "Salt & Pepper"
+    assert "Trade routes" in lines
+
+
+def test_text_that_only_looks_like_markup_stays():
+    for line in ("if a < b and c > d then", "use #include <stdio.h> first", "P<NP<EXP", "a | b"):
+        assert clean_wiki_line(line) == line
+
+
+def test_text_files_are_documents(tmp_path):
+    one = write(tmp_path / "1.txt", "\ufeffOne is first. Two is next.\n\nThree &amp; four\n")
+    two = write(tmp_path / "2.txt.gz", "Five.\r\nSix.\r\n")
+    assert extracted(tmp_path, one, two) == [
+        *("One is first.", "Two is next.", "Three & four", ""),
+        *("Five.", "Six.", ""),
+    ]
+
+
+def test_text_documents_between_empty_lines(tmp_path):
+    path = write(tmp_path / "1.txt", "\n\nOne.\nTwo. Three.\n \n\nFour.\n")
+    lines = extracted(tmp_path, path, text_documents="blank_line")
+    assert lines == ["One.", "Two.", "Three.", "", "Four.", ""]
+
+
+def test_hard_wrapped_text(tmp_path):
+    path = write(tmp_path / "1.txt", "One is\nfirst. Two\nis next.\n\nThree.\n")
+    assert extracted(tmp_path, path, join_lines=True) == [
+        *("One is first.", "Two is next.", "Three.", "")
+    ]
+
+
+def test_json_lines(tmp_path):
+    rows = [
+        {"id": 1, "body": "One. Two.\nThree\u2028and four."},
+        {"id": 2, "body": None},
+        {"id": 3, "body": "ha\ud83dlf is long"},
+    ]
+    path = write(tmp_path / "a.jsonl", "\n".join(json.dumps(row) for row in rows))
+    assert extracted(tmp_path, path, text_field="body") == [
+        *("One.", "Two.", "Three and four.", ""),
+        *("ha?lf is long", ""),
+    ]
+
+
+def test_globs_in_order(tmp_path):
+    for name in ("b/2", "b/1", "a/3"):
+        write(tmp_path / name, f"File {name[-1]}.")
+    patterns = [f"{tmp_path}/b/*", f"{tmp_path}/**/3", f"{tmp_path}/b/1"]
+    assert [pathlib.Path(p).name for p in expand_inputs(patterns)] == ["1", "2", "3"]
+
+
+def test_pieces_without_a_word_join_the_sentence_before():
+    splitter = {"x": ["... ", "One.", ' "', "", "Two."]}.__getitem__
+    assert split_paragraph("x", splitter) == ['One."', "Two."]
+
+
+def test_splitter_of_the_user(tmp_path):
+    write(tmp_path / "my_splitter.py", "def split(text):\n    return text.split(';')\n")
+    write(tmp_path / "1.txt", "one; two. Three")
+    done = script(
+        "--input_file=1.txt",
+        "--output_file=out.txt",
+        "--sentence_splitter=my_splitter:split",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.txt").read_text() == "one\ntwo. Three\n\n"
+
+
+def many_documents(tmp_path, count=211) -> str:
+    documents = [
+        f'<doc id="{i}" url="u" title="T{i}">\nT{i}\n\n' + f"Sentence {i} is here. " * (i % 7 + 1)
+        for i in range(count)
+    ]
+    return write(tmp_path / "many", "".join(f"{d}\n</doc>\n" for d in documents))
+
+
+def test_output_does_not_depend_on_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "_BATCH_BYTES", 499)  # So that the file makes many batches.
+    path, found = many_documents(tmp_path), []
+    for workers in (1, 2):
+        train, heldout = tmp_path / f"{workers}.gz", tmp_path / f"h{workers}.txt"
+        counts = extract_corpus(
+            [path],
+            str(train),
+            options=Options(heldout_fraction=0.2),
+            heldout_output_file=str(heldout),
+            num_workers=workers,
+        )
+        found.append((train.read_bytes(), heldout.read_bytes(), counts))
+    assert found[0] == found[1]
+    assert not list(tmp_path.glob("*.tmp*"))
+
+
+def test_held_out_documents_are_whole_and_chosen_by_content(tmp_path):
+    path = many_documents(tmp_path)
+    train, heldout = tmp_path / "t", tmp_path / "h"
+    counts = extract_corpus(
+        [path],
+        str(train),
+        options=Options(heldout_fraction=0.2),
+        heldout_output_file=str(heldout),
+    )
+    assert counts.documents + counts.heldout_documents == counts.documents_read == 211
+    assert 20 < counts.heldout_documents < 65  # Binomial(211, 0.2): 42.2 +- 5.8.
+    held = heldout.read_text().split("\n\n")[:-1]
+    kept = train.read_text().split("\n\n")[:-1]
+    assert not set(held) & set(kept)
+    for document in held + kept:
+        assert len(set(document.split("\n"))) == 1
+    # Whatever stands beside it, a document falls to the same side.
+    assert is_held_out(b"x", 0.2) == is_held_out(b"x", 0.2)
+    assert not is_held_out(b"x", 0.0)
+
+
+def test_limits_of_documents(tmp_path):
+    path = many_documents(tmp_path)
+    assert extracted(tmp_path, path, max_documents=3).count("") == 3
+    lines = extracted(tmp_path, path, min_document_sentences=7)
+    assert lines.count("") == 211 // 7
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("w", '<doc id="1" title="T">\nText.\n', "w:1: <doc> without </doc>"),
+        ("w", '<doc id="1">\na\n<doc id="2">\n', "w:3: <doc> inside the <doc> of line 1"),
+        ("w", '<doc id="1">\na\n</doc>\nstray\n', "w:4: expected <doc id=...>"),
+        ("w", b'<doc id="1">\nT\na\xe9z\n</doc>\n', "w:3: byte 2 is not UTF-8 (0xe9"),
+        ("t.txt", b"One.\n\nTwo \xff.\n", "t.txt:3: byte 5 is not UTF-8 (0xff"),
+        ("t.txt", "One.".encode("utf-16"), "t.txt:1: expected UTF-8, got UTF-16"),
+        ("j", '{"text": "a"}\n{"text": \n', "j:2: broken JSON"),
+        ("j", '{"text": "a"}\n\n{"body": "b"}\n', "j:3: no field 'text'"),
+        ("j", '{"text": 5}\n', "j:1: field 'text': expected text, got int"),
+        ("j.json", '[{"text": "a"}]', "j.json:1: expected JSON lines"),
+        ("t.txt", " \n\n", "no documents with text"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, name, data, expected):
+    path = write(tmp_path / name, data)
+    with pytest.raises(ValueError) as caught:
+        extracted(tmp_path, path)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name]  # No half-written output.
+
+
+def test_broken_gzip_is_named(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"One sentence.\n" * 1000)[:-20])
+    with pytest.raises(ValueError, match=r"a\.txt\.gz:\d+: cannot read further"):
+        extracted(tmp_path, str(path))
+    path.write_bytes(b"One sentence.")
+    with pytest.raises(ValueError, match=r"a\.txt\.gz:1: cannot read further"):
+        extracted(tmp_path, str(path))
+
+
+def test_bad_bytes_can_be_replaced(tmp_path):
+    path = write(tmp_path / "t.txt", b"Two \xff ends.\n")
+    assert extracted(tmp_path, path, decode_errors="replace") == ["Two \ufffd ends.", ""]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"format": "xml"}, "format: expected"),
+        ({"text_documents": "line"}, "text_documents: expected"),
+        ({"heldout_fraction": 0.1}, "belong together"),
+        ({"sentence_splitter": "nothing"}, "expected module:function"),
+        ({"sentence_splitter": "json:nothing"}, "json:nothing"),
+        ({"max_document_bytes": 3}, "max_document_bytes=3"),
+        ({"join_lines": True, "text_documents": "blank_line"}, "join_lines"),
+    ],
+)
+def test_bad_options_are_named(tmp_path, changes, expected):
+    path = write(tmp_path / "t.txt", "One sentence.\n")
+    with pytest.raises(ValueError, match=expected):
+        extracted(tmp_path, path, **changes)
+
+
+def test_missing_input_and_overwritten_input(tmp_path):
+    with pytest.raises(FileNotFoundError, match="matches no file"):
+        expand_inputs([str(tmp_path / "*.txt")])
+    path = write(tmp_path / "t.txt", "One.")
+    with pytest.raises(ValueError, match="is also an input"):
+        extract_corpus([path], path)
+    assert pathlib.Path(path).read_text() == "One."
+
+
+def test_script(tmp_path):
+    write(tmp_path / "wiki_00", WIKI)
+    done = script("--input_file=wiki_*", "--output_file=out/corpus.txt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/corpus.txt").read_text().split("\n")[:-1] == WIKI_LINES
+    assert "out/corpus.txt: 2 documents, 7 sentences" in done.stdout
+    assert "1 had no text" in done.stdout
+
+    write(tmp_path / "bad", b'<doc id="1">\n\xe9\n</doc>\n')
+    done = script("--input_file=bad", "--output_file=o", "--num_workers=2", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("extract_corpus: bad:2: byte 1")
+
+
+def test_script_warns(tmp_path):
+    write(tmp_path / "book.txt", "It was a dark\nand stormy night when\n" * 30)
+    done = script("--input_file=book.txt", "--output_file=o", "--num_workers=1", cwd=tmp_path)
+    assert "--join_lines" in done.stdout
+    assert "one document" in done.stdout
+
+
+def test_workers_do_not_load_tensorflow():
+    code = (
+        "import sys, data_prep.corpus.extraction as e\n"
+        "e.process_batch([e.RawDocument('a', 1, 'text', b'One. Two.')], e.Options())\n"
+        "sys.exit(bool({'tensorflow', 'keras', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+def test_options_are_flags():
+    raw = RawDocument("p", 1, "text", b"A sentence that stays.")
+    assert process_batch([raw], Options())[0] == b"A sentence that stays.\n\n"
+    names = {field.name for field in dataclasses.fields(Options)}
+    text = (REPOSITORY / "data_prep/extract_corpus.py").read_text()
+    for name in names - {"fragment_words"}:
+        assert f'"{name}"' in text, name
+
+
+def test_real_wikipedia(tmp_path, shared_data):
+    output = tmp_path / "wiki.txt"
+    counts = extract_corpus(
+        [str(shared_data / "corpus/wikipedia_en_extract.txt.gz")], str(output), max_documents=40
+    )
+    assert counts.documents_read == 40
+    sentences = [line for line in output.read_text(encoding="utf-8").splitlines() if line]
+    assert len(sentences) == counts.sentences > 4000
+    for leftover in ("</", "<doc", "&amp;", "()", "(,", "[[Category", "{|"):
+        assert not any(leftover in sentence for sentence in sentences), leftover
+    lengths = sorted(map(len, sentences))
+    assert 80 < lengths[len(lengths) // 2] < 170  # A median sentence of English prose.

@@ -1,0 +1,730 @@
+"""The classification runner and what the fine-tuning scripts share, on tiny models and tables."""
+
+import csv
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from bert_tf.config import BertConfig
+from bert_tf.models.task_models import HEADS, make_model
+from bert_tf.tasks import metrics
+from bert_tf.tasks.table import get_task
+from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
+from bert_tf.weights.adapters import load_adapters
+from bert_tf.weights.load import load_bert, load_checkpoint, load_model
+from bert_tf.weights.save import save_model_directory
+from experiments import run_classifier
+from experiments.command_line.exit_status import InputError, exit_on_error
+from experiments.command_line.memory import OUT_OF_MEMORY_STATUS
+from experiments.finetuning import classification
+from experiments.finetuning import flags as finetuning_flags
+from experiments.finetuning.results import Run, summary_over_seeds
+from experiments.finetuning.runs import Job, _Training, best_run
+from experiments.finetuning.splits import Evaluator
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+GOOD, BAD = ("good", "fine", "lovely"), ("bad", "awful", "sad")
+WORDS = (*GOOD, *BAD, "the", "film", "was", "book")
+VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
+CONFIG = BertConfig(
+    vocab_size=len(VOCABULARY),
+    hidden_size=22,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=37,
+    max_position_embeddings=31,
+    type_vocab_size=2,
+    initializer_range=0.5,  # random weights that already tell words apart
+)
+# Fast to learn: what is tested is the runner.
+QUICK = {"learning_rate": 3e-3, "max_seq_length": 13, "num_train_epochs": 4, "train_batch_size": 7}
+
+
+def sentences(count, seed):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        label = int(rng.integers(2))
+        word = (BAD, GOOD)[label][rng.integers(3)]
+        rows.append((f"the {rng.choice(['film', 'book'])} was {word}", label))
+    return rows
+
+
+def write_table(path, rows, header=("text", "label")):
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows])
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "words.txt").write_text("".join(f"{piece}\n" for piece in VOCABULARY))
+    keras.utils.set_random_seed(1)
+    encoder = HEADS["encoder"].make(CONFIG)
+    save_model_directory(folder, encoder, folder / "words.txt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    names = ("no", "yes")
+    for split, count, seed in (("train", 97, 1), ("dev", 41, 2), ("test", 23, 3)):
+        rows = [(text, names[label]) for text, label in sentences(count, seed)]
+        write_table(folder / f"{split}.csv", rows)
+    return folder
+
+
+def command(given):
+    values = flags.FlagValues()
+    run_classifier.define_flags(values)
+    values(["run_classifier.py", *(f"--{name}={value}" for name, value in given.items())])
+    return values
+
+
+def run(model_dir, output, **given):
+    classification.run(command({"model_dir": model_dir, "output_dir": output, **QUICK, **given}))
+
+
+def own(tables, **more):
+    return {
+        "train_file": tables / "train.csv",
+        "dev_file": tables / "dev.csv",
+        "test_file": tables / "test.csv",
+        "text_column": "text",
+        "label_column": "label",
+        **more,
+    }
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def finished(model_dir, tables, tmp_path_factory):
+    """Return a run that trained, evaluated and predicted."""
+    output = tmp_path_factory.mktemp("run")
+    run(model_dir, output, **own(tables), do_train=True, do_eval=True, do_predict=True)
+    return output
+
+
+def test_a_table_of_ones_own_is_learnt_and_all_files_are_there(finished, tables):
+    results = read_json(finished / "eval_results.json")
+    assert results["eval_accuracy"] > 0.95 and results["eval_f1"] > 0.95
+    stored = read_json(finished / "run.json")["run"]
+    assert stored["steps"] == int(97 / 7 * 4)
+    assert results["global_step"] == stored["best_step"] <= stored["steps"]
+    text = (finished / "eval_results.txt").read_text()
+    assert f"eval_accuracy = {results['eval_accuracy']}\n" in text
+    for name in ("confusion_matrix.png", "curves.png", "metrics.jsonl", "run.json", "vocab.txt"):
+        assert (finished / name).stat().st_size > 0, name
+    assert not list(finished.glob("model.ckpt-*")) and not (finished / "best").exists()
+    assert (finished / "labels.txt").read_text() == "no\nyes\n"
+
+
+def test_what_is_predicted_is_what_the_saved_model_says(finished, tables):
+    loaded = load_model(finished)
+    assert loaded.kind == "classification" and loaded.labels == ("no", "yes")
+    with open(finished / "predictions.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    truth = [("no", "yes")[label] for _, label in sentences(23, 3)]
+    assert len(rows) == 23
+    assert (
+        np.mean([row["prediction"] == label for row, label in zip(rows, truth, strict=True)]) > 0.9
+    )
+    probabilities = np.loadtxt(finished / "test_results.tsv")
+    assert probabilities.shape == (23, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    text, _ = sentences(23, 3)[5]
+    ids = np.array([[2, *loaded.tokenizer.encode(text), 3]])
+    logits = np.asarray(
+        loaded.model(
+            {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": np.zeros_like(ids)}
+        )
+    )[0]
+    expected = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(probabilities[5], expected, atol=1e-5)
+    assert float(rows[5]["probability of yes"]) == pytest.approx(expected[1], abs=1e-5)
+
+
+def test_a_finished_run_is_not_trained_again_and_another_is_not_mixed_in(
+    finished, model_dir, tables, capsys
+):
+    before = (finished / "bert_model.ckpt.data-00000-of-00001").read_bytes()
+    run(model_dir, finished, **own(tables), do_train=True, do_eval=True)
+    assert "is finished" in capsys.readouterr().out
+    assert (finished / "bert_model.ckpt.data-00000-of-00001").read_bytes() == before
+    with pytest.raises(InputError, match="holds a run with learning_rate 0.003.*0.007"):
+        run(model_dir, finished, **own(tables), do_train=True, **{**QUICK, "learning_rate": 7e-3})
+
+
+def test_evaluation_alone_needs_only_the_output_folder(finished, tables, tmp_path):
+    given = {**own(tables), "output_dir": finished, "do_eval": True, "max_seq_length": 13}
+    expected = read_json(finished / "eval_results.json")
+    classification.run(command(given))
+    results = read_json(finished / "eval_results.json")
+    assert results["global_step"] == expected["global_step"] > 0
+    assert results["eval_accuracy"] == expected["eval_accuracy"]
+    assert results["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-6)
+    # Without grouping, and padded to the full length, nothing changes.
+    classification.run(command({**given, "group_by_length": False, "pad_to_max_seq_length": True}))
+    assert read_json(finished / "eval_results.json")["eval_loss"] == pytest.approx(
+        expected["eval_loss"], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, pytest.param({"lora_rank": 2, "optimizer": "lamb"}, marks=pytest.mark.slow)],
+    ids=["all", "lora"],
+)
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+    finished, model_dir, tables, tmp_path, monkeypatch, more
+):
+    given = {**own(tables), "do_train": True, "do_eval": True, "save_checkpoints_steps": 11, **more}
+    whole = finished
+    if more:
+        whole = tmp_path / "whole"
+        run(model_dir, whole, **given)
+
+    class StoppedError(BaseException):
+        pass
+
+    from bert_tf.training.trainer import Trainer
+
+    save = Trainer.save
+
+    def stop(self):
+        path = save(self)
+        if self.step == 33:
+            raise StoppedError
+        return path
+
+    # To overwrite is to train anew what is finished, not what was stopped.
+    given["overwrite"] = True
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(Trainer, "save", stop)
+        run(model_dir, tmp_path / "parts", **given)
+    assert list((tmp_path / "parts").glob("model.ckpt-33.*"))
+    saved = []
+    monkeypatch.setattr(Trainer, "save", lambda self: saved.append(self.step) or save(self))
+    run(model_dir, tmp_path / "parts", **given)
+    assert saved[0] > 33
+    name = "bert_model.ckpt.data-00000-of-00001"
+    parts = (whole, tmp_path / "parts")
+    assert (parts[1] / name).read_bytes() == (parts[0] / name).read_bytes()
+    lines = [
+        [json.loads(line) for line in (part / "metrics.jsonl").read_text().splitlines()]
+        for part in parts
+    ]
+    steps = [[(line["kind"], line["step"]) for line in part] for part in lines]
+    assert steps[0] == steps[1]
+
+
+def test_low_rank_adapters(model_dir, tables, tmp_path, capsys):
+    """A run of them leaves a model like any other, and the adapters beside it."""
+    output = tmp_path / "run"
+    lora_flags = {"lora_rank": 2, "lora_alpha": 5, "lora_targets": "value"}
+    given = {**own(tables), "do_train": True, "do_eval": True, "num_train_steps": 13}
+    run(model_dir, output, **given, **lora_flags, recompute_layers="all")
+    learning = 2 * (22 + 22) + 2 * 22 + 2
+    assert f"trainable parameters: {learning:,} of " in capsys.readouterr().out
+    assert {path.name for path in (output / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    merged = load_model(output).model
+    adapted = make_model("classification", CONFIG, 2)
+    load_checkpoint(adapted, model_dir, heads=False)
+    before = {weight.path: weight.numpy() for weight in adapted.weights}
+    load_adapters(output / "adapter", adapted)
+    inputs = {name: np.full((3, 5), 1, np.int32) for name in merged.input}
+    np.testing.assert_allclose(merged(inputs), adapted(inputs), rtol=0, atol=1e-6)
+    changed = {w.path for w in merged.weights if (w.numpy() != before[w.path]).any()}
+    assert {path for path in changed if "/encoder/" in path} == {
+        "bert/encoder/layer_0/attention/self/value/kernel"
+    }
+    # What --do_eval says of the folder is what training said.
+    expected = read_json(output / "eval_results.json")
+    again = {**own(tables), "model_dir": output, "output_dir": tmp_path / "eval", "do_eval": True}
+    classification.run(command({**again, "max_seq_length": 13}))
+    found = read_json(tmp_path / "eval" / "eval_results.json")
+    assert found["eval_loss"] == pytest.approx(expected["eval_loss"], abs=1e-6)
+    with pytest.raises(InputError, match="lora_rank 2, and now it is 3"):
+        run(model_dir, output, **given, **{**lora_flags, "lora_rank": 3}, recompute_layers="all")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lora_rank": -1}, "lora_rank: expected at least 0"),
+        ({"lora_rank": 1, "lora_targets": "query,q"}, "lora_targets: expected some of query"),
+        ({"lora_rank": 1, "lora_alpha": -1}, "lora_alpha: expected a positive number"),
+        ({"recompute_layers": "1"}, "recompute: expected none, all, every_K or numbers"),
+    ],
+)
+def test_wrong_adapters_and_layers_are_refused(model_dir, tables, tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        run(model_dir, tmp_path, **own(tables), do_train=True, **given)
+
+
+def test_seeds_give_a_table_and_the_best_model(model_dir, tables, tmp_path, capsys):
+    given = {**own(tables), "do_train": True, "do_eval": True, "num_train_epochs": 1}
+    run(model_dir, tmp_path, **{**given, "seeds": "5,11,3"})
+    summary = read_json(tmp_path / "seeds.json")
+    runs = summary["runs"]
+    assert [run["seed"] for run in runs] == [5, 11, 3]
+    scores = [run["figures"]["accuracy"] for run in runs]
+    row = summary["figures"]["accuracy"]
+    assert row["mean"] == pytest.approx(np.mean(scores))
+    assert row["std"] == pytest.approx(np.std(scores, ddof=1))
+    assert row["median"] == np.median(scores) and row["max"] == max(scores)
+    best = runs[int(np.argmax(scores))]["folder"]
+    name = "bert_model.ckpt.data-00000-of-00001"
+    assert (tmp_path / name).read_bytes() == (pathlib.Path(best) / name).read_bytes()
+    assert read_trained_task(tmp_path) == TrainedTask("classification", 13)
+    assert read_json(tmp_path / "eval_results.json")["eval_accuracy"] == pytest.approx(max(scores))
+    assert "over 3 seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seeds", ["5", pytest.param("5,11", marks=pytest.mark.slow)])
+def test_a_model_of_other_origin_is_not_replaced(model_dir, tables, tmp_path, seeds):
+    given = {**own(tables), "do_train": True, "num_train_steps": 1, "seeds": seeds}
+    begins_with, original = tmp_path / "model", tmp_path / "original"
+    shutil.copytree(model_dir, begins_with)
+    original.mkdir()
+    for name in ("checkpoint", "model.ckpt-343.index"):  # as google-research/bert leaves them
+        (original / name).write_text("theirs")
+    for folder in (begins_with, original):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(InputError, match="is of another model"):
+            run(begins_with, folder, **given)
+        after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        assert after == before
+    run(begins_with, begins_with, **{**given, "overwrite": True})
+    assert load_model(begins_with).kind == "classification"
+
+
+@pytest.mark.slow
+def test_one_seed_and_several_do_not_share_a_folder(model_dir, tables, tmp_path):
+    given = {**own(tables), "do_train": True, "num_train_steps": 1}
+    run(model_dir, tmp_path / "one", **given)
+    with pytest.raises(InputError, match="is of another model"):
+        run(model_dir, tmp_path / "one", **{**given, "seeds": "5,11"})
+    run(model_dir, tmp_path / "one", **{**given, "seeds": "5,11", "overwrite": True})
+    with pytest.raises(InputError, match="is of another model"):
+        run(model_dir, tmp_path / "one", **given)
+    run(model_dir, tmp_path / "one", **{**given, "seeds": "5,11"})  # finds both finished
+
+
+def test_a_run_no_better_than_a_constant_is_named_failed():
+    def made(seed, score, diverged=None):
+        figures = {} if score is None else {"accuracy": score}
+        return Run(seed, "", 1, figures, 1, 0.0, 0.0, diverged)
+
+    found = summary_over_seeds(
+        [made(1, 0.9), made(2, 0.6), made(3, None, "the loss is not finite")], "accuracy", 0.6
+    )
+    assert set(found["failed"]) == {"2", "3"}
+    assert "not above that of a constant answer" in found["failed"]["2"]
+    assert found["figures"]["accuracy"]["mean"] == pytest.approx(0.75)
+
+
+def test_where_every_run_diverged_the_best_weights_before_are_named():
+    job = Job("classification", None, None, 1, "", None, "accuracy")
+    runs = [
+        Run(1, "here", 9, {"accuracy": 0.9}, 7, 0.0, 0.0, "not finite"),
+        Run(2, "there", 9, {}, 0, 0.0, 0.0, "not finite"),
+    ]
+    with pytest.raises(InputError) as error:
+        best_run(job, runs)
+    assert str(error.value) == (
+        "seed 1: not finite; its best weights before that, of step 7, lie in here; "
+        "seed 2: not finite"
+    )
+
+
+def test_the_best_weights_are_kept_and_early_stopping_stops(
+    model_dir, tables, tmp_path, monkeypatch
+):
+    scores = iter([0.5, 0.9, 0.7, 0.6, 0.8, 0.1])
+    kept = []
+
+    def evaluate(self, model):
+        score = next(scores)
+        if score == 0.9:
+            kept.append([weight.numpy() for weight in model.weights])
+        return {"accuracy": score, "loss": 1.0}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "__call__", evaluate)
+        patch.setattr(classification, "_draw", lambda *_: None)
+        run(
+            model_dir,
+            tmp_path,
+            **own(tables),
+            do_train=True,
+            do_eval=True,
+            eval_every_steps=7,
+            early_stop_evals=2,
+        )
+    stored = read_json(tmp_path / "run.json")["run"]
+    assert stored["best_step"] == 14 and stored["steps"] == 28
+    assert stored["figures"]["accuracy"] == 0.9
+    model = load_model(tmp_path).model
+    for weight, expected in zip(model.weights, kept[0], strict=True):
+        np.testing.assert_array_equal(weight.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "keep_best"),
+    [
+        (21, True),
+        pytest.param(21, False, marks=pytest.mark.slow),
+        pytest.param(28, True, marks=pytest.mark.slow),
+        pytest.param(28, False, marks=pytest.mark.slow),
+    ],
+)
+def test_early_stopping_counts_the_evaluations_before_a_resume(
+    model_dir, tables, tmp_path, monkeypatch, keep_best, stop_at
+):
+    scores = {7: 0.5, 14: 0.9, 21: 0.7, 28: 0.6, 35: 0.8}
+
+    class StoppedError(BaseException):
+        pass
+
+    def given():
+        return {
+            **own(tables),
+            "do_train": True,
+            "do_eval": True,
+            "eval_every_steps": 7,
+            "save_checkpoints_steps": 7,
+            "early_stop_evals": 2,
+            "keep_best": keep_best,
+        }
+
+    from bert_tf.training.trainer import Trainer
+
+    save, step = Trainer.save, [0]
+
+    def stop(self):
+        save(self)
+        if self.step == stop_at:
+            raise StoppedError
+
+    def evaluate(self):
+        step[0] = self.trainer.step
+        return original(self)
+
+    original = _Training._evaluate
+    monkeypatch.setattr(_Training, "_evaluate", evaluate)
+    monkeypatch.setattr(
+        Evaluator,
+        "__call__",
+        lambda self, model: {"accuracy": scores.get(step[0], 0.1), "loss": 1.0},
+    )
+    monkeypatch.setattr(classification, "_draw", lambda *_: None)
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(Trainer, "save", stop)
+        run(model_dir, tmp_path, **given())
+    run(model_dir, tmp_path, **given())
+    stored = read_json(tmp_path / "run.json")["run"]
+    assert stored["steps"] == 28
+    assert stored["best_step"] == (14 if keep_best else 28)
+    assert stored["figures"]["accuracy"] == (0.9 if keep_best else 0.6)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"freeze_layers": 1},
+        {"freeze": "^bert/pooler/"},
+        pytest.param(
+            {"layer_wise_decay": 0.5, "bias_correction": True, "clip_norm": 0},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_what_is_frozen_stays_and_the_rest_learns(model_dir, tables, tmp_path, given):
+    run(model_dir, tmp_path, **own(tables), do_train=True, **{**given, "num_train_steps": 5})
+    before = load_bert(model_dir).encoder
+    after = {w.path: w.numpy() for w in load_model(tmp_path).model.weights}
+    frozen = {"freeze_layers": ("/embeddings/", "/layer_0/"), "freeze": ("/pooler/",)}
+    patterns = next((frozen[name] for name in given if name in frozen), ())
+    for weight in before.weights:
+        same = np.array_equal(weight.numpy(), after[weight.path])
+        assert same == any(pattern in weight.path for pattern in patterns), weight.path
+
+
+@pytest.mark.parametrize(
+    "kind", ["regression", pytest.param("multi_label", marks=pytest.mark.slow)]
+)
+def test_numbers_and_several_labels(model_dir, tmp_path, kind):
+    rows = []
+    for text, label in sentences(61, 7):
+        labels = "|".join(n for n, holds in (("any", True), ("nice", label)) if holds)
+        number = label * 2.5 - 1
+        rows.append((text, number if kind == "regression" else labels))
+    for split in ("train", "dev", "test"):
+        write_table(tmp_path / f"{split}.csv", rows)
+    output = tmp_path / "run"
+    run(
+        model_dir,
+        output,
+        **own(tmp_path),
+        kind=kind,
+        do_train=True,
+        do_eval=True,
+        do_predict=True,
+        **{"num_train_epochs": 12},
+    )
+    results = read_json(output / "eval_results.json")
+    name = {"regression": "eval_pearson_correlation", "multi_label": "eval_multi_label_micro_f1"}
+    assert results[name[kind]] > 0.9, results
+    with open(output / "predictions.csv", encoding="utf-8", newline="") as stream:
+        predicted = [row["prediction"] for row in csv.DictReader(stream)]
+    if kind == "regression":
+        figure = metrics.METRICS["pearson_correlation"](
+            np.array(predicted, float), np.array([number for _, number in rows])
+        )
+        assert figure == pytest.approx(results["eval_pearson_correlation"], abs=1e-4)
+        assert (output / "regression.png").exists()
+    else:
+        assert set(predicted) <= {"", "any", "nice", "any|nice"}
+        # The order of labels is that of labels.txt.
+        assert (output / "labels.txt").read_text() == "any\nnice\n"
+
+
+def write_glue(folder, task, train, dev, test):
+    """Write the official files of WNLI or SST-2."""
+    folder.mkdir()
+    head = {"WNLI": "index\tsentence1\tsentence2\tlabel", "SST-2": "sentence\tlabel"}[task]
+    for split, rows in (("train", train), ("dev", dev)):
+        lines = [head]
+        for number, (text, label) in enumerate(rows):
+            row = (number, text, text, label) if task == "WNLI" else (text, label)
+            lines.append("\t".join(map(str, row)))
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    lines = ["index\tsentence1\tsentence2" if task == "WNLI" else "index\tsentence"]
+    for number, (text, _) in enumerate(test):
+        row = (number, text, text) if task == "WNLI" else (number, text)
+        lines.append("\t".join(map(str, row)))
+    (folder / "test.tsv").write_text("\n".join(lines) + "\n")
+
+
+def test_a_task_of_glue_writes_the_file_to_submit(model_dir, tmp_path):
+    write_glue(tmp_path / "SST-2", "SST-2", sentences(97, 1), sentences(31, 2), sentences(17, 3))
+    output = tmp_path / "run"
+    given = {"task_name": "SST-2", "data_dir": tmp_path / "SST-2"}
+    run(model_dir, output, **given, do_train=True, do_eval=True, do_predict=True)
+    assert read_json(output / "eval_results.json")["eval_accuracy"] > 0.9
+    lines = (output / "SST-2.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 18
+    predicted = [int(line.split("\t")[1]) for line in lines[1:]]
+    assert np.mean(np.equal(predicted, [label for _, label in sentences(17, 3)])) > 0.8
+
+
+def test_wnli_submits_the_commonest_label_as_the_paper_did(model_dir, tmp_path):
+    train = [(text, int(number > 2)) for number, (text, _) in enumerate(sentences(13, 1))]
+    write_glue(tmp_path / "WNLI", "WNLI", train, sentences(7, 2), sentences(5, 3))
+    given = {"task_name": "WNLI", "data_dir": tmp_path / "WNLI", "num_train_epochs": 1}
+    run(model_dir, tmp_path / "run", **{**given, "do_train": True, "do_predict": True})
+    lines = (tmp_path / "run" / "WNLI.tsv").read_text().splitlines()[1:]
+    assert [line.split("\t")[1] for line in lines] == ["1"] * 5
+    assert get_task("wnli").labels == ("0", "1")
+
+
+def test_the_originals_commands_predict_with_what_training_left(finished, model_dir, tables):
+    given = {
+        "vocab_file": model_dir / "words.txt",
+        "bert_config_file": model_dir / "bert_config.json",
+        "init_checkpoint": model_dir / "bert_model.ckpt",  # not fine-tuned
+        "output_dir": finished,
+        "max_seq_length": 13,
+        **own(tables),
+    }
+    expected = (finished / "test_results.tsv").read_bytes()
+    (finished / "test_results.tsv").unlink()
+    classification.run(command({**given, "do_train": False, "do_predict": True}))
+    assert (finished / "test_results.tsv").read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_finished_runs_may_be_moved(model_dir, tables, tmp_path):
+    given = {**own(tables), "do_train": True, "num_train_steps": 1, "seeds": "5,11"}
+    run(model_dir, tmp_path / "before", **given)
+    (tmp_path / "before").rename(tmp_path / "after")
+    run(model_dir, tmp_path / "after", **given)
+    folders = [run["folder"] for run in read_json(tmp_path / "after" / "seeds.json")["runs"]]
+    assert folders == [str(tmp_path / "after" / f"seed-{seed}") for seed in (5, 11)]
+
+
+def test_evaluating_in_training_or_not_is_said_to_be_another_run(model_dir, tables, tmp_path):
+    given = {**own(tables), "do_train": True, "num_train_steps": 1}
+    run(model_dir, tmp_path, **given)
+    with pytest.raises(InputError, match="or it was with --do_eval and now is without"):
+        run(model_dir, tmp_path, **given, do_eval=True)
+
+
+def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables, tmp_path):
+    given = {
+        "vocab_file": model_dir / "words.txt",
+        "bert_config_file": model_dir / "bert_config.json",
+        "init_checkpoint": model_dir / "bert_model.ckpt",
+        "output_dir": tmp_path,
+        **own(tables),
+        **QUICK,
+        "num_train_steps": 2,
+        "do_train": True,
+    }
+    classification.run(command(given))
+    assert load_model(tmp_path).labels == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "give at least one of --do_train, --do_eval, --do_predict"),
+        ({"do_train": True, "use_tpu": True}, "use_tpu, .* with --distribution_strategy=tpu"),
+        ({"do_train": True, "seeds": "1,1"}, "seeds: expected different whole numbers"),
+        ({"do_train": True, "max_seq_length": 37}, "max_seq_length: the model has 31 positions"),
+        ({"do_train": True, "learning_rate": -1}, "learning_rate: expected a positive number"),
+        ({"do_train": True, "learning_rate": "nan"}, "learning_rate: expected a positive number"),
+        ({"do_train": True, "iterations_per_loop": 0}, "iterations_per_loop: expected at least 1"),
+        ({"do_train": True, "train_batch_size": 0}, "train_batch_size: expected at least 1"),
+        ({"do_train": True, "num_train_epochs": 0.01}, "97 examples in batches of 7 make no step"),
+        ({"do_train": True, "seeds": "1,01"}, "seeds: expected different whole numbers"),
+        ({"do_train": True, "num_train_epochs": "inf"}, "num_train_epochs: expected a number"),
+        ({"do_train": True, "eval_every_steps": -3}, "eval_every_steps: expected at least 0"),
+        ({"do_train": True, "early_stop_evals": -1}, "early_stop_evals: expected at least 0"),
+        ({"do_train": True, "early_stop_evals": 2}, "early_stop_evals: needs --do_eval"),
+        ({"do_train": True, "freeze": "("}, "not a regular expression: '\\('"),
+        ({"do_train": True, "freeze": "nothing"}, "no weight of the model matches 'nothing'"),
+        ({"do_train": True, "init_checkpoint": "x"}, "give --model_dir or --init_checkpoint"),
+        ({"do_eval": True}, "no weights of a classification head"),
+    ],
+)
+def test_bad_flags_are_refused(model_dir, tables, tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        run(model_dir, tmp_path, **own(tables), **given)
+
+
+def test_a_label_of_another_model_is_refused(finished, tables, tmp_path):
+    rows = [("the film was good", "maybe"), ("the film was bad", "no")]
+    write_table(tmp_path / "train.csv", rows)
+    write_table(tmp_path / "dev.csv", rows)
+    given = own(tmp_path) | {"test_file": tables / "test.csv"}
+    with pytest.raises(InputError, match="labels are no, yes, the task's maybe, no"):
+        run(finished, tmp_path / "x", **given, do_eval=True)
+
+
+def test_new_texts_need_neither_the_training_file_nor_labels(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    expected = (tmp_path / "run" / "predictions.csv").read_text()
+    (tmp_path / "run" / "predictions.csv").unlink()
+    write_table(tmp_path / "test.csv", [(text,) for text, _ in sentences(23, 3)], ("text",))
+    given = {"test_file": tmp_path / "test.csv", "text_column": "text", "max_seq_length": 13}
+    classification.run(command({**given, "output_dir": tmp_path / "run", "do_predict": True}))
+    assert (tmp_path / "run" / "predictions.csv").read_text() == expected
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_a_model_with_another_number_of_outputs_is_refused(finished, tmp_path, kind):
+    shutil.copytree(finished, tmp_path / "run")
+    for name in ("labels.txt", "bert_task.json"):
+        (tmp_path / "run" / name).unlink()
+    write_table(tmp_path / "test.csv", [(text,) for text, _ in sentences(3, 3)], ("text",))
+    given = {"test_file": tmp_path / "test.csv", "text_column": "text", "max_seq_length": 13}
+    given |= {"kind": kind} | ({"labels": "a,b,c"} if kind == "classification" else {})
+    values = command({**given, "output_dir": tmp_path / "run", "do_predict": True})
+    with pytest.raises(InputError, match="the model has 2 outputs"):
+        classification.run(values)
+
+
+def test_bad_input_is_one_line_and_status_1(model_dir, tables, tmp_path):
+    (tmp_path / "ragged.csv").write_text("text,label\nthe film was good,yes\nonly one column\n")
+    arguments = [
+        f"--model_dir={model_dir}",
+        f"--train_file={tmp_path / 'ragged.csv'}",
+        "--text_column=text",
+        "--label_column=label",
+        "--do_train",
+        f"--output_dir={tmp_path / 'out'}",
+        "--max_seq_length=13",
+    ]
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "experiments/run_classifier.py", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("run_classifier: ") and "ragged.csv, line 3" in last
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_with_other_weights_of_the_same_place_is_another(
+    model_dir, tables, tmp_path
+):
+    folder = tmp_path / "model"
+    shutil.copytree(model_dir, folder)
+    given = {**own(tables), "do_train": True, "num_train_steps": 2}
+    run(folder, tmp_path / "run", **given)
+    # The same weights elsewhere are the same run; others in the same place are not.
+    run(model_dir, tmp_path / "run", **given)
+    keras.utils.set_random_seed(29)
+    save_model_directory(folder, HEADS["encoder"].make(CONFIG))
+    with pytest.raises(InputError, match="holds a run with begins_with"):
+        run(folder, tmp_path / "run", **given)
+
+
+def test_a_model_is_not_taken_for_another_kind_with_the_same_head(finished, tables, tmp_path):
+    with pytest.raises(InputError, match="for classification, not for multi_label"):
+        run(finished, tmp_path, **own(tables), kind="multi_label", do_predict=True)
+
+
+def test_memory_that_runs_out_is_one_line(capsys):
+    def run_out():
+        message = "Graph execution error:\n\nOOM when allocating\nmore"
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+    values = flags.FlagValues()
+    finetuning_flags.define_flags(values)
+    values(["script.py", "--output_dir=x", "--train_batch_size=64"])
+    assert exit_on_error("script", run_out, values) == OUT_OF_MEMORY_STATUS
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "script: out of memory with train_batch_size 64, eval_batch_size 8, "
+        "max_seq_length 128, gradient_accumulation_steps 1; lower --train_batch_size"
+    )
+    assert "raise --gradient_accumulation_steps, use --precision=mixed_bfloat16: " in error
+    assert error.endswith("OOM when allocating\n")
+    assert exit_on_error("script", run_out, flags.FlagValues()) == OUT_OF_MEMORY_STATUS
+    assert capsys.readouterr().err == "script: out of memory: OOM when allocating\n"
+    with pytest.raises(KeyError):  # a mistake of the program, not of its user
+        exit_on_error("script", lambda: {}["missing"])
+
+
+def test_the_checkpoint_to_begin_with_is_not_removed_by_overwriting(model_dir, tables, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(model_dir, folder)
+    for path in list(folder.glob("bert_model.ckpt.*")):
+        path.rename(folder / path.name.replace("bert_model.ckpt", "model.ckpt-7"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match="which the run is to begin with"):
+        run(folder, folder, **own(tables), do_train=True, overwrite=True)
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert after == before

@@ -1,0 +1,373 @@
+"""The command: a run that is killed and continued, its files, and what it refuses."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from absl import flags
+
+from bert_tf.records.encoding import encode_examples, encode_framed_examples
+from bert_tf.records.files import RecordWriter, scan_records
+from bert_tf.records.schema import pretraining_features
+from bert_tf.training.log import read_metrics
+from bert_tf.weights.tensor_bundle import read_tensors
+from bert_tf.weights.tensor_files import checkpoint_steps
+from experiments.command_line import preemption
+from experiments.pretraining import flags as pretraining_flags
+from experiments.pretraining.flags import check_flags
+from experiments.pretraining.plan import make_plan
+from experiments.pretraining.run import PretrainingRun, training_dataset
+from tests.support import synthetic_records as synthetic
+from tests.support.pretraining_runs import STEPS, arguments, finish, log_of, start, write_data
+from tests.support.synthetic_records import LENGTH, PREDICTIONS, VOCAB_SIZE
+
+# Runs the command, but dies within the write of the checkpoint of step 22: the kernel kills the
+# process when a file grows beyond the limit, which leaves the data file half written.
+DIES_WHILE_WRITING = """
+import resource, runpy, signal, sys
+from bert_tf.training import state as training_state
+
+write = training_state.write_tensors
+
+def write_and_die(prefix, tensors):
+    if str(prefix).endswith("ckpt-22"):
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    write(prefix, tensors)
+
+training_state.write_tensors = write_and_die
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Return a run never stopped: (folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, finish(start(data, folder, eval_every_steps=20))
+
+
+@pytest.mark.slow
+def test_killed_runs_continue_to_the_bit(data, whole, tmp_path):
+    folder = tmp_path / "run"
+    # Killed by the kernel in the middle of the second checkpoint.
+    process = start(data, folder, prelude=("-c", DIES_WHILE_WRITING), eval_every_steps=20)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == -signal.SIGXFSZ, output
+    assert checkpoint_steps(folder) == [11, 20]  # of 20 as the best so far
+    assert [p.stat().st_size for p in folder.glob("*ckpt-22*.tempstate*")] == [50_000]
+
+    # Killed from outside at a random moment after it has gone on for a while.
+    process = start(data, folder, eval_every_steps=20)
+    while process.poll() is None:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        if len(lines) > 1 and json.loads(lines[-1])["step"] >= 28:
+            break
+        time.sleep(0.002)
+    time.sleep(random.random() * 0.1)
+    process.kill()
+    output, _ = process.communicate()
+    assert process.returncode in (-signal.SIGKILL, 0), output
+    assert "step 20 (continued)" in output
+    # And the newest checkpoint it left is then found to be damaged.
+    steps = checkpoint_steps(folder)
+    assert steps[:2] == [11, 20] and len(steps) > 2
+    newest = folder / f"model.ckpt-{steps[-1]}.data-00000-of-00001"
+    os.truncate(newest, newest.stat().st_size // 2)
+
+    output = finish(start(data, folder, eval_every_steps=20))
+    assert f"step {steps[-2]} (continued)" in output
+    assert f"model.ckpt-{steps[-1]} is damaged" in output and "the one before it" in output
+    assert log_of(folder) == log_of(whole[0])
+    last = f"model.ckpt-{STEPS}"
+    ours, theirs = (read_tensors(f / last) for f in (folder, whole[0]))
+    assert ours.keys() == theirs.keys() and len(ours) > 80
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    for name in ("eval_results.txt", "bert_model.ckpt.data-00000-of-00001"):
+        assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_end_saves_its_state_and_says_so(data, whole, tmp_path):
+    folder = tmp_path / "run"
+    process = start(data, folder, eval_every_steps=20, save_checkpoints_steps=1000)
+    while process.poll() is None:
+        path = folder / "metrics.jsonl"
+        if path.exists() and len(path.read_text().splitlines()) > 2:
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == preemption.STATUS, output
+    (step,) = checkpoint_steps(folder)
+    assert f"stopped by a signal after step {step}, whose state is saved" in output
+    finish(start(data, folder, eval_every_steps=20))
+    assert log_of(folder) == log_of(whole[0])
+    name = "bert_model.ckpt.data-00000-of-00001"
+    assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
+
+
+def write_longer(path, count, seed):
+    """Write the records of 37 tokens and 7 predictions, of which the last are padding."""
+    arrays = {}
+    for name, array in synthetic.make_arrays(count, seed).items():
+        width = {LENGTH: 37, PREDICTIONS: 7}.get(array.shape[1], array.shape[1])
+        arrays[name] = np.pad(array, ((0, 0), (0, width - array.shape[1])))
+    with RecordWriter(path) as writer:
+        for example in encode_examples(pretraining_features(37, 7), arrays):
+            writer.write(example)
+
+
+@pytest.mark.slow
+def test_a_second_phase_takes_longer_sequences_and_is_resumed(data, tmp_path):
+    write_longer(tmp_path / "long.tfrecord", 61, 5)
+    config = tmp_path / "config.json"
+    synthetic.small_config(num_hidden_layers=1, max_position_embeddings=41).to_json_file(config)
+    given = {
+        "bert_config_file": config,
+        "second_input_file": tmp_path / "long.tfrecord",
+        "second_max_seq_length": 37,
+        "second_max_predictions_per_seq": 7,
+        "second_train_batch_size": 5,
+        "second_phase_steps": 9,
+        "second_learning_rate": 5e-4,
+        "num_train_steps": 30,
+        "do_eval": False,
+    }
+    output = finish(start(data, tmp_path / "whole", **given))
+    assert re.search(r"steps +21 of 13 sequences", output)
+    assert re.search(r"training records +61 of 37 tokens", output)
+    rates = {line["step"]: line["learning_rate"] for line in log_of(tmp_path / "whole")[1:]}
+    assert rates[21] == pytest.approx(1e-3 * (1 - 20 / 21), rel=1e-4)
+    assert rates[28] == pytest.approx(5e-4 * (1 - 6 / 9), rel=1e-4)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    # Stopped in the second phase, and in the first.
+    for last in (22, 11):
+        for step in (21, 22, 30):
+            if step > last:
+                (tmp_path / "parts" / f"model.ckpt-{step}.index").unlink(missing_ok=True)
+        assert f"step {last} (continued)" in finish(start(data, tmp_path / "parts", **given))
+        assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
+        ours, theirs = (read_tensors(tmp_path / x / "model.ckpt-30") for x in ("parts", "whole"))
+        for name in theirs:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_files_and_figures_of_a_run(data, whole):
+    folder, output = whole
+    names = {p.name for p in folder.iterdir()}
+    assert names >= {
+        *("bert_config.json", "vocab.txt", "bert_model.ckpt.index", "checkpoint", "config.json"),
+        *("metrics.jsonl", "curves.png", "eval_results.txt", "eval_results.json"),
+    }
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "vocab.txt").read_bytes() == (data / "vocab.txt").read_bytes()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["flags"]["num_train_steps"] == STEPS
+    assert config["bert_config"]["vocab_size"] == VOCAB_SIZE
+
+    lines = dict(x.split(" = ") for x in (folder / "eval_results.txt").read_text().splitlines())
+    results = json.loads((folder / "eval_results.json").read_text())
+    keys = ["loss", "masked_lm_accuracy", "masked_lm_loss"]
+    keys = ["global_step", *keys, "next_sentence_accuracy", "next_sentence_loss"]
+    assert list(lines) == keys == sorted(results)
+    assert {name: float(value) for name, value in lines.items()} == results
+    assert results["global_step"] == STEPS
+
+    steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl")]
+    assert steps == [7, 14, 21, 28, 35, 42, 46]
+    evaluations = read_metrics(folder / "metrics.jsonl", "eval")
+    assert [line["step"] for line in evaluations] == [20, 40, 46]
+    assert evaluations[-1]["eval_mlm_loss"] == results["masked_lm_loss"]
+    baseline = read_metrics(folder / "metrics.jsonl", "baseline")
+    assert baseline[0]["uniform_loss"] == pytest.approx(np.log(VOCAB_SIZE))
+    train = [
+        synthetic.make_arrays(count, seed, True)["masked_lm_ids"][
+            synthetic.make_arrays(count, seed, True)["masked_lm_weights"] > 0
+        ]
+        for count, seed in ((101, 1), (53, 2))
+    ]
+    counts = 1 + np.bincount(np.concatenate(train), minlength=VOCAB_SIZE)
+    dev = synthetic.make_arrays(37, 3)
+    dev = dev["masked_lm_ids"][dev["masked_lm_weights"] > 0]
+    assert baseline[0]["unigram_loss"] == pytest.approx(-np.log(counts / counts.sum())[dev].mean())
+    for text in ("MLM loss, uniform", "MLM loss, unigram", "held-out MLM loss", "curves.png"):
+        assert text in output
+    assert "46/46" in output and "mlm_accuracy" in output and "tokens/s" in output
+
+
+def test_frozen_weights_stay_and_lower_layers_learn_less(data, tmp_path):
+    values = flags.FlagValues()
+    pretraining_flags.define_flags(values)
+    changes = {"num_train_steps": 2, "num_warmup_steps": 1, "layer_wise_decay": 0.5}
+    changes |= {"freeze_layers": 0, "freeze": "pooler/dense/bias$", "save_checkpoints_steps": 1}
+    values(["run_pretraining.py", *arguments(data, tmp_path, **changes)])
+    run = PretrainingRun(values, make_plan(values), None)
+    before = {v.path: v.numpy() for v in run.model.weights}
+    run.load()
+    run.train()
+    moved = {v.path: np.abs(v.numpy() - before[v.path]).max() for v in run.model.weights}
+    frozen = {path for path, distance in moved.items() if not distance}
+    assert frozen == {p for p in before if "/embeddings/" in p} | {"bert/pooler/dense/bias"}
+    # Adam's first steps are about the learning rate whatever the gradient.
+    output, layer = (
+        moved[f"{place}/kernel"]
+        for place in ("cls/predictions/transform/dense", "bert/encoder/layer_0/output/dense")
+    )
+    assert 0.4 < layer / output < 0.6
+    # Without next sentence prediction as with it: nothing of the frozen has a slot.
+    slots = read_tensors(tmp_path / "model.ckpt-2")
+    assert "bert/encoder/layer_0/output/dense/kernel/adam_m" in slots
+    assert not any(f"{path}/adam_m" in slots for path in frozen)
+
+
+def test_evaluates_a_finished_run_and_continues_from_its_weights(data, whole, tmp_path):
+    folder = tmp_path / "other"
+    output = finish(
+        start(
+            data,
+            folder,
+            init_checkpoint=whole[0],
+            bert_config_file=None,
+            do_train=False,
+            eval_batch_size=5,
+        )
+    )
+    assert "weights from model directory" in output
+    ours, theirs = (json.loads((f / "eval_results.json").read_text()) for f in (folder, whole[0]))
+    for name in ("masked_lm_loss", "masked_lm_accuracy", "next_sentence_accuracy"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-5)
+
+
+# === What it refuses, in this process ===
+
+
+@pytest.fixture
+def refused(data, tmp_path):
+    """Return a function that validates flags and returns the one line of the error."""
+
+    def check(**changes):
+        values = flags.FlagValues()
+        pretraining_flags.define_flags(values)
+        values(["run_pretraining.py", *arguments(data, tmp_path / "out", **changes)])
+        with pytest.raises((ValueError, OSError)) as caught:
+            check_flags(values)
+            make_plan(values)
+        assert not (tmp_path / "out").exists()
+        text = str(caught.value)
+        assert "\n" not in text
+        return text
+
+    return check
+
+
+def test_flags_that_do_not_fit_are_refused(refused, data):
+    assert "do_train, do_eval" in refused(do_train=False, do_eval=False)
+    assert refused(use_tpu=True).startswith("use_tpu, tpu_name")
+    assert "layer_wise_decay: expected above 0, at most 1, got 0" in refused(layer_wise_decay=0)
+    assert "TPUs" in refused(master="grpc://x")
+    assert refused(train_batch_size=0) == "train_batch_size: expected at least 1, got 0"
+    assert "num_warmup_steps: expected at least 0" in refused(num_warmup_steps=-1)
+    assert "learning_rate" in refused(learning_rate=0)
+    assert "got both" in refused(model_size="tiny")
+    assert "got neither" in refused(bert_config_file=None)
+    assert "input_file: this flag is required" in refused(input_file=None)
+    assert "size must be one of" in refused(model_size="huge", bert_config_file=None)
+    assert "vocabulary's size is not known" in refused(
+        model_size="tiny", bert_config_file=None, vocab_file=None
+    )
+
+
+def test_files_that_do_not_fit_are_refused(refused, data, tmp_path):
+    assert "absent*: no such record file" in refused(input_file=f"{data}/absent*")
+    assert "vocab_file: no such file" in refused(vocab_file="absent.txt")
+    assert "absent.json" in refused(bert_config_file="absent.json")
+    assert "absent.ckpt: no such file or directory" in refused(init_checkpoint="absent.ckpt")
+    assert "max_seq_length 31, expected 37" in refused(max_seq_length=37)
+    second = {"second_input_file": f"{data}/dev.tfrecord", "second_max_seq_length": 29}
+    assert "max_seq_length 31, expected 29" in refused(**second)
+    assert "second_phase_steps: expected less than" in refused(**second, second_phase_steps=STEPS)
+    assert "second_learning_rate: expected above 0, with" in refused(second_learning_rate=1e-3)
+    assert "max_predictions_per_seq 5, expected 3" in refused(max_predictions_per_seq=3)
+    small = tmp_path / "small.json"
+    synthetic.small_config(max_position_embeddings=29).to_json_file(small)
+    assert "max_seq_length: the model has 29 positions" in refused(bert_config_file=small)
+    synthetic.small_config(vocab_size=89).to_json_file(small)
+    assert "the model has 89 pieces, the vocabulary 97" in refused(bert_config_file=small)
+    text = refused(bert_config_file=small, vocab_file=None)
+    assert "train-0.tfrecord: record 1: holds token id 94" in text and "vocab_size is 89" in text
+    assert "unmasked, for dynamic masking" in refused(
+        input_file=f"{data}/unmasked.tfrecord", vocab_file=None
+    )
+    synthetic.small_config(left_to_right=True).to_json_file(small)
+    assert "holds masked records" in refused(bert_config_file=small)
+    damaged = tmp_path / "damaged.tfrecord"
+    damaged.write_bytes((data / "dev.tfrecord").read_bytes()[:-3])
+    assert f"{damaged}: record 36" in refused(input_file=damaged)
+
+
+def test_records_of_another_vocabulary_or_casing_are_refused(refused, data, tmp_path):
+    arrays = synthetic.make_arrays(3, 1)
+    features = pretraining_features(LENGTH, PREDICTIONS)
+    path = tmp_path / "cased.tfrecord"
+    with RecordWriter(path) as writer:
+        writer.write_framed(encode_framed_examples(features, arrays))
+    manifest = {
+        "files": [path.name],
+        "do_lower_case": False,
+        "max_token_id": 96,
+        "vocab_size": VOCAB_SIZE,
+        "vocab_sha256": "0" * 64,
+    }
+    (tmp_path / "cased.manifest.json").write_text(json.dumps(manifest))
+    own = {"input_file": path, "eval_input_file": path}
+    assert "is not the vocabulary that the records were made with" in refused(**own)
+    assert "do_lower_case" in refused(**own, vocab_file=None, do_lower_case=True)
+    uncased = tmp_path / "uncased_L-12_H-768_A-12"
+    uncased.mkdir()
+    (uncased / "bert_model.ckpt.index").write_bytes(b"")
+    text = refused(**own, vocab_file=None, init_checkpoint=uncased / "bert_model.ckpt")
+    assert "uncased" in text
+    assert "mixed" not in text
+
+
+def test_damaged_records_are_left_out_counted_and_named(refused, data, tmp_path, caplog):
+    damaged = tmp_path / "train-0.tfrecord"
+    whole = bytearray((data / "train-0.tfrecord").read_bytes())
+    for place in range(7):
+        whole[(2 * place + 1) * len(whole) // 14] ^= 1
+    damaged.write_bytes(whole)
+    message = f"{damaged}: record 7: corrupt"
+    assert message in refused(input_file=damaged)
+    values = flags.FlagValues()
+    pretraining_flags.define_flags(values)
+    names = {"input_file": f"{damaged},{data}/train-1*", "skip_corrupt_records": True}
+    values(["run_pretraining.py", *arguments(data, tmp_path / "out", **names)])
+    plan = make_plan(values)
+    (phase,) = plan.phases
+    assert phase.files == [str(damaged), f"{data}/train-1.tfrecord.gz"]  # as in config.json
+    assert phase.counts == [101 - 7, 53]
+    read = plan.sound_files
+    assert read[phase.files[1]] == phase.files[1]
+    assert scan_records(read[str(damaged)]) == 101 - 7
+    assert f"left out: {message}" in caplog.text and "and 2 more" in caplog.text
+    assert "7 damaged records or stretches left out, 184 records sound" in caplog.text
+    dataset = training_dataset(values, plan, phase, 0)
+    (inputs, _, _) = next(dataset.as_numpy_iterator())
+    assert inputs["input_ids"].shape == (13, LENGTH)

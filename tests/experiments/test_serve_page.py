@@ -1,0 +1,168 @@
+"""The page of the development server in a real browser: a click on Run shows each task's answer.
+
+Needs the extra `browser` and a Chromium, which BERT_TF_CHROMIUM or the PATH names. Set
+BERT_TF_SCREENSHOTS to a folder to keep what was seen.
+"""
+
+import os
+import pathlib
+import shutil
+
+import pytest
+
+for module in ("tensorflow_serving", "starlette", "uvicorn", "prometheus_client"):
+    pytest.importorskip(module, reason=f"the extra `serving` is not installed: no {module}")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the extra `browser` is not installed: no playwright"
+)
+
+from tests.support import serving_stand_ins as stand_ins  # noqa: E402
+
+pytestmark = pytest.mark.serving
+
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+CONTEXT = (
+    "👩👩👩a: Zoë Q. wrote it, and then wrote it once more, in a passage that is long enough "
+    "to take several lines on a telephone."
+)
+WIDE, NARROW = {"width": 1100, "height": 900}, {"width": 360, "height": 740}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = os.environ.get("BERT_TF_CHROMIUM") or shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no chromium on the PATH; set BERT_TF_CHROMIUM to one")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    models = stand_ins.save_tasks(root)
+    stand_ins.save_half_plus(root / "half_plus_two" / "1", 2)
+    with stand_ins.running([*models, ("half_plus_two", str(root / "half_plus_two"))]) as running:
+        yield running
+
+
+@pytest.fixture(params=["wide", "narrow"])
+def page(request, browser, server):
+    """Yield the page, on a desk in the light and on a phone in the dark."""
+    wide = request.param == "wide"
+    context = browser.new_context(
+        viewport=WIDE if wide else NARROW,
+        color_scheme="light" if wide else "dark",
+        has_touch=not wide,
+    )
+    opened, problems, foreign = context.new_page(), [], []
+    home = f"http://127.0.0.1:{server.ports.rest}/"
+    opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("request", lambda r: None if r.url.startswith(home) else foreign.append(r.url))
+    opened.goto(home)
+    opened.problems, opened.look, opened.shots = problems, request.param, 0
+    yield opened
+    context.close()
+    assert not [url for url in foreign if not url.startswith("data:")]
+
+
+def run(page, model, **inputs):
+    """Choose a model, type, click on Run, and wait for the answer."""
+    page.locator("nav button", has_text=model).click()
+    for name, value in inputs.items():
+        page.fill(f"textarea[name={name}]", value)
+    page.click("#run")
+    page.wait_for_selector("#result:not([hidden])")
+    folder = os.environ.get("BERT_TF_SCREENSHOTS")
+    if folder:
+        page.shots += 1
+        path = pathlib.Path(folder) / f"{model}_{page.look}_{page.shots}.png"
+        page.screenshot(path=str(path), full_page=True)
+    # Nothing sticks out to the side.
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    return page.locator("#result")
+
+
+def bars(result):
+    """Name, value and width of each bar."""
+    return [
+        (
+            row.locator(".name").inner_text(),
+            row.locator(".value").inner_text(),
+            row.locator(".fill").evaluate("e => e.style.width"),
+        )
+        for row in result.locator(".bars li").all()
+    ]
+
+
+def test_tasks_are_found_by_their_signatures(page):
+    page.wait_for_selector("nav button")
+    page.wait_for_function("document.querySelectorAll('nav button').length == 5")
+    assert [button.inner_text() for button in page.locator("nav button").all()] == [
+        "answers\nQuestion answering",
+        "entities\nNamed entities",
+        "masks\nFill-mask",
+        "opinions\nClassification",
+        "half_plus_two\nJSON",
+    ]
+    assert not page.problems
+
+
+def test_fill_mask(page):
+    result = run(page, "masks", text="Return the [MASK] of items, sort[MASK] by <b>size</b>.")
+    # A piece that begins with ## joins the word before; markup in a text stays text.
+    assert result.locator(".passage").inner_text() == (
+        "Return the number of items, sortnumber by <b>size</b>."
+    )
+    assert bars(result) == 2 * [("number", "62.5%", "62.5%"), ("##ed", "25.0%", "25%")]
+    assert page.locator(".fill").first.bounding_box()["width"] > 20
+    result = run(page, "masks", text="nothing")
+    assert "no [MASK]" in result.inner_text()
+    assert not page.problems
+
+
+def test_question_answering(page):
+    # Code points beyond 16 bits before the answer: offsets count them once.
+    result = run(page, "answers", question="Who?", context=CONTEXT)
+    assert result.locator("mark").inner_text() == "Zoë Q"
+    assert result.locator(".headline").inner_text() == "Zoë Q"
+    assert [name for name, _, _ in bars(result)] == ["Zoë Q", "👩👩👩"]
+    result = run(page, "answers", question="none", context=CONTEXT)
+    assert result.locator("mark").count() == 0
+    assert "no answer" in result.inner_text()
+    assert not page.problems
+
+
+def test_named_entities(page):
+    result = run(page, "entities", text="Zoë👩 in Madrid, she said.")
+    marks = result.locator("mark").all()
+    assert [mark.inner_text() for mark in marks] == ["Zoë👩PER", "MadridLOC"]
+    colours = {mark.evaluate("e => getComputedStyle(e).backgroundColor") for mark in marks}
+    assert len(colours) == 2
+    assert result.locator(".passage").inner_text() == "Zoë👩PER in MadridLOC, she said."
+    assert not page.problems
+
+
+def test_classification(page):
+    result = run(page, "opinions", text="A long and touching film, funny from beginning to end.")
+    names = [name for name, _, _ in bars(result)]
+    assert names == ["positive", "neutral", "negative"]
+    assert result.locator(".headline").inner_text() == "positive"
+    assert not page.problems
+
+
+def test_model_of_another_kind(page):
+    result = run(page, "half_plus_two", instances="[1.0, 2.0, 5.0]")
+    assert "4.5" in result.locator("pre").first.inner_text()
+    page.fill("textarea[name=instances]", '["a"]')
+    page.click("#run")
+    page.wait_for_selector(".error")
+    assert "not of expected type: float" in page.locator(".error").inner_text()
+    # The browser tells of status 400 by itself.
+    assert all("400" in problem for problem in page.problems)
