@@ -6,6 +6,8 @@ does not pay for Keras, and `import bert_tf` works where TensorFlow is absent.
 
 from etils import epy as _epy
 
+from bert_tf import keras_registration as _keras_registration
+
 __version__ = "0.1.0"
 
 with _epy.lazy_api_imports(globals()):
@@ -49,3 +51,5 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.weights.save import save_keras as save_keras
     from bert_tf.weights.save import save_model_directory as save_model_directory
     from bert_tf.weights.save import save_tf1 as save_tf1
+
+_keras_registration.register_with_keras()

@@ -1,73 +1,119 @@
-"""Files: written whole or not at all, digests, JSON."""
+"""Files: they appear whole or not at all; JSON, digests, and lists of files with wildcards."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import gzip
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, cast
 
+_BLOCK_BYTES = 1 << 20
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def read_text_or_none(path: pathlib.Path) -> str | None:
-    """Return what a text file holds; None where there is no such file."""
-    return path.read_text(encoding="utf-8") if path.exists() else None
+Path = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def atomic_output(path: str | None) -> Iterator[Callable[[bytes], object]]:
-    """Yield a write function; the file gets its name only when everything was written."""
-    if path is None:
-        yield lambda data: None
-        return
-    folder = os.path.dirname(path)
-    if folder:
-        os.makedirs(folder, exist_ok=True)
-    temporary = f"{path}.tmp-{os.getpid()}"
+def replacing(path: Path, suffix: str = "") -> Iterator[str]:
+    """Give a name to write to; the file gets its own name when it is whole.
+
+    Nothing is left of it where writing fails, and what was there stays.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        suffix: end of the name to write to, for libraries that choose a format by it.
+    """
+    os.makedirs(os.path.dirname(os.fspath(path)) or ".", exist_ok=True)
+    # In the same folder, since a file can only be renamed within a file system.
+    temporary = f"{os.fspath(path)}.tmp-{os.getpid()}{suffix}"
     try:
-        with open(temporary, "wb") as file:
-            if path.endswith(".gz"):
-                # No name and no time in the header: the same text gives the same bytes.
-                with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as stream:
-                    yield stream.write
-            else:
-                yield file.write
+        yield temporary
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
+            os.unlink(temporary)
 
 
-# === Work folder ===
+@contextlib.contextmanager
+def write_whole(path: Path, mode: str = "wb", **arguments: Any) -> Iterator[IO[Any]]:
+    """Open a file that appears under its name once everything is written, or not at all.
+
+    Args:
+        path: the file; where its name ends in .gz and bytes are written, they are compressed.
+        mode: "wb" or "w"; text is UTF-8 with the line ends that are written.
+        arguments: others of `open`.
+    """
+    if "b" not in mode:
+        arguments = {"encoding": "utf-8", "newline": "", **arguments}
+    with replacing(path) as temporary, open(temporary, mode, **arguments) as stream:
+        if "b" in mode and os.fspath(path).endswith(".gz"):
+            # No name and no time in the header: the same content gives the same bytes.
+            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=stream, mtime=0) as compressed:
+                yield cast(IO[Any], compressed)
+        else:
+            yield stream
 
 
-def write_json(path: str, value: Any) -> None:
-    """Write a value; the file appears under its name once it is whole."""
-    temporary = f"{path}.tmp-{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, sort_keys=True)
-        stream.write("\n")
-    os.replace(temporary, path)
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with write_whole(path, "w") as stream:
+        stream.write(text)
 
 
-def read_json(path: str) -> Any:
-    """Read what `write_json` wrote."""
-    with open(path, encoding="utf-8") as stream:
-        return json.load(stream)
+def read_text_or_none(path: Path) -> str | None:
+    """Return what a text file holds; None where there is no such file."""
+    path = pathlib.Path(path)
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
-def file_sha256(path: str) -> str:
+def write_json(path: Path, value: Any, indent: int | None = 2, sort_keys: bool = True) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=indent, sort_keys=sort_keys) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the value that a JSON file holds."""
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        return hashlib.sha256(stream.read()).hexdigest()
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def expand(patterns: str | Sequence[str], argument: str) -> list[str]:
+    """Return the files that paths and wildcards name.
+
+    Args:
+        patterns: paths and wildcards parted by commas, or a sequence of such; `**` crosses folders.
+            A file whose own name holds a wildcard is that file.
+        argument: name of the flag or argument that they come from, for the message.
+
+    Returns:
+        Paths in the order of the patterns, sorted within each; a file named twice is there twice.
+
+    Raises:
+        FileNotFoundError: a pattern names no file.
+    """
+    texts = [patterns] if isinstance(patterns, str) else list(patterns)
+    paths: list[str] = []
+    for pattern in filter(None, (part.strip() for text in texts for part in text.split(","))):
+        if glob.has_magic(pattern) and not os.path.exists(pattern):
+            found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
+        else:
+            found = [pattern] if os.path.isfile(pattern) else []
+        if not found:
+            reason = "is a folder" if os.path.isdir(pattern) else "matches no file"
+            raise FileNotFoundError(f"{argument}: {pattern!r} {reason}")
+        paths += sorted(found)
+    if not paths:
+        raise FileNotFoundError(f"{argument}: no files are named by {patterns!r}")
+    return paths

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from bert_tf.files import atomic_output
+from bert_tf.files import write_whole
 from data_prep.corpus.extraction import expand_inputs
 from data_prep.corpus.vocabulary import count_words, learn_vocab, read_lines
 
@@ -66,8 +66,8 @@ def main(argv: Sequence[str]) -> None:
             num_unused=values.num_unused,
             limit_alphabet=values.limit_alphabet,
         )
-        with atomic_output(values.output_file) as write:
-            write("".join(f"{piece}\n" for piece in vocabulary.pieces).encode("utf-8"))
+        with write_whole(values.output_file) as stream:
+            stream.write("".join(f"{piece}\n" for piece in vocabulary.pieces).encode("utf-8"))
     except (ValueError, OSError) as error:
         sys.exit(f"learn_vocab: {error}")
     print(

@@ -15,6 +15,7 @@ PACKAGES = ("bert_tf", "data_prep", "experiments")
 LEVELS = {
     "config": 0,
     "files": 0,
+    "options": 0,
     "tokenization": 1,
     "records": 1,
     "models": 2,
@@ -23,12 +24,15 @@ LEVELS = {
     "input_pipeline": 3,
     "training": 4,
     "serving": 4,
-    "__init__": 5,
+    "keras_registration": 5,
+    "__init__": 6,
 }
-# What each folder may import besides itself and `files`.
-ARROWS = {
+# What each folder may import besides itself, `files` and `options`.
+ARROWS: dict[str, set[str]] = {
+    "keras_registration": set(),
     "config": set(),
     "files": set(),
+    "options": set(),
     "tokenization": set(),
     "records": set(),
     "models": {"config"},
@@ -39,7 +43,7 @@ ARROWS = {
     "serving": {"config", "tasks", "tokenization", "weights"},
     "data_prep": {"config", "tokenization", "records", "tasks"},
 }
-LIGHT = ("config", "files", "records", "tasks")  # load neither TensorFlow nor Keras
+LIGHT = ("config", "files", "options", "records", "tasks")  # load neither TensorFlow nor Keras
 NEUTRAL = ("models", "weights")  # use keras.ops only, so that they run on JAX and torch too
 ON_TENSORFLOW = {  # files of such folders that need TensorFlow, imported on that backend alone
     "weights/tensor_bundle.py",
@@ -89,9 +93,9 @@ def test_library_imports_point_downward(path):
     assert folder in LEVELS, f"give {folder} its level"
     for other in own_folders(path) - {folder}:
         if folder == "__init__":
-            continue
+            continue  # the front door shows every room
         assert LEVELS[other] < LEVELS[folder], f"{folder} imports {other}, which is not below"
-        assert other in ARROWS[folder] | {"files"}, f"{folder} does not know {other}"
+        assert other in ARROWS[folder] | {"files", "options"}, f"{folder} does not know {other}"
     for name in imports_of(path):
         assert name.split(".")[0] not in ("data_prep", "experiments"), f"{folder} imports {name}"
 
@@ -146,7 +150,7 @@ def test_what_is_imported_is_there(package):
 
 @pytest.mark.parametrize("path", files_of("data_prep"), ids=relative)
 def test_data_prep_uses_the_light_folders_only(path):
-    assert own_folders(path) <= ARROWS["data_prep"] | {"files"}
+    assert own_folders(path) <= ARROWS["data_prep"] | {"files", "options"}
     for name in imports_of(path):
         assert name.split(".")[0] not in ("experiments", "tensorflow", "keras")
 
@@ -229,3 +233,24 @@ def test_the_front_door_holds_what_it_says():
     names, all_there = python(code).splitlines()
     assert {"BertConfig", "load_bert", "Trainer", "models"} <= set(ast.literal_eval(names))
     assert all_there == "True"
+
+
+REGISTERED = (
+    "registered = keras.saving.get_registered_object\n"
+    "names = ['Bert', 'Encoder', 'ClassificationHead', 'MaskedLMLoss', 'AdamWeightDecay', 'Lamb']\n"
+    "print(all(registered(f'bert_tf>{name}') is not None for name in names))\n"
+)
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import keras, bert_tf",
+        "import bert_tf, keras",
+        "import keras, bert_tf.models.layers",
+        "import keras, bert_tf.training.losses",
+        "import bert_tf.training.optimizers, keras",
+    ],
+)
+def test_keras_knows_the_classes_however_they_are_imported(imports):
+    assert python(f"{imports}\n{REGISTERED}").strip() == "True"

@@ -1,5 +1,7 @@
 """The model: pure functions, layers, the encoder, heads, and a functional model a task."""
 
+# Before any module of the package, so that none is half imported when Keras registers them all.
+import keras as _keras  # noqa: F401
 from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import IO
 
-from bert_tf.files import atomic_output
+from bert_tf.files import write_whole
 
 FORMATS = ("wikiextractor", "jsonl", "text")
 _BATCH_BYTES = 1 << 20
@@ -627,12 +627,14 @@ def extract_corpus(
 
             progress = advance
 
-        write = stack.enter_context(atomic_output(output_file))
-        write_heldout = stack.enter_context(atomic_output(heldout_output_file or None))
+        stream, heldout_stream = stack.enter_context(write_whole(output_file)), None
+        if heldout_output_file:
+            heldout_stream = stack.enter_context(write_whole(heldout_output_file))
         batches = _batches(paths, options, max_documents, progress)
         for train, heldout, batch_counts in _results(batches, options, num_workers):
-            write(train)
-            write_heldout(heldout)
+            stream.write(train)
+            if heldout_stream:
+                heldout_stream.write(heldout)
             counts.add(batch_counts)
         if not counts.documents + counts.heldout_documents:
             raise ValueError(

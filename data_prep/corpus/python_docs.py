@@ -1,6 +1,7 @@
 """Prose from the documentation of the installed Python."""
 
 import ast
+import contextlib
 import inspect
 import os
 import re
@@ -10,7 +11,7 @@ import types
 import warnings
 from collections.abc import Iterator
 
-from bert_tf.files import atomic_output
+from bert_tf.files import write_whole
 from data_prep.corpus.extraction import Counts, is_held_out, load_splitter, split_paragraph
 
 # Folders without documentation, or not of the standard library.
@@ -251,10 +252,11 @@ def write_python_docs(
     splitter = load_splitter("")
     counts = Counts()
     seen: set[str] = set()
-    with (
-        atomic_output(output_file) as write,
-        atomic_output(heldout_output_file) as write_heldout,
-    ):
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(write_whole(output_file))
+        heldout = None
+        if heldout_output_file:
+            heldout = stack.enter_context(write_whole(heldout_output_file))
         for name, texts in python_documents(stdlib):
             counts.documents_read += 1
             sentences: list[str] = []
@@ -268,13 +270,13 @@ def write_python_docs(
                 counts.documents_dropped += 1
                 continue
             data = ("\n".join(sentences) + "\n\n").encode("utf-8", "replace")
-            if heldout_output_file and is_held_out(name.encode(), heldout_fraction):
-                write_heldout(data)
+            if heldout and is_held_out(name.encode(), heldout_fraction):
+                heldout.write(data)
                 counts.heldout_documents += 1
                 counts.heldout_sentences += len(sentences)
                 counts.heldout_bytes += len(data)
             else:
-                write(data)
+                stream.write(data)
                 counts.documents += 1
                 counts.sentences += len(sentences)
                 counts.bytes += len(data)

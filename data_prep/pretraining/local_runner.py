@@ -95,7 +95,7 @@ def create_pretraining_data(
         else:
             manifest = _run(options, num_workers, work, show_progress)
         for path in sorted(set(map(manifest_path, options.output_files))):
-            write_json(path, manifest)
+            write_json(path, manifest, indent=1)
     return manifest
 
 

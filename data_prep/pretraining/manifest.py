@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from bert_tf.files import file_sha256
+from bert_tf.files import sha256
 from bert_tf.tokenization.vocabulary import load_vocab
 from data_prep.pretraining.options import Options, instances_of_files
 
@@ -137,7 +137,7 @@ def make_manifest(
         "max_seq_length": options.max_seq_length,
         "max_predictions_per_seq": options.max_predictions_per_seq,
         "vocab_size": max(vocab.values()) + 1,
-        "vocab_sha256": file_sha256(options.vocab_file),
+        "vocab_sha256": sha256(options.vocab_file),
         "do_lower_case": options.do_lower_case,
         "do_whole_word_mask": options.do_whole_word_mask,
         "max_token_id": statistics.max_token_id,

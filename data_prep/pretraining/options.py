@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bert_tf.files import file_sha256
+from bert_tf.files import sha256
 from bert_tf.records.files import output_base
 from bert_tf.records.schema import FeatureSpec, pretraining_features, unmasked_pretraining_features
 from bert_tf.tokenization.vocabulary import PAD_TOKEN, is_uncased_vocabulary
@@ -193,7 +193,7 @@ def fingerprint(options: Options, layout: str | None = None) -> str:
         **dataclasses.asdict(options),
         "input_files": [text_files.input_stamp(path) for path in options.input_files],
         "output_files": [os.path.abspath(path) for path in options.output_files],
-        "vocab_file": file_sha256(options.vocab_file),
+        "vocab_file": sha256(options.vocab_file),
         "format": FORMAT_VERSION,
         "sizes": [
             text_files.PIECE_BYTES,

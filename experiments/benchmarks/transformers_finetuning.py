@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from bert_tf.files import write_json
 from data_prep.finetuning.flags import define_tagged_flags
 from experiments import run_classifier
 from experiments.command_line.exit_status import InputError, exit_on_error
@@ -34,7 +35,6 @@ from experiments.finetuning import flags as finetuning_flags
 from experiments.finetuning import tagging
 from experiments.finetuning.classification import prepare
 from experiments.finetuning.initial_model import StartingPoint, starting_point
-from experiments.finetuning.results import write_json
 from experiments.finetuning.splits import Data, figures_of
 from experiments.finetuning.tagging import TaggedSplit
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
+
+from bert_tf.files import write_json
 
 RESULTS_NAME = "eval_results"
 SEEDS_NAME = "seeds.json"
@@ -39,13 +39,6 @@ class Run:
     seconds: float
     cpu_seconds: float
     diverged: str | None = None
-
-
-def write_json(path: pathlib.Path, values: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def with_step(figures: Mapping[str, Any], step: int | None) -> dict[str, Any]:

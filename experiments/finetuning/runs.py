@@ -22,11 +22,12 @@ from typing import Any
 
 from absl import flags
 
+from bert_tf.files import write_json
 from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask
 from experiments.command_line import preemption, training_flags
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning.initial_model import StartingPoint
-from experiments.finetuning.results import Run, write_json
+from experiments.finetuning.results import Run
 
 _RUN_NAME = "run.json"  # of a finished seed
 _BEST_NAME = "best"

@@ -1,0 +1,191 @@
+"""Options: frozen dataclasses with default, help and bounds on the field's line, and their flags.
+
+    @dataclasses.dataclass(frozen=True)
+    class ServerOptions:
+        port: int = option(8500, "Port of gRPC.", minimum=0)
+
+`define` makes absl flags of the same names and defaults, `read` the dataclass of what was given,
+and `check` holds the values of any instance against the bounds. A field whose type is such a
+dataclass itself is a group of options: its fields become flags beside the others.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from absl import flags
+
+T = TypeVar("T")
+
+_DEFINE = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+_DEFINE_REPEATED = {
+    int: flags.DEFINE_multi_integer,
+    float: flags.DEFINE_multi_float,
+    str: flags.DEFINE_multi_string,
+}
+# Bound -> whether a value keeps it, and its words.
+_BOUNDS = {
+    "minimum": (lambda value, bound: value >= bound, "at least {}"),
+    "above": (lambda value, bound: value > bound, "above {}"),
+    "maximum": (lambda value, bound: value <= bound, "at most {}"),
+    "below": (lambda value, bound: value < bound, "below {}"),
+}
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    required: bool = False,
+    repeated: bool = False,
+) -> Any:
+    """Make a field of a dataclass that is an option.
+
+    Args:
+        default: its value where none is given.
+        help: what it means, with the unit; shown by --help.
+        minimum: the least number that is allowed; of a tuple, each must keep the bounds.
+        above: what a number must be above.
+        maximum: the largest number that is allowed.
+        below: what a number must be below.
+        choices: the values that a string may have.
+        required: whether the flag must be given; the default is None then.
+        repeated: whether the flag of a tuple is given once for each value, in place of one list
+            with commas.
+    """
+    metadata = {
+        "help": help,
+        "bounds": {"minimum": minimum, "above": above, "maximum": maximum, "below": below},
+        "choices": choices,
+        "required": required,
+        "repeated": repeated,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def define(options: type, values: flags.FlagValues, **defaults: Any) -> None:
+    """Define a flag for each option.
+
+    Args:
+        options: a dataclass made with `option`; other fields of it are no flags.
+        values: where the flags are defined.
+        defaults: option -> default of this command, where it has its own.
+
+    Raises:
+        ValueError: a default is for no option.
+    """
+    fields = {field.name: (field, kind) for field, kind in _leaves(options)}
+    if unknown := sorted(set(defaults) - set(fields)):
+        raise ValueError(f"defaults: {options.__name__} has no option {', '.join(unknown)}")
+    for name, (field, kind) in fields.items():
+        _define(field, kind, defaults.get(name, field.default), values)
+
+
+def read(options: type[T], values: flags.FlagValues, **others: Any) -> T:
+    """Make the dataclass of what was given as flags.
+
+    Args:
+        options: see `define`.
+        values: parsed flags.
+        others: values of the fields that are no flags.
+
+    Raises:
+        ValueError: a value is out of bounds; the message names the option.
+    """
+    arguments = dict(others)
+    for field, kind in _fields(options):
+        if dataclasses.is_dataclass(kind):
+            arguments[field.name] = read(typing.cast(type, kind), values)
+        elif field.metadata:
+            arguments[field.name] = _converted(field.name, kind, values[field.name].value)
+    made = options(**arguments)
+    check(made)
+    return made
+
+
+def check(options: Any) -> None:
+    """Hold the values of options against their bounds.
+
+    Raises:
+        ValueError: a value is out of bounds; the message names the option.
+    """
+    for field, kind in _fields(type(options)):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(kind):
+            check(value)
+        elif field.metadata and value is not None:
+            _check(field.name, value, field.metadata)
+
+
+def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    choices = metadata["choices"]
+    for part in value if isinstance(value, tuple) else (value,):
+        if choices and part not in choices:
+            raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {part!r}")
+        bounds = {key: bound for key, bound in metadata["bounds"].items() if bound is not None}
+        # Not the other way round: NaN keeps no bound.
+        if not all(_BOUNDS[key][0](part, bound) for key, bound in bounds.items()):
+            words = " and ".join(_BOUNDS[key][1].format(bound) for key, bound in bounds.items())
+            raise ValueError(f"{name}: expected a number {words}, got {part}")
+
+
+def _fields(options: type) -> Iterator[tuple[dataclasses.Field, Any]]:
+    """Yield the fields of a dataclass with their types, without `| None`."""
+    hints = typing.get_type_hints(options)
+    for field in dataclasses.fields(options):
+        kind = hints[field.name]
+        if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+            (kind,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
+        yield field, kind
+
+
+def _leaves(options: type) -> Iterator[tuple[dataclasses.Field, Any]]:
+    """Yield the fields that are options, those of groups too."""
+    for field, kind in _fields(options):
+        if dataclasses.is_dataclass(kind):
+            yield from _leaves(typing.cast(type, kind))
+        elif field.metadata:
+            yield field, kind
+
+
+def _define(field: dataclasses.Field, kind: Any, default: Any, values: flags.FlagValues) -> None:
+    metadata = field.metadata
+    arguments: dict[str, Any] = {"help": metadata["help"], "flag_values": values}
+    if metadata["required"]:
+        arguments["required"] = True
+    if typing.get_origin(kind) is tuple:
+        default = None if default is None else list(default)
+        if metadata["repeated"]:
+            _DEFINE_REPEATED[typing.get_args(kind)[0]](field.name, default, **arguments)
+        else:
+            default = None if default is None else list(map(str, default))
+            flags.DEFINE_list(field.name, default, **arguments)
+    elif metadata["choices"]:
+        flags.DEFINE_enum(field.name, default, list(metadata["choices"]), **arguments)
+    else:
+        _DEFINE[typing.get_origin(kind) or kind](field.name, default, **arguments)
+
+
+def _converted(name: str, kind: Any, value: Any) -> Any:
+    """Return a flag's value as the field's type has it."""
+    if value is None or typing.get_origin(kind) is not tuple:
+        return value
+    part = typing.get_args(kind)[0]
+    try:
+        return tuple(map(part, value))
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: expected {part.__name__} values, got {','.join(value)}"
+        ) from error

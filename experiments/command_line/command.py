@@ -1,0 +1,39 @@
+"""A command: options made into flags, and work that is imported once the flags are known."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import sys
+
+from absl import app, flags
+
+from bert_tf.options import define, read
+from experiments.command_line.exit_status import exit_on_error
+
+
+def run_command(options: type, work: str, **defaults: object) -> None:
+    """Run a command; it ends the process.
+
+    The module that does the work, and TensorFlow with it, is imported after the flags are read, so
+    that --help and a mistyped flag answer at once.
+
+    Args:
+        options: dataclass of the command's options (`bert_tf.options`).
+        work: module whose function `run` takes them.
+        defaults: option -> default of this command, where it has its own.
+    """
+    name = pathlib.Path(sys.argv[0]).stem
+    define(options, flags.FLAGS, **defaults)
+
+    def main(arguments: list[str]) -> int:
+        if len(arguments) > 1:
+            raise app.UsageError(f"unexpected argument {arguments[1]!r}")
+
+        def run() -> None:
+            given = read(options, flags.FLAGS)
+            importlib.import_module(work).run(given)
+
+        return exit_on_error(name, run)
+
+    app.run(main)

@@ -1,0 +1,76 @@
+"""Options made of a dataclass: their flags, what is read from them, and their bounds."""
+
+import dataclasses
+
+import pytest
+from absl import flags
+
+from bert_tf.options import check, define, option, read
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    rate: float = option(0.5, "A rate.", above=0, below=1)
+    seeds: tuple[int, ...] = option((1, 2), "Some seeds.", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    kind: str = option("a", "Which.", choices=("a", "b"))
+    count: int | None = option(None, "How many.", minimum=1, maximum=7)
+    bold: bool = option(False, "Whether.")
+    paths: tuple[str, ...] = option((), "Files.", repeated=True)
+    group: Group = Group()
+    steps: int = 3  # no flag
+
+
+def parsed(*arguments, **defaults):
+    values = flags.FlagValues()
+    define(Options, values, **defaults)
+    values(["program", *arguments])
+    return read(Options, values, steps=5)
+
+
+def test_defaults():
+    assert parsed() == Options(steps=5)
+    assert parsed(rate=0.25, bold=True) == Options(steps=5, bold=True, group=Group(rate=0.25))
+    with pytest.raises(ValueError, match="defaults: Options has no option ratio"):
+        parsed(ratio=1)
+
+
+def test_what_is_given():
+    found = parsed("--kind=b", "--count=7", "--bold", "--paths=x", "--paths=y,z", "--seeds=5,0")
+    assert found == Options("b", 7, True, ("x", "y,z"), Group(seeds=(5, 0)), 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--rate=1", "rate: expected a number above 0 and below 1, got 1.0"),
+        ("--rate=nan", "rate: expected a number above 0 and below 1, got nan"),
+        ("--count=0", "count: expected a number at least 1 and at most 7, got 0"),
+        ("--seeds=1,-1", "seeds: expected a number at least 0, got -1"),
+        ("--seeds=1,x", "seeds: expected int values, got 1,x"),
+    ],
+)
+def test_bad_values_are_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        parsed(given)
+
+
+def test_choices():
+    with pytest.raises(flags.IllegalFlagValueError, match="kind"):
+        parsed("--kind=c")
+    with pytest.raises(ValueError, match="kind: expected one of a, b, got 'c'"):
+        check(Options("c"))
+
+
+def test_required():
+    @dataclasses.dataclass(frozen=True)
+    class Needs:
+        path: str = option(None, "A path.", required=True)
+
+    values = flags.FlagValues()
+    define(Needs, values)
+    with pytest.raises(flags.IllegalFlagValueError, match="path"):
+        values(["program"])
