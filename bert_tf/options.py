@@ -138,7 +138,7 @@ def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         # Not the other way round: NaN keeps no bound.
         if not all(_BOUNDS[key][0](part, bound) for key, bound in bounds.items()):
             words = " and ".join(_BOUNDS[key][1].format(bound) for key, bound in bounds.items())
-            raise ValueError(f"{name}: expected a number {words}, got {part}")
+            raise ValueError(f"{name}: expected {words}, got {part}")
 
 
 def _fields(options: type) -> Iterator[tuple[dataclasses.Field, Any]]:

@@ -46,10 +46,10 @@ def test_what_is_given():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("--rate=1", "rate: expected a number above 0 and below 1, got 1.0"),
-        ("--rate=nan", "rate: expected a number above 0 and below 1, got nan"),
-        ("--count=0", "count: expected a number at least 1 and at most 7, got 0"),
-        ("--seeds=1,-1", "seeds: expected a number at least 0, got -1"),
+        ("--rate=1", "rate: expected above 0 and below 1, got 1.0"),
+        ("--rate=nan", "rate: expected above 0 and below 1, got nan"),
+        ("--count=0", "count: expected at least 1 and at most 7, got 0"),
+        ("--seeds=1,-1", "seeds: expected at least 0, got -1"),
         ("--seeds=1,x", "seeds: expected int values, got 1,x"),
     ],
 )
