@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Two processes share small machines well: each test file stays in one of them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: quickstart test test-slow lint format clean
+.PHONY: quickstart test test-slow lint format wheel architecture clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python experiments/quickstart.py --output_dir=quickstart
@@ -26,6 +26,16 @@ lint: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The wheel and the source distribution, and the wheel tried in an environment of its own.
+wheel: $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	PYTHON=$(PYTHON) .ci/try-wheel dist/*.whl
+
+# What each folder holds and imports.
+architecture: $(VENV)/.installed
+	@$(BIN)/python -m tests.support.architecture
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else \

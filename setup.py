@@ -38,6 +38,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "build>=1.2",
             "pyright[nodejs]>=1.1.390",
             "pytest>=8",
             "pytest-xdist>=3.5",
