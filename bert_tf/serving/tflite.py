@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.files import read_json
 from bert_tf.serving.model_card import MODEL_CARD_NAME, card_heading, tensor_table
 from bert_tf.serving.saved_model import new_version, precision_note, sample_ids, worst_difference
 from bert_tf.serving.served_model import ServedModel, strings
@@ -111,7 +112,7 @@ def load_tflite(folder: str | os.PathLike, *, threads: int = 1) -> Run:
         FileNotFoundError: the folder has no such file.
     """
     folder = pathlib.Path(folder)
-    inputs = json.loads((folder / DESCRIPTION_NAME).read_text(encoding="utf-8"))["inputs"]
+    inputs = read_json(folder / DESCRIPTION_NAME)["inputs"]
     arguments: dict[str, Any] = {
         "model_path": os.fspath(folder / TFLITE_NAME),
         "num_threads": threads,

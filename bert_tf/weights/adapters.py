@@ -9,7 +9,6 @@ Reference: arXiv 2106.09685.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from bert_tf.files import read_json, write_json
 from bert_tf.models.lora import ADAPTER, PROJECTIONS, add_lora, base_kernel, lora_layers
 from bert_tf.models.variables import abbreviate, bert_layer, to_numpy
 from bert_tf.weights.layouts import HF
@@ -78,8 +78,7 @@ def save_adapters(directory: str | pathlib.Path, model: keras.Model) -> None:
         "target_modules": rf".*\.layer\.\d+\.({'|'.join(endings)})",
         "modules_to_save": modules or None,
     }
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (folder / ADAPTER_CONFIG_NAME).write_text(text, encoding="utf-8")
+    write_json(folder / ADAPTER_CONFIG_NAME, config)
 
 
 def load_adapters(directory: str | pathlib.Path, model: keras.Model) -> None:
@@ -95,7 +94,7 @@ def load_adapters(directory: str | pathlib.Path, model: keras.Model) -> None:
         ValueError: the adapters do not fit the model, or are of a kind of LoRA that is not here.
     """
     folder = pathlib.Path(directory)
-    config = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
+    config = read_json(folder / ADAPTER_CONFIG_NAME)
     _check_config(folder / ADAPTER_CONFIG_NAME, config)
     source = open_tensors(folder / ADAPTER_NAME)
     if not lora_layers(model):

@@ -132,8 +132,7 @@ def _locate_in(folder: pathlib.Path) -> LocatedCheckpoint:
     keras_files = sorted(
         path
         for path in folder.iterdir()
-        # A write that was killed leaves a temporary file.
-        if path.name.endswith((KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX)) and ".tmp." not in path.name
+        if path.name.endswith((KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX)) and not is_temporary(path)
     )
     if len(keras_files) == 1:
         return locate(keras_files[0])
@@ -145,6 +144,11 @@ def _locate_in(folder: pathlib.Path) -> LocatedCheckpoint:
         "model.ckpt-<step>.index in this folder"
         + (f"; name one of {', '.join(others)}" if others else "")
     )
+
+
+def is_temporary(path: pathlib.Path) -> bool:
+    """Tell whether a file is what a write that was killed has left (`files.replacing`)."""
+    return re.search(r"\.tmp[.-]", path.name) is not None
 
 
 def _refuse_known_folders(folder: pathlib.Path) -> None:

@@ -7,18 +7,17 @@ whole one, and a write that fails leaves the older one as it was.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from bert_tf.config import BertConfig
-from bert_tf.files import read_text_or_none, write_text
+from bert_tf.files import read_text_or_none, replacing, write_json, write_text
 from bert_tf.models.layers import Dropout
 from bert_tf.models.variables import bert_layer, config_of, to_numpy, weights_by_name
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -32,6 +31,7 @@ from bert_tf.weights.locate import (
     LABELS_NAME,
     VOCAB_NAME,
     WEIGHTS_NAME,
+    is_temporary,
 )
 from bert_tf.weights.model_weights import import_tensor_bundle, kind_of, weights_to_write
 from bert_tf.weights.tokenizers import (
@@ -105,15 +105,6 @@ def save_model_directory(
     save_config_and_vocabulary(folder, config, vocab_file, labels)
     write_vocabulary(tokenizer, folder / VOCAB_NAME)
     import_tensor_bundle(prefix).rename_tensors(temporary, prefix)
-
-
-def _take_place(
-    temporary: pathlib.Path, target: pathlib.Path, write_beside: Callable[[], None]
-) -> None:
-    """Give written weights their name, and change the files beside them while there are none."""
-    target.unlink(missing_ok=True)
-    write_beside()
-    os.replace(temporary, target)
 
 
 def save_config_and_vocabulary(
@@ -199,14 +190,11 @@ def save_hf(
         tensors[name] = layout.to_theirs(path, to_numpy(weight), config)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / tensor_files.SAFETENSORS_NAME
-    temporary = folder / f"{target.name}.new"
-    tensor_files.write_safetensors(temporary, tensors)
-
-    def write_beside() -> None:
-        write_text(folder / HF_CONFIG_NAME, json.dumps(values, indent=2, sort_keys=True) + "\n")
+    with replacing(target) as temporary:
+        tensor_files.write_safetensors(temporary, tensors)
+        target.unlink(missing_ok=True)
+        write_json(folder / HF_CONFIG_NAME, values)
         write_hf_tokenizer(folder, config, tokenizer)
-
-    _take_place(temporary, target, write_beside)
     return tuple(skipped)
 
 
@@ -238,21 +226,14 @@ def save_keras(
     _check_labels(model, labels)
     config = config_of(model)
     _check_neighbours(target, config, labels)
-
-    def write_beside() -> None:
-        save_config_and_vocabulary(target.parent, config, None, labels)
-        write_vocabulary(tokenizer, target.parent / VOCAB_NAME)
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name.removesuffix(suffix)}.tmp{suffix}")
-    try:
+    with replacing(target, suffix) as temporary:
         if suffix == KERAS_SUFFIX:
             model.save(temporary)
         else:
             model.save_weights(temporary)
-        _take_place(temporary, target, write_beside)
-    finally:
-        temporary.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
+        save_config_and_vocabulary(target.parent, config, None, labels)
+        write_vocabulary(tokenizer, target.parent / VOCAB_NAME)
 
 
 def _check_neighbours(
@@ -271,7 +252,7 @@ def _check_neighbours(
         for path in folder.iterdir()
         if path.name.endswith((KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX, ".index"))
         and path.name != own
-        and ".tmp." not in path.name
+        and not is_temporary(path)
     )
     if others:
         raise ValueError(

@@ -22,6 +22,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from bert_tf.files import replacing
+
 SAFETENSORS_NAME = "model.safetensors"
 INDEX_SUFFIX = ".index.json"
 
@@ -340,7 +342,7 @@ def _open_file(path: str | os.PathLike) -> TensorSource:
 
 
 def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a safetensors file as transformers writes it, under a temporary name and renamed.
+    """Write a safetensors file as transformers writes it, whole or not at all.
 
     Args:
         path: the file.
@@ -349,14 +351,11 @@ def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]
     Raises:
         OSError: the file cannot be written.
     """
-    temporary = pathlib.Path(f"{os.fspath(path)}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        safetensors.numpy.save_file(dict(tensors), temporary, metadata={"format": "pt"})
-        temporary.chmod(mode)  # the library makes files that their owner alone can read
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            pathlib.Path(temporary).touch()
+            mode = os.stat(temporary).st_mode
+            safetensors.numpy.save_file(dict(tensors), temporary, metadata={"format": "pt"})
+            os.chmod(temporary, mode)  # the library makes files that their owner alone can read
     except safetensors.SafetensorError as error:
         raise OSError(f"{os.fspath(path)}: cannot write the file: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

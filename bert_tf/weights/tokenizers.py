@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pathlib
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_tf.config import BertConfig
-from bert_tf.files import write_text
+from bert_tf.files import replacing, write_json, write_text
 from bert_tf.models.variables import abbreviate
 from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS, check_vocab, load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -121,9 +120,8 @@ def copy_vocabulary(vocab_file: str | os.PathLike | None, target: pathlib.Path) 
     """Copy a vocabulary file whole or not at all, unless it is there already."""
     if vocab_file is None or (target.exists() and target.samefile(vocab_file)):
         return
-    temporary = target.with_name(f"{target.name}.tmp")
-    shutil.copyfile(vocab_file, temporary)
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        shutil.copyfile(vocab_file, temporary)
 
 
 def write_vocabulary(tokenizer: FullTokenizer | None, target: pathlib.Path) -> None:
@@ -146,8 +144,7 @@ def pieces_in_order(tokenizer: FullTokenizer) -> list[str]:
 
 
 def remove_fast_tokenizer(folder: pathlib.Path) -> None:
-    """Remove a tokenizer.json that would hide the vocabulary just written."""
-    """Remove the files of a tokenizer that was in a folder before another vocabulary."""
+    """Remove the files of a tokenizer, which would hide a vocabulary written beside them."""
     for name in _HF_TOKENIZER_NAMES:
         (folder / name).unlink(missing_ok=True)
 
@@ -175,4 +172,4 @@ def write_hf_tokenizer(
         "tokenizer_class": "BertTokenizer",
     }
     for file, values in (("special_tokens_map.json", names), ("tokenizer_config.json", settings)):
-        write_text(folder / file, json.dumps(values, indent=2, sort_keys=True) + "\n")
+        write_json(folder / file, values)

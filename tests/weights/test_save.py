@@ -480,6 +480,9 @@ def test_what_a_killed_write_leaves_is_not_taken_for_a_checkpoint(models, form, 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(os, "replace", kill)
         patch.setattr(pathlib.Path, "unlink", lambda *_, **__: None)
+        patch.setattr(
+            os, "unlink", lambda *_, **__: None
+        )  # a process that is killed tidies nothing
         save(form, tmp_path, models["classification"])
     assert left[0].exists()
     if before:
