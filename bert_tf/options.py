@@ -17,6 +17,9 @@ from typing import Any, TypeVar
 
 from absl import flags
 
+# Flags defined here are those of the command that calls, and its --help shows them.
+flags.disclaim_key_flags()
+
 T = TypeVar("T")
 
 _DEFINE = {

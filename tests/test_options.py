@@ -74,3 +74,10 @@ def test_required():
     define(Needs, values)
     with pytest.raises(flags.IllegalFlagValueError, match="path"):
         values(["program"])
+
+
+def test_flags_are_those_of_the_module_that_defines_them():
+    """Not of bert_tf.options: --help shows the flags of a command's own module."""
+    values = flags.FlagValues()
+    define(Options, values)
+    assert "kind" in {flag.name for flag in values.get_key_flags_for_module(__name__)}

@@ -11,6 +11,8 @@ from absl import app, flags
 from bert_tf.options import define, read
 from experiments.command_line.exit_status import exit_on_error
 
+flags.disclaim_key_flags()  # as in bert_tf.options
+
 
 def run_command(options: type, work: str, **defaults: object) -> None:
     """Run a command; it ends the process.
