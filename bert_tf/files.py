@@ -33,9 +33,10 @@ def replacing(path: Path, suffix: str = "") -> Iterator[str]:
     try:
         yield temporary
         os.replace(temporary, path)
-    finally:
+    except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        raise
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import glob
 import gzip
 import hashlib
 import html
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import IO
 
-from bert_tf.files import write_whole
+from bert_tf.files import expand, write_whole
 
 FORMATS = ("wikiextractor", "jsonl", "text")
 _BATCH_BYTES = 1 << 20
@@ -119,17 +118,7 @@ def expand_inputs(patterns: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError: when a pattern matches no file.
     """
-    paths: dict[str, None] = {}
-    for pattern in patterns:
-        if glob.has_magic(pattern) and not os.path.exists(pattern):
-            found = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p))
-        else:
-            found = [pattern] if os.path.isfile(pattern) else []
-        if not found:
-            kind = "is a folder" if os.path.isdir(pattern) else "matches no file"
-            raise FileNotFoundError(f"--input_file: {pattern!r} {kind}")
-        paths.update(dict.fromkeys(found))
-    return list(paths)
+    return list(dict.fromkeys(expand(patterns, "--input_file")))
 
 
 @contextlib.contextmanager

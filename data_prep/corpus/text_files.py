@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
-import glob
 import gzip
 import os
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
+
+from bert_tf.files import expand
 
 PIECE_BYTES = 1 << 20
 
@@ -101,18 +102,19 @@ def expand_patterns(patterns: str) -> list[str]:
     Raises:
         FileNotFoundError: a pattern that matches no file.
     """
-    files = []
+    paths: list[str] = []
     for pattern in patterns.split(","):
+        matches: list[str] = []
         if is_remote(pattern):
             (match,) = _file_systems(pattern).match([pattern])
-            found = sorted(metadata.path for metadata in match.metadata_list)
+            matches = sorted(metadata.path for metadata in match.metadata_list)
         else:
-            found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
-            found = [path for path in found if os.path.isfile(path)]
-        if not found:
+            with contextlib.suppress(FileNotFoundError):
+                matches = expand(pattern, "input_file")
+        if not matches:
             raise FileNotFoundError(f"input_file: no file matches {pattern!r}")
-        files.extend(found)
-    return files
+        paths += matches
+    return paths
 
 
 @contextlib.contextmanager

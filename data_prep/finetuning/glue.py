@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_tf.files import write_text
 from bert_tf.tasks.table import TASKS, Task
 from bert_tf.tokenization.packing import pack_pair
 from bert_tf.tokenization.vocabulary import CLS_TOKEN, SEP_TOKEN
@@ -593,11 +594,8 @@ def write_submission(
         if int(name) in rows:
             raise ValueError(f"examples: number {name} comes twice")
         rows[int(name)] = _prediction_text(task, prediction, name)
-    temporary = f"{os.fspath(path)}.tmp-{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
-        stream.write("index\tprediction\n")
-        stream.writelines(f"{number}\t{rows[number]}\n" for number in sorted(rows))
-    os.replace(temporary, path)
+    lines = [f"{number}\t{rows[number]}\n" for number in sorted(rows)]
+    write_text(path, "".join(["index\tprediction\n", *lines]))
 
 
 def _prediction_text(task: Task, prediction: Any, number: str) -> str:

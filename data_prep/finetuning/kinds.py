@@ -22,8 +22,6 @@ from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import glue, ner, squad, swag
 from data_prep.finetuning.glue import OnBad
 
-# === Kinds of tasks ===
-
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSettings:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from bert_tf.files import write_whole
 from bert_tf.tokenization.vocabulary import (
     CLS_TOKEN,
     PAD_TOKEN,
@@ -265,7 +266,7 @@ def write_conll(
                 f"{sentence.location}: expected {len(sentence.words)} predicted tags, "
                 f"got {len(tags)}"
             )
-    with open(path, "w", encoding="utf-8", newline="\n") as writer:
+    with write_whole(path, "w") as writer:
         for sentence, tags in zip(sentences, predicted, strict=True):
             for word, true, tag in zip(sentence.words, sentence.tags, tags, strict=True):
                 word = "_" if word == _CONLLEVAL_BOUNDARY else _WHITE_SPACE.sub("_", word)

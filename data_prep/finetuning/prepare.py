@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_tf.files import read_json, replacing, sha256, write_text, write_whole
 from bert_tf.records.encoding import encode_framed_examples
 from bert_tf.records.files import RecordWriter
 from bert_tf.records.schema import FeatureSpec
@@ -48,7 +49,7 @@ FORMAT_VERSION = 1  # of the records and what lies beside them
 CHUNK_EXAMPLES = 256  # made into records at once
 WORKERS_PAY_BYTES = 8 << 20  # of input, about 5 s of work; less is done before processes are up
 UNKNOWN_RATE_TO_WARN = 0.05
-_HASH_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 # === Records ===
@@ -217,11 +218,6 @@ class _Plan:
         vocab = load_vocab(tokenizer.vocab_file)
         check_special_tokens(vocab, tokenizer.vocab_file)
         stats = _stats(source.files)
-        inputs, lines = [], 0
-        for path in source.files:
-            digest, count = _digest(path)
-            inputs.append(digest)
-            lines += count
         what = {
             "format_version": FORMAT_VERSION,
             "task": task.name,
@@ -230,16 +226,17 @@ class _Plan:
             "num_choices": task.num_choices,
             "split": source.split,
             "labelled": source.labelled,
-            "input_sha256": inputs,
+            "input_sha256": list(map(sha256, source.files)),
             "source": source.settings,
             "skip_bad_examples": skip_bad,
-            "vocab_sha256": _digest(tokenizer.vocab_file)[0],
+            "vocab_sha256": sha256(tokenizer.vocab_file),
             "do_lower_case": tokenizer.do_lower_case,
             "max_seq_length": max_seq_length,
             "extra": settings.extra,
             "unicode": unicodedata.unidata_version,
         }
         what = json.loads(json.dumps(what))  # as it comes back out of a manifest
+        lines = sum(map(_count_lines, source.files)) if source.line_per_example else 0
         return cls(source, tokenizer, settings, vocab, what, sum(s for s, _ in stats), lines, stats)
 
     @functools.cached_property
@@ -253,14 +250,9 @@ def _stats(files: Sequence[str]) -> list[tuple[int, int]]:
     return [(stat.st_size, stat.st_mtime_ns) for stat in found]
 
 
-def _digest(path: str) -> tuple[str, int]:
-    """SHA-256 of a file, and its line ends."""
-    digest, lines = hashlib.sha256(), 0
+def _count_lines(path: str) -> int:
     with open(path, "rb") as stream:
-        while block := stream.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-            lines += block.count(b"\n")
-    return digest.hexdigest(), lines
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK_BYTES), b""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,9 +293,8 @@ def _prepare(
     with contextlib.suppress(FileNotFoundError):
         os.unlink(paths.manifest)
     manifest = _write(plan, paths, num_workers, on_bad, show)
-    with _replacing(paths.manifest) as temporary, open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(manifest, stream, indent=1, sort_keys=True, ensure_ascii=False)
-        stream.write("\n")
+    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+    write_text(paths.manifest, f"{text}\n")
     return _prepared(plan, paths, manifest, from_cache=False)
 
 
@@ -326,34 +317,18 @@ def _prepared(
 def _valid_manifest(paths: _Paths, fingerprint: str) -> dict[str, Any] | None:
     """Return the manifest, if it is of these records and they are as it says."""
     try:
-        with open(paths.manifest, encoding="utf-8") as stream:
-            manifest = json.load(stream)
+        manifest = read_json(paths.manifest)
         if (
             manifest["fingerprint"] == fingerprint
             and manifest["record_bytes"] == os.path.getsize(paths.record)
-            and manifest["lengths_sha256"] == _digest(paths.lengths)[0]
-            and manifest["counts"]["bad_examples"] == _count_lines(paths.bad)
+            and manifest["lengths_sha256"] == sha256(paths.lengths)
+            and manifest["counts"]["bad_examples"]
+            == (_count_lines(paths.bad) if os.path.exists(paths.bad) else 0)
         ):
             return manifest
     except (OSError, ValueError, KeyError, TypeError):
         pass  # whatever lies there is not a whole set of records
     return None
-
-
-def _count_lines(path: str) -> int:
-    return _digest(path)[1] if os.path.exists(path) else 0
-
-
-@contextlib.contextmanager
-def _replacing(path: str) -> Iterator[str]:
-    """Give a name to write to; the file gets its own name when it is whole."""
-    temporary = f"{path}.tmp-{os.getpid()}"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
 
 
 @contextlib.contextmanager
@@ -383,10 +358,8 @@ def _write(
     counts = {"examples": 0, "tokens": 0, "unknown_tokens": 0}
     with contextlib.ExitStack() as stack:
         # Names are given in the reverse order, after all has been written.
-        bad = stack.enter_context(
-            open(stack.enter_context(_replacing(paths.bad)), "w", encoding="utf-8")
-        )
-        lengths_file = stack.enter_context(_replacing(paths.lengths))
+        bad = stack.enter_context(write_whole(paths.bad, "w"))
+        lengths_file = stack.enter_context(replacing(paths.lengths))
 
         def refuse(message: str) -> None:
             nonlocal bad_messages
@@ -412,8 +385,7 @@ def _write(
         writer = stack.enter_context(RecordWriter(paths.record))
         pool = stack.enter_context(WorkerPool(num_workers, _RecordMaker, plan.tokenizer, settings))
         what = f"{settings.task.name} {source.split}"
-        expected = plan.input_lines if source.line_per_example else 0
-        progress = stack.enter_context(Progress(what, expected, "example", show=show))
+        progress = stack.enter_context(Progress(what, plan.input_lines, "example", show=show))
         with _main_not_run_again() if num_workers > 1 else contextlib.nullcontext():
             for number, made in enumerate(pool.map("make", chunks())):
                 framed, of_records, tokens, unknown = made
@@ -433,8 +405,7 @@ def _write(
         all_lengths = np.concatenate(lengths)
         with open(lengths_file, "wb") as stream:
             np.save(stream, all_lengths)
-        lengths_sha256 = _digest(lengths_file)[0]
-        bad.flush()
+        lengths_sha256 = sha256(lengths_file)
         # Closing the stack renames: records, lengths, bad examples.
     if not bad_messages:
         with contextlib.suppress(FileNotFoundError):  # another run with the same input was faster

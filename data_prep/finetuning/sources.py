@@ -12,8 +12,6 @@ from data_prep.finetuning import glue, ner, tables
 from data_prep.finetuning.glue import OnBad
 from data_prep.finetuning.kinds import kind_of
 
-# === Sources ===
-
 
 @dataclasses.dataclass(frozen=True)
 class Source:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_tf.files import read_json, write_json
+from bert_tf.files import read_json, replacing, write_json
 from bert_tf.records.files import gzip_stream, manifest_path
 from bert_tf.tokenization.vocabulary import check_special_tokens, load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -140,9 +140,8 @@ class _Worker:
         rng = generator(self.options, PAIRS_STAGE, block)
         counts: list[int] = []
         for pairs in block_pairs(self._store, self.options, documents, rng):
-            path = pairs_path(self.work, block, len(counts))
-            pairs.tofile(f"{path}.tmp")
-            os.replace(f"{path}.tmp", path)
+            with replacing(pairs_path(self.work, block, len(counts))) as temporary:
+                pairs.tofile(temporary)
             counts.append(len(pairs))
         write_json(block_path(self.work, block), counts)
 
@@ -153,17 +152,18 @@ class _Worker:
             return
         self._tokenizer = None
         rng = generator(self.options, RECORDS_STAGE, chunk)
-        # Not a RecordWriter's rename: statistics must be there before the records are.
-        with open(f"{path}.tmp", "wb") as raw, contextlib.ExitStack() as stack:
-            stream: Any = raw
-            if compress:
-                stream = stack.enter_context(gzip_stream(raw))
-            statistics = write_chunk_records(
-                self.options, self._vocabulary, self._chunk_pairs(chunk), self._gather, rng, stream
-            )
-        statistics.counts["bytes"] = os.path.getsize(f"{path}.tmp")
-        statistics.save(statistics_path(self.work, chunk))
-        os.replace(f"{path}.tmp", path)
+        with replacing(path) as temporary:
+            with open(temporary, "wb") as raw, contextlib.ExitStack() as stack:
+                stream: Any = raw
+                if compress:
+                    stream = stack.enter_context(gzip_stream(raw))
+                pairs = self._chunk_pairs(chunk)
+                statistics = write_chunk_records(
+                    self.options, self._vocabulary, pairs, self._gather, rng, stream
+                )
+            statistics.counts["bytes"] = os.path.getsize(temporary)
+            # Before the records get their name, which says that the chunk is whole.
+            statistics.save(statistics_path(self.work, chunk))
 
     def _gather(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find a batch's tokens in the store."""
@@ -262,14 +262,13 @@ def _plan(options: Options, work: str) -> list[range]:
     part_pairs = [pairs for _, pairs in read_json(blocks_path(work))]
     sizes, file_chunks = chunk_sizes(options, sum(part_pairs))
     if not os.path.exists(plan_path(work)):
-        plan = np.lib.format.open_memmap(
-            plan_path(work) + ".tmp", "w+", np.int64, (len(part_pairs), len(sizes) + 1)
-        )
-        for row, starts in enumerate(deal_pairs(options, part_pairs, sizes)):
-            plan[row] = starts
-        plan.flush()
-        del plan
-        os.replace(plan_path(work) + ".tmp", plan_path(work))
+        with replacing(plan_path(work)) as temporary:
+            shape = (len(part_pairs), len(sizes) + 1)
+            plan = np.lib.format.open_memmap(temporary, "w+", np.int64, shape)
+            for row, starts in enumerate(deal_pairs(options, part_pairs, sizes)):
+                plan[row] = starts
+            plan.flush()
+            del plan
     return file_chunks
 
 

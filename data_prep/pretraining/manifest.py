@@ -9,11 +9,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from bert_tf.files import sha256
+from bert_tf.files import sha256, write_whole
 from bert_tf.tokenization.vocabulary import load_vocab
 from data_prep.pretraining.options import Options, instances_of_files
-
-# === Work of one process ===
 
 
 class Statistics:
@@ -70,10 +68,8 @@ class Statistics:
 
     def save(self, path: str) -> None:
         """Write the counts to a file, which appears once it is whole."""
-        temporary = f"{path}.tmp-{os.getpid()}"
-        with open(temporary, "wb") as stream:
+        with write_whole(path) as stream:
             self.write(stream)
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, source: str | BinaryIO) -> "Statistics":

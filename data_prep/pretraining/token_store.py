@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from bert_tf.files import read_json, write_text, write_whole
 from bert_tf.tokenization.vocabulary import UNK_TOKEN
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus.text_files import TextPiece, location_of, piece_lines
@@ -52,10 +53,8 @@ class TokenizedPiece:
 
     def save(self, path: str) -> None:
         """Write the piece; the file appears under its name once it is whole."""
-        temporary = f"{path}.tmp-{os.getpid()}"
-        with open(temporary, "wb") as stream:
+        with write_whole(path) as stream:
             self.write(stream)
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, source: str | BinaryIO) -> "TokenizedPiece":
@@ -178,10 +177,8 @@ class StoreWriter:
         else:
             np.array([counts["sentences"]], np.int64).tofile(self._files[_DOCUMENTS])
         self._close_files()
-        path = os.path.join(self._folder, _COUNTS)
-        with open(path + ".tmp", "w", encoding="utf-8") as stream:
-            json.dump({**counts, "token_dtype": self._dtype.name}, stream)
-        os.replace(path + ".tmp", path)
+        described = {**counts, "token_dtype": self._dtype.name}
+        write_text(os.path.join(self._folder, _COUNTS), json.dumps(described))
         return counts
 
     def _close_files(self) -> None:
@@ -223,8 +220,7 @@ class TokenStore:
         Raises:
             OSError: there is none.
         """
-        with open(os.path.join(folder, _COUNTS), encoding="utf-8") as stream:
-            self.counts = json.load(stream)
+        self.counts = read_json(os.path.join(folder, _COUNTS))
         self._maps: list[mmap.mmap] = []
         dtype = np.dtype(self.counts.pop("token_dtype"))
         self._tokens_path = os.path.join(folder, _TOKENS)
