@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
+from bert_tf.options import read
 from bert_tf.tasks.trained_task import TrainedTask
 from data_prep.finetuning import glue
 from data_prep.finetuning.flags import sources_from_flags
-from experiments.command_line import training_flags
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.tables import print_table
+from experiments.command_line.training_options import TrainingOptions
+from experiments.command_line.training_setup import chief_first
 from experiments.finetuning import flags as finetuning_flags
 from experiments.finetuning.initial_model import StartingPoint, load_trained, starting_point
 from experiments.finetuning.results import report_runs, with_step, write_results
@@ -96,7 +98,7 @@ def run(values: flags.FlagValues) -> None:
     finetuning_flags.check_flags(values)
     folder = pathlib.Path(values.output_dir)
     start = starting_point(values)
-    with training_flags.chief_first(values):
+    with chief_first(read(TrainingOptions, values)):
         data = prepare(values, start)
     task, vocab_size = data.task, start.config.vocab_size
     evaluator = Evaluator(data, values, vocab_size) if values.do_eval else None

@@ -7,8 +7,10 @@ import math
 
 from absl import flags
 
-from experiments.command_line import training_flags
+from bert_tf.options import define, read
 from experiments.command_line.exit_status import InputError
+from experiments.command_line.training_options import TrainingOptions
+from experiments.command_line.training_setup import strategy_of
 
 
 def define_flags(
@@ -80,7 +82,7 @@ def define_flags(
     switch("tensorboard", False, "Whether to write TensorBoard summaries.")
     switch("overwrite", False, "Train anew in a folder that holds a finished or another run.")
     text("cache_dir", None, "Folder of prepared records; output_dir/records by default.")
-    training_flags.define_training_flags(values)
+    define(TrainingOptions, values)
 
 
 def check_flags(values: flags.FlagValues) -> None:
@@ -89,7 +91,7 @@ def check_flags(values: flags.FlagValues) -> None:
     Raises:
         InputError: one line says what.
     """
-    training_flags.check_training_flags(values)
+    training = read(TrainingOptions, values)
     if not (values.do_train or values.do_eval or values.do_predict):
         raise InputError("give at least one of --do_train, --do_eval, --do_predict")
     for name in ("train_batch_size", "eval_batch_size", "predict_batch_size", "max_seq_length"):
@@ -124,4 +126,4 @@ def check_flags(values: flags.FlagValues) -> None:
     ):
         raise InputError(f"seeds: expected different whole numbers, got {','.join(seeds)}")
     if values.distribution_strategy != "one_device" or values.all_reduce_alg or values.num_replicas:
-        training_flags.strategy_of(values)  # made here, before anything else of TensorFlow runs
+        strategy_of(training)  # made here, before anything else of TensorFlow runs

@@ -9,11 +9,13 @@ import time
 import numpy as np
 from absl import flags
 
+from bert_tf.options import read
 from bert_tf.tasks.table import TASKS
 from bert_tf.tasks.trained_task import TrainedTask
 from data_prep.finetuning.flags import file_sources
-from experiments.command_line import training_flags
 from experiments.command_line.tables import print_table
+from experiments.command_line.training_options import TrainingOptions
+from experiments.command_line.training_setup import chief_first
 from experiments.finetuning import flags as finetuning_flags
 from experiments.finetuning.initial_model import load_trained, starting_point
 from experiments.finetuning.results import report_runs, with_step, write_results
@@ -42,7 +44,7 @@ def run(values: flags.FlagValues) -> None:
     start = starting_point(values)
     task, sources = file_sources(values, TASK)
     print(f"{task.num_choices} choices")
-    with training_flags.chief_first(values):
+    with chief_first(read(TrainingOptions, values)):
         data = make_records(task, sources, values, start)
     vocab_size = start.config.vocab_size
     evaluator = Evaluator(data, values, vocab_size) if values.do_eval else None

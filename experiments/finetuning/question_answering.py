@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
+from bert_tf.options import read
 from bert_tf.tasks import squad_metrics
 from bert_tf.tasks.answer_decoding import Predictions, decode_answers, write_predictions
 from bert_tf.tasks.document_windows import WindowRule
@@ -24,9 +25,10 @@ from data_prep.finetuning import squad
 from data_prep.finetuning.flags import BadExamples
 from data_prep.finetuning.prepare import TokenizerSettings
 from data_prep.finetuning.sources import file_source
-from experiments.command_line import training_flags
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.tables import print_table
+from experiments.command_line.training_options import TrainingOptions
+from experiments.command_line.training_setup import chief_first
 from experiments.finetuning import flags as finetuning_flags
 from experiments.finetuning.initial_model import StartingPoint, load_trained, starting_point
 from experiments.finetuning.results import report_runs, with_step, write_results
@@ -355,7 +357,7 @@ def run(values: flags.FlagValues) -> None:
     folder = pathlib.Path(values.output_dir)
     start = starting_point(values)
     train = answerer = dev = None
-    with training_flags.chief_first(values):
+    with chief_first(read(TrainingOptions, values)):
         if values.do_train:
             train = prepare(values, start, "train", values.train_file)
         if values.do_eval or values.do_predict:

@@ -23,9 +23,11 @@ from typing import Any
 from absl import flags
 
 from bert_tf.files import write_json
+from bert_tf.options import read
 from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask
-from experiments.command_line import preemption, training_flags
+from experiments.command_line import preemption, training_setup
 from experiments.command_line.exit_status import InputError
+from experiments.command_line.training_options import TRAJECTORY_NAMES, TrainingOptions
 from experiments.finetuning.initial_model import StartingPoint
 from experiments.finetuning.results import Run
 
@@ -39,7 +41,7 @@ _OF_THE_RUN = [
         "eval_every_steps early_stop_evals keep_best bias_correction clip_norm weight_decay_rate "
         "group_by_length pad_to_max_seq_length bilstm lora_rank lora_alpha lora_targets"
     ).split(),
-    *training_flags.TRAJECTORY_NAMES,
+    *TRAJECTORY_NAMES,
 ]
 
 
@@ -108,8 +110,9 @@ def train_all(job: Job, start: StartingPoint, values: flags.FlagValues) -> list[
     """
     from bert_tf.training.distribution import is_chief
 
-    strategy = training_flags.strategy_of(values)
-    training_flags.check_batch_sizes(values, strategy)
+    training = read(TrainingOptions, values)
+    strategy = training_setup.strategy_of(training)
+    training_setup.check_batch_sizes(training, strategy, values.train_batch_size)
     if not is_chief(strategy):
         for seed in map(int, values.seeds):
             folder = pathlib.Path(values.output_dir)
@@ -313,7 +316,8 @@ class _Training:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(self.seed)
         set_precision(values.precision)
-        strategy = training_flags.strategy_of(values)
+        training = read(TrainingOptions, values)
+        strategy = training_setup.strategy_of(training)
         drawn = ()  # weights of the encoder that the checkpoint lacks
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self.model = make_model(
@@ -328,7 +332,7 @@ class _Training:
             if values.lora_rank:
                 self._add_lora(drawn)
             layers = self.start.config.num_hidden_layers
-            frozen = training_flags.freeze_weights(values, self.model, layers)
+            frozen = training_setup.freeze_weights(training, self.model, layers)
             if frozen:
                 print(f"frozen: {len(frozen)} weights")
             optimizer = self._optimizer()
@@ -344,7 +348,7 @@ class _Training:
             steps_per_call=values.iterations_per_loop,
             tensorboard=values.tensorboard,
             strategy=strategy,
-            **training_flags.trainer_arguments(values),
+            **training_setup.trainer_arguments(training),
         )
         if self.trainer.restore() is not None:
             self._remember()
@@ -451,9 +455,10 @@ class _Training:
         values = self.values
         # LAMB has the correction anyway.
         arguments = {"bias_correction": True} if values.bias_correction else {}
-        return training_flags.make_optimizer(
-            values,
+        return training_setup.make_optimizer(
+            read(TrainingOptions, values),
             self.start.config.num_hidden_layers,
+            values.learning_rate,
             self.steps,
             int(self.steps * values.warmup_proportion),
             weight_decay_rate=values.weight_decay_rate,

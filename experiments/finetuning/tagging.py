@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
+from bert_tf.options import read
 from bert_tf.tasks.entity_metrics import EntityScores, entity_scores
 from bert_tf.tasks.table import TASKS
 from bert_tf.tasks.trained_task import TrainedTask
 from data_prep.finetuning import ner
 from data_prep.finetuning.flags import tagged_sources
 from data_prep.finetuning.sources import read_tagged
-from experiments.command_line import training_flags
 from experiments.command_line.exit_status import InputError
+from experiments.command_line.training_options import TrainingOptions
+from experiments.command_line.training_setup import chief_first
 from experiments.finetuning import flags as finetuning_flags
 from experiments.finetuning.initial_model import StartingPoint, load_trained, starting_point
 from experiments.finetuning.results import report_runs, with_step, write_results
@@ -132,7 +134,7 @@ def run(values: flags.FlagValues) -> None:
     start = starting_point(values)
     loaded = None if values.do_train else load_trained(values, start, TASK.kind)
     task, sources = tagged_sources(values, loaded and loaded.labels)
-    with training_flags.chief_first(values):
+    with chief_first(read(TrainingOptions, values)):
         data = make_records(task, sources, values, start)
     dev = TaggedSplit(data, "dev", values, start) if values.do_eval else None
     if values.do_train:

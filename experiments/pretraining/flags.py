@@ -7,8 +7,9 @@ import math
 
 from absl import flags
 
-from experiments.command_line import training_flags
+from bert_tf.options import define, read
 from experiments.command_line.exit_status import InputError
+from experiments.command_line.training_options import TrainingOptions
 
 # === Validation ===
 
@@ -38,7 +39,7 @@ def check_flags(values: flags.FlagValues) -> None:
         raise InputError(
             f"second_learning_rate: expected above 0, with --second_input_file, got {rate}"
         )
-    training_flags.check_training_flags(values)
+    read(TrainingOptions, values)
     if values.find_batch_size and values.distribution_strategy == "multi_worker_mirrored":
         raise InputError("find_batch_size: measure on one host, with the strategy it would have")
     if values.memory_limit_gib is not None and values.memory_limit_gib <= 0:
@@ -120,4 +121,4 @@ def define_flags(values: flags.FlagValues) -> None:
     switch("find_batch_size", False, "Measure the largest train_batch_size that fits, and end.")
     number("memory_limit_gib", None, "Of find_batch_size; by default what the machine has left.")
     switch("measure_only", False, "Take the steps and write no model: what find_batch_size runs.")
-    training_flags.define_training_flags(values)
+    define(TrainingOptions, values)

@@ -14,9 +14,11 @@ from typing import Any
 
 from absl import flags, logging
 
-from experiments.command_line import preemption, training_flags
+from bert_tf.options import read
+from experiments.command_line import preemption, training_setup
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.tables import print_table
+from experiments.command_line.training_options import TRAJECTORY_NAMES, TrainingOptions
 from experiments.pretraining.batch_size import find_batch_size
 from experiments.pretraining.flags import check_flags, define_flags
 from experiments.pretraining.plan import Phase, Plan, make_plan
@@ -35,7 +37,7 @@ _TRAJECTORY_FLAGS = [
     *("train_batch_size", "learning_rate", "num_train_steps", "num_warmup_steps", "seed"),
     *("second_train_batch_size", "second_phase_steps"),
     *("second_learning_rate", "second_num_warmup_steps"),
-    *training_flags.TRAJECTORY_NAMES,
+    *TRAJECTORY_NAMES,
 ]
 
 
@@ -117,6 +119,7 @@ class PretrainingRun:
         from bert_tf.training.trainer import Trainer, set_precision
 
         self.values, self.plan, self.strategy = values, plan, strategy
+        training = read(TrainingOptions, values)
         self.folder = pathlib.Path(values.output_dir)
         self.began = time.time()
         if values.deterministic:
@@ -138,11 +141,15 @@ class PretrainingRun:
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self.model = bert_pretrainer(plan.config, recompute=values.recompute_layers)
             layers = plan.config.num_hidden_layers
-            self.frozen = training_flags.freeze_weights(values, self.model, layers)
+            self.frozen = training_setup.freeze_weights(training, self.model, layers)
             steps = values.num_train_steps
             schedule = {"num_train_steps": steps, **self._schedule_of_two_phases()}
-            optimizer = training_flags.make_optimizer(
-                values, layers, num_warmup_steps=values.num_warmup_steps, **schedule
+            optimizer = training_setup.make_optimizer(
+                training,
+                layers,
+                values.learning_rate,
+                num_warmup_steps=values.num_warmup_steps,
+                **schedule,
             )
         self.trainer = Trainer(
             self.model,
@@ -157,7 +164,7 @@ class PretrainingRun:
             steps_per_call=values.iterations_per_loop,
             tensorboard=values.tensorboard,
             strategy=strategy,
-            **training_flags.trainer_arguments(values),
+            **training_setup.trainer_arguments(training),
         )
 
     def _check_continuation(self) -> None:
@@ -367,7 +374,7 @@ class PretrainingRun:
                 ("parameters", f"{self.model.count_params():,}{frozen}"),
                 *(row for phase in self.plan.phases for row in _rows_of(phase)),
                 ("begins at", f"step {trainer.step:,}" + (" (continued)" if continued else "")),
-                ("device", training_flags.describe_devices(self.strategy)),
+                ("device", training_setup.describe_devices(self.strategy)),
                 ("precision", values.precision + (", XLA" if trainer.jit_compile else "")),
                 ("MLM loss, uniform", f"{floor['uniform_loss']:.4f} (ln of the vocabulary size)"),
                 ("MLM loss, unigram", f"{floor['unigram_loss']:.4f} (on the {where} records)"),
@@ -446,7 +453,8 @@ def run(values: flags.FlagValues) -> None:
     if values.find_batch_size:
         find_batch_size(values)
         return
-    strategy = training_flags.strategy_of(values)  # before anything else of TensorFlow runs
-    shared = ["eval_batch_size"] if values.do_eval else []
-    training_flags.check_batch_sizes(values, strategy, shared)
+    training = read(TrainingOptions, values)
+    strategy = training_setup.strategy_of(training)  # before anything else of TensorFlow runs
+    shared = {"eval_batch_size": values.eval_batch_size} if values.do_eval else {}
+    training_setup.check_batch_sizes(training, strategy, values.train_batch_size, **shared)
     PretrainingRun(values, make_plan(values), strategy).run()

@@ -280,7 +280,7 @@ def refused(data, tmp_path):
 def test_flags_that_do_not_fit_are_refused(refused, data):
     assert "do_train, do_eval" in refused(do_train=False, do_eval=False)
     assert refused(use_tpu=True).startswith("use_tpu, tpu_name")
-    assert "layer_wise_decay: expected above 0, at most 1, got 0" in refused(layer_wise_decay=0)
+    assert "layer_wise_decay: expected above 0 and at most 1, got 0" in refused(layer_wise_decay=0)
     assert "TPUs" in refused(master="grpc://x")
     assert refused(train_batch_size=0) == "train_batch_size: expected at least 1, got 0"
     assert "num_warmup_steps: expected at least 0" in refused(num_warmup_steps=-1)

@@ -1,0 +1,139 @@
+"""What follows from the options of training: devices, frozen weights, the optimizer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from bert_tf.models.freezing import freeze, frozen_layers
+from bert_tf.training import distribution
+from bert_tf.training.optimizers import create_optimizer, layer_wise_rules
+from experiments.command_line.training_options import TrainingOptions
+
+
+def strategy_of(options: TrainingOptions) -> tf.distribute.Strategy | None:
+    """Make the strategy that the options name, before anything else of TensorFlow has run.
+
+    Returns:
+        None for one device.
+
+    Raises:
+        ValueError: the options do not fit each other or this machine, or TF_CONFIG is wrong.
+    """
+    name = options.distribution_strategy
+    of_tpu = {}
+    if name == "tpu":
+        of_tpu = {"tpu": options.tpu_name, "tpu_zone": options.tpu_zone}
+        of_tpu["gcp_project"] = options.gcp_project
+    return distribution.create_strategy(
+        name, all_reduce_alg=options.all_reduce_alg, num_replicas=options.num_replicas, **of_tpu
+    )
+
+
+def check_batch_sizes(
+    options: TrainingOptions,
+    strategy: tf.distribute.Strategy | None,
+    train_batch_size: int,
+    **others: int,
+) -> None:
+    """Refuse batches that the replicas cannot share evenly.
+
+    Args:
+        options: with the number of parts that a training batch is computed in.
+        strategy: of `strategy_of`.
+        train_batch_size: examples of a training batch.
+        **others: option -> size of other batches that the replicas share.
+
+    Raises:
+        ValueError: one line names the option.
+    """
+    replicas = distribution.num_replicas_of(strategy)
+    distribution.check_batch_size(
+        "train_batch_size", train_batch_size, replicas, options.gradient_accumulation_steps
+    )
+    for name, size in others.items():
+        distribution.check_batch_size(name, size, replicas)
+
+
+def trainer_arguments(options: TrainingOptions) -> dict[str, Any]:
+    """Return what `Trainer` takes of these options, beside the strategy."""
+    names = ("gradient_accumulation_steps", "loss_normalization")
+    return {name: getattr(options, name) for name in names}
+
+
+def freeze_weights(options: TrainingOptions, model: keras.Model, num_layers: int) -> list[str]:
+    """Keep the weights that the options name from learning, before the optimizer is made.
+
+    Args:
+        options: which weights.
+        model: whose weights.
+        num_layers: layers of its encoder.
+
+    Returns:
+        The paths of what is frozen now and was not before.
+
+    Raises:
+        ValueError: a pattern is wrong or finds nothing, or nothing is left to learn.
+    """
+    patterns = list(options.freeze)
+    if options.freeze_layers >= 0:
+        patterns += frozen_layers(options.freeze_layers, num_layers)
+    return freeze(model, patterns) if patterns else []
+
+
+def make_optimizer(
+    options: TrainingOptions,
+    num_layers: int,
+    learning_rate: float,
+    num_train_steps: int,
+    num_warmup_steps: int,
+    **arguments: Any,
+) -> keras.optimizers.Optimizer:
+    """Make the optimizer that the options name.
+
+    Args:
+        options: which optimizer, its rates by layer and its averages.
+        num_layers: layers of the encoder.
+        learning_rate: peak learning rate.
+        num_train_steps: steps after which the rate is 0.
+        num_warmup_steps: steps of linear warm-up.
+        **arguments: others of `optimizers.create_optimizer`.
+
+    Returns:
+        The optimizer; under mixed_float16 with dynamic loss scaling.
+    """
+    if options.ema_momentum:
+        arguments |= {"use_ema": True, "ema_momentum": options.ema_momentum}
+    if options.layer_wise_decay != 1:
+        arguments["learning_rate_rules"] = layer_wise_rules(num_layers, options.layer_wise_decay)
+    optimizer = create_optimizer(
+        learning_rate, num_train_steps, num_warmup_steps, optimizer=options.optimizer, **arguments
+    )
+    if options.precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def describe_devices(strategy: tf.distribute.Strategy | None) -> str:
+    """Return one phrase that says what the run uses."""
+    if strategy is not None:
+        return f"{strategy.num_replicas_in_sync} replicas, {type(strategy).__name__}"
+    return "1 GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
+
+@contextlib.contextmanager
+def chief_first(options: TrainingOptions) -> Iterator[None]:
+    """Let the other hosts wait until the chief has been through a block, and left its files."""
+    if options.distribution_strategy != "multi_worker_mirrored":
+        yield
+        return
+    strategy = strategy_of(options)
+    if not distribution.is_chief(strategy):
+        distribution.value_of_chief(strategy, 0)
+    yield
+    if distribution.is_chief(strategy):
+        distribution.value_of_chief(strategy, 0)
