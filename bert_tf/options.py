@@ -53,6 +53,8 @@ def option(
     choices: tuple[str, ...] | None = None,
     required: bool = False,
     repeated: bool = False,
+    flag: str | None = None,
+    alias: str | None = None,
 ) -> Any:
     """Make a field of a dataclass that is an option.
 
@@ -67,6 +69,8 @@ def option(
         required: whether the flag must be given; the default is None then.
         repeated: whether the flag of a tuple is given once for each value, in place of one list
             with commas.
+        flag: name of the flag where it cannot be the field's, as of a word of Python.
+        alias: a second name of the flag.
     """
     metadata = {
         "help": help,
@@ -74,6 +78,8 @@ def option(
         "choices": choices,
         "required": required,
         "repeated": repeated,
+        "flag": flag,
+        "alias": alias,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -112,7 +118,8 @@ def read(options: type[T], values: flags.FlagValues, **others: Any) -> T:
         if dataclasses.is_dataclass(kind):
             arguments[field.name] = read(typing.cast(type, kind), values)
         elif field.metadata:
-            arguments[field.name] = _converted(field.name, kind, values[field.name].value)
+            name = _flag_name(field)
+            arguments[field.name] = _converted(name, kind, values[name].value)
     made = options(**arguments)
     check(made)
     return made
@@ -129,7 +136,19 @@ def check(options: Any) -> None:
         if dataclasses.is_dataclass(kind):
             check(value)
         elif field.metadata and value is not None:
-            _check(field.name, value, field.metadata)
+            _check(_flag_name(field), value, field.metadata)
+
+
+def to_dict(options: Any) -> dict[str, Any]:
+    """Return the values of options by name of the flag, as JSON can hold them: tuples as lists."""
+    values: dict[str, Any] = {}
+    for field, kind in _fields(type(options)):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(kind):
+            values |= to_dict(value)
+        elif field.metadata:
+            values[_flag_name(field)] = list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
@@ -163,22 +182,28 @@ def _leaves(options: type) -> Iterator[tuple[dataclasses.Field, Any]]:
             yield field, kind
 
 
+def _flag_name(field: dataclasses.Field) -> str:
+    return field.metadata["flag"] or field.name
+
+
 def _define(field: dataclasses.Field, kind: Any, default: Any, values: flags.FlagValues) -> None:
-    metadata = field.metadata
+    metadata, name = field.metadata, _flag_name(field)
     arguments: dict[str, Any] = {"help": metadata["help"], "flag_values": values}
     if metadata["required"]:
         arguments["required"] = True
     if typing.get_origin(kind) is tuple:
         default = None if default is None else list(default)
         if metadata["repeated"]:
-            _DEFINE_REPEATED[typing.get_args(kind)[0]](field.name, default, **arguments)
+            _DEFINE_REPEATED[typing.get_args(kind)[0]](name, default, **arguments)
         else:
             default = None if default is None else list(map(str, default))
-            flags.DEFINE_list(field.name, default, **arguments)
+            flags.DEFINE_list(name, default, **arguments)
     elif metadata["choices"]:
-        flags.DEFINE_enum(field.name, default, list(metadata["choices"]), **arguments)
+        flags.DEFINE_enum(name, default, list(metadata["choices"]), **arguments)
     else:
-        _DEFINE[typing.get_origin(kind) or kind](field.name, default, **arguments)
+        _DEFINE[typing.get_origin(kind) or kind](name, default, **arguments)
+    if metadata["alias"]:
+        flags.DEFINE_alias(metadata["alias"], name, flag_values=values)
 
 
 def _converted(name: str, kind: Any, value: Any) -> Any:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from absl import flags
 
-from bert_tf.options import check, define, option, read
+from bert_tf.options import check, define, option, read, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,3 +81,26 @@ def test_flags_are_those_of_the_module_that_defines_them():
     values = flags.FlagValues()
     define(Options, values)
     assert "kind" in {flag.name for flag in values.get_key_flags_for_module(__name__)}
+
+
+def test_other_names_of_a_flag():
+    @dataclasses.dataclass(frozen=True)
+    class Conversion:
+        source: str = option(None, "What is read.", flag="from", alias="source_dir")
+        steps: tuple[int, ...] = option((1,), "Steps.", minimum=0, flag="in")
+
+    for name in ("from", "source_dir"):
+        values = flags.FlagValues()
+        define(Conversion, values)
+        values(["program", f"--{name}=here", "--in=3,5"])
+        assert read(Conversion, values) == Conversion("here", (3, 5))
+    assert to_dict(Conversion("here")) == {"from": "here", "in": [1]}
+    with pytest.raises(ValueError, match="^in: expected at least 0"):
+        check(Conversion("here", (-1,)))
+
+
+def test_values_by_name():
+    assert to_dict(Options(group=Group(seeds=(5,)))) == {
+        **{"kind": "a", "count": None, "bold": False, "paths": []},
+        **{"rate": 0.5, "seeds": [5]},
+    }
