@@ -36,10 +36,10 @@ ARROWS: dict[str, set[str]] = {
     "tokenization": set(),
     "records": set(),
     "models": {"config"},
-    "tasks": {"tokenization"},
+    "tasks": {"tokenization", "records"},
     "weights": {"config", "models", "tokenization"},
-    "input_pipeline": {"records"},
-    "training": {"config", "models", "weights"},
+    "input_pipeline": {"records", "tasks"},
+    "training": {"config", "models", "tasks", "weights"},
     "serving": {"config", "tasks", "tokenization", "weights"},
     "data_prep": {"config", "tokenization", "records", "tasks"},
 }
@@ -49,7 +49,12 @@ ON_TENSORFLOW = {  # files of such folders that need TensorFlow, imported on tha
     "weights/tensor_bundle.py",
     "weights/uninitialized.py",
 }
-NEUTRAL_FILES = ("training/losses.py", "training/optimizers.py", "training/objectives.py")
+NEUTRAL_FILES = (
+    "training/losses.py",
+    "training/optimizers.py",
+    "training/objectives.py",
+    "training/finetuning.py",
+)
 
 
 def imports_of(path: pathlib.Path) -> set[str]:

@@ -26,20 +26,14 @@ import tensorflow as tf
 
 from bert_tf.records.decoding import decode_example, parse_example_fn
 from bert_tf.records.files import RecordFile
-from bert_tf.records.schema import (
-    FeatureSpec,
-    classification_features,
-    multi_label_features,
-    multiple_choice_features,
-    regression_features,
-    span_features,
-    token_classification_features,
-)
+from bert_tf.records.schema import FeatureSpec
+from bert_tf.tasks.kinds import get_kind
 
 # Lengths of batches. Steps of a third to a half: finer ones would save little and compile more.
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _POOL_BATCHES = 64  # batches, at most, whose records are sorted by length together
 _READ_AT_ONCE = 1024  # records, where all are read
+_TOKEN_LABELS = ("label_ids", "label_mask")
 _INPUTS = ("input_ids", "input_mask", "segment_ids")
 _FILLER = -1  # in place of a record's number: a row of weight 0
 
@@ -73,26 +67,12 @@ def _span(batch: Mapping[str, Any], weights: Any) -> tuple[Any, Any]:
     return labels, dict.fromkeys(labels, weights)
 
 
+# How records hold labels, as `Kind.labels` says -> (features, weights) -> (labels, weights).
 _LABELS: dict[str, Callable[[Mapping[str, Any], Any], tuple[Any, Any]]] = {
-    "classification": _one_label,
-    "regression": _one_label,
-    "multi_label": _label_row,
-    "multiple_choice": _one_label,
-    "token_classification": _label_each_token,
+    "one": _one_label,
+    "row": _label_row,
+    "token": _label_each_token,
     "span": _span,
-}
-# Features with a value for each token.
-_PER_TOKEN = {"token_classification": (*_INPUTS, "label_ids", "label_mask")}
-
-
-# (max_seq_length, labels, choices) -> features of a record.
-_SCHEMAS: dict[str, Callable[[int, int, int], tuple[FeatureSpec, ...]]] = {
-    "classification": lambda length, *_: classification_features(length),
-    "regression": lambda length, *_: regression_features(length),
-    "multi_label": lambda length, labels, _: multi_label_features(length, labels),
-    "multiple_choice": lambda length, _, choices: multiple_choice_features(length, choices),
-    "token_classification": lambda length, *_: token_classification_features(length),
-    "span": lambda length, *_: span_features(length),
 }
 
 
@@ -136,9 +116,8 @@ class TaskRecords:
                 that are not its records'.
             OSError: the file cannot be read.
         """
-        if kind not in _LABELS:
-            raise ValueError(f"kind: expected one of {', '.join(_LABELS)}, got {kind!r}")
-        if (kind == "multiple_choice") != (num_choices is not None):
+        self._kind = get_kind(kind)
+        if self._kind.has_choices != (num_choices is not None):
             raise ValueError(
                 f"num_choices: is for kind multiple_choice, got {num_choices} for {kind}"
             )
@@ -195,7 +174,8 @@ class TaskRecords:
         try:
             manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
             kind, length = manifest["kind"], manifest["max_seq_length"]
-            schema = _SCHEMAS[kind](length, len(manifest["labels"] or ()), manifest["num_choices"])
+            row, num_choices = get_kind(kind), manifest["num_choices"]
+            schema = row.schema(length, len(manifest["labels"] or ()), num_choices)
             lengths_file = path.with_name(manifest["lengths_file"])
             found = manifest["vocab_size"]
         except (ValueError, KeyError, TypeError) as error:
@@ -206,7 +186,7 @@ class TaskRecords:
             path,
             kind,
             schema,
-            num_choices=manifest["num_choices"] if kind == "multiple_choice" else None,
+            num_choices=num_choices if row.has_choices else None,
             lengths=np.load(lengths_file),
             vocab_size=vocab_size or found,
         )
@@ -426,7 +406,7 @@ class TaskRecords:
     ):
         if not pad_to_max:
             self._check_cut(batch["input_mask"], length)
-        for name in _PER_TOKEN.get(self.kind, _INPUTS):
+        for name in (*_INPUTS, *(_TOKEN_LABELS if self._kind.labels == "token" else ())):
             if self.num_choices:
                 shape = [-1, self.num_choices, self.max_seq_length]
                 batch[name] = tf.reshape(batch[name], shape)
@@ -442,8 +422,8 @@ class TaskRecords:
             )
         if "is_real_example" in batch:
             weights *= tf.cast(batch["is_real_example"][:, 0], tf.float32)
-        labels, weights = _LABELS[self.kind](batch, weights)
-        if with_mask and self.kind == "span":
+        labels, weights = _LABELS[self._kind.labels](batch, weights)
+        if with_mask and self._kind.labels == "span":
             labels["input_mask"] = batch["input_mask"]
         return {name: batch[name] for name in _INPUTS}, labels, weights
 
@@ -487,7 +467,7 @@ class TaskRecords:
         """
         # The same function for the same model: an evaluation while training is not traced again.
         forward = self._forward(model, reduce, jit_compile)
-        per_token = _outputs_per_token(forward, self.max_seq_length) if self._is_per_token() else ()
+        per_token = _outputs_per_token(forward, self.max_seq_length) if self._kind.per_token else ()
         order = self.evaluation_order(batch_size, group_by_length=group_by_length)
         dataset = self.evaluation_dataset(
             batch_size=batch_size, group_by_length=group_by_length, pad_to_max=pad_to_max
@@ -511,9 +491,6 @@ class TaskRecords:
                     found[name][numbers[real]] = values
         return found
 
-    def _is_per_token(self) -> bool:
-        return self.kind in ("token_classification", "span")
-
     def labels(self) -> np.ndarray | dict[str, np.ndarray]:
         """Return the labels of all records, in the order of the file; read anew at each call.
 
@@ -524,10 +501,10 @@ class TaskRecords:
         features = [f for f in self._schema if f.name not in (*_INPUTS, "is_real_example")]
         parts = list(self._read_all(features))
         arrays = {f.name: np.concatenate([part[f.name] for part in parts]) for f in features}
-        if self._is_per_token():
+        if self._kind.per_token:
             return arrays
         label_ids = arrays["label_ids"]
-        return label_ids if self.kind == "multi_label" else label_ids[:, 0]
+        return label_ids if self._kind.labels == "row" else label_ids[:, 0]
 
 
 def _forward_function(model: Any, reduce: Callable[[Any], Any] | None, jit_compile: bool):

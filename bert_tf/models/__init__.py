@@ -20,4 +20,3 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.models.task_models import bert_pretrainer as bert_pretrainer
     from bert_tf.models.task_models import bert_span_labeler as bert_span_labeler
     from bert_tf.models.task_models import bert_token_classifier as bert_token_classifier
-    from bert_tf.models.task_models import make_model as make_model

@@ -5,7 +5,6 @@ Shape legend: B batch, F sequence length, P predictions, D hidden size, V vocabu
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 
@@ -285,44 +284,3 @@ HEADS = {
     "token_classification": Head(bert_token_classifier, has_labels=True, has_dropout=True),
     "multiple_choice": Head(bert_multiple_choice, has_dropout=True),
 }
-
-
-# Kind of task -> key of HEADS. A regression is a classifier of one logit, and several labels at
-# once are one whose logits are read each by itself.
-HEAD_OF_KIND = {
-    "classification": "classification",
-    "regression": "classification",
-    "multi_label": "classification",
-    "multiple_choice": "multiple_choice",
-    "token_classification": "token_classification",
-    "span": "span",
-}
-
-
-def make_model(
-    kind: str, config: BertConfig, num_labels: int | None = None, **arguments: Any
-) -> keras.Model:
-    """Make the model of a kind of task.
-
-    Args:
-        kind: key of HEAD_OF_KIND.
-        config: the model's configuration.
-        num_labels: K, for kinds with labels; a regression has one.
-        **arguments: of the head's function, as dropout_rate or dtype.
-
-    Raises:
-        ValueError: a kind that is not there, or num_labels for a kind that has none.
-    """
-    if kind not in HEAD_OF_KIND:
-        raise ValueError(f"kind: expected one of {', '.join(HEAD_OF_KIND)}, got {kind!r}")
-    head = HEADS[HEAD_OF_KIND[kind]]
-    if kind == "regression":
-        if num_labels not in (None, 1):
-            raise ValueError(f"num_labels: a regression has 1, got {num_labels}")
-        num_labels = 1
-    if head.has_labels != (num_labels is not None):
-        expected = "a number of labels" if head.has_labels else "none"
-        raise ValueError(f"num_labels: {kind} takes {expected}, got {num_labels}")
-    if num_labels is not None:
-        arguments["num_labels"] = num_labels
-    return head.make(config, **arguments)

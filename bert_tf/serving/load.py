@@ -21,6 +21,7 @@ from bert_tf.serving.text_models import (
     Regressor,
 )
 from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.kinds import KINDS
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.vocabulary import load_vocab
@@ -37,25 +38,19 @@ class Served:
         make: (model, text_to_ids, ...) -> the served model.
         head: key of `heads.HEADS`.
         arguments: names of what else `make` takes.
-        kind: the kind of `tasks.KINDS` that it was trained as; None where it was not fine-tuned.
     """
 
     make: Callable[..., ServedModel]
     head: str
     arguments: tuple[str, ...] = ()
-    kind: str | None = None
 
 
 # Where several have one head, the first is what weights alone are taken for.
 SERVED: dict[str, Served] = {
     "fill_mask": Served(FillMask, "pretraining", ("top_k",)),
-    "classification": Served(
-        Classifier, "classification", ("labels", "has_pairs"), "classification"
-    ),
-    "multi_label": Served(
-        MultiLabelClassifier, "classification", ("labels", "has_pairs"), "multi_label"
-    ),
-    "regression": Served(Regressor, "classification", ("has_pairs",), "regression"),
+    "classification": Served(Classifier, "classification", ("labels", "has_pairs")),
+    "multi_label": Served(MultiLabelClassifier, "classification", ("labels", "has_pairs")),
+    "regression": Served(Regressor, "classification", ("has_pairs",)),
     "question_answering": Served(
         QuestionAnswerer,
         "span",
@@ -66,12 +61,9 @@ SERVED: dict[str, Served] = {
             "version_2_with_negative",
             "null_score_diff_threshold",
         ),
-        "span",
     ),
-    "token_classification": Served(
-        EntityTagger, "token_classification", ("labels", "words"), "token_classification"
-    ),
-    "multiple_choice": Served(MultipleChoice, "multiple_choice", (), "multiple_choice"),
+    "token_classification": Served(EntityTagger, "token_classification", ("labels", "words")),
+    "multiple_choice": Served(MultipleChoice, "multiple_choice"),
     "next_sentence": Served(NextSentence, "next_sentence"),
     "embeddings": Served(Embedder, "encoder", ("layer",)),
 }
@@ -122,7 +114,7 @@ def load_served_model(
     if checkpoint.located is not None:
         trained = read_trained_task(pathlib.Path(checkpoint.located.path).parent)
     if task is None and trained is not None:
-        task = next((name for name, row in SERVED.items() if row.kind == trained.kind), None)
+        task = KINDS[trained.kind].served_by
     kind = SERVED[task].head if task else None
     loaded = load_model(checkpoint, kind=kind, do_lower_case=do_lower_case, dtype=dtype)
     model, tokenizer = loaded.model, loaded.tokenizer
@@ -131,7 +123,11 @@ def load_served_model(
     if task == "embeddings" and layer != -1:
         model = load_bert(checkpoint, hidden_states=True, dtype=dtype).encoder
     row = SERVED[task]
-    if trained is not None and row.kind not in (None, trained.kind):
+    if (
+        trained is not None
+        and task in {kind.served_by for kind in KINDS.values()}
+        and task != KINDS[trained.kind].served_by
+    ):
         raise ValueError(f"task: the model was trained for {trained.kind}, not for {task}")
     if vocab_file is not None:
         vocab = load_vocab(vocab_file)

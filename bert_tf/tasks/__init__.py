@@ -6,10 +6,12 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.tasks.answer_decoding import decode_answers as decode_answers
     from bert_tf.tasks.document_windows import WindowRule as WindowRule
     from bert_tf.tasks.entity_metrics import entity_scores as entity_scores
+    from bert_tf.tasks.kinds import KINDS as KINDS
+    from bert_tf.tasks.kinds import Kind as Kind
+    from bert_tf.tasks.kinds import get_kind as get_kind
     from bert_tf.tasks.metrics import METRICS as METRICS
     from bert_tf.tasks.squad_metrics import evaluate_v1 as evaluate_v1
     from bert_tf.tasks.squad_metrics import evaluate_v2 as evaluate_v2
-    from bert_tf.tasks.table import KINDS as KINDS
     from bert_tf.tasks.table import TASKS as TASKS
     from bert_tf.tasks.table import Task as Task
     from bert_tf.tasks.table import custom_task as custom_task

@@ -9,28 +9,8 @@ of labels run_classifier.py of google-research/bert, for names of metrics gluebe
 
 import dataclasses
 import re
-from typing import Literal, get_args
 
-Kind = Literal[
-    "classification",
-    "regression",
-    "multi_label",
-    "multiple_choice",
-    "token_classification",
-    "span",
-]
-KINDS: tuple[str, ...] = get_args(Kind)
-
-# What a kind of task is scored by, the first for choosing among runs. "f1" of a task with two
-# labels is that of the second, as in GLUE.
-_METRICS_OF_KIND: dict[str, tuple[str, ...]] = {
-    "classification": ("accuracy",),
-    "regression": ("pearson_correlation", "spearman_correlation"),
-    "multi_label": ("multi_label_micro_f1", "multi_label_macro_f1", "multi_label_subset_accuracy"),
-    "multiple_choice": ("accuracy",),
-    "token_classification": ("entity_f1",),
-    "span": ("f1", "exact_match"),
-}
+from bert_tf.tasks.kinds import get_kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +19,7 @@ class Task:
 
     Attributes:
         name: key in TASKS.
-        kind: one of KINDS; it decides the records' schema, the head and the loss.
+        kind: key of KINDS.
         labels: names of the labels, a label's id is its place; None where there are none
             (regression, spans, choices) or where the training data name them.
         metrics: names of the metrics that are reported.
@@ -62,7 +42,7 @@ class Task:
     """
 
     name: str
-    kind: Kind
+    kind: str
     labels: tuple[str, ...] | None
     metrics: tuple[str, ...]
     selection_metric: str
@@ -80,8 +60,7 @@ class Task:
     model_task: str | None = None
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {self.kind!r}")
+        least_labels = get_kind(self.kind).least_labels
         if self.selection_metric not in self.metrics:
             raise ValueError(
                 f"selection_metric must be one of {', '.join(self.metrics)}; "
@@ -91,11 +70,9 @@ class Task:
             twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
             if twice:
                 raise ValueError(f"labels must be distinct, got twice: {', '.join(twice)}")
-        if self.kind in ("classification", "multi_label") and self.labels is not None:
-            least = 2 if self.kind == "classification" else 1
-            if len(self.labels) < least:
+            if len(self.labels) < least_labels:
                 raise ValueError(
-                    f"labels: {self.kind} needs at least {least}, got {list(self.labels)}"
+                    f"labels: {self.kind} needs at least {least_labels}, got {list(self.labels)}"
                 )
 
 
@@ -312,7 +289,7 @@ def get_task(name: str) -> Task:
 
 
 def custom_task(
-    kind: Kind,
+    kind: str,
     labels: tuple[str, ...] | None,
     has_pairs: bool,
     name: str = "custom",
@@ -320,7 +297,7 @@ def custom_task(
     """Make the row of a task on one's own data, with GLUE's settings.
 
     Args:
-        kind: one of KINDS.
+        kind: key of KINDS.
         labels: as in Task; two or more for classification, one or more for multi_label.
         has_pairs: whether an example has two texts.
         name: the task's name, which also names its folder.
@@ -332,13 +309,12 @@ def custom_task(
     Raises:
         ValueError: a kind that is not there, or labels that do not suit it.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    if kind in ("classification", "multi_label") and labels is None:
+    row = get_kind(kind)
+    if row.least_labels and labels is None:
         raise ValueError(f"labels: {kind} needs the names of its labels")
-    metrics = _METRICS_OF_KIND[kind]
-    if kind == "classification" and labels is not None:
-        metrics += ("f1",) if len(labels) == 2 else ("macro_f1",)
+    metrics = row.metrics
+    if row.binary_metrics is not None and labels is not None and len(labels) == 2:
+        metrics = row.binary_metrics
     return Task(
         name=name,
         kind=kind,

@@ -1,10 +1,10 @@
 """What a fine-tuned model is for, kept beside its weights."""
 
 import dataclasses
-import json
 import os
 
-from bert_tf.tasks.table import KINDS, Kind
+from bert_tf.files import read_json, write_json
+from bert_tf.tasks.kinds import get_kind
 
 TRAINED_TASK_NAME = "bert_task.json"
 
@@ -14,7 +14,7 @@ class TrainedTask:
     """What a fine-tuned model is for, beside its weights: all that its use needs to know.
 
     Attributes:
-        kind: one of KINDS; heads and weights do not tell some of them apart.
+        kind: key of KINDS; heads and weights do not tell some of them apart.
         max_seq_length: tokens of a sequence in training.
         has_pairs: whether an example has two texts.
         doc_stride: of span, pieces between the starts of two windows.
@@ -25,7 +25,7 @@ class TrainedTask:
         null_score_diff_threshold: of span, no answer if the null odds are greater.
     """
 
-    kind: Kind
+    kind: str
     max_seq_length: int = 128
     has_pairs: bool = False
     doc_stride: int = 128
@@ -42,9 +42,7 @@ class TrainedTask:
             folder: the model's, which exists.
         """
         path = os.path.join(folder, TRAINED_TASK_NAME)
-        with open(f"{path}.tmp", "w", encoding="utf-8") as writer:
-            writer.write(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-        os.replace(f"{path}.tmp", path)
+        write_json(path, dataclasses.asdict(self), sort_keys=False)
 
 
 def read_trained_task(folder: str | os.PathLike[str]) -> TrainedTask | None:
@@ -60,10 +58,11 @@ def read_trained_task(folder: str | os.PathLike[str]) -> TrainedTask | None:
     if not os.path.exists(path):
         return None
     try:
-        with open(path, encoding="utf-8") as reader:
-            found = TrainedTask(**json.load(reader))
+        trained = TrainedTask(**read_json(path))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not what training writes: {error}") from error
-    if found.kind not in KINDS:
-        raise ValueError(f"{path}: kind: expected one of {', '.join(KINDS)}, got {found.kind!r}")
-    return found
+    try:
+        get_kind(trained.kind)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return trained

@@ -4,6 +4,7 @@ from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
     from bert_tf.training.distribution import create_strategy as create_strategy
+    from bert_tf.training.finetuning import make_model as make_model
     from bert_tf.training.losses import MaskedLMLoss as MaskedLMLoss
     from bert_tf.training.losses import NextSentenceLoss as NextSentenceLoss
     from bert_tf.training.losses import masked_lm_loss as masked_lm_loss

@@ -6,16 +6,66 @@ Shapes: B batch, F sequence length, C choices, K labels.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import keras
 from keras import ops
 
 from bert_tf.config import BertConfig
-from bert_tf.models.task_models import HEAD_OF_KIND
+from bert_tf.tasks.kinds import get_kind
 from bert_tf.training import losses
 from bert_tf.training.losses import MaskedLMLoss, NextSentenceLoss
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskLoss:
+    """What a model is fine-tuned by.
+
+    Attributes:
+        metric_names: names of the metrics, in the order of the log.
+        figures: (outputs, labels, weights) -> name -> (sum, weight); "loss" is the loss.
+    """
+
+    metric_names: tuple[str, ...]
+    figures: Callable[[Any, Any, Any], dict[str, tuple[Any, Any]]]
+
+
+def _classification(outputs: Any, labels: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
+    return {
+        "loss": losses.classification_loss(outputs, labels, weights),
+        "accuracy": losses.classification_accuracy(outputs, labels, weights),
+    }
+
+
+def _regression(outputs: Any, labels: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
+    return {"loss": losses.regression_loss(outputs, labels, weights)}
+
+
+def _multi_label(outputs: Any, labels: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
+    return {"loss": losses.multi_label_loss(outputs, labels, weights)}
+
+
+def _span(outputs: Any, labels: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
+    start, end = outputs["start_logits"], outputs["end_logits"]
+    first, last = labels["start_logits"], labels["end_logits"]
+    weights = weights["start_logits"]
+    if "input_mask" in labels:  # for the accuracies too
+        mask = labels["input_mask"]
+        start, end = losses.masked_logits(start, mask), losses.masked_logits(end, mask)
+    return {
+        "loss": losses.span_loss(start, end, first, last, weights),
+        "start_accuracy": losses.classification_accuracy(start, first, weights),
+        "end_accuracy": losses.classification_accuracy(end, last, weights),
+    }
+
+
+LOSSES: dict[str, TaskLoss] = {
+    "classification": TaskLoss(("loss", "accuracy"), _classification),
+    "regression": TaskLoss(("loss",), _regression),
+    "multi_label": TaskLoss(("loss",), _multi_label),
+    "span": TaskLoss(("loss", "start_accuracy", "end_accuracy"), _span),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,28 +75,27 @@ class FineTuningObjective:
     The loss is the mean over the examples of a batch (over the labels that count, for tokens).
 
     Attributes:
-        kind: key of HEAD_OF_KIND.
+        kind: key of `tasks.KINDS`.
     """
 
     kind: str
 
     def __post_init__(self):
-        if self.kind not in HEAD_OF_KIND:
-            raise ValueError(f"kind: expected one of {', '.join(HEAD_OF_KIND)}, got {self.kind!r}")
+        get_kind(self.kind)
+
+    @property
+    def _loss(self) -> TaskLoss:
+        return LOSSES[get_kind(self.kind).loss]
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics, in the order of the log."""
-        if self.kind in ("regression", "multi_label"):
-            return ("loss",)
-        if self.kind == "span":
-            return ("loss", "start_accuracy", "end_accuracy")
-        return ("loss", "accuracy")
+        return self._loss.metric_names
 
     def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
         """Compute what the loss of a batch is divided by; see `training.Objective`."""
-        if self.kind == "span":
-            weights = weights["start_logits"]
+        if isinstance(weights, Mapping):  # of several outputs, each with the example's weight
+            weights = next(iter(weights.values()))
         return {"loss": ops.sum(ops.cast(weights, "float32"))}
 
     def __call__(self, outputs: Any, labels: Any, weights: Any, whole: Any = None):
@@ -62,32 +111,9 @@ class FineTuningObjective:
         Returns:
             The loss, a float32 scalar, and name -> (sum, weight).
         """
-        if self.kind == "span":
-            found = self._span(outputs, labels, weights)
-        elif self.kind == "regression":
-            found = {"loss": losses.regression_loss(outputs, labels, weights)}
-        elif self.kind == "multi_label":
-            found = {"loss": losses.multi_label_loss(outputs, labels, weights)}
-        else:
-            found = {
-                "loss": losses.classification_loss(outputs, labels, weights),
-                "accuracy": losses.classification_accuracy(outputs, labels, weights),
-            }
-        total, weight = found["loss"]
-        return ops.divide_no_nan(total, weight if whole is None else whole["loss"]), found
-
-    def _span(self, outputs: Any, labels: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
-        start, end = outputs["start_logits"], outputs["end_logits"]
-        first, last = labels["start_logits"], labels["end_logits"]
-        weights = weights["start_logits"]
-        if "input_mask" in labels:  # for the accuracies too
-            mask = labels["input_mask"]
-            start, end = losses.masked_logits(start, mask), losses.masked_logits(end, mask)
-        return {
-            "loss": losses.span_loss(start, end, first, last, weights),
-            "start_accuracy": losses.classification_accuracy(start, first, weights),
-            "end_accuracy": losses.classification_accuracy(end, last, weights),
-        }
+        figures = self._loss.figures(outputs, labels, weights)
+        total, weight = figures["loss"]
+        return ops.divide_no_nan(total, weight if whole is None else whole["loss"]), figures
 
 
 def pretraining_compile_arguments(config: BertConfig) -> dict[str, Any]:

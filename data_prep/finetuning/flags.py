@@ -13,7 +13,7 @@ from absl import flags
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.table import TASKS, Task, get_task
 from data_prep.finetuning import glue, ner, swag, tables
-from data_prep.finetuning.kinds import kind_of
+from data_prep.finetuning.kinds import reader_of
 from data_prep.finetuning.sources import (
     Source,
     available_splits,
@@ -288,7 +288,7 @@ def _split_files(
     splits = splits or available_splits(task, values.data_dir)
     if not splits:
         raise FileNotFoundError(f"{task.name}: no file of the task in {values.data_dir}")
-    find = kind_of(task).find_file
+    find = reader_of(task).find_file
     return {split: find(task, values.data_dir, split) for split in splits}
 
 

@@ -7,16 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from bert_tf.records.schema import (
-    FeatureSpec,
-    classification_features,
-    multi_label_features,
-    multiple_choice_features,
-    regression_features,
-    span_features,
-    token_classification_features,
-)
+from bert_tf.records.schema import FeatureSpec
 from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.table import Task
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import glue, ner, squad, swag
@@ -39,15 +32,14 @@ class FeatureSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class KindOfTask:
+class Reader:
     """How the data of one kind of task are found, read and made into records.
 
     Attributes:
         find_file: (task, folder, split) -> path of the split's official file.
         read_file: (task, path, split, on_bad, on_skip) -> iterator over examples.
-        schema: settings -> features of a record.
         make_features: (examples, tokenizer, settings, index of the first example) -> arrays
-            [M, ...] for the schema. M may exceed the number of examples; the rows are in their
+            [M, ...] for `features_of`. M may exceed the number of examples; the rows are in their
             order.
         test_is_labelled: whether official test files have labels.
         line_per_example: whether lines of a file tell, nearly, how many examples it has.
@@ -55,7 +47,6 @@ class KindOfTask:
 
     find_file: Callable[[Task, str, str], str]
     read_file: Callable[[Task, str, str, OnBad, OnBad], Iterator[Any]]
-    schema: Callable[[FeatureSettings], tuple[FeatureSpec, ...]]
     make_features: Callable[
         [Sequence[Any], FullTokenizer, FeatureSettings, int], dict[str, np.ndarray]
     ]
@@ -77,6 +68,17 @@ def _num_choices(task: Task) -> int:
     if task.num_choices is None:
         raise ValueError(f"task {task.name}: num_choices must be given")
     return task.num_choices
+
+
+def features_of(settings: FeatureSettings) -> tuple[FeatureSpec, ...]:
+    """Return the features of a task's records.
+
+    Raises:
+        ValueError: a task of choices does not say how many.
+    """
+    task, kind = settings.task, get_kind(settings.task.kind)
+    num_choices = _num_choices(task) if kind.has_choices else 1
+    return kind.schema(settings.max_seq_length, len(task.labels or ()), num_choices)
 
 
 _CONLL_NAMES = ("{}.txt", "{}.conll", "{}.tsv", "{}.bio", "{}.iob")
@@ -135,51 +137,38 @@ def _span_features(
     )
 
 
-_CLASSIFICATION = KindOfTask(
+_CLASSIFICATION = Reader(
     find_file=glue.split_path,
     read_file=glue.read_file,
-    schema=lambda settings: classification_features(settings.max_seq_length),
     make_features=_text_features,
 )
 
-# A further kind is one more entry here.
-KINDS: dict[str, KindOfTask] = {
+# The reader of each kind of `bert_tf.tasks.KINDS`.
+READERS: dict[str, Reader] = {
     "classification": _CLASSIFICATION,
-    "regression": dataclasses.replace(
-        _CLASSIFICATION,
-        schema=lambda settings: regression_features(settings.max_seq_length),
-    ),
-    "multi_label": dataclasses.replace(
-        _CLASSIFICATION,
-        schema=lambda settings: multi_label_features(
-            settings.max_seq_length, len(settings.task.labels or ())
-        ),
-    ),
-    "multiple_choice": KindOfTask(
+    "regression": _CLASSIFICATION,
+    "multi_label": _CLASSIFICATION,
+    "multiple_choice": Reader(
         find_file=lambda task, folder, split: swag.split_path(folder, split),
         read_file=lambda task, path, split, on_bad, on_skip: swag.read_examples(
             path, split, on_bad
-        ),
-        schema=lambda settings: multiple_choice_features(
-            settings.max_seq_length, _num_choices(settings.task)
         ),
         make_features=lambda examples, tokenizer, settings, first: swag.make_features(
             examples, tokenizer, settings.max_seq_length, _num_choices(settings.task)
         ),
     ),
-    "token_classification": KindOfTask(
+    "token_classification": Reader(
         find_file=lambda task, folder, split: _first_file(
             folder, split, _CONLL_NAMES + (_CONLL_VALID_NAMES if split == "dev" else ())
         ),
         read_file=lambda task, path, split, on_bad, on_skip: (
             (sentence,) for sentence in ner.read_sentences(path, on_bad=on_bad)
         ),
-        schema=lambda settings: token_classification_features(settings.max_seq_length),
         make_features=_tagged_features,
         test_is_labelled=True,
         line_per_example=False,
     ),
-    "span": KindOfTask(
+    "span": Reader(
         find_file=lambda task, folder, split: _first_file(folder, split, _SQUAD_NAMES[task.name]),
         read_file=lambda task, path, split, on_bad, on_skip: squad.read_squad(
             path,
@@ -188,24 +177,23 @@ KINDS: dict[str, KindOfTask] = {
             on_bad=on_bad,
             on_skip=on_skip,
         ),
-        schema=lambda settings: span_features(settings.max_seq_length),
         make_features=_span_features,
         line_per_example=False,
     ),
 }
 
 
-def kind_of(task: Task) -> KindOfTask:
+def reader_of(task: Task) -> Reader:
     """Look a task's kind up.
 
     Args:
         task: any.
 
     Raises:
-        ValueError: KINDS has no such entry.
+        ValueError: there is no reader for it.
     """
-    if task.kind not in KINDS:
+    if task.kind not in READERS:
         raise ValueError(
-            f"task {task.name}: no reader for kind {task.kind}; there are {', '.join(KINDS)}"
+            f"task {task.name}: no reader for kind {task.kind}; there are {', '.join(READERS)}"
         )
-    return KINDS[task.kind]
+    return READERS[task.kind]

@@ -1,7 +1,8 @@
 """From the examples of any task to records, in order, on all cores, and remembered.
 
-KINDS says for each kind of task how its files are found and read, what its records look like and
-how they are made; all else here is the same for every kind. What is written beside the records:
+READERS says for each kind of task how its files are found and read and how its records are made,
+`tasks.KINDS` what they look like; all else here is the same for every kind. What is written beside
+the records:
 
     <split>.tfrecord          the records, in the order of the input
     <split>.lengths.npy       int32 [N], tokens of each record that are not padding
@@ -40,7 +41,7 @@ from bert_tf.tokenization.vocabulary import (
 )
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning.glue import OnBad
-from data_prep.finetuning.kinds import FeatureSettings, kind_of
+from data_prep.finetuning.kinds import FeatureSettings, features_of, reader_of
 from data_prep.finetuning.sources import Source
 from data_prep.processes.progress import Progress
 from data_prep.processes.worker_pool import WorkerPool, available_cores
@@ -99,9 +100,9 @@ class _RecordMaker:
 
     def __init__(self, tokenizer: TokenizerSettings, settings: FeatureSettings):
         self._tokenizer = FullTokenizer(tokenizer.vocab_file, tokenizer.do_lower_case)
-        self._kind = kind_of(settings.task)
+        self._reader = reader_of(settings.task)
         self._settings = settings
-        self._schema = self._kind.schema(settings)
+        self._schema = features_of(settings)
         self._unknown_id = self._tokenizer.vocab[UNK_TOKEN]
 
     def make(self, examples: Sequence[Any], first: int) -> tuple[bytes, np.ndarray, int, int]:
@@ -114,7 +115,7 @@ class _RecordMaker:
         Returns:
             Framed records, int32 [M] lengths, number of tokens, number of unknown ones.
         """
-        arrays = self._kind.make_features(examples, self._tokenizer, self._settings, first)
+        arrays = self._reader.make_features(examples, self._tokenizer, self._settings, first)
         mask = np.asarray(arrays["input_mask"])
         # A record of multiple choice has several sequences; others have one.
         # Documents without text give no rows, of which reshape could not tell the second axis.
@@ -214,7 +215,8 @@ class _Plan:
         if max_seq_length < 3:
             raise ValueError(f"max_seq_length must be at least 3, got {max_seq_length}")
         settings = FeatureSettings(task, max_seq_length, dict(extra or {}))
-        kind_of(task).schema(settings)  # complains of what is missing
+        reader_of(task)  # raises where there is none
+        features_of(settings)
         vocab = load_vocab(tokenizer.vocab_file)
         check_special_tokens(vocab, tokenizer.vocab_file)
         stats = _stats(source.files)
@@ -309,7 +311,7 @@ def _prepared(
         counts["records"],
         plan.settings.task.labels,
         manifest,
-        kind_of(plan.settings.task).schema(plan.settings),
+        features_of(plan.settings),
         from_cache,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from bert_tf.tasks.table import Task, custom_task
 from data_prep.finetuning import glue, ner, tables
 from data_prep.finetuning.glue import OnBad
-from data_prep.finetuning.kinds import kind_of
+from data_prep.finetuning.kinds import reader_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +46,14 @@ def file_source(task: Task, path: str | os.PathLike[str], split: str) -> Source:
         path: the file.
         split: the split it holds; those called "test" or "test_..." have no labels in most tasks.
     """
-    kind, path = kind_of(task), os.fspath(path)
+    reader, path = reader_of(task), os.fspath(path)
 
     def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
-        return kind.read_file(task, path, split, on_bad, on_skip)
+        return reader.read_file(task, path, split, on_bad, on_skip)
 
     settings = {"reader": task.kind, "task": task.name}
-    labelled = kind.test_is_labelled or not glue.is_test_split(split)
-    return Source(split, (path,), read, settings, labelled, kind.line_per_example)
+    labelled = reader.test_is_labelled or not glue.is_test_split(split)
+    return Source(split, (path,), read, settings, labelled, reader.line_per_example)
 
 
 def folder_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> Source:
@@ -67,7 +67,7 @@ def folder_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> S
     Raises:
         FileNotFoundError: there is no such file.
     """
-    return file_source(task, kind_of(task).find_file(task, os.fspath(data_dir), split), split)
+    return file_source(task, reader_of(task).find_file(task, os.fspath(data_dir), split), split)
 
 
 def tagged_source(
@@ -230,6 +230,6 @@ def available_splits(task: Task, data_dir: str | os.PathLike[str], tfds: bool = 
     found = []
     for split in filter(None, (task.train_split, *task.eval_splits, *task.test_splits)):
         with contextlib.suppress(FileNotFoundError):
-            kind_of(task).find_file(task, os.fspath(data_dir), split)
+            reader_of(task).find_file(task, os.fspath(data_dir), split)
             found.append(split)
     return found

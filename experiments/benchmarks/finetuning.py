@@ -87,7 +87,7 @@ def measure(name: str, record_file: str, lengths_file: str) -> dict[str, float]:
 
     from bert_tf.config import BertConfig
     from bert_tf.input_pipeline.finetuning import TaskRecords
-    from bert_tf.models.task_models import make_model
+    from bert_tf.training.finetuning import make_model
     from bert_tf.training.objectives import FineTuningObjective
     from bert_tf.training.optimizers import create_optimizer
 

@@ -190,7 +190,7 @@ def compare(values: flags.FlagValues) -> None:
     """
     import keras
 
-    from bert_tf.models.task_models import make_model
+    from bert_tf.training.finetuning import make_model
     from bert_tf.training.optimizers import WarmupLinearDecay, create_optimizer
     from bert_tf.weights.load import load_checkpoint
     from bert_tf.weights.save import save_hf

@@ -11,6 +11,7 @@ import numpy as np
 from absl import flags, logging
 
 from bert_tf.options import read
+from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.trained_task import TrainedTask
 from data_prep.finetuning import glue
 from data_prep.finetuning.flags import sources_from_flags
@@ -25,7 +26,6 @@ from experiments.finetuning.runs import Job, train_all
 from experiments.finetuning.splits import (
     Data,
     Evaluator,
-    decide,
     leave_out,
     make_records,
     predict,
@@ -62,7 +62,7 @@ def write_predictions(
     paths = [folder / f"test_results{suffix}.tsv"]
     with open(paths[0], "w", encoding="utf-8") as stream:
         stream.writelines("\t".join(map(str, row)) + "\n" for row in probabilities.tolist())
-    decided = decide(task.kind, logits)
+    decided = get_kind(task.kind).decide(logits)
     examples = list(data.sources[split].read(leave_out if values.skip_bad_examples else None, None))
     if values.task_name is not None:
         answers: Any = decided if majority is None else [majority] * len(examples)
@@ -176,7 +176,7 @@ def _draw(evaluator: Evaluator, folder: pathlib.Path) -> None:
     task = evaluator.task
     for split, logits in evaluator.logits.items():
         labels, suffix = evaluator.labels[split], split.removeprefix("dev")
-        decided = decide(task.kind, logits)
+        decided = get_kind(task.kind).decide(logits)
         if task.kind == "classification":
             plot_confusion(labels, decided, task.labels, folder / f"confusion_matrix{suffix}.png")
         elif task.kind == "regression":

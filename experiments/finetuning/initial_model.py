@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.trained_task import read_trained_task
 from experiments.command_line.exit_status import InputError
 
@@ -150,12 +151,11 @@ def load_trained(values: flags.FlagValues, start: StartingPoint, kind: str) -> A
         InputError: it is of another kind.
         ValueError, OSError: it cannot be read.
     """
-    from bert_tf.models.task_models import HEAD_OF_KIND
     from bert_tf.training.trainer import set_precision
     from bert_tf.weights.load import load_model
 
     set_precision(values.precision)
-    head = HEAD_OF_KIND[kind]
+    head = get_kind(kind).head
     _check_kind(start, kind)
     try:
         return load_model(start.checkpoint, kind=head)

@@ -71,7 +71,7 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """Kind of task, key of `finetuning.HEAD_OF_KIND`."""
+        """Kind of task, key of `tasks.KINDS`."""
         return self.task.kind
 
     @property
@@ -302,7 +302,7 @@ class _Training:
         import tensorflow as tf
 
         from bert_tf.models.lora import merge_lora
-        from bert_tf.models.task_models import make_model
+        from bert_tf.training.finetuning import make_model
         from bert_tf.training.objectives import FineTuningObjective
         from bert_tf.training.trainer import NonFiniteLossError, Trainer, set_precision
         from bert_tf.weights import adapters, save

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from bert_tf.tasks.kinds import get_kind
 from data_prep.finetuning.flags import BadExamples, extra_settings
 from data_prep.finetuning.prepare import TokenizerSettings, prepare
 from experiments.command_line.exit_status import InputError
@@ -113,43 +114,16 @@ def make_records(
 # === Figures ===
 
 
-def decide(kind: str, logits: np.ndarray) -> np.ndarray:
-    """Turn logits [N, K] into predictions: ids [N], numbers [N], or 0 and 1 [N, K]."""
-    if kind == "regression":
-        return logits[:, 0]
-    if kind == "multi_label":
-        return (logits > 0).astype(np.int64)
-    return logits.argmax(axis=-1)
-
-
-def loss_of(kind: str, logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean loss of all examples."""
-    from bert_tf.training import losses
-
-    function = {"regression": losses.regression_loss, "multi_label": losses.multi_label_loss}
-    total, weight = function.get(kind, losses.classification_loss)(logits, labels)
-    return float(total) / float(weight)
-
-
 def figures_of(task: Any, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the task's metrics and the loss."""
+    """Return the task's metrics and the mean loss of all examples."""
     from bert_tf.tasks.metrics import METRICS
+    from bert_tf.training.objectives import LOSSES
 
-    predictions = decide(task.kind, logits)
+    kind = get_kind(task.kind)
+    predictions = kind.decide(logits)
     figures = {name: METRICS[name](predictions, labels) for name in task.metrics}
-    return {**figures, "loss": loss_of(task.kind, logits, labels)}
-
-
-def constant_figure(task: Any, labels: np.ndarray) -> float | None:
-    """Return what the best constant answer has in the selection metric."""
-    from bert_tf.tasks.metrics import METRICS
-
-    if task.kind == "regression":
-        return 0.0
-    if task.kind == "multi_label":
-        return None
-    answers = [np.full_like(labels, label) for label in np.unique(labels)]
-    return max(METRICS[task.selection_metric](answer, labels) for answer in answers)
+    total, weight = LOSSES[kind.loss].figures(logits, labels, None)["loss"]
+    return {**figures, "loss": float(total) / float(weight)}
 
 
 class Evaluator:
@@ -176,7 +150,8 @@ class Evaluator:
     @property
     def baseline(self) -> float | None:
         """The selection metric of a constant answer."""
-        return constant_figure(self.task, next(iter(self.labels.values())))
+        labels = next(iter(self.labels.values()))
+        return get_kind(self.task.kind).constant_figure(labels, self.task.selection_metric)
 
 
 def predict(records: Any, model: Any, values: flags.FlagValues, *, batch_size: int) -> np.ndarray:
@@ -194,12 +169,7 @@ def predict(records: Any, model: Any, values: flags.FlagValues, *, batch_size: i
 
 def probabilities_of(kind: str, logits: np.ndarray) -> np.ndarray:
     """Return what test_results.tsv holds: probabilities [N, K], or the number of a regression."""
-    from scipy import special
-
-    logits = logits.astype(np.float64)
-    if kind == "regression":
-        return logits
-    return special.expit(logits) if kind == "multi_label" else special.softmax(logits, axis=-1)
+    return get_kind(kind).probabilities(logits.astype(np.float64))
 
 
 def digest_of(*parts: Any) -> str:

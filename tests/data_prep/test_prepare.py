@@ -18,7 +18,7 @@ from bert_tf.tasks.table import TASKS, custom_task
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import glue, ner, squad, swag, tables
 from data_prep.finetuning import prepare as finetuning_prepare
-from data_prep.finetuning.kinds import KINDS, _text_features, kind_of
+from data_prep.finetuning.kinds import READERS, _text_features, reader_of
 from data_prep.finetuning.prepare import (
     CHUNK_EXAMPLES,
     FORMAT_VERSION,
@@ -188,8 +188,8 @@ def test_a_kind_may_make_several_records_of_an_example(tmp_path, monkeypatch):
         twice = [e for e in examples for _ in range(settings.extra["times"])]
         return _text_features(twice, tokenizer, settings, first)
 
-    kind = dataclasses.replace(KINDS["classification"], make_features=make_features)
-    monkeypatch.setitem(KINDS, "classification", kind)
+    kind = dataclasses.replace(READERS["classification"], make_features=make_features)
+    monkeypatch.setitem(READERS, "classification", kind)
     monkeypatch.setattr(finetuning_prepare, "CHUNK_EXAMPLES", 4)
     _write_sst(tmp_path, 11)
     made = _prepare(_sst_source(tmp_path), tmp_path, extra={"times": 3})
@@ -379,9 +379,9 @@ def test_settings_that_cannot_be(tmp_path):
 
 
 def test_a_kind_that_is_not_there(monkeypatch):
-    monkeypatch.delitem(KINDS, "regression")
+    monkeypatch.delitem(READERS, "regression")
     with pytest.raises(ValueError, match="task sts-b: no reader for kind regression; there are"):
-        kind_of(TASKS["sts-b"])
+        reader_of(TASKS["sts-b"])
 
 
 def test_many_unknown_tokens_are_warned_of(tmp_path, capsys):

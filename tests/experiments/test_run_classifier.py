@@ -14,10 +14,11 @@ import tensorflow as tf
 from absl import flags
 
 from bert_tf.config import BertConfig
-from bert_tf.models.task_models import HEADS, make_model
+from bert_tf.models.task_models import HEADS
 from bert_tf.tasks import metrics
 from bert_tf.tasks.table import get_task
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
+from bert_tf.training.finetuning import make_model
 from bert_tf.weights.adapters import load_adapters
 from bert_tf.weights.load import load_bert, load_checkpoint, load_model
 from bert_tf.weights.save import save_model_directory

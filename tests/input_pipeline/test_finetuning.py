@@ -11,8 +11,7 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.input_pipeline import finetuning
-from bert_tf.input_pipeline.finetuning import _LABELS, LENGTHS, TaskRecords, padded_length
-from bert_tf.models.task_models import make_model
+from bert_tf.input_pipeline.finetuning import LENGTHS, TaskRecords, padded_length
 from bert_tf.records import schema
 from bert_tf.records.encoding import encode_framed_examples, frame_record
 from bert_tf.records.files import RecordWriter
@@ -21,9 +20,11 @@ from bert_tf.records.schema import (
     multi_label_features,
     multiple_choice_features,
 )
+from bert_tf.tasks.kinds import KINDS as ALL_KINDS
+from bert_tf.training.finetuning import make_model
 from tests.support import synthetic_records as synthetic
 
-KINDS = tuple(_LABELS)
+KINDS = tuple(ALL_KINDS)
 LENGTH, CHOICES, LABELS, COUNT, BATCH = 37, 3, 5, 101, 7
 INPUTS = ("input_ids", "input_mask", "segment_ids")
 _MARK = 5  # the first of the ids that tell a label

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.models.lora import PROJECTIONS, add_lora, lora_layers, merge_lora, merged_weights
-from bert_tf.models.task_models import make_model
+from bert_tf.training.finetuning import make_model
 from bert_tf.training.objectives import FineTuningObjective
 from bert_tf.training.optimizers import AdamWeightDecay, create_optimizer
 from bert_tf.training.trainer import Trainer

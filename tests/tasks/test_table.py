@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from bert_tf.tasks.table import _ALIASES, KINDS, TASKS, _plain, custom_task, get_task
+from bert_tf.tasks.kinds import KINDS
+from bert_tf.tasks.table import _ALIASES, TASKS, _plain, custom_task, get_task
 from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trained_task
 
 
@@ -98,7 +99,7 @@ def test_own_tasks():
 
 
 def test_tasks_that_cannot_be():
-    with pytest.raises(ValueError, match="kind must be one of classification, .*; got 'x'"):
+    with pytest.raises(ValueError, match="kind: expected one of classification, .*, got 'x'"):
         custom_task("x", None, False)
     with pytest.raises(ValueError, match="labels: classification needs the names"):
         custom_task("classification", None, False)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf.models.task_models import HEAD_OF_KIND
+from bert_tf.tasks.kinds import KINDS
 from bert_tf.training import distribution
 from bert_tf.training.log import METRICS_NAME, read_metrics
 from bert_tf.training.objectives import FineTuningObjective, PretrainingObjective
@@ -254,7 +254,7 @@ def test_batch_that_cannot_be_divided_is_refused():
 OBJECTIVES = {
     "pretraining": PretrainingObjective(),
     "mlm": PretrainingObjective(next_sentence=False),
-    **{kind: FineTuningObjective(kind) for kind in HEAD_OF_KIND},
+    **{kind: FineTuningObjective(kind) for kind in KINDS},
 }
 
 

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.models.freezing import freeze, frozen_layers
-from bert_tf.models.task_models import HEAD_OF_KIND, make_model
+from bert_tf.tasks.kinds import KINDS as ALL_KINDS
+from bert_tf.training.finetuning import make_model
 from bert_tf.training.log import METRICS_NAME, read_metrics
 from bert_tf.training.objectives import FineTuningObjective
 from bert_tf.training.optimizers import AdamWeightDecay, create_optimizer, layer_wise_rules
@@ -49,7 +50,7 @@ def calm_model(kind, **arguments):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_models_have_the_heads_of_their_kinds(kind):
-    assert set(HEAD_OF_KIND) == set(KINDS)
+    assert set(ALL_KINDS) == set(KINDS)
     model = small_model(kind)
     outputs = model.output if isinstance(model.output, dict) else {"logits": model.output}
     expected = {
