@@ -43,7 +43,7 @@ class MaskingRule:
         if not 0.0 < self.masked_lm_prob <= 1.0:
             raise ValueError(f"masked_lm_prob: expected within (0, 1], got {self.masked_lm_prob}")
         mix = (self.mask_prob, self.random_prob, self.keep_prob)
-        if min(mix) < 0 or abs(sum(mix) - 1.0) > 1e-9:
+        if min(mix) < 0 or abs(sum(mix) - 1.0) > 1e-6:
             raise ValueError(
                 f"mask_prob, random_prob, keep_prob: expected fractions that sum to 1, got {mix}"
             )
