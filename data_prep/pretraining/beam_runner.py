@@ -1,6 +1,6 @@
 """create_pretraining_data on Apache Beam: the local runner's records, byte for byte.
 
-All that is drawn is drawn by the functions and generators of `pretraining_pipeline.py`, in the
+All that is drawn is drawn by the functions and generators of `stages.py`, in the
 same blocks and chunks. What differs is how work finds its data, since a cluster's workers share no
 memory and may share no disk. Three jobs follow each other, with a work folder beside the output:
 
@@ -18,26 +18,24 @@ fails leaves only its work folder, and the same command continues in it. Paths a
 system that Beam knows; the work folder must be one that all workers reach.
 """
 
-import atexit
 import contextlib
 import dataclasses
 import functools
 import io
 import json
 import os
+import pathlib
 import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, TypeVar
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -45,7 +43,7 @@ from bert_tf.records.files import gzip_stream, manifest_path, output_base
 from bert_tf.tokenization.vocabulary import check_special_tokens, load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
-from data_prep.pretraining import instances, token_store, units
+from data_prep.pretraining import beam_files, instances, token_store, units
 from data_prep.pretraining.manifest import Statistics, make_manifest
 from data_prep.pretraining.options import (
     PAIRS_STAGE,
@@ -66,6 +64,8 @@ from data_prep.pretraining.stages import (
 )
 from data_prep.pretraining.work_folder import work_folder
 from data_prep.processes.worker_pool import available_cores
+
+_Saved = TypeVar("_Saved", Statistics, token_store.TokenizedPiece)
 
 PIECE_BYTES = 1 << 23  # larger than the local runner's: on object stores each file costs time
 BUNDLE_PIECES = 8  # whose tokens are in memory at once
@@ -142,76 +142,38 @@ def create_pretraining_data(
         text_files.open_input(path).close()
     arguments = _pipeline_arguments(runner, num_workers, beam_arguments)
     with _work_folder(options) as work:
-        job = _Job(options, work)
-        manifest = _run(job, arguments, show_progress)
+        manifest = _run(_Runner(_Job(options, work), arguments, show_progress))
         for path in sorted(set(map(manifest_path, options.output_files))):
-            with _written(path) as stream:
+            with beam_files.write_whole(path) as stream:
                 stream.write((json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
     return manifest
 
 
 def _pipeline_arguments(runner: str, num_workers: int, more: Sequence[str]) -> list[str]:
-    given = {argument.split("=")[0].lstrip("-") for argument in more}
+    names = {argument.split("=")[0].lstrip("-") for argument in more}
     if runner != "DirectRunner":
-        wanted = [f"--num_workers={num_workers}"] if num_workers else []
-        return [f"--runner={runner}", *wanted, *more]
-    wanted = []
+        workers = [f"--num_workers={num_workers}"] if num_workers else []
+        return [f"--runner={runner}", *workers, *more]
+    defaults = []
     num_workers = num_workers or available_cores()
-    if num_workers > 1 and not given & {"direct_num_workers", "direct_running_mode"}:
-        wanted += ["--direct_running_mode=multi_processing"]
-        wanted += [f"--direct_num_workers={num_workers}"]
-    if "default_sdk_harness_log_level" not in given:
-        wanted.append("--default_sdk_harness_log_level=WARNING")
-    return [f"--runner={_DIRECT_RUNNER}", *wanted, *more]
-
-
-# === Files ===
-
-
-def _open(path: str) -> BinaryIO:
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-
-
-def _read(path: str) -> bytes:
-    with _open(path) as stream:
-        return stream.read()
-
-
-def _read_json(path: str) -> Any:
-    return json.loads(_read(path))
-
-
-@contextlib.contextmanager
-def _written(path: str) -> Iterator[BinaryIO]:
-    """Yield a stream to a file that appears under its name once it is whole."""
-    temporary = f"{path}.tmp-{uuid.uuid4().hex}"
-    with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
-        yield stream
-    _rename(temporary, path)
-
-
-def _rename(source: str, target: str) -> None:
-    # Local files are replaced at once; not every other file system renames onto a file.
-    if text_files.is_remote(target) and FileSystems.exists(target):
-        FileSystems.delete([target])
-    FileSystems.rename([source], [target])
-
-
-def _write_json(path: str, value: Any) -> None:
-    with _written(path) as stream:
-        stream.write(json.dumps(value).encode())
+    if num_workers > 1 and not names & {"direct_num_workers", "direct_running_mode"}:
+        defaults += ["--direct_running_mode=multi_processing"]
+        defaults += [f"--direct_num_workers={num_workers}"]
+    if "default_sdk_harness_log_level" not in names:
+        defaults.append("--default_sdk_harness_log_level=WARNING")
+    return [f"--runner={_DIRECT_RUNNER}", *defaults, *more]
 
 
 @contextlib.contextmanager
 def _work_folder(options: Options) -> Iterator[str]:
-    """As `local.work_folder`, on any file system; without a lock where it has none."""
+    """Give the work folder, on any file system; without a lock where that has none."""
     first = options.output_files[0]
     if not text_files.is_remote(first):
         with work_folder(options, _LAYOUT) as work:
             yield work
         return
     work = f"{output_base(first)}.work-{fingerprint(options, _LAYOUT)}"
-    if not FileSystems.exists(work):
+    if not beam_files.exists(work):
         FileSystems.mkdirs(work)
     try:
         yield work
@@ -221,30 +183,10 @@ def _work_folder(options: Options) -> Iterator[str]:
     FileSystems.delete([work + "/"])
 
 
-_lock = threading.RLock()  # some runners have several threads in a worker
-_copies: dict[tuple[str, ...], str] = {}
-
-
-def _local_folder(folder: str, names: Sequence[str]) -> str:
-    """Yield the folder, or where its files are elsewhere, one on this machine with copies."""
-    if not text_files.is_remote(folder):
-        return folder
-    with _lock:
-        if (folder, *names) not in _copies:
-            copy = tempfile.mkdtemp(prefix="pretraining-data-")
-            atexit.register(shutil.rmtree, copy, ignore_errors=True)
-            for name in names:
-                with _open(f"{folder}/{name}") as source:
-                    with open(os.path.join(copy, name), "wb") as target:
-                        shutil.copyfileobj(source, target, 1 << 20)
-            _copies[folder, *names] = copy
-    return _copies[folder, *names]
-
-
 @functools.lru_cache(maxsize=1)
 def _tokenizer(job: _Job) -> FullTokenizer:
     return FullTokenizer(
-        os.path.join(_local_folder(job.work, [_VOCABULARY_NAME]), _VOCABULARY_NAME),
+        os.path.join(beam_files.local_folder(job.work, [_VOCABULARY_NAME]), _VOCABULARY_NAME),
         job.options.do_lower_case,
         max_memo_bytes=units.TOKENIZER_MEMO_BYTES,
     )
@@ -252,20 +194,21 @@ def _tokenizer(job: _Job) -> FullTokenizer:
 
 @functools.lru_cache(maxsize=1)
 def _vocabulary(job: _Job) -> instances.VocabularyTable:
-    folder = _local_folder(job.work, [_VOCABULARY_NAME])
+    folder = beam_files.local_folder(job.work, [_VOCABULARY_NAME])
     vocab = load_vocab(os.path.join(folder, _VOCABULARY_NAME))
     return instances.VocabularyTable.from_vocab(vocab)
 
 
 @functools.lru_cache(maxsize=1)
 def _index(job: _Job) -> token_store.TokenStore:
-    folder = _local_folder(job.work, token_store.OFFSET_FILES)
+    folder = beam_files.local_folder(job.work, token_store.OFFSET_FILES)
     return token_store.TokenStore(folder, offsets_only=True)
 
 
 def _pieces(job: _Job) -> list[tuple[int, int, int]]:
     """File, number and tokens of every piece."""
-    return [numbered for numbered in _read_json(job.path("tokens.json")) if numbered[2] != _END]
+    numbered = beam_files.read_json(job.path("tokens.json"))
+    return [(file, piece, tokens) for file, piece, tokens in numbered if tokens != _END]
 
 
 @functools.lru_cache(maxsize=1)
@@ -282,6 +225,17 @@ def _tokens_name(file: int, piece: int) -> str:
 
 def _pairs_name(block: int, part: int) -> str:
     return f"pairs-{block:06d}-{part:04d}"
+
+
+def _save(path: str, content: Statistics | token_store.TokenizedPiece) -> None:
+    buffer = io.BytesIO()
+    content.write(buffer)
+    with beam_files.write_whole(path) as stream:
+        stream.write(buffer.getvalue())
+
+
+def _load(path: str, kind: type[_Saved]) -> _Saved:
+    return kind.load(io.BytesIO(beam_files.read(path)))
 
 
 # === Steps of one worker ===
@@ -307,26 +261,23 @@ def _tokenize_piece(
         return file, piece, _END
     name = _tokens_name(file, piece)
     lengths_path = job.path(f"{name}.lengths.npz")
-    if FileSystems.exists(lengths_path):
-        found = token_store.TokenizedPiece.load(io.BytesIO(_read(lengths_path)))
-        return file, piece, int(found.sentence_lengths.sum())
-    with _lock:
+    if beam_files.exists(lengths_path):
+        lengths = _load(lengths_path, token_store.TokenizedPiece).sentence_lengths
+        return file, piece, int(lengths.sum())
+    with beam_files.lock:
         tokenizer = _tokenizer(job)
     try:
         refuse = refuses_upper_case(job.options, tokenizer.vocab)
         tokenized = token_store.tokenize_piece(text, tokenizer, refuse)
     except ValueError as error:
         # Runners say in ways of their own that a worker failed; this tells the user why.
-        with _written(job.path(_ERROR_NAME)) as stream:
-            said = str(error).replace(tokenizer.vocab_file, job.options.vocab_file)
-            stream.write(said.encode())
+        with beam_files.write_whole(job.path(_ERROR_NAME)) as stream:
+            message = str(error).replace(tokenizer.vocab_file, job.options.vocab_file)
+            stream.write(message.encode())
         raise
-    with _written(job.path(name)) as stream:
+    with beam_files.write_whole(job.path(name)) as stream:
         stream.write(tokenized.tokens.tobytes())
-    with _written(lengths_path) as stream:
-        buffer = io.BytesIO()
-        dataclasses.replace(tokenized, tokens=tokenized.tokens[:0]).write(buffer)
-        stream.write(buffer.getvalue())
+    _save(lengths_path, dataclasses.replace(tokenized, tokens=tokenized.tokens[:0]))
     return file, piece, tokenized.tokens.size
 
 
@@ -334,24 +285,24 @@ def _draw_block(block: tuple[int, int, int], job: _Job) -> tuple[int, list[int]]
     """Write the pairs of a block: its number, first document and end."""
     number, first, end = block
     path = job.path(f"block-{number:06d}.json")
-    if not FileSystems.exists(path):
-        with _lock:
+    if not beam_files.exists(path):
+        with beam_files.lock:
             index = _index(job)
         rng = generator(job.options, PAIRS_STAGE, number)
         counts: list[int] = []
         for pairs in block_pairs(index, job.options, range(first, end), rng):
-            with _written(job.path(_pairs_name(number, len(counts)))) as stream:
+            with beam_files.write_whole(job.path(_pairs_name(number, len(counts)))) as stream:
                 stream.write(pairs.tobytes())
             counts.append(len(pairs))
-        _write_json(path, counts)
-    return number, _read_json(path)
+        beam_files.write_json(path, counts)
+    return number, beam_files.read_json(path)
 
 
 def _part_and_row(part: tuple[int, str], job: _Job) -> tuple[np.ndarray, np.ndarray]:
     """Return a file of pairs, PAIR_DTYPE [B], and its row of the plan, int64 [chunks + 1]."""
     number, name = part
-    pairs = np.frombuffer(_read(job.path(name)), instances.PAIR_DTYPE)
-    return pairs, np.frombuffer(_read(job.path(f"plan-{number:06d}")), "<i8")
+    pairs = np.frombuffer(beam_files.read(job.path(name)), instances.PAIR_DTYPE)
+    return pairs, np.frombuffer(beam_files.read(job.path(f"plan-{number:06d}")), "<i8")
 
 
 def _part_shares(
@@ -382,7 +333,7 @@ def _part_fragments(part: tuple[int, str], job: _Job) -> Iterator[tuple[int, byt
     """
     yield -1 - part[0], b""
     pairs, row = _part_and_row(part, job)
-    with _lock:
+    with beam_files.lock:
         bounds = _bundle_bounds(job)
     share = np.diff(row)
     chunk = np.repeat(np.arange(share.size), share)
@@ -401,8 +352,8 @@ def _part_fragments(part: tuple[int, str], job: _Job) -> Iterator[tuple[int, byt
         inside = fragments[order]
         inside["length"] = here[order]
         numbers, starts = np.unique(bundle[order], return_index=True)
-        for number, found in zip(numbers.tolist(), np.split(inside, starts[1:]), strict=True):
-            yield number, found.tobytes()
+        for number, ranges in zip(numbers.tolist(), np.split(inside, starts[1:]), strict=True):
+            yield number, ranges.tobytes()
         rest = fragments["length"] > here  # a text that goes on in the next bundle
         fragments, here = fragments[rest], here[rest]
         fragments["start"] += here
@@ -423,16 +374,17 @@ def _fetch(
     """Send each chunk the tokens that it needs of a bundle."""
     pieces = _pieces(job)
     pieces = pieces[number * BUNDLE_PIECES : (number + 1) * BUNDLE_PIECES]
-    with _lock:
+    with beam_files.lock:
         first, dtype = _bundle_bounds(job)[number], _index(job).tokens.dtype
-    data = b"".join(_read(job.path(_tokens_name(file, piece))) for file, piece, _ in pieces)
+    paths = [job.path(_tokens_name(file, piece)) for file, piece, _ in pieces]
+    data = b"".join(map(beam_files.read, paths))
     tokens = np.frombuffer(data, dtype)
     fragments = np.concatenate([np.frombuffer(part, _FRAGMENT_DTYPE) for part in parts])
     fragments = fragments[np.argsort(fragments["chunk"], kind="stable")]
     chunks, starts = np.unique(fragments["chunk"], return_index=True)
-    for chunk, found in zip(chunks.tolist(), np.split(fragments, starts[1:]), strict=True):
-        wanted = tokens[_ranges(found["start"] - first, found["length"].astype(np.int64))]
-        yield chunk, (_TOKENS, found.tobytes(), wanted.tobytes())
+    for chunk, ranges in zip(chunks.tolist(), np.split(fragments, starts[1:]), strict=True):
+        places = _ranges(ranges["start"] - first, ranges["length"].astype(np.int64))
+        yield chunk, (_TOKENS, ranges.tobytes(), tokens[places].tobytes())
 
 
 def _chunk_tokens(
@@ -458,9 +410,9 @@ def _chunk_tokens(
     filled = 0
     for part, fragment_data, token_data in received:
         if part == _TOKENS:
-            found = np.frombuffer(fragment_data, _FRAGMENT_DTYPE)
-            target = begins[2 * before[found["part"]] + found["slot"]] + found["skip"]
-            places = _ranges(target, found["length"].astype(np.int64))
+            ranges = np.frombuffer(fragment_data, _FRAGMENT_DTYPE)
+            target = begins[2 * before[ranges["part"]] + ranges["slot"]] + ranges["skip"]
+            places = _ranges(target, ranges["length"].astype(np.int64))
             tokens[places] = np.frombuffer(token_data, dtype)
             filled += places.size
     if filled != tokens.size:
@@ -476,12 +428,12 @@ def _write_chunk(
     number, received = chunk
     file = next(file for file, chunks in enumerate(file_chunks) if number in chunks)
     path = job.path(f"chunk-{number:07d}")
-    if FileSystems.exists(path):
+    if beam_files.exists(path):
         return file, number
-    with _lock:
+    with beam_files.lock:
         dtype, vocabulary = _index(job).tokens.dtype, _vocabulary(job)
     tokens, pairs = _chunk_tokens(received, dtype)
-    if len(pairs) != (size := _read_json(job.path("sizes.json"))[number]):
+    if len(pairs) != (size := beam_files.read_json(job.path("sizes.json"))[number]):
         raise RuntimeError(f"a chunk got {len(pairs)} of its {size} pairs")
     buffer = io.BytesIO()
     with contextlib.ExitStack() as stack:
@@ -496,11 +448,8 @@ def _write_chunk(
             generator(job.options, RECORDS_STAGE, number),
             stream,
         )
-    with _written(f"{path}.npz") as stream:
-        found = io.BytesIO()
-        statistics.write(found)
-        stream.write(found.getvalue())
-    with _written(path) as stream:
+    _save(f"{path}.npz", statistics)
+    with beam_files.write_whole(path) as stream:
         stream.write(buffer.getvalue())
     return file, number
 
@@ -509,28 +458,24 @@ def _join_file(
     file: tuple[int, Iterable[int]], job: _Job, file_chunks: Sequence[range]
 ) -> tuple[int, int]:
     """Join the chunks of an output file; return its number and size in bytes."""
-    number, found = file
-    chunks = sorted(set(found))
+    number, received = file
+    chunks = sorted(set(received))
     if chunks != list(file_chunks[number]):
         raise RuntimeError(f"a file got {len(chunks)} of its {len(file_chunks[number])} chunks")
     statistics, size = Statistics(), 0
     path = job.path(f"output-{number:05d}")
-    with _written(path) as output:
+    with beam_files.write_whole(path) as output:
         for chunk in chunks:
-            data = _read(job.path(f"chunk-{chunk:07d}"))
+            data = beam_files.read(job.path(f"chunk-{chunk:07d}"))
             output.write(data)
             size += len(data)
-            found = _read(job.path(f"chunk-{chunk:07d}.npz"))
-            statistics.merge(Statistics.load(io.BytesIO(found)))
-    with _written(f"{path}.npz") as stream:
-        buffer = io.BytesIO()
-        statistics.write(buffer)
-        stream.write(buffer.getvalue())
+            statistics.merge(_load(job.path(f"chunk-{chunk:07d}.npz"), Statistics))
+    _save(f"{path}.npz", statistics)
     return number, size
 
 
 def _write_results(results: list[Any], path: str) -> None:
-    _write_json(path, sorted(results))
+    beam_files.write_json(path, sorted(results))
 
 
 # === Jobs ===
@@ -543,12 +488,12 @@ def _failing_with_workers() -> Iterator[None]:
     Raises:
         RuntimeError: a thread of the runner failed, which has one for each process.
     """
-    said: list[str] = []
+    messages: list[str] = []
     before = threading.excepthook
 
     def give_up() -> None:
         # The runner may also wait for ever where it tidies up. All that is whole has its name.
-        print(f"create_pretraining_data: a job failed: {said[0]}", file=sys.stderr, flush=True)
+        print(f"create_pretraining_data: a job failed: {messages[0]}", file=sys.stderr, flush=True)
         os._exit(1)
 
     ending = threading.Timer(_TIDYING_SECONDS, give_up)
@@ -558,8 +503,8 @@ def _failing_with_workers() -> Iterator[None]:
     assert main_thread is not None  # noqa: S101  (it has started)
 
     def stop(arguments: Any) -> None:
-        if not said:  # once: the workers that are left fail next
-            said.append(str(arguments.exc_value) or arguments.exc_type.__name__)
+        if not messages:  # once: the workers that are left fail next
+            messages.append(str(arguments.exc_value) or arguments.exc_type.__name__)
             ending.start()
             # A real signal: the main thread may wait where nothing else wakes it.
             signal.pthread_kill(main_thread, signal.SIGINT)
@@ -568,97 +513,112 @@ def _failing_with_workers() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if not said:
+        if not messages:
             raise
-        raise RuntimeError(said[0]) from None
+        raise RuntimeError(messages[0]) from None
     finally:
         ending.cancel()
         threading.excepthook = before
 
 
-def _stage(
-    job: _Job,
-    name: str,
-    arguments: Sequence[str],
-    show: bool,
-    build: Callable[[beam.Pipeline], beam.PCollection],
-    num_results: int | None = None,
-) -> list[Any]:
-    """Run a job, unless an earlier run did, and return its elements in order.
+@dataclasses.dataclass(frozen=True)
+class _Runner:
+    """Runs jobs on a runner of Beam.
 
-    Raises:
-        ValueError: a worker found bad input.
-        RuntimeError: the job failed, or lost a result.
+    Attributes:
+        job: what every worker is told.
+        arguments: of Beam and its runner.
+        show: report on standard error.
     """
-    path = job.path(f"{name}.json")
-    if not FileSystems.exists(path):
-        begin = time.monotonic()
-        try:
-            with (
-                _failing_with_workers(),
-                beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline,
-            ):
-                results = build(pipeline) | "results" >> beam.combiners.ToList()
-                _ = results | "write results" >> beam.Map(_write_results, path)
-        except Exception as error:  # runners raise what they like
-            if FileSystems.exists(job.path(_ERROR_NAME)):
-                raise ValueError(_read(job.path(_ERROR_NAME)).decode()) from error
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise RuntimeError(f"the job of {name} failed: {lines[-1]}") from error
-        if show:
-            seconds = time.monotonic() - begin
-            print(f"{name}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
-    results = _read_json(path)
-    if num_results is not None and len(results) != num_results:
-        FileSystems.delete([path])
-        raise RuntimeError(f"the job of {name} lost {num_results - len(results)} of its results")
-    return results
+
+    job: _Job
+    arguments: Sequence[str]
+    show: bool
+
+    def run(
+        self,
+        name: str,
+        build: Callable[[beam.Pipeline], beam.PCollection],
+        num_results: int | None = None,
+    ) -> list[Any]:
+        """Run a job, unless an earlier run did, and return its elements in order.
+
+        Raises:
+            ValueError: a worker found bad input.
+            RuntimeError: the job failed, or lost a result.
+        """
+        path = self.job.path(f"{name}.json")
+        if not beam_files.exists(path):
+            begin = time.monotonic()
+            options = PipelineOptions(list(self.arguments))
+            try:
+                with _failing_with_workers(), beam.Pipeline(options=options) as pipeline:
+                    results = build(pipeline) | "results" >> beam.combiners.ToList()
+                    _ = results | "write results" >> beam.Map(_write_results, path)
+            except Exception as error:  # runners raise what they like
+                if beam_files.exists(self.job.path(_ERROR_NAME)):
+                    message = beam_files.read(self.job.path(_ERROR_NAME)).decode()
+                    raise ValueError(message) from error
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                raise RuntimeError(f"the job of {name} failed: {lines[-1]}") from error
+            if self.show:
+                seconds = time.monotonic() - begin
+                print(f"{name}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
+        results = beam_files.read_json(path)
+        if num_results is not None and len(results) != num_results:
+            FileSystems.delete([path])
+            lost = num_results - len(results)
+            raise RuntimeError(f"the job of {name} lost {lost} of its results")
+        return results
 
 
 def _write_index(job: _Job, pieces: Sequence[tuple[int, int, int]]) -> dict[str, int]:
     """Make the index of the lengths of sentences; return the store's counts."""
     counts_path = job.path(token_store.OFFSET_FILES[-1])
-    if not FileSystems.exists(counts_path):
+    if not beam_files.exists(counts_path):
         with tempfile.TemporaryDirectory() as temporary:
             remote = text_files.is_remote(job.work)
             folder = temporary if remote else job.work
             with token_store.StoreWriter(folder) as writer:
                 for file, piece, _ in pieces:
-                    data = _read(job.path(f"{_tokens_name(file, piece)}.lengths.npz"))
-                    writer.append(token_store.TokenizedPiece.load(io.BytesIO(data)))
+                    path = job.path(f"{_tokens_name(file, piece)}.lengths.npz")
+                    writer.append(_load(path, token_store.TokenizedPiece))
             for name in token_store.OFFSET_FILES if remote else ():
                 with open(os.path.join(folder, name), "rb") as source:
-                    with _written(job.path(name)) as target:
+                    with beam_files.write_whole(job.path(name)) as target:
                         shutil.copyfileobj(source, target, 1 << 20)
-    counts = _read_json(counts_path)
+    counts = beam_files.read_json(counts_path)
     del counts["token_dtype"]
     return counts
 
 
-def _run(job: _Job, arguments: Sequence[str], show: bool) -> dict[str, Any]:
-    options = job.options
+def _run(runner: _Runner) -> dict[str, Any]:
+    """Run all jobs, each unless an earlier run did; return the manifest."""
+    job = runner.job
     finished = job.path("finished.json")
-    if not FileSystems.exists(finished):
-        manifest = _make_records(job, arguments, show)
-        _write_json(finished, manifest)
-    for index, path in enumerate(options.output_files):
+    if not beam_files.exists(finished):
+        vocabulary = pathlib.Path(job.options.vocab_file).read_bytes()
+        with beam_files.write_whole(job.path(_VOCABULARY_NAME)) as stream:
+            stream.write(vocabulary)
+        counts = _tokenize(runner)
+        warn_about_corpus(job.options, counts)
+        parts = _draw_pairs(runner)
+        file_chunks = _plan(job, [pairs for _, pairs in parts])
+        statistics, sizes = _write_records(runner, [name for name, _ in parts], file_chunks)
+        beam_files.write_json(finished, make_manifest(job.options, counts, statistics, sizes))
+    for index, path in enumerate(job.options.output_files):
         part = job.path(f"output-{index:05d}")
-        if FileSystems.exists(part):
-            _rename(part, path)
-    return _read_json(finished)
+        if beam_files.exists(part):
+            beam_files.rename(part, path)
+    return beam_files.read_json(finished)
 
 
-def _make_records(job: _Job, arguments: Sequence[str], show: bool) -> dict[str, Any]:
-    """All jobs, and what lies between them; returns the manifest."""
-    options = job.options
-    with open(options.vocab_file, "rb") as source, _written(job.path(_VOCABULARY_NAME)) as target:
-        shutil.copyfileobj(source, target)
-    files = list(enumerate(options.input_files))
-    pieces = _stage(
-        job,
+def _tokenize(runner: _Runner) -> dict[str, int]:
+    """First job: text to files of tokens, and the index; returns the store's counts."""
+    job = runner.job
+    files = list(enumerate(job.options.input_files))
+    pieces = runner.run(
         "tokens",
-        arguments,
-        show,
         lambda pipeline: (
             pipeline
             | "files" >> beam.Create(files)
@@ -675,16 +635,16 @@ def _make_records(job: _Job, arguments: Sequence[str], show: bool) -> dict[str, 
     ]:
         FileSystems.delete([job.path("tokens.json")])
         raise RuntimeError("the job of tokens lost some of its results")
-    counts = _write_index(job, pieces)
-    warn_about_corpus(options, counts)
+    return _write_index(job, pieces)
 
-    bounds = block_bounds(_index(job), options)
+
+def _draw_pairs(runner: _Runner) -> list[tuple[str, int]]:
+    """Second job: documents to files of pairs; returns their names, and the pairs in each."""
+    job = runner.job
+    bounds = block_bounds(_index(job), job.options)
     blocks = [(number, first, end) for number, (first, end) in enumerate(bounds)]
-    drawn = _stage(
-        job,
+    block_parts = runner.run(
         "pairs",
-        arguments,
-        show,
         lambda pipeline: (
             pipeline
             | "blocks" >> beam.Create(blocks)
@@ -693,25 +653,31 @@ def _make_records(job: _Job, arguments: Sequence[str], show: bool) -> dict[str, 
         ),
         len(blocks),
     )
-    parts = [
+    return [
         (_pairs_name(block, part), pairs)
-        for block, of_block in drawn
-        for part, pairs in enumerate(of_block)
+        for block, part_pairs in block_parts
+        for part, pairs in enumerate(part_pairs)
     ]
-    sizes, file_chunks = chunk_sizes(options, sum(pairs for _, pairs in parts))
-    _write_json(job.path("sizes.json"), sizes)
-    rows = deal_pairs(options, [pairs for _, pairs in parts], sizes)
-    for number, row in enumerate(rows):
-        with _written(job.path(f"plan-{number:06d}")) as stream:
+
+
+def _plan(job: _Job, part_pairs: Sequence[int]) -> list[range]:
+    """Write the plan, a file for each file of pairs; return the chunks of each output file."""
+    sizes, file_chunks = chunk_sizes(job.options, sum(part_pairs))
+    beam_files.write_json(job.path("sizes.json"), sizes)
+    for number, row in enumerate(deal_pairs(job.options, part_pairs, sizes)):
+        with beam_files.write_whole(job.path(f"plan-{number:06d}")) as stream:
             stream.write(row.astype("<i8").tobytes())
+    return file_chunks
 
-    numbered = [(number, name) for number, (name, _) in enumerate(parts)]
 
-    joined = _stage(
-        job,
+def _write_records(
+    runner: _Runner, parts: Sequence[str], file_chunks: Sequence[range]
+) -> tuple[Statistics, list[int]]:
+    """Third job: pairs to output files; returns the counts, and the bytes of each file."""
+    job = runner.job
+    numbered = list(enumerate(parts))
+    joined = runner.run(
         "records",
-        arguments,
-        show,
         lambda pipeline: (
             pipeline
             | "parts" >> beam.Create(numbered)
@@ -731,6 +697,5 @@ def _make_records(job: _Job, arguments: Sequence[str], show: bool) -> dict[str, 
             joined.append(list(_join_file((file, ()), job, file_chunks)))
     statistics = Statistics()
     for file, _ in joined:
-        found = _read(job.path(f"output-{file:05d}.npz"))
-        statistics.merge(Statistics.load(io.BytesIO(found)))
-    return make_manifest(options, counts, statistics, [size for _, size in sorted(joined)])
+        statistics.merge(_load(job.path(f"output-{file:05d}.npz"), Statistics))
+    return statistics, [size for _, size in sorted(joined)]

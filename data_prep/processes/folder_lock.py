@@ -1,29 +1,24 @@
 """A folder that one process at a time works in."""
 
-from __future__ import annotations
-
 import os
-from typing import BinaryIO
+from contextlib import AbstractContextManager
+
+from filelock import FileLock, Timeout
 
 
-def lock_folder(folder: str | os.PathLike[str]) -> BinaryIO | None:
-    """Lock a folder until the returned file is closed or the process ends.
+def lock_folder(folder: str | os.PathLike[str]) -> AbstractContextManager[object] | None:
+    """Lock a folder until the returned context ends, or the process.
+
+    The system takes back the lock of a process that is killed; the file "lock" in the folder, which
+    stays, locks nothing by itself.
 
     Returns:
-        the open lock file, or None if another process holds the lock. Where the system has no such
-        locks (Windows) every process gets one.
+        The lock, which is held already, or None if another process holds it.
 
     Raises:
         OSError: the file cannot be written.
     """
-    stream = open(os.path.join(folder, "lock"), "wb")
     try:
-        import fcntl
-    except ImportError:
-        return stream
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
+        return FileLock(os.path.join(folder, "lock")).acquire(blocking=False)
+    except Timeout:
         return None
-    return stream

@@ -24,7 +24,7 @@ pytest.importorskip("apache_beam", reason="Apache Beam is not installed: pip ins
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.localfilesystem import LocalFileSystem
 
-from data_prep.pretraining import beam_runner
+from data_prep.pretraining import beam_files, beam_runner
 
 pytestmark = [
     pytest.mark.beam,
@@ -197,7 +197,7 @@ def test_a_failed_job_leaves_no_output_and_is_continued(tmp_path, small_steps, m
     """Fail within each job in turn, where a file is to get its name."""
     local_runner.create_pretraining_data(options_of(tmp_path / "a"), 1, False)
     options = options_of(tmp_path / "b")
-    rename = beam_runner._rename
+    rename = beam_files.rename
     left = ["tokens-000001-0000000", "block-000001.json", "chunk-0000002", "output-00001.npz"]
 
     def failing(source, target):
@@ -206,7 +206,7 @@ def test_a_failed_job_leaves_no_output_and_is_continued(tmp_path, small_steps, m
         rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(beam_runner, "_rename", failing)
+        patch.setattr(beam_files, "rename", failing)
         while left[1:]:
             with pytest.raises(RuntimeError, match="the job of .* failed: .*the disk is full"):
                 beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
