@@ -13,25 +13,8 @@ curves.png, eval_results.txt and checkpoints: the last ones and, with --eval_eve
 of the lowest held-out loss.
 """
 
-from __future__ import annotations
-
-from absl import app, flags, logging
-
-from experiments.command_line.exit_status import exit_on_error
-from experiments.pretraining.flags import define_flags
-from experiments.pretraining.run import run
-
-FLAGS = flags.FLAGS
-
-
-def main(argv: list[str]) -> int:
-    """Run the script; bad input gives one line on standard error and exit status 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    logging.set_verbosity(max(logging.INFO, logging.get_verbosity()))
-    return exit_on_error("run_pretraining", lambda: run(FLAGS))
-
+from experiments.command_line.command import run_command
+from experiments.pretraining.options import PretrainingOptions
 
 if __name__ == "__main__":
-    define_flags(FLAGS)
-    app.run(main)
+    run_command(PretrainingOptions, "experiments.pretraining.run")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging as python_logging
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from bert_tf.options import define, read
 from experiments.command_line.exit_status import exit_on_error
@@ -14,7 +15,7 @@ from experiments.command_line.exit_status import exit_on_error
 flags.disclaim_key_flags()  # as in bert_tf.options
 
 
-def run_command(options: type, work: str, **defaults: object) -> None:
+def run_command(options: type, work: str, *, quiet: bool = False, **defaults: object) -> None:
     """Run a command; it ends the process.
 
     The module that does the work, and TensorFlow with it, is imported after the flags are read, so
@@ -23,6 +24,7 @@ def run_command(options: type, work: str, **defaults: object) -> None:
     Args:
         options: dataclass of the command's options (`bert_tf.options`).
         work: module whose function `run` takes them.
+        quiet: log warnings and errors alone, unless --verbosity says otherwise.
         defaults: option -> default of this command, where it has its own.
     """
     name = pathlib.Path(sys.argv[0]).stem
@@ -31,6 +33,9 @@ def run_command(options: type, work: str, **defaults: object) -> None:
     def main(arguments: list[str]) -> int:
         if len(arguments) > 1:
             raise app.UsageError(f"unexpected argument {arguments[1]!r}")
+        if quiet and not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+            python_logging.getLogger("bert_tf").setLevel(python_logging.WARNING)
 
         def run() -> None:
             given = read(options, flags.FLAGS)

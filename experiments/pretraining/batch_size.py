@@ -12,10 +12,9 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 
-from absl import flags
-
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.memory import OUT_OF_MEMORY_STATUS, available_bytes
+from experiments.pretraining.options import PretrainingOptions
 
 _LIMIT = 1 << 20  # no batch is tried beyond this
 
@@ -94,16 +93,17 @@ def _peak_bytes(pid: int) -> int:
     return int(lines[0].split()[1]) * 1024 if lines else 0
 
 
-def find_batch_size(values: flags.FlagValues) -> None:
+def find_batch_size(options: PretrainingOptions) -> None:
     """Measure the largest training batch that fits, each in a process of its own.
 
     Raises:
         InputError: not even the smallest fits.
     """
-    multiple = max(1, values.num_replicas or 1) * values.gradient_accumulation_steps
+    training = options.training
+    multiple = max(1, training.num_replicas or 1) * training.gradient_accumulation_steps
     limit = available_bytes()
-    if values.memory_limit_gib is not None:
-        limit = int(values.memory_limit_gib * 2**30)
+    if options.memory_limit_gib is not None:
+        limit = int(options.memory_limit_gib * 2**30)
     print(f"limit: {limit / 2**30:.2f} GiB of this machine's memory")
     peaks = {}
 
@@ -122,7 +122,7 @@ def find_batch_size(values: flags.FlagValues) -> None:
                 "tensorboard": False,
             }
             arguments = [f"--{name}={value}" for name, value in changes.items()]
-            command = [sys.executable, os.path.abspath(__file__), *sys.argv[1:], *arguments]
+            command = [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:], *arguments]
             trial = try_within(command, limit)
         peaks[batch_size] = trial.peak_bytes
         verdict = "fits" if trial.fits else "does not fit"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import math
 import pathlib
 import resource
@@ -12,15 +11,29 @@ import sys
 import time
 from typing import Any
 
-from absl import flags, logging
+import keras
+import tensorflow as tf
+from absl import logging
 
-from bert_tf.options import read
+from bert_tf.files import read_json, write_json, write_text
+from bert_tf.input_pipeline.baselines import label_counts, unigram_cross_entropy
+from bert_tf.input_pipeline.pretraining import pretraining_dataset
+from bert_tf.models.task_models import bert_pretrainer
+from bert_tf.options import to_dict
+from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing, write_config
+from bert_tf.training.objectives import PretrainingObjective
+from bert_tf.training.optimizers import WarmupLinearDecay
+from bert_tf.training.trainer import Trainer, set_precision
+from bert_tf.weights.load import load_checkpoint
+from bert_tf.weights.locate import WEIGHTS_NAME
+from bert_tf.weights.save import save_config_and_vocabulary, save_model_directory
+from bert_tf.weights.tensor_files import checkpoint_steps
 from experiments.command_line import preemption, training_setup
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.tables import print_table
-from experiments.command_line.training_options import TRAJECTORY_NAMES, TrainingOptions
+from experiments.plots.curves import plot_curves
 from experiments.pretraining.batch_size import find_batch_size
-from experiments.pretraining.flags import check_flags, define_flags
+from experiments.pretraining.options import TRAJECTORY, PretrainingOptions
 from experiments.pretraining.plan import Phase, Plan, make_plan
 
 _EVAL_SEED = 12345  # of dynamic masks: the same at every evaluation, whatever --seed
@@ -32,31 +45,21 @@ _EVAL_NAMES = {  # ours -> the original's
     "nsp_loss": "next_sentence_loss",
     "nsp_accuracy": "next_sentence_accuracy",
 }
-# What may differ from the run that is continued only at the price of another trajectory.
-_TRAJECTORY_FLAGS = [
-    *("train_batch_size", "learning_rate", "num_train_steps", "num_warmup_steps", "seed"),
-    *("second_train_batch_size", "second_phase_steps"),
-    *("second_learning_rate", "second_num_warmup_steps"),
-    *TRAJECTORY_NAMES,
-]
-
 
 # === Data ===
 
 
 def training_dataset(
-    values: flags.FlagValues, plan: Plan, phase: Phase, step: int, batch_size: int | None = None
-) -> Any:
+    options: PretrainingOptions, plan: Plan, phase: Phase, step: int, batch_size: int | None = None
+) -> tf.data.Dataset:
     """Batches of a phase from a step on, which is counted from the beginning of training."""
-    from bert_tf.input_pipeline.pretraining import pretraining_dataset
-
     return pretraining_dataset(
         [plan.sound_files[path] for path in phase.files],
         batch_size=batch_size or phase.batch_size,
         max_seq_length=phase.max_seq_length,
         max_predictions_per_seq=phase.max_predictions_per_seq,
         is_training=True,
-        seed=values.seed,
+        seed=options.seed,
         start_step=step - phase.begin,
         masking=phase.masking,
         record_counts=phase.counts,
@@ -65,34 +68,30 @@ def training_dataset(
     )
 
 
-def evaluation_dataset(values: flags.FlagValues, plan: Plan) -> Any:
+def evaluation_dataset(options: PretrainingOptions, plan: Plan) -> tf.data.Dataset:
     """Batches to evaluate on, the same ones in the same order each time."""
-    from bert_tf.input_pipeline.pretraining import pretraining_dataset
-
     return pretraining_dataset(
         [plan.sound_files[path] for path in plan.eval_files],
-        batch_size=values.eval_batch_size,
-        max_seq_length=values.max_seq_length,
-        max_predictions_per_seq=values.max_predictions_per_seq,
+        batch_size=options.eval_batch_size,
+        max_seq_length=options.max_seq_length,
+        max_predictions_per_seq=options.max_predictions_per_seq,
         is_training=False,
         seed=_EVAL_SEED,
         masking=plan.eval_masking,
-        max_steps=values.max_eval_steps or None,
+        max_steps=options.max_eval_steps or None,
         vocab_size=plan.config.vocab_size,
         next_sentence=plan.config.next_sentence_prediction,
     )
 
 
-def baselines(values: flags.FlagValues, plan: Plan) -> dict[str, float]:
+def baselines(options: PretrainingOptions, plan: Plan) -> dict[str, float]:
     """Return what a masked language model's loss should be compared with, in nats per piece."""
-    from bert_tf.input_pipeline.baselines import label_counts, unigram_cross_entropy
-
     phase = plan.phases[0]
     records = min(sum(phase.counts), _UNIGRAM_RECORDS)
     batch = min(512, records)
-    dataset = training_dataset(values, plan, phase, 0, batch)
+    dataset = training_dataset(options, plan, phase, 0, batch)
     counts = label_counts(dataset, plan.config.vocab_size, records // batch)
-    held_out = label_counts(evaluation_dataset(values, plan), plan.config.vocab_size)
+    held_out = label_counts(evaluation_dataset(options, plan), plan.config.vocab_size)
     return {
         "uniform_loss": math.log(plan.config.vocab_size),
         "unigram_loss": unigram_cross_entropy(counts, held_out),
@@ -105,30 +104,25 @@ def baselines(values: flags.FlagValues, plan: Plan) -> dict[str, float]:
 class PretrainingRun:
     """A run: its model, its training, and what it writes and prints."""
 
-    def __init__(self, values: flags.FlagValues, plan: Plan, strategy: Any):
+    def __init__(
+        self, options: PretrainingOptions, plan: Plan, strategy: tf.distribute.Strategy | None
+    ):
         """Build the model and what trains it.
 
         Raises:
             InputError: the output folder holds another run.
         """
-        import keras
-        import tensorflow as tf
-
-        from bert_tf.models.task_models import bert_pretrainer
-        from bert_tf.training.objectives import PretrainingObjective
-        from bert_tf.training.trainer import Trainer, set_precision
-
-        self.values, self.plan, self.strategy = values, plan, strategy
-        training = read(TrainingOptions, values)
-        self.folder = pathlib.Path(values.output_dir)
+        self.options, self.plan, self.strategy = options, plan, strategy
+        training = options.training
+        self.folder = pathlib.Path(options.output_dir)
         self.began = time.time()
-        if values.deterministic:
+        if training.deterministic:
             tf.config.experimental.enable_op_determinism()
-        keras.utils.set_random_seed(values.seed)
-        set_precision(values.precision)
+        keras.utils.set_random_seed(options.seed)
+        set_precision(training.precision)
         self.description = {
             "bert_config": plan.config.to_dict(),
-            "flags": {name: values[name].value for name in _own_flags()},
+            "flags": dict(sorted(to_dict(options).items())),
             "train_records": {
                 path: count
                 for phase in plan.phases
@@ -139,16 +133,16 @@ class PretrainingRun:
         }
         self._check_continuation()
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
-            self.model = bert_pretrainer(plan.config, recompute=values.recompute_layers)
+            self.model = bert_pretrainer(plan.config, recompute=training.recompute_layers)
             layers = plan.config.num_hidden_layers
             self.frozen = training_setup.freeze_weights(training, self.model, layers)
-            steps = values.num_train_steps
+            steps = options.num_train_steps
             schedule = {"num_train_steps": steps, **self._schedule_of_two_phases()}
             optimizer = training_setup.make_optimizer(
                 training,
                 layers,
-                values.learning_rate,
-                num_warmup_steps=values.num_warmup_steps,
+                options.learning_rate,
+                num_warmup_steps=options.num_warmup_steps,
                 **schedule,
             )
         self.trainer = Trainer(
@@ -156,37 +150,35 @@ class PretrainingRun:
             optimizer,
             PretrainingObjective(plan.config.next_sentence_prediction),
             self.folder,
-            jit_compile=values.jit_compile,
-            log_steps=values.log_steps,
-            save_checkpoints_steps=None if values.measure_only else values.save_checkpoints_steps,
-            keep_checkpoints=values.keep_checkpoints,
+            jit_compile=training.jit_compile,
+            log_steps=options.log_steps,
+            save_checkpoints_steps=None if options.measure_only else options.save_checkpoints_steps,
+            keep_checkpoints=options.keep_checkpoints,
             keep_best_by="loss",
-            steps_per_call=values.iterations_per_loop,
-            tensorboard=values.tensorboard,
+            steps_per_call=options.iterations_per_loop,
+            tensorboard=options.tensorboard,
             strategy=strategy,
             **training_setup.trainer_arguments(training),
         )
 
     def _check_continuation(self) -> None:
         """Compare this command with the one that began the run in the output folder."""
-        from bert_tf.weights.tensor_files import checkpoint_steps
-
         path, now = self.folder / "config.json", self.description
         if not checkpoint_steps(self.folder) or not path.exists():
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         if before.get("bert_config") != now["bert_config"]:
             raise InputError(
                 f"{self.folder} holds a run of another model configuration; use another output_dir"
             )
-        if not self.values.do_train:
+        if not self.options.do_train:
             return
         if before.get("train_records") != now["train_records"]:
             logging.warning(
                 "the training records are not those that this run began with: it goes on, but not "
                 "as it would have"
             )
-        for name in _TRAJECTORY_FLAGS:
+        for name in TRAJECTORY:
             was, is_now = before.get("flags", {}).get(name), now["flags"][name]
             if was != is_now:
                 logging.warning(
@@ -198,14 +190,12 @@ class PretrainingRun:
 
     def _schedule_of_two_phases(self) -> dict[str, Any]:
         """Return what the optimizer takes for a second phase with a schedule of its own."""
-        values = self.values
-        if len(self.plan.phases) < 2 or values.second_learning_rate is None:
+        options = self.options
+        if len(self.plan.phases) < 2 or options.second_learning_rate is None:
             return {}
-        from bert_tf.training.optimizers import WarmupLinearDecay
-
         first, second = self.plan.phases
         then = WarmupLinearDecay(
-            values.second_learning_rate, second.end - second.begin, values.second_num_warmup_steps
+            options.second_learning_rate, second.end - second.begin, options.second_num_warmup_steps
         )
         return {"num_train_steps": first.end, "then": then}
 
@@ -218,22 +208,20 @@ class PretrainingRun:
         Raises:
             ValueError, OSError: what is there does not fit or is damaged.
         """
-        from bert_tf.weights.load import load_checkpoint
-
-        values, init = self.values, self.plan.init
+        options, init = self.options, self.plan.init
         if self.trainer.restore() is not None:
             return True
         if init is not None:
             transfer = load_checkpoint(
                 self.model,
                 init,
-                ignore=[x for x in values.init_ignore.split(",") if x],
-                allow_missing=[x for x in values.init_allow_missing.split(",") if x],
+                ignore=[x for x in options.init_ignore.split(",") if x],
+                allow_missing=[x for x in options.init_allow_missing.split(",") if x],
             )
             print(f"weights from {transfer.description}")
             if transfer.missing:
                 print(f"not in it, so freshly drawn: {', '.join(transfer.missing)}")
-        elif not values.do_train:
+        elif not options.do_train:
             raise InputError(
                 f"do_eval: {self.folder} holds no checkpoint and init_checkpoint is not given: "
                 "there is nothing to evaluate"
@@ -242,15 +230,15 @@ class PretrainingRun:
 
     def train(self) -> dict[str, float]:
         """Train all phases; return the last log line."""
-        values = self.values
+        options = self.options
         last: dict[str, float] = {}
         with preemption.listening():
             for phase in self.plan.phases:
                 line = self.trainer.train(
-                    functools.partial(training_dataset, values, self.plan, phase),
+                    functools.partial(training_dataset, options, self.plan, phase),
                     phase.end,
                     sequences_per_batch=phase.batch_size,
-                    eval_every_steps=values.eval_every_steps or None,
+                    eval_every_steps=options.eval_every_steps or None,
                     evaluate=self.evaluate,
                     interrupted=preemption.is_asked,
                 )
@@ -259,39 +247,39 @@ class PretrainingRun:
 
     def evaluate(self) -> dict[str, float]:
         """Figures on the held-out records."""
-        return self.trainer.evaluate(evaluation_dataset(self.values, self.plan))
+        return self.trainer.evaluate(evaluation_dataset(self.options, self.plan))
 
     def measure(self) -> None:
         """Take steps of each phase, for the memory that they need."""
         for phase in self.plan.phases:
             self.trainer.train(
-                functools.partial(training_dataset, self.values, self.plan, phase),
-                self.trainer.step + self.values.num_train_steps,
+                functools.partial(training_dataset, self.options, self.plan, phase),
+                self.trainer.step + self.options.num_train_steps,
                 sequences_per_batch=phase.batch_size,
             )
 
     def run(self) -> None:
         """Train and evaluate as the flags say."""
-        values, trainer = self.values, self.trainer
+        options, trainer = self.options, self.trainer
         continued = self.load()
-        if values.measure_only:
+        if options.measure_only:
             self.measure()
             return
         if not trainer.is_chief:  # takes part in what the chief computes, and leaves files to it
-            if values.do_train:
+            if options.do_train:
                 self.train()
-            if values.do_eval:
+            if options.do_eval:
                 self.evaluate()
             print("this worker has finished; results are written by the chief, worker 0")
             return
-        if values.do_train:
+        if options.do_train:
             self._describe()
-        floor = baselines(values, self.plan)
+        floor = baselines(options, self.plan)
         self._print_beginning(floor, continued)
         summary: list[tuple[str, str]] = []
-        if values.do_train:
+        if options.do_train:
             summary += self._train_and_write(floor)
-        if values.do_eval:
+        if options.do_eval:
             summary.append(self._evaluate_and_write(floor))
         summary += self._best_row()
         summary += self._curves_row()
@@ -306,19 +294,12 @@ class PretrainingRun:
 
     def _describe(self) -> None:
         """Write what the run is, beside the model's configuration and vocabulary."""
-        from bert_tf.training.log import write_config
-        from bert_tf.weights.save import save_config_and_vocabulary
-
         write_config(self.folder, self.description)
         save_config_and_vocabulary(self.folder, self.plan.config, self.plan.vocab_file)
 
     def _train_and_write(self, floor: dict[str, float]) -> list[tuple[str, str]]:
         """Train, write the model, and return what the summary says of it."""
-        from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing
-        from bert_tf.weights.locate import WEIGHTS_NAME
-        from bert_tf.weights.save import save_model_directory
-
-        values, trainer = self.values, self.trainer
+        options, trainer = self.options, self.trainer
         if not read_metrics_or_nothing(self.folder / METRICS_NAME, "baseline"):
             trainer.log_line("baseline", floor)
         # The model of an earlier run of this folder must not be taken for this one's.
@@ -335,7 +316,7 @@ class PretrainingRun:
             for phase in self.plan.phases
         )
         return [
-            ("training MLM loss", f"{last['mlm_loss']:.4f} (last {values.log_steps} steps)"),
+            ("training MLM loss", f"{last['mlm_loss']:.4f} (last {options.log_steps} steps)"),
             (
                 "wall time of training",
                 f"{seconds:.0f} s, {sequences / seconds:.1f} sequences/s",
@@ -344,12 +325,10 @@ class PretrainingRun:
 
     def _evaluate_and_write(self, floor: dict[str, float]) -> tuple[str, str]:
         """Evaluate, write the results, and return what the summary says of them."""
-        from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing
-
         trainer = self.trainer
         figures = self.evaluate()
         known = read_metrics_or_nothing(self.folder / METRICS_NAME, "eval")
-        if self.values.do_train and not any(line["step"] == trainer.step for line in known):
+        if self.options.do_train and not any(line["step"] == trainer.step for line in known):
             trainer.log_line("eval", {f"eval_{name}": value for name, value in figures.items()})
         results = _write_eval_results(self.folder, figures, trainer.step)
         where = _name_of_eval_records(self.plan)
@@ -365,8 +344,9 @@ class PretrainingRun:
     # === What is printed ===
 
     def _print_beginning(self, floor: dict[str, float], continued: bool) -> None:
-        values, trainer = self.values, self.trainer
+        trainer = self.trainer
         where = _name_of_eval_records(self.plan)
+        xla = ", XLA" if trainer.jit_compile else ""
         frozen = f", {len(self.frozen)} weights frozen" if self.frozen else ""
         print("pre-training:")
         print_table(
@@ -375,7 +355,7 @@ class PretrainingRun:
                 *(row for phase in self.plan.phases for row in _rows_of(phase)),
                 ("begins at", f"step {trainer.step:,}" + (" (continued)" if continued else "")),
                 ("device", training_setup.describe_devices(self.strategy)),
-                ("precision", values.precision + (", XLA" if trainer.jit_compile else "")),
+                ("precision", self.options.training.precision + xla),
                 ("MLM loss, uniform", f"{floor['uniform_loss']:.4f} (ln of the vocabulary size)"),
                 ("MLM loss, unigram", f"{floor['unigram_loss']:.4f} (on the {where} records)"),
             ]
@@ -384,30 +364,21 @@ class PretrainingRun:
 
     def _best_row(self) -> list[tuple[str, str]]:
         best = self.trainer.best
-        if best is None or not self.values.eval_every_steps:
+        if best is None or not self.options.eval_every_steps:
             return []
         loss = f"{_name_of_eval_records(self.plan)} loss {best.value:.4f}"
         return [("best checkpoint", f"{self.trainer.keeper.prefix(best.step).name} ({loss})")]
 
     def _curves_row(self) -> list[tuple[str, str]]:
-        from bert_tf.training import log
-        from experiments.plots.curves import plot_curves
 
-        metrics = self.folder / log.METRICS_NAME
-        if not log.read_metrics_or_nothing(metrics, "train"):
+        metrics = self.folder / METRICS_NAME
+        if not read_metrics_or_nothing(metrics, "train"):
             return []
         try:
             return [("curves", str(plot_curves(metrics, self.folder / "curves.png")))]
         except ImportError:
             logging.warning("no curves: the package matplotlib is not installed")
             return []
-
-
-def _own_flags() -> list[str]:
-    """Names of this script's flags, without those of absl."""
-    own = flags.FlagValues()
-    define_flags(own)
-    return sorted(own)
 
 
 def _name_of_eval_records(plan: Plan) -> str:
@@ -436,25 +407,23 @@ def _write_eval_results(
     results: dict[str, Any] = {_EVAL_NAMES[name]: value for name, value in figures.items()}
     results["global_step"] = step
     lines = [f"{name} = {results[name]}\n" for name in sorted(results)]
-    (folder / "eval_results.txt").write_text("".join(lines), encoding="utf-8")
-    (folder / "eval_results.json").write_text(
-        json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    write_text(folder / "eval_results.txt", "".join(lines))
+    write_json(folder / "eval_results.json", results)
     return results
 
 
-def run(values: flags.FlagValues) -> None:
-    """Do as the flags say.
+def run(options: PretrainingOptions) -> None:
+    """Do as the options say.
 
     Raises:
-        InputError, ValueError, OSError, RuntimeError: bad flags, data or model; one line says what.
+        ValueError, OSError, RuntimeError: bad options, data or model; one line says what.
     """
-    check_flags(values)
-    if values.find_batch_size:
-        find_batch_size(values)
+    logging.set_verbosity(max(logging.INFO, logging.get_verbosity()))
+    if options.find_batch_size:
+        find_batch_size(options)
         return
-    training = read(TrainingOptions, values)
-    strategy = training_setup.strategy_of(training)  # before anything else of TensorFlow runs
-    shared = {"eval_batch_size": values.eval_batch_size} if values.do_eval else {}
-    training_setup.check_batch_sizes(training, strategy, values.train_batch_size, **shared)
-    PretrainingRun(values, make_plan(values), strategy).run()
+    # Before anything else of TensorFlow runs.
+    strategy = training_setup.strategy_of(options.training)
+    shared = {"eval_batch_size": options.eval_batch_size} if options.do_eval else {}
+    training_setup.check_batch_sizes(options.training, strategy, options.train_batch_size, **shared)
+    PretrainingRun(options, make_plan(options), strategy).run()

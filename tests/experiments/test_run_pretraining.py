@@ -10,7 +10,6 @@ import time
 
 import numpy as np
 import pytest
-from absl import flags
 
 from bert_tf.records.encoding import encode_examples, encode_framed_examples
 from bert_tf.records.files import RecordWriter, scan_records
@@ -19,10 +18,10 @@ from bert_tf.training.log import read_metrics
 from bert_tf.weights.tensor_bundle import read_tensors
 from bert_tf.weights.tensor_files import checkpoint_steps
 from experiments.command_line import preemption
-from experiments.pretraining import flags as pretraining_flags
-from experiments.pretraining.flags import check_flags
+from experiments.pretraining.options import PretrainingOptions
 from experiments.pretraining.plan import make_plan
 from experiments.pretraining.run import PretrainingRun, training_dataset
+from tests.support import command_options
 from tests.support import synthetic_records as synthetic
 from tests.support.pretraining_runs import STEPS, arguments, finish, log_of, start, write_data
 from tests.support.synthetic_records import LENGTH, PREDICTIONS, VOCAB_SIZE
@@ -213,12 +212,10 @@ def test_files_and_figures_of_a_run(data, whole):
 
 
 def test_frozen_weights_stay_and_lower_layers_learn_less(data, tmp_path):
-    values = flags.FlagValues()
-    pretraining_flags.define_flags(values)
     changes = {"num_train_steps": 2, "num_warmup_steps": 1, "layer_wise_decay": 0.5}
     changes |= {"freeze_layers": 0, "freeze": "pooler/dense/bias$", "save_checkpoints_steps": 1}
-    values(["run_pretraining.py", *arguments(data, tmp_path, **changes)])
-    run = PretrainingRun(values, make_plan(values), None)
+    options = command_options.parse(PretrainingOptions, arguments(data, tmp_path, **changes))
+    run = PretrainingRun(options, make_plan(options), None)
     before = {v.path: v.numpy() for v in run.model.weights}
     run.load()
     run.train()
@@ -263,12 +260,9 @@ def refused(data, tmp_path):
     """Return a function that validates flags and returns the one line of the error."""
 
     def check(**changes):
-        values = flags.FlagValues()
-        pretraining_flags.define_flags(values)
-        values(["run_pretraining.py", *arguments(data, tmp_path / "out", **changes)])
+        given = arguments(data, tmp_path / "out", **changes)
         with pytest.raises((ValueError, OSError)) as caught:
-            check_flags(values)
-            make_plan(values)
+            make_plan(command_options.parse(PretrainingOptions, given))
         assert not (tmp_path / "out").exists()
         text = str(caught.value)
         assert "\n" not in text
@@ -355,11 +349,10 @@ def test_damaged_records_are_left_out_counted_and_named(refused, data, tmp_path,
     damaged.write_bytes(whole)
     message = f"{damaged}: record 7: corrupt"
     assert message in refused(input_file=damaged)
-    values = flags.FlagValues()
-    pretraining_flags.define_flags(values)
     names = {"input_file": f"{damaged},{data}/train-1*", "skip_corrupt_records": True}
-    values(["run_pretraining.py", *arguments(data, tmp_path / "out", **names)])
-    plan = make_plan(values)
+    given = arguments(data, tmp_path / "out", **names)
+    options = command_options.parse(PretrainingOptions, given)
+    plan = make_plan(options)
     (phase,) = plan.phases
     assert phase.files == [str(damaged), f"{data}/train-1.tfrecord.gz"]  # as in config.json
     assert phase.counts == [101 - 7, 53]
@@ -368,6 +361,6 @@ def test_damaged_records_are_left_out_counted_and_named(refused, data, tmp_path,
     assert scan_records(read[str(damaged)]) == 101 - 7
     assert f"left out: {message}" in caplog.text and "and 2 more" in caplog.text
     assert "7 damaged records or stretches left out, 184 records sound" in caplog.text
-    dataset = training_dataset(values, plan, phase, 0)
+    dataset = training_dataset(options, plan, phase, 0)
     (inputs, _, _) = next(dataset.as_numpy_iterator())
     assert inputs["input_ids"].shape == (13, LENGTH)

@@ -1,0 +1,186 @@
+"""Options of pre-training, and what they may be together."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from bert_tf.options import check, option
+from experiments.command_line.exit_status import InputError
+from experiments.command_line.training_options import TRAJECTORY_NAMES, TrainingOptions
+
+# What may differ from the run that is continued only at the price of another trajectory.
+TRAJECTORY = (
+    *("train_batch_size", "learning_rate", "num_train_steps", "num_warmup_steps", "seed"),
+    *("second_train_batch_size", "second_phase_steps"),
+    *("second_learning_rate", "second_num_warmup_steps"),
+    *TRAJECTORY_NAMES,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseOptions:
+    """What is asked for of one phase, which takes the steps from `begin` up to `end`.
+
+    Attributes:
+        prefix: of the names of its flags.
+        input_file: its records.
+        max_seq_length: tokens in a sequence.
+        max_predictions_per_seq: predictions in a sequence.
+        batch_size: sequences in a batch.
+        begin: steps before it.
+        end: steps when it has ended.
+    """
+
+    prefix: str
+    input_file: str
+    max_seq_length: int
+    max_predictions_per_seq: int
+    batch_size: int
+    begin: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingOptions:
+    """What run_pretraining.py is asked for.
+
+    Raises:
+        InputError: options do not fit each other.
+    """
+
+    bert_config_file: str | None = option(None, "bert_config.json of the model.")
+    model_size: str | None = option(
+        None, "Instead of bert_config_file: tiny, mini, small, medium, base, large."
+    )
+    input_file: str = option(None, "Training records: names and globs, comma separated.")
+    output_dir: str = option(None, "Folder of checkpoints, logs and results.")
+    second_input_file: str | None = option(
+        None, "Records of a second phase, of other length, as of 512 tokens."
+    )
+    second_max_seq_length: int = option(512, "Tokens in a sequence of it.", minimum=1)
+    second_max_predictions_per_seq: int = option(77, "Predictions in a sequence of it.", minimum=1)
+    second_train_batch_size: int | None = option(
+        None, "Sequences in a batch of it; train_batch_size if not.", minimum=1
+    )
+    second_phase_steps: int | None = option(
+        None, "The last steps, which are its; by default a tenth.", minimum=1
+    )
+    second_learning_rate: float | None = option(
+        None, "Its own peak; by default the first decay goes on.", above=0, below=math.inf
+    )
+    second_num_warmup_steps: int = option(0, "Steps of its own warm-up.")
+    init_checkpoint: str | None = option(
+        None, "Weights to begin with: TF1, transformers, KerasHub or ours."
+    )
+    init_ignore: str = option(
+        "", "Regular expressions of checkpoint tensors to leave, comma separated."
+    )
+    init_allow_missing: str = option(
+        "", "Regular expressions of weights that it may lack, likewise."
+    )
+    max_seq_length: int = option(
+        128, "Tokens in a sequence; must be that of the records.", minimum=1
+    )
+    max_predictions_per_seq: int = option(
+        20, "Predictions in a sequence; must be the records'.", minimum=1
+    )
+    do_train: bool = option(False, "Whether to train.")
+    do_eval: bool = option(False, "Whether to evaluate.")
+    train_batch_size: int = option(32, "Sequences in a training batch.", minimum=1)
+    eval_batch_size: int = option(8, "Sequences in an evaluation batch.", minimum=1)
+    learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)
+    num_train_steps: int = option(100000, "Training steps in all.", minimum=1)
+    num_warmup_steps: int = option(10000, "Steps of linear warm-up.", minimum=0)
+    save_checkpoints_steps: int = option(1000, "Steps between two checkpoints.", minimum=1)
+    iterations_per_loop: int = option(1000, "Steps at most in one call of the graph.", minimum=1)
+    max_eval_steps: int = option(
+        100, "Evaluation batches at most; 0 for all of the records.", minimum=0
+    )
+    eval_input_file: str | None = option(
+        None, "Held-out records to evaluate on; input_file by default."
+    )
+    eval_every_steps: int = option(
+        0, "Also evaluate every so many training steps; 0 for never.", minimum=0
+    )
+    vocab_file: str | None = option(
+        None, "Vocabulary of the records: checked, and copied to output_dir."
+    )
+    do_lower_case: bool | None = option(None, "Casing of the records, where no manifest says it.")
+    do_whole_word_mask: bool = option(False, "Dynamic masking of records without a manifest.")
+    masked_lm_prob: float = option(0.15, "Dynamic masking of records without a manifest.")
+    skip_corrupt_records: bool = option(
+        False, "Leave damaged records out: they are counted and named."
+    )
+    seed: int = option(
+        12345, "Of initial weights, dropout, order of records and dynamic masks.", minimum=0
+    )
+    log_steps: int = option(25, "Steps between two log lines.", minimum=1)
+    keep_checkpoints: int = option(5, "Newest checkpoints to keep, beside the best.", minimum=1)
+    tensorboard: bool = option(True, "Whether to write TensorBoard summaries.")
+    find_batch_size: bool = option(
+        False, "Measure the largest train_batch_size that fits, and end."
+    )
+    memory_limit_gib: float | None = option(
+        None, "Of find_batch_size; by default what the machine has left.", above=0
+    )
+    measure_only: bool = option(
+        False, "Take the steps and write no model: what find_batch_size runs."
+    )
+    training: TrainingOptions = TrainingOptions()
+
+    def __post_init__(self) -> None:
+        check(self)
+        first_steps = self.phases[0].end
+        if first_steps < 1:
+            raise InputError(
+                f"second_phase_steps: expected less than num_train_steps, {self.num_train_steps}, "
+                f"got {self.second_phase_steps}"
+            )
+        rate = self.second_learning_rate
+        if rate is not None and not self.second_input_file:
+            raise InputError(
+                f"second_learning_rate: expected above 0, with --second_input_file, got {rate}"
+            )
+        several_hosts = self.training.distribution_strategy == "multi_worker_mirrored"
+        if self.find_batch_size and several_hosts:
+            raise InputError(
+                "find_batch_size: measure on one host, with the strategy it would have"
+            )
+        if not self.do_train and not self.do_eval:
+            raise InputError("do_train, do_eval: expected at least one of them, got neither")
+        for name in ("input_file", "output_dir"):
+            if not getattr(self, name):
+                raise InputError(f"{name}: this flag is required")
+        if self.bert_config_file and self.model_size:
+            raise InputError("bert_config_file, model_size: expected one of them, got both")
+
+    @property
+    def phases(self) -> tuple[PhaseOptions, ...]:
+        """The phases of training: one, or two where there is a second input file."""
+        steps = self.num_train_steps
+        boundary = steps
+        if self.second_input_file:
+            last = self.second_phase_steps
+            boundary -= max(1, round(steps / 10)) if last is None else last
+        first = PhaseOptions(
+            "",
+            self.input_file,
+            self.max_seq_length,
+            self.max_predictions_per_seq,
+            self.train_batch_size,
+            0,
+            boundary,
+        )
+        if not self.second_input_file:
+            return (first,)
+        second = PhaseOptions(
+            "second_",
+            self.second_input_file,
+            self.second_max_seq_length,
+            self.second_max_predictions_per_seq,
+            self.second_train_batch_size or self.train_batch_size,
+            boundary,
+            steps,
+        )
+        return first, second
