@@ -108,13 +108,15 @@ def read(options: type[T], values: flags.FlagValues, **others: Any) -> T:
     Args:
         options: see `define`.
         values: parsed flags.
-        others: values of the fields that are no flags.
+        others: values of the fields that are no flags, and of those not to be read from theirs.
 
     Raises:
         ValueError: a value is out of bounds; the message names the option.
     """
     arguments = dict(others)
     for field, kind in _fields(options):
+        if field.name in others:
+            continue
         if dataclasses.is_dataclass(kind):
             arguments[field.name] = read(typing.cast(type, kind), values)
         elif field.metadata:

@@ -1,8 +1,6 @@
 """Text of dumps, JSON lines and plain files as one sentence a line."""
 
 import bz2
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -11,19 +9,22 @@ import hashlib
 import html
 import importlib
 import json
-import multiprocessing
 import os
 import re
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import IO
 
 from bert_tf.files import expand, write_whole
+from bert_tf.options import check, option
+from data_prep.processes.progress import Progress
+from data_prep.processes.worker_pool import WorkerPool, available_cores
 
 FORMATS = ("wikiextractor", "jsonl", "text")
 _BATCH_BYTES = 1 << 20
+_Lines = Iterator[tuple[int, bytes]]  # numbered from 1
 
 _DOC_OPEN = re.compile(rb"^<doc\s+id=")
 _DOC_TITLE = re.compile(r'\btitle="(.*)"\s*>\s*$')
@@ -53,43 +54,62 @@ _WORD = re.compile(r"\w")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How documents are turned into sentences.
+    """How documents are turned into sentences."""
 
-    Attributes:
-        format: "auto" or one of FORMATS.
-        text_field: the field of a JSON line that holds the text.
-        text_documents: "file" or "blank_line": what one document of plain text is.
-        join_lines: whether consecutive non-empty lines make one paragraph (hard-wrapped text).
-        unescape_html: whether HTML entities become characters.
-        clean_wiki: whether leftovers of wiki markup are removed (format wikiextractor).
-        drop_titles: whether the title line of an article is dropped (format wikiextractor).
-        drop_fragments: whether paragraphs of fewer than `fragment_words` words that do not end as a
-            sentence does are dropped: headings and list items (format wikiextractor).
-        fragment_words: see drop_fragments.
-        min_document_sentences: documents with fewer sentences are dropped.
-        max_document_bytes: a longer document is an error, since one document is held in memory.
-        decode_errors: "strict", "replace" or "ignore": what to do with bytes that are not UTF-8.
-        language: language code given to the default sentence splitter.
-        sentence_splitter: "module:function" taking a paragraph (str) and returning its sentences,
-            or "" for sentencex.
-        heldout_fraction: fraction of documents, chosen by a hash of their bytes, that are held out.
-    """
+    format: str = option("auto", "Format of the input files.", choices=("auto", *FORMATS))
+    text_field: str = option("text", "Field of a JSON line with the text.")
+    text_documents: str = option(
+        "file",
+        "One document of plain text: a whole file, or the lines between two empty lines.",
+        choices=("file", "blank_line"),
+    )
+    join_lines: bool = option(
+        False, "For hard-wrapped text: the lines between two empty lines are one paragraph."
+    )
+    unescape_html: bool = option(True, "Turn HTML entities to characters.")
+    # The next three are for articles, which WikiExtractor writes.
+    clean_wiki: bool = option(True, "Remove leftovers of wiki markup.")
+    drop_titles: bool = option(True, "Drop the title line of an article.")
+    drop_fragments: bool = option(
+        True,
+        "Drop headings and list items of articles: short lines that do not end as a sentence.",
+    )
+    fragment_words: int = 8  # a line of fewer is short
+    min_document_sentences: int = option(1, "Drop documents with fewer sentences.", minimum=1)
+    max_document_bytes: int = option(
+        256 << 20,
+        "A longer document is an error, since a document is held in memory.",
+        minimum=1,
+    )
+    decode_errors: str = option(
+        "strict",
+        "What to do with bytes that are not UTF-8.",
+        choices=("strict", "replace", "ignore"),
+    )
+    language: str = option("en", "Language code for sentencex.")
+    sentence_splitter: str = option(
+        "", "module:function from a paragraph to a list of sentences; empty means sentencex."
+    )
+    heldout_fraction: float = option(
+        0.0,
+        "Fraction of documents held out, whole, chosen by a hash of their bytes.",
+        minimum=0,
+        below=1,
+    )
 
-    format: str = "auto"
-    text_field: str = "text"
-    text_documents: str = "file"
-    join_lines: bool = False
-    unescape_html: bool = True
-    clean_wiki: bool = True
-    drop_titles: bool = True
-    drop_fragments: bool = True
-    fragment_words: int = 8
-    min_document_sentences: int = 1
-    max_document_bytes: int = 256 << 20
-    decode_errors: str = "strict"
-    language: str = "en"
-    sentence_splitter: str = ""
-    heldout_fraction: float = 0.0
+
+@dataclasses.dataclass(frozen=True)
+class CommandOptions:
+    """Options of the command."""
+
+    input_file: tuple[str, ...] = option(
+        None, "Input files or globs, comma-separated.", required=True
+    )
+    output_file: str = option(None, "Output text file (.gz compresses).", required=True)
+    heldout_output_file: str | None = option(None, "Output text file for held-out documents.")
+    max_documents: int | None = option(None, "Read at most so many documents.", minimum=1)
+    num_workers: int = option(0, "Worker processes; 0 means one per CPU.", minimum=0)
+    extraction: Options = dataclasses.field(default_factory=Options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +142,8 @@ def expand_inputs(patterns: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _open_input(path: str) -> Iterator[tuple[Iterable[bytes], IO[bytes]]]:
-    """Yield the decompressed stream of a file, and the file itself (for progress)."""
+def open_input(path: str) -> Iterator[tuple[Iterable[bytes], IO[bytes]]]:
+    """Open a file: the decompressed stream, and the file itself (for progress)."""
     with open(path, "rb") as raw:
         if path.endswith(".gz"):
             with gzip.GzipFile(fileobj=raw) as stream:
@@ -135,8 +155,8 @@ def _open_input(path: str) -> Iterator[tuple[Iterable[bytes], IO[bytes]]]:
             yield raw, raw
 
 
-def _readable_lines(path: str, stream: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines of a stream; a broken compressed file is an error that names the file and the line."""
+def readable_lines(path: str, stream: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a stream; an error in a compressed file names the file and the line."""
     number = 0
     try:
         for number, line in enumerate(stream, 1):  # noqa: B007
@@ -166,7 +186,7 @@ def read_documents(
     Args:
         path: the file; .gz and .bz2 are decompressed.
         options: format and limits.
-        progress: called with the number of bytes of the file read so far.
+        progress: called with the bytes of the file that were read since its last call.
 
     Yields:
         Documents in the order of the file; empty documents too, so that they are counted.
@@ -175,8 +195,8 @@ def read_documents(
         ValueError: naming file and line where the file is broken.
         OSError: where it cannot be read.
     """
-    with _open_input(path) as (stream, raw):
-        numbered = enumerate(_readable_lines(path, stream), 1)
+    with open_input(path) as (stream, raw):
+        numbered = enumerate(readable_lines(path, stream), 1)
         held: list[tuple[int, bytes]] = []
         for number, line in numbered:
             if number == 1 and line.startswith(b"\xef\xbb\xbf"):
@@ -192,17 +212,23 @@ def read_documents(
         if kind == "auto":
             kind = _recognise(path, held[-1][1])
 
+        position = 0
+
+        def advance() -> None:
+            nonlocal position
+            if progress:
+                progress(raw.tell() - position)
+                position = raw.tell()
+
         def lines() -> Iterator[tuple[int, bytes]]:
             yield from held
             for number, line in numbered:
-                if progress and number % 1024 == 0:
-                    progress(raw.tell())
+                if number % 1024 == 0:
+                    advance()
                 yield number, line
 
-        cutter = {"wikiextractor": _cut_wiki, "jsonl": _cut_jsonl, "text": _cut_text}[kind]
-        yield from cutter(path, lines(), options)
-        if progress:
-            progress(raw.tell())
+        yield from _CUTTERS[kind](path, lines(), options)
+        advance()
 
 
 def _too_long(path: str, line: int, options: Options) -> ValueError:
@@ -213,7 +239,7 @@ def _too_long(path: str, line: int, options: Options) -> ValueError:
     )
 
 
-def _cut_wiki(path, lines, options) -> Iterator[RawDocument]:
+def _cut_wiki(path: str, lines: _Lines, options: Options) -> Iterator[RawDocument]:
     start, header, body, size = 0, b"", [], 0
     for number, line in lines:
         if _DOC_OPEN.match(line):
@@ -237,7 +263,7 @@ def _cut_wiki(path, lines, options) -> Iterator[RawDocument]:
         raise ValueError(f"{path}:{start}: <doc> without </doc> before the end of the file")
 
 
-def _cut_jsonl(path, lines, options) -> Iterator[RawDocument]:
+def _cut_jsonl(path: str, lines: _Lines, options: Options) -> Iterator[RawDocument]:
     for number, line in lines:
         if len(line) > options.max_document_bytes:
             raise _too_long(path, number, options)
@@ -245,7 +271,7 @@ def _cut_jsonl(path, lines, options) -> Iterator[RawDocument]:
             yield RawDocument(path, number, "jsonl", line)
 
 
-def _cut_text(path, lines, options) -> Iterator[RawDocument]:
+def _cut_text(path: str, lines: _Lines, options: Options) -> Iterator[RawDocument]:
     by_blank_line = options.text_documents == "blank_line"
     start, body, size = 1, [], 0
     for number, line in lines:
@@ -260,6 +286,9 @@ def _cut_text(path, lines, options) -> Iterator[RawDocument]:
             raise _too_long(path, start, options)
     if size:
         yield RawDocument(path, start, "text", b"".join(body))
+
+
+_CUTTERS = {"wikiextractor": _cut_wiki, "jsonl": _cut_jsonl, "text": _cut_text}
 
 
 # === One document ===
@@ -489,55 +518,50 @@ def process_batch(batch: Sequence[RawDocument], options: Options) -> tuple[bytes
     return train, heldout, counts
 
 
+class _Extractor:
+    """What a worker process does: documents to lines."""
+
+    def __init__(self, options: Options):
+        self._options = options
+
+    def process(self, batch: Sequence[RawDocument]) -> tuple[bytes, bytes, Counts]:
+        return process_batch(batch, self._options)
+
+
 def _batches(
     paths: Sequence[str],
     options: Options,
     max_documents: int | None,
-    progress: Callable[[int], None] | None,
-) -> Iterator[list[RawDocument]]:
-    batch, size, documents, bytes_before = [], 0, 0, 0
+    progress: Callable[[int], None],
+) -> Iterator[tuple[list[RawDocument]]]:
+    batch, size, documents = [], 0, 0
     for path in paths:
-        report = None
-        if progress:
-            report = functools.partial(lambda before, now: progress(before + now), bytes_before)
-        for document in read_documents(path, options, report):
+        for document in read_documents(path, options, progress):
             if max_documents is not None and documents >= max_documents:
                 break
             documents += 1
             batch.append(document)
             size += len(document.data)
             if size >= _BATCH_BYTES:
-                yield batch
+                yield (batch,)
                 batch, size = [], 0
-        bytes_before += os.path.getsize(path)
     if batch:
-        yield batch
+        yield (batch,)
 
 
-def _results(batches, options: Options, num_workers: int) -> Iterator[tuple[bytes, bytes, Counts]]:
-    if num_workers == 1:
-        for batch in batches:
-            yield process_batch(batch, options)
-        return
-    # "spawn" behaves the same on Linux and macOS; the queue is short, so memory is bounded.
-    with concurrent.futures.ProcessPoolExecutor(
-        num_workers, mp_context=multiprocessing.get_context("spawn")
-    ) as pool:
-        pending: collections.deque = collections.deque()
-        try:
-            for batch in batches:
-                pending.append(pool.submit(process_batch, batch, options))
-                if len(pending) > 2 * num_workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BrokenProcessPool as error:
-            raise OSError(
-                "a worker process was killed (out of memory?); use fewer --num_workers"
-            ) from error
-        finally:
-            for future in pending:
-                future.cancel()
+def _check(options: Options, output_file: str, heldout_output_file: str | None) -> None:
+    check(options)
+    if options.join_lines and options.text_documents == "blank_line":
+        raise ValueError(
+            "join_lines: empty lines cannot separate both paragraphs (join_lines) and documents "
+            "(text_documents='blank_line')"
+        )
+    if bool(heldout_output_file) != (options.heldout_fraction > 0):
+        raise ValueError(
+            "heldout_output_file and heldout_fraction belong together: "
+            f"got {heldout_output_file!r} and {options.heldout_fraction}"
+        )
+    load_splitter(options.sentence_splitter, options.language)  # A wrong name fails here, at once.
 
 
 def extract_corpus(
@@ -553,14 +577,14 @@ def extract_corpus(
     """Write one sentence per line, with an empty line after each document.
 
     Args:
-        input_files: names and globs of files; see the module's docstring for the formats.
+        input_files: names and globs of files; see the command's docstring for the formats.
         output_file: text file to write; compressed when it ends in .gz. An existing file is
             replaced once the new one is complete.
         options: how documents are read and split; by default `Options()`.
         heldout_output_file: where documents chosen by `options.heldout_fraction` go.
         max_documents: read at most so many documents.
         num_workers: worker processes; 1 works in this process. The output does not depend on it.
-        show_progress: draw a progress bar on stderr.
+        show_progress: report on standard error.
 
     Returns:
         Counts of documents and sentences.
@@ -568,31 +592,10 @@ def extract_corpus(
     Raises:
         ValueError: for bad options, and for bad input, naming file and line.
         OSError: for files that cannot be read or written.
+        RuntimeError: a worker process died.
     """
     options = options or Options()
-    if options.format not in (*FORMATS, "auto"):
-        raise ValueError(f"format: expected auto or one of {FORMATS}, got {options.format!r}")
-    if options.text_documents not in ("file", "blank_line"):
-        raise ValueError(
-            f"text_documents: expected 'file' or 'blank_line', got {options.text_documents!r}"
-        )
-    if options.join_lines and options.text_documents == "blank_line":
-        raise ValueError(
-            "join_lines: empty lines cannot separate both paragraphs (join_lines) and documents "
-            "(text_documents='blank_line')"
-        )
-    if not 0 <= options.heldout_fraction < 1:
-        raise ValueError(
-            f"heldout_fraction: expected 0 <= fraction < 1, got {options.heldout_fraction}"
-        )
-    if bool(heldout_output_file) != (options.heldout_fraction > 0):
-        raise ValueError(
-            "heldout_output_file and heldout_fraction belong together: "
-            f"got {heldout_output_file!r} and {options.heldout_fraction}"
-        )
-    if num_workers < 1:
-        raise ValueError(f"num_workers: expected at least 1, got {num_workers}")
-    load_splitter(options.sentence_splitter, options.language)  # A wrong name fails here, at once.
+    _check(options, output_file, heldout_output_file)
     paths = expand_inputs(input_files)
     outputs = {os.path.realpath(p) for p in (output_file, heldout_output_file) if p}
     for path in paths:
@@ -600,27 +603,15 @@ def extract_corpus(
             raise ValueError(f"output_file: {path} is also an input")
 
     counts = Counts()
+    total = sum(os.path.getsize(path) for path in paths)
     with contextlib.ExitStack() as stack:
-        progress = None
-        if show_progress:
-            from tqdm import tqdm
-
-            total = sum(os.path.getsize(path) for path in paths)
-            # mininterval is long enough for a log file; None hides the bar where no one watches.
-            bar = stack.enter_context(
-                tqdm(total=total, unit="B", unit_scale=True, desc="extract", disable=None)
-            )
-
-            def advance(position: int) -> None:
-                bar.update(position - bar.n)
-
-            progress = advance
-
         stream, heldout_stream = stack.enter_context(write_whole(output_file)), None
         if heldout_output_file:
             heldout_stream = stack.enter_context(write_whole(heldout_output_file))
-        batches = _batches(paths, options, max_documents, progress)
-        for train, heldout, batch_counts in _results(batches, options, num_workers):
+        progress = stack.enter_context(Progress("extract", total, "B", show=show_progress))
+        pool = stack.enter_context(WorkerPool(num_workers, _Extractor, options))
+        batches = _batches(paths, options, max_documents, progress.update)
+        for train, heldout, batch_counts in pool.map("process", batches):
             stream.write(train)
             if heldout_stream:
                 heldout_stream.write(heldout)
@@ -631,6 +622,24 @@ def extract_corpus(
                 f"the first being {paths[0]} ({counts.documents_read} were read)"
             )
     return counts
+
+
+def run(options: CommandOptions) -> None:
+    """Run the command."""
+    start = time.monotonic()
+    counts = extract_corpus(
+        options.input_file,
+        options.output_file,
+        options=options.extraction,
+        heldout_output_file=options.heldout_output_file,
+        max_documents=options.max_documents,
+        num_workers=options.num_workers or available_cores(),
+        show_progress=True,
+    )
+    seconds = time.monotonic() - start
+    heldout = options.heldout_output_file or ""
+    for line in report_lines(counts, seconds, options.output_file, heldout):
+        print(line)
 
 
 def report_lines(counts: Counts, seconds: float, output_file: str, heldout: str) -> list[str]:

@@ -2,16 +2,19 @@
 
 import ast
 import contextlib
+import dataclasses
 import inspect
 import os
 import re
 import sys
 import sysconfig
+import time
 import types
 import warnings
 from collections.abc import Iterator
 
 from bert_tf.files import write_whole
+from bert_tf.options import option
 from data_prep.corpus.extraction import Counts, is_held_out, load_splitter, split_paragraph
 
 # Folders without documentation, or not of the standard library.
@@ -37,6 +40,17 @@ _FUNCTION_WORD = re.compile(
     re.IGNORECASE,
 )
 _LEGAL = re.compile(r"copyright|all rights reserved|\(c\)|licen[sc]ed? (?:to|under)", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandOptions:
+    """Options of the command."""
+
+    output_file: str = option(None, "Output text file (.gz compresses).", required=True)
+    heldout_output_file: str | None = option(None, "Output text file for held-out documents.")
+    heldout_fraction: float = option(
+        0.05, "Fraction of documents held out, by name.", minimum=0, below=1
+    )
 
 
 def _is_prose(text: str) -> bool:
@@ -281,3 +295,24 @@ def write_python_docs(
                 counts.sentences += len(sentences)
                 counts.bytes += len(data)
     return counts
+
+
+def run(options: CommandOptions) -> None:
+    """Run the command."""
+    start = time.monotonic()
+    counts = write_python_docs(
+        options.output_file,
+        options.heldout_output_file,
+        heldout_fraction=options.heldout_fraction,
+    )
+    print(
+        f"{options.output_file}: {counts.documents:,} documents, {counts.sentences:,} sentences, "
+        f"{counts.bytes / 1e6:.2f} MB"
+    )
+    if options.heldout_output_file:
+        print(
+            f"{options.heldout_output_file}: {counts.heldout_documents:,} documents, "
+            f"{counts.heldout_sentences:,} sentences, {counts.heldout_bytes / 1e6:.2f} MB"
+        )
+    version = ".".join(map(str, sys.version_info[:3]))
+    print(f"documentation of Python {version}, read in {time.monotonic() - start:.1f} s")

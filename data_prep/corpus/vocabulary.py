@@ -2,16 +2,33 @@
 
 import collections
 import dataclasses
-import gzip
 import itertools
-import zlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 
+from bert_tf.files import write_text
+from bert_tf.options import option
 from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS
 from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD, BasicTokenizer
+from data_prep.corpus.extraction import expand_inputs, open_input, readable_lines
 
 _MAX_CHUNKS = 2**20  # distinct chunks held before their words are counted
 _WORDS_PER_SEQUENCE = 1000  # what the trainer takes at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandOptions:
+    """Options of the command; `learn_vocab` holds the numbers against their bounds."""
+
+    input_file: tuple[str, ...] = option(
+        None, "Text files or globs, comma-separated; .gz is read.", required=True
+    )
+    output_file: str = option(None, "Vocabulary file to write.", required=True)
+    vocab_size: int = option(30522, "Most pieces to learn, special tokens included.")
+    do_lower_case: bool = option(True, "Lower-case the text and strip accents.")
+    min_frequency: int = option(2, "Occurrences that a pair needs to become a piece.")
+    num_unused: int = option(994, "Number of [unused] slots.")
+    limit_alphabet: int = option(1000, "Most characters to keep, the frequent ones.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +66,17 @@ def special_pieces(num_unused: int) -> list[str]:
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """Lines of a UTF-8 text file, decompressed where its name ends in .gz.
+    """Lines of a UTF-8 text file, decompressed where its name ends in .gz or .bz2.
 
     Raises:
         ValueError: naming file and line where the file is not UTF-8 or the compression is broken.
     """
-    number = 0
-    with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as stream:
-        try:
-            for number, line in enumerate(stream, start=1):  # noqa: B007
+    with open_input(path) as (stream, _):
+        for number, line in enumerate(readable_lines(path, stream), start=1):
+            try:
                 yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}:{number}: not UTF-8: {error}") from None
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path}:{number + 1}: cannot read further: {error}") from error
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}:{number}: not UTF-8: {error}") from None
 
 
 def count_words(lines: Iterable[str], do_lower_case: bool = True) -> collections.Counter[str]:
@@ -190,3 +204,38 @@ def _sequences(words: Sequence[tuple[str, int]]) -> Iterator[str]:
     repeated = itertools.chain.from_iterable(itertools.repeat(word, count) for word, count in words)
     while sequence := list(itertools.islice(repeated, _WORDS_PER_SEQUENCE)):
         yield " ".join(sequence)
+
+
+def run(options: CommandOptions) -> None:
+    """Run the command."""
+    paths = expand_inputs(options.input_file)
+    lines = itertools.chain.from_iterable(map(read_lines, paths))
+    words = count_words(lines, options.do_lower_case)
+    if not words:
+        raise ValueError(f"--input_file: no words in {', '.join(paths)}")
+    vocabulary = learn_vocab(
+        words,
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        num_unused=options.num_unused,
+        limit_alphabet=options.limit_alphabet,
+    )
+    write_text(options.output_file, "".join(f"{piece}\n" for piece in vocabulary.pieces))
+    print(
+        f"{vocabulary.num_words:,} words, {vocabulary.num_distinct_words:,} distinct, "
+        f"{vocabulary.unknown_word_fraction:.2%} [UNK] for lack of a character"
+    )
+    if dropped := vocabulary.dropped_characters:
+        print(
+            f"{len(dropped):,} characters beyond --limit_alphabet={options.limit_alphabet} "
+            f"dropped, such as {' '.join(dropped[:9])}"
+        )
+    if len(vocabulary.pieces) < options.vocab_size:
+        print(
+            f"fewer pieces than --vocab_size={options.vocab_size}: no other pair occurs "
+            f"{options.min_frequency} times"
+        )
+    print(
+        f"wrote {options.output_file}: {len(vocabulary.pieces):,} pieces, "
+        f"{vocabulary.alphabet_size:,} characters, {os.path.getsize(options.output_file):,} bytes"
+    )

@@ -1,1 +1,1 @@
-"""Worker processes, their progress, and the lock on their folder."""
+"""Worker processes, their progress, the lock on their folder, and the process of a command."""
