@@ -171,7 +171,8 @@ def _fields(options: type) -> Iterator[tuple[dataclasses.Field, Any]]:
     for field in dataclasses.fields(options):
         kind = hints[field.name]
         if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-            (kind,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
+            # Of several types the first is that of the flag.
+            kind, *_ = (part for part in typing.get_args(kind) if part is not types.NoneType)
         yield field, kind
 
 

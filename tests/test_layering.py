@@ -188,6 +188,7 @@ def python(code: str, **environment: str) -> str:
 
 def light_modules() -> list[str]:
     names = ["bert_tf", "bert_tf.tokenization.wordpiece"]
+    names += ["bert_tf.training.errors", "bert_tf.training.options"]
     for package in (*(f"bert_tf/{folder}" for folder in LIGHT), "data_prep"):
         files = files_of(package) or [REPOSITORY / f"{package}.py"]
         modules = (path.relative_to(REPOSITORY).with_suffix("") for path in files)

@@ -4,6 +4,7 @@ from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
     from bert_tf.training.distribution import create_strategy as create_strategy
+    from bert_tf.training.errors import StoppedError as StoppedError
     from bert_tf.training.finetuning import make_model as make_model
     from bert_tf.training.losses import MaskedLMLoss as MaskedLMLoss
     from bert_tf.training.losses import NextSentenceLoss as NextSentenceLoss
@@ -20,5 +21,5 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.training.optimizers import WarmupLinearDecay as WarmupLinearDecay
     from bert_tf.training.optimizers import create_optimizer as create_optimizer
     from bert_tf.training.optimizers import layer_wise_rules as layer_wise_rules
-    from bert_tf.training.trainer import StoppedError as StoppedError
+    from bert_tf.training.options import TrainerOptions as TrainerOptions
     from bert_tf.training.trainer import Trainer as Trainer

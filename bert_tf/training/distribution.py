@@ -17,10 +17,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from bert_tf.training.options import LOSS_NORMALIZATIONS
+
 STRATEGIES = ("one_device", "mirrored", "multi_worker_mirrored", "tpu")
 MIRRORED_ALGORITHMS = ("nccl", "hierarchical_copy", "reduction_to_one_device")
 MULTI_WORKER_ALGORITHMS = ("auto", "ring", "nccl")
-LOSS_NORMALIZATIONS = ("global", "per_replica")
 
 
 def create_strategy(

@@ -302,9 +302,11 @@ class _Training:
         import tensorflow as tf
 
         from bert_tf.models.lora import merge_lora
+        from bert_tf.training.errors import NonFiniteLossError
         from bert_tf.training.finetuning import make_model
         from bert_tf.training.objectives import FineTuningObjective
-        from bert_tf.training.trainer import NonFiniteLossError, Trainer, set_precision
+        from bert_tf.training.options import TrainerOptions
+        from bert_tf.training.trainer import Trainer, set_precision
         from bert_tf.weights import adapters, save
         from bert_tf.weights.adapters import load_adapters
         from bert_tf.weights.load import load_checkpoint
@@ -341,14 +343,16 @@ class _Training:
             optimizer,
             FineTuningObjective(job.kind),
             folder,
-            jit_compile=values.jit_compile,
-            log_steps=values.log_steps,
-            save_checkpoints_steps=values.save_checkpoints_steps or None,
-            keep_checkpoints=1,
-            steps_per_call=values.iterations_per_loop,
-            tensorboard=values.tensorboard,
+            TrainerOptions(
+                jit_compile=values.jit_compile,
+                steps_per_call=values.iterations_per_loop,
+                log_steps=values.log_steps,
+                save_checkpoints_steps=values.save_checkpoints_steps or None,
+                keep_checkpoints=1,
+                tensorboard=values.tensorboard,
+                **training_setup.trainer_arguments(training),
+            ),
             strategy=strategy,
-            **training_setup.trainer_arguments(training),
         )
         if self.trainer.restore() is not None:
             self._remember()

@@ -23,6 +23,7 @@ from bert_tf.options import to_dict
 from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing, write_config
 from bert_tf.training.objectives import PretrainingObjective
 from bert_tf.training.optimizers import WarmupLinearDecay
+from bert_tf.training.options import TrainerOptions
 from bert_tf.training.trainer import Trainer, set_precision
 from bert_tf.weights.load import load_checkpoint
 from bert_tf.weights.locate import WEIGHTS_NAME
@@ -150,15 +151,19 @@ class PretrainingRun:
             optimizer,
             PretrainingObjective(plan.config.next_sentence_prediction),
             self.folder,
-            jit_compile=training.jit_compile,
-            log_steps=options.log_steps,
-            save_checkpoints_steps=None if options.measure_only else options.save_checkpoints_steps,
-            keep_checkpoints=options.keep_checkpoints,
-            keep_best_by="loss",
-            steps_per_call=options.iterations_per_loop,
-            tensorboard=options.tensorboard,
+            TrainerOptions(
+                jit_compile=training.jit_compile,
+                steps_per_call=options.iterations_per_loop,
+                log_steps=options.log_steps,
+                save_checkpoints_steps=(
+                    None if options.measure_only else options.save_checkpoints_steps
+                ),
+                keep_checkpoints=options.keep_checkpoints,
+                keep_best_by="loss",
+                tensorboard=options.tensorboard,
+                **training_setup.trainer_arguments(training),
+            ),
             strategy=strategy,
-            **training_setup.trainer_arguments(training),
         )
 
     def _check_continuation(self) -> None:

@@ -11,6 +11,7 @@ from bert_tf.models.lora import PROJECTIONS, add_lora, lora_layers, merge_lora, 
 from bert_tf.training.finetuning import make_model
 from bert_tf.training.objectives import FineTuningObjective
 from bert_tf.training.optimizers import AdamWeightDecay, create_optimizer
+from bert_tf.training.options import TrainerOptions
 from bert_tf.training.trainer import Trainer
 from bert_tf.weights.adapters import load_adapters, save_adapters
 from bert_tf.weights.load import load_model
@@ -229,10 +230,9 @@ def make_trainer(folder):
         create_optimizer(1e-2, 6, 1),
         FineTuningObjective("classification"),
         folder,
-        jit_compile=False,
-        save_checkpoints_steps=3,
-        tensorboard=False,
-        verbose=False,
+        TrainerOptions(
+            jit_compile=False, save_checkpoints_steps=3, tensorboard=False, verbose=False
+        ),
     )
 
 

@@ -57,6 +57,7 @@ def make_trainer(case: Case, folder: pathlib.Path, strategy=None):
     from bert_tf.models.task_models import bert_pretrainer
     from bert_tf.training.objectives import PretrainingObjective
     from bert_tf.training.optimizers import create_optimizer
+    from bert_tf.training.options import TrainerOptions
     from bert_tf.training.trainer import Trainer
     from tests.support import synthetic_records as synthetic
 
@@ -84,14 +85,16 @@ def make_trainer(case: Case, folder: pathlib.Path, strategy=None):
         optimizer,
         PretrainingObjective(),
         folder,
-        jit_compile=case.jit_compile,
-        log_steps=1,
-        save_checkpoints_steps=case.save_steps,
-        tensorboard=False,
-        verbose=False,
+        TrainerOptions(
+            jit_compile=case.jit_compile,
+            log_steps=1,
+            save_checkpoints_steps=case.save_steps,
+            tensorboard=False,
+            verbose=False,
+            gradient_accumulation_steps=case.accumulation,
+            loss_normalization=case.normalization,
+        ),
         strategy=strategy,
-        gradient_accumulation_steps=case.accumulation,
-        loss_normalization=case.normalization,
     )
 
 

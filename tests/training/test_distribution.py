@@ -308,8 +308,9 @@ def test_step_is_for_a_compiler_of_static_shapes_without_strings(records_file, t
     """What a TPU demands; XLA takes the whole step of two accumulated parts."""
     case = Case(accumulation=2, jit_compile=True, dropout=0.1)
     trainer = runs.make_trainer(case, tmp_path)
-    batches = trainer._training_batches(lambda _: runs.dataset_of(case, records_file), 0, BATCH)
-    step = tf.function(trainer._train_step, jit_compile=True)
+    make_dataset = lambda _: runs.dataset_of(case, records_file)  # noqa: E731
+    batches = trainer.train_step.training_batches(make_dataset, 0, BATCH)
+    step = tf.function(trainer.train_step.single_step, jit_compile=True)
     definition = step.get_concrete_function(batches.element_spec).graph.as_graph_def()
     nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
     assert len(nodes) > 500

@@ -11,6 +11,7 @@ from bert_tf.training.finetuning import make_model
 from bert_tf.training.log import METRICS_NAME, read_metrics
 from bert_tf.training.objectives import FineTuningObjective
 from bert_tf.training.optimizers import AdamWeightDecay, create_optimizer, layer_wise_rules
+from bert_tf.training.options import TrainerOptions
 from bert_tf.training.trainer import Trainer
 from tests.input_pipeline.test_finetuning import (
     BATCH,
@@ -178,10 +179,7 @@ def make_trainer(folder, model, kind, steps=STEPS, **options):
         create_optimizer(RATE, steps, steps // 10, bias_correction=True),
         FineTuningObjective(kind),
         folder,
-        jit_compile=False,
-        tensorboard=False,
-        verbose=False,
-        **options,
+        TrainerOptions(jit_compile=False, tensorboard=False, verbose=False, **options),
     )
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.training import progress
+from bert_tf.training.errors import NonFiniteLossError
 from bert_tf.training.log import (
     METRICS_NAME,
     append_metrics,
@@ -20,14 +21,9 @@ from bert_tf.training.log import (
 )
 from bert_tf.training.objectives import PretrainingObjective, pretraining_compile_arguments
 from bert_tf.training.optimizers import create_optimizer
+from bert_tf.training.options import TrainerOptions
 from bert_tf.training.progress import Progress
-from bert_tf.training.trainer import (
-    BestStep,
-    NonFiniteLossError,
-    Trainer,
-    resolve_jit_compile,
-    set_precision,
-)
+from bert_tf.training.trainer import BestStep, Trainer, resolve_jit_compile, set_precision
 from bert_tf.weights.tensor_bundle import read_tensors
 from bert_tf.weights.tensor_files import checkpoint_steps
 from tests.support import synthetic_records as synthetic
@@ -71,9 +67,9 @@ def make_trainer(folder, *, seed=3, precision=None, config=None, **settings):
         optimizer,
         PretrainingObjective(config.next_sentence_prediction),
         folder,
-        tensorboard=False,
-        jit_compile=settings.pop("jit_compile", False),
-        **settings,
+        TrainerOptions(
+            tensorboard=False, jit_compile=settings.pop("jit_compile", False), **settings
+        ),
     )
 
 
