@@ -1,23 +1,28 @@
 """The options of data preparation for pre-training, and what follows from them alone."""
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from absl import flags
 
 from bert_tf.files import sha256
+from bert_tf.options import define, option, read
 from bert_tf.records.files import output_base
 from bert_tf.records.schema import FeatureSpec, pretraining_features, unmasked_pretraining_features
 from bert_tf.tokenization.vocabulary import PAD_TOKEN, is_uncased_vocabulary
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
+
+flags.disclaim_key_flags()  # as in bert_tf.options
 
 FORMAT_VERSION = 1  # of what lies in a work folder, and of the order of random draws
 
@@ -27,43 +32,44 @@ PAIRS_STAGE, PLAN_STAGE, RECORDS_STAGE = 1, 2, 3
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is made from what. Names and defaults are the original's where it has the flag.
+    """What is made from what.
 
     Attributes:
         input_files: text, one sentence a line, blank lines between documents; .gz is decompressed.
         output_files: TFRecord files; .gz is compressed.
-        vocab_file: WordPiece vocabulary.
-        do_lower_case: True for uncased models.
-        do_whole_word_mask: mask whole words.
-        max_seq_length: tokens of a padded sequence.
-        max_predictions_per_seq: padded number of masked tokens.
-        random_seed: any integer.
-        dupe_factor: how often the text is gone through, each time with other pairs and masks.
-        masked_lm_prob: fraction of tokens that is predicted.
-        short_seq_prob: probability that a document is cut into shorter pairs.
-        mask_prob: fraction of predicted tokens replaced by [MASK].
-        random_prob: fraction replaced by a random piece.
-        keep_prob: fraction left as it is.
-        dynamic_masking: write unmasked pairs; masks are drawn while training.
-        compatible: exactly the original script's records for this seed, in one process.
     """
 
     input_files: tuple[str, ...]
     output_files: tuple[str, ...]
-    vocab_file: str
-    do_lower_case: bool = True
-    do_whole_word_mask: bool = False
-    max_seq_length: int = 128
-    max_predictions_per_seq: int = 20
-    random_seed: int = 12345
-    dupe_factor: int = 10
-    masked_lm_prob: float = 0.15
-    short_seq_prob: float = 0.1
-    mask_prob: float = 0.8
-    random_prob: float = 0.1
-    keep_prob: float = 0.1
-    dynamic_masking: bool = False
-    compatible: bool = False
+    # The rest are flags. Names and defaults are the original's where it has the flag.
+    vocab_file: str = option(None, "Vocabulary of the model, one WordPiece a line.", required=True)
+    do_lower_case: bool = option(
+        True, "Lower-case the text: True for uncased models, False for cased ones."
+    )
+    do_whole_word_mask: bool = option(False, "Mask whole words instead of single pieces.")
+    max_seq_length: int = option(128, "Tokens of a sequence, at least 5.")
+    max_predictions_per_seq: int = option(
+        20, "Most masked tokens in a sequence; about max_seq_length * masked_lm_prob."
+    )
+    random_seed: int = option(12345, "Seed of all random choices.")
+    dupe_factor: int = option(
+        10,
+        "How often the text is gone through, with other pairs and masks each time. Default: 10, "
+        "or 1 with --dynamic_masking.",
+    )
+    masked_lm_prob: float = option(0.15, "Fraction of tokens to predict.")
+    short_seq_prob: float = option(
+        0.1, "Probability that a document is cut into shorter sequences."
+    )
+    mask_prob: float = option(0.8, "Fraction of predicted tokens that become [MASK].")
+    random_prob: float = option(0.1, "Fraction of predicted tokens that become a random piece.")
+    keep_prob: float = option(0.1, "Fraction of predicted tokens that stay.")
+    dynamic_masking: bool = option(
+        False, "Write unmasked pairs; masks are drawn anew in each epoch of training."
+    )
+    compatible: bool = option(
+        False, "Make exactly the original script's records, in one process and in memory."
+    )
 
     def __post_init__(self):
         for name in ("input_files", "output_files"):
@@ -80,7 +86,7 @@ class Options:
             raise ValueError(f"dupe_factor must be at least 1, got {self.dupe_factor}")
         if self.compatible and self.dynamic_masking:
             raise ValueError("compatible: the original has no dynamic_masking; choose one")
-        _ = self.pair_rule, self.mask_rule  # checks the rest
+        _ = self.pair_rule, self.mask_rule  # which check the rest
 
     @functools.cached_property
     def pair_rule(self) -> instances.PairRule:
@@ -105,6 +111,90 @@ class Options:
         if self.dynamic_masking:
             return unmasked_pretraining_features(self.max_seq_length)
         return pretraining_features(self.max_seq_length, self.max_predictions_per_seq)
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandOptions:
+    """Options of the command beside those that the records are made by."""
+
+    input_file: str = option(
+        None,
+        "Input text files or globs, comma-separated; files named .gz are decompressed.",
+        required=True,
+    )
+    output_file: str = option(
+        None,
+        "Output TFRecord file, or several, comma-separated; files named .gz are compressed.",
+        required=True,
+    )
+    num_shards: int = option(
+        1,
+        "Number of output files to make of one --output_file: NAME-00000-of-00016.tfrecord, ...",
+        minimum=1,
+    )
+    num_workers: int = option(0, "Worker processes; 0 for one per core.", minimum=0)
+    runner: str = option(
+        "local",
+        "local for processes of this machine, or a runner of Apache Beam, such as DirectRunner, "
+        "DataflowRunner, FlinkRunner or SparkRunner; it takes the flags that are not known here.",
+    )
+    gzip: bool = option(False, "Compress the output; .gz is added to names that lack it.")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the command's flags."""
+    define(CommandOptions, values)
+    define(Options, values, dupe_factor=None)
+
+
+def options_from_flags(values: flags.FlagValues) -> tuple[CommandOptions, Options]:
+    """Read the options of a run.
+
+    Raises:
+        ValueError: flags out of range or contradicting each other.
+        FileNotFoundError: a pattern of --input_file that matches nothing.
+    """
+    command = read(CommandOptions, values)
+    outputs = command.output_file.split(",")
+    if command.num_shards > 1:
+        if len(outputs) > 1:
+            raise ValueError("num_shards: give one --output_file with it, or list the files")
+        outputs = shard_names(outputs[0], command.num_shards)
+    if command.gzip:
+        outputs = [name if name.endswith(".gz") else name + ".gz" for name in outputs]
+    dupe_factor = values.dupe_factor
+    if dupe_factor is None:
+        dupe_factor = 1 if values.dynamic_masking else Options.dupe_factor
+    options = read(
+        Options,
+        values,
+        input_files=tuple(text_files.expand_patterns(command.input_file)),
+        output_files=tuple(outputs),
+        dupe_factor=dupe_factor,
+    )
+    return command, options
+
+
+def beam_arguments(arguments: Sequence[str], values: flags.FlagValues) -> list[str]:
+    """Return the arguments for a runner of Beam.
+
+    Args:
+        arguments: what is left once the command's flags are parsed, the command's name first.
+        values: the command's flags.
+
+    Raises:
+        ValueError: one that is not "--name=value", or a misspelt flag of this command.
+    """
+    for argument in arguments[1:]:
+        name = argument.split("=")[0].lstrip("-")
+        if not argument.startswith("--"):
+            raise ValueError(
+                f"unexpected argument {argument!r}: quote globs (--input_file='a/*'), and give "
+                "Beam's options as --name=value"
+            )
+        if meant := difflib.get_close_matches(name, list(values), 1, 0.9):
+            raise ValueError(f"{name}: unknown flag; did you mean {meant[0]}?")
+    return list(arguments[1:])
 
 
 def shard_names(output_file: str, num_shards: int) -> tuple[str, ...]:
@@ -184,7 +274,7 @@ def fingerprint(options: Options, layout: str | None = None) -> str:
 
     Args:
         options: what is made from what.
-        layout: name of another layout than this module's.
+        layout: name of another layout than the local runner's.
 
     Returns:
         16 hexadecimal digits.

@@ -14,10 +14,14 @@ import pytest
 from absl import flags
 
 from bert_tf.records.files import scan_records
-from data_prep import create_pretraining_data as script
 from data_prep.corpus import text_files
 from data_prep.pretraining import local_runner, units
-from data_prep.pretraining.options import Options, shard_names
+from data_prep.pretraining.options import (
+    Options,
+    beam_arguments,
+    define_flags,
+    shard_names,
+)
 
 pytest.importorskip("apache_beam", reason="Apache Beam is not installed: pip install '.[beam]'")
 
@@ -252,9 +256,9 @@ def test_more_files_than_records(tmp_path):
 
 def _arguments(line):
     values = flags.FlagValues()
-    script.define_flags(values)
+    define_flags(values)
     left = values(["x", "--input_file=a", "--output_file=b", "--vocab_file=c", *line], True)
-    return script.beam_arguments(left, values)
+    return beam_arguments(left, values)
 
 
 def test_flags_of_the_runner_pass_through():

@@ -23,11 +23,16 @@ from bert_tf.records.decoding import parse_example_fn, read_examples
 from bert_tf.records.files import compression_of, read_records, scan_records
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
-from data_prep import create_pretraining_data as script
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, local_runner, original_order, token_store, units
 from data_prep.pretraining.local_runner import create_pretraining_data
-from data_prep.pretraining.options import Options, shard_names
+from data_prep.pretraining.options import (
+    Options,
+    define_flags,
+    options_from_flags,
+    shard_names,
+)
+from data_prep.pretraining.run import first_example
 from data_prep.pretraining.stages import _deal
 from data_prep.pretraining.work_folder import work_folder
 
@@ -37,9 +42,9 @@ DIGESTS = json.loads((GOLDEN / "digests.json").read_text())
 
 def _options(arguments):
     values = flags.FlagValues()
-    script.define_flags(values)
+    define_flags(values)
     values(["create_pretraining_data", *map(str, arguments)])
-    return script.options_from_flags(values), values
+    return options_from_flags(values)[1], values
 
 
 def _digest(path, features):
@@ -884,7 +889,7 @@ def test_script_reports_progress_and_what_it_made(tmp_path):
 def test_first_example_shows_what_was_masked(tmp_path):
     options = _tiny_options(tmp_path, keep_prob=0.0, random_prob=0.0, mask_prob=1.0)
     create_pretraining_data(options, 1, show_progress=False)
-    shown = script.first_example(options).split(": ", 1)[1].split()
+    shown = first_example(options).split(": ", 1)[1].split()
     assert shown[0] == "[CLS]" and shown[-1] == "[SEP]" and shown.count("[SEP]") == 2
     masked = [piece for piece in shown if piece.startswith("[MASK]")]
     assert masked and all(piece.endswith(">") for piece in masked)

@@ -1,0 +1,106 @@
+"""A run of create_pretraining_data: on this machine or on Apache Beam, and what is told of it."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+
+from bert_tf.records.decoding import read_examples
+from bert_tf.tokenization.vocabulary import load_vocab
+from data_prep.corpus import text_files
+from data_prep.pretraining import local_runner
+from data_prep.pretraining.options import (
+    CommandOptions,
+    Options,
+    beam_arguments,
+    options_from_flags,
+)
+from data_prep.processes.command import QUOTE_GLOBS, end_in_one_line
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """Parse the flags; where a runner of Beam is named, those that are unknown are its."""
+    names = [argument.lstrip("-").split("=")[0] for argument in arguments[1:]]
+    if "runner" not in names or "--runner=local" in arguments:
+        return app.parse_flags_with_usage(arguments)
+    try:
+        return flags.FLAGS(arguments, known_only=True)
+    except flags.Error as error:
+        sys.exit(f"create_pretraining_data: {error}")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the command.
+
+    Args:
+        arguments: what `parse` left, the command's name first.
+    """
+    if len(arguments) > 1 and flags.FLAGS.runner == "local":
+        raise app.UsageError(f"unexpected argument {arguments[1]!r}{QUOTE_GLOBS}")
+
+    def create() -> None:
+        command, options = options_from_flags(flags.FLAGS)
+        _report(options, _create(command, options, arguments))
+
+    end_in_one_line(create, "stopped; the same command continues where it was")
+
+
+def _create(command: CommandOptions, options: Options, arguments: Sequence[str]) -> dict[str, Any]:
+    if command.runner == "local":
+        return local_runner.create_pretraining_data(options, command.num_workers or None)
+    try:
+        # Late: Apache Beam is an extra.
+        from data_prep.pretraining import beam_runner
+    except ImportError as error:
+        raise ValueError(
+            f"runner: {command.runner} needs Apache Beam: pip install 'bert-tf[beam]' ({error})"
+        ) from error
+    if command.runner == "DirectRunner":  # on a cluster Beam's notes tell where to look
+        logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    return beam_runner.create_pretraining_data(
+        options, command.runner, command.num_workers, beam_arguments(arguments, flags.FLAGS)
+    )
+
+
+def _report(options: Options, manifest: dict[str, Any]) -> None:
+    counts = manifest["counts"]
+    print(
+        f"{counts['instances']:,} instances from {counts['documents']:,} documents, "
+        f"{counts['sentences']:,} sentences, {counts['tokens']:,} tokens"
+    )
+    print(
+        f"random next {counts['random_next_fraction']:.1%}, unknown tokens "
+        f"{counts['unknown_token_rate']:.2%}, padding {counts['padding_fraction']:.1%}"
+    )
+    if not text_files.is_remote(options.output_files[0]):
+        print(first_example(options))
+    for path, size in zip(options.output_files, manifest["file_bytes"], strict=True):
+        print(f"wrote {path} ({size:,} bytes)")
+
+
+def first_example(options: Options) -> str:
+    """Show the first record as text, so that a wrong vocabulary or casing is seen at once.
+
+    Args:
+        options: of a finished run.
+
+    Returns:
+        Its pieces, each masked one followed by what it stands for; "" if there is no record.
+    """
+    example = next(read_examples(options.output_files[0], options.features), None)
+    if example is None:
+        return ""
+    pieces = {i: piece for piece, i in load_vocab(options.vocab_file).items()}
+    shown = [pieces[i] for i in example["input_ids"][: example["input_mask"].sum()].tolist()]
+    if not options.dynamic_masking:
+        count = int((example["masked_lm_weights"] > 0).sum())
+        for position, label in zip(
+            example["masked_lm_positions"][:count].tolist(),
+            example["masked_lm_ids"][:count].tolist(),
+            strict=True,
+        ):
+            shown[position] += f"<{pieces[label]}>"
+    label = "random" if example["next_sentence_labels"][0] else "actual"
+    return f"first record ({label} next): {' '.join(shown)}"
