@@ -16,37 +16,8 @@ confusion_matrix.png, curves.png; of --do_predict test_results.tsv with probabil
 original writes them, and for GLUE the file to submit, for own data predictions.csv.
 """
 
-from __future__ import annotations
-
-from absl import app, flags
-
-from data_prep.finetuning.flags import define_data_flags
-from experiments.command_line.exit_status import exit_on_error
-from experiments.finetuning import flags as finetuning_flags
-from experiments.finetuning.classification import run
-
-FLAGS = flags.FLAGS
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Define the script's flags."""
-    finetuning_flags.define_flags(values)
-    define_data_flags(values)
-    flags.DEFINE_bool(
-        "majority_class",
-        None,
-        "Predict the commonest label of the training set; by default for WNLI alone, as the paper.",
-        flag_values=values,
-    )
-
-
-def main(argv: list[str]) -> int:
-    """Run the script; bad input gives one line on standard error and exit status 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return exit_on_error("run_classifier", lambda: run(FLAGS))
-
+from experiments.command_line.command import run_command
+from experiments.finetuning.options import ClassifierOptions
 
 if __name__ == "__main__":
-    define_flags(FLAGS)
-    app.run(main)
+    run_command(ClassifierOptions, "experiments.finetuning.classification")

@@ -19,38 +19,10 @@ if the test file has tags test_results.txt and .json, ner_report_test.txt, ner_t
 All figures are in percent.
 """
 
-from __future__ import annotations
+from experiments.command_line.command import run_command
+from experiments.finetuning.options import TaggingOptions, defaults_of
 
-from absl import app, flags
-
-from data_prep.finetuning.flags import define_file_flags, define_tagged_flags
-from experiments.command_line.exit_status import exit_on_error
-from experiments.finetuning import flags as finetuning_flags
-from experiments.finetuning.tagging import TASK, run
-
-FLAGS = flags.FLAGS
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Define the script's flags."""
-    finetuning_flags.define_flags(
-        values,
-        max_seq_length=TASK.max_seq_length,
-        train_batch_size=TASK.train_batch_size,
-        learning_rate=TASK.learning_rates[0],
-        num_train_epochs=TASK.num_train_epochs,
-    )
-    define_file_flags(values)
-    define_tagged_flags(values)
-
-
-def main(argv: list[str]) -> int:
-    """Run the script; bad input gives one line on standard error and exit status 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return exit_on_error("run_ner", lambda: run(FLAGS))
-
+DEFAULTS = defaults_of("ner")
 
 if __name__ == "__main__":
-    define_flags(FLAGS)
-    app.run(main)
+    run_command(TaggingOptions, "experiments.finetuning.tagging", **DEFAULTS)

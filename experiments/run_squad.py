@@ -22,74 +22,10 @@ original's, whose padding takes part. That is for models trained so: what paddin
 has no meaning, and may take the places of real answers in nbest_predictions.json.
 """
 
-from __future__ import annotations
+from experiments.command_line.command import run_command
+from experiments.finetuning.options import QuestionAnsweringOptions
 
-from absl import app, flags
-
-from experiments.command_line.exit_status import exit_on_error
-from experiments.finetuning import flags as finetuning_flags
-from experiments.finetuning.question_answering import run
-
-FLAGS = flags.FLAGS
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Define the script's flags."""
-    finetuning_flags.define_flags(values, max_seq_length=384)
-    text, switch, integer = flags.DEFINE_string, flags.DEFINE_bool, flags.DEFINE_integer
-    text("train_file", None, "SQuAD's JSON to train on.", flag_values=values)
-    text("predict_file", None, "SQuAD's JSON to answer and evaluate.", flag_values=values)
-    integer("doc_stride", 128, "Tokens between the starts of two windows.", flag_values=values)
-    integer("max_query_length", 64, "Tokens of a question; the rest is cut.", flag_values=values)
-    integer("n_best_size", 20, "Starts, ends and answers that are kept.", flag_values=values)
-    integer("max_answer_length", 30, "Longest answer, in tokens.", flag_values=values)
-    switch(
-        "version_2_with_negative",
-        False,
-        "SQuAD 2.0: questions may have no answer.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "null_score_diff_threshold",
-        0.0,
-        "No answer is given where the score of none exceeds the best answer's by more than this.",
-        flag_values=values,
-    )
-    switch(
-        "verbose_logging",
-        False,
-        "Show each training question that is left out because its answer is not at its place.",
-        flag_values=values,
-    )
-    integer(
-        "num_workers",
-        0,
-        "Processes that make records; 0 for one per core, or none if the input is small.",
-        lower_bound=0,
-        flag_values=values,
-    )
-    switch(
-        "skip_bad_examples",
-        False,
-        "Leave bad questions out, and list them in a file.",
-        flag_values=values,
-    )
-    integer(
-        "max_bad_shown",
-        10,
-        "Most bad questions shown of a file.",
-        lower_bound=0,
-        flag_values=values,
-    )
-
-
-def main(argv: list[str]) -> int:
-    """Run the script; bad input gives one line on standard error and exit status 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return exit_on_error("run_squad", lambda: run(FLAGS))
-
+DEFAULTS = {"max_seq_length": 384}
 
 if __name__ == "__main__":
-    define_flags(FLAGS)
-    app.run(main)
+    run_command(QuestionAnsweringOptions, "experiments.finetuning.question_answering", **DEFAULTS)

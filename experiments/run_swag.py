@@ -13,37 +13,10 @@ In the output folder: the model (a model directory with bert_task.json), curves.
 eval_results.txt and .json; of --do_predict predictions.csv.
 """
 
-from __future__ import annotations
+from experiments.command_line.command import run_command
+from experiments.finetuning.options import MultipleChoiceOptions, defaults_of
 
-from absl import app, flags
-
-from data_prep.finetuning.flags import define_file_flags
-from experiments.command_line.exit_status import exit_on_error
-from experiments.finetuning import flags as finetuning_flags
-from experiments.finetuning.multiple_choice import TASK, run
-
-FLAGS = flags.FLAGS
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Define the script's flags."""
-    finetuning_flags.define_flags(
-        values,
-        max_seq_length=TASK.max_seq_length,
-        train_batch_size=TASK.train_batch_size,
-        learning_rate=TASK.learning_rates[0],
-        num_train_epochs=TASK.num_train_epochs,
-    )
-    define_file_flags(values)
-
-
-def main(argv: list[str]) -> int:
-    """Run the script; bad input gives one line on standard error and exit status 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return exit_on_error("run_swag", lambda: run(FLAGS))
-
+DEFAULTS = defaults_of("swag")
 
 if __name__ == "__main__":
-    define_flags(FLAGS)
-    app.run(main)
+    run_command(MultipleChoiceOptions, "experiments.finetuning.multiple_choice", **DEFAULTS)

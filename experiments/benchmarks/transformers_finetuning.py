@@ -28,25 +28,24 @@ import numpy as np
 from absl import app, flags
 
 from bert_tf.files import write_json
-from data_prep.finetuning.flags import define_tagged_flags
-from experiments import run_classifier
+from bert_tf.options import define, option, read
+from data_prep.finetuning.options import TaggedOptions
 from experiments.command_line.exit_status import InputError, exit_on_error
-from experiments.finetuning import flags as finetuning_flags
 from experiments.finetuning import tagging
 from experiments.finetuning.classification import prepare
+from experiments.finetuning.flow import check_options
 from experiments.finetuning.initial_model import StartingPoint, starting_point
+from experiments.finetuning.options import ClassifierOptions
 from experiments.finetuning.splits import Data, figures_of
 from experiments.finetuning.tagging import TaggedSplit
 
-FLAGS = flags.FLAGS
 
+@dataclasses.dataclass(frozen=True)
+class CompareOptions(ClassifierOptions):
+    """Options of the script: those of run_classifier.py, and whether to drop out."""
 
-def define_flags(values: flags.FlagValues) -> None:
-    """Define the script's flags: those of run_classifier.py, and whether to drop out."""
-    run_classifier.define_flags(values)
-    define_tagged_flags(values)
-    flags.DEFINE_bool("dropout", False, "Train with dropout, and compare dev scores.", values)
-    values.set_default("bias_correction", True)
+    tagged: TaggedOptions = TaggedOptions()
+    dropout: bool = option(False, "Train with dropout, and compare dev scores.")
 
 
 @dataclasses.dataclass
@@ -95,20 +94,20 @@ def train_here(model: Any, kind: str, optimizer: Any, batches: list[Any], dev: A
 
 
 def train_there(
-    folder: str, kind: str, rates: list[float], values: flags.FlagValues, batches: Any, dev: Any
+    folder: str, kind: str, rates: list[float], options: CompareOptions, batches: Any, dev: Any
 ) -> Trained:
     """Train the model of a directory of transformers, with torch's AdamW."""
     import torch
     import transformers
 
-    torch.manual_seed(int(values.seeds[0]))
+    torch.manual_seed(options.seeds[0])
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     architecture = (transformers.AutoConfig.from_pretrained(folder).architectures or [""])[0]
     model = getattr(transformers, architecture).from_pretrained(folder)
     plain = ("LayerNorm", "bias")
     groups: list[dict[str, Any]] = [
-        {"params": [], "weight_decay": values.weight_decay_rate},
+        {"params": [], "weight_decay": options.weight_decay_rate},
         {"params": [], "weight_decay": 0.0},
     ]
     for parameter_name, parameter in model.named_parameters():
@@ -141,8 +140,8 @@ def train_there(
         optimizer.zero_grad()
         loss = loss_of(forward(inputs), labels, weights)
         loss.backward()
-        if values.clip_norm:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), values.clip_norm)
+        if options.clip_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
         optimizer.step()
         return float(loss.detach())
 
@@ -167,22 +166,22 @@ def train_there(
 
 
 def dev_set(
-    data: Data, values: flags.FlagValues, start: StartingPoint
+    data: Data, options: CompareOptions, start: StartingPoint
 ) -> tuple[Any, Callable[[np.ndarray], dict[str, float]]]:
     """Return the records of the dev set, and what gives the figures of logits on it."""
     if data.task.kind == "token_classification":
-        split = TaggedSplit(data, "dev", values, start)
+        split = TaggedSplit(data, "dev", options, options.tagged, start)
 
         def figures(logits: np.ndarray) -> dict[str, float]:
             split.read(logits.argmax(axis=-1))
             return tagging.figures_of(split.scores())
 
         return split.records, figures
-    dev = data.records(data.of("dev")[0], start.config.vocab_size)
-    return dev, functools.partial(figures_of, data.task, labels=dev.labels())
+    dev = data.records(data.splits("dev")[0])
+    return dev, functools.partial(figures_of, data.task, labels=np.asarray(dev.labels()))
 
 
-def compare(values: flags.FlagValues) -> None:
+def compare(options: CompareOptions) -> None:
     """Train in both systems, for each seed, and print and write what came out.
 
     Raises:
@@ -195,54 +194,55 @@ def compare(values: flags.FlagValues) -> None:
     from bert_tf.weights.load import load_checkpoint
     from bert_tf.weights.save import save_hf
 
-    values.do_train = values.do_eval = True
-    finetuning_flags.check_flags(values)
-    folder = pathlib.Path(values.output_dir)
+    options = dataclasses.replace(options, do_train=True, do_eval=True)
+    check_options(options)
+    folder = pathlib.Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    start = starting_point(values)
-    if not values.dropout:
+    start = starting_point(options)
+    if not options.dropout:
         config = dataclasses.replace(
             start.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
         )
         start = dataclasses.replace(start, config=config)
-    data = prepare(values, start)
+    data = prepare(options, start, options.tagged)
     task, kinds = data.task, ("classification", "regression", "token_classification")
     if task.kind not in kinds:
         raise InputError(f"{task.name}: is {task.kind}; expected one of {', '.join(kinds)}")
-    train = data.records("train", start.config.vocab_size)
-    dev, figures = dev_set(data, values, start)
-    steps = values.num_train_steps or int(
-        data.made["train"].num_records / values.train_batch_size * values.num_train_epochs
+    train = data.records("train")
+    dev, figures = dev_set(data, options, start)
+    steps = options.num_train_steps or int(
+        data.prepared["train"].num_records / options.train_batch_size * options.num_train_epochs
     )
-    schedule = WarmupLinearDecay(values.learning_rate, steps, int(steps * values.warmup_proportion))
+    warmup_steps = int(steps * options.warmup_proportion)
+    schedule = WarmupLinearDecay(options.learning_rate, steps, warmup_steps)
     rates = [float(schedule(step)) for step in range(steps)]
     rows: list[dict[str, Any]] = []
-    for seed in map(int, values.seeds):
+    for seed in options.seeds:
         keras.utils.set_random_seed(seed)
-        arguments = {} if values.dropout else {"dropout_rate": 0.0}
+        arguments = {} if options.dropout else {"dropout_rate": 0.0}
         count = len(task.labels) if task.labels else None
         model = make_model(task.kind, start.config, count, **arguments)
         load_checkpoint(model, start.checkpoint, heads=False)
         save_hf(folder / "initial", model)
         optimizer = create_optimizer(
-            values.learning_rate,
+            options.learning_rate,
             steps,
-            int(steps * values.warmup_proportion),
-            weight_decay_rate=values.weight_decay_rate,
-            clip_norm=values.clip_norm or None,
-            bias_correction=values.bias_correction,
+            warmup_steps,
+            weight_decay_rate=options.weight_decay_rate,
+            clip_norm=options.clip_norm or None,
+            bias_correction=options.bias_correction,
         )
         batches = list(
             train.training_dataset(
-                batch_size=values.train_batch_size,
+                batch_size=options.train_batch_size,
                 seed=seed,
                 num_steps=steps,
-                group_by_length=values.group_by_length,
-                pad_to_max=values.pad_to_max_seq_length,
+                group_by_length=options.group_by_length,
+                pad_to_max=options.pad_to_max_seq_length,
             )
         )
         ours = train_here(model, task.kind, optimizer, batches, dev)
-        theirs = train_there(str(folder / "initial"), task.kind, rates, values, batches, dev)
+        theirs = train_there(str(folder / "initial"), task.kind, rates, options, batches, dev)
         differences = np.abs(np.subtract(ours.losses, theirs.losses))
         rows.append(
             {
@@ -287,9 +287,11 @@ def main(argv: list[str]) -> int:
     """Run the script; bad input gives one line on standard error and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return exit_on_error("transformers_finetuning", lambda: compare(FLAGS))
+    return exit_on_error(
+        "transformers_finetuning", lambda: compare(read(CompareOptions, flags.FLAGS))
+    )
 
 
 if __name__ == "__main__":
-    define_flags(FLAGS)
+    define(CompareOptions, flags.FLAGS, bias_correction=True)
     app.run(main)

@@ -7,13 +7,26 @@ import functools
 import hashlib
 import os
 import pathlib
-from typing import Any
 
-from absl import flags, logging
+from absl import logging
 
+from bert_tf.config import BertConfig
+from bert_tf.files import sha256
+from bert_tf.models.layers import recomputed_layers
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.trained_task import read_trained_task
+from bert_tf.tokenization.vocabulary import (
+    check_special_tokens,
+    load_vocab,
+    validate_case_matches_checkpoint,
+)
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.training.trainer import set_precision
+from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
+from bert_tf.weights.load import LoadedModel, load_model
+from bert_tf.weights.tokenizers import load_tokenizer, write_vocabulary
 from experiments.command_line.exit_status import InputError
+from experiments.finetuning.options import FineTuningOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,27 +41,24 @@ class StartingPoint:
         description: one phrase.
     """
 
-    config: Any
+    config: BertConfig
     vocab_file: str
     do_lower_case: bool
-    checkpoint: Any
+    checkpoint: Checkpoint | None
     description: str
 
     @functools.cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> FullTokenizer:
         """The tokenizer."""
-        from bert_tf.tokenization.wordpiece import FullTokenizer
-
         return FullTokenizer(self.vocab_file, self.do_lower_case)
 
     @functools.cached_property
     def weights_digest(self) -> str:
         """A short digest of the content of the weights' files, wherever they lie."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or self.checkpoint.located is None:
             return "random weights"
-        located = self.checkpoint.located
-        path = pathlib.Path(located.path)
-        if located.format == "tf":
+        path = pathlib.Path(self.checkpoint.located.path)
+        if self.checkpoint.located.format == "tf":
             files = [p for p in path.parent.iterdir() if p.name.startswith(f"{path.name}.")]
         elif path.is_dir():
             files = [p for p in path.iterdir() if p.name.endswith(".h5")]
@@ -59,58 +69,39 @@ class StartingPoint:
             files = [path]
         digest = hashlib.sha256()
         for file in sorted(files):
-            with open(file, "rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(bytes.fromhex(sha256(file)))
         return digest.hexdigest()[:16]
+
+    @property
+    def weights_path(self) -> pathlib.Path | None:
+        """Where the weights lie; None for random ones."""
+        located = self.checkpoint.located if self.checkpoint is not None else None
+        return pathlib.Path(located.path) if located is not None else None
 
     def trained(self, folder: str | os.PathLike) -> StartingPoint:
         """Return the same with the weights that a run has left in its folder."""
-        from bert_tf.weights.checkpoint import open_checkpoint
-
         return dataclasses.replace(self, checkpoint=open_checkpoint(folder))
 
 
-def starting_point(values: flags.FlagValues) -> StartingPoint:
-    """Find the model that the flags name: --model_dir, or the original's three flags.
+def starting_point(options: FineTuningOptions) -> StartingPoint:
+    """Find the model that the options name: --model_dir, or the original's three flags.
 
     Raises:
-        InputError: flags are missing or contradict each other.
+        InputError: options are missing or contradict each other.
         ValueError, OSError: files cannot be read or do not fit.
     """
-    from bert_tf.config import BertConfig
-    from bert_tf.models.layers import recomputed_layers
-    from bert_tf.tokenization.vocabulary import (
-        check_special_tokens,
-        load_vocab,
-        validate_case_matches_checkpoint,
-    )
-    from bert_tf.weights import checkpoint
-    from bert_tf.weights.tokenizers import load_tokenizer
-
-    place = values.model_dir or values.init_checkpoint
-    if values.model_dir and values.init_checkpoint:
+    model = options.model
+    place = model.model_dir or model.init_checkpoint
+    if model.model_dir and model.init_checkpoint:
         raise InputError("give --model_dir or --init_checkpoint, not both")
-    if not values.do_train and place is None:
-        place = values.output_dir
-    config = BertConfig.from_json_file(values.bert_config_file) if values.bert_config_file else None
-    opened = checkpoint.open_checkpoint(place, config=config) if place else None
-    config = config or (opened.config if opened else None)
+    if not options.do_train and place is None:
+        place = options.output_dir
+    config = BertConfig.from_json_file(model.bert_config_file) if model.bert_config_file else None
+    checkpoint = open_checkpoint(place, config=config) if place else None
+    config = config or (checkpoint.config if checkpoint else None)
     if config is None:
         raise InputError("give --model_dir, or --bert_config_file, --vocab_file, --init_checkpoint")
-    if not values.vocab_file and opened is None:
-        raise InputError("vocab_file: needed without --model_dir")
-    vocab_file, lower = values.vocab_file, values.do_lower_case
-    if opened is not None:
-        found = load_tokenizer(opened, lower)
-        if vocab_file is None and found is None:
-            raise InputError(f"vocab_file: no vocabulary lies with {opened.description}")
-        if lower is None:
-            # The original's default, where the original's flags are given.
-            lower = found.do_lower_case if found and values.vocab_file is None else True
-        vocab_file = vocab_file or _vocabulary_file(found, values.output_dir)
-        if values.init_checkpoint:
-            validate_case_matches_checkpoint(lower, values.init_checkpoint)
-    lower = True if lower is None else lower
+    vocab_file, do_lower_case = _vocabulary_and_casing(options, checkpoint)
     vocab = load_vocab(vocab_file)
     check_special_tokens(vocab, vocab_file)
     if max(vocab.values()) >= config.vocab_size:
@@ -118,50 +109,71 @@ def starting_point(values: flags.FlagValues) -> StartingPoint:
             f"vocab_file: {vocab_file} has {max(vocab.values()) + 1} pieces, the model "
             f"{config.vocab_size}"
         )
-    if values.max_seq_length and values.max_seq_length > config.max_position_embeddings:
+    if options.max_seq_length > config.max_position_embeddings:
         raise InputError(
             f"max_seq_length: the model has {config.max_position_embeddings} positions, got "
-            f"{values.max_seq_length}"
+            f"{options.max_seq_length}"
         )
-    recomputed_layers(values.recompute_layers, config.num_hidden_layers)  # refuses what is wrong
-    description = opened.description if opened else "random weights"
-    if opened is None:
+    # Refuses what is wrong.
+    recomputed_layers(options.training.recompute_layers, config.num_hidden_layers)
+    if checkpoint is None:
         logging.warning("no --init_checkpoint and no --model_dir: training from random weights")
-    return StartingPoint(config, vocab_file, lower, opened, description)
+    description = checkpoint.description if checkpoint else "random weights"
+    return StartingPoint(config, vocab_file, do_lower_case, checkpoint, description)
 
 
-def _vocabulary_file(tokenizer: Any, output_dir: str) -> str:
+def _vocabulary_and_casing(
+    options: FineTuningOptions, checkpoint: Checkpoint | None
+) -> tuple[str, bool]:
+    """Return the vocabulary and casing that the options name or the checkpoint has."""
+    vocab_file, do_lower_case = options.model.vocab_file, options.model.do_lower_case
+    if checkpoint is None:
+        if not vocab_file:
+            raise InputError("vocab_file: needed without --model_dir")
+        return vocab_file, do_lower_case is not False
+    tokenizer = load_tokenizer(checkpoint, do_lower_case)
+    if do_lower_case is None:
+        # The original's default, where the original's flags are given.
+        do_lower_case = tokenizer.do_lower_case if tokenizer and vocab_file is None else True
+    if options.model.init_checkpoint:
+        validate_case_matches_checkpoint(do_lower_case, options.model.init_checkpoint)
+    if not vocab_file:
+        if tokenizer is None:
+            raise InputError(f"vocab_file: no vocabulary lies with {checkpoint.description}")
+        vocab_file = _vocabulary_file(tokenizer, options.output_dir)
+    return vocab_file, do_lower_case
+
+
+def _vocabulary_file(tokenizer: FullTokenizer, output_dir: str) -> str:
     """Return the file of a vocabulary; of one that lies in tokenizer.json alone, write one."""
     if tokenizer.vocab_file:
         return tokenizer.vocab_file
-    from bert_tf.weights.tokenizers import write_vocabulary
-
     path = pathlib.Path(output_dir) / "vocab.txt"
     write_vocabulary(tokenizer, path)
     return str(path)
 
 
-def load_trained(values: flags.FlagValues, start: StartingPoint, kind: str) -> Any:
-    """Load the fine-tuned model that evaluation and prediction without training are for.
+def load_trained(options: FineTuningOptions, start: StartingPoint, kind: str) -> LoadedModel:
+    """Load the fine-tuned model that evaluation and prediction are of.
 
-    Returns:
-        `checkpoints.LoadedModel`.
+    Args:
+        options: of the command.
+        start: the model that the options name, or what training left.
+        kind: key of `tasks.KINDS`.
 
     Raises:
         InputError: it is of another kind.
         ValueError, OSError: it cannot be read.
     """
-    from bert_tf.training.trainer import set_precision
-    from bert_tf.weights.load import load_model
-
-    set_precision(values.precision)
+    set_precision(options.training.precision)
     head = get_kind(kind).head
     _check_kind(start, kind)
     try:
         return load_model(start.checkpoint, kind=head)
     except ValueError as error:
-        own = pathlib.Path(values.output_dir)
-        if values.init_checkpoint and not values.do_train and any(own.glob("bert_model.ckpt*")):
+        own = pathlib.Path(options.output_dir)
+        trained = any(own.glob("bert_model.ckpt*"))
+        if options.model.init_checkpoint and not options.do_train and trained:
             # The original's commands give the pre-trained model and take what training left.
             print(f"{own}: its fine-tuned model is used, as {start.description} has no such head")
             return load_model(own, kind=head)
@@ -175,9 +187,9 @@ def _check_kind(start: StartingPoint, kind: str) -> None:
 
     Classification, regression and multi_label have one head: its weights do not tell them apart.
     """
-    if start.checkpoint is None:
+    if start.weights_path is None:
         return
-    folder = pathlib.Path(start.checkpoint.located.path).parent
+    folder = start.weights_path.parent
     trained = read_trained_task(folder)
     if trained is not None and trained.kind != kind:
         raise InputError(f"{folder}: the model was trained for {trained.kind}, not for {kind}")

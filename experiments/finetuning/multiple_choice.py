@@ -4,97 +4,72 @@ from __future__ import annotations
 
 import csv
 import pathlib
-import time
 
 import numpy as np
-from absl import flags
 
-from bert_tf.options import read
+from bert_tf.files import write_whole
 from bert_tf.tasks.table import TASKS
 from bert_tf.tasks.trained_task import TrainedTask
-from data_prep.finetuning.flags import file_sources
-from experiments.command_line.tables import print_table
-from experiments.command_line.training_options import TrainingOptions
-from experiments.command_line.training_setup import chief_first
-from experiments.finetuning import flags as finetuning_flags
-from experiments.finetuning.initial_model import load_trained, starting_point
-from experiments.finetuning.results import report_runs, with_step, write_results
-from experiments.finetuning.runs import Job, train_all
+from bert_tf.weights.load import LoadedModel
+from data_prep.finetuning.options import file_sources
+from experiments.finetuning.flow import Plan, fine_tune, make_job
+from experiments.finetuning.initial_model import StartingPoint
+from experiments.finetuning.options import MultipleChoiceOptions
 from experiments.finetuning.splits import (
     Data,
     Evaluator,
-    leave_out,
     make_records,
-    predict,
+    predict_records,
     probabilities_of,
 )
 
-TASK = TASKS["swag"]
+
+def run(options: MultipleChoiceOptions) -> None:
+    """Train, evaluate and predict as the options say; raises what `fine_tune` does."""
+    fine_tune(options, lambda start: _plan(options, start))
 
 
-def run(values: flags.FlagValues) -> None:
-    """Train, evaluate and predict as the flags say.
-
-    Raises:
-        InputError, ValueError, OSError: bad flags, data or model; one line says what.
-    """
-    began = time.time()
-    finetuning_flags.check_flags(values)
-    folder = pathlib.Path(values.output_dir)
-    start = starting_point(values)
-    task, sources = file_sources(values, TASK)
+def _plan(options: MultipleChoiceOptions, start: StartingPoint) -> Plan:
+    task, sources = file_sources(options.files, TASKS["swag"])
     print(f"{task.num_choices} choices")
-    with chief_first(read(TrainingOptions, values)):
-        data = make_records(task, sources, values, start)
-    vocab_size = start.config.vocab_size
-    evaluator = Evaluator(data, values, vocab_size) if values.do_eval else None
-    if values.do_train:
-        job = Job(
-            task=TrainedTask(task.kind, values.max_seq_length, has_pairs=True),
-            labels=None,
-            records=data.records("train", vocab_size),
-            num_examples=data.made["train"].num_examples,
-            fingerprint=data.fingerprint,
-            evaluate=evaluator,
-            selection_metric=task.selection_metric,
+    data, folder = make_records(task, sources, options, start), pathlib.Path(options.output_dir)
+    evaluator = Evaluator(data, options) if options.do_eval else None
+
+    def predict(loaded: LoadedModel) -> None:
+        outputs = predict_records(
+            data.records("test"), loaded.model, options, batch_size=options.predict_batch_size
+        )
+        path = folder / "predictions.csv"
+        write_predictions(path, data, outputs["logits"])
+        print(f"wrote {path}")
+
+    return Plan(
+        task=task,
+        job=make_job(
+            data,
+            TrainedTask(task.kind, options.max_seq_length, has_pairs=True),
+            evaluator,
             baseline=evaluator.baseline if evaluator else None,
         )
-        print(f"begins with {start.description}")
-        trained = train_all(job, start, values)
-        report_runs(trained, folder, job.selection_metric, job.baseline)
-        start = start.trained(folder)
-    loaded = load_trained(values, start, task.kind)
-    model, step = loaded.model, loaded.transfer.step
-    if evaluator is not None:
-        figures = evaluator(model)
-        results = {f"eval_{name}": value for name, value in figures.items()}
-        write_results(folder, with_step({**results, "loss": figures["loss"]}, step))
-        print("evaluation:")
-        rows = [(name, f"{value:.6g}") for name, value in results.items()]
-        rows.append(("accuracy of a constant", f"{evaluator.baseline:.6g}"))
-        print_table(rows)
-    if values.do_predict:
-        records = data.records("test", vocab_size)
-        logits = predict(records, model, values, batch_size=values.predict_batch_size)
-        print(f"wrote {write_predictions(data, logits, values)}")
-    print(f"{folder}: {time.time() - began:.0f} s in all")
+        if options.do_train
+        else None,
+        evaluate=(lambda loaded: evaluator.report(loaded, folder)) if evaluator else None,
+        predict=predict if options.do_predict else None,
+    )
 
 
-def write_predictions(data: Data, logits: np.ndarray, values: flags.FlagValues) -> pathlib.Path:
-    """Write predictions.csv: of each example its id, the choice from 0, and all probabilities.
+def write_predictions(path: pathlib.Path, data: Data, logits: np.ndarray) -> None:
+    """Write of each test example its id, the choice from 0, and all probabilities.
 
     Args:
+        path: the CSV file.
         data: with a test split.
         logits: [N, C].
-        values: flags.
     """
-    path = pathlib.Path(values.output_dir) / "predictions.csv"
     probabilities = probabilities_of(data.task.kind, logits)
-    examples = data.sources["test"].read(leave_out if values.skip_bad_examples else None, None)
-    with open(path, "w", encoding="utf-8", newline="") as stream:
+    with write_whole(path, "w") as stream:
         writer = csv.writer(stream)
         endings = (f"probability of ending{i}" for i in range(logits.shape[1]))
         writer.writerow(["id", "choice", *endings])
-        for example, row in zip(examples, probabilities, strict=True):
+        for example, row in zip(data.examples("test"), probabilities, strict=True):
             writer.writerow([example.guid, row.argmax(), *(f"{number:.6g}" for number in row)])
-    return path

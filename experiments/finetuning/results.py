@@ -10,14 +10,16 @@ from typing import Any
 
 from absl import logging
 
-from bert_tf.files import write_json
+from bert_tf.files import write_json, write_text
+from bert_tf.training.log import METRICS_NAME
+from experiments.plots.curves import plot_curves
 
 RESULTS_NAME = "eval_results"
 SEEDS_NAME = "seeds.json"
 
 
 @dataclasses.dataclass
-class Run:
+class FineTuningRun:
     """A finished run.
 
     Attributes:
@@ -51,12 +53,12 @@ def write_results(
 ) -> None:
     """Write eval_results.txt, "name = value" in each line as the original does, and .json."""
     lines = [f"{key} = {results[key]}\n" for key in sorted(results)]
-    (folder / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+    write_text(folder / f"{name}.txt", "".join(lines))
     write_json(folder / f"{name}.json", dict(results))
 
 
 def summary_over_seeds(
-    runs: Sequence[Run], selection_metric: str, baseline: float | None
+    runs: Sequence[FineTuningRun], selection_metric: str, baseline: float | None
 ) -> dict[str, Any]:
     """Return mean, median, standard deviation, least and greatest of each figure, and failed runs.
 
@@ -79,13 +81,13 @@ def summary_over_seeds(
     names = sorted({name for run in runs for name in run.figures})
     figures = {}
     for name in names:
-        found = [run.figures[name] for run in runs if name in run.figures]
+        values = [run.figures[name] for run in runs if name in run.figures]
         figures[name] = {
-            "mean": statistics.fmean(found),
-            "median": statistics.median(found),
-            "std": statistics.stdev(found) if len(found) > 1 else 0.0,
-            "min": min(found),
-            "max": max(found),
+            "mean": statistics.fmean(values),
+            "median": statistics.median(values),
+            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "min": min(values),
+            "max": max(values),
         }
     return {
         "figures": figures,
@@ -95,7 +97,10 @@ def summary_over_seeds(
 
 
 def report_runs(
-    runs: Sequence[Run], folder: pathlib.Path, selection_metric: str, baseline: float | None
+    runs: Sequence[FineTuningRun],
+    folder: pathlib.Path,
+    selection_metric: str,
+    baseline: float | None,
 ) -> None:
     """Write seeds.json, what the seeds gave, and print it: a table, for more than one.
 
@@ -105,9 +110,6 @@ def report_runs(
         selection_metric: as for `summary_over_seeds`.
         baseline: likewise.
     """
-    from bert_tf.training.log import METRICS_NAME
-    from experiments.plots.curves import plot_curves
-
     summary = summary_over_seeds(runs, selection_metric, baseline)
     write_json(folder / SEEDS_NAME, summary)
     if len(runs) > 1:

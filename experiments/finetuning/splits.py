@@ -1,4 +1,4 @@
-"""The splits of a task as the fine-tuning scripts use them: records, predictions and figures."""
+"""The splits of a task as the fine-tuning commands use them: records, predictions and figures."""
 
 from __future__ import annotations
 
@@ -6,17 +6,29 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
-from absl import flags
 
+from bert_tf.input_pipeline.finetuning import TaskRecords
 from bert_tf.tasks.kinds import get_kind
-from data_prep.finetuning.flags import BadExamples, extra_settings
-from data_prep.finetuning.prepare import TokenizerSettings, prepare
+from bert_tf.tasks.metrics import METRICS
+from bert_tf.tasks.table import Task
+from bert_tf.training.objectives import LOSSES
+from bert_tf.training.trainer import resolve_jit_compile
+from bert_tf.weights.load import LoadedModel
+from data_prep.finetuning.options import BadExamples
+from data_prep.finetuning.prepare import PreparedData, TokenizerSettings, prepare
+from data_prep.finetuning.sources import Source
 from experiments.command_line.exit_status import InputError
+from experiments.command_line.tables import print_table
+from experiments.command_line.training_setup import chief_first
 from experiments.finetuning.initial_model import StartingPoint
+from experiments.finetuning.options import FineTuningOptions
+from experiments.finetuning.results import with_step, write_results
 
 # === Records ===
 
@@ -28,148 +40,125 @@ class Data:
     Attributes:
         task: the task, with its labels.
         sources: split -> where its examples come from.
-        made: split -> its records.
+        prepared: split -> its records, of the splits that were asked for.
+        vocab_size: of the model.
+        on_bad: what reading the sources again does with bad examples, which were shown when the
+            records were made: nothing where they are left out; None to raise an error.
     """
 
-    task: Any
-    sources: Mapping[str, Any]
-    made: Mapping[str, Any]
+    task: Task
+    sources: Mapping[str, Source]
+    prepared: Mapping[str, PreparedData]
+    vocab_size: int
+    on_bad: Callable[[str], None] | None = None
 
-    def records(self, split: str, vocab_size: int) -> Any:
-        """Open the records of a split as `finetuning_pipeline.TaskRecords`."""
-        from bert_tf.input_pipeline.finetuning import TaskRecords
-
-        made = self.made[split]
+    def records(self, split: str) -> TaskRecords:
+        """Open the records of a split."""
+        prepared = self.prepared[split]
         return TaskRecords(
-            made.record_file,
+            prepared.record_file,
             self.task.kind,
-            made.features,
+            prepared.features,
             num_choices=self.task.num_choices,
-            lengths=np.load(made.lengths_file),
-            vocab_size=vocab_size,
+            lengths=np.load(prepared.lengths_file),
+            vocab_size=self.vocab_size,
         )
 
-    @property
-    def fingerprint(self) -> str:
-        """Digest of the records that a run depends on: of training, and of choosing weights."""
-        splits = [split for split in self.of("train") + self.of("dev") if split in self.made]
-        return digest_of(*(self.made[split].manifest["fingerprint"] for split in splits))
+    def examples(self, split: str) -> list[Any]:
+        """Read the examples of a split."""
+        return list(self.sources[split].read(self.on_bad, None))
 
-    def of(self, what: str) -> list[str]:
-        """Names of the splits for "train", "dev" or "test"."""
-        return [split for split in self.sources if split.partition("_")[0] == what]
+    def fingerprint(self, *parts: str) -> str:
+        """Return a digest of the records of training, and of choosing weights.
+
+        Args:
+            parts: "train", "dev", "test": of which splits.
+        """
+        splits = [split for part in parts for split in self.splits(part) if split in self.prepared]
+        return digest_of(*(self.prepared[split].manifest["fingerprint"] for split in splits))
+
+    def splits(self, part: str) -> list[str]:
+        """Return the names of the splits for "train", "dev" or "test"."""
+        return [split for split in self.sources if part_of(split) == part]
+
+
+def part_of(split: str) -> str:
+    """Return what a split is for: of "dev_matched", "dev"."""
+    return split.partition("_")[0]
+
+
+def ignore_message(message: str) -> None:
+    """Take the message of a bad example that was shown when the records were made."""
 
 
 def make_records(
-    task: Any, sources: Sequence[Any], values: flags.FlagValues, start: StartingPoint
+    task: Task,
+    sources: Sequence[Source],
+    options: FineTuningOptions,
+    start: StartingPoint,
+    parts: Sequence[str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    describe: Callable[[PreparedData], str] | None = None,
 ) -> Data:
-    """Make the records of the splits that --do_train, --do_eval and --do_predict need.
+    """Make the records of the splits that are needed.
+
+    Of several hosts the chief makes them first, and the others find them.
+
+    Args:
+        task: the task, with its labels.
+        sources: where the examples of its splits come from.
+        options: of the command.
+        start: whose vocabulary the records are of.
+        parts: which of "train", "dev" and "test" are needed; by default those of --do_train,
+            --do_eval and --do_predict.
+        extra: settings of the task's kind; see `prepare`.
+        describe: says in a line what a split has; `describe_examples` by default.
 
     Raises:
         InputError, ValueError, OSError: bad data.
     """
-    wanted = [
-        what
-        for what, is_wanted in (
-            ("train", values.do_train),
-            ("dev", values.do_eval),
-            ("test", values.do_predict),
-        )
-        if is_wanted
-    ]
+    if parts is None:
+        asked = {"train": options.do_train, "dev": options.do_eval, "test": options.do_predict}
+        parts = [part for part, is_asked in asked.items() if is_asked]
     by_name = {source.split: source for source in sources}
-    data = Data(task, by_name, {})
-    for what in wanted:
-        if not data.of(what):
-            raise InputError(f"{task.name}: no {what} split among {', '.join(by_name) or 'none'}")
-    made = {}
-    for source in sources:
-        if source.split.partition("_")[0] not in wanted:
-            continue
-        if not source.labelled and not source.split.startswith("test"):
-            raise InputError(f"{source.files[0]}: the {source.split} split has no labels")
-        bad = BadExamples(values.max_bad_shown)
-        made[source.split] = prepare(
-            task,
-            source,
-            TokenizerSettings(start.vocab_file, start.do_lower_case),
-            values.max_seq_length,
-            values.cache_dir or os.path.join(values.output_dir, "records"),
-            values.num_workers or None,
-            bad if values.skip_bad_examples else None,
-            extra=extra_settings(values, task),
-        )
-        counts = made[source.split].manifest["counts"]
-        several = counts["records"] != counts["examples"]
-        print(
-            f"{source.split}: {counts['examples']:,} examples, "
-            + (f"{counts['records']:,} sequences, " if several else "")
-            + f"{counts['tokens'] / max(1, counts['records']):.1f} tokens each, "
-            f"{counts['full_length_records']:,} of full length"
-            + (f"; left out {bad.count:,} bad ones" if bad.count else "")
-        )
-    return Data(task, by_name, made)
-
-
-# === Figures ===
-
-
-def figures_of(task: Any, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the task's metrics and the mean loss of all examples."""
-    from bert_tf.tasks.metrics import METRICS
-    from bert_tf.training.objectives import LOSSES
-
-    kind = get_kind(task.kind)
-    predictions = kind.decide(logits)
-    figures = {name: METRICS[name](predictions, labels) for name in task.metrics}
-    total, weight = LOSSES[kind.loss].figures(logits, labels, None)["loss"]
-    return {**figures, "loss": float(total) / float(weight)}
-
-
-class Evaluator:
-    """Figures of a model on the dev splits; of MNLI, the first split's carry no suffix."""
-
-    def __init__(self, data: Data, values: flags.FlagValues, vocab_size: int):
-        self.task, self.values = data.task, values
-        self.splits = {split: data.records(split, vocab_size) for split in data.of("dev")}
-        self.labels = {split: records.labels() for split, records in self.splits.items()}
-        self.logits: dict[str, np.ndarray] = {}
-
-    def __call__(self, model: Any) -> dict[str, float]:
-        """Return the figures of a model, and keep its logits."""
-        figures: dict[str, float] = {}
-        for number, (split, records) in enumerate(self.splits.items()):
-            self.logits[split] = predict(
-                records, model, self.values, batch_size=self.values.eval_batch_size
+    for part in parts:
+        if part not in map(part_of, by_name):
+            names = ", ".join(by_name) or "none"
+            raise InputError(f"{task.name}: no {part} split among {names}")
+    prepared: dict[str, PreparedData] = {}
+    with chief_first(options.training):
+        for split, source in by_name.items():
+            if part_of(split) not in parts:
+                continue
+            if not source.labelled and part_of(split) != "test":
+                raise InputError(f"{source.files[0]}: the {split} split has no labels")
+            bad = BadExamples(options.records.max_bad_shown)
+            prepared[split] = prepare(
+                task,
+                source,
+                TokenizerSettings(start.vocab_file, start.do_lower_case),
+                options.max_seq_length,
+                options.cache_dir or os.path.join(options.output_dir, "records"),
+                options.records.num_workers or None,
+                bad if options.records.skip_bad_examples else None,
+                extra=extra,
             )
-            suffix = f"_{split.partition('_')[2]}" if number else ""
-            found = figures_of(self.task, self.logits[split], self.labels[split])
-            figures |= {f"{name}{suffix}": value for name, value in found.items()}
-        return figures
-
-    @property
-    def baseline(self) -> float | None:
-        """The selection metric of a constant answer."""
-        labels = next(iter(self.labels.values()))
-        return get_kind(self.task.kind).constant_figure(labels, self.task.selection_metric)
+            left_out = f"; left out {bad.count:,} bad ones" if bad.count else ""
+            print(f"{split}: {(describe or describe_examples)(prepared[split])}{left_out}")
+    on_bad = ignore_message if options.records.skip_bad_examples else None
+    return Data(task, by_name, prepared, start.config.vocab_size, on_bad)
 
 
-def predict(records: Any, model: Any, values: flags.FlagValues, *, batch_size: int) -> np.ndarray:
-    """Return the logits of all records, float32 [N, K]."""
-    from bert_tf.training.trainer import resolve_jit_compile
-
-    return records.predict(
-        model,
-        batch_size=batch_size,
-        jit_compile=resolve_jit_compile(values.jit_compile),
-        group_by_length=values.group_by_length,
-        pad_to_max=values.pad_to_max_seq_length,
-    )["logits"]
-
-
-def probabilities_of(kind: str, logits: np.ndarray) -> np.ndarray:
-    """Return what test_results.tsv holds: probabilities [N, K], or the number of a regression."""
-    return get_kind(kind).probabilities(logits.astype(np.float64))
+def describe_examples(prepared: PreparedData) -> str:
+    """Return how many examples there are, and how long."""
+    counts = prepared.manifest["counts"]
+    several = counts["records"] != counts["examples"]
+    return (
+        f"{counts['examples']:,} examples, "
+        + (f"{counts['records']:,} sequences, " if several else "")
+        + f"{counts['tokens'] / max(1, counts['records']):.1f} tokens each, "
+        f"{counts['full_length_records']:,} of full length"
+    )
 
 
 def digest_of(*parts: Any) -> str:
@@ -178,5 +167,93 @@ def digest_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def leave_out(message: str) -> None:
-    """Take the message of a bad example that was told of when the records were made."""
+# === Figures ===
+
+
+def predict_records(
+    records: TaskRecords,
+    model: keras.Model,
+    options: FineTuningOptions,
+    *,
+    batch_size: int,
+    **arguments: Any,
+) -> dict[str, np.ndarray]:
+    """Return the outputs of all records, grouped and padded as the options say.
+
+    Args:
+        records: N of them.
+        model: of their kind.
+        options: of the command.
+        batch_size: records at once.
+        **arguments: others of `TaskRecords.predict`.
+    """
+    return records.predict(
+        model,
+        batch_size=batch_size,
+        jit_compile=resolve_jit_compile(options.training.jit_compile),
+        group_by_length=options.group_by_length,
+        pad_to_max=options.pad_to_max_seq_length,
+        **arguments,
+    )
+
+
+def figures_of(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the task's metrics and the mean loss of all examples."""
+    kind = get_kind(task.kind)
+    predictions = kind.decide(logits)
+    figures = {name: METRICS[name](predictions, labels) for name in task.metrics}
+    total, weight = LOSSES[kind.loss].figures(logits, labels, None)["loss"]
+    return {**figures, "loss": float(total) / float(weight)}
+
+
+def probabilities_of(kind: str, logits: np.ndarray) -> np.ndarray:
+    """Return what test_results.tsv holds: probabilities [N, K], or the number of a regression."""
+    return get_kind(kind).probabilities(logits.astype(np.float64))
+
+
+class Evaluator:
+    """Figures of a model on the dev splits; of MNLI, the first split's carry no suffix.
+
+    Attributes:
+        task: the task.
+        labels: split -> labels of its examples.
+        logits: split -> logits of the model that was evaluated last.
+    """
+
+    def __init__(self, data: Data, options: FineTuningOptions):
+        self.task, self._options = data.task, options
+        self._records = {split: data.records(split) for split in data.splits("dev")}
+        self.labels: dict[str, np.ndarray] = {
+            split: np.asarray(records.labels()) for split, records in self._records.items()
+        }
+        self.logits: dict[str, np.ndarray] = {}
+
+    def __call__(self, model: keras.Model) -> dict[str, float]:
+        """Return the figures of a model, and keep its logits."""
+        figures: dict[str, float] = {}
+        batch_size = self._options.eval_batch_size
+        for number, (split, records) in enumerate(self._records.items()):
+            outputs = predict_records(records, model, self._options, batch_size=batch_size)
+            self.logits[split] = outputs["logits"]
+            suffix = f"_{split.partition('_')[2]}" if number else ""
+            of_split = figures_of(self.task, self.logits[split], self.labels[split])
+            figures |= {f"{name}{suffix}": value for name, value in of_split.items()}
+        return figures
+
+    @property
+    def baseline(self) -> float | None:
+        """The selection metric of a constant answer."""
+        labels = next(iter(self.labels.values()))
+        return get_kind(self.task.kind).constant_figure(labels, self.task.selection_metric)
+
+    def report(self, loaded: LoadedModel, folder: pathlib.Path) -> None:
+        """Evaluate a model, write eval_results.txt and .json, and print them."""
+        figures = self(loaded.model)
+        results = {f"eval_{name}": value for name, value in figures.items()}
+        step = loaded.transfer.step
+        write_results(folder, with_step({**results, "loss": figures["loss"]}, step))
+        print("evaluation:")
+        rows = [(name, f"{value:.6g}") for name, value in results.items()]
+        if self.baseline is not None:
+            rows.append((f"{self.task.selection_metric} of a constant", f"{self.baseline:.6g}"))
+        print_table(rows)

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import pathlib
-import time
-from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
-from absl import flags, logging
+from absl import logging
+from keras import ops
 
-from bert_tf.options import read
+from bert_tf.files import write_text
 from bert_tf.tasks.entity_metrics import EntityScores, entity_scores
-from bert_tf.tasks.table import TASKS
+from bert_tf.tasks.table import TASKS, Task
 from bert_tf.tasks.trained_task import TrainedTask
+from bert_tf.weights.load import LoadedModel
 from data_prep.finetuning import ner
-from data_prep.finetuning.flags import tagged_sources
+from data_prep.finetuning.options import TaggedOptions, extra_settings, tagged_sources
 from data_prep.finetuning.sources import read_tagged
 from experiments.command_line.exit_status import InputError
-from experiments.command_line.training_options import TrainingOptions
-from experiments.command_line.training_setup import chief_first
-from experiments.finetuning import flags as finetuning_flags
-from experiments.finetuning.initial_model import StartingPoint, load_trained, starting_point
-from experiments.finetuning.results import report_runs, with_step, write_results
-from experiments.finetuning.runs import Job, train_all
-from experiments.finetuning.splits import Data, leave_out, make_records
-
-TASK = TASKS["ner"]
-
+from experiments.finetuning.flow import Plan, fine_tune, make_job
+from experiments.finetuning.initial_model import StartingPoint, load_trained
+from experiments.finetuning.options import FineTuningOptions, TaggingOptions
+from experiments.finetuning.results import with_step, write_results
+from experiments.finetuning.splits import Data, make_records, predict_records
+from experiments.plots.predictions import plot_types
 
 # === Figures ===
 
@@ -35,56 +32,66 @@ TASK = TASKS["ner"]
 class TaggedSplit:
     """The sentences of a split, their records, and what a model makes of them.
 
+    Args:
+        data: the data.
+        split: of which split.
+        options: of the command.
+        tagged: how the file is read.
+        start: whose tokenizer the records are of.
+
     Attributes:
         sentences: the sentences with the tags of the file, also those that no label stands for.
         labelled: whether the file has tags.
-        records: the sequences, as `finetuning_pipeline.TaskRecords`.
+        records: the sequences.
         predicted: tags of each sentence by the last model.
     """
 
-    def __init__(self, data: Data, split: str, values: flags.FlagValues, start: StartingPoint):
-        self._values, self._labels = values, data.task.labels
+    def __init__(
+        self,
+        data: Data,
+        split: str,
+        options: FineTuningOptions,
+        tagged: TaggedOptions,
+        start: StartingPoint,
+    ):
+        self._options, self._labels = options, data.task.labels or ()
         source = data.sources[split]
         self.labelled: bool = source.labelled
         self.sentences = list(
             read_tagged(
                 source.files[0],
-                values.token_column,
-                values.tag_column if source.labelled else None,
-                values.tag_scheme,
-                leave_out if values.skip_bad_examples else None,
+                tagged.token_column,
+                tagged.tag_column if source.labelled else None,
+                tagged.tag_scheme,
+                data.on_bad,
             )
         )
         # The same as in the records, which hold no trace of the words.
         self._windows = ner.make_windows(
-            self.sentences, start.tokenizer, values.max_seq_length, values.document_context
+            self.sentences, start.tokenizer, options.max_seq_length, tagged.document_context
         )
-        self.records = data.records(split, start.config.vocab_size)
+        self.records = data.records(split)
         self.predicted: list[list[str]] = []
 
-    def tag(self, model: Any, batch_size: int) -> list[list[str]]:
-        """Return a model's tags of each sentence, and keep them."""
-        from bert_tf.training.trainer import resolve_jit_compile
-
-        found = self.records.predict(
+    def tag(self, model: keras.Model, batch_size: int) -> None:
+        """Tag each sentence with a model, and keep the tags."""
+        outputs = predict_records(
+            self.records,
             model,
+            self._options,
             batch_size=batch_size,
-            jit_compile=resolve_jit_compile(self._values.jit_compile),
-            group_by_length=self._values.group_by_length,
-            pad_to_max=self._values.pad_to_max_seq_length,
             reduce=_most_likely,
             fill=0,
         )
-        return self.read(found["predicted_ids"])
+        self.read(outputs["predicted_ids"])
 
-    def read(self, label_ids: np.ndarray) -> list[list[str]]:
-        """Return the tags of each sentence, from a label for each token, and keep them.
+    def read(self, label_ids: np.ndarray) -> None:
+        """Read the tags of each sentence from a label for each token, and keep them.
 
         Args:
             label_ids: integers [N, L], of each sequence of `records`.
         """
         self.predicted = ner.collect_tags(self._windows, label_ids, self._labels)
-        return self.predicted
 
     def scores(self) -> EntityScores:
         """Return what conlleval says of the tags that were predicted last."""
@@ -92,8 +99,6 @@ class TaggedSplit:
 
 
 def _most_likely(logits: Any) -> dict[str, Any]:
-    from keras import ops
-
     return {"predicted_ids": ops.argmax(logits, axis=-1)}
 
 
@@ -109,103 +114,95 @@ def figures_of(scores: EntityScores) -> dict[str, float]:
 
 def write_scores(scores: EntityScores, folder: pathlib.Path, suffix: str = "") -> None:
     """Write ner_report.txt and, if there are entities, ner_types.png."""
-    from experiments.plots.predictions import plot_types
-
     report = scores.report()
-    (folder / f"ner_report{suffix}.txt").write_text(report, encoding="utf-8")
+    write_text(folder / f"ner_report{suffix}.txt", report)
     print(report, end="")
     if scores.by_type:
         types = {name: (s.precision, s.recall, s.f1) for name, s in scores.by_type.items()}
         plot_types(types, folder / f"ner_types{suffix}.png")
 
 
-# === The script ===
+# === The run ===
 
 
-def run(values: flags.FlagValues) -> None:
-    """Train, evaluate and predict as the flags say.
+def run(options: TaggingOptions) -> None:
+    """Train, evaluate and predict as the options say; raises what `fine_tune` does."""
+    fine_tune(options, lambda start: _plan(options, start))
 
-    Raises:
-        InputError, ValueError, OSError: bad flags, data or model; one line says what.
-    """
-    began = time.time()
-    finetuning_flags.check_flags(values)
-    folder = pathlib.Path(values.output_dir)
-    start = starting_point(values)
-    loaded = None if values.do_train else load_trained(values, start, TASK.kind)
-    task, sources = tagged_sources(values, loaded and loaded.labels)
-    with chief_first(read(TrainingOptions, values)):
-        data = make_records(task, sources, values, start)
-    dev = TaggedSplit(data, "dev", values, start) if values.do_eval else None
-    if values.do_train:
-        train(data, dev, start, values)
-        loaded = load_trained(values, start.trained(folder), TASK.kind)
-    assert loaded is not None  # noqa: S101
-    _check_labels(loaded, task.labels or ())
-    if dev is not None:
-        dev.tag(loaded.model, values.eval_batch_size)
-        results = {f"eval_{name}": value for name, value in figures_of(dev.scores()).items()}
+
+def _plan(options: TaggingOptions, start: StartingPoint) -> Plan:
+    folder = pathlib.Path(options.output_dir)
+    loaded = None if options.do_train else load_trained(options, start, TASKS["ner"].kind)
+    task, sources = tagged_sources(
+        options.files,
+        options.tagged,
+        loaded and loaded.labels,
+        skip_bad_examples=options.records.skip_bad_examples,
+    )
+    extra = extra_settings(task, options.tagged)
+    data = make_records(task, sources, options, start, extra=extra)
+    dev = TaggedSplit(data, "dev", options, options.tagged, start) if options.do_eval else None
+
+    def tag_dev(model: keras.Model) -> EntityScores:
+        assert dev is not None  # noqa: S101
+        dev.tag(model, options.eval_batch_size)
+        return dev.scores()
+
+    def evaluate(loaded: LoadedModel) -> None:
+        assert dev is not None  # noqa: S101
+        scores, path = tag_dev(loaded.model), folder / "predictions_dev.conll"
+        results = {f"eval_{name}": value for name, value in figures_of(scores).items()}
         write_results(folder, with_step(results, loaded.transfer.step))
         print("evaluation:")
-        write_scores(dev.scores(), folder)
-        ner.write_conll(folder / "predictions_dev.conll", dev.sentences, dev.predicted)
-        print(f"wrote {folder / 'predictions_dev.conll'}")
-    if values.do_predict:
-        predict(TaggedSplit(data, "test", values, start), loaded.model, values)
-    print(f"{folder}: {time.time() - began:.0f} s in all")
+        write_scores(scores, folder)
+        ner.write_conll(path, dev.sentences, dev.predicted)
+        print(f"wrote {path}")
 
+    def predict(loaded: LoadedModel) -> None:
+        test = TaggedSplit(data, "test", options, options.tagged, start)
+        _predict(test, loaded.model, folder, options.predict_batch_size)
 
-def train(
-    data: Data,
-    dev: TaggedSplit | None,
-    start: StartingPoint,
-    values: flags.FlagValues,
-) -> None:
-    """Train the runs of all seeds, and report them."""
-
-    def evaluate(model: Any) -> dict[str, float]:
-        assert dev is not None  # noqa: S101
-        dev.tag(model, values.eval_batch_size)
-        return figures_of(dev.scores())
-
-    print(f"begins with {start.description}; {len(data.task.labels)} labels")
-    job = Job(
-        task=TrainedTask(TASK.kind, values.max_seq_length),
-        labels=data.task.labels,
-        records=data.records("train", start.config.vocab_size),
-        # An epoch is a pass over the sequences: long sentences make several, and with
-        # --document_context the examples are whole documents.
-        num_examples=data.made["train"].num_records,
-        fingerprint=data.fingerprint,
+    job = None
+    if options.do_train:
+        job = make_job(
+            data,
+            TrainedTask(task.kind, options.max_seq_length),
+            (lambda model: figures_of(tag_dev(model))) if dev is not None else None,
+            baseline=0.0,
+            # An epoch is a pass over the sequences: long sentences make several, and with
+            # --document_context the examples are whole documents.
+            num_examples=data.prepared["train"].num_records,
+        )
+    return Plan(
+        task=task,
+        job=job,
+        check=lambda loaded: _check_labels(loaded, task),
         evaluate=evaluate if dev is not None else None,
-        selection_metric=TASK.selection_metric,
-        baseline=0.0,
+        predict=predict if options.do_predict else None,
+        loaded=loaded,
     )
-    finished = train_all(job, start, values)
-    report_runs(finished, pathlib.Path(values.output_dir), job.selection_metric, job.baseline)
 
 
-def predict(test: TaggedSplit, model: Any, values: flags.FlagValues) -> None:
+def _predict(test: TaggedSplit, model: keras.Model, folder: pathlib.Path, batch_size: int) -> None:
     """Write the tags of the test set, and their scores if its own tags are known."""
-    folder = pathlib.Path(values.output_dir)
-    test.tag(model, values.predict_batch_size)
+    test.tag(model, batch_size)
     path = folder / "predictions_test.conll"
     ner.write_conll(path, test.sentences, test.predicted, with_true=test.labelled)
     if not test.labelled:
         logging.info("the test file has no tags to compare with")
-    elif not test.scores().num_true:
+    elif not (scores := test.scores()).num_true:
         print("the test file has tags but no entity; predictions are not scored")
     else:
-        results = {f"test_{name}": value for name, value in figures_of(test.scores()).items()}
+        results = {f"test_{name}": value for name, value in figures_of(scores).items()}
         write_results(folder, results, "test_results")
         print("test:")
-        write_scores(test.scores(), folder, "_test")
+        write_scores(scores, folder, "_test")
     print(f"wrote {path}")
 
 
-def _check_labels(loaded: Any, labels: Sequence[str]) -> None:
+def _check_labels(loaded: LoadedModel, task: Task) -> None:
     """Refuse labels, of a training file, that are not those of a model that has no names."""
-    num_labels = loaded.model.output_shape[-1]
+    num_labels, labels = loaded.model.output_shape[-1], task.labels or ()
     if num_labels != len(labels):
         raise InputError(
             f"the model has {num_labels} labels, the training file {len(labels)}: "

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from absl import flags
 
 from bert_tf.records.decoding import read_examples
 from bert_tf.records.files import scan_records
@@ -15,22 +14,17 @@ from bert_tf.records.schema import (
     span_features,
     token_classification_features,
 )
-from data_prep import create_finetuning_data
-from data_prep.finetuning.flags import define_data_flags, sources_from_flags
+from data_prep.finetuning.options import DataOptions, TaskRecordsOptions, find_sources
+from tests.support import command_options
 
 ROOT = pathlib.Path(__file__).parents[2]
 VOCAB = pathlib.Path(__file__).parents[1] / "golden" / "tokenization" / "tiny_vocab.txt"
 
 
-def _values(*arguments):
-    values = flags.FlagValues()
-    create_finetuning_data.define_flags(values)
-    values(["create_finetuning_data", f"--vocab_file={VOCAB}", "--output_dir=out", *arguments])
-    return values
-
-
 def _sources(*arguments):
-    return sources_from_flags(_values(*arguments))
+    required = [f"--vocab_file={VOCAB}", "--output_dir=out"]
+    options = command_options.parse(TaskRecordsOptions, [*required, *arguments])
+    return find_sources(options.data, options.tagged, options.spans)
 
 
 def _run(*arguments, vocab=VOCAB):
@@ -211,11 +205,10 @@ def test_questions(tmp_path):
 
 def test_scripts_without_the_flags_refuse_the_tasks(tmp_path):
     for name in ("ner", "squad1.1"):
-        values = flags.FlagValues()
-        define_data_flags(values)
-        values(["x", f"--task_name={name}", f"--train_file={_write(tmp_path, 'x', 'x')}"])
+        file = _write(tmp_path, "x", "x")
+        data = command_options.of(DataOptions, task_name=name, train_file=file)
         with pytest.raises(ValueError, match=f"task_name: {name} is for another script"):
-            sources_from_flags(values)
+            find_sources(data)
 
 
 @pytest.mark.parametrize(

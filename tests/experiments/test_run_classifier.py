@@ -15,6 +15,7 @@ from absl import flags
 
 from bert_tf.config import BertConfig
 from bert_tf.models.task_models import HEADS
+from bert_tf.options import define
 from bert_tf.tasks import metrics
 from bert_tf.tasks.table import get_task
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
@@ -22,14 +23,14 @@ from bert_tf.training.finetuning import make_model
 from bert_tf.weights.adapters import load_adapters
 from bert_tf.weights.load import load_bert, load_checkpoint, load_model
 from bert_tf.weights.save import save_model_directory
-from experiments import run_classifier
 from experiments.command_line.exit_status import InputError, exit_on_error
 from experiments.command_line.memory import OUT_OF_MEMORY_STATUS
 from experiments.finetuning import classification
-from experiments.finetuning import flags as finetuning_flags
-from experiments.finetuning.results import Run, summary_over_seeds
-from experiments.finetuning.runs import Job, _Training, best_run
+from experiments.finetuning.options import ClassifierOptions, FineTuningOptions
+from experiments.finetuning.results import FineTuningRun, summary_over_seeds
+from experiments.finetuning.runs import Job, SeedTraining, best_run
 from experiments.finetuning.splits import Evaluator
+from tests.support import command_options
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GOOD, BAD = ("good", "fine", "lovely"), ("bad", "awful", "sad")
@@ -85,10 +86,7 @@ def tables(tmp_path_factory):
 
 
 def command(given):
-    values = flags.FlagValues()
-    run_classifier.define_flags(values)
-    values(["run_classifier.py", *(f"--{name}={value}" for name, value in given.items())])
-    return values
+    return command_options.of(ClassifierOptions, **given)
 
 
 def run(model_dir, output, **given):
@@ -330,7 +328,7 @@ def test_one_seed_and_several_do_not_share_a_folder(model_dir, tables, tmp_path)
 def test_a_run_no_better_than_a_constant_is_named_failed():
     def made(seed, score, diverged=None):
         figures = {} if score is None else {"accuracy": score}
-        return Run(seed, "", 1, figures, 1, 0.0, 0.0, diverged)
+        return FineTuningRun(seed, "", 1, figures, 1, 0.0, 0.0, diverged)
 
     found = summary_over_seeds(
         [made(1, 0.9), made(2, 0.6), made(3, None, "the loss is not finite")], "accuracy", 0.6
@@ -343,8 +341,8 @@ def test_a_run_no_better_than_a_constant_is_named_failed():
 def test_where_every_run_diverged_the_best_weights_before_are_named():
     job = Job("classification", None, None, 1, "", None, "accuracy")
     runs = [
-        Run(1, "here", 9, {"accuracy": 0.9}, 7, 0.0, 0.0, "not finite"),
-        Run(2, "there", 9, {}, 0, 0.0, 0.0, "not finite"),
+        FineTuningRun(1, "here", 9, {"accuracy": 0.9}, 7, 0.0, 0.0, "not finite"),
+        FineTuningRun(2, "there", 9, {}, 0, 0.0, 0.0, "not finite"),
     ]
     with pytest.raises(InputError) as error:
         best_run(job, runs)
@@ -427,8 +425,8 @@ def test_early_stopping_counts_the_evaluations_before_a_resume(
         step[0] = self.trainer.step
         return original(self)
 
-    original = _Training._evaluate
-    monkeypatch.setattr(_Training, "_evaluate", evaluate)
+    original = SeedTraining._evaluate
+    monkeypatch.setattr(SeedTraining, "_evaluate", evaluate)
     monkeypatch.setattr(
         Evaluator,
         "__call__",
@@ -599,13 +597,19 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
         ({"do_train": True, "use_tpu": True}, "use_tpu, .* with --distribution_strategy=tpu"),
         ({"do_train": True, "seeds": "1,1"}, "seeds: expected different whole numbers"),
         ({"do_train": True, "max_seq_length": 37}, "max_seq_length: the model has 31 positions"),
-        ({"do_train": True, "learning_rate": -1}, "learning_rate: expected a positive number"),
-        ({"do_train": True, "learning_rate": "nan"}, "learning_rate: expected a positive number"),
+        ({"do_train": True, "learning_rate": -1}, "learning_rate: expected above 0"),
+        (
+            {"do_train": True, "learning_rate": "nan"},
+            "learning_rate: expected above 0",
+        ),
         ({"do_train": True, "iterations_per_loop": 0}, "iterations_per_loop: expected at least 1"),
         ({"do_train": True, "train_batch_size": 0}, "train_batch_size: expected at least 1"),
         ({"do_train": True, "num_train_epochs": 0.01}, "97 examples in batches of 7 make no step"),
         ({"do_train": True, "seeds": "1,01"}, "seeds: expected different whole numbers"),
-        ({"do_train": True, "num_train_epochs": "inf"}, "num_train_epochs: expected a number"),
+        (
+            {"do_train": True, "num_train_epochs": "inf"},
+            "num_train_epochs: expected .* below inf",
+        ),
         ({"do_train": True, "eval_every_steps": -3}, "eval_every_steps: expected at least 0"),
         ({"do_train": True, "early_stop_evals": -1}, "early_stop_evals: expected at least 0"),
         ({"do_train": True, "early_stop_evals": 2}, "early_stop_evals: needs --do_eval"),
@@ -703,7 +707,7 @@ def test_memory_that_runs_out_is_one_line(capsys):
         raise tf.errors.ResourceExhaustedError(None, None, message)
 
     values = flags.FlagValues()
-    finetuning_flags.define_flags(values)
+    define(FineTuningOptions, values)
     values(["script.py", "--output_dir=x", "--train_batch_size=64"])
     assert exit_on_error("script", run_out, values) == OUT_OF_MEMORY_STATUS
     error = capsys.readouterr().err

@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
 
 from bert_tf.tasks.entity_metrics import entity_scores
 from bert_tf.weights.tensor_bundle import read_tensors
@@ -19,7 +18,9 @@ from experiments import run_ner
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning import tagging
 from experiments.finetuning.initial_model import starting_point
+from experiments.finetuning.options import TaggingOptions
 from experiments.plots.curves import plot_curves
+from tests.support import command_options
 from tests.support import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -49,10 +50,8 @@ def conll(count, seed, tagged=True):
     return "".join(lines)
 
 
-def values_of(data, output, **changes):
-    values = flags.FlagValues()
-    run_ner.define_flags(values)
-    given = {
+def given_of(data, output, **changes):
+    return {
         "train_file": data / "train.conll",
         "dev_file": data / "dev.conll",
         "test_file": data / "test.conll",
@@ -71,13 +70,16 @@ def values_of(data, output, **changes):
         "pad_to_max_seq_length": True,  # one shape to compile
         **changes,
     }
-    pairs = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    values(["run_ner.py", *pairs])
-    return values
+
+
+def options_of(data, output, **changes):
+    given = given_of(data, output, **changes)
+    arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return command_options.parse(TaggingOptions, arguments, **run_ner.DEFAULTS)
 
 
 def run(data, output, **changes):
-    tagging.run(values_of(data, output, **changes))
+    tagging.run(options_of(data, output, **changes))
 
 
 def without_training(data, output, **changes):
@@ -145,7 +147,7 @@ def test_it_learns_and_scores_what_it_writes(data, trained):
     assert found["global_step"] == stored["best_step"]
     sentences = list(ner.read_sentences(data / "train.conll"))
     assert max(len(s.words) for s in sentences) > LENGTH - 2
-    tokenizer = starting_point(values_of(data, trained)).tokenizer
+    tokenizer = starting_point(options_of(data, trained)).tokenizer
     windows = ner.make_windows(sentences, tokenizer, LENGTH)
     assert stored["steps"] == int(len(windows) / 13 * 5) > int(131 / 13 * 5)
 
@@ -318,9 +320,9 @@ def test_flags_that_cannot_be(data, tmp_path, changes, message):
 def test_bad_input_is_one_line_and_status_1(data, tmp_path):
     (tmp_path / "train.conll").write_text("w1 B-PER\nw2 PER\n")
     script = str(REPOSITORY / "experiments" / "run_ner.py")
-    given = values_of(data, tmp_path / "ner", train_file=tmp_path / "train.conll")
+    given = given_of(data, tmp_path / "ner", train_file=tmp_path / "train.conll")
     names = ("train_file", "bert_config_file", "vocab_file", "output_dir")
-    arguments = [f"--{name}={given[name].value}" for name in names]
+    arguments = [f"--{name}={given[name]}" for name in names]
     done = subprocess.run(  # noqa: S603
         [sys.executable, script, "--do_train", "--max_seq_length=17", *arguments],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""},

@@ -17,6 +17,8 @@ from absl import flags
 
 from bert_tf.config import BertConfig
 from bert_tf.models.task_models import HEADS
+from bert_tf.options import define
+from bert_tf.options import read as read_options
 from bert_tf.tasks import squad_metrics
 from bert_tf.tasks.squad_metrics import normalize_answer
 from bert_tf.tokenization.vocabulary import load_vocab
@@ -26,6 +28,7 @@ from experiments import run_squad
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning import question_answering
 from experiments.finetuning.initial_model import starting_point
+from experiments.finetuning.options import QuestionAnsweringOptions
 from experiments.finetuning.question_answering import LOGGED, Answerer, prepare
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -54,15 +57,13 @@ def original():
 
 def parsed(**given):
     values = flags.FlagValues()
-    run_squad.define_flags(values)
+    define(QuestionAnsweringOptions, values, **run_squad.DEFAULTS)
     values(["run_squad.py", *(f"--{name}={value}" for name, value in given.items())])
     return values
 
 
 def squad(**given):
-    values = parsed(**given)
-    question_answering.run(values)
-    return values
+    question_answering.run(read_options(QuestionAnsweringOptions, parsed(**given)))
 
 
 def read(path):
@@ -323,9 +324,9 @@ def answerer(path, model_dir, tmp_path, **given):
         output_dir=tmp_path / "records",
         **given,
     )
-    start = starting_point(values)
-    split = prepare(values, start, "dev", str(path))
-    return Answerer(split, start, values)
+    options = read_options(QuestionAnsweringOptions, values)
+    start = starting_point(options)
+    return Answerer(prepare(options, start), start, options)
 
 
 def test_padding_is_no_answer_unless_asked_for(model_dir, tmp_path):
@@ -567,10 +568,13 @@ def test_the_answers_of_both_files_are_looked_at_before_training(model_dir, tmp_
         ({"do_predict": True, "predict_file": "absent"}, "predict_file: no such file: absent"),
         ({"do_predict": True, "max_seq_length": 67}, "max_seq_length must be greater than"),
         ({"do_predict": True, "max_seq_length": 137}, "the model has 131 positions, got 137"),
-        ({"do_predict": True, "doc_stride": 0}, "doc_stride must be at least 1"),
+        ({"do_predict": True, "doc_stride": 0}, "doc_stride: expected at least 1, got 0"),
         ({"do_predict": True, "n_best_size": 0}, "n_best_size: expected at least 1, got 0"),
         ({"do_predict": True, "max_answer_length": 0}, "max_answer_length: expected at least 1"),
-        ({"do_predict": True, "null_score_diff_threshold": "nan"}, "expected a number, got nan"),
+        (
+            {"do_predict": True, "null_score_diff_threshold": "nan"},
+            "at least -inf, got nan",
+        ),
         ({"do_train": True, "num_train_epochs": 0.1}, "make no step"),
     ],
 )

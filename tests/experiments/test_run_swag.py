@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
 
 from bert_tf.tasks.table import TASKS
 from bert_tf.weights.tensor_bundle import read_tensors
@@ -18,6 +17,8 @@ from data_prep.finetuning import swag
 from experiments import run_swag
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning import multiple_choice, splits
+from experiments.finetuning.options import MultipleChoiceOptions
+from tests.support import command_options
 from tests.support import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -40,10 +41,13 @@ def write_table(path, count, seed):
             writer.writerow([number + 100, f"w{rng.randrange(60, 90)}", "w91", *words, label])
 
 
-def values_of(data, output, **changes):
-    values = flags.FlagValues()
-    run_swag.define_flags(values)
-    given = {
+def parsed(**given):
+    arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return command_options.parse(MultipleChoiceOptions, arguments, **run_swag.DEFAULTS)
+
+
+def given_of(data, output, **changes):
+    return {
         "data_dir": data,
         "bert_config_file": data / "bert_config.json",
         "vocab_file": data / "vocab.txt",
@@ -60,12 +64,10 @@ def values_of(data, output, **changes):
         "pad_to_max_seq_length": True,  # one shape to compile
         **changes,
     }
-    values(["run_swag.py", *(f"--{n}={v}" for n, v in given.items() if v is not None)])
-    return values
 
 
 def run(data, output, **changes):
-    multiple_choice.run(values_of(data, output, **changes))
+    multiple_choice.run(parsed(**given_of(data, output, **changes)))
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +161,7 @@ def test_a_stopped_run_goes_on(data, tmp_path, monkeypatch, capsys):
 
 
 def test_defaults_are_the_papers():
-    values = flags.FlagValues()
-    run_swag.define_flags(values)
-    values(["run_swag.py", "--output_dir=x"])
+    values = parsed(output_dir="x")
     task = TASKS["swag"]
     assert values.train_batch_size == task.train_batch_size == 16
     assert values.learning_rate == task.learning_rates[0] == 2e-5
@@ -199,9 +199,9 @@ def test_files_that_cannot_be(data, tmp_path):
 def test_bad_input_is_one_line_and_status_1(data, tmp_path):
     (tmp_path / "train.csv").write_text("sent1,sent2,ending0,ending1,label\nw1,w2,w3,w4,yes\n")
     script = str(REPOSITORY / "experiments" / "run_swag.py")
-    given = values_of(data, tmp_path / "out", train_file=tmp_path / "train.csv")
+    given = given_of(data, tmp_path / "out", train_file=tmp_path / "train.csv")
     names = ("train_file", "bert_config_file", "vocab_file", "output_dir")
-    arguments = [f"--{name}={given[name].value}" for name in names]
+    arguments = [f"--{name}={given[name]}" for name in names]
     done = subprocess.run(  # noqa: S603
         [sys.executable, script, "--do_train", "--max_seq_length=11", *arguments],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""},

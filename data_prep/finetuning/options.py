@@ -1,0 +1,356 @@
+"""Options that name fine-tuning data, and the sources they mean."""
+
+import dataclasses
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bert_tf.options import option
+from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.table import TASKS, Task, get_task
+from data_prep.finetuning import glue, ner, swag, tables
+from data_prep.finetuning.kinds import reader_of
+from data_prep.finetuning.sources import (
+    Source,
+    available_splits,
+    file_source,
+    read_tagged,
+    table_source,
+    table_task,
+    tagged_source,
+    tfds_source,
+)
+
+# === Options ===
+
+
+@dataclasses.dataclass(frozen=True)
+class FileOptions:
+    """Where the data of a task lie."""
+
+    data_dir: str | None = option(None, "The task's own folder, with its official files.")
+    train_file: str | None = option(None, "File of the train split, in place of --data_dir.")
+    dev_file: str | None = option(None, "File of the dev split, in place of --data_dir.")
+    test_file: str | None = option(None, "File of the test split, in place of --data_dir.")
+
+    def by_split(self) -> dict[str, str]:
+        """Return split -> path of the files that are named.
+
+        Raises:
+            FileNotFoundError: one is not there.
+        """
+        files = {"train": self.train_file, "dev": self.dev_file, "test": self.test_file}
+        named = {split: path for split, path in files.items() if path}
+        for path in named.values():
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"no such file: {path}")
+        return named
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordOptions:
+    """How records are made, and what becomes of bad examples."""
+
+    num_workers: int = option(
+        0, "Worker processes; 0 for one per core, or none if the input is small.", minimum=0
+    )
+    skip_bad_examples: bool = option(False, "Leave bad examples out, and list them in a file.")
+    max_bad_shown: int = option(10, "Most bad examples shown of a split.", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableOptions:
+    """What the columns of one's own tables mean."""
+
+    kind: str = option(
+        "classification",
+        "What the labels of your own tables are.",
+        choices=("classification", "regression", "multi_label"),
+    )
+    text_column: str | None = option(None, "Column of the text, or of a pair's first text.")
+    text_b_column: str | None = option(None, "Column of a pair's second text.")
+    label_column: tuple[str, ...] = option(
+        (), "Column of the label; for multi_label also several, of 0 and 1."
+    )
+    label_separator: str = option("|", "What separates labels in one column, for multi_label.")
+    id_column: str | None = option(None, "Column with a name for each row.")
+    file_format: tables.Format | None = option(
+        None,
+        "Format of your own tables. Default: by the file's extension.",
+        choices=tuple(tables.FORMATS),
+    )
+    has_header: bool = option(
+        True, "Whether the first row names the columns; else they are 0, 1, ..."
+    )
+    quotes: bool | None = option(
+        None, 'Whether "..." may hold separators and line ends. Default: in CSV yes, in TSV no.'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """What the data are: a task with official files, or tables of one's own."""
+
+    task_name: str | None = option(
+        None, f"One of {', '.join(TASKS)}; leave it out for tables of your own."
+    )
+    files: FileOptions = FileOptions()
+    splits: tuple[str, ...] | None = option(
+        None, "Splits to make, such as train,dev_matched. Default: all that are there."
+    )
+    tfds: bool = option(False, "Read what TensorFlow Datasets has prepared in --data_dir.")
+    labels: tuple[str, ...] | None = option(
+        None, "Labels in the order of their ids. Default: those of the training file."
+    )
+    tables: TableOptions = TableOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class TaggedOptions:
+    """How tagged words are read and shown to a model."""
+
+    token_column: int = option(0, "Column of the words, from 0; from the end if negative.")
+    tag_column: int = option(-1, "Column of the tags, likewise.")
+    tag_scheme: str = option(
+        "original",
+        "Tags as they are in the files, or with B- on the first word of every entity.",
+        choices=tuple(ner.TAG_SCHEMES),
+    )
+    document_context: bool = option(
+        False, "Fill sequences up with the words around the sentence in its document."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanOptions:
+    """How questions on documents become windows, as in run_squad.py."""
+
+    doc_stride: int = option(
+        WindowRule.doc_stride, "Tokens between the starts of two windows.", minimum=1
+    )
+    max_query_length: int = option(
+        WindowRule.max_query_length, "Tokens of a question that are kept.", minimum=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRecordsOptions:
+    """Options of create_finetuning_data.py."""
+
+    output_dir: str = option(None, "Where the records are written.", required=True)
+    vocab_file: str = option(None, "Vocabulary of the model, one WordPiece a line.", required=True)
+    do_lower_case: bool = option(True, "True for uncased models, False for cased ones.")
+    max_seq_length: int | None = option(
+        None, "Tokens of a sequence; longer ones are cut. Default: the task's."
+    )
+    data: DataOptions = DataOptions()
+    records: RecordOptions = RecordOptions()
+    tagged: TaggedOptions = TaggedOptions()
+    spans: SpanOptions = SpanOptions()
+
+
+def extra_settings(
+    task: Task, tagged: TaggedOptions | None = None, spans: SpanOptions | None = None
+) -> dict[str, Any]:
+    """Return what `prepare` takes as `extra` for a kind of task."""
+    if task.kind == "token_classification" and tagged is not None:
+        return {"document_context": tagged.document_context}
+    if task.kind == "span" and spans is not None:
+        return dataclasses.asdict(spans)
+    return {}
+
+
+# === Sources ===
+
+
+def find_sources(
+    data: DataOptions,
+    tagged: TaggedOptions | None = None,
+    spans: SpanOptions | None = None,
+    *,
+    skip_bad_examples: bool = False,
+) -> tuple[Task, list[Source]]:
+    """Find out what records are to be made of.
+
+    Args:
+        data: what the data are.
+        tagged: of a script that takes tagged words.
+        spans: of a script that takes questions on documents.
+        skip_bad_examples: leave bad examples out in finding the labels.
+
+    Returns:
+        The task, with its labels, and the sources of its splits.
+
+    Raises:
+        ValueError: options that contradict each other, or a training file that is bad.
+        FileNotFoundError: a file that is not there.
+    """
+    if data.task_name is None:
+        return _own_tables(data, skip_bad_examples)
+    task, files = get_task(data.task_name), data.files
+    options_of_kind = {"token_classification": tagged, "span": spans}
+    if options_of_kind.get(task.kind, data) is None:
+        raise ValueError(f"task_name: {task.name} is for another script")
+    if data.tables.text_column is not None or data.tables.label_column:
+        raise ValueError(f"text_column, label_column: {task.name} has columns of its own")
+    if data.tfds and files.data_dir is not None and not files.by_split():
+        splits = data.splits or available_splits(task, files.data_dir, True)
+        return task, [tfds_source(task, files.data_dir, split) for split in splits]
+    if task.kind == "token_classification" and tagged is not None:
+        return tagged_sources(
+            files, tagged, data.labels, data.splits, skip_bad_examples=skip_bad_examples
+        )
+    return file_sources(files, task, data.splits)
+
+
+def file_sources(
+    files: FileOptions, task: Task, splits: Sequence[str] | None = None
+) -> tuple[Task, list[Source]]:
+    """Find the official files of a task.
+
+    Args:
+        files: where they lie.
+        task: of TASKS.
+        splits: splits to look for in --data_dir; None for all that are there.
+
+    Returns:
+        The task, with its number of choices if it has some, and the sources of its splits.
+
+    Raises:
+        ValueError: both or neither of --data_dir and files; a bad header.
+        FileNotFoundError: a file that is not there.
+    """
+    paths = _split_files(files, task, splits)
+    sources = [file_source(task, path, split) for split, path in paths.items()]
+    if task.kind == "multiple_choice":
+        task = dataclasses.replace(task, num_choices=swag.count_choices(sources[0].files[0]))
+    return task, sources
+
+
+def tagged_sources(
+    files: FileOptions,
+    tagged: TaggedOptions,
+    labels: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    *,
+    skip_bad_examples: bool = False,
+) -> tuple[Task, list[Source]]:
+    """Find files of tagged words; warn on standard error of tags that training lacks.
+
+    Args:
+        files: where they lie.
+        tagged: how they are read.
+        labels: the labels in the order of their ids; None for the tags of the training file.
+        splits: as for `file_sources`.
+        skip_bad_examples: as for `find_sources`.
+
+    Returns:
+        The task "ner", with its labels, and the sources of its splits. A test split whose file has
+        no column of tags is not labelled.
+
+    Raises:
+        ValueError, FileNotFoundError: as for `file_sources`; no labels; a bad training file.
+    """
+    task = TASKS["ner"]
+    paths = _split_files(files, task, splits)
+    token_column, tag_column = tagged.token_column, tagged.tag_column
+    on_bad = (lambda message: None) if skip_bad_examples else None
+
+    def read(path: str) -> Iterable[ner.Sentence]:
+        return read_tagged(path, token_column, tag_column, tagged.tag_scheme, on_bad)
+
+    if labels is None:
+        if "train" not in paths:
+            raise ValueError("labels: ner needs a training file, or the labels themselves")
+        labels = ner.label_names(read(paths["train"]))
+    sources = []
+    for split, path in paths.items():
+        has_tags = not glue.is_test_split(split) or ner.has_tags(path, token_column, tag_column)
+        if has_tags and split != "train":
+            _warn_of_other_tags(path, read(path), labels)
+        sources.append(
+            tagged_source(
+                path,
+                split,
+                document_context=tagged.document_context,
+                token_column=token_column,
+                tag_column=tag_column if has_tags else None,
+                tag_scheme=tagged.tag_scheme,
+                labels=None if split == "train" else labels,
+            )
+        )
+    return dataclasses.replace(task, labels=tuple(labels)), sources
+
+
+def _warn_of_other_tags(
+    path: str, sentences: Iterable[ner.Sentence], labels: Sequence[str]
+) -> None:
+    counts = Counter(tag for s in sentences for tag in s.tags if tag not in labels)
+    if counts:
+        shown = ", ".join(f"{tag} {count:,}" for tag, count in sorted(counts.items()))
+        print(
+            f"warning: {path}: {counts.total():,} words have tags that are not among the labels "
+            f"({shown}); no model predicts them, so they count as missed",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _split_files(files: FileOptions, task: Task, splits: Sequence[str] | None) -> dict[str, str]:
+    """Find the file of each split, by the files given or in --data_dir."""
+    paths = files.by_split()
+    if bool(paths) == (files.data_dir is not None):
+        raise ValueError(f"{task.name}: give either data_dir, or train_file, dev_file, test_file")
+    if files.data_dir is None:
+        if splits:
+            raise ValueError("splits: the files given say which there are")
+        return paths
+    splits = splits or available_splits(task, files.data_dir)
+    if not splits:
+        raise FileNotFoundError(f"{task.name}: no file of the task in {files.data_dir}")
+    find = reader_of(task).find_file
+    return {split: find(task, files.data_dir, split) for split in splits}
+
+
+def _own_tables(data: DataOptions, skip_bad_examples: bool) -> tuple[Task, list[Source]]:
+    paths, table = data.files.by_split(), data.tables
+    if not paths:
+        raise ValueError("give task_name and data_dir, or train_file and text_column")
+    if table.text_column is None:
+        raise ValueError("text_column: needed to read tables of your own")
+    columns = tables.Columns(
+        text=table.text_column,
+        text_b=table.text_b_column,
+        label=table.label_column,
+        separator=table.label_separator,
+        id=table.id_column,
+        file_format=table.file_format,
+        has_header=table.has_header,
+        quotes=table.quotes,
+    )
+    if not columns.label and set(paths) != {"test"}:
+        raise ValueError("label_column: needed for the train and dev splits")
+    task = table_task(
+        table.kind,
+        columns,
+        paths.get("train"),
+        data.labels,
+        skip_bad_examples=skip_bad_examples,
+    )
+    return task, [table_source(task, path, split, columns) for split, path in paths.items()]
+
+
+class BadExamples:
+    """Shows the first messages on bad examples, and counts all."""
+
+    def __init__(self, shown: int):
+        self._shown = shown
+        self.count = 0
+
+    def __call__(self, message: str) -> None:
+        """Take one message."""
+        self.count += 1
+        if self.count <= self._shown:
+            print(f"bad example: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,129 @@
+"""The way of every fine-tuning command: data, training, evaluation, predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from bert_tf.models.lora import check_arguments
+from bert_tf.tasks.table import Task
+from bert_tf.tasks.trained_task import TrainedTask
+from bert_tf.weights.load import LoadedModel
+from experiments.command_line.exit_status import InputError
+from experiments.command_line.training_setup import strategy_of
+from experiments.finetuning.initial_model import StartingPoint, load_trained, starting_point
+from experiments.finetuning.options import FineTuningOptions
+from experiments.finetuning.results import report_runs
+from experiments.finetuning.runs import Job, train_all
+from experiments.finetuning.splits import Data
+
+# What is done with a fine-tuned model.
+Use = Callable[[LoadedModel], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a command does once its data are there.
+
+    Attributes:
+        task: the task, with its labels.
+        job: what is trained; None without --do_train.
+        check: refuses a model that does not fit the data.
+        evaluate: writes and prints the figures of a model; None without --do_eval.
+        predict: writes the predictions of a model; None without --do_predict.
+        loaded: the model, where preparing the data has loaded it already.
+    """
+
+    task: Task
+    job: Job | None
+    check: Use | None = None
+    evaluate: Use | None = None
+    predict: Use | None = None
+    loaded: LoadedModel | None = None
+
+
+def fine_tune(options: FineTuningOptions, make_plan: Callable[[StartingPoint], Plan]) -> None:
+    """Train, evaluate and predict as the options say.
+
+    Args:
+        options: of the command.
+        make_plan: the model to begin with -> the data, made ready, and what to do with them.
+
+    Raises:
+        InputError, ValueError, OSError, RuntimeError: bad options, data or model; one line says
+            what.
+    """
+    began = time.time()
+    check_options(options)
+    folder = pathlib.Path(options.output_dir)
+    start = starting_point(options)
+    plan = make_plan(start)
+    if plan.job is not None:
+        print(f"{plan.task.name}: begins with {start.description}")
+        runs = train_all(plan.job, start, options)
+        report_runs(runs, folder, plan.job.selection_metric, plan.job.baseline)
+        start = start.trained(folder)
+    if plan.evaluate or plan.predict:
+        folder.mkdir(parents=True, exist_ok=True)
+        loaded = plan.loaded or load_trained(options, start, plan.task.kind)
+        for use in (plan.check, plan.evaluate, plan.predict):
+            if use is not None:
+                use(loaded)
+    print(f"{folder}: {time.time() - began:.0f} s in all")
+
+
+def make_job(
+    data: Data,
+    trained_task: TrainedTask,
+    evaluate: Callable[[keras.Model], dict[str, float]] | None,
+    **changes: Any,
+) -> Job:
+    """Make the job of training on the train split.
+
+    Args:
+        data: with the records of the train split.
+        trained_task: what the model will be for.
+        evaluate: model -> figures of the dev split; None not to evaluate.
+        **changes: fields of the job that are not those of the task and its records.
+    """
+    # Weights depend on the dev set only where they are chosen by it.
+    parts = ("train", "dev") if evaluate is not None else ("train",)
+    fields = {
+        "labels": data.task.labels,
+        "num_examples": data.prepared["train"].num_examples,
+        "selection_metric": data.task.selection_metric,
+        **changes,
+    }
+    return Job(
+        trained_task,
+        records=data.records("train"),
+        fingerprint=data.fingerprint(*parts),
+        evaluate=evaluate,
+        **fields,
+    )
+
+
+def check_options(options: FineTuningOptions) -> None:
+    """Refuse what no run could have, and make the devices ready.
+
+    Raises:
+        InputError, ValueError: one line names the option.
+    """
+    options.check_together()
+    if options.lora_rank:
+        try:
+            check_arguments(options.lora_rank, options.lora_alpha, options.lora_targets)
+        except ValueError as error:
+            raise InputError(f"lora_{error}") from error
+    training = options.training
+    if (
+        training.distribution_strategy != "one_device"
+        or training.all_reduce_alg
+        or training.num_replicas
+    ):
+        strategy_of(training)  # made here, before anything else of TensorFlow runs

@@ -1,0 +1,175 @@
+"""Options of the fine-tuning commands; names and defaults are those of the original."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from bert_tf.options import option
+from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.table import TASKS
+from data_prep.finetuning.options import (
+    DataOptions,
+    FileOptions,
+    RecordOptions,
+    SpanOptions,
+    TaggedOptions,
+)
+from experiments.command_line.exit_status import InputError
+from experiments.command_line.model_options import ModelOptions
+from experiments.command_line.training_options import TrainingOptions
+
+# Options that a run's result depends on, beside its records, its model and `TRAJECTORY_NAMES`.
+RESULT_NAMES = (
+    "train_batch_size learning_rate num_train_epochs num_train_steps warmup_proportion "
+    "eval_every_steps early_stop_evals keep_best bias_correction clip_norm weight_decay_rate "
+    "group_by_length pad_to_max_seq_length bilstm lora_rank lora_alpha lora_targets"
+).split()
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuningOptions:
+    """What every fine-tuning command has."""
+
+    model: ModelOptions = ModelOptions()
+    output_dir: str = option(None, "Folder of the model and the results.", required=True)
+    do_train: bool = option(False, "Whether to train.")
+    do_eval: bool = option(False, "Whether to evaluate on the dev set; with --do_train each epoch.")
+    do_predict: bool = option(False, "Whether to predict the test set.")
+    # --- data
+    max_seq_length: int = option(128, "Tokens of a sequence; longer ones are cut.", minimum=1)
+    train_batch_size: int = option(32, "Examples in a training batch.", minimum=1)
+    eval_batch_size: int = option(8, "Examples in an evaluation batch.", minimum=1)
+    predict_batch_size: int = option(8, "Examples in a batch of the test set.", minimum=1)
+    group_by_length: bool = option(True, "Put examples of like length into one batch.")
+    pad_to_max_seq_length: bool = option(
+        False, "Pad all to --max_seq_length, as the original does."
+    )
+    cache_dir: str | None = option(
+        None, "Folder of prepared records; output_dir/records by default."
+    )
+    records: RecordOptions = RecordOptions()
+    # --- training
+    learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)
+    num_train_epochs: float = option(
+        3.0, "Passes over the training set.", minimum=0, below=math.inf
+    )
+    num_train_steps: int | None = option(None, "Training steps, in place of --num_train_epochs.")
+    warmup_proportion: float = option(
+        0.1, "Part of the steps in which the learning rate rises.", minimum=0, maximum=1
+    )
+    save_checkpoints_steps: int = option(1000, "Steps between two checkpoints to continue from.")
+    iterations_per_loop: int = option(1000, "Steps at most in one call of the graph.", minimum=1)
+    seeds: tuple[int, ...] = option(
+        (12345,), "Seeds of initial head, dropout and order; a run each.", minimum=0
+    )
+    eval_every_steps: int = option(
+        0, "Steps between two evaluations; 0 for once an epoch.", minimum=0
+    )
+    early_stop_evals: int = option(
+        0, "Stop after so many evaluations without a better one; 0: never.", minimum=0
+    )
+    keep_best: bool = option(True, "Keep the weights that were best on the dev set, not the last.")
+    bias_correction: bool = option(False, "Adam's correction of its moments, which BERT left out.")
+    clip_norm: float = option(1.0, "Largest norm of the gradients; 0 not to clip.")
+    weight_decay_rate: float = option(0.01, "Weight decay.")
+    bilstm: bool = option(False, "Put a BiLSTM between encoder and head: an ablation of the paper.")
+    lora_rank: int = option(
+        0, "Train low-rank adapters of this rank and the head alone; 0: all.", minimum=0
+    )
+    lora_alpha: float | None = option(
+        None, "Adapters are scaled by this over the rank; the rank by default."
+    )
+    lora_targets: tuple[str, ...] = option(
+        ("query", "value"),
+        "What has adapters: query, key, value, attention_output, intermediate, output.",
+    )
+    log_steps: int = option(25, "Steps between two log lines.", minimum=1)
+    tensorboard: bool = option(False, "Whether to write TensorBoard summaries.")
+    overwrite: bool = option(False, "Train anew in a folder that holds a finished or another run.")
+    training: TrainingOptions = TrainingOptions()
+
+    def check_together(self) -> None:
+        """Refuse options that no run could have together.
+
+        Raises:
+            InputError: one line says what.
+        """
+        if not (self.do_train or self.do_eval or self.do_predict):
+            raise InputError("give at least one of --do_train, --do_eval, --do_predict")
+        if self.early_stop_evals and self.do_train and not self.do_eval:
+            raise InputError("early_stop_evals: needs --do_eval, whose evaluations it counts")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            seeds = ",".join(map(str, self.seeds))
+            raise InputError(f"seeds: expected different whole numbers, got {seeds}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierOptions(FineTuningOptions):
+    """Options of run_classifier.py."""
+
+    data: DataOptions = DataOptions()
+    majority_class: bool | None = option(
+        None,
+        "Predict the commonest label of the training set; by default for WNLI alone, as the paper.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MultipleChoiceOptions(FineTuningOptions):
+    """Options of run_swag.py."""
+
+    files: FileOptions = FileOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class TaggingOptions(FineTuningOptions):
+    """Options of run_ner.py."""
+
+    files: FileOptions = FileOptions()
+    tagged: TaggedOptions = TaggedOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionAnsweringOptions(FineTuningOptions):
+    """Options of run_squad.py."""
+
+    train_file: str | None = option(None, "SQuAD's JSON to train on.")
+    predict_file: str | None = option(None, "SQuAD's JSON to answer and evaluate.")
+    spans: SpanOptions = SpanOptions()
+    n_best_size: int = option(20, "Starts, ends and answers that are kept.", minimum=1)
+    max_answer_length: int = option(30, "Longest answer, in tokens.", minimum=1)
+    version_2_with_negative: bool = option(False, "SQuAD 2.0: questions may have no answer.")
+    null_score_diff_threshold: float = option(
+        0.0,
+        "No answer is given where the score of none exceeds the best answer's by more than this.",
+        minimum=-math.inf,  # which NaN is not
+    )
+    verbose_logging: bool = option(
+        False,
+        "Show each training question that is left out because its answer is not at its place.",
+    )
+
+    @property
+    def window_rule(self) -> WindowRule:
+        """How documents are cut into windows.
+
+        Raises:
+            ValueError: there is no room for a document.
+        """
+        return WindowRule(self.max_seq_length, self.spans.doc_stride, self.spans.max_query_length)
+
+
+def defaults_of(name: str) -> dict[str, object]:
+    """Return the defaults that a task has of its own: the paper's.
+
+    Args:
+        name: key of TASKS.
+    """
+    task = TASKS[name]
+    return {
+        "max_seq_length": task.max_seq_length,
+        "train_batch_size": task.train_batch_size,
+        "learning_rate": task.learning_rates[0],
+        "num_train_epochs": task.num_train_epochs,
+    }
