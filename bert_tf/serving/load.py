@@ -24,10 +24,9 @@ from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.kinds import KINDS
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.tokenization.graph_tokenizer import TextToIds
-from bert_tf.tokenization.vocabulary import load_vocab
+from bert_tf.tokenization.vocabulary import casing_of, load_vocab
 from bert_tf.weights.checkpoint import open_checkpoint
 from bert_tf.weights.load import load_bert, load_model
-from bert_tf.weights.tokenizers import looks_uncased
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +135,7 @@ def load_served_model(
     else:
         raise FileNotFoundError(f"vocab_file: no vocabulary lies with {path}; name one")
     if do_lower_case is None:
-        do_lower_case = tokenizer.do_lower_case if tokenizer else looks_uncased(vocab)
+        do_lower_case = tokenizer.do_lower_case if tokenizer else casing_of(vocab) != "cased"
     trained = trained or TrainedTask("classification")
     if max_seq_length is None:
         max_seq_length = min(trained.max_seq_length, config_of(model).max_position_embeddings)

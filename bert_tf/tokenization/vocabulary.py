@@ -4,6 +4,7 @@ import numbers
 import os
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 PAD_TOKEN = "[PAD]"
 UNK_TOKEN = "[UNK]"
@@ -11,6 +12,7 @@ CLS_TOKEN = "[CLS]"
 SEP_TOKEN = "[SEP]"
 MASK_TOKEN = "[MASK]"
 SPECIAL_TOKENS = (PAD_TOKEN, UNK_TOKEN, CLS_TOKEN, SEP_TOKEN, MASK_TOKEN)
+_SPECIAL = re.compile(r"\[.*\]|<.*>")
 
 
 def convert_to_unicode(text: str | bytes) -> str:
@@ -130,19 +132,20 @@ def validate_case_matches_checkpoint(do_lower_case: bool, init_checkpoint: str |
             )
 
 
-# === Tokens ===
-
-
-def is_uncased_vocabulary(vocab: Mapping[str, int]) -> bool:
-    """Whether a vocabulary is that of an uncased model of a language with cases.
+def casing_of(vocab: Mapping[str, int]) -> Literal["cased", "uncased", "caseless"]:
+    """Tell the casing of the model that a vocabulary belongs to.
 
     Args:
-        vocab: piece to id.
+        vocab: piece -> id. Special pieces, as [UNK] or <S>, do not count.
 
     Returns:
-        True if no ordinary piece has an upper-case letter though most have lower-case ones.
+        "cased" where a piece has a capital letter: text keeps its own. Of the others, "uncased"
+        where most pieces have letters with cases, so that capital letters in a text that is not
+        lower-cased are a mistake, and "caseless" where few have, as for Chinese: models of these
+        are uncased too (the released one is), but a text has few capitals to lose.
     """
-    pieces = [p for p in vocab if not (len(p) > 2 and p[0] + p[-1] in ("[]", "<>"))]
+    pieces = [piece for piece in vocab if not _SPECIAL.fullmatch(piece)]
     if any(piece != piece.lower() for piece in pieces):
-        return False
-    return sum(piece != piece.upper() for piece in pieces) * 2 >= len(pieces)
+        return "cased"
+    with_cases = sum(piece != piece.upper() for piece in pieces)
+    return "uncased" if with_cases * 2 >= len(pieces) else "caseless"

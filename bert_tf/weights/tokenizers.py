@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -13,13 +12,12 @@ from typing import Any
 from bert_tf.config import BertConfig
 from bert_tf.files import replacing, write_json, write_text
 from bert_tf.models.variables import abbreviate
-from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS, check_vocab, load_vocab
+from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS, casing_of, check_vocab, load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.checkpoint import Checkpoint
 from bert_tf.weights.locate import VOCAB_NAME, read_json
 
 _log = logging.getLogger(__name__)
-_SPECIAL = re.compile(r"\[.*\]|<.*>")
 
 
 def load_tokenizer(checkpoint: Checkpoint, do_lower_case: bool | None) -> FullTokenizer | None:
@@ -61,7 +59,7 @@ def load_tokenizer(checkpoint: Checkpoint, do_lower_case: bool | None) -> FullTo
     else:
         return None
     if casing is None:
-        casing = looks_uncased(vocab)
+        casing = casing_of(vocab) != "cased"
     if checkpoint.located.vocab_file:
         return FullTokenizer(checkpoint.located.vocab_file, casing)
     return FullTokenizer.from_vocab(vocab, casing)
@@ -103,14 +101,6 @@ def _warn_of_another_tokenizer(
             checkpoint.description,
             ", ".join(dict.fromkeys(differences)),
         )
-
-
-def looks_uncased(vocab: Mapping[str, int]) -> bool:
-    """Tell from a vocabulary whether text is to be lower-cased: all its pieces are.
-
-    Special ones, as [UNK] or <S>, aside.
-    """
-    return not any(piece != piece.lower() and not _SPECIAL.fullmatch(piece) for piece in vocab)
 
 
 _HF_TOKENIZER_NAMES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

@@ -35,8 +35,8 @@ from bert_tf.records.schema import FeatureSpec
 from bert_tf.tasks.table import Task
 from bert_tf.tokenization.vocabulary import (
     UNK_TOKEN,
+    casing_of,
     check_special_tokens,
-    is_uncased_vocabulary,
     load_vocab,
 )
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -431,7 +431,7 @@ def _manifest(
             f"{plan.tokenizer.vocab_file} is of the text's language, and "
             f"do_lower_case={plan.tokenizer.do_lower_case} right for it"
         )
-    elif not plan.tokenizer.do_lower_case and is_uncased_vocabulary(plan.vocab):
+    elif not plan.tokenizer.do_lower_case and casing_of(plan.vocab) == "uncased":
         _warn(
             f"vocabulary {plan.tokenizer.vocab_file} has no upper-case letters and do_lower_case "
             "is not set: every word with a capital becomes [UNK]"

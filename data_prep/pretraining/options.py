@@ -17,7 +17,7 @@ from bert_tf.files import sha256
 from bert_tf.options import define, option, read
 from bert_tf.records.files import output_base
 from bert_tf.records.schema import FeatureSpec, pretraining_features, unmasked_pretraining_features
-from bert_tf.tokenization.vocabulary import PAD_TOKEN, is_uncased_vocabulary
+from bert_tf.tokenization.vocabulary import PAD_TOKEN, casing_of
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
@@ -221,20 +221,19 @@ def warn_user(message: str) -> None:
 
 def warn_about_flags(options: Options, tokenizer: FullTokenizer) -> None:
     """Warn of flags that contradict each other but are not forbidden."""
-    vocab = tokenizer.vocab
-    uncased = is_uncased_vocabulary(vocab)
+    casing = casing_of(tokenizer.vocab)
     lengths = options.max_seq_length * options.masked_lm_prob
     if not options.dynamic_masking and options.max_predictions_per_seq < int(lengths):
         warn_user(
             f"max_predictions_per_seq {options.max_predictions_per_seq} cuts off predictions: "
             f"max_seq_length * masked_lm_prob is {lengths:g}"
         )
-    if options.do_lower_case and any(p[:1].isupper() for p in vocab) and not uncased:
+    if options.do_lower_case and casing == "cased":
         warn_user(
             f"do_lower_case is set, but vocabulary {options.vocab_file} has upper-case pieces, "
             "which the text can then never have; cased models need --do_lower_case=False"
         )
-    if vocab[PAD_TOKEN] != 0:
+    if tokenizer.vocab[PAD_TOKEN] != 0:
         warn_user(
             f"[PAD] is not the first line of {options.vocab_file}; padding is 0 all the same, as "
             "in the original, and input_mask tells it apart"
@@ -317,7 +316,7 @@ def generator(options: Options, stage: int, *index: int) -> np.random.Generator:
 
 def refuses_upper_case(options: Options, vocab: Mapping[str, int]) -> bool:
     """Whether a capital letter in the text is an error: no piece could have it."""
-    return not options.do_lower_case and is_uncased_vocabulary(vocab)
+    return not options.do_lower_case and casing_of(vocab) == "uncased"
 
 
 def instances_of_files(options: Options, total: int) -> list[int]:

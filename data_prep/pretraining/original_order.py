@@ -20,7 +20,7 @@ import numpy as np
 
 from bert_tf.records.encoding import encode_examples
 from bert_tf.records.files import RecordWriter
-from bert_tf.tokenization.vocabulary import is_uncased_vocabulary
+from bert_tf.tokenization.vocabulary import casing_of
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
@@ -238,7 +238,7 @@ def _read_documents(
     options: Options, tokenizer: FullTokenizer, show: bool
 ) -> tuple[list[list[Any]], dict[str, int]]:
     """Tokenize all documents into memory; return them and their counts."""
-    if not options.do_lower_case and is_uncased_vocabulary(tokenizer.vocab):
+    if not options.do_lower_case and casing_of(tokenizer.vocab) == "uncased":
         warn_user(
             f"vocabulary {options.vocab_file} has no upper-case letters and do_lower_case is not "
             "set: every word with a capital becomes [UNK]"

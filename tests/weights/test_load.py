@@ -23,7 +23,7 @@ from bert_tf.weights.keras_hub_export import save_keras_hub, to_keras_hub
 from bert_tf.weights.load import RESIZABLE, load_bert, load_checkpoint, load_model
 from bert_tf.weights.save import save_hf, save_keras, save_model_directory, save_tf1
 from bert_tf.weights.tensor_bundle import read_tensors, write_tensors
-from bert_tf.weights.tokenizers import load_tokenizer, looks_uncased
+from bert_tf.weights.tokenizers import load_tokenizer
 from tests.support import synthetic_records as synthetic
 
 # Keras of itself reads its variables in a way that NumPy is about to give up.
@@ -729,26 +729,6 @@ def test_a_preset_of_keras_hub_tells_the_casing(encoder, vocab_file, lower, tmp_
     assert_same(values(found.encoder), values(encoder))
     (tmp_path / "tokenizer.json").unlink()
     assert tokenizer_of(tmp_path).do_lower_case is True
-
-
-@pytest.mark.parametrize(
-    ("name", "uncased"),
-    [
-        ("bert-base-uncased", True),
-        ("bert-base-cased", False),
-        ("bert-base-chinese", True),
-        ("bert-base-multilingual-cased", False),
-    ],
-)
-def test_casing_is_told_from_the_released_vocabularies(shared_data, name, uncased):
-    vocab = load_vocab(shared_data / "vocab" / f"{name}-vocab.txt")
-    assert looks_uncased(vocab) is uncased
-
-
-def test_capitals_of_special_tokens_do_not_make_a_vocabulary_cased():
-    assert looks_uncased({"[PAD]": 0, "[unused1]": 1, "a": 2, "##é": 3, "中": 4})
-    assert not looks_uncased({"[PAD]": 0, "a": 1, "##A": 2})
-    assert not looks_uncased({"[PAD]": 0, "É": 1})
 
 
 @pytest.mark.parametrize("form", ["tf", "hf"])

@@ -1,0 +1,32 @@
+"""Tests of what a vocabulary says of its model's casing."""
+
+import pytest
+
+from bert_tf.tokenization.vocabulary import casing_of, load_vocab
+
+
+@pytest.mark.parametrize(
+    ("name", "casing"),
+    [
+        ("bert-base-uncased", "uncased"),
+        ("bert-base-cased", "cased"),
+        ("bert-base-chinese", "caseless"),  # its model is uncased: see `_UNCASED_MODELS`
+        ("bert-base-multilingual-cased", "cased"),
+    ],
+)
+def test_casing_is_told_from_the_released_vocabularies(shared_data, name, casing):
+    vocab = load_vocab(shared_data / "vocab" / f"{name}-vocab.txt")
+    assert casing_of(vocab) == casing
+
+
+def test_capitals_of_special_tokens_do_not_make_a_vocabulary_cased():
+    assert casing_of({"[PAD]": 0, "[unused1]": 1, "a": 2, "##é": 3, "中": 4}) == "uncased"
+    assert casing_of({"[PAD]": 0, "<S>": 1, "a": 2}) == "uncased"
+    assert casing_of({"[PAD]": 0, "a": 1, "##A": 2}) == "cased"
+    assert casing_of({"[PAD]": 0, "É": 1}) == "cased"
+
+
+def test_a_vocabulary_with_few_letters_that_have_cases():
+    assert casing_of({"[PAD]": 0, "中": 1, "文": 2, "a": 3}) == "caseless"
+    assert casing_of({"[PAD]": 0, "中": 1, "a": 2}) == "uncased"
+    assert casing_of({"[PAD]": 0, "中": 1, "A": 2}) == "cased"
