@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "models": {"config"},
     "tasks": {"tokenization", "records"},
     "weights": {"config", "models", "tokenization"},
-    "input_pipeline": {"records", "tasks"},
+    "input_pipeline": {"records", "tasks", "tokenization"},
     "training": {"config", "models", "tasks", "weights"},
     "serving": {"config", "tasks", "tokenization", "weights"},
     "data_prep": {"config", "tokenization", "records", "tasks"},

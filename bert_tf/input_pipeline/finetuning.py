@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from bert_tf.records.decoding import decode_example, parse_example_fn
 from bert_tf.records.files import RecordFile
-from bert_tf.records.schema import FeatureSpec
+from bert_tf.records.schema import INPUT_NAMES, FeatureSpec
 from bert_tf.tasks.kinds import get_kind
 
 # Lengths of batches. Steps of a third to a half: finer ones would save little and compile more.
@@ -34,7 +34,6 @@ LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 204
 _POOL_BATCHES = 64  # batches, at most, whose records are sorted by length together
 _READ_AT_ONCE = 1024  # records, where all are read
 _TOKEN_LABELS = ("label_ids", "label_mask")
-_INPUTS = ("input_ids", "input_mask", "segment_ids")
 _FILLER = -1  # in place of a record's number: a row of weight 0
 
 
@@ -406,7 +405,7 @@ class TaskRecords:
     ):
         if not pad_to_max:
             self._check_cut(batch["input_mask"], length)
-        for name in (*_INPUTS, *(_TOKEN_LABELS if self._kind.labels == "token" else ())):
+        for name in (*INPUT_NAMES, *(_TOKEN_LABELS if self._kind.labels == "token" else ())):
             if self.num_choices:
                 shape = [-1, self.num_choices, self.max_seq_length]
                 batch[name] = tf.reshape(batch[name], shape)
@@ -425,7 +424,7 @@ class TaskRecords:
         labels, weights = _LABELS[self._kind.labels](batch, weights)
         if with_mask and self._kind.labels == "span":
             labels["input_mask"] = batch["input_mask"]
-        return {name: batch[name] for name in _INPUTS}, labels, weights
+        return {name: batch[name] for name in INPUT_NAMES}, labels, weights
 
     def _check_cut(self, mask: Any, length: Any) -> None:
         """Stop where a batch of some length would lose tokens."""
@@ -498,7 +497,7 @@ class TaskRecords:
             int64 or float32 [N] or [N, K]; for token_classification and span a dict of the features
             that hold them.
         """
-        features = [f for f in self._schema if f.name not in (*_INPUTS, "is_real_example")]
+        features = [f for f in self._schema if f.name not in (*INPUT_NAMES, "is_real_example")]
         parts = list(self._read_all(features))
         arrays = {f.name: np.concatenate([part[f.name] for part in parts]) for f in features}
         if self._kind.per_token:
@@ -530,6 +529,6 @@ def _outputs_per_token(forward: Any, max_seq_length: int) -> frozenset[str]:
     names = []
     for length in (max_seq_length, max_seq_length - 1):
         spec = tf.TensorSpec([None, length], tf.int32)
-        outputs = forward.get_concrete_function(dict.fromkeys(_INPUTS, spec)).structured_outputs
+        outputs = forward.get_concrete_function(dict.fromkeys(INPUT_NAMES, spec)).structured_outputs
         names.append({n for n, x in outputs.items() if x.shape.rank > 1 and x.shape[1] == length})
     return frozenset(names[0] & names[1])

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.tokenization.vocabulary import CLS_TOKEN, MASK_TOKEN, PAD_TOKEN, SEP_TOKEN
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskingRule:
@@ -37,7 +39,8 @@ class MaskingRule:
     keep_prob: float = 0.1
 
     def __post_init__(self):
-        missing = [t for t in ("[PAD]", "[CLS]", "[SEP]", "[MASK]") if t not in self.vocab]
+        needed = (PAD_TOKEN, CLS_TOKEN, SEP_TOKEN, MASK_TOKEN)
+        missing = [token for token in needed if token not in self.vocab]
         if missing:
             raise ValueError(f"vocab: expected the special tokens, missing {', '.join(missing)}")
         if not 0.0 < self.masked_lm_prob <= 1.0:
@@ -129,7 +132,7 @@ def mask_batch(
     if length is None:
         raise ValueError("features['input_ids']: expected a static length, got an unknown one")
     real = features["input_mask"] > 0
-    special = (input_ids == rule.vocab["[CLS]"]) | (input_ids == rule.vocab["[SEP]"])
+    special = (input_ids == rule.vocab[CLS_TOKEN]) | (input_ids == rule.vocab[SEP_TOKEN])
     candidate = real & tf.logical_not(special)  # [B, L]
     seeds = tf.random.split(seed, 3)
 
@@ -153,7 +156,7 @@ def mask_batch(
     )
     replacement = tf.where(
         draw < rule.mask_prob,
-        rule.vocab["[MASK]"],
+        rule.vocab[MASK_TOKEN],
         tf.where(draw < rule.mask_prob + rule.keep_prob, input_ids, random_ids),
     )
 

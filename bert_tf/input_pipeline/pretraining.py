@@ -25,11 +25,10 @@ from bert_tf.input_pipeline.record_checks import (
     raw_file,
 )
 from bert_tf.records.decoding import parse_example_fn
-from bert_tf.records.schema import pretraining_features, unmasked_pretraining_features
+from bert_tf.records.schema import INPUT_NAMES
 
 SHUFFLE_BUFFER_RECORDS = 65_536  # about 50 MB of records of 128 tokens; the original's is 100
 _READ_FILES = 8  # read in turns, record by record, so that neighbours come from several files
-_INPUTS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
 # Independent random streams of one seed.
 _ORDER_STREAM, _TRAIN_MASK_STREAM, _EVAL_MASK_STREAM = 1, 2, 3
 
@@ -50,10 +49,11 @@ def pretraining_dataset(
     shuffle_buffer_records: int = SHUFFLE_BUFFER_RECORDS,
     max_steps: int | None = None,
 ) -> tf.data.Dataset:
-    """Batches of pre-training examples as `keras.Model.fit` and `Trainer` take them.
+    """Make batches of pre-training examples as `keras.Model.fit` and `Trainer` take them.
 
     Training is endless and shuffled; evaluation is one pass in order whose last batch is filled
-    up with examples of weight 0, so that each example counts once and shapes are static.
+    up with examples of weight 0, so that each example counts once and shapes are static. Users
+    call this by keywords, so its many parameters are not a dataclass.
 
     Args:
         files: record files (names, globs, comma separated), masked or unmasked.
@@ -81,8 +81,9 @@ def pretraining_dataset(
         FileNotFoundError: a file is missing.
         ValueError: an argument is out of range or records do not fit the arguments.
     """
-    check_positive(batch_size=batch_size, max_seq_length=max_seq_length)
     check_positive(
+        batch_size=batch_size,
+        max_seq_length=max_seq_length,
         max_predictions_per_seq=max_predictions_per_seq,
         shuffle_buffer_records=shuffle_buffer_records,
     )
@@ -100,30 +101,15 @@ def pretraining_dataset(
         )
 
     if is_training:
-        counts = list(record_counts) if record_counts is not None else count_records(paths)
-        if len(counts) != len(paths) or min(counts) < 1:
-            raise ValueError(
-                f"record_counts: expected {len(paths)} counts above 0, got {counts[:10]}"
-            )
-        raw = _endless(
-            paths,
-            sum(counts),
-            seed,
-            start_step * batch_size,
-            min(shuffle_buffer_records, sum(counts)),
-        )
-        raw = raw.batch(batch_size, drop_remainder=True)
+        total = sum(_counts(paths, record_counts))
+        first, buffer = start_step * batch_size, min(shuffle_buffer_records, total)
+        raw = _endless(paths, total, seed, first, buffer).batch(batch_size, drop_remainder=True)
     else:
         raw = _in_order(paths).skip(start_step * batch_size).batch(batch_size)
     if max_steps is not None:
         raw = raw.take(max(0, max_steps - start_step))
 
-    features = (
-        pretraining_features(max_seq_length, max_predictions_per_seq)
-        if shape.masked
-        else unmasked_pretraining_features(max_seq_length)
-    )
-    parse = parse_example_fn(features)
+    parse = parse_example_fn(shape.features)
     stream = _TRAIN_MASK_STREAM if is_training else _EVAL_MASK_STREAM
 
     def to_element(step: tf.Tensor, serialized: tf.Tensor):
@@ -131,10 +117,9 @@ def pretraining_dataset(
         if vocab_size is not None:
             batch["input_ids"] = _checked_ids(batch, vocab_size)
         if masking is not None and not shape.masked:
+            draw = _mix(seed, stream, step)[:2]
             batch = masking.choose(
-                batch,
-                max_predictions_per_seq=max_predictions_per_seq,
-                seed=_mix(seed, stream, step)[:2],
+                batch, max_predictions_per_seq=max_predictions_per_seq, seed=draw
             )
         return _element(batch, batch_size, next_sentence)
 
@@ -146,6 +131,14 @@ def pretraining_dataset(
     # Parallel interleave and map are chosen above; nothing may reorder behind their back.
     options.experimental_optimization.inject_prefetch = False
     return dataset.prefetch(4).with_options(options)
+
+
+def _counts(paths: Sequence[str], record_counts: Sequence[int] | None) -> list[int]:
+    """Return the records of each file: those that are given, or by a scan."""
+    counts = list(record_counts) if record_counts is not None else count_records(paths)
+    if len(counts) != len(paths) or min(counts) < 1:
+        raise ValueError(f"record_counts: expected {len(paths)} counts above 0, got {counts[:10]}")
+    return counts
 
 
 def _mix(seed: int, stream: int, position: tf.Tensor) -> tf.Tensor:
@@ -240,7 +233,7 @@ def _element(batch: Mapping[str, tf.Tensor], batch_size: int, next_sentence: boo
         tensor = tf.pad(tensor, padding)
         return tf.ensure_shape(tensor, [batch_size, *tensor.shape[1:]])
 
-    inputs = {name: full(batch[name]) for name in _INPUTS}
+    inputs = {name: full(batch[name]) for name in (*INPUT_NAMES, "masked_lm_positions")}
     labels = {"masked_lm_logits": full(batch["masked_lm_ids"])}
     weights = {"masked_lm_logits": full(batch["masked_lm_weights"])}
     if next_sentence:

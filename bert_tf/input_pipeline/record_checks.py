@@ -25,7 +25,12 @@ from bert_tf.records.files import (
     read_records,
     scan_records,
 )
-from bert_tf.records.schema import FeatureSpec, pretraining_features, unmasked_pretraining_features
+from bert_tf.records.schema import (
+    INPUT_NAMES,
+    FeatureSpec,
+    pretraining_features,
+    unmasked_pretraining_features,
+)
 
 _CHECKED_AT_ONCE = 512  # records whose schema and ids are looked at together
 
@@ -72,6 +77,13 @@ class RecordShape:
     max_seq_length: int
     max_predictions_per_seq: int | None
 
+    @property
+    def features(self) -> tuple[FeatureSpec, ...]:
+        """The schema of the records."""
+        if self.masked:
+            return pretraining_features(self.max_seq_length, self.max_predictions_per_seq or 1)
+        return unmasked_pretraining_features(self.max_seq_length)
+
 
 def record_shape(path: str, skip_corrupt_records: bool = False) -> RecordShape:
     """Look at the first record of a file, or its first sound one.
@@ -87,7 +99,7 @@ def record_shape(path: str, skip_corrupt_records: bool = False) -> RecordShape:
         feature = tf.train.Example.FromString(serialized).features.feature
     except Exception as error:  # protobuf's DecodeError has no public home across its versions
         raise ValueError(f"{path}: record 0: not a tf.train.Example: {error}") from error
-    need = {"input_ids", "input_mask", "segment_ids", "next_sentence_labels"}
+    need = {*INPUT_NAMES, "next_sentence_labels"}
     if not need <= set(feature):
         raise ValueError(
             f"{path}: record 0: expected the features {', '.join(sorted(need))}; "
@@ -275,11 +287,7 @@ def _check_file(
     features = None
     if highest is None:
         shape = record_shape(path, skip_corrupt_records)
-        features = (
-            pretraining_features(shape.max_seq_length, shape.max_predictions_per_seq or 1)
-            if shape.masked
-            else unmasked_pretraining_features(shape.max_seq_length)
-        )
+        features = shape.features
     damage: list[str] = []
     report = damage.append if skip_corrupt_records else None
     count = sum(1 for _ in _sound_records(path, features, vocab_size, report))
@@ -410,30 +418,3 @@ def compression_type(path: str) -> Any:
 def raw_file(path: str) -> tf.data.Dataset:
     """Return the serialized records of a file."""
     return tf.data.TFRecordDataset(path, compression_type=compression_type(path))
-
-
-def max_token_id(path: str) -> int:
-    """Highest id among the tokens and masked labels of a record file; reads all of it.
-
-    Args:
-        path: record file, masked or unmasked.
-
-    Raises:
-        ValueError: the file has no records.
-    """
-    shape = record_shape(path)
-    features = (
-        pretraining_features(shape.max_seq_length, shape.max_predictions_per_seq or 1)
-        if shape.masked
-        else unmasked_pretraining_features(shape.max_seq_length)
-    )
-    parse = parse_example_fn(features)
-
-    def highest(serialized: tf.Tensor) -> tf.Tensor:
-        batch = parse(serialized)
-        return tf.reduce_max(
-            [tf.reduce_max(batch[k]) for k in ("input_ids", "masked_lm_ids") if k in batch]
-        )
-
-    batches = raw_file(path).batch(1024).map(highest)
-    return int(batches.reduce(tf.constant(0), tf.maximum))

@@ -13,6 +13,8 @@ from bert_tf.models.dropout import dropout_keys
 from bert_tf.models.functional import attention_adder, check_length
 from bert_tf.models.layers import ConfiguredLayer, Embeddings, Encoder, Pooler
 
+INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")  # of every model of the package
+
 
 @keras.saving.register_keras_serializable(package="bert_tf")
 class Bert(ConfiguredLayer):
@@ -156,8 +158,7 @@ def encoder_inputs() -> dict[str, keras.KerasTensor]:
     Returns:
         dict with input_ids, input_mask and segment_ids.
     """
-    names = ("input_ids", "input_mask", "segment_ids")
-    return {name: keras.Input((None,), dtype="int32", name=name) for name in names}
+    return {name: keras.Input((None,), dtype="int32", name=name) for name in INPUT_NAMES}
 
 
 def bert_encoder(

@@ -25,6 +25,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from bert_tf.models.encoder import INPUT_NAMES
 from bert_tf.models.variables import bert_layer, to_numpy, weights_by_name
 
 Pooling = Literal["mean", "cls", "max"]
@@ -216,8 +217,7 @@ def _batch(windows: Sequence[TokenWindow], batch_size: int) -> dict[str, np.ndar
     rows, length = len(windows), max(len(window.input_ids) for window in windows)
     if keras.backend.backend() == "jax":
         rows, length = batch_size, -(-length // _COMPILED_LENGTHS) * _COMPILED_LENGTHS
-    names = ("input_ids", "input_mask", "segment_ids")
-    batch = {name: np.zeros((rows, length), np.int32) for name in names}
+    batch = {name: np.zeros((rows, length), np.int32) for name in INPUT_NAMES}
     for row, window in enumerate(windows):
         end = len(window.input_ids)
         batch["input_ids"][row, :end] = window.input_ids

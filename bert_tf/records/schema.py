@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+# The features that every record has: what the model reads.
+INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
 FIXED_WIDTH = {"int64": np.int64, "float32": np.float32}
 
 
@@ -49,9 +51,7 @@ def pretraining_features(
         int64 [1] (0 the actual next text, 1 a random one).
     """
     return (
-        FeatureSpec("input_ids", "int64", max_seq_length),
-        FeatureSpec("input_mask", "int64", max_seq_length),
-        FeatureSpec("segment_ids", "int64", max_seq_length),
+        *_input_features(max_seq_length),
         FeatureSpec("masked_lm_positions", "int64", max_predictions_per_seq),
         FeatureSpec("masked_lm_ids", "int64", max_predictions_per_seq),
         FeatureSpec("masked_lm_weights", "float32", max_predictions_per_seq),
@@ -69,18 +69,14 @@ def unmasked_pretraining_features(max_seq_length: int) -> tuple[FeatureSpec, ...
         input_ids, input_mask, segment_ids int64 [L]; next_sentence_labels int64 [1].
     """
     return (
-        FeatureSpec("input_ids", "int64", max_seq_length),
-        FeatureSpec("input_mask", "int64", max_seq_length),
-        FeatureSpec("segment_ids", "int64", max_seq_length),
+        *_input_features(max_seq_length),
         FeatureSpec("next_sentence_labels", "int64", 1),
     )
 
 
 def _input_features(length: int) -> tuple[FeatureSpec, ...]:
     """Return the model's three inputs."""
-    return tuple(
-        FeatureSpec(name, "int64", length) for name in ("input_ids", "input_mask", "segment_ids")
-    )
+    return tuple(FeatureSpec(name, "int64", length) for name in INPUT_NAMES)
 
 
 def _labelled_features(

@@ -28,10 +28,17 @@ from bert_tf.serving.model_card import MODEL_CARD_NAME, card_heading, tensor_tab
 from bert_tf.serving.saved_model import new_version, precision_note, sample_ids, worst_difference
 from bert_tf.serving.served_model import ServedModel, strings
 from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
+from bert_tf.tokenization.vocabulary import (
+    CLS_TOKEN,
+    MASK_TOKEN,
+    PAD_TOKEN,
+    SEP_TOKEN,
+    UNK_TOKEN,
+    VOCAB_NAME,
+)
 
 TFLITE_NAME = "model.tflite"
 DESCRIPTION_NAME = "model.json"
-VOCAB_NAME = "vocab.txt"
 # How far outputs may be from the Keras model's (`worst_difference`), by what the weights are stored
 # in. Some times what was measured: 1e-6, 2e-3 and 0.1 for all-MiniLM-L6-v2.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.25}
@@ -237,11 +244,11 @@ def write_description(
         "max_seq_length": ids.max_seq_length,
         "do_lower_case": ids.do_lower_case,
         "special_ids": {
-            "[PAD]": ids.pad_id,
-            "[UNK]": ids.unk_id,
-            "[CLS]": ids.cls_id,
-            "[SEP]": ids.sep_id,
-            "[MASK]": ids.mask_id,
+            PAD_TOKEN: ids.pad_id,
+            UNK_TOKEN: ids.unk_id,
+            CLS_TOKEN: ids.cls_id,
+            SEP_TOKEN: ids.sep_id,
+            MASK_TOKEN: ids.mask_id,
         },
     }
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"

@@ -11,7 +11,6 @@ looked up whole in a memo. And every rule on single characters is a table for `s
 Neither TensorFlow nor Keras is imported here: data preparation workers need only this module.
 """
 
-import functools
 import itertools
 import os
 import re
@@ -400,11 +399,6 @@ class FullTokenizer:
 
     def __setstate__(self, state: dict) -> None:
         self._set_up(state)
-
-    @functools.cached_property
-    def vocab_words(self) -> list[str]:
-        """Distinct pieces in the order of their first lines: what random masking draws from."""
-        return list(self.vocab)
 
     def encode(self, text: str | bytes) -> list[int]:
         """Return the ids of a text; the fast path.

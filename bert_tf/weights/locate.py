@@ -12,12 +12,12 @@ import re
 from typing import Any
 
 from bert_tf.config import BertConfig
+from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.weights import tensor_files
 from bert_tf.weights.tensor_files import CorruptCheckpointError, checkpoint_steps
 
 CONFIG_NAME = "bert_config.json"
 HF_CONFIG_NAME = "config.json"
-VOCAB_NAME = "vocab.txt"
 LABELS_NAME = "labels.txt"
 WEIGHTS_NAME = "bert_model.ckpt"
 KERAS_SUFFIX = ".keras"

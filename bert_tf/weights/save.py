@@ -20,6 +20,7 @@ from bert_tf.config import BertConfig
 from bert_tf.files import read_text_or_none, replacing, write_json, write_text
 from bert_tf.models.layers import Dropout
 from bert_tf.models.variables import bert_layer, config_of, to_numpy, weights_by_name
+from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights import tensor_files
 from bert_tf.weights.layouts import HF, HF_ARCHITECTURES, POOLER, TF1
@@ -29,7 +30,6 @@ from bert_tf.weights.locate import (
     KERAS_SUFFIX,
     KERAS_WEIGHTS_SUFFIX,
     LABELS_NAME,
-    VOCAB_NAME,
     WEIGHTS_NAME,
     is_temporary,
 )

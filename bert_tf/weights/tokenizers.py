@@ -12,10 +12,16 @@ from typing import Any
 from bert_tf.config import BertConfig
 from bert_tf.files import replacing, write_json, write_text
 from bert_tf.models.variables import abbreviate
-from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS, casing_of, check_vocab, load_vocab
+from bert_tf.tokenization.vocabulary import (
+    SPECIAL_TOKENS,
+    VOCAB_NAME,
+    casing_of,
+    check_vocab,
+    load_vocab,
+)
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.checkpoint import Checkpoint
-from bert_tf.weights.locate import VOCAB_NAME, read_json
+from bert_tf.weights.locate import read_json
 
 _log = logging.getLogger(__name__)
 

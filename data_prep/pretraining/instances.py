@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from bert_tf.tokenization.vocabulary import CLS_TOKEN, MASK_TOKEN, SEP_TOKEN
+
 SPECIAL_TOKENS_PER_PAIR = 3  # [CLS] A [SEP] B [SEP]
 MAX_RANDOM_DOCUMENT_TRIES = 10
 
@@ -125,7 +127,8 @@ class VocabularyTable:
         word_ids = np.fromiter(vocab.values(), np.int64, count=len(vocab))
         is_continuation = np.zeros(int(word_ids.max()) + 1, np.bool_)
         is_continuation[[i for piece, i in vocab.items() if piece.startswith("##")]] = True
-        return cls(vocab["[CLS]"], vocab["[SEP]"], vocab["[MASK]"], word_ids, is_continuation)
+        special_ids = (vocab[token] for token in (CLS_TOKEN, SEP_TOKEN, MASK_TOKEN))
+        return cls(*special_ids, word_ids, is_continuation)
 
 
 # === Pairs ===

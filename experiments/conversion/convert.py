@@ -56,12 +56,12 @@ def print_transfer(transfer: Any, verbose: bool) -> None:
 
 
 def _check_target(source: str, target: pathlib.Path, file_format: str, overwrite: bool) -> None:
+    from bert_tf.tokenization.vocabulary import VOCAB_NAME
     from bert_tf.weights.locate import (
         CONFIG_NAME,
         KERAS_SUFFIX,
         KERAS_WEIGHTS_SUFFIX,
         LABELS_NAME,
-        VOCAB_NAME,
     )
 
     is_file = target.name.endswith((KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX))

@@ -92,7 +92,7 @@ def test_learned_vocabulary_fits_the_tokenizer(do_lower_case, tmp_path):
     vocab_file.write_text("\n".join(learned.pieces), encoding="utf-8")
     tokenizer = FullTokenizer(vocab_file, do_lower_case)
     check_special_tokens(tokenizer.vocab, vocab_file)
-    assert tokenizer.vocab_words == learned.pieces
+    assert list(tokenizer.vocab) == learned.pieces
     text = "".join(TEXT)
     pieces = tokenizer.tokenize(text)
     assert "[UNK]" not in pieces
