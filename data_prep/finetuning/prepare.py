@@ -24,7 +24,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -248,11 +248,12 @@ class _Plan:
 
 
 def _stats(files: Sequence[str]) -> list[tuple[int, int]]:
-    found = [os.stat(path) for path in files]
-    return [(stat.st_size, stat.st_mtime_ns) for stat in found]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, files)]
 
 
 def _count_lines(path: str) -> int:
+    if not os.path.exists(path):
+        return 0
     with open(path, "rb") as stream:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK_BYTES), b""))
 
@@ -324,8 +325,7 @@ def _valid_manifest(paths: _Paths, fingerprint: str) -> dict[str, Any] | None:
             manifest["fingerprint"] == fingerprint
             and manifest["record_bytes"] == os.path.getsize(paths.record)
             and manifest["lengths_sha256"] == sha256(paths.lengths)
-            and manifest["counts"]["bad_examples"]
-            == (_count_lines(paths.bad) if os.path.exists(paths.bad) else 0)
+            and manifest["counts"]["bad_examples"] == _count_lines(paths.bad)
         ):
             return manifest
     except (OSError, ValueError, KeyError, TypeError):
@@ -350,57 +350,63 @@ def _main_not_run_again() -> Iterator[None]:
         main.__dict__.update(kept)
 
 
+class _LeftOut:
+    """The examples that are left out: how many, and the file of messages on the bad ones."""
+
+    def __init__(self, stream: IO[str], on_bad: OnBad):
+        self._stream, self._on_bad = stream, on_bad
+        self.bad = self.without_gold_label = 0
+
+    def refuse(self, message: str) -> None:
+        self.bad += 1
+        message = " ".join(message.splitlines())
+        self._stream.write(message + "\n")
+        if self._on_bad is not None:
+            self._on_bad(message)
+
+    def skip(self, message: str) -> None:
+        self.without_gold_label += 1
+
+
+def _chunks(examples: Iterator[Any], sizes: list[int]) -> Iterator[tuple[list[Any], int]]:
+    """Cut examples into chunks, each with the index of its first example; append their sizes."""
+    first = 0
+    while chunk := list(itertools.islice(examples, CHUNK_EXAMPLES)):
+        sizes.append(len(chunk))
+        yield chunk, first
+        first += len(chunk)
+
+
 def _write(
     plan: _Plan, paths: _Paths, num_workers: int, on_bad: OnBad, show: bool
 ) -> dict[str, Any]:
     """Write all but the manifest, and return that."""
     source, settings = plan.source, plan.settings
-    bad_messages = skipped = 0
+    sizes: list[int] = []  # examples of each chunk
     lengths: list[np.ndarray] = []
     counts = {"examples": 0, "tokens": 0, "unknown_tokens": 0}
     with contextlib.ExitStack() as stack:
         # Names are given in the reverse order, after all has been written.
-        bad = stack.enter_context(write_whole(paths.bad, "w"))
+        left_out = _LeftOut(stack.enter_context(write_whole(paths.bad, "w")), on_bad)
         lengths_file = stack.enter_context(replacing(paths.lengths))
-
-        def refuse(message: str) -> None:
-            nonlocal bad_messages
-            bad_messages += 1
-            message = " ".join(message.splitlines())
-            bad.write(message + "\n")
-            if on_bad is not None:
-                on_bad(message)
-
-        def skip(message: str) -> None:
-            nonlocal skipped
-            skipped += 1
-
-        def chunks() -> Iterator[tuple[list[Any], int]]:
-            examples = source.read(refuse if on_bad is not None else None, skip)
-            first = 0
-            while chunk := list(itertools.islice(examples, CHUNK_EXAMPLES)):
-                sizes.append(len(chunk))
-                yield chunk, first
-                first += len(chunk)
-
-        sizes: list[int] = []
         writer = stack.enter_context(RecordWriter(paths.record))
         pool = stack.enter_context(WorkerPool(num_workers, _RecordMaker, plan.tokenizer, settings))
-        what = f"{settings.task.name} {source.split}"
-        progress = stack.enter_context(Progress(what, plan.input_lines, "example", show=show))
+        name = f"{settings.task.name} {source.split}"
+        progress = stack.enter_context(Progress(name, plan.input_lines, "example", show=show))
+        examples = source.read(None if on_bad is None else left_out.refuse, left_out.skip)
         with _main_not_run_again() if num_workers > 1 else contextlib.nullcontext():
-            for number, made in enumerate(pool.map("make", chunks())):
-                framed, of_records, tokens, unknown = made
+            for number, result in enumerate(pool.map("make", _chunks(examples, sizes))):
+                framed, chunk_lengths, tokens, unknown = result
                 writer.write_framed(framed)
-                lengths.append(of_records)
+                lengths.append(chunk_lengths)
                 counts["examples"] += sizes[number]
                 counts["tokens"] += tokens
                 counts["unknown_tokens"] += unknown
                 progress.update(sizes[number])
         if not counts["examples"]:
             raise ValueError(
-                f"{', '.join(source.files)}: no examples are left: {bad_messages} were bad, "
-                f"{skipped} without a gold label"
+                f"{', '.join(source.files)}: no examples are left: {left_out.bad} were bad, "
+                f"{left_out.without_gold_label} without a gold label"
             )
         if _stats(source.files) != plan.stats:
             raise RuntimeError(f"{', '.join(source.files)}: changed while being read; start again")
@@ -409,12 +415,12 @@ def _write(
             np.save(stream, all_lengths)
         lengths_sha256 = sha256(lengths_file)
         # Closing the stack renames: records, lengths, bad examples.
-    if not bad_messages:
+    if not left_out.bad:
         with contextlib.suppress(FileNotFoundError):  # another run with the same input was faster
             os.unlink(paths.bad)
     manifest = _manifest(plan, paths, counts, all_lengths)
-    manifest["counts"]["bad_examples"] = bad_messages
-    manifest["counts"]["without_gold_label"] = skipped
+    manifest["counts"]["bad_examples"] = left_out.bad
+    manifest["counts"]["without_gold_label"] = left_out.without_gold_label
     manifest["lengths_sha256"] = lengths_sha256
     return manifest
 

@@ -199,7 +199,7 @@ def table_task(
         skip_bad_examples: leave bad rows out in finding the labels.
 
     Raises:
-        ValueError: neither labels nor a training file, or see `tabular.infer_labels`.
+        ValueError: neither labels nor a training file, or see `tables.infer_labels`.
     """
     found = tuple(labels) if labels else None
     if len(columns.label) > 1 and found is not None and found != columns.label:

@@ -78,7 +78,7 @@ def _location(
     return location if qas_id is None else f"{location}, question {qas_id!r}"
 
 
-# Reading
+# === Reading ===
 
 
 def read_squad(
@@ -123,61 +123,66 @@ def read_squad(
             raise ValueError(message)
         on_bad(message)
 
+    for article, index, paragraph in _paragraphs(path, articles, bad):
+        text = paragraph["context"]
+        words, starts = split_words(text)
+        for qa in paragraph["qas"]:
+            qas_id = qa.get("id") if isinstance(qa, dict) else None
+            location = _location(path, article, index, qas_id)
+            try:
+                answers = _checked_question(qa, version_2_with_negative, is_training)
+            except ValueError as error:
+                bad(f"{location}: {error}")
+                continue
+            is_impossible = bool(is_training and version_2_with_negative and qa["is_impossible"])
+            answer: str | None = None
+            first: int | None = None
+            last: int | None = None
+            if is_impossible:
+                answer, first, last = "", -1, -1
+            elif is_training:
+                answer, start = qa["answers"][0]["text"], qa["answers"][0]["answer_start"]
+                try:
+                    first, last = _answer_words(text, words, starts, answer, start)
+                except ValueError as error:
+                    on_skip(f"{location}: skipped: {error}")
+                    continue
+            yield SquadExample(
+                qas_id=qa["id"],
+                question_text=qa["question"],
+                doc_tokens=words,
+                orig_answer_text=answer,
+                start_position=first,
+                end_position=last,
+                is_impossible=is_impossible,
+                answers=answers,
+                path=path,
+                article=article,
+                paragraph=index,
+            )
+
+
+def _paragraphs(
+    path: str, articles: Sequence[Any], bad: Callable[[str], None]
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield the good paragraphs, each after the numbers of its article and its own."""
     for article_index, article in enumerate(articles):
         paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
         if not isinstance(paragraphs, list):
             bad(f"{_location(path, article_index)}: expected a list of paragraphs")
             continue
         for index, paragraph in enumerate(paragraphs):
-            where = _location(path, article_index, index)
             if (
                 not isinstance(paragraph, dict)
                 or not isinstance(paragraph.get("context"), str)
                 or not isinstance(paragraph.get("qas"), list)
             ):
-                bad(f"{where}: expected a paragraph with text as context and a list as qas")
+                bad(
+                    f"{_location(path, article_index, index)}: expected a paragraph with text as "
+                    "context and a list as qas"
+                )
                 continue
-            text = paragraph["context"]
-            words, starts = split_words(text)
-            for qa in paragraph["qas"]:
-                try:
-                    answers = _checked_question(qa, version_2_with_negative, is_training)
-                except ValueError as error:
-                    qas_id = qa.get("id") if isinstance(qa, dict) else None
-                    bad(f"{_location(path, article_index, index, qas_id)}: {error}")
-                    continue
-                answer = None
-                first: int | None = None
-                last: int | None = None
-                is_impossible = bool(
-                    is_training and version_2_with_negative and qa["is_impossible"]
-                )
-                if is_impossible:
-                    answer, first, last = "", -1, -1
-                elif is_training:
-                    first_answer = qa["answers"][0]
-                    answer = first_answer["text"]
-                    try:
-                        first, last = _answer_words(
-                            text, words, starts, answer, first_answer["answer_start"]
-                        )
-                    except ValueError as error:
-                        location = _location(path, article_index, index, qa["id"])
-                        on_skip(f"{location}: skipped: {error}")
-                        continue
-                yield SquadExample(
-                    qas_id=qa["id"],
-                    question_text=qa["question"],
-                    doc_tokens=words,
-                    orig_answer_text=answer,
-                    start_position=first,
-                    end_position=last,
-                    is_impossible=is_impossible,
-                    answers=answers,
-                    path=path,
-                    article=article_index,
-                    paragraph=index,
-                )
+            yield article_index, index, paragraph
 
 
 def _load_articles(path: str) -> list:
@@ -224,8 +229,8 @@ def _check_keys(
 
 
 def _list_in(container: object, key: str) -> list:
-    found = container.get(key) if isinstance(container, dict) else None
-    return found if isinstance(found, list) else []
+    value = container.get(key) if isinstance(container, dict) else None
+    return value if isinstance(value, list) else []
 
 
 def _checked_question(qa: Any, version_2_with_negative: bool, is_training: bool) -> tuple[str, ...]:
@@ -260,8 +265,8 @@ def _answer_words(
     text: str, words: Sequence[str], starts: Sequence[int], answer: str, answer_start: int
 ) -> tuple[int, int]:
     """Return indices of an answer's first and last word; ValueError if it does not stand there."""
-    wanted = " ".join(answer.split())
-    if not wanted:
+    plain = " ".join(answer.split())
+    if not plain:
         raise ValueError(f"the answer {answer!r} has no text")
     end = answer_start + len(answer)
     if answer_start < 0 or end > len(text):
@@ -272,13 +277,13 @@ def _answer_words(
     # A space belongs to the word before it.
     first = bisect_right(starts, answer_start) - 1
     last = bisect_right(starts, end - 1) - 1
-    found = " ".join(words[first : last + 1])
-    if wanted not in found:
-        raise ValueError(f"the answer {wanted!r} is not in the words {found!r} at its place")
+    there = " ".join(words[first : last + 1])
+    if plain not in there:
+        raise ValueError(f"the answer {plain!r} is not in the words {there!r} at its place")
     return first, last
 
 
-# Features
+# === Features ===
 
 
 def make_windows(

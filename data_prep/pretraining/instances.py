@@ -5,7 +5,7 @@ that stream: segments are consecutive sentences, and truncation removes tokens o
 So pairs are drawn over offsets alone, all documents in lockstep, and tokens are touched only when
 records are made. Every draw has the distribution of google-research/bert
 create_pretraining_data.py; only the order of the random numbers is another
-(`reference_instances.py` keeps that too).
+(`original_order.py` keeps that too).
 
 Shapes: N documents at work, B pairs, L max_seq_length, P max_predictions_per_seq, M masked tokens.
 """
