@@ -20,44 +20,47 @@ better of the two counts.
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import pathlib
-import statistics
-import subprocess
-import sys
-import time
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from absl import app, flags
+from absl import flags
 
 from bert_tf.config import BertConfig
+from bert_tf.options import option
+from experiments.benchmarks import harness
+from experiments.benchmarks.harness import Figures
+from experiments.benchmarks.pretraining_steps import Asynchronous, Shapes, torch_step
 
-FLAGS = flags.FLAGS
 
-flags.DEFINE_list("model_sizes", ["base", "large"], "Keys of bert_tf.SIZES.")
-flags.DEFINE_list("lengths", ["128", "512"], "Word pieces in a sequence.")
-flags.DEFINE_integer("vocab_size", 30522, "Word pieces in the vocabulary.")
-flags.DEFINE_integer("tokens_per_batch", 32768, "A batch has this many over the length sequences.")
-flags.DEFINE_float("predictions_fraction", 0.15, "Masked positions of a sequence.")
-flags.DEFINE_float("attention_dropout", 0.1, "Dropout of attention probabilities; the paper's.")
-flags.DEFINE_string("recompute_layers", "none", "Of ours: see run_pretraining.py.")
-flags.DEFINE_bool("compile", True, "Whether to compile the models of torch.")
-flags.DEFINE_integer("num_steps", 20, "Steps in a measurement.")
-flags.DEFINE_integer("num_measurements", 5, "Measurements to take the median of.")
-flags.DEFINE_integer("num_warmup_steps", 5, "Steps not counted.")
-flags.DEFINE_integer("matrix_size", 8192, "Rows and columns of the matrices multiplied.")
-flags.DEFINE_bool("small", False, "Small sizes and few steps, to try the script on a CPU.")
-flags.DEFINE_list("contenders", None, "Which to run; all by default.")
-flags.DEFINE_string("output_file", None, "Where to write the figures as JSON; nowhere by default.")
-flags.DEFINE_string("job", None, "Run this one in this process and print its figures.")
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the benchmark."""
 
-_SMALL = {
-    "model_sizes": ["tiny"],
-    "lengths": ["32"],
+    model_sizes: tuple[str, ...] = option(("base", "large"), "Keys of bert_tf.SIZES.")
+    lengths: tuple[int, ...] = option((128, 512), "Word pieces in a sequence.")
+    vocab_size: int = option(30522, "Word pieces in the vocabulary.")
+    tokens_per_batch: int = option(
+        32768, "A batch has this many over the length sequences.", minimum=1
+    )
+    predictions_fraction: float = option(0.15, "Masked positions of a sequence.")
+    attention_dropout: float = option(0.1, "Dropout of attention probabilities; the paper's.")
+    recompute_layers: str = option("none", "Of ours: see run_pretraining.py.")
+    compile: bool = option(True, "Whether to compile the models of torch.")
+    num_steps: int = option(20, "Steps in a measurement.")
+    num_measurements: int = option(5, "Measurements to take the median of.")
+    num_warmup_steps: int = option(5, "Steps not counted.")
+    matrix_size: int = option(8192, "Rows and columns of the matrices multiplied.")
+    small: bool = option(False, "Small sizes and few steps, to try the script on a CPU.")
+    contenders: tuple[str, ...] | None = option(None, "Which to run; all by default.")
+    output_file: str | None = option(
+        None, "Where to write the figures as JSON; nowhere by default."
+    )
+
+
+_SMALL: dict[str, Any] = {
+    "model_sizes": ("tiny",),
+    "lengths": (32,),
     "vocab_size": 997,
     "tokens_per_batch": 64,
     "num_steps": 2,
@@ -67,51 +70,39 @@ _SMALL = {
 }
 
 
-def make_config(size: str) -> BertConfig:
-    """Return the configuration of a size, with the dropout that the flags say."""
-    config = BertConfig.from_size(size, vocab_size=FLAGS.vocab_size).to_dict()
-    return BertConfig.from_dict({**config, "attention_probs_dropout_prob": FLAGS.attention_dropout})
+def _sized(options: Options) -> Options:
+    """Return the options with small sizes where these are asked for and no others given."""
+    if not options.small:
+        return options
+    small = {name: value for name, value in _SMALL.items() if not flags.FLAGS[name].present}
+    return dataclasses.replace(options, **small)
 
 
-def make_batch(length: int) -> dict[str, np.ndarray]:
-    """Return a batch of full sequences of random word pieces, int32."""
-    rng = np.random.default_rng(0)
-    size, predictions = FLAGS.tokens_per_batch // length, num_predictions(length)
-    positions = [rng.permutation(length)[:predictions] for _ in range(size)]
-    batch = {
-        "input_ids": rng.integers(0, FLAGS.vocab_size, (size, length)),
-        "input_mask": np.ones((size, length)),
-        "segment_ids": np.broadcast_to(np.arange(length) >= length // 2, (size, length)),
-        "masked_lm_positions": np.sort(np.stack(positions)),
-        "masked_lm_ids": rng.integers(0, FLAGS.vocab_size, (size, predictions)),
-        "next_sentence_labels": rng.integers(0, 2, (size, 1)),
-    }
-    return {name: value.astype(np.int32) for name, value in batch.items()}
+def _shapes(options: Options, size: str, length: int) -> Shapes:
+    config = BertConfig.from_size(
+        size,
+        vocab_size=options.vocab_size,
+        attention_probs_dropout_prob=options.attention_dropout,
+    )
+    predictions = max(1, round(options.predictions_fraction * length))
+    return Shapes(config, options.tokens_per_batch // length, length, predictions)
 
 
-def num_predictions(length: int) -> int:
-    """Return the number of masked positions of a sequence."""
-    return max(1, round(FLAGS.predictions_fraction * length))
-
-
-def flops_of_sequence(config: BertConfig, length: int) -> float:
+def flops_of_sequence(shapes: Shapes) -> float:
     """Return the floating-point operations of a training step for one sequence."""
+    config, length = shapes.config, shapes.length
     width, inner = config.hidden_size, config.intermediate_size
     layer = 2 * length * (4 * width**2 + 2 * width * inner)  # projections
     layer += 2 * 2 * length**2 * width  # scores, and sums by probabilities
-    head = 2 * num_predictions(length) * (width**2 + width * config.vocab_size)
+    head = 2 * shapes.predictions * (width**2 + width * config.vocab_size)
     return 3.0 * (config.num_hidden_layers * layer + head + 2 * width**2)
 
 
 # === Contenders ===
 
-# A contender makes (step, wait): `step` begins a training step, `wait` returns the last loss once
-# all that was begun is done.
-Contender = tuple[Callable[[], None], Callable[[], float]]
 
-
-def ours(size: str, length: int) -> Contender:
-    """Return this package's model on Keras' JAX backend."""
+def _ours(options: Options, shapes: Shapes) -> Asynchronous:
+    """Return a step of this package's model on Keras' JAX backend."""
     import jax
     from keras import ops
 
@@ -119,8 +110,8 @@ def ours(size: str, length: int) -> Contender:
     from bert_tf.training import losses
     from bert_tf.training.optimizers import create_optimizer
 
-    config = make_config(size)
-    model = bert_pretrainer(config, recompute=FLAGS.recompute_layers, dtype="mixed_bfloat16")
+    recompute = options.recompute_layers
+    model = bert_pretrainer(shapes.config, recompute=recompute, dtype="mixed_bfloat16")
     optimizer = create_optimizer(1e-4, 1_000_000, 10_000)
     optimizer.build(model.trainable_variables)
 
@@ -144,18 +135,11 @@ def ours(size: str, length: int) -> Contender:
         return (trainable, others, slots), loss
 
     compiled = jax.jit(train_step, donate_argnums=0)
-    batch = jax.device_put(make_batch(length))
+    batch = jax.device_put(shapes.batch())
+    variables = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
     # Copies, since Keras' variables hold the originals and a donated array is gone.
     state = jax.tree.map(
-        jax.numpy.copy,
-        tuple(
-            [variable.value for variable in variables]
-            for variables in (
-                model.trainable_variables,
-                model.non_trainable_variables,
-                optimizer.variables,
-            )
-        ),
+        jax.numpy.copy, tuple([variable.value for variable in group] for group in variables)
     )
     last: Any = None
 
@@ -166,113 +150,17 @@ def ours(size: str, length: int) -> Contender:
     return step, lambda: float(jax.block_until_ready((state, last))[1])
 
 
-def transformers(size: str, length: int, gathered: bool = False) -> Contender:
-    """BertForPreTraining of transformers on torch."""
-    import torch
-    import transformers as hf
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    config = make_config(size)
-    model = hf.BertForPreTraining._from_config(
-        hf.BertConfig(
-            **{
-                name: getattr(config, name)
-                for name in (
-                    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-                    *("intermediate_size", "hidden_dropout_prob", "attention_probs_dropout_prob"),
-                    "max_position_embeddings",
-                )
-            }
-        ),
-        attn_implementation="sdpa",
+def _transformers(options: Options, shapes: Shapes, gathered: bool = False) -> Asynchronous:
+    return torch_step(
+        shapes, mixed_precision=True, compiled=options.compile, gathered=gathered, clip_norm=1.0
     )
-    torch.nn.Module.to(model, device)
-    model.train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-4, eps=1e-6, weight_decay=0.01, fused=device == "cuda"
-    )
-    arrays = make_batch(length)
-    batch = {name: torch.tensor(x, dtype=torch.long, device=device) for name, x in arrays.items()}
-    everywhere = torch.full_like(batch["input_ids"], -100)
-    everywhere.scatter_(1, batch["masked_lm_positions"], batch["masked_lm_ids"])
-    cross_entropy = torch.nn.functional.cross_entropy
-    next_sentence = batch["next_sentence_labels"][:, 0]
-
-    def loss_of() -> Any:
-        inputs = (batch["input_ids"], batch["input_mask"], batch["segment_ids"])
-        if not gathered:
-            return model(*inputs, labels=everywhere, next_sentence_label=next_sentence).loss
-        sequence, pooled = model.bert(*inputs, return_dict=False)[:2]
-        places = batch["masked_lm_positions"][..., None].expand(-1, -1, sequence.shape[-1])
-        logits, relation = model.cls(sequence.gather(1, places), pooled)
-        mlm = cross_entropy(logits.flatten(0, 1).float(), batch["masked_lm_ids"].flatten())
-        return mlm + cross_entropy(relation.float(), next_sentence)
-
-    loss_function = torch.compile(loss_of) if FLAGS.compile else loss_of
-    last: Any = None
-
-    def step() -> None:
-        nonlocal last
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            last = loss_function()
-        last.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-
-    def wait() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return float(last)
-
-    return step, wait
 
 
-CONTENDERS: dict[str, Callable[[str, int], Contender]] = {
-    "ours": ours,
-    "transformers": transformers,
-    "transformers_gathered": lambda size, length: transformers(size, length, gathered=True),
-}
-REQUIRED_PACKAGES = {
-    "ours": ("jax", "keras"),
-    "transformers": ("torch", "transformers"),
-    "transformers_gathered": ("torch", "transformers"),
-    "matrices_jax": ("jax",),
-    "matrices_torch": ("torch",),
-}
-
-
-# === Measuring ===
-
-
-def measure(step: Callable[[], None], wait: Callable[[], float]) -> dict[str, float]:
-    """Return the median of the seconds of a step, their least, those of the start, and the loss."""
-    since = time.perf_counter()
-    for _ in range(FLAGS.num_warmup_steps):
-        step()
-    wait()
-    start_seconds = time.perf_counter() - since
-    seconds, loss = [], float("nan")
-    for _ in range(FLAGS.num_measurements):
-        since = time.perf_counter()
-        for _ in range(FLAGS.num_steps):
-            step()
-        loss = wait()
-        seconds.append((time.perf_counter() - since) / FLAGS.num_steps)
-    return {
-        "seconds_per_step": statistics.median(seconds),
-        "least_seconds_per_step": min(seconds),
-        "start_seconds": start_seconds,
-        "loss": loss,
-    }
-
-
-def matrices_jax() -> Contender:
-    """Products of large matrices in jax."""
+def _matrices_jax(options: Options) -> Asynchronous:
+    """Return a product of large matrices in jax."""
     import jax
 
-    size = FLAGS.matrix_size
+    size = options.matrix_size
     a = jax.random.normal(jax.random.key(0), (size, size), "bfloat16") / size**0.5
     product, last = jax.jit(jax.numpy.matmul), a
 
@@ -283,11 +171,11 @@ def matrices_jax() -> Contender:
     return step, lambda: float(jax.block_until_ready(last)[0, 0])
 
 
-def matrices_torch() -> Contender:
-    """Products of large matrices in torch."""
+def _matrices_torch(options: Options) -> Asynchronous:
+    """Return a product of large matrices in torch."""
     import torch
 
-    device, size = "cuda" if torch.cuda.is_available() else "cpu", FLAGS.matrix_size
+    device, size = "cuda" if torch.cuda.is_available() else "cpu", options.matrix_size
     a = torch.randn(size, size, device=device).to(torch.bfloat16) / size**0.5
     last = a
 
@@ -298,7 +186,43 @@ def matrices_torch() -> Contender:
     return step, lambda: float(last[0, 0])
 
 
-def device_of(name: str) -> dict[str, Any]:
+CONTENDERS = {
+    "ours": harness.Contender(_ours, ("jax", "keras")),
+    "transformers": harness.Contender(_transformers, ("torch", "transformers")),
+    "transformers_gathered": harness.Contender(
+        lambda options, shapes: _transformers(options, shapes, gathered=True),
+        ("torch", "transformers"),
+    ),
+}
+MATRICES = {
+    "matrices_jax": harness.Contender(_matrices_jax, ("jax",)),
+    "matrices_torch": harness.Contender(_matrices_torch, ("torch",)),
+}
+
+
+# === Measuring ===
+
+
+def measure_steps(options: Options, step: Callable[[], None], wait: Callable[[], float]) -> Figures:
+    """Measure several steps at a time: the clock is read where the device is done with them all."""
+
+    def steps(count: int = options.num_steps) -> float:
+        for _ in range(count):
+            step()
+        return wait()
+
+    with harness.timed() as start:
+        steps(options.num_warmup_steps)
+    figures = harness.measure_calls(steps, 0, options.num_measurements)
+    return {
+        "seconds_per_step": figures["wall_seconds"] / options.num_steps,
+        "least_seconds_per_step": figures["least_wall_seconds"] / options.num_steps,
+        "start_seconds": start.wall,
+        "loss": figures["loss"],
+    }
+
+
+def _device_of(name: str) -> Figures:
     """Return the device that a contender ran on, and its peak memory where that is known."""
     if name in ("ours", "matrices_jax"):
         import jax
@@ -308,106 +232,71 @@ def device_of(name: str) -> dict[str, Any]:
         return {"device": device.device_kind, "peak_bytes": peak, "jax": jax.__version__}
     import torch
 
-    found: dict[str, Any] = {"device": "cpu", "peak_bytes": None, "torch": torch.__version__}
+    figures: Figures = {"device": "cpu", "peak_bytes": None, "torch": torch.__version__}
     if torch.cuda.is_available():
-        found["device"] = torch.cuda.get_device_name()
-        found["peak_bytes"] = torch.cuda.max_memory_allocated()
-    return found
+        figures["device"] = torch.cuda.get_device_name()
+        figures["peak_bytes"] = torch.cuda.max_memory_allocated()
+    return figures
 
 
-def run_job(job: str) -> dict[str, Any]:
-    """Measure "matrices_jax", "matrices_torch", or "<contender>:<size>:<length>"."""
+def measure(options: Options, job: str) -> Figures:
+    """Measure products of matrices by their name, or "<contender>:<size>:<length>"."""
+    options = _sized(options)
     name, *which = job.split(":")
     if which:
-        size, length = which[0], int(which[1])
-        found = measure(*CONTENDERS[name](size, length))
-        sequences = FLAGS.tokens_per_batch // length / found["seconds_per_step"]
-        found["sequences_per_second"] = sequences
-        found["model_flops_per_second"] = sequences * flops_of_sequence(make_config(size), length)
-    else:
-        found = measure(*{"matrices_jax": matrices_jax, "matrices_torch": matrices_torch}[name]())
-        found["flops_per_second"] = 2 * FLAGS.matrix_size**3 / found["seconds_per_step"]
-    return {**found, **device_of(name)}
-
-
-def start_job(job: str) -> dict[str, Any] | None:
-    """Run a job in a fresh process; None, and a line that says why, if it fails."""
-    needed = REQUIRED_PACKAGES[job.split(":")[0]]
-    missing = [package for package in needed if importlib.util.find_spec(package) is None]
-    if missing:
-        print(f"{job}: left out, not installed: {', '.join(missing)}", flush=True)
-        return None
-    root = str(pathlib.Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, os.path.abspath(__file__), *sys.argv[1:], f"--job={job}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(paths)},
-    )
-    if done.returncode:
-        print(f"{job}: failed\n{done.stderr[-2000:]}", flush=True)
-        return None
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def format_table(rows: list[dict[str, Any]]) -> str:
-    """Return the figures as a table in Markdown."""
-    lines = [
-        "| size | length | batch | contender | sequences/s | ms/step | utilisation | peak GiB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.1f}"
-        share = "" if row["utilisation"] is None else f"{row['utilisation']:.1%}"
-        lines.append(
-            f"| {row['size']} | {row['length']} | {row['batch_size']} | {row['contender']} | "
-            f"{row['sequences_per_second']:.1f} | {1000 * row['seconds_per_step']:.1f} | {share} | "
-            f"{peak} |"
+        shapes = _shapes(options, which[0], int(which[1]))
+        figures = measure_steps(options, *CONTENDERS[name].prepare(options, shapes))
+        figures["sequences_per_second"] = shapes.batch_size / figures["seconds_per_step"]
+        figures["model_flops_per_second"] = figures["sequences_per_second"] * flops_of_sequence(
+            shapes
         )
-    return "\n".join(lines)
+    else:
+        figures = measure_steps(options, *MATRICES[name].prepare(options))
+        figures["flops_per_second"] = 2 * options.matrix_size**3 / figures["seconds_per_step"]
+    return {**figures, **_device_of(name)}
 
 
-def main(argv: list[str]) -> int:
-    """Measure one job, or all of them in their own processes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if FLAGS.small:
-        for name, value in _SMALL.items():
-            if not FLAGS[name].present:
-                FLAGS[name].value = value
-    if FLAGS.job:
-        print(json.dumps(run_job(FLAGS.job)))
-        return 0
-    names = FLAGS.contenders or list(CONTENDERS)
-    unknown = sorted(set(names) - set(CONTENDERS))
-    if unknown:
-        raise app.UsageError(f"unknown contenders {unknown}; known are {list(CONTENDERS)}")
-    matrices = {name: start_job(name) for name in ("matrices_jax", "matrices_torch")}
-    rates = [found["flops_per_second"] for found in matrices.values() if found]
-    for name, found in matrices.items():
-        if found:
-            print(f"{name}: {found['flops_per_second'] / 1e12:.4g} TFLOP/s on {found['device']}")
+def _start(job: str) -> Figures | None:
+    contender = {**CONTENDERS, **MATRICES}[job.split(":")[0]]
+    return harness.try_in_process(job, contender, flag="job", environment={"KERAS_BACKEND": "jax"})
+
+
+def compare(options: Options) -> None:
+    """Measure all contenders, at all sizes and lengths, and print a table.
+
+    Raises:
+        RuntimeError: none of them could run.
+    """
+    options = _sized(options)
+    names = harness.chosen(options.contenders, CONTENDERS)
+    matrices = {name: _start(name) for name in MATRICES}
+    rates = [figures["flops_per_second"] for figures in matrices.values() if figures]
+    for name, figures in matrices.items():
+        if figures:
+            rate = figures["flops_per_second"] / 1e12
+            print(f"{name}: {rate:.4g} TFLOP/s on {figures['device']}")
+    table = harness.Table(
+        "contender size length batch_size sequences_per_second:.1f seconds_per_step:.4f "
+        "utilisation:.1% peak_gib:.1f"
+    )
     rows = []
-    for size in FLAGS.model_sizes:
-        for length in map(int, FLAGS.lengths):
+    for size in options.model_sizes:
+        for length in options.lengths:
             for name in names:
-                found = start_job(f"{name}:{size}:{length}")
-                if found is None:
+                figures = _start(f"{name}:{size}:{length}")
+                if figures is None:
                     continue
-                share = found["model_flops_per_second"] / max(rates) if rates else None
-                batch_size = FLAGS.tokens_per_batch // length
+                share = figures["model_flops_per_second"] / max(rates) if rates else None
+                batch_size = options.tokens_per_batch // length
                 where = {"size": size, "length": length, "batch_size": batch_size}
-                rows.append({**where, "contender": name, "utilisation": share, **found})
-                print(format_table(rows[-1:]).splitlines()[-1], flush=True)
-    print(format_table(rows))
-    if FLAGS.output_file:
-        report = {"flags": FLAGS.flag_values_dict(), "matrices": matrices, "results": rows}
-        with open(FLAGS.output_file, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=2)
-    return 0 if rows else 1
+                rows.append({**where, "contender": name, "utilisation": share, **figures})
+                peak = figures["peak_bytes"]
+                table.row({**rows[-1], "peak_gib": peak and peak / 2**30})
+    report = {"flags": dataclasses.asdict(options), "matrices": matrices, "results": rows}
+    harness.write_figures(options.output_file, report)
+    if not rows:
+        raise RuntimeError("no contender could run")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    harness.run_benchmark(Options, compare, measure, flag="job")

@@ -9,67 +9,74 @@ process, all threads together, input pipeline included; on a machine with other 
 steadier than wall time. Without --data_dir the lengths are drawn as those of SST-2 are spread.
 """
 
-import json
+from __future__ import annotations
+
+import dataclasses
 import os
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from absl import app, flags
 
+from bert_tf.options import option
 from bert_tf.records.encoding import encode_framed_examples
 from bert_tf.records.files import RecordWriter
 from bert_tf.records.schema import classification_features
 from bert_tf.tasks.table import get_task
+from data_prep.finetuning.prepare import TokenizerSettings, prepare
+from data_prep.finetuning.sources import folder_source
+from experiments.benchmarks import harness
+from experiments.benchmarks.harness import Figures
 
-FLAGS = flags.FLAGS
 
-flags.DEFINE_string("data_dir", None, "Folder of a GLUE task; made-up records by default.")
-flags.DEFINE_string("task_name", "sst-2", "The task of the folder.")
-flags.DEFINE_string("vocab_file", None, "Vocabulary, for --data_dir.")
-flags.DEFINE_string("cache_dir", None, "Where to keep records; a temporary folder by default.")
-flags.DEFINE_integer("batch_size", 32, "Sequences in a batch.")
-flags.DEFINE_integer("max_seq_length", 128, "Word pieces in a sequence.")
-flags.DEFINE_integer("num_hidden_layers", 6, "Transformer layers.")
-flags.DEFINE_integer("hidden_size", 384, "Width of the encoder; four times that in between.")
-flags.DEFINE_integer("num_attention_heads", 12, "Attention heads.")
-flags.DEFINE_integer("num_batches", 40, "Batches to measure, evenly over the epoch.")
-flags.DEFINE_integer("num_warmup_steps", 3, "Steps not counted.")
-flags.DEFINE_integer("num_records", 67349, "Made-up records.")
-flags.DEFINE_string("contender", None, "Run this one in this process and print its figures.")
-flags.DEFINE_string("output_file", None, "Where to write the figures as JSON; nowhere by default.")
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the benchmark."""
+
+    data_dir: str | None = option(None, "Folder of a GLUE task; made-up records by default.")
+    task_name: str = option("sst-2", "The task of the folder.")
+    vocab_file: str | None = option(None, "Vocabulary, for --data_dir.")
+    cache_dir: str | None = option(None, "Where to keep records; a temporary folder by default.")
+    batch_size: int = option(32, "Sequences in a batch.")
+    max_seq_length: int = option(128, "Word pieces in a sequence.")
+    num_hidden_layers: int = option(6, "Transformer layers.")
+    hidden_size: int = option(384, "Width of the encoder; four times that in between.")
+    num_attention_heads: int = option(12, "Attention heads.")
+    num_batches: int = option(40, "Batches to measure, evenly over the epoch.")
+    num_warmup_steps: int = option(3, "Steps not counted.")
+    num_records: int = option(67349, "Made-up records.")
+    output_file: str | None = option(
+        None, "Where to write the figures as JSON; nowhere by default."
+    )
+
 
 CONTENDERS = ("grouped", "padded_to_max")
 _VOCAB_SIZE = 30522
 
 
-def prepare_records(folder: str) -> tuple[str, str]:
+def prepare_records(options: Options, folder: str) -> tuple[str, str]:
     """Make the records and return their path and that of their lengths."""
-    if FLAGS.data_dir:
-        from data_prep.finetuning.prepare import TokenizerSettings, prepare
-        from data_prep.finetuning.sources import folder_source
-
-        task = get_task(FLAGS.task_name)
-        made = prepare(
+    if options.data_dir:
+        task = get_task(options.task_name)
+        prepared = prepare(
             task,
-            folder_source(task, FLAGS.data_dir, "train"),
-            TokenizerSettings(FLAGS.vocab_file),
-            FLAGS.max_seq_length,
+            folder_source(task, options.data_dir, "train"),
+            TokenizerSettings(str(options.vocab_file)),
+            options.max_seq_length,
             folder,
         )
-        return made.record_file, made.lengths_file
+        return prepared.record_file, prepared.lengths_file
     rng = np.random.default_rng(0)
     # As of SST-2, whose texts have 13 word pieces in the mean and half as many in the median.
-    lengths = np.clip(2 + rng.lognormal(2.15, 0.8, FLAGS.num_records), 3, 66)
-    lengths = np.minimum(lengths.astype(np.int32), FLAGS.max_seq_length)
+    lengths = np.clip(2 + rng.lognormal(2.15, 0.8, options.num_records), 3, 66)
+    lengths = np.minimum(lengths.astype(np.int32), options.max_seq_length)
     path, lengths_path = os.path.join(folder, "x.tfrecord"), os.path.join(folder, "x.npy")
     np.save(lengths_path, lengths)
-    schema = classification_features(FLAGS.max_seq_length)
+    schema = classification_features(options.max_seq_length)
     with RecordWriter(path) as writer:
         for begin in range(0, len(lengths), 1024):
-            mask = np.arange(FLAGS.max_seq_length) < lengths[begin : begin + 1024, None]
+            mask = np.arange(options.max_seq_length) < lengths[begin : begin + 1024, None]
             arrays = {
                 "input_ids": rng.integers(999, _VOCAB_SIZE, mask.shape) * mask,
                 "input_mask": mask,
@@ -81,34 +88,23 @@ def prepare_records(folder: str) -> tuple[str, str]:
     return path, lengths_path
 
 
-def measure(name: str, record_file: str, lengths_file: str) -> dict[str, float]:
-    """Time one contender's steps."""
+def _training_step(options: Options) -> Callable[[Any], Any]:
+    """Return a step that trains a model on a batch and returns the number of its real pieces."""
     import tensorflow as tf
 
     from bert_tf.config import BertConfig
-    from bert_tf.input_pipeline.finetuning import TaskRecords
     from bert_tf.training.finetuning import make_model
     from bert_tf.training.objectives import FineTuningObjective
     from bert_tf.training.optimizers import create_optimizer
 
-    tasks = TaskRecords(
-        record_file,
-        "classification",
-        classification_features(FLAGS.max_seq_length),
-        lengths=np.load(lengths_file),
+    config = BertConfig(
         vocab_size=_VOCAB_SIZE,
+        hidden_size=options.hidden_size,
+        num_hidden_layers=options.num_hidden_layers,
+        num_attention_heads=options.num_attention_heads,
+        intermediate_size=4 * options.hidden_size,
     )
-    model = make_model(
-        "classification",
-        BertConfig(
-            vocab_size=_VOCAB_SIZE,
-            hidden_size=FLAGS.hidden_size,
-            num_hidden_layers=FLAGS.num_hidden_layers,
-            num_attention_heads=FLAGS.num_attention_heads,
-            intermediate_size=4 * FLAGS.hidden_size,
-        ),
-        num_labels=2,
-    )
+    model = make_model("classification", config, num_labels=2)
     optimizer = create_optimizer(2e-5, 1000, 100)
     optimizer.build(model.trainable_variables)
     objective = FineTuningObjective("classification")
@@ -121,83 +117,80 @@ def measure(name: str, record_file: str, lengths_file: str) -> dict[str, float]:
         optimizer.apply([tf.convert_to_tensor(g) for g in gradients], model.trainable_variables)
         return tf.reduce_sum(inputs["input_mask"])
 
+    return step
+
+
+def measure(options: Options, name: str) -> Figures:
+    """Measure one contender in this process."""
+    import tensorflow as tf
+
+    from bert_tf.input_pipeline.finetuning import TaskRecords
+
+    if options.cache_dir is None:
+        raise ValueError("--contender needs --cache_dir")
+    record_file, lengths_file = prepare_records(options, options.cache_dir)
+    tasks = TaskRecords(
+        record_file,
+        "classification",
+        classification_features(options.max_seq_length),
+        lengths=np.load(lengths_file),
+        vocab_size=_VOCAB_SIZE,
+    )
     grouped = name == "grouped"
 
     def batches(start):
         return tasks.training_dataset(
-            batch_size=FLAGS.batch_size,
+            batch_size=options.batch_size,
             start_step=start,
             num_steps=1,
             group_by_length=grouped,
             pad_to_max=not grouped,
         )
 
-    step = tf.function(step, input_signature=[batches(0).element_spec])
-    for start in range(FLAGS.num_warmup_steps):
+    step = tf.function(_training_step(options), input_signature=[batches(0).element_spec])
+    for start in range(options.num_warmup_steps):
         for batch in batches(start):
             step(batch)
-    steps = len(tasks) // FLAGS.batch_size
-    starts = np.linspace(0, steps - 1, FLAGS.num_batches).astype(int)
+    steps = len(tasks) // options.batch_size
+    starts = np.linspace(0, steps - 1, options.num_batches).astype(int)
     cpu_seconds = wall_seconds = tokens = positions = 0.0
     for start in starts:
         dataset = batches(int(start))
-        cpu, wall = time.process_time(), time.perf_counter()
-        for batch in dataset:
-            tokens += int(step(batch))
-            positions += int(tf.size(batch[0]["input_ids"]))
-        cpu_seconds += time.process_time() - cpu
-        wall_seconds += time.perf_counter() - wall
+        with harness.timed() as spent:
+            for batch in dataset:
+                tokens += int(step(batch))
+                positions += int(tf.size(batch[0]["input_ids"]))
+        cpu_seconds += spent.cpu
+        wall_seconds += spent.wall
     return {
         "cpu_seconds": cpu_seconds / len(starts),
         "wall_seconds": wall_seconds / len(starts),
         "cpu_seconds_per_epoch": cpu_seconds / len(starts) * steps,
         "real_tokens": tokens / positions,
-        "mean_length": positions / len(starts) / FLAGS.batch_size,
+        "mean_length": positions / len(starts) / options.batch_size,
     }
 
 
-def run_contender(name: str, folder: str) -> dict[str, float]:
-    """Measure one contender in a fresh process."""
-    result = subprocess.run(
-        [
-            *(sys.executable, os.path.abspath(__file__), *sys.argv[1:]),
-            *(f"--contender={name}", f"--cache_dir={folder}"),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-    )
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def main(argv: list[str]) -> None:
-    """Measure one contender, or both in their own processes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if FLAGS.data_dir and not FLAGS.vocab_file:
-        raise app.UsageError("--data_dir needs --vocab_file")
-    if FLAGS.contender:
-        paths = prepare_records(FLAGS.cache_dir)
-        print(json.dumps(measure(FLAGS.contender, *paths)))
-        return
+def compare(options: Options) -> None:
+    """Measure both and print a table."""
+    if options.data_dir and not options.vocab_file:
+        raise ValueError("--data_dir needs --vocab_file")
+    table = harness.Table("name cpu_seconds:.3f wall_seconds:.3f mean_length:.1f real_tokens:.1%")
+    results = {}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = FLAGS.cache_dir or temporary
-        results = {name: run_contender(name, folder) for name in CONTENDERS}
-    print(f"{'':<16}{'CPU s/step':>12}{'wall s/step':>13}{'length':>9}{'real tokens':>13}")
-    for name, result in results.items():
-        print(
-            f"{name:<16}{result['cpu_seconds']:>12.3f}{result['wall_seconds']:>13.3f}"
-            f"{result['mean_length']:>9.1f}{result['real_tokens']:>13.1%}"
-        )
+        for name in CONTENDERS:
+            results[name] = harness.in_process(
+                name, f"--cache_dir={options.cache_dir or temporary}"
+            )
+            table.row({"name": name, **results[name]})
     grouped, padded = (results[name] for name in CONTENDERS)
-    for what in ("cpu", "wall"):
-        ratio = grouped[f"{what}_seconds"] / padded[f"{what}_seconds"]
-        print(f"{what} time of grouped / padded: {ratio:.3f}")
-    if FLAGS.output_file:
-        with open(FLAGS.output_file, "w", encoding="utf-8") as file:
-            json.dump({"flags": FLAGS.flag_values_dict(), "results": results}, file, indent=2)
+    for clock in ("cpu", "wall"):
+        ratio = grouped[f"{clock}_seconds"] / padded[f"{clock}_seconds"]
+        print(f"{clock} time of grouped / padded: {ratio:.3f}")
+    harness.write_figures(
+        options.output_file, {"flags": dataclasses.asdict(options), "results": results}
+    )
 
 
 if __name__ == "__main__":
-    app.run(main)
+    harness.run_benchmark(Options, compare, measure)

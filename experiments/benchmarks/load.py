@@ -12,7 +12,10 @@ errors, and the server's memory over time; --output_file gets them as JSON.
 --requests_file has one JSON body of a :predict request a line; without it, the text of --text.
 """
 
+from __future__ import annotations
+
 import contextlib
+import dataclasses
 import http.client
 import json
 import multiprocessing
@@ -25,33 +28,44 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from absl import app, flags
 
-FLAGS = flags.FLAGS
+from bert_tf.options import option
+from experiments.benchmarks import harness
+from experiments.benchmarks.harness import Figures
 
-flags.DEFINE_string("model_base_path", None, "Folder of the model's versions.", required=True)
-flags.DEFINE_string("requests_file", None, "JSON bodies, one a line.")
-flags.DEFINE_multi_string("text", ["The capital of France is [MASK]."], "Text of a request.")
-flags.DEFINE_multi_integer("batch_timeout_micros", [0, 1000, 5000], "Windows to measure.")
-flags.DEFINE_integer("max_batch_size", 32, "Rows of a batch at most.")
-flags.DEFINE_integer("num_batch_threads", 2, "Batches that run at once.")
-flags.DEFINE_integer("num_processes", 2, "Client processes.")
-flags.DEFINE_integer("num_connections", 16, "Connections of each process.")
-flags.DEFINE_float("minutes", 1.0, "Minutes for each window.")
-flags.DEFINE_float("kill_seconds", 10.0, "Seconds between killed clients; 0 kills none.")
-flags.DEFINE_string("output_file", None, "Where to write the figures as JSON.")
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the benchmark."""
+
+    model_base_path: str = option(None, "Folder of the model's versions.", required=True)
+    requests_file: str | None = option(None, "JSON bodies, one a line.")
+    text: tuple[str, ...] = option(
+        ("The capital of France is [MASK].",), "Text of a request.", repeated=True
+    )
+    batch_timeout_micros: tuple[int, ...] = option(
+        (0, 1000, 5000), "Windows to measure.", repeated=True
+    )
+    max_batch_size: int = option(32, "Rows of a batch at most.")
+    num_batch_threads: int = option(2, "Batches that run at once.")
+    num_processes: int = option(2, "Client processes.")
+    num_connections: int = option(16, "Connections of each process.")
+    minutes: float = option(1.0, "Minutes for each window.")
+    kill_seconds: float = option(10.0, "Seconds between killed clients; 0 kills none.")
+    output_file: str | None = option(None, "Where to write the figures as JSON.")
+
 
 _SERVER = pathlib.Path(__file__).resolve().parents[1] / "serve.py"
-_MEMORY = re.compile(rb"^process_resident_memory_bytes (\S+)$", re.MULTILINE)
 # Requests until then warm the server up: TensorFlow optimizes a graph when it first runs.
 _WARM_UP_SECONDS = 3.0
 
 
 def _client(port: int, path: str, bodies: list[bytes], connections: int, pipe: Any) -> None:
-    """Send requests for ever; tell latencies and errors once a second."""
+    """Send requests for ever, and send latencies and errors through the pipe once a second."""
     lock, latencies, errors = threading.Lock(), [], []
 
     def send(seed: int) -> None:
@@ -81,19 +95,19 @@ def _client(port: int, path: str, bodies: list[bytes], connections: int, pipe: A
         while True:
             time.sleep(1)
             with lock:
-                told = latencies.copy(), errors.copy()
+                news = latencies.copy(), errors.copy()
                 latencies.clear()
                 errors.clear()
-            pipe.send(told)
+            pipe.send(news)
 
 
 class _Clients:
     """Client processes, one of which can be killed and replaced."""
 
-    def __init__(self, port: int, path: str, bodies: list[bytes]):
-        self._arguments = (port, path, bodies, FLAGS.num_connections)
+    def __init__(self, options: Options, port: int, path: str, bodies: list[bytes]):
+        self._arguments = (port, path, bodies, options.num_connections)
         self._context = multiprocessing.get_context("spawn")
-        self._running = [self._start() for _ in range(FLAGS.num_processes)]
+        self._running = [self._start() for _ in range(options.num_processes)]
         self.killed = 0
 
     def _start(self) -> tuple[Any, multiprocessing.connection.Connection]:
@@ -104,14 +118,14 @@ class _Clients:
         return process, here
 
     def collect(self) -> tuple[list[float], list[str]]:
-        """Return what they told since the last time."""
+        """Return latencies and errors since the last time."""
         latencies, errors = [], []
         for _, pipe in self._running:
             with contextlib.suppress(EOFError):
                 while pipe.poll():
-                    told, failed = pipe.recv()
-                    latencies += told
-                    errors += failed
+                    new_latencies, new_errors = pipe.recv()
+                    latencies += new_latencies
+                    errors += new_errors
         return latencies, errors
 
     def kill_one(self) -> None:
@@ -138,37 +152,30 @@ def _get(port: int, path: str) -> tuple[int, bytes]:
         return response.status, response.read()
 
 
+def _metric(port: int, name: str) -> float:
+    """Return a value of the server's metrics; not a number where there is none."""
+    page = _get(port, "/monitoring/prometheus/metrics")[1].decode()
+    match = re.search(rf"^{name}(?:{{.*}})? (\S+)$", page, re.MULTILINE)
+    return float(match[1]) if match else float("nan")
+
+
 def _memory_mib(port: int) -> float:
-    found = _MEMORY.search(_get(port, "/monitoring/prometheus/metrics")[1])
-    return float(found[1]) / 2**20 if found else float("nan")
-
-
-def _mean_batch(port: int) -> float:
-    """Rows of the batches that ran, on average."""
-    page = _get(port, "/monitoring/prometheus/metrics")[1]
-    found = {
-        kind: re.search(
-            rb"^bert_tf:serving:batch_size_" + kind + rb"{.*} (.*)$", page, re.MULTILINE
-        )
-        for kind in (b"sum", b"count")
-    }
-    rows, batches = (float(match[1]) if match else 0 for match in found.values())
-    return rows / max(batches, 1)
+    return round(_metric(port, "process_resident_memory_bytes") / 2**20, 1)
 
 
 @contextlib.contextmanager
-def _server(window: int):
+def _server(options: Options, window: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Yield the server, ready; its process and port."""
     command = [
         sys.executable,
         str(_SERVER),
-        f"--model_base_path={FLAGS.model_base_path}",
+        f"--model_base_path={options.model_base_path}",
         "--model_name=model",
         "--rest_api_port=0",
         "--port=-1",
         f"--batch_timeout_micros={window}",
-        f"--max_batch_size={FLAGS.max_batch_size}",
-        f"--num_batch_threads={FLAGS.num_batch_threads}",
+        f"--max_batch_size={options.max_batch_size}",
+        f"--num_batch_threads={options.num_batch_threads}",
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -185,37 +192,39 @@ def _server(window: int):
             process.terminate()
 
 
-def _measure(window: int, bodies: list[bytes]) -> dict[str, Any]:
-    """Figures of one window."""
-    with _server(window) as (process, port):
-        clients = _Clients(port, "/v1/models/model:predict", bodies)
+def _measure(options: Options, window: int, bodies: list[bytes]) -> Figures:
+    """Return the figures of one window."""
+    with _server(options, window) as (process, port):
+        clients = _Clients(options, port, "/v1/models/model:predict", bodies)
         try:
             time.sleep(_WARM_UP_SECONDS)
             clients.collect()
             begun, latencies, errors, memory = time.monotonic(), [], [], []
-            next_kill = begun + (FLAGS.kill_seconds or float("inf"))
-            end = begun + FLAGS.minutes * 60
-            next_look = begun
+            next_kill = begun + (options.kill_seconds or float("inf"))
+            end = begun + options.minutes * 60
+            next_reading = begun
             while (now := time.monotonic()) < end:
-                told, failed = clients.collect()
-                latencies += told
-                errors += failed
-                if now >= next_look:
-                    memory.append(round(_memory_mib(port), 1))
-                    next_look += FLAGS.minutes * 60 / 20
+                new_latencies, new_errors = clients.collect()
+                latencies += new_latencies
+                errors += new_errors
+                if now >= next_reading:
+                    memory.append(_memory_mib(port))
+                    next_reading += options.minutes * 60 / 20
                 if now >= next_kill:
                     clients.kill_one()
-                    next_kill += FLAGS.kill_seconds
+                    next_kill += options.kill_seconds
                 time.sleep(0.2)
             seconds = time.monotonic() - begun
-            mean_batch = _mean_batch(port)
+            batch_rows, batches = (
+                _metric(port, f"bert_tf:serving:batch_size_{kind}") for kind in ("sum", "count")
+            )
         finally:
             clients.end()
-        memory.append(round(_memory_mib(port), 1))
+        memory.append(_memory_mib(port))
         process.terminate()
         status = process.wait()
     if not latencies:
-        raise RuntimeError(f"no answers within {FLAGS.minutes} minutes: {errors[:3]}")
+        raise RuntimeError(f"no answers within {options.minutes} minutes: {errors[:3]}")
     p50, p95, p99 = (round(1e3 * float(q), 2) for q in np.percentile(latencies, [50, 95, 99]))
     return {
         "batch_timeout_micros": window,
@@ -225,7 +234,7 @@ def _measure(window: int, bodies: list[bytes]) -> dict[str, Any]:
         "latency_p50_ms": p50,
         "latency_p95_ms": p95,
         "latency_p99_ms": p99,
-        "mean_batch_rows": round(mean_batch, 2),
+        "mean_batch_rows": round(batch_rows / max(batches, 1), 2),
         "errors": len(errors),
         "first_errors": errors[:3],
         "killed_clients": clients.killed,
@@ -234,28 +243,22 @@ def _measure(window: int, bodies: list[bytes]) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str]) -> None:
-    """Run the script."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    try:
-        if FLAGS.requests_file:
-            lines = pathlib.Path(FLAGS.requests_file).read_bytes().splitlines()
-            bodies = [line for line in lines if line.strip()]
-        else:
-            bodies = [json.dumps({"instances": [text]}).encode() for text in FLAGS.text]
-        if not bodies:
-            raise ValueError("--requests_file: expected at least one line")
-        rows = []
-        for window in FLAGS.batch_timeout_micros:
-            rows.append(_measure(window, bodies))
-            print(json.dumps(rows[-1]), flush=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"benchmark_load: {error}")
-    if FLAGS.output_file:
-        report = {"cores": os.cpu_count(), "flags": FLAGS.flag_values_dict(), "windows": rows}
-        pathlib.Path(FLAGS.output_file).write_text(json.dumps(report, indent=1, default=str) + "\n")
+def compare(options: Options) -> None:
+    """Measure all windows, and print the figures of each as a line of JSON."""
+    if options.requests_file:
+        lines = pathlib.Path(options.requests_file).read_bytes().splitlines()
+        bodies = [line for line in lines if line.strip()]
+    else:
+        bodies = [json.dumps({"instances": [text]}).encode() for text in options.text]
+    if not bodies:
+        raise ValueError("--requests_file: expected at least one line")
+    rows = []
+    for window in options.batch_timeout_micros:
+        rows.append(_measure(options, window, bodies))
+        print(json.dumps(rows[-1]), flush=True)
+    report = {"cores": os.cpu_count(), "flags": dataclasses.asdict(options), "windows": rows}
+    harness.write_figures(options.output_file, report)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    harness.run_benchmark(Options, compare)

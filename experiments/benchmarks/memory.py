@@ -7,102 +7,54 @@ read after a few steps; "tracing" is that of one sequence of 32 word pieces, for
 the same and the activations are little.
 """
 
-import json
-import os
-import resource
-import subprocess
-import sys
-import time
+from __future__ import annotations
 
-from absl import app, flags
+import dataclasses
 
-FLAGS = flags.FLAGS
-
-flags.DEFINE_list("recompute", ["none", "every_2", "all"], "Choices to compare.")
-flags.DEFINE_integer("batch_size", 8, "Sequences in a batch.")
-flags.DEFINE_integer("max_seq_length", 512, "Word pieces in a sequence.")
-flags.DEFINE_integer("num_hidden_layers", 12, "Transformer layers.")
-flags.DEFINE_integer("hidden_size", 256, "Width of the encoder; four times that in between.")
-flags.DEFINE_bool("jit_compile", False, "XLA.")
-flags.DEFINE_integer("num_steps", 3, "Steps to take; the first one traces.")
-flags.DEFINE_string("choice", None, "Measure this one in this process.")
-
-_PREDICTIONS, _VOCAB_SIZE = 20, 1000
+from bert_tf.options import option
+from experiments.benchmarks import harness, training
+from experiments.benchmarks.harness import Figures
+from experiments.benchmarks.pretraining_steps import our_step
 
 
-def measure(recompute: str) -> dict:
-    """Return the peak in bytes, the CPU seconds of each step and the last loss."""
+@dataclasses.dataclass(frozen=True)
+class Options(training.Options):
+    """Options of the benchmark: those of training.py with other defaults, and what to compare."""
+
+    recompute: tuple[str, ...] = option(("none", "every_2", "all"), "Choices to compare.")
+    jit_compile: bool = option(False, "XLA.")
+
+
+DEFAULTS = {
+    "batch_size": 8,
+    "max_seq_length": 512,
+    "num_hidden_layers": 12,
+    "vocab_size": 1000,
+    "num_steps": 3,
+    "num_warmup_steps": 0,  # the first step traces, and the least seconds count
+}
+
+
+def measure(options: Options, recompute: str) -> Figures:
+    """Measure one choice in this process."""
     import keras
-    import numpy as np
-
-    from bert_tf.config import BertConfig
-    from bert_tf.models.task_models import bert_pretrainer
-    from bert_tf.training.objectives import pretraining_compile_arguments
-    from bert_tf.training.optimizers import create_optimizer
 
     keras.utils.set_random_seed(1)
-    config = BertConfig(
-        vocab_size=_VOCAB_SIZE,
-        hidden_size=FLAGS.hidden_size,
-        num_hidden_layers=FLAGS.num_hidden_layers,
-        num_attention_heads=max(1, FLAGS.hidden_size // 64),
-        intermediate_size=4 * FLAGS.hidden_size,
-    )
-    model = bert_pretrainer(config, recompute=recompute)
-    losses = pretraining_compile_arguments(config)["loss"]
-    optimizer = create_optimizer(1e-4, 100, 10)
-    model.compile(optimizer=optimizer, loss=losses, jit_compile=FLAGS.jit_compile)
-    rng, size, length = np.random.default_rng(0), FLAGS.batch_size, FLAGS.max_seq_length
-    inputs = {
-        "input_ids": rng.integers(0, _VOCAB_SIZE, (size, length)),
-        "input_mask": np.ones((size, length), np.int64),
-        "segment_ids": np.zeros((size, length), np.int64),
-        "masked_lm_positions": rng.integers(0, length, (size, _PREDICTIONS)),
-    }
-    labels = {
-        "masked_lm_logits": rng.integers(0, _VOCAB_SIZE, (size, _PREDICTIONS)),
-        "next_sentence_logits": rng.integers(0, 2, (size, 1)),
-    }
-    inputs, labels = keras.tree.map_structure(lambda x: x.astype(np.int32), (inputs, labels))
-    seconds, loss = [], float("nan")
-    for _ in range(FLAGS.num_steps):
-        since = time.process_time()
-        loss = float(model.train_on_batch(inputs, labels, return_dict=True)["loss"])
-        seconds.append(round(time.process_time() - since, 2))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"peak_bytes": peak, "cpu_seconds": seconds, "loss": loss}
+    heads = max(1, options.hidden_size // 64)
+    shapes = training.make_shapes(dataclasses.replace(options, num_attention_heads=heads))
+    step = our_step(shapes, jit_compile=options.jit_compile, recompute=recompute)
+    return harness.measure_calls(step, options.num_warmup_steps, options.num_steps)
 
 
-def in_a_process(*more: str) -> dict:
-    """Measure in a fresh process, with more flags."""
-    done = subprocess.run(
-        [sys.executable, os.path.abspath(__file__), *sys.argv[1:], *more],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def main(argv: list[str]) -> None:
-    """Measure one choice, or all of them in their own processes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if FLAGS.choice:
-        print(json.dumps(measure(FLAGS.choice)))
-        return
-    print(f"{'recompute':<12}{'peak MB':>9}{'tracing MB':>12}{'CPU s/step':>12}{'loss':>12}")
-    for choice in FLAGS.recompute:
-        found = in_a_process(f"--choice={choice}")
-        little = ("--batch_size=1", "--max_seq_length=32", "--num_steps=1")
-        tracing = in_a_process(f"--choice={choice}", *little)
-        print(
-            f"{choice:<12}{found['peak_bytes'] / 2**20:>9.0f}{tracing['peak_bytes'] / 2**20:>12.0f}"
-            f"{min(found['cpu_seconds']):>12.2f}{found['loss']:>12.6f}",
-            flush=True,
-        )
+def compare(options: Options) -> None:
+    """Measure all choices and print a table."""
+    table = harness.Table("name peak_mib:.0f tracing_mib:.0f least_cpu_seconds:.2f loss:.6f")
+    little = ("--batch_size=1", "--max_seq_length=32", "--num_steps=1")
+    for choice in options.recompute:
+        figures = harness.in_process(choice, flag="choice")
+        tracing = harness.in_process(choice, *little, flag="choice")
+        table.row({"name": choice, "tracing_mib": tracing["peak_mib"], **figures})
 
 
 if __name__ == "__main__":
-    app.run(main)
+    harness.run_benchmark(Options, compare, measure, flag="choice", **DEFAULTS)

@@ -1,4 +1,4 @@
-"""Times create_pretraining_data.py against google-research/bert's, whole commands side by side.
+"""Time create_pretraining_data.py against google-research/bert's, whole commands side by side.
 
     python experiments/benchmarks/pretraining_data.py --input_file=corpus/wiki.txt \
       --vocab_file=bert-base-uncased-vocab.txt --bert_checkout=PATH_TO_GOOGLE_RESEARCH_BERT
@@ -10,17 +10,21 @@ memory are of the process with all its children. The original runs unchanged on 
 TensorFlow, under whose compat.v1 its names still exist.
 """
 
-import json
+from __future__ import annotations
+
+import contextlib
+import dataclasses
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 
-from absl import app, flags
+from bert_tf.options import option
+from experiments.benchmarks import harness
+from experiments.benchmarks.harness import Figures
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 _RUN_ORIGINAL = """
@@ -35,21 +39,25 @@ runpy.run_path(script, run_name="__main__")
 _SAMPLE_SECONDS = 0.05
 
 
-def _define_flags() -> None:
-    flags.DEFINE_string("input_file", None, "Text, one sentence a line.")
-    flags.DEFINE_string("vocab_file", None, "Vocabulary.")
-    flags.DEFINE_string("bert_checkout", None, "Clone of google-research/bert; none: ours only.")
-    flags.DEFINE_float("original_fraction", 0.1, "Fraction of the text for the original.", 0, 1)
-    flags.DEFINE_integer("num_workers", 0, "Processes of ours; 0 for one per core.", 0)
-    flags.DEFINE_integer("repeats", 1, "Runs of ours; the fastest counts.", 1)
-    flags.DEFINE_multi_string(
-        "with_flags",
-        ["", "--do_whole_word_mask=True"],
-        "Flags given to both, one comparison each.",
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the benchmark."""
+
+    input_file: str = option(None, "Text, one sentence a line.", required=True)
+    vocab_file: str = option(None, "Vocabulary.", required=True)
+    bert_checkout: str | None = option(None, "Clone of google-research/bert; none: ours only.")
+    original_fraction: float = option(
+        0.1, "Fraction of the text for the original.", minimum=0, maximum=1
     )
-    flags.DEFINE_string("work_dir", None, "Folder for the output; default a temporary one.")
-    flags.DEFINE_string("json_file", None, "Where to write the figures.")
-    flags.mark_flags_as_required(["input_file", "vocab_file"])
+    num_workers: int = option(0, "Processes of ours; 0 for one per core.", minimum=0)
+    repeats: int = option(1, "Runs of ours; the fastest counts.", minimum=1)
+    with_flags: tuple[str, ...] = option(
+        ("", "--do_whole_word_mask=True"),
+        "Flags given to both, one comparison each.",
+        repeated=True,
+    )
+    work_dir: str | None = option(None, "Folder for the output; default a temporary one.")
+    json_file: str | None = option(None, "Where to write the figures.")
 
 
 def _first_documents(source: pathlib.Path, target: pathlib.Path, fraction: float) -> None:
@@ -79,27 +87,17 @@ def measure(command: Sequence[str]) -> dict[str, float]:
     import psutil
 
     with tempfile.TemporaryFile() as output:
-        begin = time.monotonic()
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=REPOSITORY)
-        peak = {"sum": 0, "one": 0}
-        done = threading.Event()
-
-        def sample() -> None:
-            parent = psutil.Process(process.pid)
-            while not done.wait(_SAMPLE_SECONDS):
-                try:
-                    family = [parent, *parent.children(recursive=True)]
-                    sizes = [member.memory_full_info().pss for member in family]
-                except psutil.Error:
-                    continue
-                peak["sum"] = max(peak["sum"], sum(sizes))
-
-        thread = threading.Thread(target=sample, daemon=True)
-        thread.start()
-        _, status, usage = os.wait4(process.pid, 0)
+        begin, peak_bytes = time.monotonic(), 0
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=REPOSITORY)  # noqa: S603
+        parent = psutil.Process(process.pid)
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            with contextlib.suppress(psutil.Error):  # one of them has ended meanwhile
+                family = [parent, *parent.children(recursive=True)]
+                sizes = [member.memory_full_info().pss for member in family]
+                peak_bytes = max(peak_bytes, sum(sizes))
+            time.sleep(_SAMPLE_SECONDS)
         wall = time.monotonic() - begin
-        done.set()
-        thread.join()
+        _, status, usage = ended
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             output.seek(0)
@@ -108,7 +106,7 @@ def measure(command: Sequence[str]) -> dict[str, float]:
     return {
         "wall_seconds": wall,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": peak["sum"],
+        "peak_bytes": peak_bytes,
         "peak_process_bytes": usage.ru_maxrss * 1024,
     }
 
@@ -123,18 +121,8 @@ def _count_records(path: pathlib.Path) -> int:
     return count
 
 
-def _row(name: str, figures: dict[str, float]) -> str:
-    return (
-        f"{name:34} {figures['wall_seconds']:9.1f} {figures['cpu_seconds']:9.1f} "
-        f"{figures['instances']:10,.0f} {figures['peak_bytes'] / 2**20:9.0f} "
-        f"{figures['peak_process_bytes'] / 2**20:9.0f}"
-    )
-
-
-def _extrapolate(
-    small: dict[str, float], large: dict[str, float], instances: int
-) -> dict[str, float]:
-    """Figures for so many instances, on the line through two measurements.
+def _extrapolate(small: Figures, large: Figures, instances: int) -> Figures:
+    """Return the figures for so many instances, on the line through two measurements.
 
     What does not grow with the text (starting TensorFlow) is not multiplied so.
     """
@@ -143,64 +131,78 @@ def _extrapolate(
     return {**scaled, "instances": instances}
 
 
-def _compare(values: flags.FlagValues, extra: str, folder: pathlib.Path) -> dict:
-    """Run both with the same flags."""
-    source = pathlib.Path(values.input_file).resolve()
-    output = folder / "records.tfrecord"
-    common = [
-        f"--vocab_file={os.path.abspath(values.vocab_file)}",
-        f"--output_file={output}",
-        *extra.split(),
-    ]
-    print(f"\nflags: {extra or '(defaults)'}")
-    print(f"{'':34} {'wall s':>9} {'cpu s':>9} {'instances':>10} {'peak MiB':>9} {'one MiB':>9}")
-    ours = ["data_prep/create_pretraining_data.py", f"--num_workers={values.num_workers}"]
-    runs = []
-    for _ in range(values.repeats):
-        figures = measure([sys.executable, *ours, f"--input_file={source}", *common])
-        figures["instances"] = _count_records(output)
-        output.unlink()
-        runs.append(figures)
-        print(_row("ours, whole text", figures), flush=True)
-    result = {"flags": extra, "ours": min(runs, key=lambda run: run["wall_seconds"])}
-    if values.bert_checkout:
-        script = os.path.abspath(os.path.join(values.bert_checkout, "create_pretraining_data.py"))
+class _Comparison:
+    """Runs both with the same flags, and prints a row for each run."""
+
+    def __init__(self, options: Options, extra: str, folder: pathlib.Path):
+        self.options = options
+        self.source = pathlib.Path(options.input_file).resolve()
+        self.folder, self.output = folder, folder / "records.tfrecord"
+        self.common = [
+            f"--vocab_file={os.path.abspath(options.vocab_file)}",
+            f"--output_file={self.output}",
+            *extra.split(),
+        ]
+        print(f"\nflags: {extra or '(defaults)'}")
+        self.table = harness.Table(
+            "name wall_seconds:.1f cpu_seconds:.1f instances:,.0f peak_mib:.0f peak_process_mib:.0f"
+        )
+
+    def _print(self, name: str, figures: Figures) -> None:
+        sizes = {f"{key}_mib": figures[f"{key}_bytes"] / 2**20 for key in ("peak", "peak_process")}
+        self.table.row({"name": name, **sizes, **figures})
+
+    def _measure(self, name: str, text: pathlib.Path, *command: str) -> Figures:
+        figures = measure([sys.executable, *command, f"--input_file={text}", *self.common])
+        figures["instances"] = _count_records(self.output)
+        self.output.unlink()
+        self._print(name, figures)
+        return figures
+
+    def ours(self) -> Figures:
+        """Run ours on the whole text; return the figures of the fastest run."""
+        script = "data_prep/create_pretraining_data.py"
+        workers = f"--num_workers={self.options.num_workers}"
+        runs = [
+            self._measure("ours, whole text", self.source, script, workers)
+            for _ in range(self.options.repeats)
+        ]
+        return min(runs, key=lambda run: run["wall_seconds"])
+
+    def original(self, checkout: str, instances: int) -> tuple[list[Figures], Figures]:
+        """Run the original on two parts of the text; return their figures and those scaled."""
+        script = os.path.abspath(os.path.join(checkout, "create_pretraining_data.py"))
         parts = []
-        for fraction in (values.original_fraction / 20, values.original_fraction):
-            part = folder / "part.txt"
-            _first_documents(source, part, fraction)
-            figures = measure(
-                [sys.executable, "-c", _RUN_ORIGINAL, script, f"--input_file={part}", *common]
-            )
-            figures["instances"] = _count_records(output)
-            output.unlink()
-            share = part.stat().st_size / source.stat().st_size
-            print(_row(f"original, {share:.2%} of the text", figures), flush=True)
-            parts.append(figures)
-        scaled = _extrapolate(parts[0], parts[1], result["ours"]["instances"])
-        print(_row("original, scaled to the whole", scaled))
-        result.update(original_parts=parts, original_scaled=scaled)
-        for name in ("wall_seconds", "cpu_seconds"):
-            result[f"{name}_ratio"] = scaled[name] / result["ours"][name]
-            print(f"{name.split('_')[0]} time, original / ours: {result[f'{name}_ratio']:.1f}")
-    return result
+        for fraction in (self.options.original_fraction / 20, self.options.original_fraction):
+            part = self.folder / "part.txt"
+            _first_documents(self.source, part, fraction)
+            share = part.stat().st_size / self.source.stat().st_size
+            name = f"original, {share:.2%} of the text"
+            parts.append(self._measure(name, part, "-c", _RUN_ORIGINAL, script))
+        scaled = _extrapolate(parts[0], parts[1], instances)
+        self._print("original, scaled to the whole", scaled)
+        return parts, scaled
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the comparisons and print a table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    values = flags.FLAGS
+def compare(options: Options) -> None:
+    """Run the comparisons and print their tables."""
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     results = []
-    with tempfile.TemporaryDirectory(dir=values.work_dir) as folder:
-        for extra in values.with_flags:
-            results.append(_compare(values, extra, pathlib.Path(folder)))
-    if values.json_file:
-        with open(values.json_file, "w", encoding="utf-8") as stream:
-            json.dump(results, stream, indent=1)
+    with tempfile.TemporaryDirectory(dir=options.work_dir) as folder:
+        for extra in options.with_flags:
+            comparison = _Comparison(options, extra, pathlib.Path(folder))
+            result: Figures = {"flags": extra, "ours": comparison.ours()}
+            if options.bert_checkout:
+                parts, scaled = comparison.original(
+                    options.bert_checkout, result["ours"]["instances"]
+                )
+                result.update(original_parts=parts, original_scaled=scaled)
+                for name in ("wall_seconds", "cpu_seconds"):
+                    ratio = result[f"{name}_ratio"] = scaled[name] / result["ours"][name]
+                    print(f"{name.split('_')[0]} time, original / ours: {ratio:.1f}")
+            results.append(result)
+    harness.write_figures(options.json_file, results)
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(main)
+    harness.run_benchmark(Options, compare)

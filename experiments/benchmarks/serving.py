@@ -20,14 +20,13 @@ it once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
-import json
 import os
 import pathlib
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -35,7 +34,26 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
+
+from bert_tf.options import option
+from bert_tf.tokenization.vocabulary import load_vocab
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from experiments.benchmarks import harness
+from experiments.benchmarks.harness import Figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the benchmark."""
+
+    model_dir: str = option(None, "Model in transformers' files, uncased.", required=True)
+    threads: int = option(1, "Threads of each contender.", minimum=1)
+    rounds: int = option(5, "Turns of each contender.", minimum=1)
+    calls: int = option(30, "Calls in a turn, of one text of 32 pieces.", minimum=1)
+    export_dir: str | None = option(None, "Where exported files are kept; nowhere by default.")
+    output_file: str | None = option(None, "JSON file for the figures.")
+
 
 MAX_SEQ_LENGTH = 128
 REFERENCE = "transformers"
@@ -52,22 +70,7 @@ it. He did not know how to answer, so he showed her how to tie a knot that holds
 Encode = Callable[[Sequence[str]], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Contender:
-    """What is measured.
-
-    Attributes:
-        make: returns texts -> float32 [B, H].
-        needs: module that it needs.
-        tolerance: how far a vector may be from transformers', against its length.
-    """
-
-    make: Callable[[pathlib.Path], Encode]
-    needs: str
-    tolerance: float
-
-
-def _saved_model(folder: pathlib.Path) -> Encode:
+def _saved_model(options: Options, folder: pathlib.Path) -> Encode:
     import tensorflow as tf
     import tensorflow_text  # noqa: F401
 
@@ -75,14 +78,14 @@ def _saved_model(folder: pathlib.Path) -> Encode:
     return lambda texts: answer(text=tf.constant(texts))["mean"].numpy()
 
 
-def _transformers(folder: pathlib.Path) -> Encode:
+def _transformers(options: Options, folder: pathlib.Path) -> Encode:
     import torch
     import transformers
 
     transformers.logging.disable_progress_bar()
-    torch.set_num_threads(flags.FLAGS.threads)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(flags.FLAGS.model_dir)
-    model = transformers.AutoModel.from_pretrained(flags.FLAGS.model_dir).eval()
+    torch.set_num_threads(options.threads)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model_dir)
+    model = transformers.AutoModel.from_pretrained(options.model_dir).eval()
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         inputs = tokenizer(
@@ -100,20 +103,22 @@ def _transformers(folder: pathlib.Path) -> Encode:
     return encode
 
 
-def _onnxruntime(folder: pathlib.Path) -> Encode:
+def _onnxruntime(options: Options, folder: pathlib.Path) -> Encode:
     import onnxruntime
     import tokenizers
 
-    tokenizer = tokenizers.Tokenizer.from_file(f"{flags.FLAGS.model_dir}/tokenizer.json")
+    tokenizer = tokenizers.Tokenizer.from_file(f"{options.model_dir}/tokenizer.json")
     tokenizer.enable_truncation(MAX_SEQ_LENGTH)
     tokenizer.enable_padding()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = flags.FLAGS.threads
-    options.inter_op_num_threads = 1
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = options.threads
+    session_options.inter_op_num_threads = 1
     # As OMP_WAIT_POLICY above.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
-        os.fspath(folder / "onnx/1/model.onnx"), options, providers=["CPUExecutionProvider"]
+        os.fspath(folder / "onnx/1/model.onnx"),
+        session_options,
+        providers=["CPUExecutionProvider"],
     )
 
     def encode(texts: Sequence[str]) -> np.ndarray:
@@ -128,23 +133,33 @@ def _onnxruntime(folder: pathlib.Path) -> Encode:
     return encode
 
 
-def _tflite(weights: str) -> Callable[[pathlib.Path], Encode]:
-    def make(folder: pathlib.Path) -> Encode:
-        from bert_tf.serving.tflite import load_tflite
+def _tflite(options: Options, folder: pathlib.Path, weights: str) -> Encode:
+    from bert_tf.serving.tflite import load_tflite
 
-        run = load_tflite(folder / f"tflite_{weights}/1", threads=flags.FLAGS.threads)
-        return lambda texts: run(text=np.array(texts, object))["mean"]
-
-    return make
+    run = load_tflite(folder / f"tflite_{weights}/1", threads=options.threads)
+    return lambda texts: run(text=np.array(texts, object))["mean"]
 
 
+# Each makes, of the options and the folder of exported files, texts -> float32 [B, H].
 CONTENDERS = {
-    "SavedModel": Contender(_saved_model, "tensorflow_text", 1e-4),
-    REFERENCE: Contender(_transformers, "transformers", 0.0),
-    "ONNX Runtime": Contender(_onnxruntime, "onnxruntime", 1e-4),
-    "TFLite float32": Contender(_tflite("float32"), "tensorflow_text", 1e-4),
-    "TFLite float16": Contender(_tflite("float16"), "tensorflow_text", 1e-2),
-    "TFLite int8": Contender(_tflite("int8"), "tensorflow_text", 0.2),
+    "SavedModel": harness.Contender(_saved_model, ("tensorflow_text",)),
+    REFERENCE: harness.Contender(_transformers, ("torch", "transformers")),
+    "ONNX Runtime": harness.Contender(_onnxruntime, ("onnxruntime", "tf2onnx")),
+    **{
+        f"TFLite {weights}": harness.Contender(
+            functools.partial(_tflite, weights=weights), ("tensorflow_text",)
+        )
+        for weights in ("float32", "float16", "int8")
+    },
+}
+# How far a vector may be from transformers', against its length.
+_TOLERANCES = {
+    "SavedModel": 1e-4,
+    REFERENCE: 0.0,
+    "ONNX Runtime": 1e-4,
+    "TFLite float32": 1e-4,
+    "TFLite float16": 1e-2,
+    "TFLite int8": 0.2,
 }
 
 
@@ -169,8 +184,6 @@ def export(model_dir: str, folder: pathlib.Path) -> None:
 
 def make_texts(vocab: dict[str, int], batch_size: int, length: int) -> list[str]:
     """Return different texts of exactly so many pieces, [CLS] and [SEP] counted."""
-    from bert_tf.tokenization.wordpiece import FullTokenizer
-
     tokenizer = FullTokenizer.from_vocab(vocab, do_lower_case=True)
     texts = []
     for row in range(batch_size):
@@ -186,21 +199,21 @@ def make_texts(vocab: dict[str, int], batch_size: int, length: int) -> list[str]
     return texts
 
 
-def measure(encode: Encode, texts: Sequence[str], calls: int) -> list[tuple[float, float]]:
-    """Return wall and CPU milliseconds of calls, after two that do not count."""
-    found = []
+def measure(encode: Encode, texts: Sequence[str], calls: int) -> list[harness.Spent]:
+    """Return the seconds of calls, after two that do not count."""
+    times = []
     for number in range(-2, calls):
-        wall, cpu = time.perf_counter(), time.process_time()
-        encode(texts)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        with harness.timed() as spent:
+            encode(texts)
         if number >= 0:
-            found.append((1e3 * wall, 1e3 * cpu))
-    return found
+            times.append(spent)
+    return times
 
 
-def summary(times: Sequence[tuple[float, float]], texts: int) -> dict[str, float]:
+def summary(times: Sequence[harness.Spent], texts: int) -> Figures:
     """Return medians and 90th percentiles of wall and CPU milliseconds, and texts a second."""
-    wall, cpu = np.transpose(times)
+    wall = 1e3 * np.array([spent.wall for spent in times])
+    cpu = 1e3 * np.array([spent.cpu for spent in times])
     return {
         "wall_ms": float(np.median(wall)),
         "wall_ms_p90": float(np.percentile(wall, 90)),
@@ -209,48 +222,6 @@ def summary(times: Sequence[tuple[float, float]], texts: int) -> dict[str, float
         "texts_per_cpu_second": float(1e3 * texts / np.median(cpu)),
         "calls": len(times),
     }
-
-
-def run(values: flags.FlagValues, folder: pathlib.Path) -> dict[str, Any]:
-    """Measure everything; return the figures."""
-    import tensorflow as tf
-
-    from bert_tf.tokenization.vocabulary import load_vocab
-
-    tf.config.threading.set_intra_op_parallelism_threads(values.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    export(values.model_dir, folder)
-    encoders = {}
-    for name, contender in CONTENDERS.items():
-        if not importlib.util.find_spec(contender.needs):
-            print(f"{name}: {contender.needs} is not installed")
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            encoders[name] = contender.make(folder)
-    vocab = load_vocab(pathlib.Path(values.model_dir) / "vocab.txt")
-    results: dict[str, Any] = {"threads": values.threads, "cases": []}
-    for batch_size in (1, 8):
-        for length in (32, 128):
-            texts = make_texts(vocab, batch_size, length)
-            differences = compare({name: encode(texts) for name, encode in encoders.items()})
-            times: dict[str, list[tuple[float, float]]] = {name: [] for name in encoders}
-            calls = max(2, values.calls // (batch_size * length // 32))
-            for number in range(values.rounds):
-                order = list(encoders)
-                for name in order if number % 2 else order[::-1]:
-                    times[name] += measure(encoders[name], texts, calls)
-            figures = {name: summary(found, batch_size) for name, found in times.items()}
-            for name, row in figures.items():
-                row["difference"] = differences.get(name, 0.0)
-                if REFERENCE in figures:
-                    for unit in ("wall_ms", "cpu_ms"):
-                        row[f"times_faster_{unit[:-3]}"] = figures[REFERENCE][unit] / row[unit]
-            results["cases"].append(
-                {"batch_size": batch_size, "length": length, "figures": figures}
-            )
-            show(results["cases"][-1])
-    return results
 
 
 def compare(vectors: dict[str, np.ndarray]) -> dict[str, float]:
@@ -262,54 +233,79 @@ def compare(vectors: dict[str, np.ndarray]) -> dict[str, float]:
     if REFERENCE not in vectors:
         return {}
     expected = vectors[REFERENCE]
-    found = {}
+    differences = {}
     for name, value in vectors.items():
         distance = np.linalg.norm(value - expected, axis=1) / np.linalg.norm(expected, axis=1)
-        found[name] = float(np.max(distance))
-        if not found[name] <= CONTENDERS[name].tolerance:
-            raise SystemExit(f"benchmark_serving: {name} differs by {found[name]:.2g}")
-    return found
+        differences[name] = float(np.max(distance))
+        if not differences[name] <= _TOLERANCES[name]:
+            raise SystemExit(f"serving: {name} differs by {differences[name]:.2g}")
+    return differences
+
+
+def _encoders(options: Options, folder: pathlib.Path) -> dict[str, Encode]:
+    """Export the model and load it in everything that is installed."""
+    export(options.model_dir, folder)
+    encoders = {}
+    for name, contender in CONTENDERS.items():
+        if missing := contender.missing():
+            print(f"{name}: left out, not installed: {', '.join(missing)}")
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            encoders[name] = contender.prepare(options, folder)
+    return encoders
+
+
+def _cases(options: Options, encoders: dict[str, Encode]) -> Iterator[Figures]:
+    """Measure all contenders for each batch size and length."""
+    vocab = load_vocab(pathlib.Path(options.model_dir) / "vocab.txt")
+    for batch_size in (1, 8):
+        for length in (32, 128):
+            texts = make_texts(vocab, batch_size, length)
+            differences = compare({name: encode(texts) for name, encode in encoders.items()})
+            times: dict[str, list[harness.Spent]] = {name: [] for name in encoders}
+            calls = max(2, options.calls // (batch_size * length // 32))
+            for number in range(options.rounds):
+                order = list(encoders)
+                for name in order if number % 2 else order[::-1]:
+                    times[name] += measure(encoders[name], texts, calls)
+            figures = {name: summary(spent, batch_size) for name, spent in times.items()}
+            for name, row in figures.items():
+                row["difference"] = differences.get(name, 0.0)
+                if REFERENCE in figures:
+                    for unit in ("wall_ms", "cpu_ms"):
+                        row[f"times_faster_{unit[:-3]}"] = figures[REFERENCE][unit] / row[unit]
+            yield {"batch_size": batch_size, "length": length, "figures": figures}
 
 
 def show(case: dict[str, Any]) -> None:
     """Print the table of one case."""
     print(f"\nbatch {case['batch_size']}, {case['length']} pieces")
-    columns = ("ms", "p90", "CPU ms", "texts/s", "faster", "CPU", "differs")
-    print(f"{'':16}" + "".join(f"{column:>9}" for column in columns))
+    table = harness.Table(
+        "name wall_ms:.1f wall_ms_p90:.1f cpu_ms:.1f texts_per_second:.1f times_faster_wall:.2f "
+        "times_faster_cpu:.2f difference:.1e"
+    )
     for name, row in case["figures"].items():
-        print(
-            f"{name:16}{row['wall_ms']:9.1f}{row['wall_ms_p90']:9.1f}{row['cpu_ms']:9.1f}"
-            f"{row['texts_per_second']:9.1f}{row.get('times_faster_wall', np.nan):9.2f}"
-            f"{row.get('times_faster_cpu', np.nan):9.2f}{row['difference']:9.1e}",
-            flush=True,
-        )
+        table.row({"name": name, **row})
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the script."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    values = flags.FLAGS
-    if not values["verbosity"].present:
+def run(options: Options) -> None:
+    """Measure everything; print tables and write the figures."""
+    if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every renamed input.
-    os.environ["OMP_NUM_THREADS"] = str(values.threads)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    cases = []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(values.export_dir or temporary)
-        results = run(values, folder)
-    if values.output_file:
-        text = json.dumps(results, indent=2) + "\n"
-        pathlib.Path(values.output_file).write_text(text, encoding="utf-8")
-
-
-def _define_flags() -> None:
-    flags.DEFINE_string("model_dir", None, "Model in transformers' files, uncased.", required=True)
-    flags.DEFINE_integer("threads", 1, "Threads of each contender.", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "Turns of each contender.", lower_bound=1)
-    flags.DEFINE_integer("calls", 30, "Calls in a turn, of one text of 32 pieces.", lower_bound=1)
-    flags.DEFINE_string("export_dir", None, "Where exported files are kept; nowhere by default.")
-    flags.DEFINE_string("output_file", None, "JSON file for the figures.")
+        encoders = _encoders(options, pathlib.Path(options.export_dir or temporary))
+        for case in _cases(options, encoders):
+            cases.append(case)
+            show(case)
+    harness.write_figures(options.output_file, {"threads": options.threads, "cases": cases})
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(main)
+    harness.run_benchmark(Options, run)

@@ -10,19 +10,36 @@ less than wall time. The slow ones, which is all but ours from a memo, get the f
 --peer_megabytes of the text.
 """
 
-import contextlib
+from __future__ import annotations
+
+import dataclasses
 import gzip
-import json
 import os
 import pathlib
 import sys
-import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from absl import app, flags
-
+from bert_tf.options import option
 from bert_tf.tokenization.wordpiece import DEFAULT_MAX_MEMO_BYTES, FullTokenizer
+from experiments.benchmarks import harness
+from experiments.benchmarks.harness import Figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the benchmark."""
+
+    input_file: str = option(None, "Text; .gz is read.", required=True)
+    vocab_file: str = option(None, "Vocabulary.", required=True)
+    do_lower_case: bool = option(True, "Whether the vocabulary is uncased.")
+    original: str | None = option(None, "Checkout of google-research/bert to compare with.")
+    megabytes: float = option(1e9, "Megabytes of the text to use.", minimum=0)
+    peer_megabytes: float = option(4.0, "Megabytes for the slow ones.", minimum=0)
+    warm_rounds: int = option(3, "Rounds over the same text.", minimum=1)
+    graph_batch_size: int = option(1000, "Lines that the graph gets at a time.", minimum=1)
+    max_memo_bytes: int = option(DEFAULT_MAX_MEMO_BYTES, "Bound on our memo.")
+    output_file: str | None = option(None, "JSON file for the figures.")
 
 
 def _load_original(checkout: str) -> types.ModuleType:
@@ -60,125 +77,134 @@ def _first(lines: list[str], megabytes: float) -> list[str]:
     return lines
 
 
-def _measure(lines: list[str], run: Callable[[], object]) -> dict[str, float]:
-    """Megabytes of the lines, and the rates at which a call goes through them."""
-    megabytes = sum(len(line.encode()) + 1 for line in lines) / 1e6
-    wall, cpu = time.perf_counter(), time.process_time()
-    run()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return {
-        "megabytes": round(megabytes, 2),
-        "megabytes_per_cpu_second": round(megabytes / cpu, 2),
-        "megabytes_per_wall_second": round(megabytes / wall, 2),
-    }
+class _Measurement:
+    """The texts, our tokenizer, and the figures so far."""
 
+    def __init__(self, options: Options):
+        self.options = options
+        self.lines = _first(_read_lines(options.input_file), options.megabytes)
+        self.few = _first(self.lines, options.peer_megabytes)
+        self.ours = self.our_tokenizer(options.max_memo_bytes)
+        self.results: dict[str, Figures] = {}
+        self.table = harness.Table(
+            "name megabytes_per_cpu_second:.2f megabytes_per_wall_second:.2f megabytes:.1f"
+        )
 
-def _report(results: dict[str, dict[str, float]], name: str, result: dict[str, float]) -> None:
-    """Print one line and keep its figures."""
-    results[name] = result
-    print(
-        f"{name:28} {result['megabytes_per_cpu_second']:8.2f} MB per CPU second, "
-        f"{result['megabytes_per_wall_second']:6.2f} per wall second "
-        f"({result['megabytes']:.1f} MB)",
-        flush=True,
-    )
+    def our_tokenizer(self, max_memo_bytes: int) -> FullTokenizer:
+        options = self.options
+        return FullTokenizer(
+            options.vocab_file, options.do_lower_case, max_memo_bytes=max_memo_bytes
+        )
 
+    def measure(self, name: str, lines: list[str], run: Callable[[], object]) -> None:
+        """Measure a call that goes through lines; print its rates and keep them."""
+        megabytes = sum(len(line.encode()) + 1 for line in lines) / 1e6
+        with harness.timed() as spent:
+            run()
+        self.results[name] = {
+            "megabytes": round(megabytes, 2),
+            "megabytes_per_cpu_second": round(megabytes / spent.cpu, 2),
+            "megabytes_per_wall_second": round(megabytes / spent.wall, 2),
+        }
+        self.table.row({"name": name, **self.results[name]})
 
-def main(argv: Sequence[str]) -> None:
-    """Run the script."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    values = flags.FLAGS
-    lines = _first(_read_lines(values.input_file), values.megabytes)
-    few = _first(lines, values.peer_megabytes)
-    results: dict[str, dict[str, float]] = {}
+    def measure_lines(self, name: str, lines: list[str], encode: Callable[[str], object]) -> None:
+        """Measure a tokenizer that takes line by line."""
 
-    def report(name: str, lines: list[str], encode: Callable[[str], object]) -> None:
         def run() -> None:
             for line in lines:
                 encode(line)
 
-        _report(results, name, _measure(lines, run))
+        self.measure(name, lines, run)
 
-    ours = FullTokenizer(
-        values.vocab_file, values.do_lower_case, max_memo_bytes=values.max_memo_bytes
+    def count_differences(self, name: str, ids: list[list[int]]) -> None:
+        """Print how many lines have other ids than ours."""
+        pairs = zip(ids, self.few, strict=True)
+        different = sum(theirs != self.ours.encode(line) for theirs, line in pairs)
+        print(f"lines that differ {name}: {different} of {len(self.few)}")
+
+
+def _measure_ours(run: _Measurement) -> None:
+    run.measure_lines("ours, cold", run.lines, run.ours.encode)
+    for number in range(run.options.warm_rounds):
+        run.measure_lines(f"ours, warm, round {number + 1}", run.lines, run.ours.encode)
+    run.measure_lines("ours, with offsets", run.few, run.ours.tokenize_with_offsets)
+    run.measure_lines("ours, without memo", run.few, run.our_tokenizer(0).encode)
+
+
+def _measure_graph(run: _Measurement) -> None:
+    import tensorflow as tf
+
+    from bert_tf.tokenization.graph_tokenizer import TextToIds
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    graph = TextToIds(run.options.vocab_file, run.options.do_lower_case)
+    signature = [tf.TensorSpec([None], tf.string)]
+    to_ids = tf.function(graph.__call__, input_signature=signature)
+    to_pieces = tf.function(graph.tokenize_with_offsets, input_signature=signature)
+    size = run.options.graph_batch_size
+    batches = [tf.constant(run.few[start : start + size]) for start in range(0, len(run.few), size)]
+    run.count_differences(
+        "in the graph", [ids for batch in batches for ids in to_ids(batch).to_list()]
     )
-    report("ours, cold", lines, ours.encode)
-    for number in range(values.warm_rounds):
-        report(f"ours, warm, round {number + 1}", lines, ours.encode)
-    report("ours, with offsets", few, ours.tokenize_with_offsets)
-    bare = FullTokenizer(values.vocab_file, values.do_lower_case, max_memo_bytes=0)
-    report("ours, without memo", few, bare.encode)
-
-    with contextlib.suppress(ImportError):
-        import tensorflow as tf
-
-        from bert_tf.tokenization.graph_tokenizer import TextToIds
-
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-        graph = TextToIds(values.vocab_file, values.do_lower_case)
-        signature = [tf.TensorSpec([None], tf.string)]
-        graph_ids = tf.function(graph.__call__, input_signature=signature)
-        graph_pieces = tf.function(graph.tokenize_with_offsets, input_signature=signature)
-        size = values.graph_batch_size
-        batches = [tf.constant(few[start : start + size]) for start in range(0, len(few), size)]
-        found = [ids for batch in batches for ids in graph_ids(batch).to_list()]
-        different = sum(ids != ours.encode(line) for ids, line in zip(found, few, strict=True))
-        print(f"lines that differ in the graph: {different} of {len(few)}")
-        for name, run in (("", graph_ids), (", with offsets", graph_pieces)):
-            run(batches[0])
-            for _ in range(values.warm_rounds):
-                result = _measure(few, lambda run=run: [run(batch) for batch in batches])
-                _report(results, f"in the graph{name}", result)
-
-    if values.original:
-        theirs = _load_original(values.original).FullTokenizer(
-            values.vocab_file, values.do_lower_case
-        )
-
-        def original_encode(line: str) -> list[int]:
-            return theirs.convert_tokens_to_ids(theirs.tokenize(line))
-
-        different = sum(original_encode(line) != ours.encode(line) for line in few)
-        print(f"lines that differ from the original: {different} of {len(few)}")
-        report("google-research/bert", few, original_encode)
-    with contextlib.suppress(ImportError):
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        from tokenizers import BertWordPieceTokenizer
-
-        fast = BertWordPieceTokenizer(values.vocab_file, lowercase=values.do_lower_case)
-
-        def fast_batches() -> None:
-            for start in range(0, len(few), 1000):
-                for encoding in fast.encode_batch(
-                    few[start : start + 1000], add_special_tokens=False
-                ):
-                    encoding.ids  # noqa: B018
-
-        report(
-            "tokenizers, line by line",
-            few,
-            lambda line: fast.encode(line, add_special_tokens=False).ids,
-        )
-        _report(results, "tokenizers, batches of 1000", _measure(few, fast_batches))
-    if values.output_file:
-        pathlib.Path(values.output_file).write_text(json.dumps(results, indent=2) + "\n")
+    for name, encode in (("in the graph", to_ids), ("in the graph, with offsets", to_pieces)):
+        encode(batches[0])
+        for _ in range(run.options.warm_rounds):
+            run.measure(name, run.few, lambda encode=encode: [encode(batch) for batch in batches])
 
 
-def _define_flags() -> None:
-    flags.DEFINE_string("input_file", None, "Text; .gz is read.", required=True)
-    flags.DEFINE_string("vocab_file", None, "Vocabulary.", required=True)
-    flags.DEFINE_bool("do_lower_case", True, "Whether the vocabulary is uncased.")
-    flags.DEFINE_string("original", None, "Checkout of google-research/bert to compare with.")
-    flags.DEFINE_float("megabytes", 1e9, "Megabytes of the text to use.", lower_bound=0)
-    flags.DEFINE_float("peer_megabytes", 4, "Megabytes for the slow ones.", lower_bound=0)
-    flags.DEFINE_integer("warm_rounds", 3, "Rounds over the same text.", lower_bound=1)
-    flags.DEFINE_integer("graph_batch_size", 1000, "Lines that the graph gets at a time.")
-    flags.DEFINE_integer("max_memo_bytes", DEFAULT_MAX_MEMO_BYTES, "Bound on our memo.")
-    flags.DEFINE_string("output_file", None, "JSON file for the figures.")
+def _measure_original(run: _Measurement) -> None:
+    if not run.options.original:
+        return
+    original = _load_original(run.options.original).FullTokenizer(
+        run.options.vocab_file, run.options.do_lower_case
+    )
+
+    def encode(line: str) -> list[int]:
+        return original.convert_tokens_to_ids(original.tokenize(line))
+
+    run.count_differences("from the original", [encode(line) for line in run.few])
+    run.measure_lines("google-research/bert", run.few, encode)
+
+
+def _measure_tokenizers(run: _Measurement) -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from tokenizers import BertWordPieceTokenizer
+
+    fast = BertWordPieceTokenizer(run.options.vocab_file, lowercase=run.options.do_lower_case)
+
+    def batches() -> None:
+        for start in range(0, len(run.few), 1000):
+            batch = run.few[start : start + 1000]
+            for encoding in fast.encode_batch(batch, add_special_tokens=False):
+                encoding.ids  # noqa: B018
+
+    def encode(line: str) -> list[int]:
+        return fast.encode(line, add_special_tokens=False).ids
+
+    run.measure_lines("tokenizers, line by line", run.few, encode)
+    run.measure("tokenizers, batches of 1000", run.few, batches)
+
+
+CONTENDERS = {
+    "ours": harness.Contender(_measure_ours),
+    "in the graph": harness.Contender(_measure_graph, ("tensorflow_text",)),
+    "google-research/bert": harness.Contender(_measure_original),
+    "tokenizers": harness.Contender(_measure_tokenizers, ("tokenizers",)),
+}
+
+
+def compare(options: Options) -> None:
+    """Measure all tokenizers, in this process: ours from the same memo, round by round."""
+    run = _Measurement(options)
+    for name, contender in CONTENDERS.items():
+        if missing := contender.missing():
+            print(f"{name}: left out, not installed: {', '.join(missing)}")
+            continue
+        contender.prepare(run)
+    harness.write_figures(options.output_file, run.results)
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(main)
+    harness.run_benchmark(Options, compare)

@@ -1,0 +1,207 @@
+"""What the benchmarks share: flags, contenders in processes of their own, tables and files.
+
+A benchmark is a dataclass of options, a dictionary of contenders and a function that compares them.
+It runs as a script, so that this folder comes first where modules are looked for: no file here may
+have the name of a top-level package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from absl import app, flags
+
+from bert_tf.files import write_json
+from bert_tf.options import define, read
+from experiments.command_line.exit_status import exit_on_error
+
+flags.disclaim_key_flags()  # as in bert_tf.options
+
+Figures = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """What is measured.
+
+    Attributes:
+        prepare: makes what is measured; its arguments are the benchmark's own.
+        packages: that it needs besides those of this package.
+    """
+
+    prepare: Callable[..., Any]
+    packages: tuple[str, ...] = ()
+
+    def missing(self) -> list[str]:
+        """Return the packages that it needs and that are not installed."""
+        return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
+
+def run_benchmark(
+    options: type[T],
+    compare: Callable[[T], object],
+    measure: Callable[[T, str], Figures] | None = None,
+    flag: str = "contender",
+    **defaults: object,
+) -> None:
+    """Run a benchmark; it ends the process.
+
+    Args:
+        options: dataclass of its options (`bert_tf.options`).
+        compare: measures all and prints what came out.
+        measure: measures one by its name, where each has a process of its own.
+        flag: with this flag the script measures that one, in its own process.
+        defaults: option -> default, where it is not that of the dataclass.
+    """
+    define(options, flags.FLAGS, **defaults)
+    if measure is not None:
+        flags.DEFINE_string(flag, None, "Run this one in this process and print its figures.")
+
+    def main(arguments: list[str]) -> int:
+        if len(arguments) > 1:
+            raise app.UsageError(f"unexpected arguments: {' '.join(arguments[1:])}")
+        if measure is not None and flags.FLAGS[flag].value:
+            # Errors keep their traceback here: the other process shows it.
+            print(json.dumps(measure(read(options, flags.FLAGS), str(flags.FLAGS[flag].value))))
+            return 0
+        return exit_on_error(
+            pathlib.Path(sys.argv[0]).stem, lambda: compare(read(options, flags.FLAGS))
+        )
+
+    app.run(main)
+
+
+def in_process(
+    name: str, *more: str, flag: str = "contender", environment: Mapping[str, str] | None = None
+) -> Figures:
+    """Measure one in a fresh process, with the flags of this one.
+
+    Args:
+        name: of what is measured.
+        more: flags that come after those of this process.
+        flag: see `run_benchmark`.
+        environment: variables besides those of this process.
+
+    Raises:
+        RuntimeError: it failed; the message has the end of what it said.
+    """
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:], *more, f"--{flag}={name}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **(environment or {})},
+    )
+    if done.returncode:
+        raise RuntimeError(f"{name}: failed\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def try_in_process(name: str, contender: Contender, **arguments: Any) -> Figures | None:
+    """Measure a contender in a fresh process; None, and a line that says why, if it cannot run."""
+    if missing := contender.missing():
+        print(f"{name}: left out, not installed: {', '.join(missing)}", flush=True)
+        return None
+    try:
+        return in_process(name, **arguments)
+    except RuntimeError as error:
+        print(error, flush=True)
+        return None
+
+
+def chosen(names: Sequence[str] | None, contenders: Collection[str]) -> list[str]:
+    """Return the contenders that were asked for, all of them for None.
+
+    Raises:
+        ValueError: one is unknown.
+    """
+    if unknown := sorted(set(names or ()) - set(contenders)):
+        raise ValueError(f"contenders: unknown {unknown}; known are {list(contenders)}")
+    return list(names or contenders)
+
+
+@dataclasses.dataclass
+class Spent:
+    """Seconds of a part of a program: of the clock, and of the process with all its threads."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+
+def measure_calls(call: Callable[[], float], warmup: int, calls: int) -> Figures:
+    """Return seconds of a call: medians, the least, those of all before; its last value; memory.
+
+    Args:
+        call: what is measured; returns a number when it is done.
+        warmup: calls that do not count.
+        calls: that do.
+    """
+    with timed() as start:
+        for _ in range(warmup):
+            call()
+    times, value = [], float("nan")
+    for _ in range(calls):
+        with timed() as spent:
+            value = call()
+        times.append(spent)
+    return {
+        "cpu_seconds": statistics.median(spent.cpu for spent in times),
+        "wall_seconds": statistics.median(spent.wall for spent in times),
+        "least_cpu_seconds": min(spent.cpu for spent in times),
+        "least_wall_seconds": min(spent.wall for spent in times),
+        "start_seconds": start.wall,
+        "loss": value,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[Spent]:
+    """Measure the seconds of what happens within."""
+    spent, wall, cpu = Spent(), time.perf_counter(), time.process_time()
+    yield spent
+    spent.cpu, spent.wall = time.process_time() - cpu, time.perf_counter() - wall
+
+
+class Table:
+    """A table in Markdown, printed row by row as figures come.
+
+    Args:
+        columns: names of figures with their formats, as "name cpu_seconds:.3f"; the first column is
+            aligned to the left. A figure that a row lacks, or that is None, is an empty cell.
+    """
+
+    def __init__(self, columns: str):
+        self._columns = [column.partition(":")[::2] for column in columns.split()]
+        names = [name for name, _ in self._columns]
+        self._widths = [28, *(max(len(name), 8) for name in names[1:])]
+        self._print(names)
+        self._print(["-" * width for width in self._widths])
+
+    def row(self, figures: Mapping[str, Any]) -> None:
+        """Print a row."""
+        values = [(figures.get(name), form) for name, form in self._columns]
+        self._print(["" if value is None else format(value, form) for value, form in values])
+
+    def _print(self, cells: Sequence[str]) -> None:
+        rest = (cell.rjust(width) for cell, width in zip(cells, self._widths, strict=True))
+        print("|", " | ".join([cells[0].ljust(self._widths[0]), *list(rest)[1:]]), "|", flush=True)
+
+
+def write_figures(path: str | None, figures: Any) -> None:
+    """Write figures as JSON, where a file is named."""
+    if path:
+        write_json(path, figures, sort_keys=False)
