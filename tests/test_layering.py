@@ -40,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "weights": {"config", "models", "tokenization"},
     "input_pipeline": {"records", "tasks", "tokenization"},
     "training": {"config", "models", "tasks", "weights"},
-    "serving": {"config", "tasks", "tokenization", "weights"},
+    "serving": {"config", "models", "tasks", "tokenization", "weights"},
     "data_prep": {"config", "tokenization", "records", "tasks"},
 }
 LIGHT = ("config", "files", "options", "records", "tasks")  # load neither TensorFlow nor Keras

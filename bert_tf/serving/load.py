@@ -8,9 +8,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bert_tf.models.variables import config_of
 from bert_tf.serving.entity_tagging import EntityTagger
 from bert_tf.serving.question_answering import QuestionAnswerer
-from bert_tf.serving.served_model import ServedModel, config_of
+from bert_tf.serving.served_model import ServedModel
 from bert_tf.serving.text_models import (
     Classifier,
     Embedder,

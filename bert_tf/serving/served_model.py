@@ -21,6 +21,7 @@ import keras
 import tensorflow as tf
 
 from bert_tf.config import BertConfig
+from bert_tf.models.variables import config_of
 from bert_tf.serving.half_precision import StoredWeights
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 
@@ -237,9 +238,3 @@ class ServedModel(tf.Module):
         longest = tf.maximum(longest, 1)  # of no texts at all
         end = [slice(None)] * (packed["input_mask"].shape.rank - 1)
         return {name: value[(*end, slice(longest))] for name, value in packed.items()}
-
-
-def config_of(model: keras.Model) -> BertConfig:
-    """Return the configuration of the encoder in a model."""
-    configs = (getattr(layer, "config", None) for layer in model.layers)
-    return next(config for config in configs if isinstance(config, BertConfig))

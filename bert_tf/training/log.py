@@ -11,8 +11,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from bert_tf.files import write_json, write_text
+
 METRICS_NAME = "metrics.jsonl"
-CONFIG_NAME = "config.json"
+RUN_CONFIG_NAME = "config.json"
 
 
 def append_metrics(path: str | os.PathLike, kind: str, line: Mapping[str, Any]) -> None:
@@ -51,13 +53,11 @@ def cut_metrics(path: str | os.PathLike, step: int) -> None:
             continue  # the process was killed while it wrote this line
         if line["step"] <= step:
             kept.append(text)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(text + "\n" for text in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(text + "\n" for text in kept))
 
 
 def read_metrics(path: str | os.PathLike, kind: str = "train") -> list[dict[str, float]]:
-    """Lines of a metrics file.
+    """Return the lines of a metrics file.
 
     Args:
         path: metrics.jsonl.
@@ -86,8 +86,4 @@ def read_metrics_or_nothing(path: str | os.PathLike, kind: str) -> list[dict[str
 
 def write_config(output_dir: str | os.PathLike, values: Mapping[str, Any]) -> None:
     """Write config.json: all that a run was begun with."""
-    folder = pathlib.Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{CONFIG_NAME}.tmp"
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / CONFIG_NAME)
+    write_json(pathlib.Path(output_dir) / RUN_CONFIG_NAME, values)

@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from bert_tf.files import write_text
 from bert_tf.models.variables import abbreviate, unique_names
 from bert_tf.weights.tensor_bundle import list_tensors, read_tensors, write_tensors
 from bert_tf.weights.tensor_files import CorruptCheckpointError, checkpoint_steps
@@ -119,9 +120,7 @@ class CheckpointKeeper:
         names = [self.prefix(step).name for step in steps]
         lines = [f'model_checkpoint_path: "{names[-1]}"']
         lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
-        temporary = self.directory / "checkpoint.tmp"
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(temporary, self.directory / "checkpoint")
+        write_text(self.directory / "checkpoint", "\n".join(lines) + "\n")
 
     def restore(self) -> int | None:
         """Restore the newest undamaged checkpoint.

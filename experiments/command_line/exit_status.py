@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from absl import flags, logging
 
+from bert_tf.training.errors import StoppedError
 from experiments.command_line import preemption
 from experiments.command_line.memory import (
     OUT_OF_MEMORY_STATUS,
@@ -39,10 +40,10 @@ def exit_on_error(
     values = flags.FLAGS if values is None else values
     try:
         run()
+    except StoppedError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return preemption.STATUS
     except Exception as error:
-        if type(error).__name__ == "StoppedError":  # of bert_tf.training, which loads TensorFlow
-            print(f"{name}: {error}", file=sys.stderr)
-            return preemption.STATUS
         if logging.level_debug():
             raise
         if _lost_worker(error, values):
@@ -71,5 +72,5 @@ def _lost_worker(error: Exception, values: flags.FlagValues) -> bool:
     if "distribution_strategy" not in values:
         return False
     several = values.distribution_strategy == "multi_worker_mirrored"
-    # By name, as above.
+    # By name, since their module loads TensorFlow.
     return several and type(error).__name__ in ("UnavailableError", "AbortedError")

@@ -32,8 +32,8 @@ from bert_tf.training.distribution import is_chief
 from bert_tf.training.errors import NonFiniteLossError
 from bert_tf.training.finetuning import make_model
 from bert_tf.training.log import (
-    CONFIG_NAME,
     METRICS_NAME,
+    RUN_CONFIG_NAME,
     read_metrics_or_nothing,
     write_config,
 )
@@ -243,7 +243,7 @@ def _prepare_folder_of_best(output: pathlib.Path, *, overwrite: bool) -> None:
     """Make room for the best model of several seeds, or refuse to."""
     if overwrite:
         # Those of a run of one seed would pass for those of the new model.
-        for name in (_RUN_NAME, CONFIG_NAME, METRICS_NAME, TRAINED_TASK_NAME):
+        for name in (_RUN_NAME, RUN_CONFIG_NAME, METRICS_NAME, TRAINED_TASK_NAME):
             (output / name).unlink(missing_ok=True)
     elif (output / _RUN_NAME).exists() or not any(output.glob(f"seed-*/{_RUN_NAME}")):
         _check_no_model(output)
@@ -273,7 +273,7 @@ def _short(value: Any) -> str:
 
 def _prepare_folder(folder: pathlib.Path, settings: dict[str, Any], *, overwrite: bool) -> None:
     """Make a run's folder ready: keep what a stopped run needs to continue, or clear it."""
-    config = folder / CONFIG_NAME
+    config = folder / RUN_CONFIG_NAME
     stored = read_json(config) if config.exists() else {}
     # With the same settings a stopped run ends as one that begins anew does.
     continues = not overwrite or (stored == settings and not (folder / _RUN_NAME).exists())
