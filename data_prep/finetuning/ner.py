@@ -340,7 +340,7 @@ class Window:
     words: tuple[tuple[int, int, int], ...]
 
 
-def make_windows(
+def sentence_windows(
     sentences: Sequence[Sentence],
     tokenizer: FullTokenizer,
     max_seq_length: int,
@@ -504,16 +504,16 @@ def make_features(
         Arrays for `records.token_classification_features`, int32 [N, L] each: input_ids;
         input_mask, 1 on what is not padding; segment_ids, 0; label_ids, on the first pieces of the
         words that count, 0 elsewhere; label_mask, 1 on those. And the N windows, which
-        `collect_tags` needs; `make_windows` makes the same of the same arguments.
+        `collect_tags` needs; `sentence_windows` makes the same of the same arguments.
 
     Raises:
-        ValueError: as for `make_windows`; labels that are not distinct; a tag that is not among
+        ValueError: as for `sentence_windows`; labels that are not distinct; a tag that is not among
             them, naming the sentence.
     """
     label_id = {label: i for i, label in enumerate(labels)}
     if len(label_id) != len(labels):
         raise ValueError(f"labels: expected distinct names, got {' '.join(labels)}")
-    windows = make_windows(sentences, tokenizer, max_seq_length, document_context)
+    windows = sentence_windows(sentences, tokenizer, max_seq_length, document_context)
     shape = (len(windows), max_seq_length)
     input_ids = np.full(shape, tokenizer.vocab[PAD_TOKEN], np.int32)
     input_mask, segment_ids, label_ids, label_mask = (np.zeros(shape, np.int32) for _ in range(4))
@@ -545,7 +545,7 @@ def collect_tags(
     """Map predictions of windows back to the words.
 
     Args:
-        windows: all windows of some sentences, as `make_windows` made them.
+        windows: all windows of some sentences, as `sentence_windows` made them.
         predicted_ids: integers [N, L], a label id at every position; only those of words that count
             are looked at.
         labels: names of the labels, in order of their ids.

@@ -32,7 +32,6 @@ from bert_tf.files import read_json, replacing, sha256, write_text, write_whole
 from bert_tf.records.encoding import encode_framed_examples
 from bert_tf.records.files import RecordWriter
 from bert_tf.records.schema import FeatureSpec
-from bert_tf.tasks.table import Task
 from bert_tf.tokenization.vocabulary import (
     UNK_TOKEN,
     casing_of,
@@ -130,15 +129,13 @@ class _RecordMaker:
 
 
 def prepare(
-    task: Task,
     source: Source,
+    settings: FeatureSettings,
     tokenizer: TokenizerSettings,
-    max_seq_length: int,
     cache_dir: str | os.PathLike[str],
     num_workers: int | None = None,
     on_bad: OnBad = None,
     *,
-    extra: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> PreparedData:
     """Make the records of a split, or find them made.
@@ -146,16 +143,14 @@ def prepare(
     They lie in <cache_dir>/<task>-<fingerprint>, so other input, vocabulary or settings never meet.
 
     Args:
-        task: the task, with its labels.
         source: where the examples come from.
+        settings: the task with its labels, the length of sequences, and what is of its kind only.
         tokenizer: vocabulary and casing.
-        max_seq_length: L.
         cache_dir: folder for prepared records; made if need be.
         num_workers: processes; None for one per core, or none beside this one if the input is
             small. The bytes do not depend on it.
         on_bad: what to do with the message of a bad example, which is then left out; None to raise
             it. Of records found made, the messages come again.
-        extra: settings of the task's kind; see FeatureSettings.
         show_progress: report on standard error.
 
     Returns:
@@ -166,26 +161,24 @@ def prepare(
         OSError: a file cannot be read or written.
         RuntimeError: a worker process died, or the input changed while it was read.
     """
-    plan = _Plan.make(task, source, tokenizer, max_seq_length, extra, on_bad is not None)
-    name = f"{re.sub('[^A-Za-z0-9._-]', '_', task.name)}-{plan.fingerprint[:16]}"
+    plan = _Plan.make(source, settings, tokenizer, on_bad is not None)
+    name = f"{re.sub('[^A-Za-z0-9._-]', '_', settings.task.name)}-{plan.fingerprint[:16]}"
     folder = os.path.join(cache_dir, name)
     return _prepare(plan, folder, num_workers, on_bad, show_progress)
 
 
 def write_split(
-    task: Task,
     source: Source,
+    settings: FeatureSettings,
     tokenizer: TokenizerSettings,
-    max_seq_length: int,
     output_dir: str | os.PathLike[str],
     num_workers: int | None = None,
     on_bad: OnBad = None,
     *,
-    extra: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> PreparedData:
     """As `prepare`, but into output_dir itself, where they replace older records of the split."""
-    plan = _Plan.make(task, source, tokenizer, max_seq_length, extra, on_bad is not None)
+    plan = _Plan.make(source, settings, tokenizer, on_bad is not None)
     return _prepare(plan, os.fspath(output_dir), num_workers, on_bad, show_progress)
 
 
@@ -205,16 +198,14 @@ class _Plan:
     @classmethod
     def make(
         cls,
-        task: Task,
         source: Source,
+        settings: FeatureSettings,
         tokenizer: TokenizerSettings,
-        max_seq_length: int,
-        extra: Mapping[str, Any] | None,
         skip_bad: bool,
     ) -> "_Plan":
-        if max_seq_length < 3:
-            raise ValueError(f"max_seq_length must be at least 3, got {max_seq_length}")
-        settings = FeatureSettings(task, max_seq_length, dict(extra or {}))
+        task = settings.task
+        if settings.max_seq_length < 3:
+            raise ValueError(f"max_seq_length must be at least 3, got {settings.max_seq_length}")
         reader_of(task)  # raises where there is none
         features_of(settings)
         vocab = load_vocab(tokenizer.vocab_file)
@@ -233,8 +224,8 @@ class _Plan:
             "skip_bad_examples": skip_bad,
             "vocab_sha256": sha256(tokenizer.vocab_file),
             "do_lower_case": tokenizer.do_lower_case,
-            "max_seq_length": max_seq_length,
-            "extra": settings.extra,
+            "max_seq_length": settings.max_seq_length,
+            "extra": dict(settings.extra),
             "unicode": unicodedata.unidata_version,
         }
         what = json.loads(json.dumps(what))  # as it comes back out of a manifest

@@ -21,10 +21,10 @@ from bert_tf.tasks.document_windows import (
     WindowRule,
     WordPieces,
     encode_words,
+    make_windows,
     pack_windows,
     split_words,
 )
-from bert_tf.tasks.document_windows import make_windows as windows_of_question
 from bert_tf.tokenization.wordpiece import FullTokenizer
 
 FIRST_UNIQUE_ID = 1000000000  # the original's id of the first window of a file
@@ -141,7 +141,8 @@ def read_squad(
             if is_impossible:
                 answer, first, last = "", -1, -1
             elif is_training:
-                answer, start = qa["answers"][0]["text"], qa["answers"][0]["answer_start"]
+                answer = str(qa["answers"][0]["text"])
+                start = qa["answers"][0]["answer_start"]
                 try:
                     first, last = _answer_words(text, words, starts, answer, start)
                 except ValueError as error:
@@ -286,7 +287,7 @@ def _answer_words(
 # === Features ===
 
 
-def make_windows(
+def question_windows(
     examples: Sequence[SquadExample], tokenizer: FullTokenizer, rule: WindowRule
 ) -> list[Window]:
     """Cut the documents of questions into windows, for prediction.
@@ -367,7 +368,7 @@ def _cut(
             yield (
                 example,
                 document,
-                windows_of_question(example.question_text, document, tokenizer, rule, index),
+                make_windows(example.question_text, document, tokenizer, rule, index),
             )
 
 

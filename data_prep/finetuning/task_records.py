@@ -4,6 +4,7 @@ import os
 
 from bert_tf.records.decoding import read_examples
 from bert_tf.tokenization.vocabulary import load_vocab
+from data_prep.finetuning.kinds import FeatureSettings
 from data_prep.finetuning.options import (
     BadExamples,
     TaskRecordsOptions,
@@ -26,18 +27,21 @@ def run(options: TaskRecordsOptions) -> None:
         options.spans,
         skip_bad_examples=records.skip_bad_examples,
     )
+    settings = FeatureSettings(
+        task,
+        options.max_seq_length or task.max_seq_length,
+        extra_settings(task, options.tagged, options.spans),
+    )
     tokenizer = TokenizerSettings(options.vocab_file, options.do_lower_case)
     for source in sources:
         bad = BadExamples(records.max_bad_shown)
         prepared = write_split(
-            task,
             source,
+            settings,
             tokenizer,
-            options.max_seq_length or task.max_seq_length,
             options.output_dir,
             records.num_workers or None,
             bad if records.skip_bad_examples else None,
-            extra=extra_settings(task, options.tagged, options.spans),
         )
         _report(prepared, source.split, bad.count, options.vocab_file)
 

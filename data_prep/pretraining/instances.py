@@ -127,8 +127,7 @@ class VocabularyTable:
         word_ids = np.fromiter(vocab.values(), np.int64, count=len(vocab))
         is_continuation = np.zeros(int(word_ids.max()) + 1, np.bool_)
         is_continuation[[i for piece, i in vocab.items() if piece.startswith("##")]] = True
-        special_ids = (vocab[token] for token in (CLS_TOKEN, SEP_TOKEN, MASK_TOKEN))
-        return cls(*special_ids, word_ids, is_continuation)
+        return cls(vocab[CLS_TOKEN], vocab[SEP_TOKEN], vocab[MASK_TOKEN], word_ids, is_continuation)
 
 
 # === Pairs ===

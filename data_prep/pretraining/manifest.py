@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Statistics:
         self.max_token_id = max(self.max_token_id, other.max_token_id)
         self._add_labels(other.labels)
 
-    def write(self, stream: BinaryIO) -> None:
+    def write(self, stream: IO[bytes]) -> None:
         """Write the counts to a stream."""
         ids = np.flatnonzero(self.labels)
         np.savez(
@@ -72,7 +72,7 @@ class Statistics:
             self.write(stream)
 
     @classmethod
-    def load(cls, source: str | BinaryIO) -> "Statistics":
+    def load(cls, source: str | IO[bytes]) -> "Statistics":
         """Read what `write` or `save` wrote, from a path or a stream that can seek."""
         result = cls()
         with np.load(source) as loaded:

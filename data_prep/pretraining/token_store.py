@@ -12,7 +12,7 @@ import json
 import mmap
 import os
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class TokenizedPiece:
     document_starts: np.ndarray
     unknown_tokens: int
 
-    def write(self, stream: BinaryIO) -> None:
+    def write(self, stream: IO[bytes]) -> None:
         """Write the piece to a stream."""
         np.savez(stream, **dataclasses.asdict(self))
 
@@ -57,7 +57,7 @@ class TokenizedPiece:
             self.write(stream)
 
     @classmethod
-    def load(cls, source: str | BinaryIO) -> "TokenizedPiece":
+    def load(cls, source: str | IO[bytes]) -> "TokenizedPiece":
         """Read what `write` or `save` wrote, from a path or a stream that can seek."""
         with np.load(source) as loaded:
             fields = {name: loaded[name] for name in loaded.files}

@@ -24,6 +24,7 @@ from bert_tf.records.encoding import encode_framed_examples
 from bert_tf.records.files import RecordWriter
 from bert_tf.records.schema import classification_features
 from bert_tf.tasks.table import get_task
+from data_prep.finetuning.kinds import FeatureSettings
 from data_prep.finetuning.prepare import TokenizerSettings, prepare
 from data_prep.finetuning.sources import folder_source
 from experiments.benchmarks import harness
@@ -60,10 +61,9 @@ def prepare_records(options: Options, folder: str) -> tuple[str, str]:
     if options.data_dir:
         task = get_task(options.task_name)
         prepared = prepare(
-            task,
             folder_source(task, options.data_dir, "train"),
+            FeatureSettings(task, options.max_seq_length),
             TokenizerSettings(str(options.vocab_file)),
-            options.max_seq_length,
             folder,
         )
         return prepared.record_file, prepared.lengths_file

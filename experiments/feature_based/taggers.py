@@ -308,7 +308,7 @@ def run(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
 
     splits: dict[str, Split] = {}
     for part, found in sentences.items():
-        windows = ner.make_windows(
+        windows = ner.sentence_windows(
             found, loaded.tokenizer, values.max_seq_length, values.document_context
         )
         with Progress(f"features of {part}", len(windows), "texts") as progress:

@@ -276,7 +276,7 @@ class Answerer:
     def __init__(self, data: Data, start: StartingPoint, options: QuestionAnsweringOptions):
         self._options, self._tokenizer = options, start.tokenizer
         self._examples = data.examples("dev")
-        self._windows = squad.make_windows(self._examples, self._tokenizer, options.window_rule)
+        self._windows = squad.question_windows(self._examples, self._tokenizer, options.window_rule)
         self._records = data.records("dev")
         if len(self._windows) != len(self._records):
             raise RuntimeError(

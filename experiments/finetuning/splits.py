@@ -20,6 +20,7 @@ from bert_tf.tasks.table import Task
 from bert_tf.training.objectives import LOSSES
 from bert_tf.training.trainer import resolve_jit_compile
 from bert_tf.weights.load import LoadedModel
+from data_prep.finetuning.kinds import FeatureSettings
 from data_prep.finetuning.options import BadExamples
 from data_prep.finetuning.prepare import PreparedData, TokenizerSettings, prepare
 from data_prep.finetuning.sources import Source
@@ -134,14 +135,12 @@ def make_records(
                 raise InputError(f"{source.files[0]}: the {split} split has no labels")
             bad = BadExamples(options.records.max_bad_shown)
             prepared[split] = prepare(
-                task,
                 source,
+                FeatureSettings(task, options.max_seq_length, extra or {}),
                 TokenizerSettings(start.vocab_file, start.do_lower_case),
-                options.max_seq_length,
                 options.cache_dir or os.path.join(options.output_dir, "records"),
                 options.records.num_workers or None,
                 bad if options.records.skip_bad_examples else None,
-                extra=extra,
             )
             left_out = f"; left out {bad.count:,} bad ones" if bad.count else ""
             print(f"{split}: {(describe or describe_examples)(prepared[split])}{left_out}")

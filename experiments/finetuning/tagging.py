@@ -67,7 +67,7 @@ class TaggedSplit:
             )
         )
         # The same as in the records, which hold no trace of the words.
-        self._windows = ner.make_windows(
+        self._windows = ner.sentence_windows(
             self.sentences, start.tokenizer, options.max_seq_length, tagged.document_context
         )
         self.records = data.records(split)

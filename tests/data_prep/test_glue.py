@@ -374,8 +374,9 @@ from data_prep.finetuning import prepare as data
 from data_prep.finetuning.sources import tfds_source
 source = tfds_source(TASKS["mnli"], root, "train")
 for again in (False, True):
-    made = data.prepare(TASKS["mnli"], source, data.TokenizerSettings(sys.argv[2]), 11,
-                        root + "/cache", num_workers=2, show_progress=False)
+    settings = data.FeatureSettings(TASKS["mnli"], 11)
+    made = data.prepare(source, settings, data.TokenizerSettings(sys.argv[2]), root + "/cache",
+                        num_workers=2, show_progress=False)
     print(made.num_examples, made.from_cache)
 """
 

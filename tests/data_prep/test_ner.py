@@ -18,8 +18,8 @@ from data_prep.finetuning.ner import (
     Sentence,
     collect_tags,
     make_features,
-    make_windows,
     read_sentences,
+    sentence_windows,
 )
 
 TESTS = pathlib.Path(__file__).parents[1]
@@ -332,7 +332,7 @@ def test_every_word_counts_once_and_comes_back(tokenizer, max_seq_length, docume
 def test_windows_show_the_pieces_of_transformers(tokenizer):
     rows = json.loads((GOLDEN / "pieces.json").read_text(encoding="utf-8"))
     sentences = list(read_sentences(TINY_CONLL))
-    windows = make_windows(sentences, tokenizer, 128)
+    windows = sentence_windows(sentences, tokenizer, 128)
     assert len(rows) == len(windows) == 4
     for index, (row, window) in enumerate(zip(rows, windows, strict=True)):
         assert list(window.input_ids) == row["input_ids"]
@@ -353,7 +353,7 @@ def test_words_that_vanish_are_unknown(tokenizer, word):
 
 def test_a_word_larger_than_a_window_shows_its_first_pieces(tokenizer):
     pieces = tokenizer.encode("abcdefgh")
-    windows = make_windows([sentence("a abcdefgh b")], tokenizer, 6)
+    windows = sentence_windows([sentence("a abcdefgh b")], tokenizer, 6)
     check_every_word_once([sentence("a abcdefgh b")], windows)
     assert len(pieces) == 8
     (window,) = [w for w in windows if any(word == 1 for _, word, _ in w.words)]
@@ -389,7 +389,7 @@ def test_a_word_counts_where_the_original_would_have_it(
     tokenizer, original_choice, length, max_seq_length
 ):
     text = sentence(" ".join("abcdefgh"[i % 8] for i in range(length)))  # one piece a word
-    windows = make_windows([text], tokenizer, max_seq_length)
+    windows = sentence_windows([text], tokenizer, max_seq_length)
     spans = []
     for window in windows:
         _, word, position = window.words[0]
@@ -407,7 +407,7 @@ def test_words_count_where_most_is_shown_around_them(tokenizer, max_seq_length):
         for word in text.words:
             pieces = tokenizer.encode(word)[: max_seq_length - 2] or [UNK]
             offsets.append(offsets[-1] + len(pieces))
-        windows = make_windows([text], tokenizer, max_seq_length)
+        windows = sentence_windows([text], tokenizer, max_seq_length)
         spans = []
         for window in windows:
             _, word, position = window.words[0]
@@ -428,7 +428,7 @@ def test_every_word_of_a_long_sentence_sees_both_sides(tokenizer, document_conte
     room, length = 20, 97
     before, after = sentence("a " * 10), sentence("b " * 10)
     text = sentence(" ".join("cdefgh"[i % 6] for i in range(length)))
-    windows = make_windows([before, text, after], tokenizer, room + 2, document_context)
+    windows = sentence_windows([before, text, after], tokenizer, room + 2, document_context)
     assert all(len(w.input_ids) == room + 2 for w in windows[1:-1])
     assert len(windows) <= 2 + 2 * (length + room) // room
     for window in windows[1:-1]:
@@ -440,7 +440,7 @@ def test_every_word_of_a_long_sentence_sees_both_sides(tokenizer, document_conte
 
 
 def test_without_context_a_window_shows_its_sentence_alone(tokenizer):
-    windows = make_windows([sentence("a b"), sentence("c"), sentence("d e")], tokenizer, 32)
+    windows = sentence_windows([sentence("a b"), sentence("c"), sentence("d e")], tokenizer, 32)
     assert [len(w.input_ids) - 2 for w in windows] == [2, 1, 2]
 
 
@@ -465,7 +465,7 @@ def test_context_is_of_the_document_and_alike_on_both_sides(
 ):
     own = [sentence(text, 1) for text in texts.split(",")]
     before, others = sentence("h h h"), [sentence("h h", 2), sentence("i", 2, "another file")]
-    windows = make_windows([before, *own, *others], tokenizer, max_seq_length, True)
+    windows = sentence_windows([before, *own, *others], tokenizer, max_seq_length, True)
     check_every_word_once([before, *own, *others], windows)
     found = [shown_text(tokenizer, w) for w in windows if 1 <= w.words[0][0] <= len(own)]
     assert ",".join(found) == expected
@@ -477,7 +477,7 @@ def test_context_is_of_the_document_and_alike_on_both_sides(
 def test_context_fills_windows_as_far_as_there_is_text(tokenizer, seed):
     sentences, _ = random_sentences(random.Random(seed), 30, longest=9)
     max_seq_length = 40
-    windows = make_windows(sentences, tokenizer, max_seq_length, True)
+    windows = sentence_windows(sentences, tokenizer, max_seq_length, True)
     size_of: collections.Counter[int] = collections.Counter()  # pieces of each document
     for s in sentences:
         size_of[s.document] += sum(len(tokenizer.encode(word) or [UNK]) for word in s.words)
@@ -491,16 +491,16 @@ def test_context_fills_windows_as_far_as_there_is_text(tokenizer, seed):
 
 def test_chunks_of_whole_documents_make_the_same_windows(tokenizer):
     sentences, _ = random_sentences(random.Random(5), 40)
-    whole = make_windows(sentences, tokenizer, 32, True)
-    parts = [w for d in ner.documents(sentences) for w in make_windows(d, tokenizer, 32, True)]
+    whole = sentence_windows(sentences, tokenizer, 32, True)
+    parts = [w for d in ner.documents(sentences) for w in sentence_windows(d, tokenizer, 32, True)]
     assert [w.input_ids for w in parts] == [w.input_ids for w in whole]
     assert [s for d in ner.documents(sentences) for s in d] == sentences
 
 
 def test_lower_case_is_the_tokenizers(tokenizer):
     uncased = FullTokenizer(TINY_VOCAB)
-    (cased_window,) = make_windows([sentence("HAB")], tokenizer, 8)
-    (uncased_window,) = make_windows([sentence("HAB")], uncased, 8)
+    (cased_window,) = sentence_windows([sentence("HAB")], tokenizer, 8)
+    (uncased_window,) = sentence_windows([sentence("HAB")], uncased, 8)
     assert uncased_window.input_ids[1:-1] == tuple(tokenizer.encode("hab"))
     assert cased_window.input_ids[1:-1] == tuple(tokenizer.encode("HAB"))
 
@@ -508,19 +508,19 @@ def test_lower_case_is_the_tokenizers(tokenizer):
 def test_bad_arguments_of_features(tokenizer):
     texts = [Sentence(("a", "b"), ("O", "I-A"), 0, "f", 7)]
     with pytest.raises(ValueError, match="max_seq_length must be at least 3, got 2"):
-        make_windows(texts, tokenizer, 2)
+        sentence_windows(texts, tokenizer, 2)
     with pytest.raises(ValueError, match="f, line 7: .*labels O B-A, got 'I-A' for word 1, 'b'"):
         make_features(texts, tokenizer, ["O", "B-A"], 8)
     with pytest.raises(ValueError, match="expected distinct names, got O O"):
         make_features(texts, tokenizer, ["O", "O"], 8)
     with pytest.raises(ValueError, match=r"has no \[SEP\]"):
         vocab = {p: i for p, i in tokenizer.vocab.items() if p != "[SEP]"}
-        make_windows(texts, FullTokenizer.from_vocab(vocab), 8)
+        sentence_windows(texts, FullTokenizer.from_vocab(vocab), 8)
 
 
 def test_bad_predictions_are_refused(tokenizer):
     texts = [sentence("a b c d e f g"), sentence("a")]
-    windows = make_windows(texts, tokenizer, 6)
+    windows = sentence_windows(texts, tokenizer, 6)
     ids = np.zeros((len(windows), 6), int)
     assert collect_tags(windows, ids, ["O"]) == [["O"] * 7, ["O"]]
     with pytest.raises(ValueError, match=rf"expected shape \[{len(windows)}, L\], got \[1, 6\]"):

@@ -18,7 +18,7 @@ from bert_tf.tasks.table import TASKS, custom_task
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import glue, ner, squad, swag, tables
 from data_prep.finetuning import prepare as finetuning_prepare
-from data_prep.finetuning.kinds import READERS, _text_features, reader_of
+from data_prep.finetuning.kinds import READERS, FeatureSettings, _text_features, reader_of
 from data_prep.finetuning.prepare import (
     CHUNK_EXAMPLES,
     FORMAT_VERSION,
@@ -51,7 +51,8 @@ def _write_sst(folder, count, split="train", name=None):
 def _prepare(source, folder, task=SST, length=LENGTH, **options):
     options = {"num_workers": 1, "show_progress": False, **options}
     tokenizer = options.pop("tokenizer", TOKENIZER)
-    return prepare(task, source, tokenizer, length, folder / "cache", **options)
+    settings = FeatureSettings(task, length, options.pop("extra", {}))
+    return prepare(source, settings, tokenizer, folder / "cache", **options)
 
 
 def _sst_source(folder, split="train"):
@@ -280,10 +281,10 @@ def test_what_is_not_whole_is_made_again(tmp_path, file, damage):
 def test_a_failed_run_leaves_nothing_that_looks_whole(tmp_path):
     _write_sst(tmp_path, 7)
     source = _sst_source(tmp_path)
-    settings = (TOKENIZER, LENGTH, tmp_path / "out", 1)
-    made = write_split(SST, source, *settings, show_progress=False)
+    settings = (FeatureSettings(SST, LENGTH), TOKENIZER, tmp_path / "out", 1)
+    made = write_split(source, *settings, show_progress=False)
     assert made.record_file == str(tmp_path / "out" / "train.tfrecord")
-    assert write_split(SST, _refuse_to_read(source), *settings, show_progress=False).from_cache
+    assert write_split(_refuse_to_read(source), *settings, show_progress=False).from_cache
 
     def read(on_bad, on_skip):
         yield from source.read(on_bad, on_skip)
@@ -291,7 +292,7 @@ def test_a_failed_run_leaves_nothing_that_looks_whole(tmp_path):
 
     stopped = dataclasses.replace(source, read=read, settings={"other": 1})
     with pytest.raises(KeyboardInterrupt):
-        write_split(SST, stopped, *settings, show_progress=False)
+        write_split(stopped, *settings, show_progress=False)
     assert sorted(os.listdir(tmp_path / "out")) == ["train.lengths.npy", "train.tfrecord"]
     with pytest.raises(KeyboardInterrupt):
         _prepare(stopped, tmp_path)
@@ -417,7 +418,8 @@ from bert_tf.tasks.table import TASKS
 from data_prep.finetuning import prepare as data
 from data_prep.finetuning.sources import folder_source
 source = folder_source(TASKS["sst-2"], sys.argv[1], "train")
-made = data.prepare(TASKS["sst-2"], source, data.TokenizerSettings(sys.argv[2]), 19,
+settings = data.FeatureSettings(TASKS["sst-2"], 19)
+made = data.prepare(source, settings, data.TokenizerSettings(sys.argv[2]),
                     sys.argv[1] + "/cache", 2, show_progress=False)
 print(made.num_examples, __file__, __spec__)
 """
@@ -548,8 +550,8 @@ def test_records_are_opened_by_their_manifest(tmp_path):
     columns = tables.Columns(text="text", label=("label",))
     task = table_task("classification", columns, tmp_path / "train.csv")
     source = table_source(task, tmp_path / "train.csv", "train", columns)
-    settings = TokenizerSettings(str(vocab), True)
-    made = write_split(task, source, settings, 7, tmp_path / "out")
+    tokenizer = TokenizerSettings(str(vocab), True)
+    made = write_split(source, FeatureSettings(task, 7), tokenizer, tmp_path / "out")
     opened = TaskRecords.open(made.record_file)
     assert opened.kind == "classification" and opened.max_seq_length == 7 and len(opened) == 3
     assert opened.lengths.tolist() == [3, 4, 5] and opened.labels().tolist() == [1, 0, 0]

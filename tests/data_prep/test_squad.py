@@ -54,7 +54,7 @@ def read_all(path, case):
 def canonical_features(examples, case, tokenizer):
     """Ours in the form of golden.canonical_feature, and the windows."""
     rule = WindowRule(*case.lengths)
-    windows = squad.make_windows(examples, tokenizer, rule)
+    windows = squad.question_windows(examples, tokenizer, rule)
     arrays = squad.make_features(examples, tokenizer, rule, is_training=case.is_training)
     features = []
     for row, window in enumerate(windows):
@@ -411,7 +411,7 @@ def test_positions_are_set_in_every_window_that_holds_the_answer(tmp_path, token
             path = write(tmp_path, qa(answers=answers, question="x y z"), context=context)
             (example,) = read(path)[1:]
             arrays = squad.make_features([example], tokenizer, rule, is_training=True)
-            windows = squad.make_windows([example], tokenizer, rule)
+            windows = squad.question_windows([example], tokenizer, rule)
             assert [w.doc_start for w in windows] == [0, 2, 4, 6, 8]
             for row, window in enumerate(windows):
                 words = set(range(start // 2, start // 2 + size))

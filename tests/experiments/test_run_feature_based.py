@@ -118,7 +118,7 @@ def test_the_kept_tagger_gives_the_figures(one_run, data):
     sentences = list(ner.read_sentences(data / "test.conll"))
     found = []
     for sentence in sentences:
-        (window,) = ner.make_windows([sentence], loaded.tokenizer, LENGTH)
+        (window,) = ner.sentence_windows([sentence], loaded.tokenizer, LENGTH)
         (values,) = encoder_features(loaded.encoder, [TokenWindow(window.input_ids)])
         mask = np.ones((1, len(window.input_ids)), np.int32)
         inputs = {"features": values[None, :, 0], "input_mask": mask}
@@ -189,7 +189,7 @@ def test_batches(data):
     tokenizer = bert_tf.FullTokenizer(data / "words.txt")
     sentences = list(ner.read_sentences(data / "dev.conll"))
     sentences[1] = ner.Sentence(("w1", "w2.w3", "w5"), ("O", "B-LOC", "B-PER"))
-    windows = ner.make_windows(sentences, tokenizer, LENGTH)
+    windows = ner.sentence_windows(sentences, tokenizer, LENGTH)
     lengths = [len(window.input_ids) for window in windows]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     random = np.random.default_rng(5)

@@ -148,7 +148,7 @@ def test_it_learns_and_scores_what_it_writes(data, trained):
     sentences = list(ner.read_sentences(data / "train.conll"))
     assert max(len(s.words) for s in sentences) > LENGTH - 2
     tokenizer = starting_point(options_of(data, trained)).tokenizer
-    windows = ner.make_windows(sentences, tokenizer, LENGTH)
+    windows = ner.sentence_windows(sentences, tokenizer, LENGTH)
     assert stored["steps"] == int(len(windows) / 13 * 5) > int(131 / 13 * 5)
 
 

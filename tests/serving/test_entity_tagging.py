@@ -70,7 +70,7 @@ def check_entities(sentences, served, vocab_file, length):
     Returns:
         Number of entities, and all tags that were seen.
     """
-    windows = ner.make_windows(sentences, FullTokenizer(vocab_file), length)
+    windows = ner.sentence_windows(sentences, FullTokenizer(vocab_file), length)
     assert len(windows) == len(sentences)  # none is cut
     ids, mask = np.zeros((2, len(windows), length), np.int32)
     for row, window in enumerate(windows):
