@@ -400,33 +400,3 @@ SIZES |= {
 
 BASE = BertConfig.from_size("base", vocab_size=30522)
 LARGE = BertConfig.from_size("large", vocab_size=30522)
-
-
-def parameter_count(
-    config: BertConfig, pooler: bool = True, pretraining_heads: bool = False
-) -> int:
-    """Return the exact number of trainable parameters of a model.
-
-    Args:
-        config: the model's configuration.
-        pooler: whether to count the pooler, as papers do.
-        pretraining_heads: whether to count the heads of `heads.bert_pretrainer` (the next sentence
-            head where the configuration has it); the tied word embeddings count once.
-
-    Returns:
-        The number of parameters.
-    """
-    width, inner = config.hidden_size, config.intermediate_size
-    layer_norm = 2 * width
-    square = width * width + width
-    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
-    feed_forward = (width * inner + inner) + (inner * width + width)
-    count = rows * width + layer_norm
-    count += config.num_hidden_layers * (4 * square + feed_forward + 2 * layer_norm)
-    if pooler:
-        count += square
-    if pretraining_heads:
-        count += square + layer_norm + config.vocab_size
-        if config.next_sentence_prediction:
-            count += 2 * width + 2
-    return count

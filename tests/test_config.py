@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from bert_tf.config import BASE, LARGE, SIZES, BertConfig, parameter_count
+from bert_tf.config import BASE, LARGE, SIZES, BertConfig
 from bert_tf.models.encoder import bert_encoder
 from bert_tf.models.task_models import bert_pretrainer
 
@@ -227,6 +227,24 @@ def test_sizes_are_those_of_the_paper_and_the_small_models():
 def test_unknown_size_raises():
     with pytest.raises(ValueError, match="size must be one of .*mini.*got 'micro'"):
         BertConfig.from_size("micro", vocab_size=97)
+
+
+def parameter_count(config, pooler=True, pretraining_heads=False):
+    """Return the exact number of a model's parameters; tied word embeddings count once."""
+    width, inner = config.hidden_size, config.intermediate_size
+    layer_norm = 2 * width
+    square = width * width + width
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    feed_forward = (width * inner + inner) + (inner * width + width)
+    count = rows * width + layer_norm
+    count += config.num_hidden_layers * (4 * square + feed_forward + 2 * layer_norm)
+    if pooler:
+        count += square
+    if pretraining_heads:
+        count += square + layer_norm + config.vocab_size
+        if config.next_sentence_prediction:
+            count += 2 * width + 2
+    return count
 
 
 @pytest.mark.parametrize("size", list(SIZES))

@@ -25,15 +25,13 @@ def apply_adam(
     gradient: Any,
     *,
     learning_rate: Any,
-    beta_1: float,
-    beta_2: float,
+    betas: tuple[float, float],
     epsilon: Any,
-    correction_1: Any = 1.0,
-    correction_2: Any = 1.0,
+    corrections: tuple[Any, Any],
 ) -> None:
     """Update the moments of a variable, and then the variable.
 
-    It becomes variable - learning_rate * (m / correction_1) / (sqrt(v / correction_2) + epsilon).
+    It becomes variable - learning_rate * (m / c1) / (sqrt(v / c2) + epsilon).
 
     Args:
         variable: Keras or TensorFlow variable; within a strategy's update, that of its device.
@@ -41,27 +39,25 @@ def apply_adam(
         v: second moment, likewise.
         gradient: tensor of the same shape and dtype.
         learning_rate: scalar.
-        beta_1: decay of the first moment.
-        beta_2: decay of the second.
+        betas: decay of the first moment and of the second.
         epsilon: scalar.
-        correction_1: what the first moment is divided by, in (0, 1].
-        correction_2: what the second is divided by, in (0, 1].
+        corrections: c1 and c2, each in (0, 1].
     """
     dtype = gradient.dtype
     # The kernel takes 1 - beta in the variable's dtype, and so loses digits: 1 - 0.999 in float32
     # is off by 1.3e-5. The moments then have a factor each, which the step is freed of here.
-    factor_1, factor_2 = (_lost(beta, dtype.as_numpy_dtype) for beta in (beta_1, beta_2))
+    factor_1, factor_2 = (_lost(beta, dtype.as_numpy_dtype) for beta in betas)
     # Its own corrections would lose more: the powers of 0 mean none.
-    root = tf.sqrt(tf.cast(correction_2, dtype)) * math.sqrt(factor_2)
+    root = tf.sqrt(tf.cast(corrections[1], dtype)) * math.sqrt(factor_2)
     tf.raw_ops.ResourceApplyAdam(
         var=_handle(variable),
         m=_handle(m),
         v=_handle(v),
         beta1_power=tf.zeros([], dtype),
         beta2_power=tf.zeros([], dtype),
-        lr=tf.cast(learning_rate, dtype) * root / (tf.cast(correction_1, dtype) * factor_1),
-        beta1=tf.cast(beta_1, dtype),
-        beta2=tf.cast(beta_2, dtype),
+        lr=tf.cast(learning_rate, dtype) * root / (tf.cast(corrections[0], dtype) * factor_1),
+        beta1=tf.cast(betas[0], dtype),
+        beta2=tf.cast(betas[1], dtype),
         epsilon=tf.cast(epsilon, dtype) * root,
         grad=gradient,
     )

@@ -186,6 +186,9 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
     each replica by itself. (The original's clip counts the duplicates of a sparse embedding
     gradient one by one; dense gradients, as it has on TPUs, are what the released models had.)
 
+    More than eight arguments, since Keras makes an optimizer of what its `get_config` returns, and
+    users know each from other optimizers by its name.
+
     Args:
         learning_rate: a number or a schedule. Default 1e-3 as other Keras optimizers; see
             `create_optimizer` for BERT's.
@@ -284,21 +287,6 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         self._rate_factors = [first_match(rules, variable.path) for variable in variables]
         self._m, self._v = self.add_optimizer_variables(variables, list(self.slot_names))
 
-    def slot_variables(self) -> dict[str, Any]:
-        """Return the moments under the names they have in the original's checkpoints.
-
-        Returns:
-            "<variable.path>/<name>" to `keras.Variable`, for both of `slot_names`; empty before the
-            optimizer is built.
-        """
-        if not self.built:
-            return {}
-        slots = {}
-        for variable, *moments in zip(self._trainable_variables, self._m, self._v, strict=True):
-            for name, moment in zip(self.slot_names, moments, strict=True):
-                slots[f"{variable.path}/{name}"] = moment
-        return slots
-
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Refuse: Keras' method would change nothing here.
 
@@ -379,11 +367,9 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                 v,
                 gradient,
                 learning_rate=learning_rate,
-                beta_1=self.beta_1,
-                beta_2=self.beta_2,
+                betas=(self.beta_1, self.beta_2),
                 epsilon=self.epsilon,
-                correction_1=correction_1,
-                correction_2=correction_2,
+                corrections=(correction_1, correction_2),
             )
             return
         next_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient

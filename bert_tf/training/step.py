@@ -136,7 +136,7 @@ class TrainStep:
             ],
             axis=0,
         )  # [2 + 2 K]
-        # Before the optimizer, lest one replica skips a step for a number that another has not.
+        # Before the optimizer, so that all replicas skip a step whose gradients are not finite.
         present = [gradient for gradient in result.gradients if gradient is not None]
         *present, figures = _sum_over_replicas([*present, figures])
         reduced = iter(present)

@@ -14,7 +14,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -83,11 +83,9 @@ class Trainer:
     under `tensorboard/`, summaries.
 
     Attributes:
-        options: what it was made with.
-        jit_compile: whether steps are compiled.
-        is_chief: whether this process writes logs and checkpoints; of several hosts one does.
-        train_step: the graphs of a step.
+        train_step: the graphs of a step, and its counters.
         keeper: saves and restores `keeper.variables`, the whole state.
+        is_chief: whether this process writes logs and checkpoints; of several hosts one does.
     """
 
     def __init__(
@@ -191,15 +189,8 @@ class Trainer:
     @property
     def best(self) -> BestStep | None:
         """Where `keep_best_by` was lowest of all evaluations whose checkpoint is there, if any."""
-        if self.options.keep_best_by is None:
-            return None
-        there, name = set(checkpoint_steps(self.output_dir)), f"eval_{self.options.keep_best_by}"
-        lines = read_metrics_or_nothing(self.output_dir / METRICS_NAME, "eval")
-        lines = [x for x in lines if x["step"] in there and math.isfinite(x.get(name, math.nan))]
-        if not lines:
-            return None
-        best = min(lines, key=lambda line: line[name])
-        return BestStep(int(best["step"]), best[name])
+        figure = self.options.keep_best_by
+        return None if figure is None else _best_step(self.output_dir, figure)
 
     def _is_best(self, figures: Mapping[str, float]) -> bool:
         name = self.options.keep_best_by
@@ -212,15 +203,8 @@ class Trainer:
 
     def _check_finite(self) -> None:
         bad = int(self.train_step.first_bad_step.numpy())
-        if bad < 0:
-            return
-        steps = [step for step in checkpoint_steps(self.keeper.directory) if step < bad]
-        last = f"model.ckpt-{steps[-1]}" if steps else "none"
-        raise NonFiniteLossError(
-            f"the loss is not finite at step {bad}; the newest checkpoint before it is {last}. "
-            "Lower the learning rate or lengthen the warm-up; under mixed_float16 try "
-            "mixed_bfloat16 or float32"
-        )
+        if bad >= 0:
+            raise _non_finite_loss(bad, self.output_dir)
 
     def log_line(self, kind: str, values: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl, stamped with the present step; the chief alone.
@@ -276,7 +260,12 @@ class Trainer:
         every = self.options.save_checkpoints_steps
         try:
             while step < num_train_steps:
-                count = self._steps_of_next_call(step, num_train_steps, eval_every_steps)
+                ends = (self.options.log_steps, every, eval_every_steps)
+                count = min(
+                    self.options.steps_per_call,
+                    num_train_steps - step,
+                    *(steps - step % steps for steps in ends if steps),
+                )
                 self.train_step.run(batches, tf.constant(count, tf.int32))
                 step += count
                 is_last, is_best = step == num_train_steps, False
@@ -309,16 +298,6 @@ class Trainer:
             log.close()
         return last
 
-    def _steps_of_next_call(self, step: int, target: int, eval_every_steps: int | None) -> int:
-        """Return how many steps to take before the next log line, checkpoint or evaluation."""
-        options = self.options
-        ends = [options.log_steps, options.save_checkpoints_steps, eval_every_steps]
-        return min(
-            options.steps_per_call,
-            target - step,
-            *(every - step % every for every in ends if every),
-        )
-
     def _open_log(self, start: int, target: int) -> RunLog:
         return RunLog(
             self.output_dir,
@@ -333,21 +312,17 @@ class Trainer:
 
     def _write_log_line(self, log: RunLog, sequences_per_batch: int) -> dict[str, float]:
         self._check_finite()
+        loss_scaling = {}
+        if (scale := getattr(self.optimizer, "dynamic_scale", None)) is not None:
+            loss_scaling = {"loss_scale": float(scale.numpy()), "skipped_steps": self.skipped_steps}
         return log.write(
             self.step,
             self.train_step.take_means(),
             learning_rate=float(self.train_step.learning_rate.numpy()),
-            loss_scaling=self._loss_scaling(),
+            loss_scaling=loss_scaling,
             sequences_per_batch=sequences_per_batch,
             tokens=int(self.train_step.tokens.numpy()),
         )
-
-    def _loss_scaling(self) -> dict[str, float]:
-        """Return what a log line says of a loss-scale optimizer; nothing of others."""
-        scale = getattr(self.optimizer, "dynamic_scale", None)
-        if scale is None:
-            return {}
-        return {"loss_scale": float(scale.numpy()), "skipped_steps": self.skipped_steps}
 
     def _with_batch(
         self, error: NonFiniteLossError, make_dataset: MakeDataset
@@ -357,8 +332,7 @@ class Trainer:
             return error
         bad = int(self.train_step.first_bad_step.numpy())
         path = self.output_dir / f"nonfinite-batch-{bad}.npz"
-        batch = next(make_dataset(bad - 1).take(1).as_numpy_iterator())
-        np.savez_compressed(path, **_flat(dict(zip(_BATCH_PARTS, batch, strict=True))))
+        _save_batch(path, make_dataset(bad - 1))
         return NonFiniteLossError(f"{error}. The batch of that step is in {path}")
 
     def evaluate(self, dataset: tf.data.Dataset) -> dict[str, float]:
@@ -390,22 +364,59 @@ class Trainer:
         if not averages or self._averaging or not int(optimizer.iterations.numpy()):
             yield
             return
-        variables = self.model.trainable_variables
-        kept = [variable.numpy() for variable in variables]
         self._averaging = True
         try:
-            for variable, average in zip(variables, averages, strict=True):
-                variable.assign(average.numpy())
-            yield
+            with _assigned(self.model.trainable_variables, averages):
+                yield
         finally:
             self._averaging = False
-            for variable, value in zip(variables, kept, strict=True):
-                variable.assign(value)
 
     @property
     def skipped_steps(self) -> int:
         """Steps whose gradients were not finite, so that a loss-scale optimizer left them out."""
         return self.step - int(innermost(self.optimizer).iterations.numpy())
+
+
+@contextlib.contextmanager
+def _assigned(
+    variables: Sequence[keras.Variable], values: Sequence[keras.Variable]
+) -> Iterator[None]:
+    """Within it variables have the values of others."""
+    kept = [variable.numpy() for variable in variables]
+    try:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value.numpy())
+        yield
+    finally:
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)
+
+
+def _best_step(folder: pathlib.Path, figure: str) -> BestStep | None:
+    """Return where a figure was lowest of all evaluations whose checkpoint is in a folder."""
+    steps, name = set(checkpoint_steps(folder)), f"eval_{figure}"
+    lines = read_metrics_or_nothing(folder / METRICS_NAME, "eval")
+    lines = [x for x in lines if x["step"] in steps and math.isfinite(x.get(name, math.nan))]
+    if not lines:
+        return None
+    best = min(lines, key=lambda line: line[name])
+    return BestStep(int(best["step"]), best[name])
+
+
+def _non_finite_loss(bad: int, folder: pathlib.Path) -> NonFiniteLossError:
+    steps = [step for step in checkpoint_steps(folder) if step < bad]
+    last = f"model.ckpt-{steps[-1]}" if steps else "none"
+    return NonFiniteLossError(
+        f"the loss is not finite at step {bad}; the newest checkpoint before it is {last}. "
+        "Lower the learning rate or lengthen the warm-up; under mixed_float16 try "
+        "mixed_bfloat16 or float32"
+    )
+
+
+def _save_batch(path: pathlib.Path, dataset: tf.data.Dataset) -> None:
+    """Write the first batch of a dataset, each array under its path, "inputs/input_ids"."""
+    batch = next(dataset.take(1).as_numpy_iterator())
+    np.savez_compressed(path, **_flat(dict(zip(_BATCH_PARTS, batch, strict=True))))
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

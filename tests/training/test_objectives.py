@@ -24,6 +24,7 @@ from tests.input_pipeline.test_finetuning import (
     small_model,
 )
 from tests.support import synthetic_records as synthetic
+from tests.support.optimizer_slots import slot_variables
 
 STEPS, RATE = 163, 1e-2
 
@@ -346,7 +347,7 @@ def test_frozen_weights_stay_to_the_bit_and_have_no_slots(all_kinds, tmp_path):
             np.testing.assert_array_equal(value, before[path], err_msg=path)
         else:
             assert (value != before[path]).any(), path
-    slots = trainer.optimizer.slot_variables()
+    slots = slot_variables(trainer.optimizer)
     learning = {w.path for w in model.weights} - set(frozen)
     assert slots.keys() == {f"{path}/{slot}" for path in learning for slot in ("adam_m", "adam_v")}
     names = trainer.keeper.variables
