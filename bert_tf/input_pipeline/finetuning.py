@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import bisect
 import functools
-import json
 import os
 import pathlib
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.files import read_json
+from bert_tf.input_pipeline.record_order import FILLER, RecordOrder
 from bert_tf.records.decoding import decode_example, parse_example_fn
 from bert_tf.records.files import RecordFile
 from bert_tf.records.schema import INPUT_NAMES, FeatureSpec
@@ -31,10 +31,8 @@ from bert_tf.tasks.kinds import get_kind
 
 # Lengths of batches. Steps of a third to a half: finer ones would save little and compile more.
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-_POOL_BATCHES = 64  # batches, at most, whose records are sorted by length together
 _READ_AT_ONCE = 1024  # records, where all are read
 _TOKEN_LABELS = ("label_ids", "label_mask")
-_FILLER = -1  # in place of a record's number: a row of weight 0
 
 
 def padded_length(length: int, max_seq_length: int) -> int:
@@ -88,6 +86,10 @@ class TaskRecords:
     | multi_label | float32 [B, K] | [B] |
     | token_classification | int32 [B, F] | [B, F], 1 where a label counts |
     | span | start_logits, end_logits int32 [B] | the same names [B] |
+
+    Attributes:
+        lengths: int [N], tokens of each record that are not padding.
+        order: which records each batch holds.
     """
 
     def __init__(
@@ -133,28 +135,16 @@ class TaskRecords:
             raise ValueError(f"{self.path}: record 0: {error}") from error
         self._parse = parse_example_fn(self._schema)
         self._vocab_size = vocab_size
-        # Two: a batch may hold the end of one epoch and the beginning of the next.
-        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
-        self._pool = functools.lru_cache(maxsize=4)(self._draw_pool)
-        # TensorFlow never lets go of what a numpy_function refers to: it shall be this object,
-        # not an array for each dataset.
-        self._evaluation = functools.lru_cache(maxsize=2)(self._evaluation_batches)
         self._forward = functools.lru_cache(maxsize=1)(_forward_function)
-        self._drawing = threading.RLock()  # lest several threads draw the same at once
         widths = {feature.name: feature.length for feature in schema}
         self.max_seq_length = widths["input_ids"] // (num_choices or 1)
-        self.lengths = self._count_lengths() if lengths is None else np.asarray(lengths)
-        if self.lengths.shape != (len(self),):
-            raise ValueError(
-                f"lengths: expected one for each of the {len(self)} records of {self.path}, got "
-                f"shape {self.lengths.shape}"
-            )
-        low, high = self.lengths.min(), self.lengths.max()
-        if self.lengths.dtype.kind not in "iu" or low < 0 or high > self.max_seq_length:
-            raise ValueError(
-                f"lengths: expected integers from 0 to the max_seq_length {self.max_seq_length} of "
-                f"{self.path}, got {self.lengths.dtype} from {low} to {high}"
-            )
+        if lengths is None:
+            lengths = _count_lengths(self._file, self._schema, self.max_seq_length)
+        self.lengths = np.asarray(lengths)
+        _check_lengths(self.lengths, len(self), self.max_seq_length, self.path)
+        # TensorFlow never lets go of what a numpy_function refers to: that is this object, not an
+        # array for each dataset.
+        self.order = RecordOrder(self.lengths)
 
     @classmethod
     def open(cls, path: str | os.PathLike, *, vocab_size: int | None = None) -> TaskRecords:
@@ -168,135 +158,13 @@ class TaskRecords:
             FileNotFoundError: there is no manifest.
             ValueError: the manifest is not one of such records; or as for the class.
         """
-        path = pathlib.Path(path)
-        manifest_path = path.with_name(path.name.removesuffix(".tfrecord") + ".manifest.json")
-        try:
-            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-            kind, length = manifest["kind"], manifest["max_seq_length"]
-            row, num_choices = get_kind(kind), manifest["num_choices"]
-            schema = row.schema(length, len(manifest["labels"] or ()), num_choices)
-            lengths_file = path.with_name(manifest["lengths_file"])
-            found = manifest["vocab_size"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{manifest_path}: not a manifest of create_finetuning_data.py: {error!r}"
-            ) from error
-        return cls(
-            path,
-            kind,
-            schema,
-            num_choices=num_choices if row.has_choices else None,
-            lengths=np.load(lengths_file),
-            vocab_size=vocab_size or found,
-        )
+        arguments = _read_manifest(pathlib.Path(path))
+        if vocab_size:
+            arguments["vocab_size"] = vocab_size
+        return cls(path, **arguments)
 
     def __len__(self) -> int:
         return len(self._file)
-
-    def _read_all(self, features: Sequence[FeatureSpec]) -> Iterator[dict[str, np.ndarray]]:
-        """Features of all records, in the order of the file, [n, length] of some at a time."""
-        description = {
-            feature.name: tf.io.FixedLenFeature([feature.length], getattr(tf, feature.dtype))
-            for feature in features
-        }
-        for begin in range(0, len(self), _READ_AT_ONCE):
-            end = min(begin + _READ_AT_ONCE, len(self))
-            serialized = [self._file.read(number) for number in range(begin, end)]
-            try:
-                parsed = tf.io.parse_example(serialized, description)
-            except tf.errors.InvalidArgumentError as error:
-                raise ValueError(
-                    f"{self.path}: records {begin} to {end - 1}: expected the features "
-                    f"{', '.join(description)}: {error.message}"
-                ) from error
-            yield {name: rows.numpy() for name, rows in parsed.items()}
-
-    def _count_lengths(self) -> np.ndarray:
-        ends = np.arange(1, self.max_seq_length + 1)
-        lengths = []
-        for part in self._read_all([f for f in self._schema if f.name == "input_mask"]):
-            mask = part["input_mask"]
-            mask = mask.reshape(len(mask), -1, self.max_seq_length)  # [n, C or 1, L]
-            # To the last token: one that is hidden in between takes its place too.
-            lengths.append(((mask != 0) * ends).max(axis=(1, 2)))
-        return np.concatenate(lengths)
-
-    # === Which records ===
-
-    def training_batch(
-        self, step: int, *, batch_size: int, seed: int, group_by_length: bool = True
-    ) -> np.ndarray:
-        """Numbers of the records of a training batch.
-
-        Args:
-            step: number of the batch, from 0.
-            batch_size: B.
-            seed: of the order.
-            group_by_length: whether records of like length come together.
-
-        Returns:
-            int64 [B].
-        """
-        begin, end = step * batch_size, (step + 1) * batch_size
-        epoch, offset = divmod(begin, len(self))
-        if not group_by_length or offset + batch_size > len(self):
-            return self._stream(seed, begin, end)
-        # Batches of this epoch alone are sorted among themselves. Were others, a batch could hold
-        # a record of few in it twice, since its length stays the same.
-        first = -(-epoch * len(self) // batch_size)
-        count = (epoch + 1) * len(self) // batch_size - first
-        per_pool = -(-count // -(-count // _POOL_BATCHES))  # as even as can be
-        pool, place = divmod(step - first, per_pool)
-        start = first + pool * per_pool
-        stop = min(start + per_pool, first + count)
-        with self._drawing:
-            return self._pool(start, stop, batch_size, seed)[place]
-
-    def _stream(self, seed: int, begin: int, end: int) -> np.ndarray:
-        """Return the records begin to end of the endless sequence of shuffled epochs."""
-        parts = []
-        while begin < end:
-            epoch, offset = divmod(begin, len(self))
-            with self._drawing:
-                order = self._order(seed, epoch)
-            parts.append(order[offset : offset + end - begin])
-            begin += len(parts[-1])
-        return np.concatenate(parts).astype(np.int64)
-
-    def _draw_order(self, seed: int, epoch: int) -> np.ndarray:
-        # In 32 bits, as millions of records are many bytes.
-        numbers = np.arange(len(self), dtype=np.int32 if len(self) < 2**31 else np.int64)
-        return np.random.default_rng([seed, 0, epoch]).permutation(numbers)
-
-    def _draw_pool(self, start: int, stop: int, batch_size: int, seed: int) -> np.ndarray:
-        """Batches start to stop, which are all of one epoch, sorted by length and shuffled."""
-        drawn = self._stream(seed, start * batch_size, stop * batch_size)
-        # Of equal lengths the shuffled order remains.
-        by_length = drawn[np.argsort(self.lengths[drawn], kind="stable")]
-        batches = by_length.reshape(stop - start, batch_size)
-        return np.random.default_rng([seed, 1, start]).permutation(batches)
-
-    def evaluation_order(self, batch_size: int, *, group_by_length: bool = True) -> np.ndarray:
-        """Numbers of the records of each batch of one pass; -1 for rows that fill the last one.
-
-        Args:
-            batch_size: B.
-            group_by_length: whether to sort by length; else they come as in the file.
-
-        Returns:
-            int64 [batches, B], not to be written to.
-        """
-        return self._evaluation(batch_size, group_by_length)
-
-    def _evaluation_batches(self, batch_size: int, group_by_length: bool) -> np.ndarray:
-        order = np.arange(len(self))
-        if group_by_length:
-            order = np.argsort(self.lengths, kind="stable")
-        num_batches = -(-len(order) // batch_size)
-        filled = np.full(num_batches * batch_size, _FILLER, np.int64)
-        filled[: len(order)] = order
-        filled.flags.writeable = False
-        return filled.reshape(num_batches, batch_size)
 
     # === Datasets ===
 
@@ -311,7 +179,7 @@ class TaskRecords:
         pad_to_max: bool = False,
         with_mask: bool = False,
     ) -> tf.data.Dataset:
-        """Shuffled batches, epoch after epoch.
+        """Make shuffled batches, epoch after epoch.
 
         Args:
             batch_size: B.
@@ -335,7 +203,7 @@ class TaskRecords:
             )
 
         def numbers(step: int) -> np.ndarray:
-            return self.training_batch(
+            return self.order.training_batch(
                 int(step), batch_size=batch_size, seed=seed, group_by_length=group_by_length
             )
 
@@ -349,11 +217,11 @@ class TaskRecords:
     def evaluation_dataset(
         self, *, batch_size: int, group_by_length: bool = True, pad_to_max: bool = False
     ) -> tf.data.Dataset:
-        """One pass over all records; rows that fill the last batch have weight 0.
+        """Make one pass over all records; rows that fill the last batch have weight 0.
 
         Args:
             batch_size: B.
-            group_by_length: whether records come sorted by length; `evaluation_order` tells how.
+            group_by_length: whether records come sorted by length, as `order` tells.
             pad_to_max: whether F is always L.
 
         Returns:
@@ -361,10 +229,12 @@ class TaskRecords:
         """
 
         def numbers(step: int) -> np.ndarray:
-            return self.evaluation_order(batch_size, group_by_length=group_by_length)[int(step)]
+            return self.order.evaluation_order(batch_size, group_by_length=group_by_length)[
+                int(step)
+            ]
 
         steps = tf.data.Dataset.range(-(-len(self) // batch_size))
-        return self._dataset(steps, numbers, batch_size, pad_to_max, False)
+        return self._dataset(steps, numbers, batch_size, pad_to_max)
 
     def _dataset(
         self,
@@ -372,19 +242,19 @@ class TaskRecords:
         numbers_of: Callable[[int], np.ndarray],
         batch_size: int,
         pad_to_max: bool,
-        with_mask: bool,
+        with_mask: bool = False,
     ) -> tf.data.Dataset:
         def fetch(step: Any):
             numbers = numbers_of(step)
-            real = numbers[numbers != _FILLER]
+            real = numbers[numbers != FILLER]
             longest = self.max_seq_length if pad_to_max else int(self.lengths[real].max())
             # A filler is a copy of a record of its batch, as an empty one has nothing to attend to.
-            rows = np.where(numbers == _FILLER, real[0], numbers)
+            rows = np.where(numbers == FILLER, real[0], numbers)
             serialized = np.array([self._file.read(int(number)) for number in rows], object)
             return (
                 serialized,
                 np.int32(padded_length(longest, self.max_seq_length)),
-                (numbers != _FILLER).astype(np.float32),
+                (numbers != FILLER).astype(np.float32),
             )
 
         def element(step: Any):
@@ -404,7 +274,7 @@ class TaskRecords:
         self, batch: dict[str, Any], length: Any, weights: Any, pad_to_max: bool, with_mask: bool
     ):
         if not pad_to_max:
-            self._check_cut(batch["input_mask"], length)
+            _check_cut(batch["input_mask"], length, self.max_seq_length, self.path)
         for name in (*INPUT_NAMES, *(_TOKEN_LABELS if self._kind.labels == "token" else ())):
             if self.num_choices:
                 shape = [-1, self.num_choices, self.max_seq_length]
@@ -425,15 +295,6 @@ class TaskRecords:
         if with_mask and self._kind.labels == "span":
             labels["input_mask"] = batch["input_mask"]
         return {name: batch[name] for name in INPUT_NAMES}, labels, weights
-
-    def _check_cut(self, mask: Any, length: Any) -> None:
-        """Stop where a batch of some length would lose tokens."""
-        rows = tf.reshape(mask, [-1, self.max_seq_length])
-        tf.debugging.assert_equal(
-            tf.reduce_sum(rows[:, length:]),
-            0,
-            f"{self.path}: a record is longer than its length says; lengths are of other records",
-        )
 
     # === Predictions ===
 
@@ -467,28 +328,28 @@ class TaskRecords:
         # The same function for the same model: an evaluation while training is not traced again.
         forward = self._forward(model, reduce, jit_compile)
         per_token = _outputs_per_token(forward, self.max_seq_length) if self._kind.per_token else ()
-        order = self.evaluation_order(batch_size, group_by_length=group_by_length)
+        order = self.order.evaluation_order(batch_size, group_by_length=group_by_length)
         dataset = self.evaluation_dataset(
             batch_size=batch_size, group_by_length=group_by_length, pad_to_max=pad_to_max
         )
-        found: dict[str, np.ndarray] = {}
+        outputs: dict[str, np.ndarray] = {}
         for numbers, (inputs, _, _) in zip(order, dataset, strict=True):
-            real = numbers != _FILLER
+            real = numbers != FILLER
             length = inputs["input_ids"].shape[-1]
             padding = inputs["input_mask"].numpy()[real] == 0
             for name, tensor in forward(inputs).items():
                 values = tensor.numpy()[real]
-                if name not in found:
+                if name not in outputs:
                     shape = list(values.shape[1:])
                     if name in per_token:
                         shape[0] = self.max_seq_length
-                    found[name] = np.full([len(self), *shape], fill, values.dtype)
+                    outputs[name] = np.full([len(self), *shape], fill, values.dtype)
                 if name in per_token:
                     values[padding] = fill  # how many are in a batch depends on the others in it
-                    found[name][numbers[real], :length] = values
+                    outputs[name][numbers[real], :length] = values
                 else:
-                    found[name][numbers[real]] = values
-        return found
+                    outputs[name][numbers[real]] = values
+        return outputs
 
     def labels(self) -> np.ndarray | dict[str, np.ndarray]:
         """Return the labels of all records, in the order of the file; read anew at each call.
@@ -498,12 +359,11 @@ class TaskRecords:
             that hold them.
         """
         features = [f for f in self._schema if f.name not in (*INPUT_NAMES, "is_real_example")]
-        parts = list(self._read_all(features))
+        parts = list(_read_all(self._file, features))
         arrays = {f.name: np.concatenate([part[f.name] for part in parts]) for f in features}
         if self._kind.per_token:
             return arrays
-        label_ids = arrays["label_ids"]
-        return label_ids if self._kind.labels == "row" else label_ids[:, 0]
+        return arrays["label_ids"] if self._kind.labels == "row" else arrays["label_ids"][:, 0]
 
 
 def _forward_function(model: Any, reduce: Callable[[Any], Any] | None, jit_compile: bool):
@@ -532,3 +392,84 @@ def _outputs_per_token(forward: Any, max_seq_length: int) -> frozenset[str]:
         outputs = forward.get_concrete_function(dict.fromkeys(INPUT_NAMES, spec)).structured_outputs
         names.append({n for n, x in outputs.items() if x.shape.rank > 1 and x.shape[1] == length})
     return frozenset(names[0] & names[1])
+
+
+# === Reading ===
+
+
+def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
+    """Read the arguments of `TaskRecords` from the manifest beside a record file."""
+    manifest_path = path.with_name(path.name.removesuffix(".tfrecord") + ".manifest.json")
+    try:
+        manifest = read_json(manifest_path)
+        kind, num_choices = get_kind(manifest["kind"]), manifest["num_choices"]
+        num_labels = len(manifest["labels"] or ())
+        arguments = {
+            "kind": manifest["kind"],
+            "schema": kind.schema(manifest["max_seq_length"], num_labels, num_choices),
+            "num_choices": num_choices if kind.has_choices else None,
+            "vocab_size": manifest["vocab_size"],
+        }
+        lengths_file = path.with_name(manifest["lengths_file"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{manifest_path}: not a manifest of create_finetuning_data.py: {error!r}"
+        ) from error
+    return {**arguments, "lengths": np.load(lengths_file)}
+
+
+def _read_all(file: RecordFile, features: Sequence[FeatureSpec]) -> Iterator[dict[str, np.ndarray]]:
+    """Read features of all records, in the order of the file, [n, length] of some at a time."""
+    description = {
+        feature.name: tf.io.FixedLenFeature([feature.length], getattr(tf, feature.dtype))
+        for feature in features
+    }
+    for begin in range(0, len(file), _READ_AT_ONCE):
+        end = min(begin + _READ_AT_ONCE, len(file))
+        serialized = [file.read(number) for number in range(begin, end)]
+        try:
+            parsed = tf.io.parse_example(serialized, description)
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(
+                f"{file.path}: records {begin} to {end - 1}: expected the features "
+                f"{', '.join(description)}: {error.message}"
+            ) from error
+        yield {name: rows.numpy() for name, rows in parsed.items()}
+
+
+def _count_lengths(
+    file: RecordFile, schema: Sequence[FeatureSpec], max_seq_length: int
+) -> np.ndarray:
+    """Count the tokens of each record that are not padding, int64 [N]."""
+    ends = np.arange(1, max_seq_length + 1)
+    lengths = []
+    for part in _read_all(file, [f for f in schema if f.name == "input_mask"]):
+        mask = part["input_mask"]
+        mask = mask.reshape(len(mask), -1, max_seq_length)  # [n, C or 1, L]
+        # To the last token: one that is hidden in between takes its place too.
+        lengths.append(((mask != 0) * ends).max(axis=(1, 2)))
+    return np.concatenate(lengths)
+
+
+def _check_lengths(lengths: np.ndarray, count: int, max_seq_length: int, path: str) -> None:
+    if lengths.shape != (count,):
+        raise ValueError(
+            f"lengths: expected one for each of the {count} records of {path}, got "
+            f"shape {lengths.shape}"
+        )
+    low, high = lengths.min(), lengths.max()
+    if lengths.dtype.kind not in "iu" or low < 0 or high > max_seq_length:
+        raise ValueError(
+            f"lengths: expected integers from 0 to the max_seq_length {max_seq_length} of "
+            f"{path}, got {lengths.dtype} from {low} to {high}"
+        )
+
+
+def _check_cut(mask: tf.Tensor, length: tf.Tensor, max_seq_length: int, path: str) -> None:
+    """Stop where a batch of some length would lose tokens."""
+    rows = tf.reshape(mask, [-1, max_seq_length])
+    tf.debugging.assert_equal(
+        tf.reduce_sum(rows[:, length:]),
+        0,
+        f"{path}: a record is longer than its length says; lengths are of other records",
+    )

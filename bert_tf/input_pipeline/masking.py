@@ -162,10 +162,10 @@ def mask_batch(
 
     # The largest of (L - position) are the first positions: top_k sorts them into ascending order.
     order = tf.where(masked, length - tf.range(length)[None, :], 0)
-    found = tf.math.top_k(order, k=min(max_predictions_per_seq, length)).values  # [B, P]
-    found = tf.pad(found, [[0, 0], [0, max_predictions_per_seq - found.shape[1]]])
-    is_prediction = found > 0
-    positions = tf.where(is_prediction, length - found, 0)
+    ranks = tf.math.top_k(order, k=min(max_predictions_per_seq, length)).values
+    ranks = tf.pad(ranks, [[0, 0], [0, max_predictions_per_seq - ranks.shape[1]]])  # [B, P]
+    is_prediction = ranks > 0
+    positions = tf.where(is_prediction, length - ranks, 0)
     labels = tf.gather(input_ids, positions, batch_dims=1)
     return {
         **features,

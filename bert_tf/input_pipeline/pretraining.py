@@ -87,11 +87,7 @@ def pretraining_dataset(
         max_predictions_per_seq=max_predictions_per_seq,
         shuffle_buffer_records=shuffle_buffer_records,
     )
-    if start_step < 0 or not 0 <= seed < 2**31:
-        raise ValueError(
-            f"start_step, seed: expected start_step >= 0 and 0 <= seed < 2**31, "
-            f"got {start_step} and {seed}"
-        )
+    _check_start(start_step, seed)
     paths = expand_files(files)
     shape = check_record_shape(paths, max_seq_length, max_predictions_per_seq)
     if not shape.masked and masking is None:
@@ -126,11 +122,23 @@ def pretraining_dataset(
     dataset = raw.enumerate(start=start_step).map(
         to_element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
+    return _in_this_order(dataset.prefetch(4))
+
+
+def _in_this_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Let nothing reorder: parallel interleave and map are chosen where a dataset is made."""
     options = tf.data.Options()
     options.deterministic = True
-    # Parallel interleave and map are chosen above; nothing may reorder behind their back.
     options.experimental_optimization.inject_prefetch = False
-    return dataset.prefetch(4).with_options(options)
+    return dataset.with_options(options)
+
+
+def _check_start(start_step: int, seed: int) -> None:
+    if start_step < 0 or not 0 <= seed < 2**31:
+        raise ValueError(
+            f"start_step, seed: expected start_step >= 0 and 0 <= seed < 2**31, "
+            f"got {start_step} and {seed}"
+        )
 
 
 def _counts(paths: Sequence[str], record_counts: Sequence[int] | None) -> list[int]:

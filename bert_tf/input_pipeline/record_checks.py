@@ -36,7 +36,7 @@ _CHECKED_AT_ONCE = 512  # records whose schema and ids are looked at together
 
 
 def expand_files(patterns: str | Sequence[str]) -> list[str]:
-    """Files that comma-separated names and globs stand for, each glob's in sorted order.
+    """Return files that comma-separated names and globs stand for, each glob's in sorted order.
 
     Args:
         patterns: "a.tfrecord,part-*.tfrecord" or a sequence of such.
@@ -50,11 +50,11 @@ def expand_files(patterns: str | Sequence[str]) -> list[str]:
     for pattern in (p.strip() for text in texts for p in text.split(",")):
         if not pattern:
             continue
-        found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
-        found = [name for name in found if os.path.isfile(name)]
-        if not found:
+        names = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        names = [name for name in names if os.path.isfile(name)]
+        if not names:
             raise FileNotFoundError(f"{pattern}: no such record file")
-        files.extend(found)
+        files.extend(names)
     if not files:
         raise FileNotFoundError(f"no record files named by {patterns!r}")
     if len(set(files)) < len(files):
@@ -163,15 +163,15 @@ def manifests_of(files: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: a manifest is not a JSON object; names the file.
     """
-    found = _manifests_by_path(files)
-    return [found[path] for path in sorted(found)]
+    manifests = _manifests_by_path(files)
+    return [manifests[path] for path in sorted(manifests)]
 
 
 def _manifests_by_path(files: Sequence[str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    manifests: dict[str, dict[str, Any]] = {}
     for name in files:
         path = manifest_path(name)
-        if path in found or not os.path.exists(path):
+        if path in manifests or not os.path.exists(path):
             continue
         try:
             manifest = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
@@ -181,8 +181,8 @@ def _manifests_by_path(files: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise ValueError(f"{path}: expected a JSON object, got {type(manifest).__name__}")
         # A file that was put there under the same base name later is not what it describes.
         if os.path.basename(name) in manifest.get("files", ()):
-            found[path] = manifest
-    return found
+            manifests[path] = manifest
+    return manifests
 
 
 def check_manifests(files: Sequence[str]) -> None:
@@ -319,13 +319,13 @@ def _check_against_manifest(
     if "file_bytes" not in manifest:
         return ()  # of an earlier version
     index = manifest["files"].index(os.path.basename(path))
-    for what, found, expected in (
+    for what, actual, expected in (
         ("records", count, manifest["file_instances"][index]),
         ("bytes", os.path.getsize(path), manifest["file_bytes"][index]),
     ):
-        if found != expected:
+        if actual != expected:
             message = (
-                f"{path}: has {found} {what}, but {manifest_path(path)} says {expected}: "
+                f"{path}: has {actual} {what}, but {manifest_path(path)} says {expected}: "
                 "cut off after a record, or a file of another run"
             )
             if skip_corrupt_records and count < manifest["file_instances"][index]:

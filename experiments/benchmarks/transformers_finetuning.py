@@ -148,7 +148,7 @@ def train_there(
     model.train()
     losses, cpu, wall = _timed(take, batches)
     model.eval()
-    order = dev.evaluation_order(32)
+    order = dev.order.evaluation_order(32)
     found = None
     with torch.no_grad():
         dataset = dev.evaluation_dataset(batch_size=32)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf.input_pipeline import finetuning
+from bert_tf.input_pipeline import finetuning, record_order
 from bert_tf.input_pipeline.finetuning import LENGTHS, TaskRecords, padded_length
 from bert_tf.records import schema
 from bert_tf.records.encoding import encode_framed_examples, frame_record
@@ -147,7 +147,7 @@ def assert_same_elements(first, second):
 def test_elements_hold_the_records(all_kinds, kind, pad_to_max):
     tasks, arrays = all_kinds[kind]
     dataset = tasks.evaluation_dataset(batch_size=BATCH, pad_to_max=pad_to_max)
-    order = tasks.evaluation_order(BATCH)
+    order = tasks.order.evaluation_order(BATCH)
     assert order.shape == (15, BATCH) and (order[-1] == -1).sum() == 15 * BATCH - COUNT == 4
     longest = in_shape(kind, arrays["input_mask"]).sum(-1).reshape(COUNT, -1).max(1)
     for numbers, (inputs, labels, weights) in zip(order, dataset, strict=True):
@@ -248,15 +248,15 @@ def test_shapes_of_batches_are_few(all_kinds, kind):
 def test_each_epoch_has_every_record_once(
     classification, monkeypatch, batch_size, group_by_length, pool_batches
 ):
-    monkeypatch.setattr(finetuning, "_POOL_BATCHES", pool_batches)
-    classification._pool.cache_clear()
+    monkeypatch.setattr(record_order, "_POOL_BATCHES", pool_batches)
+    classification.order._pool.cache_clear()
     batches = [
-        classification.training_batch(
+        classification.order.training_batch(
             step, batch_size=batch_size, seed=3, group_by_length=group_by_length
         )
         for step in range(COUNT)
     ]
-    classification._pool.cache_clear()
+    classification.order._pool.cache_clear()
     assert {batch.shape for batch in batches} == {(batch_size,)}
     assert {batch.dtype for batch in batches} == {np.dtype(np.int64)}
     epochs = np.concatenate(batches).reshape(batch_size, COUNT)
@@ -288,7 +288,9 @@ def test_grouping_saves_padding(tmp_path):
     means, spreads = {}, {}
     for grouped in (False, True):
         batches = [
-            tasks.lengths[tasks.training_batch(i, batch_size=13, seed=0, group_by_length=grouped)]
+            tasks.lengths[
+                tasks.order.training_batch(i, batch_size=13, seed=0, group_by_length=grouped)
+            ]
             for i in range(1009 // 13)
         ]
         means[grouped] = np.mean([padded_length(b.max(), LENGTH) for b in batches])
@@ -301,17 +303,17 @@ def test_grouping_saves_padding(tmp_path):
 
 def test_evaluation_order(classification):
     lengths = classification.lengths
-    order = classification.evaluation_order(BATCH).ravel()[:COUNT]
+    order = classification.order.evaluation_order(BATCH).ravel()[:COUNT]
     assert (np.diff(lengths[order]) >= 0).all()
     # Of equal lengths in the order of the file.
     np.testing.assert_array_equal(order, sorted(range(COUNT), key=lambda n: (lengths[n], n)))
-    order = classification.evaluation_order(BATCH, group_by_length=False).ravel()
+    order = classification.order.evaluation_order(BATCH, group_by_length=False).ravel()
     np.testing.assert_array_equal(order, [*range(COUNT), -1, -1, -1, -1])
-    assert classification.evaluation_order(COUNT).shape == (1, COUNT)
+    assert classification.order.evaluation_order(COUNT).shape == (1, COUNT)
 
 
 def test_datasets_share_their_order(classification):
-    first, second = (classification.evaluation_order(BATCH) for _ in range(2))
+    first, second = (classification.order.evaluation_order(BATCH) for _ in range(2))
     assert first is second and not first.flags.writeable
 
 
@@ -322,14 +324,16 @@ def test_an_endless_dataset_says_so(classification):
 
 
 def test_threads_draw_the_same(classification):
-    expected = [classification.training_batch(i, batch_size=BATCH, seed=17) for i in range(53)]
-    classification._order.cache_clear()
-    classification._pool.cache_clear()
+    expected = [
+        classification.order.training_batch(i, batch_size=BATCH, seed=17) for i in range(53)
+    ]
+    classification.order._order.cache_clear()
+    classification.order._pool.cache_clear()
     found = {}
 
     def draw(first):
         for i in range(first, 53, 5):
-            found[i] = classification.training_batch(i, batch_size=BATCH, seed=17)
+            found[i] = classification.order.training_batch(i, batch_size=BATCH, seed=17)
 
     threads = [threading.Thread(target=draw, args=(i,)) for i in range(5)]
     for thread in threads:

@@ -297,7 +297,7 @@ def test_plain_keras_trains_evaluates_and_predicts(all_kinds, kind):
     dataset = tasks.evaluation_dataset(batch_size=BATCH, pad_to_max=True)
     figures = model.evaluate(dataset, verbose=0, return_dict=True)
     predicted = model.predict(dataset, verbose=0)
-    order = tasks.evaluation_order(BATCH).ravel()
+    order = tasks.order.evaluation_order(BATCH).ravel()
     objective = FineTuningObjective(kind)
     sums = np.zeros(2)
     for inputs, labels, weights in dataset:
