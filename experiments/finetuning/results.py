@@ -12,10 +12,10 @@ from absl import logging
 
 from bert_tf.files import write_json, write_text
 from bert_tf.training.log import METRICS_NAME
+from experiments.command_line.result_files import SEEDS_NAME
 from experiments.plots.curves import plot_curves
 
 RESULTS_NAME = "eval_results"
-SEEDS_NAME = "seeds.json"
 
 
 @dataclasses.dataclass

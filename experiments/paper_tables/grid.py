@@ -1,4 +1,4 @@
-"""Runs a grid of commands as processes: what is finished is skipped, what was stopped goes on.
+"""Run a grid of commands as processes: skip what is finished, go on with what was stopped.
 
 Each run has a folder of its own under the grid's; beside it lie NAME.log, what it printed, and
 NAME.run.json, what it was and how it ended. A run waits for those it needs. Several go on at once,
@@ -8,7 +8,6 @@ as many as there are GPUs, or as the cores and the memory of the machine allow.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import shlex
@@ -20,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bert_tf.files import read_json, write_json
 from data_prep.processes.folder_lock import lock_folder
 from experiments.command_line import preemption
 
@@ -95,7 +95,7 @@ class Outcome:
         return self.status == 0
 
 
-def shown(command: Sequence[str]) -> str:
+def shell_line(command: Sequence[str]) -> str:
     """Return a command as one types it."""
     return " ".join(["python", *map(shlex.quote, command)])
 
@@ -110,7 +110,7 @@ def read_outcome(root: str | os.PathLike[str], name: str) -> Outcome | None:
     if not path.exists():
         return None
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         return Outcome(**{**stored, "command": tuple(stored["command"])})
     except (ValueError, TypeError, KeyError) as error:
         raise GridError(f"{path}: not what a run leaves: {error}") from error
@@ -184,7 +184,7 @@ def run_grid(
     root: str | os.PathLike[str],
     *,
     jobs: int | None = None,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict[str, Outcome]:
     """Run all that is not finished.
 
@@ -193,7 +193,7 @@ def run_grid(
         root: folder of the runs' folders.
         jobs: how many run at once; None for one on each GPU, or one on each core without GPUs.
             Those that run at once share the cores.
-        tell: takes a line for each run that begins or ends.
+        log: takes a line for each run that begins or ends.
 
     Returns:
         name -> outcome, of those that ended, now or before. A run whose needs failed has none.
@@ -210,14 +210,27 @@ def run_grid(
     if lock is None:  # grids of one folder share runs
         raise GridError(f"{root}: another grid runs in this folder; let it end, or take another")
     with lock, preemption.exiting():
-        return _Scheduler(runs, pathlib.Path(root), jobs, tell).run()
+        return _Scheduler(runs, pathlib.Path(root), jobs, log).run()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Process:
+    """The process of a run: when and on which device it began, and at which commit."""
+
+    run: Run
+    process: subprocess.Popen
+    since: float
+    device: str | None
+    commit: str
 
 
 class _Scheduler:
+    """Starts each run when those that it needs are finished, and writes how it ended."""
+
     def __init__(
-        self, runs: Sequence[Run], root: pathlib.Path, jobs: int | None, tell: Callable[[str], None]
+        self, runs: Sequence[Run], root: pathlib.Path, jobs: int | None, log: Callable[[str], None]
     ):
-        self.root, self.tell = root, tell
+        self.root, self.log = root, log
         self.devices = gpus()
         self.cores = len(os.sched_getaffinity(0))
         self.jobs = jobs or len(self.devices) or self.cores
@@ -225,7 +238,7 @@ class _Scheduler:
             raise GridError(f"jobs: expected at least 1, got {jobs}")
         self.outcomes: dict[str, Outcome] = {}
         self.waiting: list[Run] = []
-        self.going: dict[int, _Going] = {}
+        self.processes: dict[int, _Process] = {}
         self.count = len(runs)
         for run in runs:
             before = read_outcome(root, run.name)
@@ -233,7 +246,7 @@ class _Scheduler:
                 if before.command != tuple(run.command(root)):
                     raise GridError(
                         f"{root / run.name} holds a finished run of another command: "
-                        f"{shown(before.command)}; use another folder, or remove it"
+                        f"{shell_line(before.command)}; use another folder, or remove it"
                     )
                 self.outcomes[run.name] = before
             else:
@@ -241,11 +254,11 @@ class _Scheduler:
 
     def run(self) -> dict[str, Outcome]:
         if self.outcomes:
-            self.tell(f"{len(self.outcomes)} of {self.count} runs are finished already")
+            self.log(f"{len(self.outcomes)} of {self.count} runs are finished already")
         try:
-            while self.waiting or self.going:
-                self._begin_what_can_begin()
-                if not self.going:
+            while self.waiting or self.processes:
+                self._begin_ready_runs()
+                if not self.processes:
                     break  # what waits needs a run that failed
                 self._end_one()
         finally:
@@ -261,21 +274,21 @@ class _Scheduler:
         ready = [run for run in self.waiting if all(map(is_done, run.needs))]
         return sorted(ready, key=lambda run: run.name not in needed)
 
-    def _begin_what_can_begin(self) -> None:
+    def _begin_ready_runs(self) -> None:
         ready = self._ready()
-        share = max(1, self.cores // max(1, min(self.jobs, len(ready) + len(self.going))))
+        share = max(1, self.cores // max(1, min(self.jobs, len(ready) + len(self.processes))))
         for run in ready:
-            if len(self.going) >= self.jobs:
+            if len(self.processes) >= self.jobs:
                 return
             free = free_bytes()
-            if self.going and free is not None and free < run.memory_bytes:
+            if self.processes and free is not None and free < run.memory_bytes:
                 return
             self.waiting.remove(run)
             self._begin(run, share)
 
     def _begin(self, run: Run, threads: int) -> None:
-        log = _beside(self.root, run.name, ".log")
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log_file = _beside(self.root, run.name, ".log")
+        log_file.parent.mkdir(parents=True, exist_ok=True)
         # Settings of the user's own come first, but for the device: one run, one device.
         environment = {
             "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -286,13 +299,12 @@ class _Scheduler:
         }
         device = None
         if self.devices:
-            taken = [going.device for going in self.going.values()]
+            taken = [other.device for other in self.processes.values()]
             device = min(self.devices, key=taken.count)
             environment["CUDA_VISIBLE_DEVICES"] = device
-        command = run.command(self.root)
-        made_at = commit()
-        with open(log, "ab") as stream:
-            stream.write(f"$ {shown(command)}\n".encode())
+        command, current_commit = run.command(self.root), commit()
+        with open(log_file, "ab") as stream:
+            stream.write(f"$ {shell_line(command)}\n".encode())
             stream.flush()
             process = subprocess.Popen(  # noqa: S603
                 [sys.executable, *command],
@@ -302,58 +314,49 @@ class _Scheduler:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
             )
-        self.going[process.pid] = _Going(run, process, time.monotonic(), device, made_at)
-        self.tell(f"{self._counted()} begins  {run.name}")
+        self.processes[process.pid] = _Process(
+            run, process, time.monotonic(), device, current_commit
+        )
+        self.log(f"{self._progress()} begins  {run.name}")
 
-    def _counted(self) -> str:
+    def _progress(self) -> str:
         return f"[{len(self.outcomes):>3}/{self.count}]"
 
     def _end_one(self) -> None:
         pid, status, usage = os.wait4(-1, 0)
-        going = self.going.pop(pid, None)
-        if going is None:
+        ended = self.processes.pop(pid, None)
+        if ended is None:
             return
-        code = going.process.returncode = os.waitstatus_to_exitcode(status)
-        run, log = going.run, _beside(self.root, going.run.name, ".log")
+        code = ended.process.returncode = os.waitstatus_to_exitcode(status)
+        run, log_file = ended.run, _beside(self.root, ended.run.name, ".log")
         if code == 0 and not (self.root / run.name / run.result).exists():
             code = 1
         before = read_outcome(self.root, run.name)
         outcome = Outcome(
             command=tuple(run.command(self.root)),
             status=code,
-            wall_seconds=time.monotonic() - going.since + (before.wall_seconds if before else 0),
+            wall_seconds=time.monotonic() - ended.since + (before.wall_seconds if before else 0),
             cpu_seconds=usage.ru_utime + usage.ru_stime + (before.cpu_seconds if before else 0),
             peak_bytes=usage.ru_maxrss * 1024,
-            commit=going.commit,
-            last_line="" if code == 0 else _last_line(log),
+            commit=ended.commit,
+            last_line="" if code == 0 else _last_line(log_file),
         )
         path = _beside(self.root, run.name, ".run.json")
-        temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_text(json.dumps(dataclasses.asdict(outcome), indent=2) + "\n", "utf-8")
-        os.replace(temporary, path)
+        write_json(path, dataclasses.asdict(outcome), sort_keys=False)
         self.outcomes[run.name] = outcome
         how = "ended " if code == 0 else f"FAILED ({outcome.last_line or code})"
-        self.tell(f"{self._counted()} {how}  {run.name}  {outcome.wall_seconds:.0f} s")
+        self.log(f"{self._progress()} {how}  {run.name}  {outcome.wall_seconds:.0f} s")
 
     def _stop_all(self) -> None:
-        for going in self.going.values():
-            going.process.send_signal(signal.SIGTERM)
-        for going in self.going.values():
+        for running in self.processes.values():
+            running.process.send_signal(signal.SIGTERM)
+        for running in self.processes.values():
             try:
-                going.process.wait(timeout=30)
+                running.process.wait(timeout=30)
             except subprocess.TimeoutExpired:
-                going.process.kill()
-                going.process.wait()
-        self.going.clear()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Going:
-    run: Run
-    process: subprocess.Popen
-    since: float
-    device: str | None
-    commit: str
+                running.process.kill()
+                running.process.wait()
+        self.processes.clear()
 
 
 def _last_line(log: pathlib.Path) -> str:

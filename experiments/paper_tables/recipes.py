@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_tf.config import BertConfig
+from bert_tf.options import option
 from experiments.paper_tables.grid import GridError, flags_of
 
 
@@ -230,36 +231,38 @@ SMALL = Scale(
 SCALES = {scale.name: scale for scale in (FULL, SMALL)}
 
 
+def _official(words: str) -> str | None:
+    return option(None, f"Official file: {words}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where data and models are; what a table does not need may be None.
+    """Where data and models are; what a table does not need may be None."""
 
-    Attributes:
-        glue_dir: with a folder for each task, by its official name.
-        squad1_train_file: and so on: official files.
-        corpus_files: text for pre-training, one sentence a line and an empty line between
-            documents (data_prep/extract_corpus.py makes it), or globs, comma separated.
-        heldout_files: other documents of it, to evaluate on.
-        vocab_file: the vocabulary, at full scale.
-        model_dir: a pre-trained model to fine-tune, of tables 1 to 4 and 7.
-        large_model_dir: a second one, for the rows of BERT-LARGE.
-    """
-
-    glue_dir: str | None = None
-    squad1_train_file: str | None = None
-    squad1_dev_file: str | None = None
-    squad2_train_file: str | None = None
-    squad2_dev_file: str | None = None
-    swag_train_file: str | None = None
-    swag_dev_file: str | None = None
-    ner_train_file: str | None = None
-    ner_dev_file: str | None = None
-    ner_test_file: str | None = None
-    corpus_files: str | None = None
-    heldout_files: str | None = None
-    vocab_file: str | None = None
-    model_dir: str | None = None
-    large_model_dir: str | None = None
+    glue_dir: str | None = option(
+        None, "Folder with a folder for each task of GLUE, by its official name."
+    )
+    squad1_train_file: str | None = _official("squad1, train")
+    squad1_dev_file: str | None = _official("squad1, dev")
+    squad2_train_file: str | None = _official("squad2, train")
+    squad2_dev_file: str | None = _official("squad2, dev")
+    swag_train_file: str | None = _official("swag, train")
+    swag_dev_file: str | None = _official("swag, dev")
+    ner_train_file: str | None = _official("ner, train")
+    ner_dev_file: str | None = _official("ner, dev")
+    ner_test_file: str | None = _official("ner, test")
+    # data_prep/extract_corpus.py makes such text.
+    corpus_files: str | None = option(
+        None,
+        "Text to pre-train on, one sentence a line and an empty line between documents; files and "
+        "globs, comma separated.",
+    )
+    heldout_files: str | None = option(None, "Other documents, to evaluate pre-training on.")
+    vocab_file: str | None = option(
+        None, "Vocabulary of pre-training at full scale; small ones learn theirs."
+    )
+    model_dir: str | None = option(None, "Pre-trained model to fine-tune.")
+    large_model_dir: str | None = option(None, "A second one, for the rows of BERT-LARGE.")
 
     def get(self, name: str) -> str:
         """Return a place.

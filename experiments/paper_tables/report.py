@@ -7,14 +7,14 @@ exact commands. It is made from the files that the runs left, and can be made at
 from __future__ import annotations
 
 import collections
-import json
 import os
 import pathlib
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments.finetuning.results import SEEDS_NAME
-from experiments.paper_tables.grid import Outcome, commit, free_bytes, gpus, shown, totals
+from bert_tf.files import read_json, write_text
+from experiments.command_line.result_files import SEEDS_NAME
+from experiments.paper_tables.grid import Outcome, commit, free_bytes, gpus, shell_line, totals
 from experiments.paper_tables.pages import Block, to_markdown, to_page
 from experiments.paper_tables.pictures import draw_bars, draw_curves, draw_finetuning_curves
 from experiments.paper_tables.recipes import Scale
@@ -97,16 +97,16 @@ def write_report(
         if block.picture is not None:
             (folder / block.picture[0]).write_bytes(block.picture[1])
     paths = folder / "REPORT.md", folder / "REPORT.html"
-    paths[0].write_text(to_markdown(title, blocks), encoding="utf-8")
-    paths[1].write_text(to_page(title, blocks), encoding="utf-8")
+    write_text(paths[0], to_markdown(title, blocks))
+    write_text(paths[1], to_page(title, blocks))
     return paths
 
 
 def _figures(table: Table, results: Sequence[Sequence[Result | None]]) -> Block:
     rows = []
-    for row, found in zip(table.rows, results, strict=True):
+    for row, row_results in zip(table.rows, results, strict=True):
         cells = [(row.label, "")]
-        for cell, result in zip(row.cells, found, strict=True):
+        for cell, result in zip(row.cells, row_results, strict=True):
             if cell is None or result is None:
                 cells.append(("", ""))
                 continue
@@ -121,8 +121,8 @@ def _figures(table: Table, results: Sequence[Sequence[Result | None]]) -> Block:
 
 def _searches(table: Table, results: Sequence[Sequence[Result | None]]) -> Iterable[Block]:
     rows = []
-    for row, found in zip(table.rows, results, strict=True):
-        for title, result in zip(table.columns, found, strict=True):
+    for row, row_results in zip(table.rows, results, strict=True):
+        for title, result in zip(table.columns, row_results, strict=True):
             if result is None or len(result.others) < 2:
                 continue
             for label, mean in result.others.items():
@@ -145,8 +145,8 @@ def _failures(table: Table, root: pathlib.Path, outcomes: Mapping[str, Outcome])
         else:
             for name in (SEEDS_NAME, TAGGER_RESULT):
                 path = root / run.name / name
-                found = json.loads(path.read_text("utf-8"))["failed"] if path.exists() else {}
-                rows += (((run.name, ""), ("0", ""), (reason, "")) for reason in found.values())
+                failed = read_json(path)["failed"] if path.exists() else {}
+                rows += (((run.name, ""), ("0", ""), (reason, "")) for reason in failed.values())
     text = () if rows else ("None: every run ended well, with a model better than a constant.",)
     header = ("run", "exit status", "what happened") if rows else ()
     return Block("Failed runs", text, header, tuple(rows), words=True)
@@ -159,10 +159,10 @@ def _cost(table: Table, outcomes: Mapping[str, Outcome]) -> Block:
             kind = pathlib.PurePath(run.script).stem
             groups.setdefault(kind, []).append(outcomes[run.name])
     rows = []
-    for kind, found in [*groups.items(), ("all", [o for g in groups.values() for o in g])]:
-        wall, cpu = totals(found)
-        peak = max((o.peak_bytes for o in found), default=0)
-        numbers = (f"{len(found)}", f"{wall / 60:.1f}", f"{cpu / 60:.1f}", f"{peak / 2**30:.2f}")
+    for kind, group in [*groups.items(), ("all", [o for part in groups.values() for o in part])]:
+        wall, cpu = totals(group)
+        peak = max((o.peak_bytes for o in group), default=0)
+        numbers = (f"{len(group)}", f"{wall / 60:.1f}", f"{cpu / 60:.1f}", f"{peak / 2**30:.2f}")
         rows.append(((kind, ""), *((number, "") for number in numbers)))
     header = ("script", "runs", "wall minutes", "CPU minutes", "largest memory, GiB")
     text = ("Wall minutes are summed over runs, of which several may have gone on at once.",)
@@ -180,7 +180,7 @@ def _commands(
         outcomes[run.name].commit for run in table.runs if run.name in outcomes
     )
     made_at = ", ".join(f"{name} ({count})" for name, count in commits.items()) or "none"
-    text = (
-        f"Runs at commit: {made_at}. Report: {commit()}. {machine}. Made by: `{shown(command)}`",
-    )
-    return Block("Commands", text, commands=tuple(shown(run.command(root)) for run in table.runs))
+    made_by = f"Made by: `{shell_line(command)}`"
+    text = f"Runs at commit: {made_at}. Report: {commit()}. {machine}. {made_by}"
+    commands = tuple(shell_line(run.command(root)) for run in table.runs)
+    return Block("Commands", (text,), commands=commands)

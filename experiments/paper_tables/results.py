@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from bert_tf.files import read_json
 from experiments.paper_tables.runs import Cell
-
-# === Figures ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +53,17 @@ def read_figures(path: pathlib.Path, figure: str) -> list[float]:
     """
     if not path.exists():
         return []
-    found: list[Any] = [json.loads(path.read_text(encoding="utf-8"))]
+    values: list[Any] = [read_json(path)]
     for name in figure.removeprefix("exp:").split("/"):
         try:
-            found = [
+            values = [
                 value
-                for part in found
+                for part in values
                 for value in (part.values() if name == "*" else [part[name]])
             ]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: has no figure {figure!r}") from error
-    return [math.exp(value) if figure.startswith("exp:") else float(value) for value in found]
+    return [math.exp(value) if figure.startswith("exp:") else float(value) for value in values]
 
 
 def result_of(cell: Cell, root: pathlib.Path) -> Result:
@@ -74,9 +72,9 @@ def result_of(cell: Cell, root: pathlib.Path) -> Result:
     for label, names in cell.choices:
         values, missing = [], 0
         for name in names:
-            found = read_figures(root / name / cell.result, cell.figure)
-            values += [cell.factor * value for value in found]
-            missing += not found
+            figures = read_figures(root / name / cell.result, cell.figure)
+            values += [cell.factor * value for value in figures]
+            missing += not figures
         by_choice[label] = (values, missing)
     means = {label: statistics.fmean(values) for label, (values, _) in by_choice.items() if values}
     if not means:

@@ -54,7 +54,8 @@ class RunsOfTable:
     """Collects the runs of one table; what two cells share is one run."""
 
     def __init__(self, number: int, scale: Scale, places: Places, root: pathlib.Path):
-        self.folder, self.scale, self.places, self.root = f"table{number}", scale, places, root
+        self.number, self.folder = number, f"table{number}"
+        self.scale, self.places, self.root = scale, places, root
         self.runs: dict[str, Run] = {}
 
     def add(self, run: Run) -> str:

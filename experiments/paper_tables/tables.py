@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bert_tf.config import BertConfig
@@ -59,17 +59,40 @@ _DEV_NOTE = "Ours are figures on dev; the paper's of this table are of the hidde
 _SHARED_NOTE = "Rates and batch sizes are chosen on dev by the mean over seeds, as the paper did."
 
 
-def _notes(scale: Scale, *notes: str) -> tuple[str, ...]:
-    return (*((_SMALL_NOTE,) if scale.name == "small" else (_SHARED_NOTE,)), *notes)
+def _table(
+    grid: RunsOfTable,
+    title: str,
+    columns: Iterable[str],
+    rows: Iterable[Row],
+    notes: Iterable[str] = (),
+    curves: Mapping[str, str] | None = None,
+    shown_model: str | None = None,
+) -> Table:
+    """Make a table of the rows, and of all runs that were added to the grid meanwhile."""
+    rows = tuple(rows)
+    return Table(
+        grid.number,
+        title,
+        (_SMALL_NOTE if grid.scale.name == "small" else _SHARED_NOTE, *notes),
+        tuple(columns),
+        rows,
+        tuple(grid.runs.values()),
+        tuple((curves or {}).items()),
+        shown_model,
+    )
+
+
+def _titles(names: Iterable[str]) -> list[str]:
+    return [TARGETS[name].title for name in names]
 
 
 def _models(places: Places) -> list[tuple[str, str, Mapping[str, Any]]]:
     """Return (label, folder, configuration) of the pre-trained models that were given."""
-    found = [("base", places.get("model_dir"))]
+    folders = [("base", places.get("model_dir"))]
     if places.large_model_dir is not None:
-        found.append(("large", places.large_model_dir))
+        folders.append(("large", places.large_model_dir))
     models = []
-    for label, folder in found:
+    for label, folder in folders:
         path = pathlib.Path(folder) / "bert_config.json"
         path = path if path.exists() else path.with_name("config.json")
         if not path.exists():
@@ -89,84 +112,65 @@ def _words(label: str, config: Mapping[str, Any]) -> str:
     return words if size == [layers, hidden] else f"L{layers}-H{hidden} (for {words})"
 
 
-def _of_pretrained_models(
-    grid: RunsOfTable, papers: Mapping[str, Mapping[str, float | None]], targets: Sequence[str]
-) -> tuple[Row, ...]:
+def _of_given_models(
+    grid: RunsOfTable,
+    title: str,
+    names: Sequence[str],
+    papers: Mapping[str, Sequence[float | None]],
+    notes: Sequence[str] = (),
+) -> Table:
+    """Make a table of fine-tuning the given models (1 to 4).
+
+    Args:
+        grid: where the runs are added.
+        title: of the table.
+        names: of the targets, one a column; of two columns of one target the first is of exact
+            matches.
+        papers: label of a model -> the paper's figures.
+        notes: see `Table`.
+    """
+    exact_match = len(set(names)) < len(names)
     rows = []
     for label, folder, config in _models(grid.places):
-        cells = (
+        cells = [
             grid.finetuned(
-                f"{grid.folder}/{label}",
-                target,
-                model_dir=folder,
-                config=config,
-                paper=papers[label].get(target),
+                f"{grid.folder}/{label}", name, model_dir=folder, config=config, paper=paper
             )
-            for target in targets
-        )
-        rows.append(Row(_words(label, config), tuple(cells)))
-    return tuple(rows)
+            for name, paper in zip(names, papers[label], strict=True)
+        ]
+        words = _words(label, config)
+        if exact_match:
+            cells[0] = dataclasses.replace(cells[0], figure="exact_match")
+            words += ", single"
+        rows.append(Row(words, tuple(cells)))
+    columns = _titles(names)
+    if exact_match:
+        columns[0] = columns[0].replace("F1", "EM")
+    return _table(grid, title, columns, rows, notes)
 
 
 def _table_1(grid: RunsOfTable) -> Table:
     names = ("mnli", "qqp", "qnli", "sst2", "cola", "stsb", "mrpc_f1", "rte")
-    papers: dict[str, dict[str, float]] = {
-        "base": dict(zip(names, (84.6, 71.2, 90.5, 93.5, 52.1, 85.8, 88.9, 66.4), strict=True)),
-        "large": dict(zip(names, (86.7, 72.1, 92.7, 94.9, 60.5, 86.5, 89.3, 70.1), strict=True)),
+    papers = {
+        "base": (84.6, 71.2, 90.5, 93.5, 52.1, 85.8, 88.9, 66.4),
+        "large": (86.7, 72.1, 92.7, 94.9, 60.5, 86.5, 89.3, 70.1),
     }
-    rows = _of_pretrained_models(grid, papers, names)
-    return Table(
-        1,
-        "GLUE",
-        _notes(grid.scale, _DEV_NOTE),
-        tuple(TARGETS[name].title for name in names),
-        rows,
-        tuple(grid.runs.values()),
-    )
-
-
-def _question_answering(
-    grid: RunsOfTable, number: int, title: str, name: str, papers: Any
-) -> Table:
-    target = TARGETS[name]
-    rows = []
-    for label, folder, config in _models(grid.places):
-        exact, f1 = papers[label]
-        cell = grid.finetuned(
-            f"{grid.folder}/{label}", name, model_dir=folder, config=config, paper=f1
-        )
-        key = "exact_match"
-        rows.append(
-            Row(
-                f"{_words(label, config)}, single",
-                (dataclasses.replace(cell, figure=key, paper=exact), cell),
-            )
-        )
-    return Table(
-        number,
-        title,
-        _notes(grid.scale),
-        (target.title.replace("F1", "EM"), target.title),
-        tuple(rows),
-        tuple(grid.runs.values()),
-    )
+    return _of_given_models(grid, "GLUE", names, papers, (_DEV_NOTE,))
 
 
 def _table_2(grid: RunsOfTable) -> Table:
     papers = {"base": (80.8, 88.5), "large": (84.1, 90.9)}
-    return _question_answering(grid, 2, "SQuAD 1.1, dev", "squad1", papers)
+    return _of_given_models(grid, "SQuAD 1.1, dev", ("squad1", "squad1"), papers)
 
 
 def _table_3(grid: RunsOfTable) -> Table:
     papers = {"base": (None, None), "large": (78.7, 81.9)}
-    return _question_answering(grid, 3, "SQuAD 2.0, dev", "squad2", papers)
+    return _of_given_models(grid, "SQuAD 2.0, dev", ("squad2", "squad2"), papers)
 
 
 def _table_4(grid: RunsOfTable) -> Table:
-    papers = {"base": {"swag": 81.6}, "large": {"swag": 86.6}}
-    rows = _of_pretrained_models(grid, papers, ("swag",))
-    runs = tuple(grid.runs.values())
-    return Table(4, "SWAG, dev accuracy", _notes(grid.scale), ("SWAG",), rows, runs)
+    papers = {"base": (81.6,), "large": (86.6,)}
+    return _of_given_models(grid, "SWAG, dev accuracy", ("swag",), papers)
 
 
 _NO_NSP = {"next_sentence_prediction": False}
@@ -201,21 +205,13 @@ def _table_5(grid: RunsOfTable) -> Table:
             for name, paper in zip(names, papers, strict=True)
         )
         rows.append(Row(words, tuple(cells)))
-    return Table(
-        5,
-        "Pre-training tasks, dev",
-        _notes(
-            grid.scale,
-            "A left-to-right model predicts every next piece, and a sentence is represented by its "
-            "last token, since the first sees nothing but itself; the paper does not say which it "
-            "took.",
-        ),
-        tuple(TARGETS[name].title for name in names),
-        tuple(rows),
-        tuple(grid.runs.values()),
-        tuple(curves.items()),
-        shown_model=curves["BERT-BASE"],
+    note = (
+        "A left-to-right model predicts every next piece, and a sentence is represented by its "
+        "last token, since the first sees nothing but itself; the paper does not say which it "
+        "took."
     )
+    title, shown = "Pre-training tasks, dev", curves["BERT-BASE"]
+    return _table(grid, title, _titles(names), rows, (note,), curves, shown)
 
 
 _SIZES_OF_THE_PAPER = (
@@ -263,16 +259,9 @@ def _table_6(grid: RunsOfTable) -> Table:
         )
         words = label if size == paper_size else f"{label} (for L{'-'.join(map(str, paper_size))})"
         rows.append(Row(words, (perplexity, *cells)))
-    return Table(
-        6,
-        "Model size, dev",
-        _notes(grid.scale, "Perplexity is that of masked pieces in held-out text."),
-        ("LM perplexity", *(TARGETS[name].title for name in names)),
-        tuple(rows),
-        tuple(grid.runs.values()),
-        tuple(curves.items()),
-        shown_model=last,
-    )
+    note = "Perplexity is that of masked pieces in held-out text."
+    columns = ("LM perplexity", *_titles(names))
+    return _table(grid, "Model size, dev", columns, rows, (note,), curves, last)
 
 
 # Table 7: feature choice and the paper's dev F1.
@@ -320,14 +309,8 @@ def _table_7(grid: RunsOfTable) -> Table:
             for part in parts
         ]
         rows.append(Row(f"{words}, features", tuple(cells)))
-    return Table(
-        7,
-        "Named entities, F1",
-        _notes(grid.scale, "The paper's are of CoNLL-2003."),
-        ("dev F1", "test F1")[: len(parts)],
-        tuple(rows),
-        tuple(grid.runs.values()),
-    )
+    columns = ("dev F1", "test F1")[: len(parts)]
+    return _table(grid, "Named entities, F1", columns, rows, ("The paper's are of CoNLL-2003.",))
 
 
 # Table 8: fractions masked, kept and random, and the paper's figures.
@@ -352,40 +335,29 @@ def _table_8(grid: RunsOfTable) -> Table:
         )
         curves[f"{masked}/{kept}/{random}"] = pretrained
         folder = folder_of(pretrained)
-        given: dict[str, Any] = {"model_dir": grid.path(pretrained), "needs": (pretrained,)}
+        model: dict[str, Any] = {"model_dir": grid.path(pretrained), "needs": (pretrained,)}
         config = grid.scale.pretraining.config
         rows.append(
             Row(
                 f"{masked}% [MASK], {kept}% same, {random}% random",
                 (
-                    grid.finetuned(folder, "mnli", paper=papers[0], config=config, **given),
-                    grid.finetuned(folder, "ner", paper=papers[1], config=config, **given),
-                    grid.tagged(folder, choice, "eval", paper=papers[2], **given),
+                    grid.finetuned(folder, "mnli", paper=papers[0], config=config, **model),
+                    grid.finetuned(folder, "ner", paper=papers[1], config=config, **model),
+                    grid.tagged(folder, choice, "eval", paper=papers[2], **model),
                 ),
             )
         )
-    return Table(
-        8,
-        "Masking, dev",
-        _notes(grid.scale, f"Features of the last column: {choice.replace('_', ' ')}."),
-        ("MNLI fine-tuned", "NER fine-tuned", "NER features"),
-        tuple(rows),
-        tuple(grid.runs.values()),
-        tuple(curves.items()),
-        shown_model=next(iter(curves.values())),
+    note = f"Features of the last column: {choice.replace('_', ' ')}."
+    columns = ("MNLI fine-tuned", "NER fine-tuned", "NER features")
+    shown = next(iter(curves.values()))
+    return _table(grid, "Masking, dev", columns, rows, (note,), curves, shown)
+
+
+_MAKERS: dict[int, Callable[[RunsOfTable], Table]] = dict(
+    enumerate(
+        (_table_1, _table_2, _table_3, _table_4, _table_5, _table_6, _table_7, _table_8), start=1
     )
-
-
-_MAKERS: dict[int, Callable[[RunsOfTable], Table]] = {
-    1: _table_1,
-    2: _table_2,
-    3: _table_3,
-    4: _table_4,
-    5: _table_5,
-    6: _table_6,
-    7: _table_7,
-    8: _table_8,
-}
+)
 NUMBERS = tuple(_MAKERS)
 
 

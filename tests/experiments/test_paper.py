@@ -14,11 +14,11 @@ import pytest
 from absl import flags
 
 from bert_tf.config import BertConfig
+from bert_tf.options import define, read
 from bert_tf.tasks.table import TASKS
 from data_prep.processes import folder_lock
-from experiments import paper
 from experiments.command_line import preemption
-from experiments.paper_tables import cost, pictures, recipes, report, tables
+from experiments.paper_tables import cost, make, pictures, recipes, report, tables
 from experiments.paper_tables.grid import (
     REPOSITORY,
     GridError,
@@ -28,8 +28,9 @@ from experiments.paper_tables.grid import (
     flags_of,
     gpus,
     run_grid,
-    shown,
+    shell_line,
 )
+from experiments.paper_tables.options import PaperOptions
 from experiments.paper_tables.results import read_figures, result_of
 from experiments.paper_tables.runs import Cell
 
@@ -72,15 +73,15 @@ def test_runs_wait_for_what_they_need_and_are_not_run_again(script, tmp_path, jo
         made(script, "t/c", 3, ["t/a", "t/b"]),
         made(script, "t/a", 1),
     ]
-    outcomes = run_grid(runs, root, jobs=jobs, tell=told.append)
+    outcomes = run_grid(runs, root, jobs=jobs, log=told.append)
     assert [line.split()[-1] for line in told if "begins" in line] == ["t/a", "t/b", "t/c"]
     assert all(outcome.finished and outcome.cpu_seconds > 0 for outcome in outcomes.values())
     assert json.loads((root / "t/c/eval_results.json").read_text()) == {"f1": 3.0}
     told.clear()
-    again = run_grid(runs, root, jobs=jobs, tell=told.append)
+    again = run_grid(runs, root, jobs=jobs, log=told.append)
     assert again == outcomes and told == ["3 of 3 runs are finished already"]
     (root / "t/b/eval_results.json").unlink()
-    run_grid(runs, root, tell=told.append)
+    run_grid(runs, root, log=told.append)
     assert [attempts(root, name) for name in ("t/a", "t/b", "t/c")] == [1, 2, 1]
 
 
@@ -92,7 +93,7 @@ def test_what_others_wait_for_begins_first(script, tmp_path):
         made(script, "second/used", needs=["second"]),
     ]
     told = []
-    run_grid(runs, tmp_path, jobs=1, tell=told.append)
+    run_grid(runs, tmp_path, jobs=1, log=told.append)
     begun = [line.split()[-1] for line in told if "begins" in line]
     assert begun == ["first", "second", "first/used", "second/used"]
 
@@ -102,7 +103,7 @@ def test_runs_have_a_device_each(script, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
     runs = [made(script, name) for name in "abc"]
     told = []
-    run_grid(runs, tmp_path, tell=told.append)
+    run_grid(runs, tmp_path, log=told.append)
     assert [line.split()[-2] for line in told[:2]] == ["begins", "begins"]  # and not a third
     devices = [(tmp_path / name / "device").read_text() for name in "abc"]
     assert sorted(devices[:2]) == ["3", "GPU-5"] and devices[2] in devices[:2]
@@ -110,7 +111,7 @@ def test_runs_have_a_device_each(script, tmp_path, monkeypatch):
     assert gpus() == []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     told.clear()
-    run_grid(runs, tmp_path / "cores", tell=told.append)
+    run_grid(runs, tmp_path / "cores", log=told.append)
     assert [line.split()[-2] for line in told[:3]] == ["begins"] * 3
     assert (tmp_path / "cores/a/device").read_text() == "-1"  # the user's own setting stays
 
@@ -118,11 +119,11 @@ def test_runs_have_a_device_each(script, tmp_path, monkeypatch):
 def test_a_failed_run_is_told_and_tried_again(script, tmp_path):
     root, told = tmp_path / "grid", []
     runs = [made(script, "a", fail=1), made(script, "b", needs=["a"]), made(script, "c")]
-    outcomes = run_grid(runs, root, tell=told.append)
+    outcomes = run_grid(runs, root, log=told.append)
     assert outcomes["a"].status == 3 and outcomes["a"].last_line == "it cannot be done"
     assert "b" not in outcomes and outcomes["c"].finished
     assert any("FAILED (it cannot be done)" in line for line in told)
-    outcomes = run_grid(runs, root, tell=told.append)
+    outcomes = run_grid(runs, root, log=told.append)
     assert all(outcome.finished for outcome in outcomes.values()) and len(outcomes) == 3
     assert attempts(root, "c") == 1
     log = (root / "a.log").read_text()
@@ -132,13 +133,13 @@ def test_a_failed_run_is_told_and_tried_again(script, tmp_path):
 def test_a_run_that_ends_well_without_its_result_has_failed(tmp_path):
     silent = tmp_path / "silent.py"
     silent.write_text("")
-    outcomes = run_grid([made(str(silent), "a")], tmp_path, tell=lambda _: None)
+    outcomes = run_grid([made(str(silent), "a")], tmp_path, log=lambda _: None)
     assert not outcomes["a"].finished
 
 
 def test_grids_that_cannot_be(script, tmp_path):
     def run(*runs):
-        run_grid(runs, tmp_path / "grid", tell=lambda _: None)
+        run_grid(runs, tmp_path / "grid", log=lambda _: None)
 
     with pytest.raises(GridError, match="two runs have the name 'a'"):
         run(made(script, "a"), made(script, "a", 2))
@@ -297,7 +298,7 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
         (tables.Row("BERT", cells),),
         tuple(runs),
     )
-    outcomes = run_grid(runs, root, tell=lambda _: None)
+    outcomes = run_grid(runs, root, log=lambda _: None)
     outcomes["table4/y-2"] = dataclasses.replace(outcomes["table4/y-2"], commit="abc")
     reason = "f1 0.0 is not above that of a constant answer"
     (root / "table4" / "x-2" / "seeds.json").write_text(json.dumps({"failed": {"2": reason}}))
@@ -327,7 +328,7 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
     assert "A &lt;title&gt;" in page and "Of A &amp; B." in page
     assert not re.search(r"(?:src|href)=\"(?!data:)", page)  # nothing from elsewhere
     for run in runs:
-        assert shown(run.command(root)) in text
+        assert shell_line(run.command(root)) in text
     assert f"Runs at commit: {commit()} (3), abc (1). Report: " in text
     of_pretraining = dataclasses.replace(table, curves=(("x", "table4/x-1"), ("z", "table4/x-2")))
     results = [[result_of(cell, root) for cell in cells]]
@@ -347,19 +348,21 @@ def test_figures_lie_where_they_are_said_to(tmp_path):
     assert read_figures(path, "exp:loss") == [pytest.approx(7.389056)]
 
 
-def test_a_dry_run_shows_commands_and_cost_and_runs_nothing(tmp_path, capsys):
+def options_of(*arguments):
     values = flags.FlagValues()
-    paper.define_flags(values)
-    given = places(tmp_path)
-    arguments = [f"--{name}={getattr(given, name)}" for name in paper._PLACES]
-    values(["x", "--table=5", f"--output_dir={tmp_path / 'out'}", "--dry_run", *arguments])
-    paper.run(values)
+    define(PaperOptions, values)
+    values(["x", *arguments])
+    return read(PaperOptions, values)
+
+
+def test_a_dry_run_shows_commands_and_cost_and_runs_nothing(tmp_path, capsys):
+    given = dataclasses.asdict(places(tmp_path))
+    arguments = [f"--{name}={value}" for name, value in given.items()]
+    make.run(options_of("--table=5", f"--output_dir={tmp_path / 'out'}", "--dry_run", *arguments))
     printed = capsys.readouterr().out
     assert "device-hours at 125 TFLOP/s" in printed
     assert printed.count("\npython experiments/run_pretraining.py") == 3
     assert not list(pathlib.Path(tmp_path / "out").rglob("*.log"))
-    values(["x", "--table=2", f"--output_dir={tmp_path}"])
-    values.model_dir = values.large_model_dir = None
     with pytest.raises(GridError, match="--model_dir: this table needs it"):
-        paper.run(values)
+        make.run(options_of("--table=2", f"--output_dir={tmp_path}"))
     assert sys.executable
