@@ -1,17 +1,19 @@
 """The grid of runs, and the tables of the paper that are made of it."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
 import time
 
 import pytest
-from absl import flags
+from absl import app, flags
 
 from bert_tf.config import BertConfig
 from bert_tf.options import define, read
@@ -261,11 +263,14 @@ def test_a_row_says_which_model_it_is_of():
     assert tables._words("base", size) == "L24-H1024 (for BERT-BASE)"
 
 
+@functools.cache
 def known_flags(script):
-    """Names of the flags of a script of this repository."""
+    """Names of the flags that a script of this repository defines when it is run."""
     values = flags.FlagValues()
-    module = __import__(script.removesuffix(".py").replace("/", "."), fromlist=["x"])
-    module.define_flags(values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags, "FLAGS", values)
+        patch.setattr(app, "run", lambda *_, **__: None)
+        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
     return set(values)
 
 
