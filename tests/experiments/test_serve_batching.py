@@ -19,13 +19,11 @@ from tensorflow_serving.apis import (  # noqa: E402
 )
 
 from bert_tf.serving.saved_model import export_saved_model  # noqa: E402
-from experiments.model_server.batching import (  # noqa: E402
-    Batcher,
-    BatchingOptions,
-)
+from experiments.model_server.batching import Batcher, BatchingOptions  # noqa: E402
 from experiments.model_server.metrics import ServingMetrics  # noqa: E402
 from experiments.model_server.status import ServingError  # noqa: E402
 from tests.serving import test_saved_model  # noqa: E402
+from tests.serving.test_saved_model import model, vocab_file  # noqa: E402, F401  (fixtures)
 from tests.support import serving_stand_ins as stand_ins  # noqa: E402
 
 pytestmark = pytest.mark.serving
