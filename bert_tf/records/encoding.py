@@ -3,7 +3,7 @@
 import functools
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -144,6 +144,42 @@ class _RowBuilder:
         return data[used].tobytes()
 
 
+class _EncodedFeature(NamedTuple):
+    """A feature of B records: the bytes of its values, and the size of each message around them."""
+
+    kind: int  # tag of the list
+    head: bytes
+    payload: np.ndarray  # uint8 [B, bytes], or [B, length, bytes] of which `used` count
+    used: np.ndarray | None
+    size: np.ndarray  # int64 [B], as all that follow
+    list_size: np.ndarray
+    feature_size: np.ndarray
+    entry_size: np.ndarray
+
+
+def _encode_feature(feature: FeatureSpec, values: np.ndarray) -> _EncodedFeature:
+    """Encode the values [B, length] of a feature."""
+    rows = values.shape[0]
+    if feature.dtype == "float32":
+        kind, used = _FLOAT_LIST, None
+        payload = np.ascontiguousarray(values).view(np.uint8).reshape(rows, -1)
+    else:
+        kind = _INT64_LIST
+        payload, used = _varint_bytes(values)  # [B, length, k]
+        if payload.shape[2] == 1:
+            payload, used = payload[:, :, 0], None
+    if used is None:
+        size = np.full(rows, payload.shape[1], np.int64)
+    else:
+        size = used.reshape(rows, -1).sum(axis=1, dtype=np.int64)
+    key = feature.name.encode("utf-8")
+    head = bytes([_LENGTH_DELIMITED_1]) + _varint(len(key)) + key + bytes([_MAP_VALUE])
+    list_size = 1 + _varint_sizes(size) + size
+    feature_size = 1 + _varint_sizes(list_size) + list_size
+    entry_size = len(head) + _varint_sizes(feature_size) + feature_size
+    return _EncodedFeature(kind, head, payload, used, size, list_size, feature_size, entry_size)
+
+
 def _encode(
     features: Sequence[FeatureSpec], arrays: dict[str, np.ndarray], framed: bool
 ) -> tuple[bytes, np.ndarray]:
@@ -170,30 +206,13 @@ def _encode(
     for feature in sorted(features, key=lambda f: f.name):
         values = _checked(feature, arrays[feature.name], rows)
         rows = values.shape[0]
-        if feature.dtype == "float32":
-            payload = np.ascontiguousarray(values).view(np.uint8).reshape(rows, -1)
-            used, size = None, np.full(rows, payload.shape[1], np.int64)
-            kind = _FLOAT_LIST
-        else:
-            payload, used = _varint_bytes(values)  # [B, length, k]
-            kind = _INT64_LIST
-            if payload.shape[2] == 1:
-                payload, used = payload[:, :, 0], None
-                size = np.full(rows, payload.shape[1], np.int64)
-            else:
-                size = used.reshape(rows, -1).sum(axis=1, dtype=np.int64)
-        key = feature.name.encode("utf-8")
-        head = bytes([_LENGTH_DELIMITED_1]) + _varint(len(key)) + key + bytes([_MAP_VALUE])
-        list_size = 1 + _varint_sizes(size) + size
-        feature_size = 1 + _varint_sizes(list_size) + list_size
-        entry_size = len(head) + _varint_sizes(feature_size) + feature_size
-        entries.append((kind, head, payload, used, size, list_size, feature_size, entry_size))
+        entries.append(_encode_feature(feature, values))
     if not rows:
         return b"", np.zeros(0, np.int64)
 
     features_size = np.zeros(rows, np.int64)
-    for *_, entry_size in entries:
-        features_size += 1 + _varint_sizes(entry_size) + entry_size
+    for entry in entries:
+        features_size += 1 + _varint_sizes(entry.entry_size) + entry.entry_size
     record_size = 1 + _varint_sizes(features_size) + features_size
 
     row = _RowBuilder(rows)
@@ -201,19 +220,19 @@ def _encode(
         row.constant(bytes(HEADER_BYTES))
     row.constant(bytes([_LENGTH_DELIMITED_1]))
     row.varint(features_size)
-    for kind, head, payload, used, size, list_size, feature_size, entry_size in entries:
+    for entry in entries:
         row.constant(bytes([_LENGTH_DELIMITED_1]))
-        row.varint(entry_size)
-        row.constant(head)
-        row.varint(feature_size)
-        row.constant(bytes([kind]))
-        row.varint(list_size)
+        row.varint(entry.entry_size)
+        row.constant(entry.head)
+        row.varint(entry.feature_size)
+        row.constant(bytes([entry.kind]))
+        row.varint(entry.list_size)
         row.constant(bytes([_LENGTH_DELIMITED_1]))
-        row.varint(size)
-        if used is None:
-            row.fixed(payload)
+        row.varint(entry.size)
+        if entry.used is None:
+            row.fixed(entry.payload)
         else:
-            row.varying(payload, used)
+            row.varying(entry.payload, entry.used)
     if framed:
         row.constant(bytes(FOOTER_BYTES))
     return row.compress(), record_size

@@ -3,6 +3,7 @@
 from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
+    from bert_tf.tasks.answer_decoding import AnswerRule as AnswerRule
     from bert_tf.tasks.answer_decoding import decode_answers as decode_answers
     from bert_tf.tasks.document_windows import WindowRule as WindowRule
     from bert_tf.tasks.entity_metrics import entity_scores as entity_scores

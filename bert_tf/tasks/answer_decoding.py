@@ -11,7 +11,6 @@ Shapes: N windows, L max_seq_length, T pieces of a document, K n_best_size.
 """
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bert_tf.files import write_json
 from bert_tf.tasks.document_windows import Window
 from bert_tf.tokenization.wordpiece import BasicTokenizer, FullTokenizer
 
@@ -57,7 +57,32 @@ class Predictions:
     null_odds: dict[str, float]
 
 
-# Answers
+@dataclasses.dataclass(frozen=True)
+class AnswerRule:
+    """Which spans can be answers, and when there is none.
+
+    Attributes:
+        n_best_size: K, how many starts, ends and answers are kept.
+        max_answer_length: longest answer, in pieces.
+        version_2_with_negative: whether questions may have no answer.
+        null_score_diff_threshold: no answer is predicted if the null odds are greater.
+
+    Raises:
+        ValueError: a count below 1.
+    """
+
+    n_best_size: int = 20
+    max_answer_length: int = 30
+    version_2_with_negative: bool = False
+    null_score_diff_threshold: float = 0.0
+
+    def __post_init__(self):
+        for name in ("n_best_size", "max_answer_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+# === Answers ===
 
 
 def decode_answers(
@@ -66,11 +91,7 @@ def decode_answers(
     start_logits: np.ndarray,
     end_logits: np.ndarray,
     tokenizer: FullTokenizer,
-    *,
-    n_best_size: int = 20,
-    max_answer_length: int = 30,
-    version_2_with_negative: bool = False,
-    null_score_diff_threshold: float = 0.0,
+    rule: AnswerRule,
 ) -> Predictions:
     """Find the answers that a model's logits mean.
 
@@ -87,10 +108,7 @@ def decode_answers(
         start_logits: [N, L], row i of windows[i]; L may be any length that holds the windows.
         end_logits: [N, L].
         tokenizer: what the windows were made with.
-        n_best_size: K, how many starts, ends and answers are kept.
-        max_answer_length: longest answer, in pieces.
-        version_2_with_negative: whether questions may have no answer.
-        null_score_diff_threshold: no answer is predicted if the null odds are greater.
+        rule: which spans count, and when there is no answer.
 
     Returns:
         Answers in the order of the questions. A question of which no span counts is answered with
@@ -99,13 +117,10 @@ def decode_answers(
 
     Raises:
         ValueError: logits that do not fit the windows or are not finite; question ids that are not
-            distinct; a count below 1.
+            distinct.
 
     Reference: google-research/bert run_squad.py, write_predictions.
     """
-    for name, value in (("n_best_size", n_best_size), ("max_answer_length", max_answer_length)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
     starts = _checked_logits("start_logits", start_logits, windows)
     ends = _checked_logits("end_logits", end_logits, windows)
     if starts.shape != ends.shape:
@@ -114,12 +129,12 @@ def decode_answers(
             f"got {list(ends.shape)}"
         )
     rows_of = _rows_of_questions(questions, windows)
-    candidates = _Candidates(windows, starts, ends, n_best_size, max_answer_length)
+    candidates = _Candidates(windows, starts, ends, rule)
     text_of = _AnswerText(tokenizer)
     predictions = Predictions({}, {}, {})
     for question, rows in zip(questions, rows_of, strict=True):
         null: _Entry | None = None
-        if version_2_with_negative:
+        if rule.version_2_with_negative:
             null = ("", 0.0, 0.0)
             if rows.size:
                 row = rows[np.argmin(starts[rows, 0] + ends[rows, 0])]
@@ -132,7 +147,7 @@ def decode_answers(
             )
             for row, start, end in candidates.of(rows)
         )
-        nbest = _best_entries(spans, null, n_best_size)
+        nbest = _best_entries(spans, null, rule.n_best_size)
         predictions.nbest[question.qas_id] = _with_probabilities(nbest)
         answer = nbest[0][0]
         if null is not None:
@@ -141,7 +156,7 @@ def decode_answers(
             best_span = next((entry for entry in nbest if entry[0]), None)
             if best_span is not None:
                 odds = null[1] + null[2] - best_span[1] - best_span[2]
-                if odds <= null_score_diff_threshold:
+                if odds <= rule.null_score_diff_threshold:
                     answer = best_span[0]
             predictions.null_odds[question.qas_id] = odds
         predictions.answers[question.qas_id] = answer
@@ -213,7 +228,7 @@ def _rows_of_questions(
 
 
 def best_indexes(logits: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the greatest values, greatest first; of equal ones the first comes first.
+    """Return the positions of the greatest values, greatest first; of equals the first.
 
     Args:
         logits: [N, L], finite.
@@ -230,11 +245,11 @@ def best_indexes(logits: np.ndarray, count: int) -> np.ndarray:
         above, equal = logits > least, logits == least
         room = count - above.sum(axis=1, keepdims=True)
         kept = above | (equal & (equal.cumsum(axis=1) <= room))
-        found = np.nonzero(kept)[1].reshape(rows, count)
+        indexes = np.nonzero(kept)[1].reshape(rows, count)
     else:
-        found = np.broadcast_to(np.arange(length), (rows, length))
-    order = np.argsort(-np.take_along_axis(logits, found, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1)
+        indexes = np.broadcast_to(np.arange(length), (rows, length))
+    order = np.argsort(-np.take_along_axis(logits, indexes, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(indexes, order, axis=1)
 
 
 class _Candidates:
@@ -245,18 +260,17 @@ class _Candidates:
         windows: Sequence[Window],
         starts: np.ndarray,
         ends: np.ndarray,
-        n_best_size: int,
-        max_answer_length: int,
+        rule: AnswerRule,
     ):
-        self._max_answer_length = max_answer_length
+        self._max_answer_length = rule.max_answer_length
         in_document = np.zeros(starts.shape, np.bool_)  # [N, L]
         max_context = np.zeros(starts.shape, np.bool_)
         for row, window in enumerate(windows):
             end = window.doc_offset + len(window.words)
             in_document[row, window.doc_offset : end] = True
             max_context[row, window.doc_offset : end] = window.is_max_context
-        self._start = best_indexes(starts, n_best_size)  # [N, K], as all below
-        self._end = best_indexes(ends, n_best_size)
+        self._start = best_indexes(starts, rule.n_best_size)  # [N, K], as all below
+        self._end = best_indexes(ends, rule.n_best_size)
         self._start_logit = np.take_along_axis(starts, self._start, axis=1)
         self._end_logit = np.take_along_axis(ends, self._end, axis=1)
         self._start_counts = np.take_along_axis(max_context, self._start, axis=1)
@@ -332,8 +346,8 @@ class _TokenizedWords(dict[str, str]):
         self._tokenizer = tokenizer
 
     def __missing__(self, word: str) -> str:
-        found = self[word] = " ".join(self._tokenizer.tokenize(word))
-        return found
+        tokens = self[word] = " ".join(self._tokenizer.tokenize(word))
+        return tokens
 
 
 def _nth_character(words: Sequence[str], number: int) -> int:
@@ -390,7 +404,6 @@ def write_predictions(predictions: Predictions, folder: str | os.PathLike[str]) 
     paths = []
     for name, content in contents.items():
         path = os.path.join(folder, name)
-        with open(path, "w", encoding="utf-8") as writer:
-            writer.write(json.dumps(content, indent=4) + "\n")
+        write_json(path, content, indent=4, sort_keys=False)
         paths.append(path)
     return paths

@@ -184,7 +184,7 @@ class TextToIds(tf.Module):
             ValueError: texts is of another type or rank.
         """
         words = self._splitter(string_tensor("texts", texts, 1))
-        pieces = self._tokenizer.tokenize(self._cut_words(words))  # [W, (T)]
+        pieces = self._tokenizer.tokenize(_cut_words(words))  # [W, (T)]
         ids = pieces.flat_values  # [P]
         if self.parse_mask:
             ids = self._with_masks(ids, pieces.row_splits[:-1], words)
@@ -213,41 +213,10 @@ class TextToIds(tf.Module):
             texts: as for `tokenize_with_offsets`.
         """
         words = self._splitter(string_tensor("texts", texts, 1), with_offsets=True)
-        return self._with_offsets(words), self._document_words(words)
-
-    @staticmethod
-    def _document_words(words: Words) -> DocumentWords:
-        assert words.space_words is not None and words.raw_bytes is not None  # noqa: S101
-        begun = tf.cast(words.space_words, tf.int64)  # [N]
-        # Of a text's space no word has begun; of another white space the word before has.
-        is_space = tf.reduce_any(words.raw_chars[:, None] == _DOCUMENT_SPACE, axis=1)
-        chars = tf.reshape(tf.where(tf.logical_not(is_space)), [-1])
-        word = tf.gather(begun, chars) - 1  # of each character
-        count = tf.reduce_max(tf.concat([begun, [0]], 0))
-        first = tf.math.unsorted_segment_min(chars, word, count)  # [words]
-        last = tf.math.unsorted_segment_max(chars, word, count)
-        kept = tf.math.unsorted_segment_sum(
-            tf.ones_like(words.raw_starts), tf.gather(begun, words.raw_starts) - 1, count
-        )
-        splits = tf.concat([tf.gather(begun, words.raw_splits[:-1]), [count]], 0)
-        text_start = tf.gather(words.raw_splits, segment_ids(splits, count))
-        columns = {
-            "byte_starts": tf.gather(words.raw_bytes, first) - 1,
-            "byte_ends": tf.gather(words.raw_bytes, last)
-            + _utf8_length(tf.gather(words.raw_chars, last))
-            - 1,
-            "char_starts": first - text_start - 1,
-            "char_ends": last - text_start,
-            "surplus": kept - (last + 1 - first),
-        }
-        ragged = {
-            name: tf.RaggedTensor.from_row_splits(tf.cast(column, tf.int32), splits, validate=False)
-            for name, column in columns.items()
-        }
-        return DocumentWords(**ragged)
+        return self._with_offsets(words), _document_words(words)
 
     def _with_offsets(self, words: Words) -> PiecesWithOffsets:
-        strings = self._cut_words(words)
+        strings = _cut_words(words)
         pieces, starts, _ = self._tokenizer.tokenize_with_offsets(strings)  # [W, (T)]
         ids, starts = pieces.flat_values, starts.flat_values  # [P]
         size = tf.size(ids, tf.int64)
@@ -275,7 +244,7 @@ class TextToIds(tf.Module):
                 tf.gather(words.raw_starts, char_splits[:-1]),
                 tf.gather(words.raw_ends, char_splits[1:] - 1) - 1,
             ),
-            lambda: self._extents(words, segment_ids(char_splits, chars)),
+            lambda: _extents(words, segment_ids(char_splits, chars)),
         )  # raw characters, [P]
 
         splits = tf.gather(pieces.row_splits, words.splits)  # [B + 1]
@@ -363,7 +332,7 @@ class TextToIds(tf.Module):
         size = tf.cast(first.row_lengths(), tf.int32)  # [B]
         if second is None:
             first = first[:, : length - 2]
-            rows = [self._column(first, self.cls_id), first, self._column(first, self.sep_id)]
+            rows = [_column(first, self.cls_id), first, _column(first, self.sep_id)]
             segment_lengths = tf.minimum(size, length - 2) + 2
         else:
             second_size = tf.cast(second.row_lengths(), tf.int32)  # [B]
@@ -371,16 +340,16 @@ class TextToIds(tf.Module):
             # Of the longer the end is cut; when both are, the first keeps the odd piece.
             kept = tf.minimum(size, tf.maximum(room - second_size, (room + 1) // 2))
             second_kept = tf.minimum(second_size, room - kept)
-            first = self._cut(first, kept)
-            second = self._cut(second, second_kept)
+            first = _cut(first, kept)
+            second = _cut(second, second_kept)
             second_sep = tf.RaggedTensor.from_row_lengths(
                 tf.fill([tf.math.count_nonzero(second_kept, dtype=tf.int32)], self.sep_id),
                 tf.cast(second_kept > 0, tf.int64),
             )
             rows = [
-                self._column(first, self.cls_id),
+                _column(first, self.cls_id),
                 first,
-                self._column(first, self.sep_id),
+                _column(first, self.sep_id),
                 second,
                 second_sep,
             ]
@@ -398,11 +367,6 @@ class TextToIds(tf.Module):
         """Return the pieces of ids: int [...] to string [...]; "" for what is no line's piece."""
         return tf.gather(self._tokens, ids)
 
-    def _cut_words(self, words: Words) -> tf.Tensor:
-        """Return the words, those that are too long made into what is none of the vocabulary's."""
-        lengths = words.char_splits[1:] - words.char_splits[:-1]
-        return tf.where(lengths > MAX_CHARS_PER_WORD, " ", words.strings)
-
     def _with_masks(self, ids: tf.Tensor, firsts: tf.Tensor, words: Words) -> tf.Tensor:
         """Put the mask's id where words are a parsed mask; firsts [W] are their first pieces."""
         is_mask = tf.gather(words.chars, words.char_splits[:-1]) == MASK_CHARACTER  # [W]
@@ -410,34 +374,71 @@ class TextToIds(tf.Module):
         masks = tf.fill(tf.shape(places), self.mask_id)
         return tf.tensor_scatter_nd_update(ids, tf.expand_dims(places, 1), masks)
 
-    @staticmethod
-    def _extents(words: Words, piece: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """First and last raw characters of pieces, [P], where marks are not in order.
 
-        Args:
-            words: with offsets.
-            piece: int64 [M], the piece of each character.
-        """
-        return (
-            tf.math.segment_min(words.raw_starts, piece),
-            tf.math.segment_max(words.raw_ends, piece) - 1,
-        )
+def _document_words(words: Words) -> DocumentWords:
+    assert words.space_words is not None and words.raw_bytes is not None  # noqa: S101
+    begun = tf.cast(words.space_words, tf.int64)  # [N]
+    # Of a text's space no word has begun; of another white space the word before has.
+    is_space = tf.reduce_any(words.raw_chars[:, None] == _DOCUMENT_SPACE, axis=1)
+    chars = tf.reshape(tf.where(tf.logical_not(is_space)), [-1])
+    word = tf.gather(begun, chars) - 1  # of each character
+    count = tf.reduce_max(tf.concat([begun, [0]], 0))
+    first = tf.math.unsorted_segment_min(chars, word, count)  # [words]
+    last = tf.math.unsorted_segment_max(chars, word, count)
+    kept = tf.math.unsorted_segment_sum(
+        tf.ones_like(words.raw_starts), tf.gather(begun, words.raw_starts) - 1, count
+    )
+    splits = tf.concat([tf.gather(begun, words.raw_splits[:-1]), [count]], 0)
+    text_start = tf.gather(words.raw_splits, segment_ids(splits, count))
+    columns = {
+        "byte_starts": tf.gather(words.raw_bytes, first) - 1,
+        "byte_ends": tf.gather(words.raw_bytes, last)
+        + _utf8_length(tf.gather(words.raw_chars, last))
+        - 1,
+        "char_starts": first - text_start - 1,
+        "char_ends": last - text_start,
+        "surplus": kept - (last + 1 - first),
+    }
+    ragged = {
+        name: tf.RaggedTensor.from_row_splits(tf.cast(column, tf.int32), splits, validate=False)
+        for name, column in columns.items()
+    }
+    return DocumentWords(**ragged)
 
-    @staticmethod
-    def _column(rows: tf.RaggedTensor, value: int) -> tf.Tensor:
-        """One value for each row: int32 [B, 1]."""
-        return tf.fill([rows.nrows(), 1], value)
 
-    @staticmethod
-    def _cut(rows: tf.RaggedTensor, lengths: tf.Tensor) -> tf.RaggedTensor:
-        """Return the first pieces of each row: int32 [B, (T)] and lengths int32 [B]."""
-        starts = rows.row_starts()
-        kept = tf.ragged.range(starts, starts + tf.cast(lengths, starts.dtype))
-        return kept.with_flat_values(tf.gather(rows.flat_values, kept.flat_values))
+def _cut_words(words: Words) -> tf.Tensor:
+    """Return the words, those that are too long made into what is none of the vocabulary's."""
+    lengths = words.char_splits[1:] - words.char_splits[:-1]
+    return tf.where(lengths > MAX_CHARS_PER_WORD, " ", words.strings)
+
+
+def _extents(words: Words, piece: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the first and last raw characters of pieces, [P], where marks are not in order.
+
+    Args:
+        words: with offsets.
+        piece: int64 [M], the piece of each character.
+    """
+    return (
+        tf.math.segment_min(words.raw_starts, piece),
+        tf.math.segment_max(words.raw_ends, piece) - 1,
+    )
+
+
+def _column(rows: tf.RaggedTensor, value: int) -> tf.Tensor:
+    """Return one value for each row: int32 [B, 1]."""
+    return tf.fill([rows.nrows(), 1], value)
+
+
+def _cut(rows: tf.RaggedTensor, lengths: tf.Tensor) -> tf.RaggedTensor:
+    """Return the first pieces of each row: int32 [B, (T)] and lengths int32 [B]."""
+    starts = rows.row_starts()
+    kept = tf.ragged.range(starts, starts + tf.cast(lengths, starts.dtype))
+    return kept.with_flat_values(tf.gather(rows.flat_values, kept.flat_values))
 
 
 def _lines(vocab: Mapping[str, int]) -> list[str]:
-    """Pieces by their ids, "" for what has none."""
+    """List pieces by their ids, "" for what has none."""
     lines = [""] * (max(vocab.values()) + 1)
     for token, number in vocab.items():
         lines[number] = token
@@ -472,6 +473,6 @@ def string_tensor(name: str, value: Any, rank: int) -> Any:
 
 
 def _utf8_length(codepoints: tf.Tensor) -> tf.Tensor:
-    """Bytes that code points take: int32 [n] to int64 [n]."""
+    """Count the bytes that code points take: int32 [n] to int64 [n]."""
     bounds = tf.constant([0x80, 0x800, 0x10000])
     return 1 + tf.searchsorted(bounds, codepoints, "right", out_type=tf.int64)

@@ -16,7 +16,12 @@ from absl import logging
 from keras import ops
 
 from bert_tf.tasks import squad_metrics
-from bert_tf.tasks.answer_decoding import Predictions, decode_answers, write_predictions
+from bert_tf.tasks.answer_decoding import (
+    AnswerRule,
+    Predictions,
+    decode_answers,
+    write_predictions,
+)
 from bert_tf.tasks.table import get_task
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
@@ -327,10 +332,12 @@ class Answerer:
             starts,
             ends,
             self._tokenizer,
-            n_best_size=options.n_best_size,
-            max_answer_length=options.max_answer_length,
-            version_2_with_negative=options.version_2_with_negative,
-            null_score_diff_threshold=math.inf,
+            AnswerRule(
+                options.n_best_size,
+                options.max_answer_length,
+                options.version_2_with_negative,
+                null_score_diff_threshold=math.inf,
+            ),
         )
 
     def _logits(self, model: keras.Model, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

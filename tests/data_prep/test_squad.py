@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from bert_tf.tasks.answer_decoding import decode_answers
+from bert_tf.tasks.answer_decoding import AnswerRule, decode_answers
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import squad
@@ -87,10 +87,12 @@ def decode(examples, windows, case, tokenizer, seed, logits=golden.logits):
         starts,
         ends,
         tokenizer,
-        n_best_size=case.n_best_size,
-        max_answer_length=case.max_answer_length,
-        version_2_with_negative=case.version_2,
-        null_score_diff_threshold=case.threshold,
+        AnswerRule(
+            n_best_size=case.n_best_size,
+            max_answer_length=case.max_answer_length,
+            version_2_with_negative=case.version_2,
+            null_score_diff_threshold=case.threshold,
+        ),
     )
 
 

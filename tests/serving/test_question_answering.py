@@ -12,7 +12,7 @@ from bert_tf.models.task_models import bert_span_labeler
 from bert_tf.serving.question_answering import QuestionAnswerer
 from bert_tf.serving.windows import make_windows
 from bert_tf.tasks import document_windows
-from bert_tf.tasks.answer_decoding import decode_answers
+from bert_tf.tasks.answer_decoding import AnswerRule, decode_answers
 from bert_tf.tasks.document_windows import WindowRule, encode_words, pack_windows, split_words
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -118,7 +118,7 @@ def check_answers(texts, vocab_file, model, rule, *, n_best_size, max_answer_len
     starts, ends = (np.where(padding, -1e30, logits[f"{name}_logits"]) for name in ("start", "end"))
 
     def decode():
-        return decode_answers(questions, windows, starts, ends, tokenizer, **options)
+        return decode_answers(questions, windows, starts, ends, tokenizer, AnswerRule(**options))
 
     if version_2:  # such that half of the answers are refused
         options["null_score_diff_threshold"] = float(np.median([*decode().null_odds.values()]))

@@ -8,6 +8,7 @@ import pytest
 
 from bert_tf.tasks.answer_decoding import (
     NULL_ODDS_WITHOUT_SPAN,
+    AnswerRule,
     _AnswerText,
     best_indexes,
     decode_answers,
@@ -172,7 +173,9 @@ def test_best_indexes_are_a_stable_sort():
 
 
 def decode(text, windows, starts, ends, tokenizer, **options):
-    predictions = decode_answers([question(text)], windows, starts, ends, tokenizer, **options)
+    predictions = decode_answers(
+        [question(text)], windows, starts, ends, tokenizer, AnswerRule(**options)
+    )
     return predictions.answers["q"], predictions.nbest["q"], predictions.null_odds.get("q")
 
 
@@ -359,7 +362,7 @@ def test_questions_are_answered_from_their_own_windows(tokenizer):
         windows, 12, s0_7=2.0, e0_7=2.0, s1_6=2.0, e1_6=2.0, s2_6=1.0, e2_7=1.0
     )
     questions = [question(text, f"q{i}") for i, text in enumerate(texts)]
-    predictions = decode_answers(questions, windows, starts, ends, tokenizer)
+    predictions = decode_answers(questions, windows, starts, ends, tokenizer, AnswerRule())
     assert predictions.answers == {"q0": "a", "q1": "c d", "q2": "f"}
     assert list(predictions.answers) == ["q0", "q1", "q2"] and predictions.null_odds == {}
 
@@ -382,7 +385,7 @@ def test_bad_input_is_named(tokenizer):
         ((one, windows, good, good), {"max_answer_length": 0}, "max_answer_length must be at"),
     ]:
         with pytest.raises(ValueError, match=said):
-            decode_answers(*arguments, tokenizer, **options)
+            decode_answers(*arguments, tokenizer, AnswerRule(**options))
 
 
 def test_files_have_the_original_format(tokenizer, tmp_path):
@@ -390,7 +393,9 @@ def test_files_have_the_original_format(tokenizer, tmp_path):
     windows = windows_of(text, tokenizer)
     starts, ends = logits_of(windows, 12, s0_6=2.0, e0_6=2.5)
     options = {"n_best_size": 1}
-    predictions = decode_answers([question(text)], windows, starts, ends, tokenizer, **options)
+    predictions = decode_answers(
+        [question(text)], windows, starts, ends, tokenizer, AnswerRule(**options)
+    )
     paths = write_predictions(predictions, tmp_path)
     assert [p.rsplit("/")[-1] for p in paths] == ["predictions.json", "nbest_predictions.json"]
     assert (tmp_path / "predictions.json").read_text() == '{\n    "q": "Caf\\u00e9"\n}\n'
@@ -400,6 +405,8 @@ def test_files_have_the_original_format(tokenizer, tmp_path):
         '            "end_logit": 2.5\n        }\n    ]\n}\n'
     )
     options["version_2_with_negative"] = True
-    predictions = decode_answers([question(text)], windows, starts, ends, tokenizer, **options)
+    predictions = decode_answers(
+        [question(text)], windows, starts, ends, tokenizer, AnswerRule(**options)
+    )
     assert len(write_predictions(predictions, tmp_path)) == 3
     assert json.loads((tmp_path / "null_odds.json").read_text()) == {"q": -24.5}
