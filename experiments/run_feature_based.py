@@ -17,31 +17,8 @@ Writes into --output_dir: feature_based.md and feature_based.json, the table and
 <features>-seed-<seed>.keras, the taggers; labels.txt, the labels in the order of their logits.
 """
 
-from __future__ import annotations
-
-import logging as python_logging
-import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is to be looked up elsewhere
-
-from absl import app, flags, logging
-
-from experiments.command_line.exit_status import exit_on_error
-from experiments.feature_based.flags import define_flags
-from experiments.feature_based.taggers import run
-
-
-def main(argv: list[str]) -> int:
-    """Run the script; bad input gives one line on standard error and exit status 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    values = flags.FLAGS
-    if not values["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-        python_logging.getLogger("bert_tf").setLevel(python_logging.WARNING)
-    return exit_on_error("run_feature_based", lambda: run(values))
-
+from experiments.command_line.command import run_command
+from experiments.feature_based.options import TaggerOptions
 
 if __name__ == "__main__":
-    define_flags(flags.FLAGS)
-    app.run(main)
+    run_command(TaggerOptions, "experiments.feature_based.taggers", quiet=True)

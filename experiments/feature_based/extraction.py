@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
-from absl import flags
 
+from bert_tf.files import write_whole
+from bert_tf.models.feature_extraction import Pooling, TokenWindow, encoder_features
 from bert_tf.records.encoding import encode_framed_examples
 from bert_tf.records.files import RecordWriter
 from bert_tf.records.schema import FeatureSpec
 from bert_tf.tokenization.packing import pack_pair, truncate_pair
 from bert_tf.tokenization.vocabulary import CLS_TOKEN, SEP_TOKEN
 from bert_tf.tokenization.wordpiece import FullTokenizer
-from experiments.feature_based.flags import check_model_flags
+from data_prep.processes.progress import Progress
 from experiments.feature_based.model import check_length, load_model
+from experiments.feature_based.options import ExtractionOptions
 
-FORMATS = ("json", "npz", "tfrecord")
 EMBEDDINGS = "embeddings"
 _PAIR = re.compile(r"^(.*) \|\|\| (.*)$")
+# Writes one line: its index, its window, values [F, K, D], or [K * D] where they are pooled.
+LineWriter = Callable[[int, TokenWindow, np.ndarray], None]
 
 
 def parse_layers(text: str, num_layers: int) -> list[tuple[int | str, int]]:
@@ -87,7 +91,7 @@ def read_lines(path: str) -> Iterator[tuple[str, str | None]]:
         raise ValueError(f"{path}: expected a text in each line, got an empty file")
 
 
-def make_windows(path: str, tokenizer: FullTokenizer, max_seq_length: int):
+def make_windows(path: str, tokenizer: FullTokenizer, max_seq_length: int) -> Iterator[TokenWindow]:
     """Read a file and pack each line as [CLS] A [SEP] or [CLS] A [SEP] B [SEP].
 
     Args:
@@ -96,12 +100,10 @@ def make_windows(path: str, tokenizer: FullTokenizer, max_seq_length: int):
         max_seq_length: pieces of a line at most, at least 3; more are cut, from the longer of two.
 
     Yields:
-        A `features.TokenWindow` for each line.
+        A window for each line.
 
     Reference: google-research/bert extract_features.py, convert_examples_to_features.
     """
-    from bert_tf.models.feature_extraction import TokenWindow
-
     cls_id, sep_id = tokenizer.convert_tokens_to_ids([CLS_TOKEN, SEP_TOKEN])
     for text_a, text_b in read_lines(path):
         ids_a = tokenizer.encode(text_a)
@@ -114,31 +116,20 @@ def make_windows(path: str, tokenizer: FullTokenizer, max_seq_length: int):
 
 
 # === Writers ===
-# Each writes under a temporary name, and gives the file its own on a clean exit.
+# Each gives its file the name on a clean exit.
 
 
 @contextlib.contextmanager
-def _whole_file(path: str):
-    """Open a file that appears under its name only once it is whole."""
-    temporary = f"{path}.tmp-{os.getpid()}"
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+def json_writer(
+    path: str, names: Sequence[int | str], tokenizer: FullTokenizer
+) -> Iterator[LineWriter]:
+    """Give a function that writes one line of the original's JSON."""
 
-
-@contextlib.contextmanager
-def json_writer(path: str, names: Sequence[int | str], tokenizer: FullTokenizer):
-    """Give a function that writes one line: (index, its window, values [F, K, D])."""
-
-    def write(index: int, window: Any, values: np.ndarray) -> None:
+    def write(index: int, window: TokenWindow, values: np.ndarray) -> None:
         # Of float32, exactly Python's round(): the product is exact in float64.
         rounded = np.round(values.astype(np.float64), 6).tolist()
         tokens = tokenizer.convert_ids_to_tokens(window.input_ids)
-        found = [
+        features = [
             {
                 "token": token,
                 "layers": [
@@ -148,24 +139,26 @@ def json_writer(path: str, names: Sequence[int | str], tokenizer: FullTokenizer)
             }
             for token, vectors in zip(tokens, rounded, strict=True)
         ]
-        line = json.dumps({"linex_index": index, "features": found})
+        line = json.dumps({"linex_index": index, "features": features})
         file.write(line.encode() + b"\n")
 
-    with _whole_file(path) as file:
+    with write_whole(path) as file:
         yield write
 
 
 @contextlib.contextmanager
-def npz_writer(path: str, names: Sequence[int | str], shape: Sequence[int], dtype: str, pooled):
+def npz_writer(
+    path: str, names: Sequence[int | str], shape: tuple[int, ...], dtype: str, pooled: bool
+) -> Iterator[LineWriter]:
     """Give such a function for one npz file, whose values have a shape that is known before."""
     ids, lengths = [], [0]
-    with _whole_file(path) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+    with write_whole(path) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         written = 0
         with archive.open("values.npy", "w", force_zip64=True) as member:
-            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)}
+            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)  # type: ignore[arg-type]
 
-            def write(index: int, window: Any, values: np.ndarray) -> None:
+            def write(index: int, window: TokenWindow, values: np.ndarray) -> None:
                 nonlocal written
                 member.write(np.ascontiguousarray(values).data.cast("B"))
                 written += values.size
@@ -186,10 +179,10 @@ def npz_writer(path: str, names: Sequence[int | str], shape: Sequence[int], dtyp
 
 
 @contextlib.contextmanager
-def tfrecord_writer(path: str, pooled: bool):
+def tfrecord_writer(path: str, pooled: bool) -> Iterator[LineWriter]:
     """Give such a function for a TFRecord file."""
 
-    def write(index: int, window: Any, values: np.ndarray) -> None:
+    def write(index: int, window: TokenWindow, values: np.ndarray) -> None:
         arrays: dict[str, np.ndarray] = {
             "line_index": np.array([[index]]),
             "values": values.reshape(1, -1),
@@ -206,84 +199,58 @@ def tfrecord_writer(path: str, pooled: bool):
         yield write
 
 
-# === The script ===
+# === The run ===
 
 
-def extract(values: flags.FlagValues) -> None:
-    """Extract features by the flags.
+def run(options: ExtractionOptions) -> None:
+    """Extract features as the options say.
 
     Raises:
         ValueError, OSError: bad input; one line says what.
     """
-    check_model_flags(values)
-    pooled = values.pooling is not None
-    file_format = values.output_format or ("npz" if pooled else "json")
-    if pooled and file_format == "json":
-        raise ValueError(
-            "--pooling: the original's JSON has a vector for each token; write "
-            "--output_format=npz or tfrecord"
-        )
-    if values.dtype == "float16" and file_format != "npz":
-        raise ValueError(f"--dtype: float16 is for npz only, the format is {file_format}")
-    if values.batch_size < 1:
-        raise ValueError(f"--batch_size: expected at least 1, got {values.batch_size}")
-    folder = os.path.dirname(os.path.abspath(values.output_file))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"--output_file: no such folder: {folder}")
-    for _ in read_lines(values.input_file):  # before the model is loaded
-        break
-
-    from bert_tf.models.feature_extraction import encoder_features
-    from data_prep.processes.progress import Progress
-
-    loaded = load_model(values)
-    check_length(values.max_seq_length, loaded.config)
-    # A text's vector is of one layer, unless more are asked for.
-    text = "-1" if pooled and not values["layers"].present else values.layers
-    layers = parse_layers(text, loaded.config.num_hidden_layers)
+    next(read_lines(options.input_file))  # refuses an empty file before the model is loaded
+    frozen = load_model(options.model)
+    check_length(options.max_seq_length, frozen.config)
+    layers = parse_layers(options.layer_names, frozen.config.num_hidden_layers)
     names = [name for name, _ in layers]
 
-    def windows():
-        return make_windows(values.input_file, loaded.tokenizer, values.max_seq_length)
+    def windows() -> Iterator[TokenWindow]:
+        return make_windows(options.input_file, frozen.tokenizer, options.max_seq_length)
 
     # The head of an npz file says how much there is; that also finds what cannot be read.
     num_lines = num_tokens = 0
     for window in windows():
         num_lines += 1
         num_tokens += len(window.input_ids)
-    width = loaded.config.hidden_size
-    if file_format == "json":
-        opened = json_writer(values.output_file, names, loaded.tokenizer)
-    elif file_format == "npz":
-        rows = (num_lines, len(layers) * width) if pooled else (num_tokens, len(layers), width)
-        opened = npz_writer(values.output_file, names, rows, values.dtype, pooled)
+    width, pooled = frozen.config.hidden_size, options.pooling is not None
+    if options.file_format == "json":
+        writer = json_writer(options.output_file, names, frozen.tokenizer)
+    elif options.file_format == "npz":
+        shape = (num_lines, len(layers) * width) if pooled else (num_tokens, len(layers), width)
+        writer = npz_writer(options.output_file, names, shape, options.dtype, pooled)
     else:
-        opened = tfrecord_writer(values.output_file, pooled)
-    waiting: list[Any] = []
+        writer = tfrecord_writer(options.output_file, pooled)
+    waiting: collections.deque[TokenWindow] = collections.deque()  # read and not yet written
 
-    def noted():
+    def noted() -> Iterator[TokenWindow]:
         for window in windows():
             waiting.append(window)
             yield window
 
-    computed = encoder_features(
-        loaded.encoder,
+    vectors = encoder_features(
+        frozen.encoder,
         noted(),
         [state for _, state in layers],
-        pooling=values.pooling,
-        batch_size=values.batch_size,
-        dtype=values.dtype,
+        pooling=cast(Pooling | None, options.pooling),
+        batch_size=options.batch_size,
+        dtype=options.dtype,
     )
-    with opened as write, Progress("features", num_lines, "lines") as progress:
-        first = 0  # of the windows that are still waiting
-        for index, found in enumerate(computed):
-            write(index, waiting[index - first], found)
+    with writer as write, Progress("features", num_lines, "lines") as progress:
+        for index, values in enumerate(vectors):
+            write(index, waiting.popleft(), values)
             progress.update(1)
-            if index - first >= 1000:
-                del waiting[: index + 1 - first]
-                first = index + 1
-    size = os.path.getsize(values.output_file)
+    size = os.path.getsize(options.output_file)
     print(
-        f"wrote {values.output_file}: {num_lines:,} lines, {num_tokens:,} tokens, "
+        f"wrote {options.output_file}: {num_lines:,} lines, {num_tokens:,} tokens, "
         f"layers {','.join(map(str, names))}, {size / 1e6:.1f} MB"
     )

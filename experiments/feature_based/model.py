@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
-from absl import flags
+import keras
 
+from bert_tf.config import BertConfig
 from bert_tf.tokenization.vocabulary import check_special_tokens, validate_case_matches_checkpoint
 from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights.load import load_bert
+from experiments.feature_based.options import FrozenModelOptions
 
 
-def load_model(values: flags.FlagValues) -> Any:
-    """Load what `define_model_flags` names, as `bert_tf.load_bert` does, with hidden states.
+class FrozenModel(NamedTuple):
+    """An encoder that gives all hidden states, and what belongs to it."""
+
+    encoder: keras.Model
+    config: BertConfig
+    tokenizer: FullTokenizer
+
+
+def load_model(options: FrozenModelOptions) -> FrozenModel:
+    """Load the model that options name.
 
     Raises:
         ValueError, OSError: it is damaged, not there, or has no vocabulary.
     """
-    import bert_tf
-
-    if values.model_dir:
-        loaded = bert_tf.load_bert(
-            values.model_dir, hidden_states=True, do_lower_case=values.do_lower_case
+    source = options.source
+    if source.model_dir:
+        encoder, config, tokenizer = load_bert(
+            source.model_dir, hidden_states=True, do_lower_case=source.do_lower_case
         )
-        tokenizer = loaded.tokenizer
         if tokenizer is None:
-            raise FileNotFoundError(f"--model_dir: no vocabulary lies in {values.model_dir}")
+            raise FileNotFoundError(f"--model_dir: no vocabulary lies in {source.model_dir}")
     else:
-        casing = True if values.do_lower_case is None else values.do_lower_case
-        validate_case_matches_checkpoint(casing, values.init_checkpoint)
-        tokenizer = FullTokenizer(values.vocab_file, casing)
-        config = bert_tf.BertConfig.from_json_file(values.bert_config_file)
-        loaded = bert_tf.load_bert(values.init_checkpoint, hidden_states=True, config=config)
+        casing = True if source.do_lower_case is None else source.do_lower_case
+        validate_case_matches_checkpoint(casing, source.init_checkpoint)
+        tokenizer = FullTokenizer(source.vocab_file or "", casing)
+        config = BertConfig.from_json_file(source.bert_config_file or "")
+        encoder = load_bert(source.init_checkpoint, hidden_states=True, config=config).encoder
     check_special_tokens(tokenizer.vocab, tokenizer.vocab_file)
-    return loaded._replace(tokenizer=tokenizer)
+    return FrozenModel(encoder, config, tokenizer)
 
 
-def check_length(max_seq_length: int, config: Any) -> None:
+def check_length(max_seq_length: int, config: BertConfig) -> None:
     """Refuse a length that leaves no room for text, or that the model has no positions for."""
     if not 3 <= max_seq_length <= config.max_position_embeddings:
         raise ValueError(

@@ -8,18 +8,19 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
 
 import bert_tf
 from bert_tf.models.feature_extraction import TokenWindow, encoder_features
+from bert_tf.options import to_dict
 from bert_tf.records.decoding import decode_example
 from bert_tf.records.files import read_records
 from bert_tf.records.schema import FeatureSpec
 from bert_tf.weights.save import save_model_directory
-from experiments import extract_features
 from experiments.feature_based import extraction
 from experiments.feature_based.extraction import json_writer, make_windows
+from experiments.feature_based.options import ExtractionOptions
 from tests.golden.features import make_golden
+from tests.support import command_options
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "features"
@@ -46,8 +47,6 @@ def model_dir(loaded, tmp_path_factory):
 @pytest.fixture
 def extract(model_dir, tmp_path):
     def run(name, **changes):
-        values = flags.FlagValues()
-        extract_features.define_flags(values)
         given = {
             "input_file": LINES,
             "output_file": tmp_path / name,
@@ -56,9 +55,7 @@ def extract(model_dir, tmp_path):
             "batch_size": 5,
             **changes,
         }
-        pairs = [f"--{flag}={value}" for flag, value in given.items() if value is not None]
-        values(["extract_features.py", *pairs])
-        extraction.extract(values)
+        extraction.run(command_options.of(ExtractionOptions, **given))
         assert [path.name for path in tmp_path.iterdir() if ".tmp" in path.name] == []
         return tmp_path / name
 
@@ -240,13 +237,12 @@ def test_the_originals_three_flags_give_the_same(extract, model_dir):
 
 
 def test_flags_and_defaults_are_the_originals():
-    values = flags.FlagValues()
-    extract_features.define_flags(values)
-    values(["x", "--input_file=a", "--output_file=b"])
-    assert values.layers == "-1,-2,-3,-4"
-    assert (values.max_seq_length, values.batch_size) == (128, 32)
+    given = {"input_file": LINES, "output_file": "b", "model_dir": "c"}
+    options = command_options.of(ExtractionOptions, **given)
+    assert options.layer_names == "-1,-2,-3,-4"
+    assert (options.max_seq_length, options.batch_size) == (128, 32)
     for name in ("bert_config_file", "init_checkpoint", "vocab_file", "use_one_hot_embeddings"):
-        assert name in values
+        assert name in to_dict(options)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +258,7 @@ def test_flags_and_defaults_are_the_originals():
         ({"layers": "last"}, "got 'last'"),
         ({"max_seq_length": 20}, "--max_seq_length: expected 3 to 19 .*, got 20"),
         ({"max_seq_length": 2}, "--max_seq_length: expected 3 to 19 .*, got 2"),
-        ({"batch_size": 0}, "--batch_size: expected at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
         ({"pooling": "mean", "output_format": "json"}, "--pooling: the original's JSON"),
         ({"dtype": "float16"}, "--dtype: float16 is for npz only, the format is json"),
         ({"output_file": "/nowhere/x.npz"}, "--output_file: no such folder: /nowhere"),
@@ -332,12 +328,9 @@ def test_sentence_embeddings_are_those_of_sentence_transformers(tmp_path):
     ]
     path = tmp_path / "lines.txt"
     path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    values = flags.FlagValues()
-    extract_features.define_flags(values)
     output = tmp_path / "x.npz"
     given = {"input_file": path, "output_file": output, "model_dir": folder, "pooling": "mean"}
-    values(["x", *(f"--{name}={value}" for name, value in given.items()), "--max_seq_length=64"])
-    extraction.extract(values)
+    extraction.run(command_options.of(ExtractionOptions, **given, max_seq_length=64))
     theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
     theirs.max_seq_length = 64
     # A copy: PyTorch's own tensors would not outlive the model.

@@ -9,18 +9,18 @@ import sys
 import keras
 import numpy as np
 import pytest
-from absl import flags
 
 import bert_tf
-from bert_tf.models import feature_extraction
 from bert_tf.models.bilstm_tagger import FEATURE_CHOICES
 from bert_tf.models.feature_extraction import StoredFeatures, TokenWindow, encoder_features
 from bert_tf.tasks.entity_metrics import entity_scores
 from bert_tf.weights.save import save_model_directory
 from data_prep.finetuning import ner
-from experiments.feature_based import flags as feature_flags
 from experiments.feature_based import taggers
-from experiments.feature_based.taggers import Split, failed_taggers
+from experiments.feature_based.options import CHOICES, TaggerOptions
+from experiments.feature_based.tagged_files import TaggedFile
+from experiments.feature_based.taggers import failed_taggers
+from tests.support import command_options
 from tests.support import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -58,8 +58,6 @@ def data(tmp_path_factory):
 
 
 def run(data, output_dir, **changes):
-    values = flags.FlagValues()
-    feature_flags.define_flags(values)
     given = {
         "train_file": data / "train.conll",
         "eval_file": data / "dev.conll",
@@ -73,9 +71,7 @@ def run(data, output_dir, **changes):
         "dropout_rate": 0.1,
         **changes,
     }
-    pairs = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    values(["run_feature_based.py", *pairs])
-    return taggers.run(values)
+    return taggers.run(command_options.of(TaggerOptions, **given))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +153,7 @@ def test_again_finds_the_features_and_gives_the_same(one_run, data, tmp_path, ca
 def test_all_six(data, tmp_path, capsys):
     results = run(data, tmp_path, test_file=None, num_train_epochs=1, document_context=True)
     printed = capsys.readouterr().out
-    assert tuple(results) == feature_flags.CHOICES == tuple(FEATURE_CHOICES)
+    assert tuple(results) == CHOICES == tuple(FEATURE_CHOICES)
     states = [result["hidden_states"] for result in results.values()]
     four = [2, 3, 4, 5]
     assert states == [[0], [4], [5], four, four, [1, 2, 3, 4, 5]]
@@ -194,12 +190,12 @@ def test_batches(data):
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     random = np.random.default_rng(5)
     values = random.normal(size=(offsets[-1], 4, 3)).astype(np.float16)
-    split = Split(sentences, windows, StoredFeatures(values, offsets, (0, 2, 3, 5), True))
+    file = TaggedFile(sentences, windows, StoredFeatures(values, offsets, (0, 2, 3, 5), True))
     rows = [4, 1, 7]
-    inputs = split.batch(rows, (5, 2), weighted=True)
+    inputs = file.batch(rows, (5, 2), weighted=True)
     length = max(lengths[row] for row in rows)
     assert inputs["features"].shape == (3, length, 2, 3)
-    joined = split.batch(rows, (5, 2), weighted=False)["features"]
+    joined = file.batch(rows, (5, 2), weighted=False)["features"]
     for i, row in enumerate(rows):
         own = values[offsets[row] : offsets[row + 1]][:, [3, 1]].astype(np.float32)
         np.testing.assert_array_equal(inputs["features"][i, : lengths[row]], own)
@@ -208,17 +204,17 @@ def test_batches(data):
             length - lengths[row]
         )
         np.testing.assert_array_equal(joined[i, : lengths[row]], own.reshape(-1, 6))
-    labels, weights = split.labels(rows, length, {"O": 0, "B-LOC": 1, "I-LOC": 2, "B-PER": 3})
+    labels, weights = file.labels(rows, length, {"O": 0, "B-LOC": 1, "I-LOC": 2, "B-PER": 3})
     assert labels.shape == weights.shape == (3, length)
     # [CLS] w1 w2 . w3 w5 [SEP]: the second word has three pieces.
     assert labels[1, :7].tolist() == [0, 0, 1, 0, 0, 3, 0]
     assert weights[1, :7].tolist() == [0, 1, 1, 0, 0, 1, 0]
     for generator in (None, np.random.default_rng(0)):
-        batches = split.batches(5, generator)
+        batches = file.batches(5, generator)
         assert sorted(row for batch in batches for row in batch) == list(range(len(windows)))
         assert all(len(batch) <= 5 for batch in batches)
     shuffled = np.random.default_rng(0)
-    assert split.batches(5, shuffled) != split.batches(5, shuffled)
+    assert file.batches(5, shuffled) != file.batches(5, shuffled)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +223,9 @@ def test_batches(data):
         ({"seeds": "1,1"}, "--seeds: expected distinct integers of at least 0, got '1,1'"),
         ({"seeds": "x"}, "--seeds: expected distinct integers"),
         ({"seeds": ""}, "--seeds: expected distinct integers"),
-        ({"num_train_epochs": 0}, "--num_train_epochs: expected at least 1, got 0"),
-        ({"learning_rate": 0}, "--learning_rate: expected above 0, got 0"),
-        ({"dropout_rate": 1}, "--dropout_rate: expected 0 to below 1, got 1"),
+        ({"num_train_epochs": 0}, "num_train_epochs: expected at least 1, got 0"),
+        ({"learning_rate": 0}, "learning_rate: expected above 0, got 0"),
+        ({"dropout_rate": 1}, "dropout_rate: expected at least 0 and below 1, got 1"),
         ({"model_dir": None}, "expected --model_dir"),
         ({"max_seq_length": 42}, "--max_seq_length: expected 3 to 41"),
         ({"eval_file": "/nowhere/dev"}, "/nowhere/dev"),
@@ -237,7 +233,7 @@ def test_batches(data):
     ],
 )
 def test_what_is_refused(data, tmp_path, changes, message, monkeypatch):
-    monkeypatch.setattr(feature_extraction, "stored_features", None)  # nothing may come so far
+    monkeypatch.setattr(taggers, "stored_features", None)  # nothing may come so far
     with pytest.raises((ValueError, OSError), match=message):
         run(data, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
