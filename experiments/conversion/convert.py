@@ -1,15 +1,33 @@
 """Conversion of a checkpoint from any format to any other."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from absl import flags
-
+from bert_tf.config import BertConfig
+from bert_tf.tokenization.vocabulary import VOCAB_NAME
+from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
+from bert_tf.weights.keras_hub_export import check_keras_hub, save_keras_hub
+from bert_tf.weights.load import LoadedModel, Transfer, load_model
+from bert_tf.weights.locate import (
+    CONFIG_NAME,
+    KERAS_SUFFIX,
+    KERAS_WEIGHTS_SUFFIX,
+    LABELS_NAME,
+    locate,
+)
+from bert_tf.weights.save import save_hf, save_keras, save_model_directory
 from experiments.command_line.tables import print_rows
-from experiments.conversion.verify import OVERRIDES, shape_text, verify
+from experiments.conversion.options import ConversionOptions
+from experiments.conversion.verify import shape_text, verify
+
+# Format of a directory -> the file in it that holds the weights.
+_WEIGHTS_FILES = {"tf1": "bert_model.ckpt", "hf": "model.safetensors"}
+
+# === What is printed ===
 
 
 def fold_layers(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -29,7 +47,7 @@ def fold_layers(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return [(*cells, f"x {count}" if count > 1 else "") for cells, count in folded.items()]
 
 
-def print_transfer(transfer: Any, verbose: bool) -> None:
+def print_transfer(transfer: Transfer, verbose: bool) -> None:
     """Print tables of the weights that were moved, missing and ignored."""
     rows = []
     for move in transfer.moved:
@@ -52,18 +70,29 @@ def print_transfer(transfer: Any, verbose: bool) -> None:
         print_rows(f"{title}: {len(names)}", [(name,) for name in names])
 
 
-# === The script ===
+def _print_contents(loaded: LoadedModel, opened: Checkpoint) -> None:
+    """Print what a checkpoint holds beside its weights."""
+    transfer, tokenizer = loaded.transfer, loaded.tokenizer
+    print(f"found {transfer.description}, in the layout of {transfer.layout}")
+    casing = tokenizer and ("uncased" if tokenizer.do_lower_case else "cased")
+    facts = [
+        ("kind of model", loaded.kind),
+        ("parameters", f"{loaded.model.count_params():,}"),
+        ("vocabulary", f"{len(tokenizer.vocab):,} pieces, {casing}" if tokenizer else "none found"),
+        ("labels", ", ".join(loaded.labels) if loaded.labels else ""),
+        ("training step", "" if transfer.step is None else f"{transfer.step:,}"),
+    ]
+    if opened.state:
+        facts.append(("left aside", f"{len(opened.state)} optimizer slots, buffers and copies"))
+    config = dataclasses.asdict(loaded.config)
+    facts += [(name, str(value)) for name, value in config.items() if name != "ignored_keys"]
+    print_rows("it holds", [fact for fact in facts if fact[1]])
+
+
+# === The run ===
 
 
 def _check_target(source: str, target: pathlib.Path, file_format: str, overwrite: bool) -> None:
-    from bert_tf.tokenization.vocabulary import VOCAB_NAME
-    from bert_tf.weights.locate import (
-        CONFIG_NAME,
-        KERAS_SUFFIX,
-        KERAS_WEIGHTS_SUFFIX,
-        LABELS_NAME,
-    )
-
     is_file = target.name.endswith((KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX))
     if is_file != (file_format == "keras"):
         raise ValueError(
@@ -71,9 +100,9 @@ def _check_target(source: str, target: pathlib.Path, file_format: str, overwrite
             f"{'a directory' if is_file else ''} for --format={file_format}, got {target}"
         )
     beside = [target.parent / name for name in (CONFIG_NAME, VOCAB_NAME, LABELS_NAME)]
-    if is_file and not overwrite and (found := [str(path) for path in beside if path.exists()]):
+    if is_file and not overwrite and (existing := [str(path) for path in beside if path.exists()]):
         raise ValueError(
-            f"--to: {', '.join(found)} would be replaced; name a file in another folder, or "
+            f"--to: {', '.join(existing)} would be replaced; name a file in another folder, or "
             "--overwrite"
         )
     if target.exists():
@@ -87,75 +116,55 @@ def _check_target(source: str, target: pathlib.Path, file_format: str, overwrite
             raise ValueError(f"--to: {target} exists; --overwrite writes into it")
 
 
-def convert(values: flags.FlagValues) -> None:
-    """Convert by the flags.
+def _write(loaded: LoadedModel, target: pathlib.Path, file_format: str) -> Sequence[str]:
+    """Write a model in a format; return the weights that the format has no place for."""
+    model, tokenizer, labels = loaded.model, loaded.tokenizer, loaded.labels
+    if file_format == "tf1":
+        save_model_directory(target, model, labels=labels, tokenizer=tokenizer)
+    elif file_format == "hf":
+        return save_hf(target, model, tokenizer, labels)
+    elif file_format == "keras_hub":
+        return save_keras_hub(target, model, tokenizer)
+    else:
+        save_keras(target, model, tokenizer, labels)
+    return ()
+
+
+def run(options: ConversionOptions) -> None:
+    """Convert as the options say.
 
     Raises:
         ValueError, OSError: bad input; one line says what.
         Mismatch: the result is not what the source is.
     """
-    from bert_tf.config import BertConfig
-    from bert_tf.weights import load
-    from bert_tf.weights.checkpoint import open_checkpoint
-    from bert_tf.weights.keras_hub_export import check_keras_hub, save_keras_hub
-    from bert_tf.weights.save import save_hf, save_keras, save_model_directory
-
-    source, target, file_format = getattr(values, "from"), pathlib.Path(values.to), values.format
-    _check_target(source, target, file_format, values.overwrite)
-    config = BertConfig.from_json_file(values.bert_config_file) if values.bert_config_file else None
-    overrides = {n: getattr(values, n) for n in OVERRIDES if getattr(values, n) is not None}
-    opened = open_checkpoint(source, config=config)
-    loaded = load.load_model(
+    target, file_format = pathlib.Path(options.target), options.format
+    _check_target(options.source, target, file_format, options.overwrite)
+    path = options.bert_config_file
+    config = BertConfig.from_json_file(path) if path else None
+    given = dataclasses.asdict(options.changes)
+    changes = {name: value for name, value in given.items() if value is not None}
+    opened = open_checkpoint(options.source, config=config)
+    loaded = load_model(
         opened,
-        kind=values.kind,
+        kind=options.kind,
         config=config,
-        do_lower_case=values.do_lower_case,
-        ignore=values.ignore,
-        allow_missing=values.allow_missing,
-        **overrides,
+        do_lower_case=options.do_lower_case,
+        ignore=options.ignore,
+        allow_missing=options.allow_missing,
+        **changes,
     )
     if file_format == "keras_hub":
         check_keras_hub(loaded.config)
-    tokenizer = loaded.tokenizer
-    print(f"found {loaded.transfer.description}, in the layout of {loaded.transfer.layout}")
-    casing = tokenizer and ("uncased" if tokenizer.do_lower_case else "cased")
-    facts = [
-        ("kind of model", loaded.kind),
-        ("parameters", f"{loaded.model.count_params():,}"),
-        ("vocabulary", f"{len(tokenizer.vocab):,} pieces, {casing}" if tokenizer else "none found"),
-        ("labels", ", ".join(loaded.labels) if loaded.labels else ""),
-        ("training step", "" if loaded.transfer.step is None else f"{loaded.transfer.step:,}"),
-    ]
-    config_text = {
-        k: v for k, v in dataclasses.asdict(loaded.config).items() if k != "ignored_keys"
-    }
-    if opened.state:
-        facts.append(("left aside", f"{len(opened.state)} optimizer slots, buffers and copies"))
-    facts += [(name, str(value)) for name, value in config_text.items()]
-    print_rows("it holds", [fact for fact in facts if fact[1]])
-    print_transfer(loaded.transfer, values.all_weights)
-
-    skipped: Sequence[str] = ()
-    if file_format == "tf1":
-        save_model_directory(target, loaded.model, labels=loaded.labels, tokenizer=tokenizer)
-    elif file_format == "hf":
-        skipped = save_hf(target, loaded.model, tokenizer, loaded.labels)
-    elif file_format == "keras_hub":
-        skipped = save_keras_hub(target, loaded.model, tokenizer)
-    else:
-        save_keras(target, loaded.model, tokenizer, loaded.labels)
+    _print_contents(loaded, opened)
+    print_transfer(loaded.transfer, options.all_weights)
+    skipped = _write(loaded, target, file_format)
     print_rows(f"the target has no place for: {len(skipped)}", [(name,) for name in skipped])
     files = [target] if target.is_file() else [p for p in target.rglob("*") if p.is_file()]
     size = sum(path.stat().st_size for path in files)
     print(f"\nwrote {target} ({size / 1e6:.1f} MB)")
-    if values.verify:
-        names = {"tf1": "bert_model.ckpt", "hf": "model.safetensors"}
-        written = str(target / names[file_format]) if file_format in names else str(target)
-        verify(
-            (loaded, opened.located),
-            str(target),
-            written,
-            skipped,
-            values.tolerance,
-            bool(overrides),
-        )
+    if options.verify:
+        name = _WEIGHTS_FILES.get(file_format)
+        written = str(target / name) if name else str(target)
+        original = locate(options.source)
+        tolerance, changed = options.tolerance, bool(changes)
+        verify(loaded, original, str(target), written, skipped, tolerance, changed)

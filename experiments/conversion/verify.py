@@ -1,25 +1,26 @@
 """A converted checkpoint compared with the original on the same inputs."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
+from bert_tf.config import BertConfig
+from bert_tf.models.variables import to_numpy, weights_by_name
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights.checkpoint import open_checkpoint
+from bert_tf.weights.layouts import HF_ARCHITECTURES, OURS
+from bert_tf.weights.load import LoadedModel, load_model
+from bert_tf.weights.locate import LocatedCheckpoint, locate
 from experiments.command_line.tables import print_rows
 
-FORMATS = ("tf1", "hf", "keras_hub", "keras")
 _BATCH, _LENGTH, _CHOICES, _PREDICTIONS = 4, 29, 3, 5
-# Fields of the configuration that may be changed on the way; flags of these names.
-OVERRIDES = (
-    "hidden_act",
-    "layer_norm_eps",
-    "vocab_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
 _SENTENCES = (
     "The quick brown fox didn't jump over the lazy dog's 12.5 kg bowl.",
     "Café Zoë, naïve façades; 東京 and Ελλάδα — (1810.04805)!",
@@ -27,15 +28,19 @@ _SENTENCES = (
 )
 
 
+Arrays = dict[str, np.ndarray]  # inputs or outputs of a model, by name
+Row = tuple[str, str, str]  # of the table that is printed: what, how much, the verdict
+
+
 class Mismatch(RuntimeError):
     """Source and target differ."""
 
 
-def fixed_batch(config: Any, kind: str) -> dict[str, np.ndarray]:
+def fixed_batch(config: BertConfig, kind: str) -> Arrays:
     """Make the batch that outputs are compared on: random ids, padded rows, two segments.
 
     Args:
-        config: BertConfig of the model.
+        config: of the model.
         kind: key of `heads.HEADS`.
 
     Returns:
@@ -59,17 +64,15 @@ def fixed_batch(config: Any, kind: str) -> dict[str, np.ndarray]:
 # === Outputs of each system ===
 
 
-def _arrays(outputs: Any) -> dict[str, np.ndarray]:
+def _arrays(outputs: Any) -> Arrays:
     if not isinstance(outputs, dict):
         outputs = {"logits": outputs}
-    import keras
-
     if keras.backend.backend() != "tensorflow":  # whose tensors warn when they are converted so
         return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 
-def our_outputs(model: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def our_outputs(model: keras.Model, batch: Arrays) -> Arrays:
     """Run a model of this package."""
     return _arrays(model(batch, training=False))
 
@@ -86,14 +89,10 @@ _HF_OUTPUTS = {
 }
 
 
-def hf_outputs(
-    directory: str, kind: str, next_sentence: bool, batch: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def hf_outputs(directory: str, kind: str, next_sentence: bool, batch: Arrays) -> Arrays:
     """Run the model of a directory in transformers, under the names of our outputs."""
     import torch
     import transformers
-
-    from bert_tf.weights.layouts import HF_ARCHITECTURES
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -107,11 +106,11 @@ def hf_outputs(
         "segment_ids": "token_type_ids",
     }
     with torch.no_grad():
-        found = model(**{names[n]: torch.tensor(v).long() for n, v in batch.items() if n in names})
+        theirs = model(**{names[n]: torch.tensor(v).long() for n, v in batch.items() if n in names})
     outputs = {}
     for name, ours in _HF_OUTPUTS.get(kind, {"logits": "logits"}).items():
-        if found.get(name) is not None:
-            outputs[ours] = found[name].numpy()
+        if theirs.get(name) is not None:
+            outputs[ours] = theirs[name].numpy()
     if "masked_lm_logits" in outputs:  # theirs are of all positions
         rows = np.arange(_BATCH)[:, None]
         outputs["masked_lm_logits"] = outputs["masked_lm_logits"][
@@ -120,7 +119,7 @@ def hf_outputs(
     return outputs
 
 
-def keras_hub_outputs(directory: str, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def keras_hub_outputs(directory: str, batch: Arrays) -> Arrays:
     """Run the backbone of a preset in KerasHub."""
     import keras_hub
 
@@ -137,13 +136,13 @@ def keras_hub_outputs(directory: str, batch: dict[str, np.ndarray]) -> dict[str,
 
 
 def own_system(
-    layout: str, located: Any, kind: str, next_sentence: bool
-) -> tuple[str, Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None]:
+    layout: str, located: LocatedCheckpoint, kind: str, next_sentence: bool
+) -> tuple[str, Callable[[Arrays], Arrays] | None]:
     """Return what a checkpoint's own system is called, and how to run it; None where it cannot.
 
     Args:
         layout: name of the checkpoint's layout.
-        located: `checkpoint_formats.LocatedCheckpoint`.
+        located: where it lies.
         kind: key of `heads.HEADS`.
         next_sentence: whether a model for pre-training has that head.
     """
@@ -165,9 +164,7 @@ def shape_text(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def compare(
-    what: str, first: dict[str, np.ndarray], second: dict[str, np.ndarray], tolerance: float
-) -> tuple[tuple[str, str, str], bool]:
+def compare(what: str, first: Arrays, second: Arrays, tolerance: float) -> tuple[Row, bool]:
     """Compare outputs by name.
 
     Returns:
@@ -186,58 +183,101 @@ def compare(
     return (what, text, "equal" if equal else "DIFFERS"), equal
 
 
-def _weights(model: Any) -> dict[str, np.ndarray]:
-    from bert_tf.models.variables import to_numpy, weights_by_name
+def _compare_weights(
+    ours: keras.Model, theirs: keras.Model, skipped: Sequence[str]
+) -> tuple[Row, bool]:
+    """Compare the weights of two models to the bit."""
+    expected, actual = weights_by_name(ours), weights_by_name(theirs)
+    unequal = [
+        name
+        for name, weight in expected.items()
+        if name not in skipped
+        and not (name in actual and np.array_equal(to_numpy(actual[name]), to_numpy(weight)))
+    ]
+    text = f"{len(expected) - len(skipped) - len(unequal)} weights equal to the bit"
+    text += f", {len(unequal)} not: {', '.join(unequal[:5])}" if unequal else ""
+    return ("target, read back", text, "DIFFERS" if unequal else "equal"), not unequal
 
-    return {n: to_numpy(v) for n, v in weights_by_name(model).items()}
+
+class _Comparisons:
+    """Rows of the table that is printed, and whether all comparisons agree."""
+
+    def __init__(self, loaded: LoadedModel, tolerance: float):
+        self.loaded, self.tolerance = loaded, tolerance
+        self.rows: list[Row] = []
+        self.agree = True
+
+    def add(self, row: Row, equal: bool) -> None:
+        """Note one comparison."""
+        self.rows.append(row)
+        self.agree &= equal
+
+    def add_own_system(
+        self,
+        what: str,
+        layout: str,
+        place: LocatedCheckpoint,
+        kind: str,
+        expected: Arrays,
+        batch: Arrays,
+    ) -> None:
+        """Compare the outputs that a checkpoint's own system has for a batch with ours."""
+        if layout == OURS.name:
+            return
+        next_sentence = self.loaded.config.next_sentence_prediction
+        system, outputs_of = own_system(layout, place, kind, next_sentence)
+        if outputs_of is None:
+            self.rows.append((what, system, "not compared"))
+        else:
+            self.add(*compare(f"{what} in {system}", expected, outputs_of(batch), self.tolerance))
+
+    def add_tokenizer(self, what: str, layout: str, place: LocatedCheckpoint) -> None:
+        """Compare the tokenizer beside weights, as transformers loads it, where it can."""
+        if (
+            importlib.util.find_spec("transformers")
+            and layout == "transformers"
+            and has_hf_tokenizer(place)
+        ):
+            self.add(*_compare_tokenizers(what, self.loaded.tokenizer, place.path))
 
 
 def verify(
-    source: Any, target: str, written: str, skipped: Sequence[str], tolerance: float, changed: bool
+    loaded: LoadedModel,
+    original: LocatedCheckpoint,
+    target: str,
+    written: str,
+    skipped: Sequence[str],
+    tolerance: float,
+    changed: bool,
 ) -> None:
-    """Compare source, the model between and target; see the module's docstring.
+    """Compare the source, the model between and the target.
 
     Args:
-        source: `checkpoints.LoadedModel` of the source, with `.located`.
+        loaded: the model between, as it was loaded from the source.
+        original: where the source lies.
         target: directory or file that was asked for.
         written: what holds the weights in it.
         skipped: weights that the target has no place for.
         tolerance: of absolute differences of outputs.
-        changed: whether fields of the configuration were changed on the way.
+        changed: whether the configuration was changed on the way, so that the source's own system
+            would give other outputs.
 
     Raises:
         Mismatch: they differ.
     """
-    from bert_tf.weights.checkpoint import open_checkpoint
-    from bert_tf.weights.layouts import OURS
-    from bert_tf.weights.load import load_model
-    from bert_tf.weights.locate import locate
-
-    loaded, located = source
     batch = fixed_batch(loaded.config, loaded.kind)
-    between = our_outputs(loaded.model, batch)
-    rows, verdicts = [], []
-
-    def add(row_and_verdict):
-        rows.append(row_and_verdict[0])
-        verdicts.append(row_and_verdict[1])
-
-    def add_own(what, layout, place, kind, inputs):
-        if layout == OURS.name:
-            return
-        system, run = own_system(layout, place, kind, loaded.config.next_sentence_prediction)
-        if run is None:
-            rows.append((what, system, "not compared"))
-        else:
-            add(compare(f"{what} in {system}", between, run(inputs), tolerance))
-
+    expected = our_outputs(loaded.model, batch)
+    comparisons = _Comparisons(loaded, tolerance)
+    layout = loaded.transfer.layout
     if changed:
-        rows.append(("source", "the configuration was changed on the way", "not compared"))
+        text = "the configuration was changed on the way"
+        comparisons.rows.append(("source", text, "not compared"))
     else:
-        add_own("source", loaded.transfer.layout, located, loaded.kind, batch)
-    if locate(target).path != written:
+        comparisons.add_own_system("source", layout, original, loaded.kind, expected, batch)
+    place = locate(target)
+    if place.path != written:
         raise Mismatch(
-            f"{target} holds another checkpoint, {locate(target).path}, which is read in place of "
+            f"{target} holds another checkpoint, {place.path}, which is read in place of "
             f"{written}; convert into an empty directory"
         )
     again = load_model(
@@ -245,38 +285,24 @@ def verify(
         kind=None if skipped else loaded.kind,
         do_lower_case=loaded.tokenizer and loaded.tokenizer.do_lower_case,
     )
-    ours, theirs = _weights(loaded.model), _weights(again.model)
-    unequal = [
-        name
-        for name, value in ours.items()
-        if name not in skipped and not (name in theirs and np.array_equal(theirs[name], value))
-    ]
-    text = f"{len(ours) - len(skipped) - len(unequal)} weights equal to the bit"
-    verdicts.append(not unequal)
-    text += f", {len(unequal)} not: {', '.join(unequal[:5])}" if unequal else ""
-    rows.append(("target, read back", text, "DIFFERS" if unequal else "equal"))
-    encoder_only = again.kind == "encoder" != loaded.kind
-    if encoder_only:
+    comparisons.add(*_compare_weights(loaded.model, again.model, skipped))
+    if again.kind == "encoder" != loaded.kind:
         # Only the encoder was written: what it should give is in the model's first layer.
-        layer = loaded.model.get_layer("bert")
-        flat = {n: v.reshape(-1, v.shape[-1]) for n, v in batch.items() if n.endswith(("ids", "k"))}
-        between = _arrays(layer(flat, training=False))
-        batch = flat
-    add(compare("target, read back", between, our_outputs(again.model, batch), tolerance))
-    add_own("target", open_checkpoint(target).layout.name, locate(target), again.kind, batch)
-    if importlib.util.find_spec("transformers"):
-        for what, layout, place in (
-            ("source", loaded.transfer.layout, located),
-            ("target", again.transfer.layout, locate(target)),
-        ):
-            if layout == "transformers" and has_hf_tokenizer(place):
-                add(_compare_tokenizers(what, loaded.tokenizer, place.path))
-    print_rows("verified (largest absolute differences)", rows)
-    if not all(verdicts):
+        encoder_inputs = ("input_ids", "input_mask", "segment_ids")
+        batch = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in encoder_inputs}
+        expected = _arrays(loaded.model.get_layer("bert")(batch, training=False))
+    outputs = our_outputs(again.model, batch)
+    comparisons.add(*compare("target, read back", expected, outputs, tolerance))
+    target_layout = open_checkpoint(target).layout.name
+    comparisons.add_own_system("target", target_layout, place, again.kind, expected, batch)
+    comparisons.add_tokenizer("source", layout, original)
+    comparisons.add_tokenizer("target", again.transfer.layout, place)
+    print_rows("verified (largest absolute differences)", comparisons.rows)
+    if not comparisons.agree:
         raise Mismatch(f"source and target differ by more than {tolerance:g}; see above")
 
 
-def has_hf_tokenizer(located: Any) -> bool:
+def has_hf_tokenizer(located: LocatedCheckpoint) -> bool:
     """Tell whether a tokenizer that transformers can load lies beside weights."""
     folder = pathlib.Path(located.path).parent
     has_vocabulary = any((folder / name).exists() for name in ("vocab.txt", "tokenizer.json"))
@@ -284,8 +310,8 @@ def has_hf_tokenizer(located: Any) -> bool:
 
 
 def _compare_tokenizers(
-    what: str, tokenizer: Any, weights: str
-) -> tuple[tuple[str, str, str], bool]:
+    what: str, tokenizer: FullTokenizer | None, weights: str
+) -> tuple[Row, bool]:
     """Compare the tokenizer beside weights of transformers, as it loads it, with ours."""
     import transformers
 

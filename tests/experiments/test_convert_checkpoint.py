@@ -6,17 +6,16 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
 
 from bert_tf.config import BertConfig
 from bert_tf.models.task_models import HEADS, bert_classifier
-from bert_tf.weights import save
 from bert_tf.weights.load import load_bert
 from bert_tf.weights.save import save_hf, save_model_directory
-from experiments import convert_checkpoint
-from experiments.conversion import convert as conversion_convert
+from experiments.conversion import convert as conversion
 from experiments.conversion import verify
+from experiments.conversion.options import ConversionOptions
 from experiments.conversion.verify import Mismatch, fixed_batch, our_outputs
+from tests.support import command_options
 from tests.support import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -28,16 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 def convert(source, target, file_format, **changes):
-    values = flags.FlagValues()
-    convert_checkpoint.define_flags(values)
     given = {"from": source, "to": target, "format": file_format, **changes}
-    pairs = [
-        (name, value)
-        for name, values_of in given.items()
-        for value in (values_of if isinstance(values_of, list) else [values_of])
-    ]
-    values(["convert_checkpoint.py", *(f"--{name}={value}" for name, value in pairs)])
-    conversion_convert.convert(values)
+    conversion.run(command_options.of(ConversionOptions, **given))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +109,7 @@ def test_a_difference_is_noticed(classifier, tmp_path, monkeypatch, capsys):
         weight.assign(weight.numpy() + 1e-3)
         return write(directory, other, tokenizer, labels)
 
-    monkeypatch.setattr(save, "save_hf", write_another)
+    monkeypatch.setattr(conversion, "save_hf", write_another)
     with pytest.raises(Mismatch, match="differ by more than 0.0001"):
         convert(classifier, tmp_path / "hf", "hf")
     printed = capsys.readouterr().out

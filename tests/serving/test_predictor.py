@@ -11,8 +11,10 @@ from bert_tf.serving.load import load_served_model
 from bert_tf.serving.saved_model import export_saved_model
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.save import save_model_directory
-from experiments import export_model
 from experiments.command_line.exit_status import exit_on_error
+from experiments.conversion import export
+from experiments.conversion.options import ExportOptions
+from tests.support import command_options
 from tests.support import synthetic_records as synthetic
 
 WORDS = (
@@ -147,11 +149,12 @@ def test_what_it_cannot_load_is_refused(tmp_path):
 
 
 def exported_by_the_script(folder, saved, **given):
-    values = flags.FlagValues()
-    export_model.define_flags(values)
     given = {"model_dir": folder, "saved_model": saved, **given}
-    values(["export_model.py", *(f"--{name}={value}" for name, value in given.items())])
-    return exit_on_error("export_model", lambda: export_model.run(values), values)
+
+    def run():
+        export.run(command_options.of(ExportOptions, **given))
+
+    return exit_on_error("export_model", run, flags.FlagValues())
 
 
 def test_the_script_exports_what_training_left(tmp_path, capsys):

@@ -1,0 +1,49 @@
+"""Export of a model as what serves strings."""
+
+from __future__ import annotations
+
+import pathlib
+
+from bert_tf.serving.load import load_served_model
+from bert_tf.serving.onnx import export_onnx
+from bert_tf.serving.saved_model import export_saved_model
+from bert_tf.serving.tflite import export_tflite
+from experiments.conversion.options import ExportOptions
+
+
+def run(options: ExportOptions) -> None:
+    """Export as the options say.
+
+    Raises:
+        ValueError, OSError, RuntimeError: bad options or model, or the file differs from the model.
+        ImportError: a package of the format's extra is missing.
+    """
+    served = load_served_model(
+        options.model_dir,
+        task=options.task,
+        vocab_file=options.vocab_file,
+        do_lower_case=options.do_lower_case,
+        max_seq_length=options.max_seq_length,
+        has_pairs=options.pairs,
+        labels=options.labels or None,
+        null_score_diff_threshold=options.null_score_diff_threshold,
+        words=options.words,
+        top_k=options.top_k,
+        layer=options.layer,
+    )
+    output_dir, version = options.output_dir, options.version
+    description = options.description or f"read from {options.model_dir}"
+    if options.format == "onnx":
+        folder = export_onnx(served, output_dir, version=version, description=description)
+    else:
+        write = export_tflite if options.format == "tflite" else export_saved_model
+        folder = write(
+            served,
+            output_dir,
+            version=version,
+            description=description,
+            ids_only=options.ids_only,
+            weights=options.weights,
+        )
+    size = sum(p.stat().st_size for p in pathlib.Path(folder).rglob("*") if p.is_file())
+    print(f"{options.model_dir} exported to {folder} ({size / 1e6:.1f} MB), {served.task}")

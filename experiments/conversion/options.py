@@ -1,0 +1,109 @@
+"""Options of conversion between formats, and of export for serving."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bert_tf.options import option
+
+CHECKPOINT_FORMATS = ("tf1", "hf", "keras_hub", "keras")
+# Export format -> what it can hold weights in.
+EXPORT_WEIGHTS = {
+    "saved_model": ("float32", "float16", "bfloat16"),
+    "tflite": ("float32", "float16", "int8"),
+    "onnx": ("float32",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigChanges:
+    """Fields of the model's configuration that may be changed on the way."""
+
+    hidden_act: str | None = option(None, "Activation to take in place of the source's.")
+    layer_norm_eps: float | None = option(None, "Epsilon to take in place of the source's.")
+    vocab_size: int | None = option(None, "Cut or extend the word embeddings to this.")
+    max_position_embeddings: int | None = option(None, "Cut or extend the positions to this.")
+    type_vocab_size: int | None = option(None, "Cut or extend the segment embeddings to this.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionOptions:
+    """What convert_checkpoint.py is asked for."""
+
+    source: str = option(
+        None, "Checkpoint: directory, file or TensorFlow prefix.", required=True, flag="from"
+    )
+    target: str = option(None, "What to write.", required=True, flag="to")
+    format: str = option(None, "The target's format.", choices=CHECKPOINT_FORMATS, required=True)
+    bert_config_file: str | None = option(None, "Configuration; by default the source's.")
+    kind: str | None = option(None, "Kind of model; by default what the weights say.")
+    do_lower_case: bool | None = option(None, "Casing; by default what the source says.")
+    ignore: tuple[str, ...] = option(
+        (), "Regular expression of weights of the source to leave; repeatable.", repeated=True
+    )
+    allow_missing: tuple[str, ...] = option(
+        (), "Regular expression of weights that it may lack; repeatable.", repeated=True
+    )
+    changes: ConfigChanges = ConfigChanges()
+    overwrite: bool = option(False, "Write into a target that exists.")
+    all_weights: bool = option(False, "List every layer's weights, not one line for all.")
+    verify: bool = option(True, "Compare source and target.")
+    tolerance: float = option(1e-4, "Largest absolute difference of outputs.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What export_model.py is asked for.
+
+    Raises:
+        ValueError: the format cannot hold such weights.
+    """
+
+    model_dir: str = option(None, "Model directory or checkpoint.", required=True)
+    output_dir: str = option(
+        None,
+        "Folder of the model's versions; its last part is the name.",
+        required=True,
+        alias="saved_model",
+    )
+    format: str = option("saved_model", "What to write.", choices=tuple(EXPORT_WEIGHTS))
+    weights: str = option(
+        "float32",
+        "What the file holds the weights in; int8 is for tflite, bfloat16 for a SavedModel.",
+        choices=("float32", "float16", "bfloat16", "int8"),
+    )
+    description: str | None = option(
+        None, "Of the weights, for the model card; by default where they were."
+    )
+    version: int | None = option(None, "Version; by default one more than the highest there is.")
+    task: str | None = option(
+        None, "What it is for, of a checkpoint that does not say; fill_mask and so on."
+    )
+    vocab_file: str | None = option(None, "Vocabulary; by default the model directory's.")
+    do_lower_case: bool | None = option(None, "Casing; by default the model directory's.")
+    max_seq_length: int | None = option(
+        None, "Pieces of a sequence; training's, or 128.", minimum=3
+    )
+    pairs: bool | None = option(None, "Whether requests have two texts; training's.")
+    labels: tuple[str, ...] = option((), "Names of the labels; by default the model directory's.")
+    null_score_diff_threshold: float | None = option(
+        None, "Question answering: no answer if the null score is greater; training's."
+    )
+    words: str = option(
+        "punctuation",
+        "Tagging: what parts the words of a text.",
+        choices=("punctuation", "white_space"),
+    )
+    top_k: int = option(5, "Filling masks: candidates for each.", minimum=1)
+    layer: int = option(-1, "Embeddings: hidden state to take the mean of, 0 for the embeddings.")
+    ids_only: bool = option(
+        False,
+        "Take ids instead of strings: no operations of tensorflow_text. Always so for onnx.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.weights not in EXPORT_WEIGHTS[self.format]:
+            raise ValueError(
+                f"weights: {self.format} can hold {', '.join(EXPORT_WEIGHTS[self.format])}, got "
+                f"{self.weights}"
+            )
