@@ -3,23 +3,8 @@
 python experiments/plot_curves.py --output_dir=RUN [--png=curves.png]
 """
 
-from __future__ import annotations
-
-import pathlib
-
-from absl import app, flags
-
-from bert_tf.training.log import METRICS_NAME
-from experiments.plots.curves import plot_curves
-
-
-def main(_) -> None:
-    """Draw the curves of one run."""
-    folder = pathlib.Path(flags.FLAGS.output_dir)
-    print(plot_curves(folder / METRICS_NAME, flags.FLAGS.png or folder / "curves.png"))
-
+from experiments.command_line.command import run_command
+from experiments.plots.options import CurvesOptions
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output_dir", None, "Folder of the run.", required=True)
-    flags.DEFINE_string("png", None, "Picture to write; curves.png in the folder by default.")
-    app.run(main)
+    run_command(CurvesOptions, "experiments.plots.curves")

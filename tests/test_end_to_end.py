@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from bert_tf.input_pipeline.record_checks import manifests_of
-from experiments import quickstart
+from experiments.pretraining import quickstart
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 LENGTH, PREDICTIONS, STEPS = 31, 5, 7

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
+
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
+from bert_tf.weights.layouts import kinds_of_heads
+from bert_tf.weights.load import load_bert, load_model
+from experiments.plots.figures import save_figure
+from experiments.plots.options import AttentionOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +25,7 @@ _SHOWN = 5  # pieces for each mask and layer
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class Activations:
     """What a model makes of one sequence. T tokens, L layers, N heads, M masks, K pieces.
 
     Attributes:
@@ -37,7 +46,9 @@ class Seen:
     probabilities: np.ndarray
 
 
-def look(model_dir: str | os.PathLike[str], text: str, text_b: str | None = None) -> Seen:
+def activations_of(
+    model_dir: str | os.PathLike[str], text: str, text_b: str | None = None
+) -> Activations:
     """Run a model over a sentence or a pair.
 
     Args:
@@ -49,10 +60,6 @@ def look(model_dir: str | os.PathLike[str], text: str, text_b: str | None = None
         ValueError: the model has no vocabulary, or the text is too long for it.
         FileNotFoundError: there is no such model.
     """
-    from bert_tf.weights.checkpoint import open_checkpoint
-    from bert_tf.weights.layouts import kinds_of_heads
-    from bert_tf.weights.load import load_bert
-
     checkpoint = open_checkpoint(model_dir)
     loaded = load_bert(checkpoint, hidden_states=True, attention_probs=True)
     tokenizer = loaded.tokenizer
@@ -84,10 +91,10 @@ def look(model_dir: str | os.PathLike[str], text: str, text_b: str | None = None
             tuple(tuple(tokenizer.convert_ids_to_tokens(row.tolist())) for row in layer)
             for layer in order
         )
-    return Seen(tuple(tokens), attention, states, masks, pieces, probabilities)
+    return Activations(tuple(tokens), attention, states, masks, pieces, probabilities)
 
 
-def _pieces(tokenizer: Any, text: str) -> list[str]:
+def _pieces(tokenizer: FullTokenizer, text: str) -> list[str]:
     """Tokenize a text in which [MASK] is a token of its own."""
     parts = text.split(_MASK)
     pieces = tokenizer.tokenize(parts[0])
@@ -96,12 +103,8 @@ def _pieces(tokenizer: Any, text: str) -> list[str]:
     return pieces
 
 
-def _logits(checkpoint: Any, states: np.ndarray, masks: tuple[int, ...]) -> np.ndarray:
+def _logits(checkpoint: Checkpoint, states: np.ndarray, masks: tuple[int, ...]) -> np.ndarray:
     """Return what the masked language model's head says of each layer, float32 [L + 1, M, V]."""
-    import keras
-
-    from bert_tf.weights.load import load_model
-
     model = load_model(checkpoint, kind="pretraining").model
     table = next(w for w in model.weights if w.path.endswith("/word_embeddings"))
     head = model.get_layer("cls").predictions
@@ -109,12 +112,13 @@ def _logits(checkpoint: Any, states: np.ndarray, masks: tuple[int, ...]) -> np.n
     return keras.ops.convert_to_numpy(head(states, keras.ops.convert_to_tensor(table), positions))
 
 
-def attention_figure(seen: Seen) -> Figure:
+def attention_figure(activations: Activations) -> Figure:
     """Draw a panel for each layer (rows) and head (columns): queries down, keys across."""
     from matplotlib import pyplot
 
-    layers, heads, length, _ = seen.attention.shape
+    layers, heads, length, _ = activations.attention.shape
     side = max(1.1, min(2.6, 0.11 * length))
+    size = min(8, 55 * side / length)
     figure, axes = pyplot.subplots(
         layers,
         heads,
@@ -123,7 +127,7 @@ def attention_figure(seen: Seen) -> Figure:
         layout="constrained",
     )
     for (layer, head), axis in np.ndenumerate(axes):
-        axis.imshow(seen.attention[layer, head], cmap="viridis", vmin=0, vmax=1)
+        axis.imshow(activations.attention[layer, head], cmap="viridis", vmin=0, vmax=1)
         axis.set_xticks([])
         axis.set_yticks([])
         if layer == 0:
@@ -131,28 +135,30 @@ def attention_figure(seen: Seen) -> Figure:
         if head == 0:
             axis.set_ylabel(f"layer {layer + 1}", fontsize=8)
             if length <= 24:
-                axis.set_yticks(range(length), seen.tokens, fontsize=min(8, 55 * side / length))
+                axis.set_yticks(
+                    range(length), activations.tokens, fontsize=min(8, 55 * side / length)
+                )
         if layer == layers - 1 and length <= 24:
             size = min(8, 55 * side / length)
-            axis.set_xticks(range(length), seen.tokens, fontsize=size, rotation=90)
+            axis.set_xticks(range(length), activations.tokens, fontsize=size, rotation=90)
     figure.suptitle("attention: from each token (down) to all tokens (across)", fontsize=9)
     return figure
 
 
-def embedding_figure(seen: Seen) -> Figure:
+def embedding_figure(activations: Activations) -> Figure:
     """Draw the tokens of a few layers in the plane of their two largest principal components."""
     from matplotlib import pyplot
     from sklearn.decomposition import PCA
 
-    count = len(seen.embeddings)
+    count = len(activations.embeddings)
     chosen = sorted({0, count // 3, 2 * count // 3, count - 1})
     figure, axes = pyplot.subplots(
         1, len(chosen), figsize=(3.4 * len(chosen), 3.4), squeeze=False, layout="constrained"
     )
     for axis, layer in zip(axes[0], chosen, strict=True):
-        points = PCA(n_components=2).fit_transform(seen.embeddings[layer])
+        points = PCA(n_components=2).fit_transform(activations.embeddings[layer])
         axis.scatter(points[:, 0], points[:, 1], s=8, color="#4c72b0")
-        for (x, y), token in zip(points, seen.tokens, strict=True):
+        for (x, y), token in zip(points, activations.tokens, strict=True):
             axis.annotate(token, (x, y), fontsize=7, xytext=(2, 2), textcoords="offset points")
         axis.set_title("embeddings" if layer == 0 else f"layer {layer}", fontsize=9)
         axis.set_xticks([])
@@ -161,7 +167,7 @@ def embedding_figure(seen: Seen) -> Figure:
     return figure
 
 
-def prediction_figure(seen: Seen) -> Figure:
+def prediction_figure(activations: Activations) -> Figure:
     """Draw, for each [MASK], the best pieces if the head reads each layer; dark is probable.
 
     Raises:
@@ -169,11 +175,11 @@ def prediction_figure(seen: Seen) -> Figure:
     """
     from matplotlib import pyplot
 
-    if not seen.masks:
+    if not activations.masks:
         raise ValueError("text: expected a [MASK] to predict, got none")
-    if not seen.pieces:
+    if not activations.pieces:
         raise ValueError("model_dir: the model has no head of a masked language model")
-    layers, masks, count = seen.probabilities.shape
+    layers, masks, count = activations.probabilities.shape
     figure, axes = pyplot.subplots(
         1,
         masks,
@@ -182,15 +188,37 @@ def prediction_figure(seen: Seen) -> Figure:
         layout="constrained",
     )
     for number, axis in enumerate(axes[0]):
-        shares = seen.probabilities[:, number]
+        shares = activations.probabilities[:, number]
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (layer, rank), share in np.ndenumerate(shares):
-            piece = seen.pieces[layer][number][rank]
+            piece = activations.pieces[layer][number][rank]
             color = "white" if share > 0.5 else "black"
             label = f"{piece} {share:.2f}"
             axis.text(rank, layer, label, ha="center", va="center", fontsize=7, color=color)
         names = ["embeddings", *(f"layer {layer}" for layer in range(1, layers))]
         axis.set_yticks(range(layers), names if number == 0 else [""] * layers, fontsize=8)
         axis.set_xticks([])
-        axis.set_title(f"[MASK] at {seen.masks[number]}", fontsize=9)
+        axis.set_title(f"[MASK] at {activations.masks[number]}", fontsize=9)
     return figure
+
+
+def run(options: AttentionOptions) -> None:
+    """Write attention.png, embeddings.png and, where the model can predict, predictions.png.
+
+    Raises:
+        ValueError, OSError: bad options, model or text.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    activations = activations_of(options.model_dir, options.text, options.text_b)
+    figures = {
+        "attention": attention_figure(activations),
+        "embeddings": embedding_figure(activations),
+    }
+    if activations.pieces:
+        figures["predictions"] = prediction_figure(activations)
+    for name, figure in figures.items():
+        path = pathlib.Path(options.output_dir) / f"{name}.png"
+        save_figure(figure, path, dpi=130)
+        print(f"wrote {path}")

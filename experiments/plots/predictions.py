@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+
+from experiments.plots.figures import save_figure, subplots
 
 
 def plot_confusion(
@@ -26,7 +26,7 @@ def plot_confusion(
     counts = confusion_matrix(labels, predictions, labels=range(len(names)))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.5 + 0.6 * len(names)
-    figure, axis = _figure(size + 1, size)
+    figure, axis = subplots(figsize=(size + 1, size))
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the true label")
     ticks = range(len(names))
@@ -41,19 +41,19 @@ def plot_confusion(
     axis.set_ylabel("true")
     accuracy = np.trace(counts) / max(counts.sum(), 1)
     axis.set_title(f"{counts.sum():,} examples, accuracy {accuracy:.1%}")
-    _save(figure, png)
+    save_figure(figure, png)
 
 
 def plot_regression(labels: np.ndarray, predictions: np.ndarray, png: pathlib.Path) -> None:
     """Draw predicted numbers [N] over true ones [N]."""
-    figure, axis = _figure(6, 5)
+    figure, axis = subplots(figsize=(6, 5))
     axis.plot(labels, predictions, ".", markersize=3, alpha=0.5)
     ends = [min(labels.min(), predictions.min()), max(labels.max(), predictions.max())]
     axis.plot(ends, ends, color="grey", linewidth=1)
     axis.set_xlabel("true")
     axis.set_ylabel("predicted")
     axis.set_title(f"{len(labels):,} examples")
-    _save(figure, png)
+    save_figure(figure, png)
 
 
 def plot_types(scores: dict[str, tuple[float, float, float]], png: pathlib.Path) -> None:
@@ -63,7 +63,7 @@ def plot_types(scores: dict[str, tuple[float, float, float]], png: pathlib.Path)
         scores: type -> (precision, recall, F1), in percent.
         png: the picture to write.
     """
-    figure, axis = _figure(4 + 0.9 * len(scores), 4.5)
+    figure, axis = subplots(figsize=(4 + 0.9 * len(scores), 4.5))
     places = np.arange(len(scores))
     for number, name in enumerate(("precision", "recall", "F1")):
         heights = [row[number] for row in scores.values()]
@@ -72,22 +72,4 @@ def plot_types(scores: dict[str, tuple[float, float, float]], png: pathlib.Path)
     axis.set_ylim(0, 100)
     axis.set_ylabel("percent")
     axis.legend()
-    _save(figure, png)
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(width, height), layout="constrained")
-
-
-def _save(figure: Any, png: pathlib.Path) -> None:
-    from matplotlib import pyplot
-
-    temporary = png.with_name(f".{png.name}.tmp.png")
-    figure.savefig(temporary, dpi=110)
-    pyplot.close(figure)
-    os.replace(temporary, png)
+    save_figure(figure, png)

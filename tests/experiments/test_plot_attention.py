@@ -3,12 +3,18 @@
 import keras
 import numpy as np
 import pytest
-from absl import flags
 
 import bert_tf
 from bert_tf.weights.save import save_model_directory
-from experiments import plot_attention
-from experiments.plots.attention import attention_figure, embedding_figure, look, prediction_figure
+from experiments.plots import attention
+from experiments.plots.attention import (
+    activations_of,
+    attention_figure,
+    embedding_figure,
+    prediction_figure,
+)
+from experiments.plots.options import AttentionOptions
+from tests.support import command_options
 from tests.support import synthetic_records as synthetic
 
 TEXT, TEXT_B = "w3 w1 [MASK] w4", "w2 [MASK]"
@@ -31,7 +37,7 @@ def model(tmp_path_factory):
 
 def test_what_is_seen_is_what_the_model_computes(model):
     made, config, folder = model
-    seen = look(folder / "all", TEXT, TEXT_B)
+    seen = activations_of(folder / "all", TEXT, TEXT_B)
     assert seen.tokens == TOKENS and seen.masks == (3, 7)
     layers, heads, length = config.num_hidden_layers, config.num_attention_heads, len(TOKENS)
     assert seen.attention.shape == (layers, heads, length, length)
@@ -56,7 +62,7 @@ def test_what_is_seen_is_what_the_model_computes(model):
 
 def test_pictures_have_a_panel_for_each_head_layer_and_mask(model):
     _, config, folder = model
-    seen = look(folder / "all", TEXT, TEXT_B)
+    seen = activations_of(folder / "all", TEXT, TEXT_B)
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     assert len(attention_figure(seen).axes) == layers * heads
     assert len(embedding_figure(seen).axes) == min(4, layers + 1)
@@ -67,10 +73,7 @@ def test_pictures_have_a_panel_for_each_head_layer_and_mask(model):
 
 
 def run(**given):
-    values = flags.FlagValues()
-    plot_attention.define_flags(values)
-    values(["x", *(f"--{name}={value}" for name, value in given.items())])
-    plot_attention.run(values)
+    attention.run(command_options.of(AttentionOptions, **given))
 
 
 def test_the_script_writes_what_it_can(model, tmp_path):
@@ -86,10 +89,10 @@ def test_the_script_writes_what_it_can(model, tmp_path):
 def test_what_cannot_be_drawn_is_told(model):
     _, _, folder = model
     with pytest.raises(ValueError, match="text: has 18 pieces, the model 16 positions"):
-        look(folder / "all", " ".join(["w1"] * 16))
+        activations_of(folder / "all", " ".join(["w1"] * 16))
     with pytest.raises(ValueError, match="no vocabulary lies with"):
-        look(folder / "plain", TEXT)
+        activations_of(folder / "plain", TEXT)
     with pytest.raises(ValueError, match=r"expected a \[MASK\] to predict"):
-        prediction_figure(look(folder / "all", "w1 w2"))
+        prediction_figure(activations_of(folder / "all", "w1 w2"))
     with pytest.raises(ValueError, match="the model has no head of a masked language model"):
-        prediction_figure(look(folder / "encoder", TEXT))
+        prediction_figure(activations_of(folder / "encoder", TEXT))

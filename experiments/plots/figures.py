@@ -1,0 +1,32 @@
+"""Figures of matplotlib that are drawn without a screen, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from bert_tf.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# matplotlib is imported within functions: training goes on where it is not installed.
+
+
+def subplots(*shape: int, **arguments: Any) -> tuple[Figure, Any]:
+    """Make a figure and its axes, as `matplotlib.pyplot.subplots`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(*shape, layout="constrained", **arguments)
+
+
+def save_figure(figure: Figure, png: str | os.PathLike[str], dpi: int = 110) -> None:
+    """Write a figure as PNG and close it."""
+    from matplotlib import pyplot
+
+    with replacing(png, ".png") as temporary:
+        figure.savefig(temporary, dpi=dpi)
+    pyplot.close(figure)

@@ -1,0 +1,25 @@
+"""Options of the commands that draw."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bert_tf.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionOptions:
+    """What plot_attention.py is asked for."""
+
+    model_dir: str = option(None, "Model directory or checkpoint.", required=True)
+    text: str = option(None, "A sentence; [MASK] for a piece.", required=True)
+    text_b: str | None = option(None, "A second sentence.")
+    output_dir: str = option(None, "Folder of the pictures.", required=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvesOptions:
+    """What plot_curves.py is asked for."""
+
+    output_dir: str = option(None, "Folder of the run.", required=True)
+    png: str | None = option(None, "Picture to write; curves.png in the folder by default.")
