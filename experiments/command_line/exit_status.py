@@ -1,4 +1,4 @@
-"""How a script ends: its work done, or one line on standard error and a status that says why."""
+"""How a command ends: its work done, or one line on standard error and a status that says why."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from experiments.command_line.memory import (
     OUT_OF_MEMORY_STATUS,
     is_out_of_memory,
     out_of_memory_message,
+    tensorflow_errors,
 )
 
 
@@ -23,12 +24,12 @@ class InputError(ValueError):
 def exit_on_error(
     name: str, run: Callable[[], object], values: flags.FlagValues | None = None
 ) -> int:
-    """Run a script's work; what went wrong is one line on standard error.
+    """Run a command's work; what went wrong is one line on standard error.
 
     With --verbosity=1 errors keep their traceback.
 
     Args:
-        name: of the script, with which the line begins.
+        name: of the command, with which the line begins.
         run: its work.
         values: its flags; None for the process' own.
 
@@ -72,5 +73,4 @@ def _lost_worker(error: Exception, values: flags.FlagValues) -> bool:
     if "distribution_strategy" not in values:
         return False
     several = values.distribution_strategy == "multi_worker_mirrored"
-    # By name, since their module loads TensorFlow.
-    return several and type(error).__name__ in ("UnavailableError", "AbortedError")
+    return several and isinstance(error, tensorflow_errors("UnavailableError", "AbortedError"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
-from typing import Any
+import sys
 
-OUT_OF_MEMORY_STATUS = 3  # exit status of a script that ran out of memory
+from absl import flags
+
+OUT_OF_MEMORY_STATUS = 3  # exit status of a command that ran out of memory
 _SIZES = ("train_batch_size", "eval_batch_size", "batch_size", "max_seq_length")
-# Flag -> what else helps, where a script has it, in the order of what is tried first.
+# Flag -> what else helps, where a command has it, in the order of what is tried first.
 _REMEDIES = (
     ("gradient_accumulation_steps", "raise --gradient_accumulation_steps"),
     ("precision", "use --precision=mixed_bfloat16"),
@@ -18,20 +20,28 @@ _REMEDIES = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory did not suffice."""
-    # By name: the scripts that ask have not loaded TensorFlow yet.
-    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+    return isinstance(error, (MemoryError, *tensorflow_errors("ResourceExhaustedError")))
 
 
-def out_of_memory_message(error: BaseException, values: Any) -> str:
+def tensorflow_errors(*names: str) -> tuple[type[Exception], ...]:
+    """Return classes of `tf.errors`; none where TensorFlow is not loaded and so raised nothing."""
+    tensorflow = sys.modules.get("tensorflow")
+    return tuple(getattr(tensorflow.errors, name) for name in names) if tensorflow else ()
+
+
+def out_of_memory_message(error: BaseException, values: flags.FlagValues) -> str:
     """Return one line that names the batch, the length and what would help.
 
     Args:
         error: what was raised.
-        values: `flags.FlagValues` of the script.
+        values: flags of the command.
     """
     sizes = [name for name in _SIZES if name in values]
-    given = (*_SIZES, "gradient_accumulation_steps")
-    shown = ", ".join(f"{name} {values[name].value}" for name in given if name in values)
+    shown = ", ".join(
+        f"{name} {values[name].value}"
+        for name in (*_SIZES, "gradient_accumulation_steps")
+        if name in values
+    )
     remedies = ["lower " + ", or ".join(f"--{name}" for name in sizes)] if sizes else []
     remedies += [text for name, text in _REMEDIES if name in values]
     lines = str(error).splitlines() or [type(error).__name__]

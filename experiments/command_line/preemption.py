@@ -1,4 +1,4 @@
-"""Ends a script that is asked to, as by a cluster that takes its machine away, without loss."""
+"""The end of a command that is asked to end, as by a cluster that takes its machine away."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-STATUS = 75  # exit status of a stopped script, which the same command continues: EX_TEMPFAIL
+STATUS = 75  # exit status of a stopped command, which the same command continues: EX_TEMPFAIL
 _asked = threading.Event()
 
 
@@ -42,7 +42,7 @@ def listening() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exiting() -> Iterator[None]:
-    """Within it SIGTERM raises SystemExit with `STATUS`, for scripts that only wait for others.
+    """Within it SIGTERM raises SystemExit with `STATUS`, for commands that only wait for others.
 
     Python lets only the main thread listen; entered by another one this does nothing.
     """

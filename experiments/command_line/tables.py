@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-# === Reporting ===
-
 
 def print_rows(title: str, rows: Sequence[Sequence[str]]) -> None:
     """Print a table with aligned columns under a title; nothing for no rows."""

@@ -11,7 +11,10 @@ from experiments.command_line.memory import (
     is_out_of_memory,
     out_of_memory_message,
 )
-from experiments.pretraining.batch_size import largest_batch_size, try_within
+from experiments.pretraining import batch_size
+from experiments.pretraining.batch_size import Trial, largest_batch_size, try_within
+from experiments.pretraining.options import PretrainingOptions
+from tests.support import command_options
 
 MIB = 2**20
 
@@ -59,3 +62,22 @@ def test_message_names_what_the_script_has():
         "use --precision=mixed_bfloat16: MemoryError"
     )
     assert is_out_of_memory(MemoryError()) and not is_out_of_memory(ValueError())
+
+
+def test_trials_run_the_command_again_with_another_batch(monkeypatch, capsys, tmp_path):
+    tried = []
+
+    def try_one(command, limit_bytes):
+        assert limit_bytes == 2**30
+        tried.append(command)
+        return Trial("--train_batch_size=1" in command or "--train_batch_size=2" in command, MIB)
+
+    command = tmp_path / "run_pretraining.py"
+    monkeypatch.setattr(sys, "argv", [str(command), "--input_file=x", "--do_train"])
+    monkeypatch.setattr(batch_size, "try_within", try_one)
+    given = {"input_file": "x", "output_dir": "y", "do_train": True, "memory_limit_gib": 1}
+    batch_size.find_batch_size(command_options.of(PretrainingOptions, **given))
+    assert "largest train_batch_size that fits: 2 (0.00 GiB)" in capsys.readouterr().out
+    for arguments in tried:
+        assert arguments[:4] == [sys.executable, str(command), "--input_file=x", "--do_train"]
+        assert "--measure_only=True" in arguments and "--find_batch_size=False" in arguments
