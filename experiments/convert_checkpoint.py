@@ -16,4 +16,4 @@ from experiments.command_line.command import run_command
 from experiments.conversion.options import ConversionOptions
 
 if __name__ == "__main__":
-    run_command(ConversionOptions, "experiments.conversion.convert", quiet=True)
+    run_command(ConversionOptions, "experiments.conversion.convert", "warning")

@@ -21,4 +21,4 @@ from experiments.command_line.command import run_command
 from experiments.conversion.options import ExportOptions
 
 if __name__ == "__main__":
-    run_command(ExportOptions, "experiments.conversion.export", quiet=True)
+    run_command(ExportOptions, "experiments.conversion.export", "warning")

@@ -27,4 +27,4 @@ from experiments.command_line.command import run_command
 from experiments.feature_based.options import ExtractionOptions
 
 if __name__ == "__main__":
-    run_command(ExtractionOptions, "experiments.feature_based.extraction", quiet=True)
+    run_command(ExtractionOptions, "experiments.feature_based.extraction", "warning")

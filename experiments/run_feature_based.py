@@ -21,4 +21,4 @@ from experiments.command_line.command import run_command
 from experiments.feature_based.options import TaggerOptions
 
 if __name__ == "__main__":
-    run_command(TaggerOptions, "experiments.feature_based.taggers", quiet=True)
+    run_command(TaggerOptions, "experiments.feature_based.taggers", "warning")

@@ -204,15 +204,6 @@ def test_light_imports_load_neither_tensorflow_nor_keras():
     assert python(code).strip() == "[]"
 
 
-# Commands whose work is still imported with them; to be emptied.
-HEAVY_COMMANDS = {
-    "experiments.run_classifier",
-    "experiments.run_ner",
-    "experiments.run_squad",
-    "experiments.run_swag",
-}
-
-
 def commands() -> list[str]:
     """Return the modules of the commands: files directly in data_prep/ and experiments/."""
     folders = ("data_prep", "experiments")
@@ -224,7 +215,7 @@ def test_commands_load_tensorflow_only_once_their_flags_are_read():
     """So that --help and a mistyped flag answer at once: their work is run by `run_command`."""
     code = (
         "import sys, importlib\n"
-        f"for name in {[name for name in commands() if name not in HEAVY_COMMANDS]!r}:\n"
+        f"for name in {commands()!r}:\n"
         "    importlib.import_module(name)\n"
         "    if loaded := {'tensorflow', 'keras', 'torch'} & set(sys.modules):\n"
         "        sys.exit(f'{name} loads {sorted(loaded)}')\n"

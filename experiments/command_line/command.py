@@ -15,7 +15,7 @@ from experiments.command_line.exit_status import exit_on_error
 flags.disclaim_key_flags()  # as in bert_tf.options
 
 
-def run_command(options: type, work: str, *, quiet: bool = False, **defaults: object) -> None:
+def run_command(options: type, work: str, log: str = "info", /, **defaults: object) -> None:
     """Run a command; it ends the process.
 
     The module that does the work, and TensorFlow with it, is imported after the flags are read, so
@@ -24,7 +24,7 @@ def run_command(options: type, work: str, *, quiet: bool = False, **defaults: ob
     Args:
         options: dataclass of the command's options (`bert_tf.options`).
         work: module whose function `run` takes them.
-        quiet: log warnings and errors alone, unless --verbosity says otherwise.
+        log: "info", or "warning" to log nothing less, unless --verbosity says otherwise.
         defaults: option -> default of this command, where it has its own.
     """
     name = pathlib.Path(sys.argv[0]).stem
@@ -33,7 +33,7 @@ def run_command(options: type, work: str, *, quiet: bool = False, **defaults: ob
     def main(arguments: list[str]) -> int:
         if len(arguments) > 1:
             raise app.UsageError(f"unexpected argument {arguments[1]!r}")
-        if quiet and not flags.FLAGS["verbosity"].present:
+        if log == "warning" and not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
             python_logging.getLogger("bert_tf").setLevel(python_logging.WARNING)
 
