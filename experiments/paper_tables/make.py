@@ -90,10 +90,10 @@ def _pictures(
     # TensorFlow is only needed where there is such a model.
     from experiments.plots import attention
 
-    seen = attention.look(root / shown, options.text, options.text_b)
+    activations = attention.activations_of(root / shown, options.text, options.text_b)
     words = f"{options.text} {options.text_b} ({shown})"
-    drawn = [("Attention", attention.attention_figure(seen))]
-    if seen.pieces:
-        drawn.append(("Predictions by layer", attention.prediction_figure(seen)))
-    drawn.append(("Embeddings", attention.embedding_figure(seen)))
+    drawn = [("Attention", attention.attention_figure(activations))]
+    if activations.pieces:
+        drawn.append(("Predictions by layer", attention.prediction_figure(activations)))
+    drawn.append(("Embeddings", attention.embedding_figure(activations)))
     return [(heading, words, png_of(figure)) for heading, figure in drawn]
