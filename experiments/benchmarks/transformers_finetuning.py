@@ -1,4 +1,4 @@
-r"""Fine-tunes the same task here and in transformers, on the same batches, and compares.
+r"""Fine-tune the same task here and in transformers, on the same batches, and compare.
 
     python experiments/benchmarks/transformers_finetuning.py --task_name=MRPC \
         --data_dir=$GLUE_DIR/MRPC --model_dir=uncased_L-12_H-768_A-12 \
@@ -20,17 +20,16 @@ import functools
 import pathlib
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from absl import app, flags
 
 from bert_tf.files import write_json
-from bert_tf.options import define, option, read
+from bert_tf.options import option
 from data_prep.finetuning.options import TaggedOptions
-from experiments.command_line.exit_status import InputError, exit_on_error
+from experiments.benchmarks import harness
+from experiments.command_line.exit_status import InputError
 from experiments.finetuning import tagging
 from experiments.finetuning.classification import prepare
 from experiments.finetuning.flow import check_options
@@ -65,12 +64,12 @@ class Trained:
     seconds: float
 
 
-def _timed(step: Callable[[Any], float], batches: list[Any]) -> tuple[list[float], float, float]:
+def _timed(step: Callable[[Any], float], batches: list[Any]) -> tuple[list[float], harness.Spent]:
     """Take the steps, and time all but the first two, which trace, compile and warm up."""
     losses = [step(batch) for batch in batches[:2]]
-    cpu, wall = time.process_time(), time.perf_counter()
-    losses += [step(batch) for batch in batches[2:]]
-    return losses, time.process_time() - cpu, time.perf_counter() - wall
+    with harness.timed() as spent:
+        losses += [step(batch) for batch in batches[2:]]
+    return losses, spent
 
 
 def train_here(model: Any, kind: str, optimizer: Any, batches: list[Any], dev: Any) -> Trained:
@@ -89,8 +88,69 @@ def train_here(model: Any, kind: str, optimizer: Any, batches: list[Any], dev: A
         optimizer.apply(tape.gradient(loss, model.trainable_variables))
         return loss
 
-    losses, cpu, wall = _timed(lambda batch: float(take(*batch)), batches)
-    return Trained(losses, dev.predict(model, batch_size=32)["logits"], cpu, wall)
+    losses, spent = _timed(lambda batch: float(take(*batch)), batches)
+    logits = dev.predict(model, batch_size=32)["logits"]
+    return Trained(losses, logits, spent.cpu, spent.wall)
+
+
+def _torch_optimizer(model: Any, weight_decay_rate: float) -> Any:
+    """Return AdamW for a model of torch; its rate is set at each step."""
+    import torch
+
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        is_plain = any(part in name for part in ("LayerNorm", "bias"))
+        (plain if is_plain else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay_rate},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-6)
+
+
+def _torch_logits(model: Any, inputs: Any) -> Any:
+    import torch
+
+    tensors = {name: torch.tensor(value.numpy()).long() for name, value in inputs.items()}
+    return model(
+        input_ids=tensors["input_ids"],
+        attention_mask=tensors["input_mask"],
+        token_type_ids=tensors["segment_ids"],
+    ).logits
+
+
+def _torch_loss(kind: str, logits: Any, labels: Any, weights: Any) -> Any:
+    import torch
+
+    labels, weights = torch.tensor(labels.numpy()), torch.tensor(weights.numpy())
+    if kind == "regression":
+        losses = (logits[:, 0] - labels) ** 2
+    else:
+        losses = torch.nn.functional.cross_entropy(
+            logits.flatten(end_dim=-2), labels.long().flatten(), reduction="none"
+        )
+    return (losses * weights.flatten()).sum() / weights.sum()
+
+
+def _torch_predictions(model: Any, dev: Any) -> np.ndarray:
+    """Return the logits on the dev set, in the order of the file."""
+    import torch
+
+    predictions = None
+    with torch.no_grad():
+        dataset = dev.evaluation_dataset(batch_size=32)
+        for numbers, (inputs, _, _) in zip(dev.order.evaluation_order(32), dataset, strict=True):
+            logits, real = _torch_logits(model, inputs).numpy(), numbers >= 0
+            if predictions is None:
+                per_token = (dev.max_seq_length,) if logits.ndim == 3 else ()
+                predictions = np.zeros((len(dev), *per_token, logits.shape[-1]), logits.dtype)
+            if logits.ndim == 3:
+                predictions[numbers[real], : logits.shape[1]] = logits[real]
+            else:
+                predictions[numbers[real]] = logits[real]
+    if predictions is None:
+        raise InputError("dev: has no records")
+    return predictions
 
 
 def train_there(
@@ -105,31 +165,7 @@ def train_there(
     transformers.logging.disable_progress_bar()
     architecture = (transformers.AutoConfig.from_pretrained(folder).architectures or [""])[0]
     model = getattr(transformers, architecture).from_pretrained(folder)
-    plain = ("LayerNorm", "bias")
-    groups: list[dict[str, Any]] = [
-        {"params": [], "weight_decay": options.weight_decay_rate},
-        {"params": [], "weight_decay": 0.0},
-    ]
-    for parameter_name, parameter in model.named_parameters():
-        groups[any(part in parameter_name for part in plain)]["params"].append(parameter)
-    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-6)
-
-    def forward(inputs):
-        names = {"input_ids": "input_ids", "input_mask": "attention_mask"}
-        given = {names[n]: torch.tensor(inputs[n].numpy()).long() for n in names}
-        segments = torch.tensor(inputs["segment_ids"].numpy()).long()
-        return model(**given, token_type_ids=segments).logits
-
-    def loss_of(logits, labels, weights):
-        labels, weights = torch.tensor(labels.numpy()), torch.tensor(weights.numpy())
-        if kind == "regression":
-            each = (logits[:, 0] - labels) ** 2
-        else:
-            each = torch.nn.functional.cross_entropy(
-                logits.flatten(end_dim=-2), labels.long().flatten(), reduction="none"
-            )
-        return (each * weights.flatten()).sum() / weights.sum()
-
+    optimizer = _torch_optimizer(model, options.weight_decay_rate)
     step_rates = iter(rates)
 
     def take(batch) -> float:
@@ -138,7 +174,7 @@ def train_there(
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        loss = loss_of(forward(inputs), labels, weights)
+        loss = _torch_loss(kind, _torch_logits(model, inputs), labels, weights)
         loss.backward()
         if options.clip_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
@@ -146,23 +182,9 @@ def train_there(
         return float(loss.detach())
 
     model.train()
-    losses, cpu, wall = _timed(take, batches)
+    losses, spent = _timed(take, batches)
     model.eval()
-    order = dev.order.evaluation_order(32)
-    found = None
-    with torch.no_grad():
-        dataset = dev.evaluation_dataset(batch_size=32)
-        for numbers, (inputs, _, _) in zip(order, dataset, strict=True):
-            logits, real = forward(inputs).numpy(), numbers >= 0
-            if found is None:
-                per_token = (dev.max_seq_length,) if logits.ndim == 3 else ()
-                found = np.zeros((len(dev), *per_token, logits.shape[-1]), logits.dtype)
-            if logits.ndim == 3:
-                found[numbers[real], : logits.shape[1]] = logits[real]
-            else:
-                found[numbers[real]] = logits[real]
-    assert found is not None  # noqa: S101
-    return Trained(losses, found, cpu, wall)
+    return Trained(losses, _torch_predictions(model, dev), spent.cpu, spent.wall)
 
 
 def dev_set(
@@ -181,23 +203,8 @@ def dev_set(
     return dev, functools.partial(figures_of, data.task, labels=np.asarray(dev.labels()))
 
 
-def compare(options: CompareOptions) -> None:
-    """Train in both systems, for each seed, and print and write what came out.
-
-    Raises:
-        InputError, ValueError, OSError: bad flags, data or model.
-    """
-    import keras
-
-    from bert_tf.training.finetuning import make_model
-    from bert_tf.training.optimizers import WarmupLinearDecay, create_optimizer
-    from bert_tf.weights.load import load_checkpoint
-    from bert_tf.weights.save import save_hf
-
-    options = dataclasses.replace(options, do_train=True, do_eval=True)
-    check_options(options)
-    folder = pathlib.Path(options.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+def _prepared(options: CompareOptions) -> tuple[StartingPoint, Data]:
+    """Return the initial model, without dropout unless it is asked for, and the data."""
     start = starting_point(options)
     if not options.dropout:
         config = dataclasses.replace(
@@ -205,49 +212,34 @@ def compare(options: CompareOptions) -> None:
         )
         start = dataclasses.replace(start, config=config)
     data = prepare(options, start, options.tagged)
-    task, kinds = data.task, ("classification", "regression", "token_classification")
-    if task.kind not in kinds:
-        raise InputError(f"{task.name}: is {task.kind}; expected one of {', '.join(kinds)}")
-    train = data.records("train")
+    kinds = ("classification", "regression", "token_classification")
+    if data.task.kind not in kinds:
+        raise InputError(
+            f"{data.task.name}: is {data.task.kind}; expected one of {', '.join(kinds)}"
+        )
+    return start, data
+
+
+def compare(options: CompareOptions) -> None:
+    """Train in both systems, for each seed, and print and write what came out.
+
+    Raises:
+        InputError, ValueError, OSError: bad flags, data or model.
+    """
+    options = dataclasses.replace(options, do_train=True, do_eval=True)
+    check_options(options)
+    folder = pathlib.Path(options.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    start, data = _prepared(options)
     dev, figures = dev_set(data, options, start)
-    steps = options.num_train_steps or int(
-        data.prepared["train"].num_records / options.train_batch_size * options.num_train_epochs
-    )
-    warmup_steps = int(steps * options.warmup_proportion)
-    schedule = WarmupLinearDecay(options.learning_rate, steps, warmup_steps)
-    rates = [float(schedule(step)) for step in range(steps)]
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
-        keras.utils.set_random_seed(seed)
-        arguments = {} if options.dropout else {"dropout_rate": 0.0}
-        count = len(task.labels) if task.labels else None
-        model = make_model(task.kind, start.config, count, **arguments)
-        load_checkpoint(model, start.checkpoint, heads=False)
-        save_hf(folder / "initial", model)
-        optimizer = create_optimizer(
-            options.learning_rate,
-            steps,
-            warmup_steps,
-            weight_decay_rate=options.weight_decay_rate,
-            clip_norm=options.clip_norm or None,
-            bias_correction=options.bias_correction,
-        )
-        batches = list(
-            train.training_dataset(
-                batch_size=options.train_batch_size,
-                seed=seed,
-                num_steps=steps,
-                group_by_length=options.group_by_length,
-                pad_to_max=options.pad_to_max_seq_length,
-            )
-        )
-        ours = train_here(model, task.kind, optimizer, batches, dev)
-        theirs = train_there(str(folder / "initial"), task.kind, rates, options, batches, dev)
+        ours, theirs = _train_both(options, start, data, dev, seed)
         differences = np.abs(np.subtract(ours.losses, theirs.losses))
         rows.append(
             {
                 "seed": seed,
-                "steps": steps,
+                "steps": len(ours.losses),
                 "largest_difference_of_20_losses": float(differences[:20].max()),
                 "largest_difference_of_losses": float(differences.max()),
                 "ours": {**figures(ours.logits), **_costs(ours)},
@@ -259,13 +251,58 @@ def compare(options: CompareOptions) -> None:
         write_json(folder / "compare.json", rows)
         _print(rows[-1])
     if len(rows) > 1:
-        print(f"{task.name}, over {len(rows)} seeds:")
+        print(f"{data.task.name}, over {len(rows)} seeds:")
         for name in rows[0]["ours"]:
             cells = []
             for who in ("ours", "theirs"):
-                found = [row[who][name] for row in rows]
-                cells.append(f"{statistics.fmean(found):.4f} ± {statistics.stdev(found):.4f}")
+                values = [row[who][name] for row in rows]
+                cells.append(f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}")
             print(f"  {name:<22} ours {cells[0]}   transformers {cells[1]}")
+
+
+def _train_both(
+    options: CompareOptions, start: StartingPoint, data: Data, dev: Any, seed: int
+) -> tuple[Trained, Trained]:
+    """Train the same initial weights on the same batches, here and in transformers."""
+    import keras
+
+    from bert_tf.training.finetuning import make_model
+    from bert_tf.training.optimizers import WarmupLinearDecay, create_optimizer
+    from bert_tf.weights.load import load_checkpoint
+    from bert_tf.weights.save import save_hf
+
+    keras.utils.set_random_seed(seed)
+    task, initial = data.task, pathlib.Path(options.output_dir) / "initial"
+    arguments = {} if options.dropout else {"dropout_rate": 0.0}
+    count = len(task.labels) if task.labels else None
+    model = make_model(task.kind, start.config, count, **arguments)
+    load_checkpoint(model, start.checkpoint, heads=False)
+    save_hf(initial, model)
+    steps = options.num_train_steps or int(
+        data.prepared["train"].num_records / options.train_batch_size * options.num_train_epochs
+    )
+    warmup_steps = int(steps * options.warmup_proportion)
+    optimizer = create_optimizer(
+        options.learning_rate,
+        steps,
+        warmup_steps,
+        weight_decay_rate=options.weight_decay_rate,
+        clip_norm=options.clip_norm or None,
+        bias_correction=options.bias_correction,
+    )
+    schedule = WarmupLinearDecay(options.learning_rate, steps, warmup_steps)
+    rates = [float(schedule(step)) for step in range(steps)]
+    batches = list(
+        data.records("train").training_dataset(
+            batch_size=options.train_batch_size,
+            seed=seed,
+            num_steps=steps,
+            group_by_length=options.group_by_length,
+            pad_to_max=options.pad_to_max_seq_length,
+        )
+    )
+    ours = train_here(model, task.kind, optimizer, batches, dev)
+    return ours, train_there(str(initial), task.kind, rates, options, batches, dev)
 
 
 def _costs(trained: Trained) -> dict[str, float]:
@@ -283,15 +320,5 @@ def _print(row: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def main(argv: list[str]) -> int:
-    """Run the script; bad input gives one line on standard error and exit status 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    return exit_on_error(
-        "transformers_finetuning", lambda: compare(read(CompareOptions, flags.FLAGS))
-    )
-
-
 if __name__ == "__main__":
-    define(CompareOptions, flags.FLAGS, bias_correction=True)
-    app.run(main)
+    harness.run_benchmark(CompareOptions, compare, bias_correction=True)

@@ -163,7 +163,7 @@ class Batcher:
             raise
 
     def drain(self) -> None:
-        """From now on let no request wait for others to join it: the server ends."""
+        """Let no request wait from now on for others to join it: the server ends."""
         self._draining = True
         self._dispatch()
 

@@ -104,15 +104,15 @@ def serialized_examples(examples: Input) -> np.ndarray:
 
 
 def _check_examples_signature(signature: Signature, outputs: Sequence[str], method: str) -> None:
-    found = sorted(signature.outputs)
+    names = sorted(signature.outputs)
     if [*signature.inputs] != [EXAMPLES]:
         raise invalid_argument(
             f'{method}: expected a signature with one input, "{EXAMPLES}", '
             f"got {sorted(signature.inputs)}"
         )
-    if not found or not set(found) <= set(outputs):
+    if not names or not set(names) <= set(outputs):
         raise invalid_argument(
-            f"{method}: expected a signature with outputs {list(outputs)}, got {found}"
+            f"{method}: expected a signature with outputs {list(outputs)}, got {names}"
         )
 
 
@@ -158,24 +158,24 @@ class ServingCore:
             ServingError: INVALID_ARGUMENT, names or types do not fit; what the model raises.
         """
         signature = servable.signature(signature_name)
-        wanted = [*output_filter] or [*signature.outputs]
-        for name in wanted:
+        names = [*output_filter] or [*signature.outputs]
+        for name in names:
             if name not in signature.outputs:
                 raise invalid_argument(
                     f"output tensor alias not found in signature: {name} "
                     f"Outputs expected to be in the set {sorted(signature.outputs)}."
                 )
-        if len(set(wanted)) != len(wanted):
-            raise invalid_argument(f"output_filter: expected each name once, got {wanted}")
+        if len(set(names)) != len(names):
+            raise invalid_argument(f"output_filter: expected each name once, got {names}")
         outputs = await self._run(servable, signature, signature.checked(inputs))
-        return {name: outputs[name] for name in wanted}
+        return {name: outputs[name] for name in names}
 
     async def _run(self, servable: Servable, signature: Signature, inputs: Arrays) -> Arrays:
         with servable.in_use():
             return await self.batcher.run(signature, inputs)
 
     async def classify(self, request: ClassificationRequest) -> ClassificationResponse:
-        """Labels with scores for each example; see TF Serving's classification.proto.
+        """Return labels with scores for each example; see TF Serving's classification.proto.
 
         Raises:
             ServingError: the signature is none of this API; see `servable` and `predict`.
@@ -196,12 +196,12 @@ class ServingCore:
         for row in range(len(examples)):
             classes = response.result.classifications.add().classes
             for column in range(size[1]):
-                found = classes.add()
+                label = classes.add()
                 if CLASSES in outputs:
                     # The field is a string: bytes that are no UTF-8 cannot go out in it.
-                    found.label = outputs[CLASSES][row, column].decode("utf-8", "replace")
+                    label.label = outputs[CLASSES][row, column].decode("utf-8", "replace")
                 if SCORES in outputs:
-                    found.score = outputs[SCORES][row, column]
+                    label.score = outputs[SCORES][row, column]
         return response
 
     async def regress(self, request: RegressionRequest) -> RegressionResponse:
@@ -224,7 +224,7 @@ class ServingCore:
         return response
 
     def status(self, spec: ModelSpec) -> GetModelStatusResponse:
-        """State of a version, or of all versions, of a model.
+        """Return the state of a version, or of all versions, of a model.
 
         Raises:
             ServingError: NOT_FOUND.
@@ -233,7 +233,7 @@ class ServingCore:
         return GetModelStatusResponse(model_version_status=self.models.statuses(spec.name, version))
 
     def metadata(self, spec: ModelSpec, fields: Sequence[str]) -> GetModelMetadataResponse:
-        """Signatures of a version of a model.
+        """Return the signatures of a version of a model.
 
         Raises:
             ServingError: NOT_FOUND; INVALID_ARGUMENT, other fields are asked for than

@@ -148,8 +148,7 @@ class _RestApi:
 
     def _look_up(self, call: Call) -> bytes:
         if call.method == "metadata":
-            found = self._core.metadata(call.spec, [SIGNATURE_DEF])
-            return metadata_response(found)
+            return metadata_response(self._core.metadata(call.spec, [SIGNATURE_DEF]))
         return status_response(self._core.status(call.spec))
 
     async def _compute(self, call: Call, body: bytes) -> bytes:

@@ -94,8 +94,8 @@ class Signature:
         for name, array in inputs.items():
             expected = tf.as_dtype(self.inputs[name].dtype)
             if array.dtype != expected.as_numpy_dtype:
-                found = "string" if array.dtype == object else array.dtype.name
-                raise invalid_argument(f"inputs: {name}: expected {expected.name}, got {found}")
+                kind = "string" if array.dtype == object else array.dtype.name
+                raise invalid_argument(f"inputs: {name}: expected {expected.name}, got {kind}")
         return inputs
 
 
@@ -215,7 +215,7 @@ class ModelSource:
     base_path: pathlib.Path
 
     def versions(self) -> dict[int, pathlib.Path]:
-        """Folders of the versions that lie there, by number.
+        """Return the folders of the versions that lie there, by number.
 
         A folder without saved_model.pb is left out: it may be one that is being written.
         """
@@ -287,14 +287,14 @@ class ModelManager:
         if version is None and loaded:
             return loaded[max(loaded)]
         if version not in loaded:
-            wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            servable = f"Latest({name})" if version is None else f"Specific({name}, {version})"
             raise ServingError(
-                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}"
+                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {servable}"
             )
         return loaded[version]
 
     def statuses(self, name: str, version: int | None = None) -> list[ModelVersionStatus]:
-        """State of one version of a model, or of all, newest first.
+        """Return the state of one version of a model, or of all, newest first.
 
         Raises:
             ServingError: NOT_FOUND, there is no such version or model.
@@ -318,19 +318,19 @@ class ModelManager:
         A version that fails to load says so in its status and the log, and leaves the older one.
         """
         for source in self._sources:
-            found = source.versions()
-            wanted = sorted(found, reverse=True)[: self._num_versions or None]
+            folders = source.versions()
+            newest = sorted(folders, reverse=True)[: self._num_versions or None]
             loaded = self._servables[source.name]
-            for version in wanted:
+            for version in newest:
                 if version not in loaded:
-                    await self._load(source.name, version, found[version])
+                    await self._load(source.name, version, folders[version])
             # Nothing better came, or the folder is gone: then the old one goes on.
-            if any(version in loaded for version in wanted):
-                for version in sorted(set(loaded) - set(wanted)):
+            if any(version in loaded for version in newest):
+                for version in sorted(set(loaded) - set(newest)):
                     await self._unload(source.name, version)
 
     async def watch(self, poll_seconds: float) -> None:
-        """Refresh for ever, every so many seconds."""
+        """Refresh again and again, after so many seconds each."""
         while True:
             await self.refresh()
             await asyncio.sleep(poll_seconds)

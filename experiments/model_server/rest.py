@@ -208,7 +208,7 @@ def _converter(dtype: tf.DType):
 
 
 def _shape(value: Any) -> list[int]:
-    """Shape of nested lists, as their first items tell."""
+    """Return the shape of nested lists, as their first items tell."""
     shape = []
     while isinstance(value, list):
         shape.append(len(value))
@@ -228,8 +228,8 @@ def _collect(value: Any, shape: Sequence[int], convert, out: list) -> None:
         out.append(convert(value))
         return
     if not isinstance(value, list) or len(value) != shape[0]:
-        found = f"{len(value)}" if isinstance(value, list) else _kind(value)
-        raise _Misfit(f"expected a list of {shape[0]} as elsewhere, got {found}")
+        size = f"{len(value)}" if isinstance(value, list) else _kind(value)
+        raise _Misfit(f"expected a list of {shape[0]} as elsewhere, got {size}")
     for i, item in enumerate(value):
         try:
             _collect(item, shape[1:], convert, out)
@@ -239,7 +239,7 @@ def _collect(value: Any, shape: Sequence[int], convert, out: list) -> None:
 
 
 def tensor_from_json(value: Any, dtype: tf.DType) -> np.ndarray:
-    """Nested lists as an array.
+    """Return nested lists as an array.
 
     Args:
         value: lists in lists, or one value.
@@ -249,18 +249,18 @@ def tensor_from_json(value: Any, dtype: tf.DType) -> np.ndarray:
         ServingError: INVALID_ARGUMENT, lists of different lengths, or values of another type;
             UNIMPLEMENTED, JSON has no values of that type.
     """
-    convert, found = _converter(dtype), []
+    convert, values = _converter(dtype), []
     try:
         shape = _shape(value)
-        _collect(value, shape, convert, found)
+        _collect(value, shape, convert, values)
     except _Misfit as error:
         raise invalid_argument(f"{error.path or 'value'}: {error.message}") from error
     if dtype == tf.string:
-        array = np.empty(len(found), object)
-        array[:] = found
+        array = np.empty(len(values), object)
+        array[:] = values
     else:
         with np.errstate(over="ignore"):  # 1e39 is infinite as a float32, also in TF Serving.
-            array = np.array(found, np.float64 if dtype in _FLOATS else dtype.as_numpy_dtype)
+            array = np.array(values, np.float64 if dtype in _FLOATS else dtype.as_numpy_dtype)
             array = array.astype(dtype.as_numpy_dtype)
     return array.reshape(shape)
 
@@ -273,7 +273,7 @@ def _named(name: str, value: Any, inputs: Mapping[str, TensorInfo]) -> np.ndarra
 
 
 def _row_inputs(instances: Any, inputs: Mapping[str, TensorInfo]) -> Arrays:
-    """Arrays of "instances": a list of values of the one input, or of objects with all inputs."""
+    """Return the arrays of "instances": a list of values of the one input, or of objects."""
     if not isinstance(instances, list) or not instances:
         raise invalid_argument(
             f"'instances': expected a list of at least one, got {_kind(instances)}"
@@ -308,7 +308,7 @@ def _row_inputs(instances: Any, inputs: Mapping[str, TensorInfo]) -> Arrays:
 
 
 def _column_inputs(values: Any, inputs: Mapping[str, TensorInfo]) -> Arrays:
-    """Arrays of "inputs": a value of the one input, or an object with all inputs."""
+    """Return the arrays of "inputs": a value of the one input, or an object with all inputs."""
     if not isinstance(values, dict) or _is_base64(values):
         if len(inputs) > 1:
             raise invalid_argument(
@@ -325,7 +325,7 @@ def _column_inputs(values: Any, inputs: Mapping[str, TensorInfo]) -> Arrays:
 def predict_inputs(
     request: Mapping[str, Any], inputs: Mapping[str, TensorInfo]
 ) -> tuple[Arrays, bool]:
-    """Arrays of a :predict request.
+    """Return the arrays of a :predict request.
 
     Args:
         request: the JSON object.
@@ -384,7 +384,7 @@ def _example(value: Any, where: str) -> tf.train.Example:
 
 
 def example_input(request: Mapping[str, Any]) -> Input:
-    """Examples of a :classify or :regress request, with the context they share where it has one.
+    """Return the examples of a :classify or :regress request, with the context that they share.
 
     Raises:
         ServingError: INVALID_ARGUMENT, no examples, or features of mixed or unknown kinds.
@@ -423,13 +423,13 @@ def _json_values(name: str, array: np.ndarray) -> Any:
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON in UTF-8. Strings of a model that are no UTF-8 go out as they are, as in TF Serving."""
+    """Return JSON in UTF-8; strings that are no UTF-8 go out as they are, as in TF Serving."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "surrogateescape")
 
 
 def predict_response(outputs: Arrays, in_rows: bool) -> bytes:
-    """Body of the answer to a :predict request.
+    """Return the body of the answer to a :predict request.
 
     Args:
         outputs: arrays by name.
@@ -461,16 +461,16 @@ def _shortest(value: float) -> float:
 
 
 def classify_response(result: ClassificationResult) -> bytes:
-    """Body of the answer to a :classify request: label and score, for each class and example."""
+    """Return the body of the answer to a :classify request: for each example labels and scores."""
     rows = [
-        [[found.label, _shortest(found.score)] for found in row.classes]
+        [[label.label, _shortest(label.score)] for label in row.classes]
         for row in result.classifications
     ]
     return json_bytes({"results": rows})
 
 
 def regress_response(result: RegressionResult) -> bytes:
-    """Body of the answer to a :regress request: a value for each example."""
+    """Return the body of the answer to a :regress request: a value for each example."""
     return json_bytes({"results": [_shortest(row.value) for row in result.regressions]})
 
 
@@ -481,12 +481,12 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def status_response(response: GetModelStatusResponse) -> bytes:
-    """Body of the answer to a request for a model's status."""
+    """Return the body of the answer to a request for a model's status."""
     return json_bytes(_message(response))
 
 
 def metadata_response(response: GetModelMetadataResponse) -> bytes:
-    """Body of the answer to a request for a model's metadata."""
+    """Return the body of the answer to a request for a model's metadata."""
     signatures = SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
     metadata = {"signature_def": _message(signatures)}
@@ -494,5 +494,5 @@ def metadata_response(response: GetModelMetadataResponse) -> bytes:
 
 
 def error_response(message: str) -> bytes:
-    """Body of an answer that is an error."""
+    """Return the body of an answer that is an error."""
     return json.dumps({"error": message}).encode()

@@ -1,43 +1,32 @@
-"""The development server: its options, its models and its two ports."""
+"""The development server: its models and its two ports."""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import pathlib
+import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-NEEDED = ("starlette", "uvicorn", "prometheus_client", "tensorflow_serving")
+import tensorflow as tf
 
+# starlette with uvicorn: the reference pair of ASGI, small, and it shares gRPC's event loop.
+import uvicorn
 
-def _option(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
+from experiments.model_server.batching import Batcher, BatchingOptions
+from experiments.model_server.core import ServingCore
+from experiments.model_server.grpc import grpc_server
+from experiments.model_server.http import http_app
+from experiments.model_server.metrics import ServingMetrics
+from experiments.model_server.models import ModelManager, ModelSource
+from experiments.model_server.options import ServerOptions
+from experiments.model_server.start import check_folders
 
-
-@dataclasses.dataclass(frozen=True)
-class ServerOptions:
-    """What the flags say, which have the same names and defaults.
-
-    Attributes:
-        models: name and folder of each model.
-    """
-
-    models: Sequence[tuple[str, str]]
-    host: str = _option("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
-    rest_api_port: int = _option(8501, "Port of HTTP; 0 takes a free one, below 0 there is none.")
-    port: int = _option(8500, "Port of gRPC; 0 takes a free one, below 0 there is none.")
-    num_versions: int = _option(1, "How many of a model's newest versions are loaded; 0 for all.")
-    file_system_poll_wait_seconds: float = _option(1.0, "Seconds between looks for new versions.")
-    max_batch_size: int = _option(32, "Rows of a batch at most; a larger request runs alone.")
-    batch_timeout_micros: int = _option(1000, "How long a request waits for others to join it.")
-    num_batch_threads: int = _option(2, "Batches that run at once.")
-    max_enqueued_requests: int = _option(256, "Requests that wait; one more gets status 429.")
-    max_request_bytes: int = _option(1 << 24, "Size of a request; a larger one gets status 413.")
-    shutdown_seconds: int = _option(30, "How long requests under way may take at the end.")
-
-
-SERVER_FIELDS = [field for field in dataclasses.fields(ServerOptions) if field.metadata]
+_LOGGER = logging.getLogger("serving")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +37,37 @@ class Ports:
     grpc: int | None
 
 
-def check_folders(options: ServerOptions) -> None:
-    """Refuse a folder of models that is not there."""
-    for name, folder in options.models:
-        if not pathlib.Path(folder).is_dir():
-            raise NotADirectoryError(f"model_base_path: {folder!r} of {name} is not a folder")
+def run(options: ServerOptions) -> None:
+    """Serve until SIGTERM or SIGINT; see `serve`."""
+    logging.basicConfig(format="serve: %(message)s", level=logging.WARNING, force=True)
+    _LOGGER.setLevel(logging.INFO)
+    tf.get_logger().setLevel("ERROR")
+
+    def listening(ports: Ports) -> None:
+        if ports.rest is not None:
+            print(f"REST API and page: http://{address_of(options.host, ports.rest)}/", flush=True)
+        if ports.grpc is not None:
+            print(f"gRPC API: {address_of(options.host, ports.grpc)}", flush=True)
+
+    async def serve_until_signal() -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def end(number: signal.Signals) -> None:
+            loop.remove_signal_handler(number)  # The second one does not wait.
+            _LOGGER.info("%s: finishing what was accepted", number.name)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end, number)
+        await serve(options, stop, listening)
+
+    asyncio.run(serve_until_signal())
+
+
+class _WebServer(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # Signals are for the caller, who has gRPC to end as well.
 
 
 async def serve(
@@ -69,45 +84,64 @@ async def serve(
         OSError: a port cannot be had, or a model's folder is not there.
         ValueError: an option is out of range.
     """
-    # starlette with uvicorn: the reference pair of ASGI, small, and it shares gRPC's event loop.
-    import uvicorn
-
-    from experiments.model_server.batching import Batcher, BatchingOptions
-    from experiments.model_server.core import ServingCore
-    from experiments.model_server.grpc import grpc_server
-    from experiments.model_server.http import http_app
-    from experiments.model_server.metrics import ServingMetrics
-    from experiments.model_server.models import ModelManager, ModelSource
-
-    class WebServer(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield  # Signals are for the caller, who has gRPC to end as well.
-
     check_folders(options)
     metrics = ServingMetrics()
+    models, batcher = _models_and_batcher(options, metrics)
+    core = ServingCore(models, batcher, options.max_request_bytes)
+    rpc_server = rpc_port = None
+    if options.port >= 0:
+        rpc_server, rpc_port = grpc_server(
+            core, metrics, address_of(options.host, options.port), options.max_request_bytes
+        )
+    listener = _listener(options)
+    web_server = _web_server(options, core, metrics)
+    watching = asyncio.create_task(models.watch(options.file_system_poll_wait_seconds))
+    web = [asyncio.create_task(web_server.serve(sockets=[listener]))] if listener else []
+    if rpc_server:
+        await rpc_server.start()
+    listening(Ports(listener and listener.getsockname()[1], rpc_port))
+    stopping = asyncio.create_task(stop.wait())
+    tasks: list[asyncio.Task[Any]] = [watching, *web, stopping]
+    try:
+        # Watching and the web server end before the order to stop only where they fail.
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        web_server.should_exit = True
+        batcher.drain()
+        endings = [rpc_server.stop(options.shutdown_seconds)] if rpc_server else []
+        await asyncio.gather(*web, *endings, return_exceptions=True)
+        await batcher.close()
+        watching.cancel()
+        stopping.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await models.close()
+
+
+def _models_and_batcher(
+    options: ServerOptions, metrics: ServingMetrics
+) -> tuple[ModelManager, Batcher]:
     batching = BatchingOptions(
         options.max_batch_size,
         options.batch_timeout_micros,
         options.num_batch_threads,
         options.max_enqueued_requests,
     )
-    models = ModelManager(
-        [ModelSource(name, pathlib.Path(folder)) for name, folder in options.models],
-        options.num_versions,
-    )
-    batcher = Batcher(batching, metrics)
-    core = ServingCore(models, batcher, options.max_request_bytes)
-    listener = rpc_server = rpc_port = None
-    if options.port >= 0:
-        rpc_server, rpc_port = grpc_server(
-            core, metrics, address_of(options.host, options.port), options.max_request_bytes
-        )
-    if options.rest_api_port >= 0:
-        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        listener = socket.create_server((options.host, options.rest_api_port), family=family)
+    sources = [ModelSource(name, pathlib.Path(folder)) for name, folder in options.models]
+    return ModelManager(sources, options.num_versions), Batcher(batching, metrics)
 
-    web_server = WebServer(
+
+def _listener(options: ServerOptions) -> socket.socket | None:
+    """Return the socket of HTTP, which listens already; None where there is none."""
+    if options.rest_api_port < 0:
+        return None
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    return socket.create_server((options.host, options.rest_api_port), family=family)
+
+
+def _web_server(options: ServerOptions, core: ServingCore, metrics: ServingMetrics) -> _WebServer:
+    return _WebServer(
         uvicorn.Config(
             http_app(core, metrics, options.max_request_bytes),
             lifespan="off",
@@ -117,30 +151,6 @@ async def serve(
             timeout_graceful_shutdown=options.shutdown_seconds,
         )
     )
-    tasks: list[asyncio.Task[Any]] = [
-        asyncio.create_task(models.watch(options.file_system_poll_wait_seconds))
-    ]
-    if listener:
-        tasks.append(asyncio.create_task(web_server.serve(sockets=[listener])))
-    if rpc_server:
-        await rpc_server.start()
-    listening(Ports(listener and listener.getsockname()[1], rpc_port))
-    tasks.append(asyncio.create_task(stop.wait()))
-    try:
-        # Watching and the web server end before the order to stop only where they fail.
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        web_server.should_exit = True
-        batcher.drain()
-        endings = tasks[1:-1] + ([rpc_server.stop(options.shutdown_seconds)] if rpc_server else [])
-        await asyncio.gather(*endings, return_exceptions=True)
-        await batcher.close()
-        for task in (tasks[0], tasks[-1]):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await models.close()
 
 
 def address_of(host: str, port: int) -> str:

@@ -34,15 +34,15 @@ def flops_per_token(config: BertConfig, length: int, predictions: float, outputs
 
 def pretraining_flops(config: Mapping[str, Any], recipe: Pretraining, vocab_size: int) -> float:
     """Return the operations of a pre-training; a second phase has a tenth of the steps."""
-    made = model_config(config, vocab_size)
+    model = model_config(config, vocab_size)
     phases = [(recipe.length, 1.0)]
     if recipe.second_length is not None:
         phases = [(recipe.length, 0.9), (recipe.second_length, 0.1)]
     total = 0.0
     for length, part in phases:
-        predictions = length - 1 if made.left_to_right else predictions_of(length)
+        predictions = length - 1 if model.left_to_right else predictions_of(length)
         tokens = part * recipe.steps * recipe.batch_size * length
-        total += tokens * flops_per_token(made, length, predictions, vocab_size)
+        total += tokens * flops_per_token(model, length, predictions, vocab_size)
     return total
 
 
@@ -50,7 +50,7 @@ def finetuning_flops(
     config: Mapping[str, Any], recipe: Recipe, batch_size: int, target: Target
 ) -> float:
     """Return the operations of a fine-tuning, were all sequences of full length."""
-    made = model_config(config, 30_522)
+    model = model_config(config, 30_522)
     examples = (recipe.steps or 0) * batch_size or (recipe.epochs or 0) * target.num_examples
     length = recipe.max_seq_length
-    return examples * length * flops_per_token(made, length, 1, 2)
+    return examples * length * flops_per_token(model, length, 1, 2)

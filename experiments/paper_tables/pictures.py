@@ -48,8 +48,8 @@ def draw_bars(table: Table, results: Sequence[Sequence[Result | None]]) -> bytes
             axis.set_axis_off()
             continue
         axis.set_title(table.columns[number], fontsize=10)
-        for place, (row, found) in enumerate(zip(table.rows, results, strict=True)):
-            result, cell = found[number], row.cells[number]
+        for place, (row, row_results) in enumerate(zip(table.rows, results, strict=True)):
+            result, cell = row_results[number], row.cells[number]
             if result is not None and result.mean is not None:
                 axis.barh(place, result.mean, xerr=result.std, color="#4c72b0", height=0.6)
             if cell is not None and cell.paper is not None:
@@ -124,8 +124,8 @@ def draw_finetuning_curves(
     panels: dict[str, dict[int, list[list[tuple[float, float]]]]] = {}
     seen = {name for _, name in table.curves}  # pre-training, which is drawn by itself
     for number, title in enumerate(table.columns):
-        for place, (row, found) in enumerate(zip(table.rows, results, strict=True)):
-            result, cell = found[number], row.cells[number]
+        for place, (row, row_results) in enumerate(zip(table.rows, results, strict=True)):
+            result, cell = row_results[number], row.cells[number]
             if cell is None or result is None:
                 continue
             for name in dict(cell.choices)[result.choice]:

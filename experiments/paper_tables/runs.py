@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bert_tf.files import write_text
 from bert_tf.tokenization.vocabulary import load_vocab
 from experiments.paper_tables.cost import finetuning_flops, pretraining_flops
 from experiments.paper_tables.grid import GridError, Run, flags_of
@@ -76,15 +77,14 @@ class RunsOfTable:
             GridError: there is a model of another one, which its command alone does not tell.
         """
         path = self.root / folder / "bert_config.json"
-        made = model_config(config, self.vocab_size()).to_json_string()
-        if not path.exists() or path.read_text(encoding="utf-8") != made:
+        text = model_config(config, self.vocab_size()).to_json_string()
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
             if (path.parent / "pretraining").exists():
                 raise GridError(
                     f"{path.parent}: holds a model of another configuration; use another folder, "
                     "or remove it"
                 )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(made, encoding="utf-8")
+            write_text(path, text)
         return str(path)
 
     def vocab_size(self) -> int:
@@ -162,7 +162,7 @@ class RunsOfTable:
             label += "" if model.next_sentence_prediction else "-no_nsp"
         folder = f"{_PRETRAINED}/{label}"
         vocabulary, needs = self.vocabulary()
-        made = {
+        records = {
             (split, length): self.records(split, data, length, **masks)
             for split in ("train", "heldout")
             for length in (recipe.length, recipe.second_length)
@@ -172,7 +172,7 @@ class RunsOfTable:
         second: dict[str, Any] = {}
         if recipe.second_length is not None:
             second = {
-                "second_input_file": self.path(made["train", last]),
+                "second_input_file": self.path(records["train", last]),
                 "second_max_seq_length": last,
                 "second_max_predictions_per_seq": predictions_of(last),
             }
@@ -183,8 +183,8 @@ class RunsOfTable:
                 flags=flags_of(
                     bert_config_file=self.config_file(folder, config),
                     vocab_file=vocabulary,
-                    input_file=self.path(made["train", recipe.length]),
-                    eval_input_file=self.path(made["heldout", recipe.length]),
+                    input_file=self.path(records["train", recipe.length]),
+                    eval_input_file=self.path(records["heldout", recipe.length]),
                     max_seq_length=recipe.length,
                     max_predictions_per_seq=predictions_of(recipe.length),
                     **second,
@@ -199,7 +199,7 @@ class RunsOfTable:
                     eval_every_steps=max(1, recipe.steps // 10),
                     log_steps=recipe.log_steps,
                 ),
-                needs=(*needs, *made.values()),
+                needs=(*needs, *records.values()),
                 train_flops=pretraining_flops(config, recipe, self.vocab_size()),
                 memory_bytes=3 << 30,
             )

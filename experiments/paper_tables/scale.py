@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import types
@@ -11,6 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from bert_tf.files import read_json
 from experiments.paper_tables.grid import GridError
 from experiments.paper_tables.recipes import SCALES, TARGETS, Recipe, Scale, model_config
 
@@ -37,63 +37,63 @@ def read_scale(scale: str) -> Scale:
     if not path.is_file():
         raise GridError(f"--scale: expected {names} or a JSON file, got {scale!r}")
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        changes = read_json(path)
     except ValueError as error:
         raise GridError(f"{path}: not JSON: {error}") from error
-    if not isinstance(given, dict):
-        raise GridError(f"{path}: expected an object, got {type(given).__name__}")
-    begun = given.pop("scale", "full")
-    if not isinstance(begun, str) or begun not in SCALES:
-        raise GridError(f"{path}: scale: expected one of {names}, got {begun!r}")
-    if "name" in given:
-        raise GridError(f"{path}: name: is that of the file; its words are to be given as words")
-    words = f"the {begun} scale, changed"
-    base = dataclasses.replace(SCALES[begun], name=path.name, words=words)
-    if "own_recipes" in given and base.own_recipes is None:
+    if not isinstance(changes, dict):
+        raise GridError(f"{path}: expected an object, got {type(changes).__name__}")
+    base_name = changes.pop("scale", "full")
+    if not isinstance(base_name, str) or base_name not in SCALES:
+        raise GridError(f"{path}: scale: expected one of {names}, got {base_name!r}")
+    if "name" in changes:
+        raise GridError(f"{path}: name: is that of the file; its words are given as words")
+    words = f"the {base_name} scale, changed"
+    base = dataclasses.replace(SCALES[base_name], name=path.name, words=words)
+    if "own_recipes" in changes and base.own_recipes is None:
         base = dataclasses.replace(base, own_recipes=base.recipes)
-    made = _changed(base, given, os.fspath(path))
-    if len(set(made.seeds)) < len(made.seeds):
-        raise GridError(f"{path}: seeds: expected distinct ones, got {list(made.seeds)}")
+    scale_of_file = _changed(base, changes, os.fspath(path))
+    if len(set(scale_of_file.seeds)) < len(scale_of_file.seeds):
+        raise GridError(f"{path}: seeds: expected distinct ones, got {list(scale_of_file.seeds)}")
     try:
-        model_config(made.pretraining.config, vocab_size=30_522)
+        model_config(scale_of_file.pretraining.config, vocab_size=30_522)
     except (TypeError, ValueError) as error:
         raise GridError(f"{path}: pretraining: config: {error}") from error
-    return made
+    return scale_of_file
 
 
-def _changed(made: Any, given: Any, where: str) -> Any:
-    """Return a dataclass with the values that an object of the file gives."""
-    if not isinstance(given, dict):
-        raise GridError(f"{where}: expected an object, got {given!r}")
-    kinds = typing.get_type_hints(type(made))
-    unknown = sorted(set(given) - set(kinds))
+def _changed(base: Any, values: Any, where: str) -> Any:
+    """Return a dataclass with the values that an object of the file has."""
+    if not isinstance(values, dict):
+        raise GridError(f"{where}: expected an object, got {values!r}")
+    kinds = typing.get_type_hints(type(base))
+    unknown = sorted(set(values) - set(kinds))
     if unknown:
         raise GridError(f"{where}: unknown {unknown[0]!r}; known are {', '.join(kinds)}")
     changes = {
-        name: _converted(value, kinds[name], getattr(made, name), f"{where}: {name}")
-        for name, value in given.items()
+        name: _converted(value, kinds[name], getattr(base, name), f"{where}: {name}")
+        for name, value in values.items()
     }
-    if isinstance(made, Recipe) and ("epochs" in given) != ("steps" in given):
+    if isinstance(base, Recipe) and ("epochs" in values) != ("steps" in values):
         changes = {"epochs": None, "steps": None, **changes}  # one is said instead of the other
-    return dataclasses.replace(made, **changes)
+    return dataclasses.replace(base, **changes)
 
 
-def _converted(value: Any, kind: Any, made: Any, where: str) -> Any:
+def _converted(value: Any, kind: Any, current: Any, where: str) -> Any:
     """Return a value of the file as the field of a dataclass holds it.
 
     Args:
-        value: what the file gives.
+        value: what the file has.
         kind: the field's type.
-        made: what the field holds already.
+        current: the value of the field in the scale that is changed.
         where: what an error names.
     """
     if dataclasses.is_dataclass(kind):
-        return _changed(made, value, where)
+        return _changed(current, value, where)
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return _converted(value, parts[0], made, where)
+        return _converted(value, parts[0], current, where)
     if origin is tuple and isinstance(value, list):
         kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else list(parts)
         if value and len(kinds) == len(value):
@@ -103,16 +103,16 @@ def _converted(value: Any, kind: Any, made: Any, where: str) -> Any:
         raise GridError(f"{where}: expected {expected}, got {value!r}")
     if origin is Mapping and isinstance(value, dict):
         if parts[1] is not Recipe:
-            return {**made, **value}
+            return {**current, **value}
         unknown = sorted(set(value) - {*TARGETS, ""})
         if unknown:
             raise GridError(f"{where}: unknown {unknown[0]!r}; known are {', '.join(TARGETS)}, ''")
-        of_all = made[""]
+        of_all = current[""]
         changed = {
-            name: _changed(made.get(name, of_all), one, f"{where}: {name or repr(name)}")
+            name: _changed(current.get(name, of_all), one, f"{where}: {name or repr(name)}")
             for name, one in value.items()
         }
-        return {**made, **changed}
+        return {**current, **changed}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind or (kind in (int, float) and value < 0):

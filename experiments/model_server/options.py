@@ -1,0 +1,47 @@
+"""The options of serve.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from bert_tf.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerOptions:
+    """What is served, where and how.
+
+    Attributes:
+        models: name and folder of each model.
+    """
+
+    models: Sequence[tuple[str, str]] = ()
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
+    rest_api_port: int = option(8501, "Port of HTTP; 0 takes a free one, below 0 there is none.")
+    port: int = option(8500, "Port of gRPC; 0 takes a free one, below 0 there is none.")
+    num_versions: int = option(1, "How many of a model's newest versions are loaded; 0 for all.")
+    file_system_poll_wait_seconds: float = option(1.0, "Seconds between looks for new versions.")
+    max_batch_size: int = option(32, "Rows of a batch at most; a larger request runs alone.")
+    batch_timeout_micros: int = option(1000, "How long a request waits for others to join it.")
+    num_batch_threads: int = option(2, "Batches that run at once.")
+    max_enqueued_requests: int = option(256, "Requests that wait; one more gets status 429.")
+    max_request_bytes: int = option(1 << 24, "Size of a request; a larger one gets status 413.")
+    shutdown_seconds: int = option(30, "How long requests under way may take at the end.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeOptions:
+    """Options of the command."""
+
+    model_base_path: tuple[str, ...] = option(
+        None,
+        "Folder of a model's versions; may be given several times.",
+        required=True,
+        repeated=True,
+    )
+    model_name: tuple[str, ...] | None = option(
+        None, "Name of each model; by default the last part of its path.", repeated=True
+    )
+    tensorflow_text: bool = option(True, "Load the operations of tensorflow_text.")
+    server: ServerOptions = ServerOptions()

@@ -1,0 +1,50 @@
+"""The work of serve.py: what can be wrong is said before TensorFlow is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import pathlib
+
+from experiments.model_server.options import ServeOptions, ServerOptions
+
+_NEEDED = ("starlette", "uvicorn", "prometheus_client", "tensorflow_serving")
+
+
+def run(options: ServeOptions) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ImportError: the extra `serving` is not installed.
+        ValueError: an option is wrong.
+        OSError: a folder is not there, or a port cannot be had.
+    """
+    for module in _NEEDED:
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f"{module} is missing: pip install -e '.[serving]'")
+    server_options = dataclasses.replace(options.server, models=tuple(_models(options)))
+    check_folders(server_options)
+    if options.tensorflow_text:
+        # Its import registers the operations of the tokenizer.
+        importlib.import_module("tensorflow_text")
+    importlib.import_module("experiments.model_server.server").run(server_options)
+
+
+def _models(options: ServeOptions) -> list[tuple[str, str]]:
+    """Return the name and folder of each model."""
+    paths, names = options.model_base_path, options.model_name
+    if not names:
+        names = tuple(pathlib.Path(path).resolve().name for path in paths)
+    if len(names) != len(paths):
+        raise ValueError(
+            f"--model_name: expected {len(paths)}, one for each path, got {len(names)}"
+        )
+    return list(zip(names, paths, strict=True))
+
+
+def check_folders(options: ServerOptions) -> None:
+    """Refuse a folder of models that is not there."""
+    for name, folder in options.models:
+        if not pathlib.Path(folder).is_dir():
+            raise NotADirectoryError(f"--model_base_path: {folder!r} of {name} is not a folder")
