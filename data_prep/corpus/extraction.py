@@ -127,7 +127,7 @@ class RawDocument:
 
 
 def expand_inputs(patterns: Sequence[str]) -> list[str]:
-    """Files that comma-separated names and globs stand for.
+    """Find the files that names and globs stand for.
 
     Args:
         patterns: file names or globs; `**` crosses folders.
@@ -166,7 +166,7 @@ def readable_lines(path: str, stream: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _recognise(path: str, first_line: bytes) -> str:
-    """Format of a file by its first line that is not empty."""
+    """Tell the format of a file by its first line that is not empty."""
     start = first_line.lstrip()
     if _DOC_OPEN.match(start):
         return "wikiextractor"
@@ -197,20 +197,20 @@ def read_documents(
     """
     with open_input(path) as (stream, raw):
         numbered = enumerate(readable_lines(path, stream), 1)
-        held: list[tuple[int, bytes]] = []
+        first_lines: list[tuple[int, bytes]] = []
         for number, line in numbered:
             if number == 1 and line.startswith(b"\xef\xbb\xbf"):
                 line = line[3:]
-            held.append((number, line))
+            first_lines.append((number, line))
             if line.strip():
                 break
         else:
             return  # Nothing but empty lines.
-        if held[-1][1].startswith((b"\xff\xfe", b"\xfe\xff")):
+        if first_lines[-1][1].startswith((b"\xff\xfe", b"\xfe\xff")):
             raise ValueError(f"{path}:1: expected UTF-8, got UTF-16; convert the file first")
         kind = options.format
         if kind == "auto":
-            kind = _recognise(path, held[-1][1])
+            kind = _recognise(path, first_lines[-1][1])
 
         position = 0
 
@@ -221,7 +221,7 @@ def read_documents(
                 position = raw.tell()
 
         def lines() -> Iterator[tuple[int, bytes]]:
-            yield from held
+            yield from first_lines
             for number, line in numbered:
                 if number % 1024 == 0:
                     advance()
@@ -328,7 +328,7 @@ def _unescape(text: str) -> str:
 
 
 def clean_wiki_line(line: str) -> str:
-    """One line of WikiExtractor output without leftovers of markup; "" where nothing remains."""
+    """Remove leftovers of markup from a line of WikiExtractor; "" where nothing remains."""
     line = line.strip()
     if _TABLE_LINE.match(line) or _HEADING_LINE.match(line):
         return ""
@@ -426,7 +426,7 @@ def document_paragraphs(document: RawDocument, options: Options) -> list[str]:
 
 
 def split_paragraph(paragraph: str, splitter: Callable[[str], Sequence[str]]) -> list[str]:
-    """Sentences of one paragraph, stripped; a piece without any word joins the one before it."""
+    """Split a paragraph into sentences; a piece without any word joins the one before it."""
     sentences: list[str] = []
     for piece in splitter(paragraph):
         piece = " ".join(piece.split())
@@ -440,7 +440,7 @@ def split_paragraph(paragraph: str, splitter: Callable[[str], Sequence[str]]) ->
 
 
 def is_held_out(data: bytes, fraction: float) -> bool:
-    """Whether a document is held out: by a hash of its bytes, so equal documents stay together."""
+    """Tell by a hash of its bytes whether a document is held out; equal ones stay together."""
     if fraction <= 0:
         return False
     value = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")

@@ -54,7 +54,7 @@ class CommandOptions:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a paragraph reads as English rather than as code, a table or a list of names."""
+    """Tell whether a paragraph reads as English rather than as code, a table or a list of names."""
     words = text.split()
     if len(words) < 4 or len(_CODE_CHARACTER.findall(text)) > 0.04 * len(text):
         return False
@@ -64,7 +64,7 @@ def _is_prose(text: str) -> bool:
 
 
 def prose_paragraphs(text: str) -> list[str]:
-    """Paragraphs of prose in a docstring, a topic or a block of comments.
+    """Find the paragraphs of prose in a docstring, a topic or a block of comments.
 
     Args:
         text: dedented text, wrapped by hand, perhaps with reStructuredText markup.
@@ -133,7 +133,7 @@ def _in_item(block: list[str]) -> bool:
 
 
 def source_texts(source: str) -> list[str]:
-    """Docstrings and blocks of comments of a module, in the order of its source.
+    """Find the docstrings and blocks of comments of a module, in the order of its source.
 
     Args:
         source: Python source.
@@ -178,7 +178,7 @@ def source_texts(source: str) -> list[str]:
 
 
 def _object_texts(module: types.ModuleType) -> list[str]:
-    """Docstrings of a built-in module, its functions, its types and their methods."""
+    """Return the docstrings of a built-in module, its functions, its types and their methods."""
     texts = [module.__doc__ or ""]
     for _, value in sorted(vars(module).items()):
         texts.append(getattr(value, "__doc__", None) or "")
@@ -189,7 +189,7 @@ def _object_texts(module: types.ModuleType) -> list[str]:
 
 
 def python_documents(stdlib: str | None = None) -> Iterator[tuple[str, list[str]]]:
-    """Documentation of this Python.
+    """Yield the documentation of this Python.
 
     Args:
         stdlib: folder of the standard library's sources; by default this interpreter's.
@@ -265,7 +265,7 @@ def write_python_docs(
         raise ValueError(f"heldout_fraction: expected 0 <= fraction < 1, got {heldout_fraction}")
     splitter = load_splitter("")
     counts = Counts()
-    seen: set[str] = set()
+    written: set[str] = set()
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(write_whole(output_file))
         heldout = None
@@ -277,8 +277,8 @@ def write_python_docs(
             for text in texts:
                 for paragraph in prose_paragraphs(text):
                     # Repeated paragraphs would put held-out text into the training text.
-                    if paragraph not in seen:
-                        seen.add(paragraph)
+                    if paragraph not in written:
+                        written.add(paragraph)
                         sentences += split_paragraph(paragraph, splitter)
             if len(sentences) < min_document_sentences:
                 counts.documents_dropped += 1

@@ -17,7 +17,7 @@ PIECE_BYTES = 1 << 20
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path names a file system by a scheme, such as gs:// or hdfs://."""
+    """Tell whether a path names a file system by a scheme, such as gs:// or hdfs://."""
     return "://" in path
 
 
@@ -51,7 +51,7 @@ def open_input(path: str) -> BinaryIO:
 
 
 def input_bytes(path: str) -> int:
-    """Size of a file in bytes, of those that `open_input` opens."""
+    """Return the bytes of a file that `open_input` opens."""
     if not is_remote(path):
         return os.path.getsize(path)
     return _file_systems(path).match([path])[0].metadata_list[0].size_in_bytes
@@ -62,8 +62,8 @@ def input_stamp(path: str) -> list[Any]:
     if not is_remote(path):
         stat = os.stat(path)
         return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
-    found = _file_systems(path).match([path])[0].metadata_list[0]
-    return [path, found.size_in_bytes, found.last_updated_in_seconds]
+    metadata = _file_systems(path).match([path])[0].metadata_list[0]
+    return [path, metadata.size_in_bytes, metadata.last_updated_in_seconds]
 
 
 # === Text ===
@@ -178,7 +178,7 @@ def _read_piece(piece: TextPiece) -> tuple[bytes, int]:
 
 
 def location_of(piece: TextPiece, begin: int, newlines: int) -> str:
-    """File and line for a message: the line after so many line ends of the piece's text."""
+    """Name file and line, after so many line ends of the piece's text, for a message."""
     line = piece.first_line + newlines
     if piece.data is None:
         with open_input(piece.path) as stream:

@@ -66,7 +66,7 @@ def special_pieces(num_unused: int) -> list[str]:
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """Lines of a UTF-8 text file, decompressed where its name ends in .gz or .bz2.
+    """Yield the lines of a UTF-8 text file, decompressed where its name ends in .gz or .bz2.
 
     Raises:
         ValueError: naming file and line where the file is not UTF-8 or the compression is broken.
@@ -178,7 +178,7 @@ def learn_vocab(
 def _merge(
     words: Sequence[tuple[str, int]], single: list[str], vocab_size: int, min_frequency: int
 ) -> list[str]:
-    """Pieces that the trainer merges from single characters, in the order of learning."""
+    """Return the pieces merged from single characters, in the order of learning."""
     # Late: only this function needs the library.
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 

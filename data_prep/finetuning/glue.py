@@ -91,7 +91,7 @@ def _layout(task: Task) -> _Layout:
 
 
 def is_test_split(split: str) -> bool:
-    """Whether a split's labels are not public: "test", "test_matched" and such."""
+    """Tell whether a split's labels are not public: "test", "test_matched" and such."""
     return split == "test" or split.startswith("test_")
 
 
@@ -119,8 +119,8 @@ def split_path(task: Task, data_dir: str | os.PathLike[str], split: str) -> str:
     if os.path.isfile(os.path.join(data_dir, task.folder, name)):
         hint = f"; it lies in {os.path.join(data_dir, task.folder)}: give that folder"
     elif os.path.isdir(data_dir):
-        found = sorted(entry for entry in os.listdir(data_dir) if entry.endswith(".tsv"))
-        hint = f"; the folder has {', '.join(found) or 'no .tsv file'}"
+        tables = sorted(entry for entry in os.listdir(data_dir) if entry.endswith(".tsv"))
+        hint = f"; the folder has {', '.join(tables) or 'no .tsv file'}"
     else:
         hint = "; there is no such folder"
     raise FileNotFoundError(f"{task.name}: no {name} in {os.fspath(data_dir)}{hint}")
@@ -144,10 +144,10 @@ def available_splits(task: Task, data_dir: str | os.PathLike[str]) -> list[str]:
     if task.name == "ax":
         there = os.path.isfile(os.path.join(data_dir, "diagnostic.tsv"))
         return ["test"] if there else []
-    wanted = [task.train_split, *task.eval_splits, "dev", *task.test_splits, "test"]
+    splits = [task.train_split, *task.eval_splits, "dev", *task.test_splits, "test"]
     return [
         split
-        for split in dict.fromkeys(wanted)
+        for split in dict.fromkeys(splits)
         if split and os.path.isfile(os.path.join(data_dir, f"{split}.tsv"))
     ]
 
@@ -169,7 +169,7 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
 def _find_columns(
     path: str, task: Task, first: Sequence[str], labelled: bool
 ) -> tuple[list[str], bool]:
-    """Names of a file's columns, and whether the first line is the header that has them."""
+    """Return the names of a file's columns, and whether its first line is a header with them."""
     layout = _layout(task)
     needed = [layout.text_a, layout.text_b, layout.label if labelled else None]
     names = [name.strip().casefold() for name in first]
@@ -505,31 +505,31 @@ def make_features(
 def _label_ids(
     examples: Sequence[TextExample], kind: str, labels: Sequence[str] | None
 ) -> np.ndarray:
-    known = {label: i for i, label in enumerate(labels or ())}
+    label_to_id = {label: i for i, label in enumerate(labels or ())}
     if kind == "regression":
         numbers = [0.0 if e.label is None else e.label for e in examples]
         return np.array(numbers, np.float32).reshape(-1, 1)
     if kind == "classification":
-        ids = [0 if e.label is None else _label_id(known, e.label, e) for e in examples]
+        ids = [0 if e.label is None else _label_id(label_to_id, e.label, e) for e in examples]
         return np.array(ids, np.int64).reshape(-1, 1)
     if kind == "multi_label":
-        hot = np.zeros((len(examples), len(known)), np.float32)
+        hot = np.zeros((len(examples), len(label_to_id)), np.float32)
         for row, example in enumerate(examples):
             names = example.label if isinstance(example.label, tuple) else ()
             for name in names:
-                hot[row, _label_id(known, name, example)] = 1
+                hot[row, _label_id(label_to_id, name, example)] = 1
         return hot
     raise ValueError(
         f"kind must be classification, regression or multi_label for texts; got {kind!r}"
     )
 
 
-def _label_id(known: Mapping[str, int], label: Any, example: TextExample) -> int:
-    if label not in known:
+def _label_id(label_to_id: Mapping[str, int], label: Any, example: TextExample) -> int:
+    if label not in label_to_id:
         raise ValueError(
-            f"{example.location}: unknown label {label!r}: expected one of {', '.join(known)}"
+            f"{example.location}: unknown label {label!r}: expected one of {', '.join(label_to_id)}"
         )
-    return known[label]
+    return label_to_id[label]
 
 
 # === Submissions ===
@@ -556,7 +556,7 @@ def submission_file_name(task: Task, split: str = "test") -> str:
         ValueError: a task or split that is not submitted.
     """
     if (task.name, split) not in _SUBMISSION_NAMES:
-        splits = [known for name, known in _SUBMISSION_NAMES if name == task.name]
+        splits = [known_split for name, known_split in _SUBMISSION_NAMES if name == task.name]
         if not splits:
             raise ValueError(f"task {task.name} is not of GLUE")
         raise ValueError(f"{task.name}: split must be one of {', '.join(splits)}; got {split!r}")

@@ -118,8 +118,8 @@ def _tagged_features(
 def window_rule(settings: FeatureSettings) -> WindowRule:
     """Read how documents are cut into windows from the settings of a task of spans."""
     names = ("doc_stride", "max_query_length")
-    given = {name: settings.extra[name] for name in names if name in settings.extra}
-    return WindowRule(settings.max_seq_length, **given)
+    lengths = {name: settings.extra[name] for name in names if name in settings.extra}
+    return WindowRule(settings.max_seq_length, **lengths)
 
 
 def _span_features(

@@ -208,7 +208,7 @@ class _Columns:
             )
 
     def split(self, line: str) -> tuple[str, str]:
-        """Word and tag of a line."""
+        """Return word and tag of a line."""
         columns = self._columns(line)
         if len(columns) != self.count:
             raise ValueError(
@@ -418,7 +418,7 @@ def documents(sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
 def _spans(
     offsets: Sequence[int], first: int, last: int, room: int
 ) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Windows of one sentence, the words [first, last) of a text.
+    """Yield the windows of one sentence, the words [first, last) of a text.
 
     Args:
         offsets: pieces before each word of the text, and at last all its pieces. Words outside the
@@ -459,7 +459,7 @@ def _spans(
 
 
 def _reach_back(offsets: Sequence[int], word: int, pieces: int, lowest: int = 0) -> int:
-    """First word from which on the words before `word` have at most so many pieces."""
+    """Return the first word from which on the words before `word` have at most so many pieces."""
     return bisect.bisect_left(offsets, offsets[word] - pieces, lowest, word)
 
 

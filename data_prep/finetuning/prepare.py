@@ -1,4 +1,4 @@
-"""From the examples of any task to records, in order, on all cores, and remembered.
+"""From the examples of any task to records, in order, on all cores; an earlier run's are found.
 
 READERS says for each kind of task how its files are found and read and how its records are made,
 `tasks.KINDS` what they look like; all else here is the same for every kind. What is written beside
@@ -138,7 +138,7 @@ def prepare(
     *,
     show_progress: bool = True,
 ) -> PreparedData:
-    """Make the records of a split, or find them made.
+    """Make the records of a split, or find those of an earlier run.
 
     They lie in <cache_dir>/<task>-<fingerprint>, so other input, vocabulary or settings never meet.
 
@@ -150,7 +150,7 @@ def prepare(
         num_workers: processes; None for one per core, or none beside this one if the input is
             small. The bytes do not depend on it.
         on_bad: what to do with the message of a bad example, which is then left out; None to raise
-            it. Of records found made, the messages come again.
+            it. Where the records are there already, the messages come again.
         show_progress: report on standard error.
 
     Returns:
@@ -184,13 +184,13 @@ def write_split(
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is to be made of what, and the digest of it."""
+    """What a split's records depend on, and the digest of it."""
 
     source: Source
     tokenizer: TokenizerSettings
     settings: FeatureSettings
     vocab: dict[str, int]
-    what: dict[str, Any]
+    dependencies: dict[str, Any]  # all that the records depend on
     input_bytes: int
     input_lines: int
     stats: list[tuple[int, int]]
@@ -211,7 +211,7 @@ class _Plan:
         vocab = load_vocab(tokenizer.vocab_file)
         check_special_tokens(vocab, tokenizer.vocab_file)
         stats = _stats(source.files)
-        what = {
+        dependencies = {
             "format_version": FORMAT_VERSION,
             "task": task.name,
             "kind": task.kind,
@@ -228,13 +228,14 @@ class _Plan:
             "extra": dict(settings.extra),
             "unicode": unicodedata.unidata_version,
         }
-        what = json.loads(json.dumps(what))  # as it comes back out of a manifest
+        dependencies = json.loads(json.dumps(dependencies))  # as it comes back out of a manifest
         lines = sum(map(_count_lines, source.files)) if source.line_per_example else 0
-        return cls(source, tokenizer, settings, vocab, what, sum(s for s, _ in stats), lines, stats)
+        size = sum(file_bytes for file_bytes, _ in stats)
+        return cls(source, tokenizer, settings, vocab, dependencies, size, lines, stats)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        text = json.dumps(self.what, sort_keys=True)
+        text = json.dumps(self.dependencies, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -419,7 +420,7 @@ def _write(
 def _manifest(
     plan: _Plan, paths: _Paths, counts: dict[str, int], lengths: np.ndarray
 ) -> dict[str, Any]:
-    settings = plan.settings
+    settings, digests = plan.settings, plan.dependencies["input_sha256"]
     sequences = len(lengths) * (settings.task.num_choices or 1)
     unknown_rate = counts["unknown_tokens"] / max(counts["tokens"], 1)
     if unknown_rate > UNKNOWN_RATE_TO_WARN:
@@ -434,13 +435,13 @@ def _manifest(
             "is not set: every word with a capital becomes [UNK]"
         )
     return {
-        **{name: value for name, value in plan.what.items() if name != "input_sha256"},
+        **{name: value for name, value in plan.dependencies.items() if name != "input_sha256"},
         "fingerprint": plan.fingerprint,
         "files": [os.path.basename(paths.record)],
         "lengths_file": os.path.basename(paths.lengths),
         "input_files": [
             {"path": path, "sha256": digest}
-            for path, digest in zip(plan.source.files, plan.what["input_sha256"], strict=True)
+            for path, digest in zip(plan.source.files, digests, strict=True)
         ],
         "vocab_file": plan.tokenizer.vocab_file,
         "vocab_size": max(plan.vocab.values()) + 1,

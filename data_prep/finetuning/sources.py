@@ -95,14 +95,14 @@ def tagged_source(
             missed.
     """
     path = os.fspath(path)
-    known = None if labels is None else frozenset(labels)
+    allowed = None if labels is None else frozenset(labels)
 
     def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
         sentences = read_tagged(path, token_column, tag_column, tag_scheme, on_bad)
-        if known is not None:
+        if allowed is not None:
             sentences = (
                 dataclasses.replace(
-                    s, tags=tuple(tag if tag in known else ner.OUTSIDE for tag in s.tags)
+                    s, tags=tuple(tag if tag in allowed else ner.OUTSIDE for tag in s.tags)
                 )
                 for s in sentences
             )
@@ -115,7 +115,7 @@ def tagged_source(
         "tag_column": tag_column,
         "tag_scheme": tag_scheme,
     }
-    if known is not None:
+    if allowed is not None:
         settings["other_tags"] = ner.OUTSIDE  # the labels themselves are the task's
     labelled = tag_column is not None
     return Source(split, (path,), read, settings, labelled, line_per_example=False)
@@ -201,15 +201,15 @@ def table_task(
     Raises:
         ValueError: neither labels nor a training file, or see `tables.infer_labels`.
     """
-    found = tuple(labels) if labels else None
-    if len(columns.label) > 1 and found is not None and found != columns.label:
+    label_names = tuple(labels) if labels else None
+    if len(columns.label) > 1 and label_names is not None and label_names != columns.label:
         raise ValueError("labels: where each label has a column, they are the columns' names")
-    if found is None and kind != "regression":
+    if label_names is None and kind != "regression":
         if train_file is None:
             raise ValueError(f"labels: {kind} needs a training file, or the labels themselves")
         ignore = (lambda message: None) if skip_bad_examples else None
-        found = tables.infer_labels(train_file, columns, kind, ignore)
-    return custom_task(kind, found, columns.text_b is not None, name)
+        label_names = tables.infer_labels(train_file, columns, kind, ignore)
+    return custom_task(kind, label_names, columns.text_b is not None, name)
 
 
 def available_splits(task: Task, data_dir: str | os.PathLike[str], tfds: bool = False) -> list[str]:
@@ -227,9 +227,9 @@ def available_splits(task: Task, data_dir: str | os.PathLike[str], tfds: bool = 
         return [s for s in (task.train_split, *task.eval_splits, *task.test_splits) if s]
     if task.name in glue.GLUE_TASKS:
         return glue.available_splits(task, data_dir)
-    found = []
+    splits = []
     for split in filter(None, (task.train_split, *task.eval_splits, *task.test_splits)):
         with contextlib.suppress(FileNotFoundError):
             reader_of(task).find_file(task, os.fspath(data_dir), split)
-            found.append(split)
-    return found
+            splits.append(split)
+    return splits

@@ -208,14 +208,14 @@ def _check_keys(
     path: str, articles: list, version_2_with_negative: bool, is_training: bool
 ) -> None:
     """Refuse a file that has no questions, or whose questions all lack a key."""
-    known: set[str] = set()
+    keys: set[str] = set()
     count = 0
     for article in articles:
         for paragraph in _list_in(article, "paragraphs"):
             for qa in _list_in(paragraph, "qas"):
                 count += 1
                 if isinstance(qa, dict):
-                    known.update(qa)
+                    keys.update(qa)
     if not count:
         raise ValueError(f"{path}: expected questions in data[].paragraphs[].qas, got none")
     needed = {"id", "question"}
@@ -223,7 +223,7 @@ def _check_keys(
         needed |= {"answers"}
         if version_2_with_negative:
             needed |= {"is_impossible"}
-    missing = sorted(needed - known)
+    missing = sorted(needed - keys)
     if missing:
         hint = ": version 1.1 has none" if missing == ["is_impossible"] else ""
         raise ValueError(f"{path}: no question has {' or '.join(missing)}{hint}")
@@ -235,7 +235,7 @@ def _list_in(container: object, key: str) -> list:
 
 
 def _checked_question(qa: Any, version_2_with_negative: bool, is_training: bool) -> tuple[str, ...]:
-    """Texts of a question's answers; ValueError says what is wrong with it."""
+    """Return the texts of a question's answers; ValueError says what is wrong with it."""
     if not isinstance(qa, dict):
         raise ValueError(f"expected a question with id and question, got {str(qa)[:80]!r}")
     for key in ("id", "question"):
@@ -357,7 +357,7 @@ def make_features(
 def _cut(
     examples: Iterable[SquadExample], tokenizer: FullTokenizer, rule: WindowRule
 ) -> Iterator[tuple[SquadExample, WordPieces, list[Window]]]:
-    """Each question with the pieces of its document and its windows."""
+    """Yield each question with the pieces of its document and its windows."""
     numbered = enumerate(examples)
     # Questions of one paragraph stand together and share its words.
     for _, group in itertools.groupby(numbered, key=lambda item: id(item[1].doc_tokens)):
@@ -375,7 +375,7 @@ def _cut(
 def _answer_pieces(
     example: SquadExample, document: WordPieces, tokenizer: FullTokenizer
 ) -> tuple[int, int]:
-    """First and last piece of an answer: of its words, or of the answer alone if that is found."""
+    """Find first and last piece of an answer: of it alone if that is found, else of its words."""
     first_word, last_word = example.start_position, example.end_position
     if first_word is None or last_word is None or example.orig_answer_text is None:
         raise ValueError(f"{example.location}: no answer was read; read it with is_training")
@@ -392,7 +392,7 @@ def _answer_pieces(
 
 
 def _answer_in(window: Window, answer: tuple[int, int] | None) -> tuple[int, int]:
-    """Positions of an answer's pieces in a window, (0, 0) if it does not hold all of them."""
+    """Find an answer's first and last piece in a window; (0, 0) if it does not hold all."""
     if answer is None:
         return 0, 0
     first, last = answer

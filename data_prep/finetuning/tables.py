@@ -243,7 +243,7 @@ def read_json_lines(path: str | os.PathLike[str], needed: Sequence[str]) -> Iter
         ValueError: an empty file, or a key that no row has, naming the file.
         OSError: the file cannot be read.
     """
-    seen: set[str] = set()
+    keys: set[str] = set()
     rows = 0
     with TextLines(path) as lines:
         for text in lines:
@@ -260,14 +260,14 @@ def read_json_lines(path: str | os.PathLike[str], needed: Sequence[str]) -> Iter
             if not error and not isinstance(values, dict):
                 error = f"expected a JSON object, got {type(values).__name__}"
             if not error:
-                seen |= values.keys()
+                keys |= values.keys()
                 missing = [name for name in needed if name not in values]
                 if missing:
                     error = f"no key {missing[0]!r}; the row has {', '.join(values) or 'none'}"
             yield Row({} if error else values, lines.number, error)
     if not rows:
         raise ValueError(f"{os.fspath(path)}: the file is empty")
-    missing = [name for name in needed if name not in seen]
+    missing = [name for name in needed if name not in keys]
     if missing:
         raise ValueError(f"{os.fspath(path)}: no row has the key {missing[0]!r}")
 
@@ -282,7 +282,7 @@ def _rows(path: str | os.PathLike[str], columns: Columns) -> Iterator[Row]:
 
 
 def has_labels(path: str | os.PathLike[str], columns: Columns) -> bool:
-    """Whether a file has the label columns: test files may lack them.
+    """Tell whether a file has the label columns: test files may lack them.
 
     Args:
         path: the file.
@@ -340,19 +340,19 @@ def _multi_label(values: Mapping[str, Any], columns: Columns) -> tuple[str, ...]
         return tuple(name for name in columns.label if _flag(name, values[name]))
     value = values[column]
     if isinstance(value, list):
-        found = [_label_name(column, item) for item in value]
+        names = [_label_name(column, item) for item in value]
     elif isinstance(value, str):
-        found = [name.strip() for name in value.split(columns.separator)] if value.strip() else []
-        if "" in found:
+        names = [name.strip() for name in value.split(columns.separator)] if value.strip() else []
+        if "" in names:
             raise ValueError(
                 f"column {column!r}: expected names between {columns.separator!r}, got {value!r}"
             )
     else:
-        found = [_label_name(column, value)]
-    twice = [name for name in found if found.count(name) > 1]
-    if twice:
-        raise ValueError(f"column {column!r}: label {twice[0]!r} stands twice")
-    return tuple(found)
+        names = [_label_name(column, value)]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"column {column!r}: label {repeated[0]!r} stands twice")
+    return tuple(names)
 
 
 def _label(values: Mapping[str, Any], columns: Columns, kind: str) -> Any:
@@ -408,7 +408,7 @@ def read_examples(
         OSError: the file cannot be read.
     """
     _check_kind(columns, kind)
-    known = None if labels is None else set(labels)
+    allowed = None if labels is None else set(labels)
     empty = True
     for row in _rows(path, columns):
         empty = False
@@ -418,9 +418,9 @@ def read_examples(
                 raise ValueError(row.error)
             values = row.values
             label = _label(values, columns, kind)
-            if known is not None and label is not None and kind != "regression":
+            if allowed is not None and label is not None and kind != "regression":
                 for name in label if kind == "multi_label" else (label,):
-                    if name not in known:
+                    if name not in allowed:
                         shown = ", ".join(labels or ())
                         raise ValueError(f"unknown label {name!r}: expected one of {shown}")
             example = TextExample(
@@ -477,13 +477,13 @@ def infer_labels(
     column, *others = columns.label
     if others:
         return columns.label
-    found: set[str] = set()
+    labels: set[str] = set()
     for example in read_examples(path, columns, kind, on_bad=on_bad):
-        found.update(example.label if kind == "multi_label" else (example.label,))  # type: ignore[arg-type]
+        labels.update(example.label if kind == "multi_label" else (example.label,))  # type: ignore[arg-type]
     least = 2 if kind == "classification" else 1
-    if len(found) < least:
+    if len(labels) < least:
         raise ValueError(
             f"{os.fspath(path)}: column {column!r}: expected at least {least} labels, "
-            f"got {', '.join(found) or 'none'}"
+            f"got {', '.join(labels) or 'none'}"
         )
-    return sort_labels(found)
+    return sort_labels(labels)

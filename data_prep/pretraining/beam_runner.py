@@ -88,7 +88,7 @@ _LAYOUT = "beam 1"
 _TIDYING_SECONDS = 20  # that a runner has whose process was killed
 _ERROR_NAME, _VOCABULARY_NAME = "error.txt", "vocab.txt"
 # What DirectRunner is, once it has tried to download another runner, Prism. That does not know
-# several processes; where it is wanted it can be named.
+# several processes; --runner=PrismRunner asks for it.
 _DIRECT_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
@@ -206,7 +206,7 @@ def _index(job: _Job) -> token_store.TokenStore:
 
 
 def _pieces(job: _Job) -> list[tuple[int, int, int]]:
-    """File, number and tokens of every piece."""
+    """Return file, number and tokens of every piece."""
     numbered = beam_files.read_json(job.path("tokens.json"))
     return [(file, piece, tokens) for file, piece, tokens in numbered if tokens != _END]
 

@@ -94,7 +94,8 @@ class MaskRule:
             )
 
     def num_to_predict(self, length: int) -> int:
-        """Predictions in a sequence of so many tokens, specials counted (halves round to even)."""
+        """Return how many tokens of a sequence of this length, specials counted, are predicted."""
+        # Halves round to even, as in the original.
         return min(self.max_predictions_per_seq, max(1, int(round(length * self.masked_lm_prob))))
 
 
@@ -134,14 +135,14 @@ class VocabularyTable:
 
 
 def _below(rng: np.random.Generator, bounds: np.ndarray) -> np.ndarray:
-    """Uniform integers in [0, bound), int64, one per bound (each at least 1)."""
+    """Draw uniform integers in [0, bound), int64, one per bound (each at least 1)."""
     return np.minimum((rng.random(bounds.size) * bounds).astype(np.int64), bounds - 1)
 
 
 def _fill(
     offsets: np.ndarray, start: np.ndarray, end: np.ndarray, target: np.ndarray
 ) -> np.ndarray:
-    """Where consecutive sentences first hold `target` tokens.
+    """Find where consecutive sentences first hold `target` tokens.
 
     Bisection by hand, since a sentence has at least one token: the look-ups stay within `target`
     sentences of the start, however large the (memory-mapped) corpus is.
@@ -150,19 +151,19 @@ def _fill(
         offsets: int64 [sentences + 1], tokens before each sentence.
         start: int64 [N], first sentence.
         end: int64 [N], the document's end, above start.
-        target: int64 [N], tokens wanted; what is below 1 counts as 1.
+        target: int64 [N], tokens to reach; what is below 1 counts as 1.
 
     Returns:
         int64 [N], the first sentence boundary above start with at least `target` tokens, or `end`.
     """
     target = np.maximum(target, 1)
-    wanted = offsets[start] + target
+    goal = offsets[start] + target
     low = start + 1  # the answer is in [low, high]
     high = np.minimum(end, start + target)
     span = int((high - low).max(initial=0))
     while span > 0:
         middle = (low + high) >> 1
-        enough = offsets[middle] >= wanted
+        enough = offsets[middle] >= goal
         high = np.where(enough, middle, high)
         low = np.where(enough, low, np.minimum(middle + 1, high))
         span >>= 1
@@ -182,7 +183,7 @@ def _truncate(
 def removed_by_truncation(
     a_length: np.ndarray, b_length: np.ndarray, max_num_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many tokens are taken, one by one, from the longer of A and B (from B when equal).
+    """Count the tokens that are taken, one by one, from the longer of A and B (from B when equal).
 
     Args:
         a_length: int64 [N].
@@ -266,14 +267,14 @@ def sample_pairs(
 
         # Sentences that a random next text displaced are not lost: the next pair begins with them.
         position = np.where(is_random, a_end, chunk_end)
-        going = position < end
-        lane, position, end, target = lane[going], position[going], end[going], target[going]
+        rest = position < end
+        lane, position, end, target = lane[rest], position[rest], end[rest], target[rest]
 
 
 def _random_documents(
     rng: np.random.Generator, documents: np.ndarray, num_documents: int
 ) -> np.ndarray:
-    """Other documents than the given ones, unless ten tries in a row meet the document itself."""
+    """Draw other documents, unless ten tries in a row meet the document itself."""
     other = _below(rng, np.full(documents.size, num_documents))
     for _ in range(MAX_RANDOM_DOCUMENT_TRIES - 1):
         same = np.flatnonzero(other == documents)
@@ -303,7 +304,7 @@ class PackedPairs:
     is_random_next: np.ndarray
 
     def features(self) -> dict[str, np.ndarray]:
-        """Arrays of the unmasked record, in the types that encode fastest."""
+        """Return the arrays of the unmasked record, in the types that encode fastest."""
         column = np.arange(self.input_ids.shape[1])
         input_mask = column < self.length[:, None]  # [B, L]
         return {
@@ -372,11 +373,11 @@ def mask_pairs(
     input_ids = packed.input_ids
     rows, length = input_ids.shape
     table = np.array([rule.num_to_predict(n) for n in range(length + 1)])
-    wanted = table[packed.length]  # [B]
+    num_masked = table[packed.length]  # [B]
     if rule.whole_words:
-        chosen = _choose_words(packed, wanted, vocabulary, rng)
+        chosen = _choose_words(packed, num_masked, vocabulary, rng)
     else:
-        chosen = _choose_tokens(packed, wanted, rng)  # [B, L]
+        chosen = _choose_tokens(packed, num_masked, rng)  # [B, L]
     flat = np.flatnonzero(chosen)
     row, position = np.divmod(flat, length)  # [M]
     count = np.bincount(row, minlength=rows)
@@ -405,19 +406,21 @@ def mask_pairs(
     return features
 
 
-def _choose_tokens(packed: PackedPairs, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Choose `wanted` tokens of each sequence, not [CLS] or [SEP], every set equally likely.
+def _choose_tokens(
+    packed: PackedPairs, num_masked: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Choose `num_masked` tokens of each sequence, not [CLS] or [SEP], every set equally likely.
 
     Returns:
         bool [B, L].
     """
     rows, length = packed.input_ids.shape
     candidates = packed.length - SPECIAL_TOKENS_PER_PAIR  # [B]
-    wanted = np.minimum(wanted, candidates)
+    num_masked = np.minimum(num_masked, candidates)
     # The first steps of a Fisher-Yates shuffle of 0..candidates-1, all sequences at once.
     order = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
     row = np.arange(rows)
-    steps = int(wanted.max(initial=0))
+    steps = int(num_masked.max(initial=0))
     draws = rng.random((steps, rows))
     for step in range(steps):
         left = np.maximum(candidates - step, 1)
@@ -425,7 +428,7 @@ def _choose_tokens(packed: PackedPairs, wanted: np.ndarray, rng: np.random.Gener
         picked = order[row, swap]
         order[row, swap] = order[:, step]
         order[:, step] = picked
-    taken_row, taken_step = np.nonzero(np.arange(steps) < wanted[:, None])
+    taken_row, taken_step = np.nonzero(np.arange(steps) < num_masked[:, None])
     candidate = order[taken_row, taken_step]
     position = candidate + 1 + (candidate + 1 >= packed.a_end[taken_row])
     chosen = np.zeros((rows, length), np.bool_)
@@ -435,11 +438,11 @@ def _choose_tokens(packed: PackedPairs, wanted: np.ndarray, rng: np.random.Gener
 
 def _choose_words(
     packed: PackedPairs,
-    wanted: np.ndarray,
+    num_masked: np.ndarray,
     vocabulary: VocabularyTable,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Choose whole words in random order; one that exceeds `wanted` tokens is passed over.
+    """Choose whole words in random order; one that exceeds `num_masked` tokens is passed over.
 
     A piece with ## belongs to the word before it, also across [SEP] (where truncation cut the front
     of a word of B), except at the very beginning.
@@ -472,10 +475,10 @@ def _choose_words(
         picked = order[active, swap]
         order[active, swap] = order[active, step]
         size = sizes[active, picked]
-        fits = total[active] + size <= wanted[active]
+        fits = total[active] + size <= num_masked[active]
         taken = active[fits]
         total[taken] += size[fits]
         chosen_word[taken, picked[fits]] = True
         step += 1
-        active = active[(total[active] < wanted[active]) & (num_words[active] > step)]
+        active = active[(total[active] < num_masked[active]) & (num_words[active] > step)]
     return np.take_along_axis(chosen_word, word, axis=1) & is_candidate

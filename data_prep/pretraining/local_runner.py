@@ -303,7 +303,7 @@ def _write_records(
 
 
 def _joined_chunks(work: str, index: int, chunks: range) -> int:
-    """How many chunks an earlier run appended to an output file; cuts off a half appended one."""
+    """Count the chunks that an earlier run appended to an output file; cut off half a one."""
     path = output_part_path(work, index)
     if not os.path.exists(path):
         return 0

@@ -110,25 +110,25 @@ def make_manifest(
         The manifest, of types that JSON has.
     """
     vocab = load_vocab(options.vocab_file)
-    made = statistics.counts
+    records = statistics.counts
     flags = dataclasses.asdict(options)
     for name in ("input_files", "output_files"):
         flags[name] = list(flags[name])
     return {
         "kind": "pretraining_unmasked" if options.dynamic_masking else "pretraining",
         "files": [os.path.basename(path) for path in options.output_files],
-        "file_instances": instances_of_files(options, made["instances"]),
+        "file_instances": instances_of_files(options, records["instances"]),
         "file_bytes": list(file_bytes),
         "counts": {
             "documents": counts["documents"],
             "sentences": counts["sentences"],
             "tokens": counts["tokens"],
-            "instances": made["instances"],
-            "masked_tokens": made["masked_tokens"],
-            "random_next_fraction": made["random_next"] / max(made["instances"], 1),
+            "instances": records["instances"],
+            "masked_tokens": records["masked_tokens"],
+            "random_next_fraction": records["random_next"] / max(records["instances"], 1),
             "unknown_token_rate": counts["unknown_tokens"] / max(counts["tokens"], 1),
             "padding_fraction": 1
-            - made["sequence_tokens"] / max(made["instances"] * options.max_seq_length, 1),
+            - records["sequence_tokens"] / max(records["instances"] * options.max_seq_length, 1),
         },
         "max_seq_length": options.max_seq_length,
         "max_predictions_per_seq": options.max_predictions_per_seq,

@@ -198,7 +198,7 @@ def beam_arguments(arguments: Sequence[str], values: flags.FlagValues) -> list[s
 
 
 def shard_names(output_file: str, num_shards: int) -> tuple[str, ...]:
-    """Names of a shard set: `wiki.tfrecord` becomes `wiki-00000-of-00016.tfrecord` and so on.
+    """Name the files of a set of shards: wiki-00000-of-00016.tfrecord, ... for wiki.tfrecord.
 
     Args:
         output_file: name as if there were one file.
@@ -241,7 +241,7 @@ def warn_about_flags(options: Options, tokenizer: FullTokenizer) -> None:
 
 
 def warn_about_corpus(options: Options, counts: dict[str, int]) -> None:
-    """Complain of a corpus from which no good pairs can come.
+    """Warn of a corpus from which no good pairs can come.
 
     Raises:
         ValueError: there is no document.
@@ -269,7 +269,7 @@ def warn_about_corpus(options: Options, counts: dict[str, int]) -> None:
 
 
 def fingerprint(options: Options, layout: str | None = None) -> str:
-    """Digest of all that the records' bytes depend on, and how unfinished work is laid out.
+    """Return a digest of all that the records depend on, and of how unfinished work is laid out.
 
     Args:
         options: what is made from what.
@@ -278,7 +278,7 @@ def fingerprint(options: Options, layout: str | None = None) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    what = {
+    dependencies = {
         **dataclasses.asdict(options),
         "input_files": [text_files.input_stamp(path) for path in options.input_files],
         "output_files": [os.path.abspath(path) for path in options.output_files],
@@ -298,12 +298,12 @@ def fingerprint(options: Options, layout: str | None = None) -> str:
         "unicode": unicodedata.unidata_version,
     }
     if layout is not None:
-        what["layout"] = layout
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        dependencies["layout"] = layout
+    return hashlib.sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def generator(options: Options, stage: int, *index: int) -> np.random.Generator:
-    """Random numbers of one piece of work, the same wherever and whenever it is done.
+    """Make the random numbers of one piece of work, the same wherever and whenever it is done.
 
     Args:
         options: for the seed.
@@ -315,11 +315,11 @@ def generator(options: Options, stage: int, *index: int) -> np.random.Generator:
 
 
 def refuses_upper_case(options: Options, vocab: Mapping[str, int]) -> bool:
-    """Whether a capital letter in the text is an error: no piece could have it."""
+    """Tell whether a capital letter in the text is an error, as no piece could have it."""
     return not options.do_lower_case and casing_of(vocab) == "uncased"
 
 
 def instances_of_files(options: Options, total: int) -> list[int]:
-    """How many instances each output file gets of so many: as even as can be."""
+    """Divide instances among the output files, as evenly as can be."""
     files = len(options.output_files)
     return [total // files + (index < total % files) for index in range(files)]

@@ -114,7 +114,7 @@ class InstanceMaker:
             yield self._masked(tokens_a, tokens_b, is_random_next)
 
     def _random_text(self, index: int, target: int) -> list[int]:
-        """Sentences from a random place of another document, about `target` tokens."""
+        """Return sentences from a random place of another document, about `target` tokens."""
         rng, documents = self._rng, self._documents
         other = index
         for _ in range(instances.MAX_RANDOM_DOCUMENT_TRIES):
@@ -150,13 +150,13 @@ class InstanceMaker:
                 candidates.append([position])
         rng.shuffle(candidates)
 
-        wanted = rule.num_to_predict(len(ids))
+        num_masked = rule.num_to_predict(len(ids))
         masked = array.array("I", ids)
         chosen: list[int] = []
         for word in candidates:
-            if len(chosen) >= wanted:
+            if len(chosen) >= num_masked:
                 break
-            if len(chosen) + len(word) > wanted:
+            if len(chosen) + len(word) > num_masked:
                 continue
             for position in word:
                 if rng.random() < rule.mask_prob:
@@ -175,11 +175,8 @@ class InstanceMaker:
 
 
 def _join(document: Document, begin: int, end: int) -> list[int]:
-    """Tokens of consecutive sentences."""
+    """Return the tokens of consecutive sentences."""
     return [token for sentence in document[begin:end] for token in sentence]
-
-
-# === Compatible mode ===
 
 
 def compatible_run(
@@ -197,14 +194,14 @@ def compatible_run(
         instances.VocabularyTable.from_vocab(tokenizer.vocab),
         rng,
     )
-    made: list[Instance] = []
+    sequences: list[Instance] = []
     total = len(documents) * options.dupe_factor
     with Progress("2/3 drawing instances", total, "document", show=show) as progress:
         for _ in range(options.dupe_factor):
             for index in range(len(documents)):
-                made.extend(maker.from_document(index))
+                sequences.extend(maker.from_document(index))
                 progress.update(1)
-    rng.shuffle(made)
+    rng.shuffle(sequences)
 
     statistics = Statistics()
     files = len(options.output_files)
@@ -212,7 +209,7 @@ def compatible_run(
     batch = max(1, units.BATCH_TOKENS // options.max_seq_length)
     with (
         contextlib.ExitStack() as stack,
-        Progress("3/3 writing records", len(made), "record", show=show) as progress,
+        Progress("3/3 writing records", len(sequences), "record", show=show) as progress,
     ):
         writers = [
             stack.enter_context(
@@ -222,8 +219,8 @@ def compatible_run(
             )
             for index, path in enumerate(options.output_files)
         ]
-        for start in range(0, len(made), batch):
-            arrays, length = _instance_arrays(made[start : start + batch], options, dtype)
+        for start in range(0, len(sequences), batch):
+            arrays, length = _instance_arrays(sequences[start : start + batch], options, dtype)
             statistics.add(arrays, length)
             for row, record in enumerate(encode_examples(options.features, arrays)):
                 writers[(start + row) % files].write(record)
@@ -268,15 +265,15 @@ def _read_documents(
 
 
 def _instance_arrays(
-    made: Sequence[Instance], options: Options, dtype: np.dtype
+    sequences: Sequence[Instance], options: Options, dtype: np.dtype
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Pad instances to the arrays of their records; also return their lengths, int64 [B]."""
-    rows = len(made)
+    rows = len(sequences)
     shape = (rows, options.max_predictions_per_seq)
     input_ids = np.zeros((rows, options.max_seq_length), dtype)
     positions, labels = np.zeros(shape, np.uint32), np.zeros(shape, dtype)
     weights = np.zeros(shape, np.float32)
-    for row, instance in enumerate(made):
+    for row, instance in enumerate(sequences):
         input_ids[row, : len(instance.ids)] = instance.ids
         count = len(instance.positions)
         positions[row, :count] = instance.positions
@@ -284,9 +281,9 @@ def _instance_arrays(
         weights[row, :count] = 1
     packed = instances.PackedPairs(
         input_ids,
-        np.array([instance.a_end for instance in made]),
-        np.array([len(instance.ids) for instance in made]),
-        np.array([instance.is_random_next for instance in made]),
+        np.array([instance.a_end for instance in sequences]),
+        np.array([len(instance.ids) for instance in sequences]),
+        np.array([instance.is_random_next for instance in sequences]),
     )
     arrays = {
         **packed.features(),

@@ -154,7 +154,7 @@ def deal_pairs(
 
 
 def _deal(rng: np.random.Generator, left: np.ndarray, count: int) -> np.ndarray:
-    """How many of `count` items go to each chunk, if free places are drawn without replacement.
+    """Draw how many of `count` items go to each chunk: free places, without replacement.
 
     Args:
         rng: source of randomness.
