@@ -57,7 +57,7 @@ def input_bytes(path: str) -> int:
     return _file_systems(path).match([path])[0].metadata_list[0].size_in_bytes
 
 
-def input_stamp(path: str) -> list[Any]:
+def input_stamp(path: str) -> list[str | int | float]:
     """Return what changes when a file does: its path, size and time."""
     if not is_remote(path):
         stat = os.stat(path)

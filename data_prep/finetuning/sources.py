@@ -181,7 +181,7 @@ def table_source(
 
 
 def table_task(
-    kind: Any,
+    kind: str,
     columns: tables.Columns,
     train_file: str | os.PathLike[str] | None = None,
     labels: Sequence[str] | None = None,

@@ -21,6 +21,7 @@ system that Beam knows; the work folder must be one that all workers reach.
 import contextlib
 import dataclasses
 import functools
+import gzip
 import io
 import json
 import os
@@ -32,7 +33,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import apache_beam as beam
 import numpy as np
@@ -40,7 +41,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from bert_tf.records.files import gzip_stream, manifest_path, output_base
-from bert_tf.tokenization.vocabulary import check_special_tokens, load_vocab
+from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import beam_files, instances, token_store, units
@@ -53,13 +54,13 @@ from data_prep.pretraining.options import (
     generator,
     refuses_upper_case,
     warn_about_corpus,
-    warn_about_flags,
 )
 from data_prep.pretraining.stages import (
     block_bounds,
     block_pairs,
     chunk_sizes,
     deal_pairs,
+    open_tokenizer,
     write_chunk_records,
 )
 from data_prep.pretraining.work_folder import work_folder
@@ -135,11 +136,7 @@ def create_pretraining_data(
     """
     if options.compatible:
         raise ValueError("compatible: the original's records are made in one process; drop runner")
-    tokenizer = FullTokenizer(options.vocab_file, options.do_lower_case)
-    check_special_tokens(tokenizer.vocab, options.vocab_file)
-    warn_about_flags(options, tokenizer)
-    for path in options.input_files:
-        text_files.open_input(path).close()
+    open_tokenizer(options)
     arguments = _pipeline_arguments(runner, num_workers, beam_arguments)
     with _work_folder(options) as work:
         manifest = _run(_Runner(_Job(options, work), arguments, show_progress))
@@ -437,7 +434,7 @@ def _write_chunk(
         raise RuntimeError(f"a chunk got {len(pairs)} of its {size} pairs")
     buffer = io.BytesIO()
     with contextlib.ExitStack() as stack:
-        stream: Any = buffer
+        stream: IO[bytes] | gzip.GzipFile = buffer
         if job.options.output_files[file].endswith(".gz"):
             stream = stack.enter_context(gzip_stream(buffer))
         statistics = write_chunk_records(
@@ -502,7 +499,7 @@ def _failing_with_workers() -> Iterator[None]:
     main_thread = threading.main_thread().ident
     assert main_thread is not None  # noqa: S101  (it has started)
 
-    def stop(arguments: Any) -> None:
+    def stop(arguments: threading.ExceptHookArgs) -> None:
         if not messages:  # once: the workers that are left fail next
             messages.append(str(arguments.exc_value) or arguments.exc_type.__name__)
             ending.start()

@@ -16,16 +16,17 @@ used.
 import collections
 import contextlib
 import functools
+import gzip
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from bert_tf.files import read_json, replacing, write_json
 from bert_tf.records.files import gzip_stream, manifest_path
-from bert_tf.tokenization.vocabulary import check_special_tokens, load_vocab
+from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
@@ -37,7 +38,6 @@ from data_prep.pretraining.options import (
     generator,
     refuses_upper_case,
     warn_about_corpus,
-    warn_about_flags,
 )
 from data_prep.pretraining.original_order import compatible_run
 from data_prep.pretraining.stages import (
@@ -45,6 +45,7 @@ from data_prep.pretraining.stages import (
     block_pairs,
     chunk_sizes,
     deal_pairs,
+    open_tokenizer,
     write_chunk_records,
 )
 from data_prep.pretraining.work_folder import (
@@ -84,11 +85,7 @@ def create_pretraining_data(
     num_workers = available_cores() if num_workers is None else num_workers
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    tokenizer = FullTokenizer(options.vocab_file, options.do_lower_case)
-    check_special_tokens(tokenizer.vocab, options.vocab_file)
-    warn_about_flags(options, tokenizer)
-    for path in options.input_files:
-        text_files.open_input(path).close()
+    tokenizer = open_tokenizer(options)
     with work_folder(options) as work:
         if options.compatible:
             manifest = compatible_run(options, tokenizer, work, show_progress)
@@ -154,7 +151,7 @@ class _Worker:
         rng = generator(self.options, RECORDS_STAGE, chunk)
         with replacing(path) as temporary:
             with open(temporary, "wb") as raw, contextlib.ExitStack() as stack:
-                stream: Any = raw
+                stream: IO[bytes] | gzip.GzipFile = raw
                 if compress:
                     stream = stack.enter_context(gzip_stream(raw))
                 pairs = self._chunk_pairs(chunk)

@@ -233,14 +233,14 @@ def compatible_run(
 
 def _read_documents(
     options: Options, tokenizer: FullTokenizer, show: bool
-) -> tuple[list[list[Any]], dict[str, int]]:
+) -> tuple[list[list[list[int]]], dict[str, int]]:
     """Tokenize all documents into memory; return them and their counts."""
     if not options.do_lower_case and casing_of(tokenizer.vocab) == "uncased":
         warn_user(
             f"vocabulary {options.vocab_file} has no upper-case letters and do_lower_case is not "
             "set: every word with a capital becomes [UNK]"
         )
-    documents: list[list[Any]] = [[]]
+    documents: list[list[list[int]]] = [[]]
     counts = {"documents": 0, "sentences": 0, "tokens": 0, "unknown_tokens": 0}
     total = sum(map(text_files.input_bytes, options.input_files))
     with Progress("1/3 tokenizing", total, "B", show=show) as progress:

@@ -1,11 +1,15 @@
 """The stages of data preparation as functions that any runner calls."""
 
+import gzip
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import IO
 
 import numpy as np
 
 from bert_tf.records.encoding import encode_framed_examples
+from bert_tf.tokenization.vocabulary import check_special_tokens
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
 from data_prep.pretraining.manifest import Statistics
 from data_prep.pretraining.options import (
@@ -13,8 +17,24 @@ from data_prep.pretraining.options import (
     Options,
     generator,
     instances_of_files,
+    warn_about_flags,
     warn_user,
 )
+
+
+def open_tokenizer(options: Options) -> FullTokenizer:
+    """Load the tokenizer, and see before any work that the input can be opened.
+
+    Raises:
+        ValueError: the vocabulary lacks a special token.
+        OSError: a file cannot be read.
+    """
+    tokenizer = FullTokenizer(options.vocab_file, options.do_lower_case)
+    check_special_tokens(tokenizer.vocab, options.vocab_file)
+    warn_about_flags(options, tokenizer)
+    for path in options.input_files:
+        text_files.open_input(path).close()
+    return tokenizer
 
 
 def block_bounds(store: token_store.TokenStore, options: Options) -> list[tuple[int, int]]:
@@ -76,7 +96,7 @@ def write_chunk_records(
     pairs: np.ndarray,
     gather: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     rng: np.random.Generator,
-    stream: Any,
+    stream: IO[bytes] | gzip.GzipFile,
 ) -> Statistics:
     """Shuffle, pack, mask and encode the pairs of one chunk of the output.
 
