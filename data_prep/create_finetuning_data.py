@@ -20,28 +20,9 @@ For each split come <split>.tfrecord, <split>.lengths.npy and <split>.manifest.j
 with the same input and flags finds them made. --tfds reads what TensorFlow Datasets has prepared.
 """
 
-import sys
-from collections.abc import Sequence
-
-from absl import app, flags
-
-from bert_tf.options import define, read
 from data_prep.finetuning.options import TaskRecordsOptions
 from data_prep.finetuning.task_records import run
-
-
-def main(argv: Sequence[str]) -> None:
-    """Run the script; bad input ends it with one line on standard error and exit status 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    try:
-        run(read(TaskRecordsOptions, flags.FLAGS))
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"create_finetuning_data: {error}")
-    except KeyboardInterrupt:
-        sys.exit("create_finetuning_data: stopped")
-
+from data_prep.processes.command import run_command
 
 if __name__ == "__main__":
-    define(TaskRecordsOptions, flags.FLAGS)
-    app.run(main)
+    run_command(TaskRecordsOptions, run)

@@ -61,35 +61,6 @@ class RecordOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class TableOptions:
-    """What the columns of one's own tables mean."""
-
-    kind: str = option(
-        "classification",
-        "What the labels of your own tables are.",
-        choices=("classification", "regression", "multi_label"),
-    )
-    text_column: str | None = option(None, "Column of the text, or of a pair's first text.")
-    text_b_column: str | None = option(None, "Column of a pair's second text.")
-    label_column: tuple[str, ...] = option(
-        (), "Column of the label; for multi_label also several, of 0 and 1."
-    )
-    label_separator: str = option("|", "What separates labels in one column, for multi_label.")
-    id_column: str | None = option(None, "Column with a name for each row.")
-    file_format: tables.Format | None = option(
-        None,
-        "Format of your own tables. Default: by the file's extension.",
-        choices=tuple(tables.FORMATS),
-    )
-    has_header: bool = option(
-        True, "Whether the first row names the columns; else they are 0, 1, ..."
-    )
-    quotes: bool | None = option(
-        None, 'Whether "..." may hold separators and line ends. Default: in CSV yes, in TSV no.'
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class DataOptions:
     """What the data are: a task with official files, or tables of one's own."""
 
@@ -104,7 +75,12 @@ class DataOptions:
     labels: tuple[str, ...] | None = option(
         None, "Labels in the order of their ids. Default: those of the training file."
     )
-    tables: TableOptions = TableOptions()
+    kind: str = option(
+        "classification",
+        "What the labels of your own tables are.",
+        choices=("classification", "regression", "multi_label"),
+    )
+    columns: tables.Columns = tables.Columns()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +169,7 @@ def find_sources(
     options_of_kind = {"token_classification": tagged, "span": spans}
     if options_of_kind.get(task.kind, data) is None:
         raise ValueError(f"task_name: {task.name} is for another script")
-    if data.tables.text_column is not None or data.tables.label_column:
+    if data.columns.text is not None or data.columns.label:
         raise ValueError(f"text_column, label_column: {task.name} has columns of its own")
     if data.tfds and files.data_dir is not None and not files.by_split():
         splits = data.splits or available_splits(task, files.data_dir, True)
@@ -315,25 +291,15 @@ def _split_files(files: FileOptions, task: Task, splits: Sequence[str] | None) -
 
 
 def _own_tables(data: DataOptions, skip_bad_examples: bool) -> tuple[Task, list[Source]]:
-    paths, table = data.files.by_split(), data.tables
+    paths, columns = data.files.by_split(), data.columns
     if not paths:
         raise ValueError("give task_name and data_dir, or train_file and text_column")
-    if table.text_column is None:
+    if columns.text is None:
         raise ValueError("text_column: needed to read tables of your own")
-    columns = tables.Columns(
-        text=table.text_column,
-        text_b=table.text_b_column,
-        label=table.label_column,
-        separator=table.label_separator,
-        id=table.id_column,
-        file_format=table.file_format,
-        has_header=table.has_header,
-        quotes=table.quotes,
-    )
     if not columns.label and set(paths) != {"test"}:
         raise ValueError("label_column: needed for the train and dev splits")
     task = table_task(
-        table.kind,
+        data.kind,
         columns,
         paths.get("train"),
         data.labels,

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from bert_tf.options import option
 from data_prep.finetuning.glue import OnBad, TextExample, parse_number
 
 Format = Literal["csv", "tsv", "jsonl"]
@@ -33,31 +34,34 @@ _NO = {"0", "0.0", "false"}
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Which columns of a table mean what.
-
-    Attributes:
-        text: column of the text, or of a pair's first text.
-        text_b: column of the second text; None for single texts.
-        label: the label's column; several for multi_label with a column of 0 and 1 for each label;
-            empty where labels are not known.
-        separator: for multi_label in one column, what stands between the names of labels.
-        id: column with a number or name for each row, used in `guid`; None for the row's line.
-        file_format: "csv", "tsv", "jsonl"; None to go by the file's extension.
-        has_header: whether the first row names the columns; without, they are called "0", "1", ...
-        quotes: whether "..." may hold separators and line ends; None for yes in CSV, no in TSV.
+    """Which columns of one's own table mean what.
 
     Raises:
         ValueError: settings that cannot be.
     """
 
-    text: str
-    text_b: str | None = None
-    label: tuple[str, ...] = ()
-    separator: str = "|"
-    id: str | None = None
-    file_format: Format | None = None
-    has_header: bool = True
-    quotes: bool | None = None
+    text: str = option(None, "Column of the text, or of a pair's first text.", flag="text_column")
+    text_b: str | None = option(None, "Column of a pair's second text.", flag="text_b_column")
+    label: tuple[str, ...] = option(  # empty where labels are not known
+        (),
+        "Column of the label; for multi_label also several, of 0 and 1.",
+        flag="label_column",
+    )
+    separator: str = option(
+        "|", "What separates labels in one column, for multi_label.", flag="label_separator"
+    )
+    id: str | None = option(  # it becomes a part of `guid`, for which else the line stands
+        None, "Column with a name for each row.", flag="id_column"
+    )
+    file_format: Format | None = option(
+        None, "Format of your own tables. Default: by the file's extension.", choices=FORMATS
+    )
+    has_header: bool = option(
+        True, "Whether the first row names the columns; else they are 0, 1, ..."
+    )
+    quotes: bool | None = option(
+        None, 'Whether "..." may hold separators and line ends. Default: in CSV yes, in TSV no.'
+    )
 
     def __post_init__(self):
         if not self.separator:
@@ -68,7 +72,8 @@ class Columns:
             )
         if len(set(self.label)) < len(self.label):
             raise ValueError(f"label: columns must be distinct, got {', '.join(self.label)}")
-        if self.text in self.label or self.text_b in self.label or self.text == self.text_b:
+        texts = [column for column in (self.text, self.text_b) if column is not None]
+        if len(set(texts)) < len(texts) or set(texts) & set(self.label):
             raise ValueError(
                 f"columns must be distinct: text {self.text!r}, text_b {self.text_b!r}, "
                 f"label {', '.join(map(repr, self.label))}"

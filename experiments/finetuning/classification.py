@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -25,8 +26,8 @@ from experiments.finetuning.splits import (
     Data,
     Evaluator,
     make_records,
-    predict_records,
     probabilities_of,
+    test_logits,
 )
 from experiments.plots.predictions import plot_confusion, plot_regression
 
@@ -38,37 +39,37 @@ def run(options: ClassifierOptions) -> None:
 
 def _plan(options: ClassifierOptions, start: StartingPoint) -> Plan:
     data = prepare(options, start)
-    task, folder = data.task, pathlib.Path(options.output_dir)
+    task, job = data.task, None
     evaluator = Evaluator(data, options) if options.do_eval else None
     majority = _majority_label(data, options)
-
-    def evaluate(loaded: LoadedModel) -> None:
-        assert evaluator is not None  # noqa: S101
-        evaluator.report(loaded, folder)
-        _draw(evaluator, folder)
-
-    def predict(loaded: LoadedModel) -> None:
-        batch_size = options.predict_batch_size
-        for split in data.splits("test"):
-            records = data.records(split)
-            outputs = predict_records(records, loaded.model, options, batch_size=batch_size)
-            for path in write_predictions(data, split, outputs["logits"], options, majority):
-                print(f"wrote {path}")
-
+    if options.do_train:
+        trained_task = TrainedTask(task.kind, options.max_seq_length, task.has_pairs)
+        baseline = evaluator.baseline if evaluator else None
+        job = make_job(data, trained_task, evaluator, baseline=baseline)
     return Plan(
         task=task,
-        job=make_job(
-            data,
-            TrainedTask(task.kind, options.max_seq_length, task.has_pairs),
-            evaluator,
-            baseline=evaluator.baseline if evaluator else None,
-        )
-        if options.do_train
+        job=job,
+        check=functools.partial(_check_labels, task),
+        evaluate=functools.partial(_evaluate, evaluator, options) if evaluator else None,
+        predict=functools.partial(_predict, data, majority, options)
+        if options.do_predict
         else None,
-        check=lambda loaded: _check_labels(task, loaded),
-        evaluate=evaluate if options.do_eval else None,
-        predict=predict if options.do_predict else None,
     )
+
+
+def _evaluate(evaluator: Evaluator, options: ClassifierOptions, loaded: LoadedModel) -> None:
+    folder = pathlib.Path(options.output_dir)
+    evaluator.report(folder, loaded)
+    _draw(evaluator, folder)
+
+
+def _predict(
+    data: Data, majority: str | None, options: ClassifierOptions, loaded: LoadedModel
+) -> None:
+    for split in data.splits("test"):
+        logits = test_logits(data, split, loaded.model, options)
+        for path in write_predictions(data, split, logits, options, majority):
+            print(f"wrote {path}")
 
 
 # === Data ===
@@ -89,12 +90,12 @@ def prepare(
     Raises:
         InputError, ValueError, OSError: bad options or data.
     """
-    data, table = options.data, options.data.tables
-    has_names = table.kind != "regression" and len(table.label_column) < 2
-    if data.task_name is None and has_names:
-        if not (options.do_train or data.labels or data.files.train_file):
-            labels = load_trained(options, start, table.kind).labels or ()
-            data = dataclasses.replace(data, labels=tuple(labels))
+    data = options.data
+    names_needed = data.kind != "regression" and len(data.columns.label) < 2
+    names_given = options.do_train or data.labels or data.files.train_file
+    if data.task_name is None and names_needed and not names_given:
+        labels = load_trained(options, start, data.kind).labels or ()
+        data = dataclasses.replace(data, labels=tuple(labels))
     skip_bad_examples = options.records.skip_bad_examples
     task, sources = find_sources(data, tagged, skip_bad_examples=skip_bad_examples)
     extra = extra_settings(task, tagged)
@@ -165,7 +166,7 @@ def write_predictions(
         writer = csv.writer(stream)
         writer.writerow(["id", "prediction", *(f"probability of {label}" for label in labels)])
         for example, answer, row in zip(examples, decided, probabilities, strict=True):
-            shown = _answer_text(task, answer, options.data.tables.label_separator)
+            shown = _answer_text(task, answer, options.data.columns.separator)
             numbers = row.tolist() if labels else []
             writer.writerow([example.guid, shown, *(f"{number:.6g}" for number in numbers)])
     return [results, table]

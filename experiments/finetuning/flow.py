@@ -120,10 +120,4 @@ def check_options(options: FineTuningOptions) -> None:
             check_arguments(options.lora_rank, options.lora_alpha, options.lora_targets)
         except ValueError as error:
             raise InputError(f"lora_{error}") from error
-    training = options.training
-    if (
-        training.distribution_strategy != "one_device"
-        or training.all_reduce_alg
-        or training.num_replicas
-    ):
-        strategy_of(training)  # made here, before anything else of TensorFlow runs
+    strategy_of(options.training)  # made here, before anything else of TensorFlow runs

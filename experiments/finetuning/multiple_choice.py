@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import pathlib
 
 import numpy as np
@@ -19,8 +20,8 @@ from experiments.finetuning.splits import (
     Data,
     Evaluator,
     make_records,
-    predict_records,
     probabilities_of,
+    test_logits,
 )
 
 
@@ -32,30 +33,25 @@ def run(options: MultipleChoiceOptions) -> None:
 def _plan(options: MultipleChoiceOptions, start: StartingPoint) -> Plan:
     task, sources = file_sources(options.files, TASKS["swag"])
     print(f"{task.num_choices} choices")
-    data, folder = make_records(task, sources, options, start), pathlib.Path(options.output_dir)
+    data, job = make_records(task, sources, options, start), None
     evaluator = Evaluator(data, options) if options.do_eval else None
-
-    def predict(loaded: LoadedModel) -> None:
-        outputs = predict_records(
-            data.records("test"), loaded.model, options, batch_size=options.predict_batch_size
-        )
-        path = folder / "predictions.csv"
-        write_predictions(path, data, outputs["logits"])
-        print(f"wrote {path}")
-
+    folder = pathlib.Path(options.output_dir)
+    if options.do_train:
+        trained_task = TrainedTask(task.kind, options.max_seq_length, has_pairs=True)
+        baseline = evaluator.baseline if evaluator else None
+        job = make_job(data, trained_task, evaluator, baseline=baseline)
     return Plan(
         task=task,
-        job=make_job(
-            data,
-            TrainedTask(task.kind, options.max_seq_length, has_pairs=True),
-            evaluator,
-            baseline=evaluator.baseline if evaluator else None,
-        )
-        if options.do_train
-        else None,
-        evaluate=(lambda loaded: evaluator.report(loaded, folder)) if evaluator else None,
-        predict=predict if options.do_predict else None,
+        job=job,
+        evaluate=functools.partial(evaluator.report, folder) if evaluator else None,
+        predict=functools.partial(_predict, data, options) if options.do_predict else None,
     )
+
+
+def _predict(data: Data, options: MultipleChoiceOptions, loaded: LoadedModel) -> None:
+    path = pathlib.Path(options.output_dir) / "predictions.csv"
+    write_predictions(path, data, test_logits(data, "test", loaded.model, options))
+    print(f"wrote {path}")
 
 
 def write_predictions(path: pathlib.Path, data: Data, logits: np.ndarray) -> None:

@@ -50,34 +50,33 @@ def run(options: QuestionAnsweringOptions) -> None:
 
 
 def _plan(options: QuestionAnsweringOptions, start: StartingPoint) -> Plan:
-    data, folder = prepare(options, start), pathlib.Path(options.output_dir)
-    uses_dev = options.do_eval or options.do_predict
-    answerer = Answerer(data, start, options) if uses_dev else None
-
-    @functools.lru_cache(maxsize=1)
-    def best_spans(model: keras.Model) -> Predictions:
-        """Answer once for the predictions and for the figures."""
-        assert answerer is not None  # noqa: S101
-        sizes = (options.eval_batch_size, options.predict_batch_size)
-        return answerer.best_spans(model, batch_size=sizes[options.do_predict])
-
-    def evaluate(loaded: LoadedModel) -> None:
-        assert answerer is not None  # noqa: S101
-        figures = answerer.figures(best_spans(loaded.model))
-        write_results(folder, with_step(figures, loaded.transfer.step))
-        _print_figures(figures, answerer, options)
-
-    def predict(loaded: LoadedModel) -> None:
-        threshold = options.null_score_diff_threshold
-        for path in write_predictions(with_threshold(best_spans(loaded.model), threshold), folder):
-            print(f"wrote {path}")
-
+    data, answerer = prepare(options, start), None
+    if options.do_eval or options.do_predict:
+        answerer = Answerer(data, start, options)
     return Plan(
         task=data.task,
         job=_job(options, data, answerer) if options.do_train else None,
-        evaluate=evaluate if options.do_eval else None,
-        predict=predict if options.do_predict else None,
+        evaluate=functools.partial(_evaluate, answerer, options)
+        if answerer and options.do_eval
+        else None,
+        predict=functools.partial(_predict, answerer, options)
+        if answerer and options.do_predict
+        else None,
     )
+
+
+def _evaluate(answerer: Answerer, options: QuestionAnsweringOptions, loaded: LoadedModel) -> None:
+    figures = answerer.figures(answerer.final_spans(loaded.model))
+    folder = pathlib.Path(options.output_dir)
+    write_results(folder, with_step(figures, loaded.transfer.step))
+    _print_figures(figures, answerer, options)
+
+
+def _predict(answerer: Answerer, options: QuestionAnsweringOptions, loaded: LoadedModel) -> None:
+    best_spans, folder = answerer.final_spans(loaded.model), pathlib.Path(options.output_dir)
+    predictions = with_threshold(best_spans, options.null_score_diff_threshold)
+    for path in write_predictions(predictions, folder):
+        print(f"wrote {path}")
 
 
 def _job(options: QuestionAnsweringOptions, data: Data, answerer: Answerer | None) -> Job:
@@ -288,6 +287,8 @@ class Answerer:
                 f"{self._records.path}: has {len(self._records)} records, expected "
                 f"{len(self._windows)}; remove its folder and start again"
             )
+        # Answers of the final model, once for its figures and its predictions.
+        self.final_spans = functools.lru_cache(maxsize=1)(self._final_spans)
         self._references: dict[str, tuple[str, ...]] = {}
         if options.do_eval:
             self._references = self._read_references(data.sources["dev"].files[0])
@@ -339,6 +340,11 @@ class Answerer:
                 null_score_diff_threshold=math.inf,
             ),
         )
+
+    def _final_spans(self, model: keras.Model) -> Predictions:
+        options = self._options
+        sizes = (options.eval_batch_size, options.predict_batch_size)
+        return self.best_spans(model, batch_size=sizes[options.do_predict])
 
     def _logits(self, model: keras.Model, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Logits of starts and of ends, float32 [N, L]."""

@@ -196,6 +196,14 @@ def predict_records(
     )
 
 
+def test_logits(
+    data: Data, split: str, model: keras.Model, options: FineTuningOptions
+) -> np.ndarray:
+    """Return the logits of a test split's records, float32 [N, K]."""
+    batch_size = options.predict_batch_size
+    return predict_records(data.records(split), model, options, batch_size=batch_size)["logits"]
+
+
 def figures_of(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return the task's metrics and the mean loss of all examples."""
     kind = get_kind(task.kind)
@@ -245,7 +253,7 @@ class Evaluator:
         labels = next(iter(self.labels.values()))
         return get_kind(self.task.kind).constant_figure(labels, self.task.selection_metric)
 
-    def report(self, loaded: LoadedModel, folder: pathlib.Path) -> None:
+    def report(self, folder: pathlib.Path, loaded: LoadedModel) -> None:
         """Evaluate a model, write eval_results.txt and .json, and print them."""
         figures = self(loaded.model)
         results = {f"eval_{name}": value for name, value in figures.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from typing import Any
 
@@ -131,7 +132,6 @@ def run(options: TaggingOptions) -> None:
 
 
 def _plan(options: TaggingOptions, start: StartingPoint) -> Plan:
-    folder = pathlib.Path(options.output_dir)
     loaded = None if options.do_train else load_trained(options, start, TASKS["ner"].kind)
     task, sources = tagged_sources(
         options.files,
@@ -142,32 +142,12 @@ def _plan(options: TaggingOptions, start: StartingPoint) -> Plan:
     extra = extra_settings(task, options.tagged)
     data = make_records(task, sources, options, start, extra=extra)
     dev = TaggedSplit(data, "dev", options, options.tagged, start) if options.do_eval else None
-
-    def tag_dev(model: keras.Model) -> EntityScores:
-        assert dev is not None  # noqa: S101
-        dev.tag(model, options.eval_batch_size)
-        return dev.scores()
-
-    def evaluate(loaded: LoadedModel) -> None:
-        assert dev is not None  # noqa: S101
-        scores, path = tag_dev(loaded.model), folder / "predictions_dev.conll"
-        results = {f"eval_{name}": value for name, value in figures_of(scores).items()}
-        write_results(folder, with_step(results, loaded.transfer.step))
-        print("evaluation:")
-        write_scores(scores, folder)
-        ner.write_conll(path, dev.sentences, dev.predicted)
-        print(f"wrote {path}")
-
-    def predict(loaded: LoadedModel) -> None:
-        test = TaggedSplit(data, "test", options, options.tagged, start)
-        _predict(test, loaded.model, folder, options.predict_batch_size)
-
     job = None
     if options.do_train:
         job = make_job(
             data,
             TrainedTask(task.kind, options.max_seq_length),
-            (lambda model: figures_of(tag_dev(model))) if dev is not None else None,
+            functools.partial(_dev_figures, dev, options) if dev else None,
             baseline=0.0,
             # An epoch is a pass over the sequences: long sentences make several, and with
             # --document_context the examples are whole documents.
@@ -176,16 +156,37 @@ def _plan(options: TaggingOptions, start: StartingPoint) -> Plan:
     return Plan(
         task=task,
         job=job,
-        check=lambda loaded: _check_labels(loaded, task),
-        evaluate=evaluate if dev is not None else None,
-        predict=predict if options.do_predict else None,
+        check=functools.partial(_check_labels, task),
+        evaluate=functools.partial(_evaluate, dev, options) if dev else None,
+        predict=functools.partial(_predict, data, options, start) if options.do_predict else None,
         loaded=loaded,
     )
 
 
-def _predict(test: TaggedSplit, model: keras.Model, folder: pathlib.Path, batch_size: int) -> None:
+def _dev_figures(dev: TaggedSplit, options: TaggingOptions, model: keras.Model) -> dict[str, float]:
+    dev.tag(model, options.eval_batch_size)
+    return figures_of(dev.scores())
+
+
+def _evaluate(dev: TaggedSplit, options: TaggingOptions, loaded: LoadedModel) -> None:
+    """Write the tags of the dev set and their scores."""
+    folder = pathlib.Path(options.output_dir)
+    figures, path = _dev_figures(dev, options, loaded.model), folder / "predictions_dev.conll"
+    results = {f"eval_{name}": value for name, value in figures.items()}
+    write_results(folder, with_step(results, loaded.transfer.step))
+    print("evaluation:")
+    write_scores(dev.scores(), folder)
+    ner.write_conll(path, dev.sentences, dev.predicted)
+    print(f"wrote {path}")
+
+
+def _predict(
+    data: Data, options: TaggingOptions, start: StartingPoint, loaded: LoadedModel
+) -> None:
     """Write the tags of the test set, and their scores if its own tags are known."""
-    test.tag(model, batch_size)
+    test = TaggedSplit(data, "test", options, options.tagged, start)
+    test.tag(loaded.model, options.predict_batch_size)
+    folder = pathlib.Path(options.output_dir)
     path = folder / "predictions_test.conll"
     ner.write_conll(path, test.sentences, test.predicted, with_true=test.labelled)
     if not test.labelled:
@@ -200,7 +201,7 @@ def _predict(test: TaggedSplit, model: keras.Model, folder: pathlib.Path, batch_
     print(f"wrote {path}")
 
 
-def _check_labels(loaded: LoadedModel, task: Task) -> None:
+def _check_labels(task: Task, loaded: LoadedModel) -> None:
     """Refuse labels, of a training file, that are not those of a model that has no names."""
     num_labels, labels = loaded.model.output_shape[-1], task.labels or ()
     if num_labels != len(labels):
