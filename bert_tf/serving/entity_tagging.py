@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from bert_tf.serving.served_model import ServedModel, function, strings
 from bert_tf.serving.text_models import checked_labels
-from bert_tf.serving.windows import make_windows, run_in_parts
+from bert_tf.serving.windows import run_in_parts, windows_in_graph
 from bert_tf.tasks.entity_metrics import form_and_type
 from bert_tf.tokenization.graph_tokenizer import PiecesWithOffsets, TextToIds
 from bert_tf.tokenization.wordpiece import _is_punctuation
@@ -141,7 +141,7 @@ class EntityTagger(ServedModel):
     def _probabilities(self, pieces: PiecesWithOffsets) -> tf.Tensor:
         """Probabilities of the labels of each piece, in the window where most context shows."""
         ids = self.text_to_ids
-        windows = make_windows(
+        windows = windows_in_graph(
             pieces.ids,
             tf.RaggedTensor.from_tensor(tf.fill([pieces.ids.nrows(), 1], ids.cls_id)),
             sep_id=ids.sep_id,

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from bert_tf.serving.served_model import ServedModel, function, strings
-from bert_tf.serving.windows import Windows, make_windows, run_in_parts
+from bert_tf.serving.windows import Windows, run_in_parts, windows_in_graph
 from bert_tf.tasks.answer_decoding import NULL_ODDS_WITHOUT_SPAN
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tokenization.graph_tokenizer import DocumentWords, PiecesWithOffsets, TextToIds
@@ -136,7 +136,7 @@ class QuestionAnswerer(ServedModel):
         ids, rule = self.text_to_ids, self._rule
         query = ids(question)[:, : rule.max_query_length]
         cls, sep = (tf.fill([query.nrows(), 1], value) for value in (ids.cls_id, ids.sep_id))
-        return make_windows(
+        return windows_in_graph(
             pieces.ids,
             tf.concat([cls, query, sep], axis=1),
             sep_id=ids.sep_id,

@@ -37,7 +37,7 @@ class Windows(NamedTuple):
     inputs: dict[str, tf.Tensor]
 
 
-def make_windows(
+def windows_in_graph(
     ids: tf.RaggedTensor,
     heads: tf.RaggedTensor,
     *,

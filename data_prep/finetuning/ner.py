@@ -327,7 +327,7 @@ TAG_SCHEMES: dict[str, Callable[[Sequence[str]], tuple[str, ...]]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class SentenceWindow:
     """One input of the model.
 
     Attributes:
@@ -345,7 +345,7 @@ def sentence_windows(
     tokenizer: FullTokenizer,
     max_seq_length: int,
     document_context: bool = False,
-) -> list[Window]:
+) -> list[SentenceWindow]:
     """Cut sentences into windows such that each word counts in exactly one.
 
     A sentence that fits has one window, and only words of this sentence count there. A longer one
@@ -392,7 +392,7 @@ def sentence_windows(
             for (start, end), (low, high) in _spans(offsets, first, last, room):
                 base = offsets[start] - 1  # position 0 is [CLS]
                 windows.append(
-                    Window(
+                    SentenceWindow(
                         (cls_id, *pieces[offsets[start] : offsets[end]], sep_id),
                         tuple((index, w - first, offsets[w] - base) for w in range(low, high)),
                     )
@@ -490,7 +490,7 @@ def make_features(
     labels: Sequence[str],
     max_seq_length: int,
     document_context: bool = False,
-) -> tuple[dict[str, np.ndarray], list[Window]]:
+) -> tuple[dict[str, np.ndarray], list[SentenceWindow]]:
     """Make records of sentences, one of each window.
 
     Args:
@@ -540,7 +540,7 @@ def make_features(
 
 
 def collect_tags(
-    windows: Sequence[Window], predicted_ids: np.ndarray, labels: Sequence[str]
+    windows: Sequence[SentenceWindow], predicted_ids: np.ndarray, labels: Sequence[str]
 ) -> list[list[str]]:
     """Map predictions of windows back to the words.
 

@@ -91,7 +91,9 @@ def read_lines(path: str) -> Iterator[tuple[str, str | None]]:
         raise ValueError(f"{path}: expected a text in each line, got an empty file")
 
 
-def make_windows(path: str, tokenizer: FullTokenizer, max_seq_length: int) -> Iterator[TokenWindow]:
+def token_windows(
+    path: str, tokenizer: FullTokenizer, max_seq_length: int
+) -> Iterator[TokenWindow]:
     """Read a file and pack each line as [CLS] A [SEP] or [CLS] A [SEP] B [SEP].
 
     Args:
@@ -215,7 +217,7 @@ def run(options: ExtractionOptions) -> None:
     names = [name for name, _ in layers]
 
     def windows() -> Iterator[TokenWindow]:
-        return make_windows(options.input_file, frozen.tokenizer, options.max_seq_length)
+        return token_windows(options.input_file, frozen.tokenizer, options.max_seq_length)
 
     # The head of an npz file says how much there is; that also finds what cannot be read.
     num_lines = num_tokens = 0

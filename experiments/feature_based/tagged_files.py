@@ -26,7 +26,7 @@ class TaggedFile:
     """
 
     sentences: list[ner.Sentence]
-    windows: list[ner.Window]
+    windows: list[ner.SentenceWindow]
     features: StoredFeatures
 
     def batch(self, rows: Sequence[int], states: Sequence[int], weighted: bool) -> Inputs:

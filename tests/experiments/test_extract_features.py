@@ -17,7 +17,7 @@ from bert_tf.records.files import read_records
 from bert_tf.records.schema import FeatureSpec
 from bert_tf.weights.save import save_model_directory
 from experiments.feature_based import extraction
-from experiments.feature_based.extraction import json_writer, make_windows
+from experiments.feature_based.extraction import json_writer, token_windows
 from experiments.feature_based.options import ExtractionOptions
 from tests.golden.features import make_golden
 from tests.support import command_options
@@ -64,7 +64,7 @@ def extract(model_dir, tmp_path):
 
 def windows(length=LENGTH):
     tokenizer = bert_tf.FullTokenizer(VOCAB)
-    return list(make_windows(str(LINES), tokenizer, length))
+    return list(token_windows(str(LINES), tokenizer, length))
 
 
 # Packing

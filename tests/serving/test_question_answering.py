@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from bert_tf.models.task_models import bert_span_labeler
 from bert_tf.serving.question_answering import QuestionAnswerer
-from bert_tf.serving.windows import make_windows
+from bert_tf.serving.windows import windows_in_graph
 from bert_tf.tasks import document_windows
 from bert_tf.tasks.answer_decoding import AnswerRule, decode_answers
 from bert_tf.tasks.document_windows import WindowRule, encode_words, pack_windows, split_words
@@ -82,7 +82,7 @@ def test_windows(texts, vocab_file):
     text_to_ids = TextToIds(vocab_file, max_seq_length=RULE.max_seq_length)
     query = text_to_ids(tf.constant(texts[0]))[:, : RULE.max_query_length]
     cls, sep = (tf.fill([query.nrows(), 1], i) for i in (text_to_ids.cls_id, text_to_ids.sep_id))
-    found = make_windows(
+    found = windows_in_graph(
         text_to_ids(tf.constant(texts[1])),
         tf.concat([cls, query, sep], axis=1),
         sep_id=text_to_ids.sep_id,
