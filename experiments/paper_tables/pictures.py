@@ -6,15 +6,18 @@ import io
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
+from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing
 from experiments.paper_tables.results import Result
 from experiments.paper_tables.tables import Table
+from experiments.plots.figures import subplots
 
-# === Pictures ===
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def png_of(figure: Any) -> bytes:
+def png_of(figure: Figure) -> bytes:
     """Return a figure as PNG, and close it."""
     from matplotlib import pyplot
 
@@ -26,21 +29,15 @@ def png_of(figure: Any) -> bytes:
 
 def draw_bars(table: Table, results: Sequence[Sequence[Result | None]]) -> bytes:
     """Draw a bar for each row in a panel for each column, ours with deviation, the paper's as o."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     columns = len(table.columns)
     across = min(columns, 4)
     down = math.ceil(columns / across)
-    figure, axes = pyplot.subplots(
+    figure, axes = subplots(
         down,
         across,
         figsize=(1.6 + 2.6 * across, down * (0.9 + 0.34 * len(table.rows))),
         sharey=True,
         squeeze=False,
-        layout="constrained",
     )
     labels = [row.label for row in table.rows]
     for number, axis in enumerate(axes.flat):
@@ -63,19 +60,12 @@ def draw_bars(table: Table, results: Sequence[Sequence[Result | None]]) -> bytes
 
 def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
     """Draw loss and accuracy of the pre-training runs over steps, or None where there are none."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing
-
     panels = (
         ("mlm_loss", "loss of the language model (nats)"),
         ("mlm_accuracy", "its accuracy"),
         ("nsp_accuracy", "accuracy, next sentence"),
     )
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure, axes = subplots(1, 3, figsize=(12, 3.6))
     drawn = False
     for number, (label, name) in enumerate(table.curves):
         path = root / name / METRICS_NAME
@@ -99,6 +89,8 @@ def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
         axis.set_xlabel("step (points: held-out text)", fontsize=9)
         axis.grid(alpha=0.3)
     if not drawn:
+        from matplotlib import pyplot
+
         pyplot.close(figure)
         return None
     handles, labels = axes[0].get_legend_handles_labels()
@@ -114,13 +106,6 @@ def draw_finetuning_curves(
     A panel for each column, a colour for each row, a line for each seed of the chosen choice.
     Columns of the same runs, as of two figures of one task, have one panel.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing
-
     panels: dict[str, dict[int, list[list[tuple[float, float]]]]] = {}
     seen = {name for _, name in table.curves}  # pre-training, which is drawn by itself
     for number, title in enumerate(table.columns):
@@ -138,9 +123,7 @@ def draw_finetuning_curves(
         return None
     across = min(len(panels), 3)
     down = math.ceil(len(panels) / across)
-    figure, axes = pyplot.subplots(
-        down, across, figsize=(4 * across, 0.8 + 2.8 * down), squeeze=False, layout="constrained"
-    )
+    figure, axes = subplots(down, across, figsize=(4 * across, 0.8 + 2.8 * down), squeeze=False)
     handles = {}
     for number, axis in enumerate(axes.flat):
         if number >= len(panels):
