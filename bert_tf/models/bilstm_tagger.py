@@ -1,6 +1,6 @@
 """A tagger over features of a frozen encoder: the feature-based approach of the paper.
 
-Shape legend: B batch, F sequence length, K feature layers, D feature size, C labels.
+Shapes: B batch, F sequence length, K feature layers, D feature size, C labels.
 """
 
 import dataclasses

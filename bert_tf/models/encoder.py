@@ -1,6 +1,6 @@
 """The BERT encoder as a functional Keras model.
 
-Shape legend: B batch, F sequence length, N heads, D hidden size, L layers, V vocabulary.
+Shapes: B batch, F sequence length, N heads, D hidden size, L layers, V vocabulary.
 """
 
 from collections.abc import Sequence

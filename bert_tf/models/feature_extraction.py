@@ -3,7 +3,7 @@
 Texts are grouped by length, so that little padding is computed, and no result depends on that by
 more than rounding. `encoder_features` streams them; `stored_features` keeps them on disk.
 
-Shape legend: N texts, F tokens of one text, T tokens of all texts, B texts of a batch, K chosen
+Shapes: N texts, F tokens of one text, T tokens of all texts, B texts of a batch, K chosen
 layers, D hidden size, L layers of the model.
 """
 
@@ -101,9 +101,8 @@ def encoder_features(
     At most 256 MiB of results (or one batch, if that is more) are held at a time.
 
     Args:
-        encoder: what `load_bert` gives, made with hidden_states=True unless only the last layer is
-            wanted. Layers above the highest that is wanted are not computed, where the backend
-            compiles.
+        encoder: what `load_bert` gives, made with hidden_states=True unless `layers` holds only the
+            last. Those above the highest of them are not computed, where the backend compiles.
         windows: the texts, read as they are needed.
         layers: as for `hidden_state_indexes`, in the order of the results.
         pooling: None for a vector of each token. "mean" and "max" are over all tokens of a text,
@@ -135,7 +134,7 @@ def encoder_features(
     def generate() -> Iterator[np.ndarray]:
         done = 0
         for chunk in _chunks(windows, config, batch_size, vector_bytes, pooling is not None):
-            found: list[np.ndarray] = [np.empty(0)] * len(chunk)
+            results: list[np.ndarray] = [np.empty(0)] * len(chunk)
             # The longest first: where memory does not suffice, that shows at once.
             order = sorted(range(len(chunk)), key=lambda i: -len(chunk[i].input_ids))
             for start in range(0, len(chunk), batch_size):
@@ -143,8 +142,8 @@ def encoder_features(
                 values = model.predict_on_batch(_batch([chunk[i] for i in rows], batch_size))
                 for row, i in enumerate(rows):
                     own = values[row] if pooling else values[row, : len(chunk[i].input_ids)]
-                    found[i] = _converted(own, dtype, done + i)
-            yield from found
+                    results[i] = _converted(own, dtype, done + i)
+            yield from results
             done += len(chunk)
 
     return generate()

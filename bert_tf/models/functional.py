@@ -1,4 +1,7 @@
-"""The pure functions of the encoder: activations, normalisation, attention scores."""
+"""The pure functions of the encoder: activations, normalisation, attention scores.
+
+Shapes: B batch, F from-length (queries), T to-length (keys), N heads, H head size, D hidden size.
+"""
 
 import math
 

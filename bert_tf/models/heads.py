@@ -1,4 +1,7 @@
-"""Layers that turn the encoder's output into the logits of a task."""
+"""Layers that turn the encoder's output into the logits of a task.
+
+Shapes: B batch, F sequence length, P predictions, C choices, D hidden size, V vocabulary, K logits.
+"""
 
 import keras
 from keras import ops
@@ -21,7 +24,7 @@ def gather_positions(sequence, positions):
     batch, length, width = ops.shape(sequence)
     offsets = ops.expand_dims(ops.arange(batch, dtype="int32") * length, 1)  # [B, 1]
     flat_positions = ops.reshape(ops.cast(positions, "int32") + offsets, (-1,))  # [B * P]
-    return ops.take(ops.reshape(sequence, (-1, width)), flat_positions, axis=0)
+    return ops.take(ops.reshape(sequence, (-1, width)), flat_positions, axis=0)  # [B * P, D]
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")

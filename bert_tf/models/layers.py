@@ -4,7 +4,7 @@ Layers are named so that `variable.path` is the variable's name in the original'
 encoder keeps hidden states as a matrix of rows, as the original does: dense layers are then plain
 matrix products, without reshapes.
 
-Shape legend: B batch, F from-length (queries), T to-length (keys), N heads, H head size, D hidden
+Shapes: B batch, F from-length (queries), T to-length (keys), N heads, H head size, D hidden
 size, I intermediate size, V vocabulary, S segments, R = B * F rows.
 """
 
@@ -28,10 +28,6 @@ from bert_tf.models.functional import (
 # Dropout sites of one transformer layer: attention probabilities, attention output, layer output.
 _DROPOUTS_PER_LAYER = 3
 
-
-# === Layers ===
-
-
 _initializer = contextvars.ContextVar("initializer", default=None)
 
 
@@ -51,8 +47,8 @@ def initial_values(initializer: keras.initializers.Initializer):
 
 def kernel_initializer(config: BertConfig) -> keras.initializers.Initializer:
     """Return the original's initializer, a normal cut off at two deviations."""
-    given = _initializer.get()
-    return given or keras.initializers.TruncatedNormal(stddev=config.initializer_range)
+    initializer = _initializer.get()
+    return initializer or keras.initializers.TruncatedNormal(stddev=config.initializer_range)
 
 
 class ConfiguredLayer(keras.layers.Layer):
@@ -386,7 +382,7 @@ class Encoder(ConfiguredLayer):
             rows: float [R, D].
             adder: float32 [B, 1, 1 or F, F], see `attention_adder`.
             dropout_keys: uint32 [num_dropouts, 2], or None for no dropout.
-            training: whether gradients will be wanted.
+            training: whether gradients will be computed.
 
         Returns:
             (rows of each layer: list of L [R, D]; probabilities: list of L float32 [B, N, F, T],

@@ -75,8 +75,8 @@ def check_arguments(rank: int, alpha: float | None, targets: Sequence[str]) -> N
     if alpha is not None and not alpha > 0:
         raise ValueError(f"alpha: expected a positive number, got {alpha!r}")
     if not targets or not set(targets) <= set(PROJECTIONS):
-        given = ", ".join(targets) or "none"
-        raise ValueError(f"targets: expected some of {', '.join(PROJECTIONS)}, got {given}")
+        names = ", ".join(targets) or "none"
+        raise ValueError(f"targets: expected some of {', '.join(PROJECTIONS)}, got {names}")
 
 
 def _matches(path: str, patterns: Sequence[str]) -> bool:

@@ -1,6 +1,9 @@
-"""Heads over the encoder, and the models made of both.
+"""Functional models of the encoder and a head, one for each kind of task.
 
-Shape legend: B batch, F sequence length, P predictions, D hidden size, V vocabulary.
+Each function takes and refuses what `encoder.bert_encoder` does, and its model has the same inputs;
+its docstring tells what differs. `num_labels` is the number of logits for each thing labelled.
+
+Shapes: B batch, F sequence length, P predictions, C choices, D hidden size, V vocabulary.
 """
 
 import dataclasses
@@ -51,23 +54,13 @@ def bert_pretrainer(
 ) -> keras.Model:
     """Make the pre-training model: encoder, masked LM head, next sentence head.
 
-    Inputs, a dict: those of `modeling.bert_encoder`, and int32 "masked_lm_positions" [B, P].
+    Inputs: also int32 "masked_lm_positions" [B, P].
 
     Outputs, a dict of float32: "masked_lm_logits" [B, P, V], "next_sentence_logits" [B, 2]. With
     `next_sentence_prediction` off the latter is missing, and the pooler, though it is there for
     fine-tuning, stays as it was initialised: nothing trains it, so its variables are not trainable.
 
-    Args:
-        config: the model's configuration.
-        recompute: see `modeling.Bert`.
-        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
-        name: the model's name.
-
-    Returns:
-        A functional `keras.Model`, to be compiled with `pretraining_compile_arguments`.
-
-    Raises:
-        ValueError: if config is not a BertConfig, or on a call with F too long.
+    It is compiled with `pretraining_compile_arguments`.
     """
     inputs = encoder_inputs()
     bert = Bert(
@@ -98,21 +91,7 @@ def bert_classifier(
 ) -> keras.Model:
     """Make a model that classifies a text or a pair, or with one label gives a number.
 
-    Inputs: those of `modeling.bert_encoder`. Output: float32 logits [B, num_labels].
-
-    Args:
-        config: the model's configuration.
-        num_labels: how many logits; 1 for regression.
-        dropout_rate: dropout of the pooled output.
-        recompute: see `modeling.Bert`.
-        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
-        name: the model's name.
-
-    Returns:
-        A functional `keras.Model`.
-
-    Raises:
-        ValueError: if an argument is wrong, or on a call with F too long.
+    Output: float32 logits [B, num_labels]. `dropout_rate` is that of the pooled output.
 
     Reference: `create_model` of google-research/bert `run_classifier.py`.
     """
@@ -132,20 +111,8 @@ def bert_span_labeler(
 ) -> keras.Model:
     """Make a model that finds the answer to a question as a span of the second segment (SQuAD).
 
-    Inputs: those of `modeling.bert_encoder`. Outputs, a dict of float32 [B, F]: "start_logits" and
-    "end_logits". Nothing reads the pooled output, so the pooler is not trainable.
-
-    Args:
-        config: the model's configuration.
-        recompute: see `modeling.Bert`.
-        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
-        name: the model's name.
-
-    Returns:
-        A functional `keras.Model`.
-
-    Raises:
-        ValueError: if config is not a BertConfig, or on a call with F too long.
+    Outputs, a dict of float32 [B, F]: "start_logits" and "end_logits". Nothing reads the pooled
+    output, so the pooler is not trainable.
 
     Reference: `create_model` of google-research/bert `run_squad.py`.
     """
@@ -165,22 +132,8 @@ def bert_token_classifier(
 ) -> keras.Model:
     """Make a model that labels each word piece, as for named entities.
 
-    Inputs: those of `modeling.bert_encoder`. Output: float32 logits [B, F, num_labels]. Nothing
-    reads the pooled output, so the pooler is not trainable.
-
-    Args:
-        config: the model's configuration.
-        num_labels: how many logits for each position.
-        dropout_rate: dropout of the sequence output.
-        recompute: see `modeling.Bert`.
-        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
-        name: the model's name.
-
-    Returns:
-        A functional `keras.Model`.
-
-    Raises:
-        ValueError: if an argument is wrong, or on a call with F too long.
+    Output: float32 logits [B, F, num_labels]. Nothing reads the pooled output, so the pooler is not
+    trainable. `dropout_rate` is that of the sequence output.
 
     Reference: the paper, section 5.3.
     """
@@ -201,21 +154,8 @@ def bert_multiple_choice(
 ) -> keras.Model:
     """Make a model that scores choices, each a sequence of its own (SWAG).
 
-    Inputs: those of `modeling.bert_encoder`, each [B, C, F] for C choices, any number of them.
-    Output: float32 logits [B, C], whose softmax is over the choices.
-
-    Args:
-        config: the model's configuration.
-        dropout_rate: dropout of the pooled output.
-        recompute: see `modeling.Bert`.
-        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
-        name: the model's name.
-
-    Returns:
-        A functional `keras.Model`.
-
-    Raises:
-        ValueError: if an argument is wrong, or on a call with F too long.
+    Inputs: each [B, C, F] for C choices, any number of them. Output: float32 logits [B, C], whose
+    softmax is over the choices. `dropout_rate` is that of the pooled output.
 
     Reference: the paper, section 4.4. Its head is a vector alone; the bias here, which a softmax
     over choices does not see, is there because transformers' class has one.
@@ -238,19 +178,7 @@ def bert_next_sentence_predictor(
 ) -> keras.Model:
     """Make a model that tells whether the second segment follows the first.
 
-    Inputs: those of `modeling.bert_encoder`. Output: float32 logits [B, 2], 0 meaning that it does.
-
-    Args:
-        config: the model's configuration.
-        recompute: see `modeling.Bert`.
-        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
-        name: the model's name.
-
-    Returns:
-        A functional `keras.Model`.
-
-    Raises:
-        ValueError: if config is not a BertConfig, or on a call with F too long.
+    Output: float32 logits [B, 2], 0 meaning that it does.
 
     Reference: `get_next_sentence_output` of google-research/bert `run_pretraining.py`.
     """

@@ -54,12 +54,12 @@ HEADS_PATTERN = r"^(cls|classifier|token_classification|multiple_choice|bilstm)/
 
 def unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Make a dict of (name, variable) pairs; ValueError if two have one name."""
-    found: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
     for name, variable in pairs:
-        if name in found:
+        if name in variables:
             raise ValueError(f"two variables are named {name!r}; checkpoint names must differ")
-        found[name] = variable
-    return found
+        variables[name] = variable
+    return variables
 
 
 def abbreviate(names: Sequence[str], limit: int = 12) -> str:

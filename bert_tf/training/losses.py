@@ -1,8 +1,12 @@
-"""Losses as pure functions that return (sum, weight), and the same for `Model.compile`.
+"""Losses and accuracies as pure functions, and the losses of pre-training for `Model.compile`.
 
-A step divides the sum by the weight once, so accumulation, replicas and padding stay exact.
+Each function returns (sum, weight), two float32 scalars: a sum over what is predicted, each thing
+times its weight, and the sum of the weights. A step divides the one by the other once, so
+accumulation, replicas and padding stay exact. Logits may have any float type and are computed in
+float32; labels are integers where nothing else is said; weights are floats of the labels' shape,
+None meaning 1 for each.
 
-Shape legend: B batch, P predictions, V vocabulary.
+Shapes: B batch, F sequence length, P predictions, V vocabulary, K labels.
 """
 
 import keras
@@ -14,16 +18,10 @@ MASKED_LM_WEIGHT_EPSILON = 1e-5
 
 
 def masked_lm_loss(logits, ids, weights):
-    """Sum the cross entropy of the masked positions.
+    """Sum the cross entropy of the masked positions, in nats.
 
-    Args:
-        logits: float [B, P, V] (any float type; computed in float32).
-        ids: integer [B, P], the true word pieces; 0 where there is no prediction.
-        weights: float [B, P], 1 for a prediction and 0 for padding.
-
-    Returns:
-        (sum, weight): float32 scalars, nats summed over predictions, and the sum of weights. The
-        original's loss is sum / (weight + 1e-5).
+    Logits are [B, P, V]; ids [B, P] are the true word pieces; weights [B, P] are 1 for a
+    prediction and 0 for padding. The original's loss is sum / (weight + 1e-5).
 
     Reference: `get_masked_lm_output` of google-research/bert `run_pretraining.py`.
     """
@@ -31,105 +29,57 @@ def masked_lm_loss(logits, ids, weights):
 
 
 def next_sentence_loss(logits, labels, weights=None):
-    """Sum the cross entropy of next sentence prediction.
+    """Sum the cross entropy of next sentence prediction, in nats.
 
-    Args:
-        logits: float [B, 2] (any float type; computed in float32).
-        labels: integer [B] or [B, 1], 0 for the actual next sentence and 1 for a random one.
-        weights: float [B] or [B, 1]; None (default) means 1 for each.
-
-    Returns:
-        (sum, weight): float32 scalars, nats summed over examples, and the sum of weights. The
-        original's loss is sum / weight.
+    Logits are [B, 2]; labels [B] or [B, 1] are 0 for the actual next sentence and 1 for a random
+    one. The original's loss is sum / weight.
 
     Reference: `get_next_sentence_output` of google-research/bert `run_pretraining.py`.
     """
-    labels = ops.reshape(labels, (-1,))  # [B]
-    if weights is None:
-        weights = ops.ones_like(labels, dtype="float32")  # [B]
-    return _weighted_cross_entropy(logits, labels, ops.reshape(weights, (-1,)))
+    return _weighted_cross_entropy(logits, *_flat(labels, weights))
 
 
 def classification_loss(logits, labels, weights=None):
     """Sum the cross entropy of labels: of sequences, of tokens, of choices.
 
-    Args:
-        logits: float [..., K] (any float type; computed in float32).
-        labels: integer [...].
-        weights: float [...]; None (default) means 1 for each.
-
-    Returns:
-        (sum, weight): float32 scalars. The original's loss of a classifier is sum / weight.
+    Logits are [..., K], labels [...]. The original's loss of a classifier is sum / weight.
 
     Reference: `create_model` of google-research/bert `run_classifier.py`.
     """
-    if weights is None:
-        weights = ops.ones_like(labels, dtype="float32")
     return _weighted_cross_entropy(logits, labels, weights)
 
 
 def classification_accuracy(logits, labels, weights=None):
-    """Count the labels that are predicted; arguments and result as of `classification_loss`."""
-    if weights is None:
-        weights = ops.ones_like(labels, dtype="float32")
+    """Count the labels that are predicted; arguments as of `classification_loss`."""
     return _weighted_accuracy(logits, labels, weights)
 
 
 def regression_loss(predictions, labels, weights=None):
-    """Sum the squared errors.
-
-    Args:
-        predictions: float [B] or [B, 1].
-        labels: float [B] or [B, 1].
-        weights: float [B]; None (default) means 1 for each.
-
-    Returns:
-        (sum, weight): float32 scalars. The mean squared error is sum / weight.
+    """Sum the squared errors of predictions, float [B] or [B, 1], against labels likewise.
 
     Reference: the paper's STS-B; the original has no regression.
     """
-    labels = ops.cast(ops.reshape(labels, (-1,)), "float32")
-    errors = ops.square(ops.cast(ops.reshape(predictions, (-1,)), "float32") - labels)
-    if weights is None:
-        weights = ops.ones_like(errors)
-    weights = ops.cast(weights, "float32")
-    return ops.sum(errors * weights), ops.sum(weights)
+    labels = ops.cast(ops.reshape(labels, (-1,)), "float32")  # [B]
+    errors = ops.square(ops.cast(ops.reshape(predictions, (-1,)), "float32") - labels)  # [B]
+    return _weighted_sum(errors, weights)
 
 
 def multi_label_loss(logits, labels, weights=None):
     """Sum over examples the mean binary cross entropy of their labels.
 
-    Args:
-        logits: float [B, K].
-        labels: float [B, K], 1 for the labels that hold and 0 for others.
-        weights: float [B]; None (default) means 1 for each.
-
-    Returns:
-        (sum, weight): float32 scalars. sum / weight is the mean over examples and labels.
+    Logits are [B, K], labels float [B, K], 1 for those that hold and 0 for others, and weights [B].
     """
     logits, labels = ops.cast(logits, "float32"), ops.cast(labels, "float32")
     losses = ops.binary_crossentropy(labels, logits, from_logits=True)  # [B, K]
-    losses = ops.mean(losses, axis=-1)
-    if weights is None:
-        weights = ops.ones_like(losses)
-    weights = ops.cast(weights, "float32")
-    return ops.sum(losses * weights), ops.sum(weights)
+    return _weighted_sum(ops.mean(losses, axis=-1), weights)
 
 
 def span_loss(start_logits, end_logits, start_positions, end_positions, weights=None, mask=None):
     """Sum the mean of the cross entropies of a span's start and end.
 
-    Args:
-        start_logits: float [B, F].
-        end_logits: float [B, F].
-        start_positions: integer [B]; 0 where there is no answer.
-        end_positions: integer [B].
-        weights: float [B]; None (default) means 1 for each.
-        mask: integer [B, F], 0 for positions that cannot be chosen; None (default) for none, as in
-            the original, whose probabilities are over padding too.
-
-    Returns:
-        (sum, weight): float32 scalars.
+    Logits are [B, F]; positions [B] are 0 where there is no answer. A mask, integer [B, F], is 0
+    for positions that cannot be chosen; None means none, as in the original, whose probabilities
+    are over padding too.
 
     Reference: `model_fn_builder` of google-research/bert `run_squad.py`.
     """
@@ -143,15 +93,7 @@ def span_loss(start_logits, end_logits, start_positions, end_positions, weights=
 
 
 def masked_logits(logits, mask):
-    """Keep positions from being chosen.
-
-    Args:
-        logits: float [B, F].
-        mask: integer [B, F], 0 for positions that cannot be chosen.
-
-    Returns:
-        float32 [B, F], -1e9 where the mask is 0.
-    """
+    """Return logits [B, F] as float32, with -1e9 where a mask, integer [B, F], is 0."""
     logits = ops.cast(logits, "float32")
     return ops.where(ops.cast(mask, "bool"), logits, ops.full_like(logits, -1e9))
 
@@ -159,33 +101,20 @@ def masked_logits(logits, mask):
 def masked_lm_accuracy(logits, ids, weights):
     """Count the masked positions whose highest logit is the true word piece.
 
-    Args:
-        logits: float [B, P, V].
-        ids: integer [B, P].
-        weights: float [B, P].
-
-    Returns:
-        (sum, weight): float32 scalars, the weighted number of right predictions and the sum of
-        weights. Accuracy is sum / weight. Of equal logits the first counts, as in the original.
+    Arguments as of `masked_lm_loss`. Of equal logits the first counts, as in the original.
     """
     return _weighted_accuracy(logits, ids, weights)
 
 
 def next_sentence_accuracy(logits, labels, weights=None):
-    """Count the examples whose next sentence label is predicted.
+    """Count the examples whose label is predicted; arguments as of `next_sentence_loss`."""
+    return _weighted_accuracy(logits, *_flat(labels, weights))
 
-    Args:
-        logits: float [B, 2].
-        labels: integer [B] or [B, 1].
-        weights: float [B] or [B, 1]; None (default) means 1 for each.
 
-    Returns:
-        (sum, weight): float32 scalars. Accuracy is sum / weight.
-    """
-    labels = ops.reshape(labels, (-1,))  # [B]
-    if weights is None:
-        weights = ops.ones_like(labels, dtype="float32")  # [B]
-    return _weighted_accuracy(logits, labels, ops.reshape(weights, (-1,)))
+def _flat(labels, weights):
+    """Return labels and weights, [B] or [B, 1], as [B]."""
+    labels = ops.reshape(labels, (-1,))
+    return labels, None if weights is None else ops.reshape(weights, (-1,))
 
 
 def _weighted_cross_entropy(logits, labels, weights):
@@ -194,16 +123,19 @@ def _weighted_cross_entropy(logits, labels, weights):
     per_label = ops.sparse_categorical_crossentropy(
         labels, ops.cast(logits, "float32"), from_logits=True
     )
-    weights = ops.cast(weights, "float32")
-    return ops.sum(per_label * weights), ops.sum(weights)
+    return _weighted_sum(per_label, weights)
 
 
 def _weighted_accuracy(logits, labels, weights):
     """Sum `weights` where the highest of `logits` is the label."""
     predicted = ops.argmax(logits, axis=-1)
     right = ops.cast(ops.equal(predicted, ops.cast(labels, predicted.dtype)), "float32")
-    weights = ops.cast(weights, "float32")
-    return ops.sum(right * weights), ops.sum(weights)
+    return _weighted_sum(right, weights)
+
+
+def _weighted_sum(values, weights):
+    weights = ops.ones_like(values) if weights is None else ops.cast(weights, "float32")
+    return ops.sum(values * weights), ops.sum(weights)
 
 
 class _SumOverWeight(keras.losses.Loss):

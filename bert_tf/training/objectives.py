@@ -1,6 +1,6 @@
-"""Fine-tuning: the model and the objective of each kind of task, and which weights learn.
+"""Objectives: the loss to minimise and the metrics to report, of a batch or of its parts.
 
-Shapes: B batch, F sequence length, C choices, K labels.
+Shapes: B batch, F sequence length, P predictions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,129 +17,8 @@ from bert_tf.tasks.kinds import get_kind
 from bert_tf.training import losses
 from bert_tf.training.losses import MaskedLMLoss, NextSentenceLoss
 
-
-@dataclasses.dataclass(frozen=True)
-class TaskLoss:
-    """What a model is fine-tuned by.
-
-    Attributes:
-        metric_names: names of the metrics, in the order of the log.
-        figures: (outputs, labels, weights) -> name -> (sum, weight); "loss" is the loss.
-    """
-
-    metric_names: tuple[str, ...]
-    figures: Callable[[Any, Any, Any], dict[str, tuple[Any, Any]]]
-
-
-def _classification(outputs: Any, labels: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
-    return {
-        "loss": losses.classification_loss(outputs, labels, weights),
-        "accuracy": losses.classification_accuracy(outputs, labels, weights),
-    }
-
-
-def _regression(outputs: Any, labels: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
-    return {"loss": losses.regression_loss(outputs, labels, weights)}
-
-
-def _multi_label(outputs: Any, labels: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
-    return {"loss": losses.multi_label_loss(outputs, labels, weights)}
-
-
-def _span(outputs: Any, labels: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
-    start, end = outputs["start_logits"], outputs["end_logits"]
-    first, last = labels["start_logits"], labels["end_logits"]
-    weights = weights["start_logits"]
-    if "input_mask" in labels:  # for the accuracies too
-        mask = labels["input_mask"]
-        start, end = losses.masked_logits(start, mask), losses.masked_logits(end, mask)
-    return {
-        "loss": losses.span_loss(start, end, first, last, weights),
-        "start_accuracy": losses.classification_accuracy(start, first, weights),
-        "end_accuracy": losses.classification_accuracy(end, last, weights),
-    }
-
-
-LOSSES: dict[str, TaskLoss] = {
-    "classification": TaskLoss(("loss", "accuracy"), _classification),
-    "regression": TaskLoss(("loss",), _regression),
-    "multi_label": TaskLoss(("loss",), _multi_label),
-    "span": TaskLoss(("loss", "start_accuracy", "end_accuracy"), _span),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class FineTuningObjective:
-    """Loss and running metrics of a kind of task, for `training.Trainer`.
-
-    The loss is the mean over the examples of a batch (over the labels that count, for tokens).
-
-    Attributes:
-        kind: key of `tasks.KINDS`.
-    """
-
-    kind: str
-
-    def __post_init__(self):
-        get_kind(self.kind)
-
-    @property
-    def _loss(self) -> TaskLoss:
-        return LOSSES[get_kind(self.kind).loss]
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics, in the order of the log."""
-        return self._loss.metric_names
-
-    def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
-        """Compute what the loss of a batch is divided by; see `training.Objective`."""
-        if isinstance(weights, Mapping):  # of several outputs, each with the example's weight
-            weights = next(iter(weights.values()))
-        return {"loss": ops.sum(ops.cast(weights, "float32"))}
-
-    def __call__(self, outputs: Any, labels: Any, weights: Any, whole: Any = None):
-        """Compute loss and metrics of a batch, or its part in those of a larger one.
-
-        Args:
-            outputs: of the model.
-            labels: as `finetuning_pipeline.TaskRecords` gives them; for span, where they hold
-                input_mask [B, F], positions of padding cannot be chosen.
-            weights: likewise.
-            whole: `loss_weights` of the batch that this one is a part of; None for a whole one.
-
-        Returns:
-            The loss, a float32 scalar, and name -> (sum, weight).
-        """
-        figures = self._loss.figures(outputs, labels, weights)
-        total, weight = figures["loss"]
-        return ops.divide_no_nan(total, weight if whole is None else whole["loss"]), figures
-
-
-def pretraining_compile_arguments(config: BertConfig) -> dict[str, Any]:
-    """Return the losses and metrics of pre-training, as `Model.compile` takes them.
-
-    The dataset then yields (inputs, labels, sample weights): labels are "masked_lm_logits" integer
-    [B, P] and "next_sentence_logits" integer [B, 1], sample weights the masked LM weights [B, P]
-    and ones [B, 1], under the same two names.
-
-    Args:
-        config: the model's configuration.
-
-    Returns:
-        dict with "loss" and "weighted_metrics".
-    """
-    losses: dict[str, Any] = {"masked_lm_logits": MaskedLMLoss()}
-    if config.next_sentence_prediction:
-        losses["next_sentence_logits"] = NextSentenceLoss()
-    metrics = {
-        output: [keras.metrics.SparseCategoricalAccuracy(name="accuracy")] for output in losses
-    }
-    return {"loss": losses, "weighted_metrics": metrics}
-
-
-# (total loss, name -> (sum, weight)); the mean of a metric is sum / weight over many batches.
-StepResult = tuple[Any, dict[str, tuple[Any, Any]]]
+Figures = dict[str, tuple[Any, Any]]  # name -> (sum, weight); a mean is the one by the other
+StepResult = tuple[Any, Figures]  # the total loss, and metrics over any number of batches
 
 
 class Objective(Protocol):
@@ -201,10 +80,10 @@ class PretrainingObjective:
             float32 scalars "mlm_loss", "nsp_loss" and "sequences".
         """
         real = weights["masked_lm_logits"]
-        sums = {"mlm_loss": keras.ops.sum(keras.ops.cast(real, "float32"))}
+        sums = {"mlm_loss": ops.sum(ops.cast(real, "float32"))}
         if self.next_sentence:
             rows = weights["next_sentence_logits"]
-            sums["nsp_loss"] = keras.ops.sum(keras.ops.cast(rows, "float32"))
+            sums["nsp_loss"] = ops.sum(ops.cast(rows, "float32"))
         return {**sums, "sequences": _rows(real)}
 
     def __call__(
@@ -227,7 +106,7 @@ class PretrainingObjective:
         loss_sum, loss_weight = losses.masked_lm_loss(logits, ids, real)
         divisor = loss_weight if whole is None else whole["mlm_loss"]
         total = loss_sum / (divisor + losses.MASKED_LM_WEIGHT_EPSILON)
-        found = {
+        figures = {
             "mlm_loss": (loss_sum, loss_weight),
             "mlm_accuracy": losses.masked_lm_accuracy(logits, ids, real),
         }
@@ -236,15 +115,137 @@ class PretrainingObjective:
             ids, real = labels["next_sentence_logits"], weights["next_sentence_logits"]
             loss_sum, loss_weight = losses.next_sentence_loss(logits, ids, real)
             divisor = loss_weight if whole is None else whole["nsp_loss"]
-            total += keras.ops.divide_no_nan(loss_sum, divisor)
-            found["nsp_loss"] = (loss_sum, loss_weight)
-            found["nsp_accuracy"] = losses.next_sentence_accuracy(logits, ids, real)
-        share = keras.ops.ones_like(total)
+            total += ops.divide_no_nan(loss_sum, divisor)
+            figures["nsp_loss"] = (loss_sum, loss_weight)
+            figures["nsp_accuracy"] = losses.next_sentence_accuracy(logits, ids, real)
+        share = ops.ones_like(total)
         if whole is not None:
             share = _rows(weights["masked_lm_logits"]) / whole["sequences"]
-        found["loss"] = (total, share)
-        return total, found
+        figures["loss"] = (total, share)
+        return total, figures
 
 
 def _rows(tensor: Any) -> Any:
-    return keras.ops.cast(keras.ops.shape(tensor)[0], "float32")
+    return ops.cast(ops.shape(tensor)[0], "float32")
+
+
+def pretraining_compile_arguments(config: BertConfig) -> dict[str, Any]:
+    """Return the losses and metrics of pre-training, as `Model.compile` takes them.
+
+    The dataset then yields (inputs, labels, sample weights): labels are "masked_lm_logits" integer
+    [B, P] and "next_sentence_logits" integer [B, 1], sample weights the masked LM weights [B, P]
+    and ones [B, 1], under the same two names.
+
+    Args:
+        config: the model's configuration.
+
+    Returns:
+        dict with "loss" and "weighted_metrics".
+    """
+    loss: dict[str, Any] = {"masked_lm_logits": MaskedLMLoss()}
+    if config.next_sentence_prediction:
+        loss["next_sentence_logits"] = NextSentenceLoss()
+    metrics = {
+        output: [keras.metrics.SparseCategoricalAccuracy(name="accuracy")] for output in loss
+    }
+    return {"loss": loss, "weighted_metrics": metrics}
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskLoss:
+    """What a model is fine-tuned by.
+
+    Attributes:
+        metric_names: names of the metrics, in the order of the log.
+        figures: (outputs, labels, weights) -> name -> (sum, weight); "loss" is the loss.
+    """
+
+    metric_names: tuple[str, ...]
+    figures: Callable[[Any, Any, Any], Figures]
+
+
+def _classification(outputs: Any, labels: Any, weights: Any) -> Figures:
+    return {
+        "loss": losses.classification_loss(outputs, labels, weights),
+        "accuracy": losses.classification_accuracy(outputs, labels, weights),
+    }
+
+
+def _regression(outputs: Any, labels: Any, weights: Any) -> Figures:
+    return {"loss": losses.regression_loss(outputs, labels, weights)}
+
+
+def _multi_label(outputs: Any, labels: Any, weights: Any) -> Figures:
+    return {"loss": losses.multi_label_loss(outputs, labels, weights)}
+
+
+def _span(outputs: Any, labels: Any, weights: Any) -> Figures:
+    start, end = outputs["start_logits"], outputs["end_logits"]
+    first, last = labels["start_logits"], labels["end_logits"]
+    weights = weights["start_logits"]
+    if "input_mask" in labels:  # masked here, for the accuracies too
+        mask = labels["input_mask"]
+        start, end = losses.masked_logits(start, mask), losses.masked_logits(end, mask)
+    return {
+        "loss": losses.span_loss(start, end, first, last, weights),
+        "start_accuracy": losses.classification_accuracy(start, first, weights),
+        "end_accuracy": losses.classification_accuracy(end, last, weights),
+    }
+
+
+LOSSES: dict[str, TaskLoss] = {
+    "classification": TaskLoss(("loss", "accuracy"), _classification),
+    "regression": TaskLoss(("loss",), _regression),
+    "multi_label": TaskLoss(("loss",), _multi_label),
+    "span": TaskLoss(("loss", "start_accuracy", "end_accuracy"), _span),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuningObjective:
+    """Loss and running metrics of a kind of task, for the `Trainer`.
+
+    The loss is the mean over the examples of a batch (over the labels that count, for tokens).
+
+    Attributes:
+        kind: key of `tasks.KINDS`.
+    """
+
+    kind: str
+
+    def __post_init__(self):
+        get_kind(self.kind)
+
+    @property
+    def _loss(self) -> TaskLoss:
+        return LOSSES[get_kind(self.kind).loss]
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics, in the order of the log."""
+        return self._loss.metric_names
+
+    def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
+        """Compute what the loss of a batch is divided by; see `Objective`."""
+        if isinstance(weights, Mapping):  # of several outputs, each with the example's weight
+            weights = next(iter(weights.values()))
+        return {"loss": ops.sum(ops.cast(weights, "float32"))}
+
+    def __call__(
+        self, outputs: Any, labels: Any, weights: Any, whole: Mapping[str, Any] | None = None
+    ) -> StepResult:
+        """Compute loss and metrics of a batch, or its part in those of a larger one.
+
+        Args:
+            outputs: of the model.
+            labels: as `TaskRecords` gives them; for span, where they hold
+                input_mask [B, F], positions of padding cannot be chosen.
+            weights: likewise.
+            whole: `loss_weights` of the batch that this one is a part of; None for a whole one.
+
+        Returns:
+            The loss, a float32 scalar, and name -> (sum, weight).
+        """
+        figures = self._loss.figures(outputs, labels, weights)
+        total, weight = figures["loss"]
+        return ops.divide_no_nan(total, weight if whole is None else whole["loss"]), figures

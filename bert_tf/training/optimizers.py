@@ -482,15 +482,16 @@ class Lamb(AdamWeightDecay):
 
     def get_config(self):
         """Return the arguments."""
-        given = self._not_adapted
+        patterns = self._not_adapted
         return {
             **super().get_config(),
-            "exclude_from_layer_adaptation": None if given is None else list(given),
+            "exclude_from_layer_adaptation": None if patterns is None else list(patterns),
         }
 
 
 def _one_minus_power(beta: float, step):
-    """1 - beta ** step, which loses five digits in float32 if beta is near 1 and step small."""
+    """Return 1 - beta ** step."""
+    # Computed as it is written it loses five digits in float32 if beta is near 1 and step small.
     return -ops.expm1(step * math.log(beta)) if beta > 0 else 1.0
 
 

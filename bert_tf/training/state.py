@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def training_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    """All that a run of `model` under `optimizer` carries from step to step, by checkpoint name.
+    """Return all that a run carries from step to step, by checkpoint name.
 
     Weights have their paths; an optimizer slot of a weight is `<path>/<slot>` (the original's
     `adam_m` and `adam_v`); other optimizer variables (iterations, loss scale) are
@@ -40,12 +40,12 @@ def training_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer
     """
     pairs: list[tuple[str, Any]] = [(variable.path, variable) for variable in model.weights]
     flat = {path.replace("/", "_"): path for path, _ in pairs}
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for variable in optimizer.variables:
         name = _optimizer_name(variable, flat)
         # A loss-scale optimizer and the one within it each have their count of iterations.
-        seen[name] = seen.get(name, -1) + 1
-        pairs.append((f"{name}_{seen[name]}" if seen[name] else name, variable))
+        count = counts[name] = counts.get(name, -1) + 1
+        pairs.append((f"{name}_{count}" if count else name, variable))
     # The states of random generators are among the variables of a Keras model, not its weights.
     weights = {id(variable) for variable in model.weights}
     seeds = [v for v in model.variables if id(v) not in weights and "seed" in v.path]
@@ -54,7 +54,8 @@ def training_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer
 
 
 def _optimizer_name(variable: Any, flat: Mapping[str, str]) -> str:
-    """Keras names a slot `<optimizer>/<path with underscores>_<slot>`; ours is `<path>/<slot>`."""
+    """Return the name of a slot, `<path>/<slot>`, or of another variable of an optimizer."""
+    # Keras names a slot `<optimizer>/<path with underscores>_<slot>`.
     last = variable.path.rsplit("/", 1)[-1]
     best = max((name for name in flat if last.startswith(name + "_")), key=len, default=None)
     if best is None:
