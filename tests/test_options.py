@@ -43,6 +43,15 @@ def test_what_is_given():
     assert found == Options("b", 7, True, ("x", "y,z"), Group(seeds=(5, 0)), 5)
 
 
+def test_others_take_the_place_of_flags():
+    values = flags.FlagValues()
+    define(Options, values, count=None)
+    values(["program", "--count=0", "--rate=1"])
+    assert read(Options, values, count=2, group=Group()) == Options(count=2)
+    with pytest.raises(ValueError, match="count: expected at least 1 and at most 7, got 8"):
+        read(Options, values, count=8, group=Group())
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

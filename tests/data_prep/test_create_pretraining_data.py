@@ -35,6 +35,7 @@ from data_prep.pretraining.options import (
 from data_prep.pretraining.run import first_example
 from data_prep.pretraining.stages import _deal
 from data_prep.pretraining.work_folder import work_folder
+from data_prep.processes.folder_lock import lock_folder
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "pretraining_data"
 DIGESTS = json.loads((GOLDEN / "digests.json").read_text())
@@ -846,6 +847,23 @@ def test_two_runs_on_one_output_do_not_mix(tmp_path):
     with work_folder(options):
         with pytest.raises(RuntimeError, match="another run is making the same records"):
             create_pretraining_data(options, 1, show_progress=False)
+
+
+def test_the_lock_of_a_killed_process_blocks_nobody(tmp_path):
+    code = (
+        "import os, signal, sys\n"
+        "from data_prep.processes.folder_lock import lock_folder\n"
+        "lock = lock_folder(sys.argv[1])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = pathlib.Path(__file__).parents[2]
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root)
+    assert killed.returncode == -signal.SIGKILL and (tmp_path / "lock").exists()
+    lock = lock_folder(tmp_path)
+    assert lock is not None and lock_folder(tmp_path) is None
+    with lock:
+        pass
+    assert lock_folder(tmp_path) is not None
 
 
 def test_script_ends_bad_input_with_one_line(tmp_path):
