@@ -39,7 +39,7 @@ def _limited(dataset: tf.data.Dataset, max_steps: int | None) -> Iterator[Any]:
 
 
 def unigram_cross_entropy(training_counts: np.ndarray, held_out_counts: np.ndarray) -> float:
-    """Loss of always predicting the training distribution of masked pieces, in nats per piece.
+    """Compute the loss of always predicting the training distribution of pieces, in nats a piece.
 
     One is added to every count, so that a held-out piece never seen in training costs a finite
     amount.

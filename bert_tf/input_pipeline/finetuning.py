@@ -380,7 +380,7 @@ def _forward_function(model: Any, reduce: Callable[[Any], Any] | None, jit_compi
 
 
 def _outputs_per_token(forward: Any, max_seq_length: int) -> frozenset[str]:
-    """Names of the outputs whose second axis is the length of the batch.
+    """Name the outputs whose second axis is the length of the batch.
 
     One batch does not tell: its length may be that of a list of the best answers.
     """

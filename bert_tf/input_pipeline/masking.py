@@ -52,7 +52,7 @@ class MaskingRule:
             )
 
     def num_to_predict(self, max_seq_length: int, max_predictions_per_seq: int) -> np.ndarray:
-        """Pieces to predict for each sequence length 0..L: int32 [L + 1].
+        """Tabulate the pieces to predict for each sequence length 0..L: int32 [L + 1].
 
         A table, because Python rounds halves to even in double precision and the graph must agree.
         """
@@ -177,7 +177,7 @@ def mask_batch(
 
 
 def _word_index(candidate: tf.Tensor, input_ids: tf.Tensor, rule: MaskingRule) -> tf.Tensor:
-    """Index of the word that each candidate belongs to, int32 [B, L]; -1 before the first."""
+    """Count off the words that candidates belong to, int32 [B, L]; -1 before the first."""
     if not rule.whole_word:
         return tf.cumsum(tf.cast(candidate, tf.int32), axis=1) - 1
     continues = np.zeros(max(rule.vocab.values()) + 1, bool)

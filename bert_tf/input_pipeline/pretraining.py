@@ -217,7 +217,7 @@ def _endless(
 
 
 def _checked_ids(batch: Mapping[str, tf.Tensor], vocab_size: int) -> tf.Tensor:
-    """input_ids, once they and the labels are known to lie within the vocabulary.
+    """Return input_ids, once they and the labels are known to lie within the vocabulary.
 
     A gather beyond the table raises on CPU only; GPU and XLA would go on with wrong values.
     """

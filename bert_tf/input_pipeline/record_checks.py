@@ -152,7 +152,7 @@ def check_record_shape(
 
 
 def manifests_of(files: Sequence[str]) -> list[dict[str, Any]]:
-    """Manifests that create_pretraining_data wrote beside record files.
+    """Read the manifests that create_pretraining_data wrote beside record files.
 
     Args:
         files: paths of record files.

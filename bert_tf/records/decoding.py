@@ -24,7 +24,7 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
-    """Fields of one message: number, wire type, bytes or unsigned integer."""
+    """Yield the fields of one message: number, wire type, bytes or unsigned integer."""
     position = 0
     while position < len(data):
         key, position = _read_varint(data, position)
@@ -46,7 +46,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
 
 
 def _packed_varints(data: bytes) -> np.ndarray:
-    """Varints packed one after another, as int64 [n]."""
+    """Read varints packed one after another, as int64 [n]."""
     raw = np.frombuffer(data, np.uint8)
     last = np.flatnonzero(raw < 0x80)
     if not raw.size:
@@ -75,7 +75,7 @@ def decode_example(record: bytes, features: Sequence[FeatureSpec]) -> dict[str, 
     Raises:
         ValueError: not an example, or one that does not match the schema.
     """
-    found: dict[str, tuple[str, list]] = {}
+    lists: dict[str, tuple[str, list]] = {}
     try:
         for number, _, container in _fields(record):
             if number != 1:
@@ -95,19 +95,19 @@ def decode_example(record: bytes, features: Sequence[FeatureSpec]) -> dict[str, 
                             else np.array([v], np.uint64).view("<i8")
                             for _, wire, v in _fields(values)
                         ]
-                        found[name] = ("int64", parts)
+                        lists[name] = ("int64", parts)
                     elif kind == 2:
                         parts = [np.frombuffer(v, "<f4") for _, _, v in _fields(values)]
-                        found[name] = ("float32", parts)
+                        lists[name] = ("float32", parts)
                     else:
-                        found[name] = ("bytes", [])
+                        lists[name] = ("bytes", [])
     except (IndexError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise ValueError("not a serialized tf.train.Example") from error
     result = {}
     for spec in features:
-        if spec.name not in found:
-            raise ValueError(f"no feature {spec.name!r}; the record has {sorted(found)}")
-        dtype, parts = found[spec.name]
+        if spec.name not in lists:
+            raise ValueError(f"no feature {spec.name!r}; the record has {sorted(lists)}")
+        dtype, parts = lists[spec.name]
         if dtype != spec.dtype:
             raise ValueError(f"feature {spec.name!r}: expected {spec.dtype}, got {dtype}")
         values = np.concatenate(parts) if parts else np.zeros(0, FIXED_WIDTH[spec.dtype])

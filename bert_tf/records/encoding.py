@@ -24,7 +24,7 @@ FOOTER_BYTES = 4  # masked crc32c of the data
 
 
 def _varint(value: int) -> bytes:
-    """Bytes of one non-negative integer as a varint."""
+    """Encode one non-negative integer as a varint."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -52,7 +52,7 @@ def _varint_sizes(values: np.ndarray) -> np.ndarray:
 
 
 def _varint_bytes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Varints side by side, each padded to the width of the longest.
+    """Encode varints side by side, each padded to the width of the longest.
 
     Args:
         values: uint64 or non-negative integers [B, n].
@@ -259,7 +259,7 @@ def encode_examples(features: Sequence[FeatureSpec], arrays: dict[str, np.ndarra
 
 
 def encode_framed_examples(features: Sequence[FeatureSpec], arrays: dict[str, np.ndarray]) -> bytes:
-    """As `encode_examples`, and frames the records: the result can be appended to a TFRecord file.
+    """Encode as `encode_examples` and frame the records, to be appended to a TFRecord file.
 
     Args:
         features: the schema.
@@ -298,7 +298,7 @@ def _put(out: np.ndarray, offsets: np.ndarray, values: np.ndarray) -> None:
 
 
 def _mask_crcs(crcs: np.ndarray) -> np.ndarray:
-    """TFRecord's masking of crc32c values; uint64 in and out, below 2**32."""
+    """Mask crc32c values as TFRecord does; uint64 in and out, below 2**32."""
     rotated = (crcs >> np.uint64(15)) | (crcs << np.uint64(17))
     return (rotated + np.uint64(_CRC_MASK_DELTA)) & np.uint64(0xFFFFFFFF)
 
@@ -321,7 +321,7 @@ def frame_header(size: int) -> bytes:
 
 
 def frame_record(record: bytes) -> bytes:
-    """One record with TFRecord's header and footer around it.
+    """Put a record between TFRecord's header and footer around it.
 
     Args:
         record: serialized example.

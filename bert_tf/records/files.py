@@ -167,7 +167,7 @@ def _open_records(path: str) -> BinaryIO:
 
 
 def compression_of(path: str | os.PathLike) -> Compression:
-    """Whether a TFRecord file is compressed, told by its content.
+    """Tell by its content whether a TFRecord file is compressed.
 
     Args:
         path: an existing TFRecord file.

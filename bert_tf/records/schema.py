@@ -1,4 +1,10 @@
-"""The schema of every kind of record, which writers and readers share."""
+"""The schema of every kind of record, which writers and readers share.
+
+Sizes, which the schemas take: L max_seq_length, tokens of a padded sequence; P
+max_predictions_per_seq, padded number of masked tokens; K num_labels; C num_choices, sequences of
+an example. Every record holds input_ids, input_mask and segment_ids, int64 [L], and most
+is_real_example, int64 [1], 0 on what only fills up a batch.
+"""
 
 import dataclasses
 from typing import Literal
@@ -41,14 +47,10 @@ def pretraining_features(
 ) -> tuple[FeatureSpec, ...]:
     """Return the schema of masked pre-training records, with google-research/bert's names.
 
-    Args:
-        max_seq_length: L, tokens in a padded sequence.
-        max_predictions_per_seq: P, padded number of masked tokens.
-
     Returns:
-        input_ids, input_mask, segment_ids int64 [L]; masked_lm_positions, masked_lm_ids int64 [P];
-        masked_lm_weights float32 [P] (1 for a prediction, 0 for padding); next_sentence_labels
-        int64 [1] (0 the actual next text, 1 a random one).
+        The inputs; masked_lm_positions, masked_lm_ids int64 [P]; masked_lm_weights float32 [P] (1
+        for a prediction, 0 for padding); next_sentence_labels int64 [1] (0 the actual next text, 1
+        a random one).
     """
     return (
         *_input_features(max_seq_length),
@@ -62,11 +64,8 @@ def pretraining_features(
 def unmasked_pretraining_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
     """Return the schema of sentence pairs whose masks are drawn while training (dynamic masking).
 
-    Args:
-        max_seq_length: L, tokens in a padded sequence.
-
     Returns:
-        input_ids, input_mask, segment_ids int64 [L]; next_sentence_labels int64 [1].
+        The inputs; next_sentence_labels int64 [1].
     """
     return (
         *_input_features(max_seq_length),
@@ -92,12 +91,8 @@ def _labelled_features(
 def classification_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
     """Return the schema of records of texts, or pairs, with one label each.
 
-    Args:
-        max_seq_length: L, tokens in a padded sequence.
-
     Returns:
-        input_ids, input_mask, segment_ids int64 [L]; label_ids int64 [1]; is_real_example int64 [1]
-        (0 on what only fills up a batch).
+        The inputs; label_ids int64 [1]; is_real_example.
 
     Reference: google-research/bert run_classifier.py, file_based_convert_examples_to_features.
     """
@@ -106,9 +101,6 @@ def classification_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
 
 def regression_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
     """Return the schema of records of texts, or pairs, with a number each.
-
-    Args:
-        max_seq_length: L, tokens in a padded sequence.
 
     Returns:
         As `classification_features`, but label_ids float32 [1].
@@ -119,13 +111,9 @@ def regression_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
 def multi_label_features(max_seq_length: int, num_labels: int) -> tuple[FeatureSpec, ...]:
     """Return the schema of records of texts, or pairs, of which any number of labels may hold.
 
-    Args:
-        max_seq_length: L, tokens in a padded sequence.
-        num_labels: K, labels there are.
-
     Returns:
-        As `classification_features`, but label_ids float32 [K], 1 for each label that holds, else
-        0.
+        As `classification_features`, but label_ids float32 [K], 1 for each label that holds, 0 for
+        others.
     """
     return _labelled_features(max_seq_length, "float32", num_labels)
 
@@ -133,13 +121,9 @@ def multi_label_features(max_seq_length: int, num_labels: int) -> tuple[FeatureS
 def multiple_choice_features(max_seq_length: int, num_choices: int) -> tuple[FeatureSpec, ...]:
     """Return the schema of records of one context with several continuations.
 
-    Args:
-        max_seq_length: L, tokens in a padded sequence.
-        num_choices: C, sequences of an example, one after another.
-
     Returns:
-        input_ids, input_mask, segment_ids int64 [C * L]; label_ids int64 [1], the right choice;
-        is_real_example int64 [1].
+        The inputs [C * L], one sequence after another; label_ids int64 [1], the right choice;
+        is_real_example.
     """
     return _labelled_features(num_choices * max_seq_length, "int64", 1)
 
@@ -147,13 +131,9 @@ def multiple_choice_features(max_seq_length: int, num_choices: int) -> tuple[Fea
 def token_classification_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
     """Return the schema of records with a label for each word.
 
-    Args:
-        max_seq_length: L, tokens in a padded sequence.
-
     Returns:
-        input_ids, input_mask, segment_ids int64 [L]; label_ids int64 [L]; label_mask int64 [L] (1
-        where a label counts: on the first piece of a word of this window; label_ids is 0
-        elsewhere).
+        The inputs; label_ids int64 [L]; label_mask int64 [L] (1 where a label counts: on the first
+        piece of a word of this window; label_ids is 0 elsewhere).
     """
     return (
         *_input_features(max_seq_length),
@@ -165,12 +145,8 @@ def token_classification_features(max_seq_length: int) -> tuple[FeatureSpec, ...
 def span_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
     """Return the schema of records of a question with a window of the text that may answer it.
 
-    Args:
-        max_seq_length: L, tokens in a padded sequence.
-
     Returns:
-        unique_ids int64 [1]; input_ids, input_mask, segment_ids int64 [L]; start_positions,
-        end_positions, is_impossible int64 [1].
+        unique_ids int64 [1]; the inputs; start_positions, end_positions, is_impossible int64 [1].
 
     Reference: google-research/bert run_squad.py, FeatureWriter.
     """

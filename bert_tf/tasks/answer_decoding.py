@@ -167,7 +167,7 @@ _Entry = tuple[str, float, float]  # text, start logit, end logit
 
 
 def _best_entries(spans: Iterable[_Entry], null: _Entry | None, n_best_size: int) -> list[_Entry]:
-    """Entries of the n-best list.
+    """Make the entries of the n-best list.
 
     Args:
         spans: best first.
@@ -175,7 +175,7 @@ def _best_entries(spans: Iterable[_Entry], null: _Entry | None, n_best_size: int
         n_best_size: how many entries, to which the null entry is added if it is not among them.
     """
     entries: list[_Entry] = []
-    seen = set()
+    texts = set()
     null_missing = null is not None
     for span in spans:
         text, start_logit, end_logit = span
@@ -184,8 +184,8 @@ def _best_entries(spans: Iterable[_Entry], null: _Entry | None, n_best_size: int
             null_missing = False
         if len(entries) >= n_best_size:
             break
-        if text not in seen:
-            seen.add(text)
+        if text not in texts:
+            texts.add(text)
             entries.append(span)
     if null is not None and null_missing:
         entries.append(null)
@@ -193,7 +193,7 @@ def _best_entries(spans: Iterable[_Entry], null: _Entry | None, n_best_size: int
 
 
 def _checked_logits(name: str, logits: np.ndarray, windows: Sequence[Window]) -> np.ndarray:
-    """Logits as float64 [N, L], in which the original adds them."""
+    """Check logits and return them as float64 [N, L], in which the original adds them."""
     logits = np.asarray(logits)
     longest = max((len(window.input_ids) for window in windows), default=0)
     if logits.ndim != 2 or logits.shape[0] != len(windows) or logits.shape[1] < longest:
@@ -210,12 +210,12 @@ def _checked_logits(name: str, logits: np.ndarray, windows: Sequence[Window]) ->
 def _rows_of_questions(
     questions: Sequence[Question], windows: Sequence[Window]
 ) -> list[np.ndarray]:
-    """For each question the indices of its windows, in order."""
-    seen = set()
+    """Find for each question the indices of its windows, in order."""
+    ids = set()
     for question in questions:
-        if question.qas_id in seen:
+        if question.qas_id in ids:
             raise ValueError(f"questions: id {question.qas_id!r} comes twice, expected once")
-        seen.add(question.qas_id)
+        ids.add(question.qas_id)
     rows: list[list[int]] = [[] for _ in questions]
     for row, window in enumerate(windows):
         if not 0 <= window.example_index < len(questions):
@@ -224,7 +224,7 @@ def _rows_of_questions(
                 f"{len(questions)} questions"
             )
         rows[window.example_index].append(row)
-    return [np.array(some, np.int64) for some in rows]
+    return [np.array(numbers, np.int64) for numbers in rows]
 
 
 def best_indexes(logits: np.ndarray, count: int) -> np.ndarray:
@@ -277,7 +277,7 @@ class _Candidates:
         self._end_counts = np.take_along_axis(in_document, self._end, axis=1)
 
     def of(self, rows: np.ndarray) -> list[tuple[int, int, int]]:
-        """Triples of row, start and end; of equal scores the earlier window, start, end first."""
+        """List rows, starts and ends; of equal scores the earlier window, start, end first."""
         start, end = self._start[rows][:, :, None], self._end[rows][:, None, :]
         counts = self._start_counts[rows][:, :, None] & self._end_counts[rows][:, None, :]
         counts &= (end >= start) & (end - start < self._max_answer_length)  # [rows, K, K]
@@ -351,7 +351,7 @@ class _TokenizedWords(dict[str, str]):
 
 
 def _nth_character(words: Sequence[str], number: int) -> int:
-    """Position, in words joined by spaces, of the character that has so many others before it."""
+    """Find the character with so many others, spaces aside, before it in words joined by spaces."""
     passed = 0
     for spaces, word in enumerate(words):
         passed += len(word)
@@ -361,7 +361,7 @@ def _nth_character(words: Sequence[str], number: int) -> int:
 
 
 def _with_probabilities(nbest: list[_Entry]) -> list[dict[str, Any]]:
-    """Entries of nbest_predictions.json: a softmax over the scores of the entries."""
+    """Make the entries of nbest_predictions.json: a softmax over the scores of the entries."""
     scores = [start + end for _, start, end in nbest]
     greatest = max(scores)
     exponentials = [math.exp(score - greatest) for score in scores]

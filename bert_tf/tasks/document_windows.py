@@ -80,7 +80,7 @@ class Window:
     is_max_context: np.ndarray
 
 
-# Windows
+# === Windows ===
 
 
 def split_words(text: str) -> tuple[tuple[str, ...], list[int]]:
@@ -94,8 +94,8 @@ def split_words(text: str) -> tuple[tuple[str, ...], list[int]]:
 
     Reference: google-research/bert run_squad.py, read_squad_examples.
     """
-    found = list(_WORD.finditer(text))
-    return tuple(match.group() for match in found), [match.start() for match in found]
+    matches = list(_WORD.finditer(text))
+    return tuple(match.group() for match in matches), [match.start() for match in matches]
 
 
 def encode_words(words: Sequence[str], tokenizer: FullTokenizer) -> WordPieces:
@@ -167,7 +167,7 @@ def make_windows(
 
 
 def _window_spans(num_pieces: int, max_pieces: int, stride: int) -> list[tuple[int, int]]:
-    """Half-open ranges of a document's pieces, from left to right."""
+    """List half-open ranges of a document's pieces, from left to right."""
     spans = []
     start = 0
     while start < num_pieces:
@@ -180,7 +180,7 @@ def _window_spans(num_pieces: int, max_pieces: int, stride: int) -> list[tuple[i
 
 
 def _max_context(spans: list[tuple[int, int]]) -> list[np.ndarray]:
-    """For each window bool [pieces]: no other has more context there, and no earlier as much.
+    """Tell for each window, bool [pieces]: no other has more context there, and no earlier as much.
 
     Reference: google-research/bert run_squad.py, _check_is_max_context.
     """

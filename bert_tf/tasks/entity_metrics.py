@@ -106,7 +106,7 @@ def entity_scores(
         raise ValueError(
             f"predicted: expected the tags of {len(true)} sentences, got {len(predicted)}"
         )
-    found: Counter[str] = Counter()
+    actual: Counter[str] = Counter()
     guessed: Counter[str] = Counter()
     correct: Counter[str] = Counter()
     num_tokens = num_correct_tokens = 0
@@ -120,7 +120,7 @@ def entity_scores(
             true_chunks, predicted_chunks = chunks(true_tags), chunks(predicted_tags)
         except ValueError as error:
             raise ValueError(f"sentence {index}, {error}") from None
-        found.update(name for name, _, _ in true_chunks)
+        actual.update(name for name, _, _ in true_chunks)
         guessed.update(name for name, _, _ in predicted_chunks)
         correct.update(name for name, _, _ in set(true_chunks).intersection(predicted_chunks))
         num_tokens += len(true_tags)
@@ -128,14 +128,14 @@ def entity_scores(
     if not num_tokens:
         raise ValueError("true: expected at least one word, got none")
     return EntityScores(
-        num_true=found.total(),
+        num_true=actual.total(),
         num_predicted=guessed.total(),
         num_correct=correct.total(),
         num_tokens=num_tokens,
         num_correct_tokens=num_correct_tokens,
         by_type={
-            name: ChunkScores(found[name], guessed[name], correct[name])
-            for name in sorted(found.keys() | guessed.keys())
+            name: ChunkScores(actual[name], guessed[name], correct[name])
+            for name in sorted(actual.keys() | guessed.keys())
         },
     )
 
@@ -155,7 +155,7 @@ def chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     Raises:
         ValueError: a tag of another form, with its place.
     """
-    found = []
+    spans = []
     first = -1  # of the open chunk, -1 for none
     form, name = "O", ""
     for index, tag in enumerate(tags):
@@ -167,13 +167,13 @@ def chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
             )
         begins = form in "BS" or last_form in "OES" or name != last_name
         if first >= 0 and (form == "O" or begins):
-            found.append((last_name, first, index))
+            spans.append((last_name, first, index))
             first = -1
         if form != "O" and begins:
             first = index
     if first >= 0:
-        found.append((name, first, len(tags)))
-    return found
+        spans.append((name, first, len(tags)))
+    return spans
 
 
 @functools.lru_cache(maxsize=1 << 12)

@@ -4,6 +4,10 @@ The figures of GLUE are computed by scikit-learn and SciPy, which are imported o
 module only says what comes out where a figure is not defined, and that without warnings. Named
 entities are counted as the evaluation script of the CoNLL-2003 shared task counts them.
 
+Every figure takes what was predicted and the true labels: classes are integers [N], scores numbers
+[N], decisions of a multi-label task 0 or 1 [N, K]. All raise ValueError where there are no
+examples, shapes differ, or a value cannot be.
+
 Shape legend: N examples, K labels of a multi-label task.
 """
 
@@ -17,15 +21,8 @@ from numpy.typing import ArrayLike
 def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the fraction of examples whose class is right.
 
-    Args:
-        predictions: integers [N], the predicted classes.
-        labels: integers [N], the true ones.
-
     Returns:
         0 to 1.
-
-    Raises:
-        ValueError: no examples, or shapes that differ.
     """
     predicted, true = _classes(predictions, labels)
     return float(np.mean(predicted == true))
@@ -34,15 +31,8 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
 def f1(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the F1 of class 1 in a task of two classes, as GLUE has it for MRPC and QQP.
 
-    Args:
-        predictions: [N], each 0 or 1.
-        labels: [N], each 0 or 1.
-
     Returns:
         0 to 1; 0 where class 1 is neither in the labels nor predicted.
-
-    Raises:
-        ValueError: no examples, shapes that differ, or another class.
     """
     from sklearn import metrics
 
@@ -55,15 +45,8 @@ def f1(predictions: ArrayLike, labels: ArrayLike) -> float:
 def macro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the mean of the classes' F1, over the classes that are in the labels or predicted.
 
-    Args:
-        predictions: integers [N], the predicted classes.
-        labels: integers [N], the true ones.
-
     Returns:
         0 to 1.
-
-    Raises:
-        ValueError: no examples, or shapes that differ.
     """
     from sklearn import metrics
 
@@ -74,16 +57,9 @@ def macro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
 def matthews_correlation(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the Matthews correlation coefficient, GLUE's figure for CoLA.
 
-    Args:
-        predictions: integers [N], the predicted classes, two or more.
-        labels: integers [N], the true ones.
-
     Returns:
         -1 to 1; 0 where the labels or the predictions are all of one class, which is what guessing
         gives.
-
-    Raises:
-        ValueError: no examples, or shapes that differ.
     """
     from sklearn import metrics
 
@@ -96,16 +72,9 @@ def matthews_correlation(predictions: ArrayLike, labels: ArrayLike) -> float:
 def pearson_correlation(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return Pearson's correlation of scores, GLUE's first figure for STS-B.
 
-    Args:
-        predictions: numbers [N].
-        labels: numbers [N].
-
     Returns:
         -1 to 1; 0, not NaN, where predictions or labels are all equal: they say nothing of each
         other, and a NaN could not be compared with the figures of other models.
-
-    Raises:
-        ValueError: no examples, shapes that differ, or a score that is not finite.
     """
     from scipy import stats
 
@@ -115,15 +84,8 @@ def pearson_correlation(predictions: ArrayLike, labels: ArrayLike) -> float:
 def spearman_correlation(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return Spearman's correlation of ranks, GLUE's second figure for STS-B.
 
-    Args:
-        predictions: numbers [N].
-        labels: numbers [N].
-
     Returns:
         -1 to 1; 0, not NaN, where predictions or labels are all equal (see `pearson_correlation`).
-
-    Raises:
-        ValueError: no examples, shapes that differ, or a score that is not finite.
     """
     from scipy import stats
 
@@ -133,15 +95,8 @@ def spearman_correlation(predictions: ArrayLike, labels: ArrayLike) -> float:
 def multi_label_micro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the F1 of all decisions of a multi-label task taken together.
 
-    Args:
-        predictions: [N, K], each 0 or 1.
-        labels: [N, K], each 0 or 1.
-
     Returns:
         0 to 1; 0 where nothing is 1.
-
-    Raises:
-        ValueError: no examples, shapes that differ, or another value.
     """
     return _multi_label_f1(predictions, labels, "micro")
 
@@ -149,15 +104,8 @@ def multi_label_micro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
 def multi_label_macro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the mean of the K labels' F1.
 
-    Args:
-        predictions: [N, K], each 0 or 1.
-        labels: [N, K], each 0 or 1.
-
     Returns:
         0 to 1; a label that is neither true nor predicted anywhere counts as 0.
-
-    Raises:
-        ValueError: no examples, shapes that differ, or another value.
     """
     return _multi_label_f1(predictions, labels, "macro")
 
@@ -165,15 +113,8 @@ def multi_label_macro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
 def multi_label_subset_accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the fraction of examples all of whose K labels are right.
 
-    Args:
-        predictions: [N, K], each 0 or 1.
-        labels: [N, K], each 0 or 1.
-
     Returns:
         0 to 1.
-
-    Raises:
-        ValueError: no examples, shapes that differ, or another value.
     """
     predicted, true = _label_sets(predictions, labels)
     return float(np.mean((predicted == true).all(axis=1)))
@@ -195,7 +136,7 @@ METRICS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
 def _same_shape(
     predictions: ArrayLike, labels: ArrayLike, shape: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Arrays of one and the right shape, "[N]" or "[N, K]", that are not empty."""
+    """Return arrays of one and the right shape, "[N]" or "[N, K]", that are not empty."""
     predicted, true = np.asarray(predictions), np.asarray(labels)
     for name, values in (("predictions", predicted), ("labels", true)):
         if values.ndim != shape.count(",") + 1:
@@ -213,7 +154,7 @@ def _same_shape(
 
 
 def _classes(predictions: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Classes [N] of predictions and labels."""
+    """Return classes [N] of predictions and labels."""
     predicted, true = _same_shape(predictions, labels, "[N]")
     for name, values in (("predictions", predicted), ("labels", true)):
         # Scores or probabilities in the place of classes would compare as all different.
@@ -223,7 +164,7 @@ def _classes(predictions: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.
 
 
 def _label_sets(predictions: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Decisions [N, K] of predictions and labels as integers (labels may be floats in records)."""
+    """Return decisions [N, K] as integers; in records labels may be floats."""
     predicted, true = _same_shape(predictions, labels, "[N, K]")
     for name, values in (("predictions", predicted), ("labels", true)):
         _check_zero_or_one(name, values)

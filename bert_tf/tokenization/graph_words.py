@@ -85,12 +85,12 @@ def segment_ids(splits: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
 
 def _has(values: tf.Tensor, bits: int) -> tf.Tensor:
-    """Whether any of some bits is set: int32 to bool of the same shape."""
+    """Tell whether any of some bits is set: int32 to bool of the same shape."""
     return tf.bitwise.bitwise_and(values, bits) != 0
 
 
 def _lacks(values: tf.Tensor, bits: int) -> tf.Tensor:
-    """Whether none of some bits is set: int32 to bool of the same shape."""
+    """Tell whether none of some bits is set: int32 to bool of the same shape."""
     return tf.bitwise.bitwise_and(values, bits) == 0
 
 
@@ -100,7 +100,7 @@ def _positions(condition: tf.Tensor) -> tf.Tensor:
 
 
 def _where(values: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-    """Elements for which a condition holds; `tf.boolean_mask` takes three times the operations."""
+    """Keep elements where a condition holds; `tf.boolean_mask` takes three times the operations."""
     return tf.gather(values, _positions(condition))
 
 
@@ -110,7 +110,7 @@ def _column(indices: tf.Tensor) -> tf.Tensor:
 
 
 def _rank(values: tf.Tensor, elements: tf.Tensor) -> tf.Tensor:
-    """How many of ascending values lie below each element: int64 [n] and [k] to int64 [k]."""
+    """Count how many of ascending values lie below each element: int64 [n] and [k] to int64 [k]."""
     return tf.searchsorted(values, elements, out_type=tf.int64)
 
 
@@ -126,11 +126,11 @@ class WordSplitter(tf.Module):
         super().__init__(name="word_splitter")
         self.do_lower_case = do_lower_case
         self.parse_mask = parse_mask
-        found = unicode_tables.character_tables(do_lower_case)
-        self._values = self._constants(found.values)
+        tables = unicode_tables.character_tables(do_lower_case)
+        self._values = self._constants(tables.values)
         if do_lower_case:
-            self._part_starts = self._constants(found.part_starts)
-            self._parts = tf.constant(found.parts)
+            self._part_starts = self._constants(tables.part_starts)
+            self._parts = tf.constant(tables.parts)
 
     def __call__(self, texts: tf.Tensor, with_offsets: bool = False) -> Words:
         """Split texts into words.
@@ -157,14 +157,14 @@ class WordSplitter(tf.Module):
             chars = self._final_sigmas(raw_chars, chars, values)
         packed = 2 * chars + tf.bitwise.bitwise_and(values, unicode_tables.ALONE)
         if self.do_lower_case:
-            found = tf.cond(
+            kept = tf.cond(
                 tf.reduce_any(_has(values, unicode_tables.GENERAL)),
                 lambda: self._any_characters(raw_chars, packed, values, with_offsets),
                 lambda: self._plain_characters(packed, values, with_offsets),
             )
         else:
-            found = self._plain_characters(packed, values, with_offsets)
-        packed, is_parted, raw_starts, raw_ends, is_in_order = found
+            kept = self._plain_characters(packed, values, with_offsets)
+        packed, is_parted, raw_starts, raw_ends, is_in_order = kept
 
         chars = tf.bitwise.right_shift(packed, 1)  # [M]
         is_alone = _has(packed, 1)
@@ -207,14 +207,14 @@ class WordSplitter(tf.Module):
         token = np.array([ord(char) for char in MASK_TOKEN], np.int32)
         starts = _positions(raw_chars == token[0])
         starts = _where(starts, starts + len(token) <= tf.size(raw_chars, tf.int64))
-        found = _column(starts) + np.arange(len(token))  # [candidates, len(token)]
-        is_mask = tf.reduce_all(tf.gather(raw_chars, found) == token, axis=1)
-        found = _where(found, is_mask)
+        places = _column(starts) + np.arange(len(token))  # [candidates, len(token)]
+        is_mask = tf.reduce_all(tf.gather(raw_chars, places) == token, axis=1)
+        places = _where(places, is_mask)
         difference = (MASK_CHARACTER - int(token[0])) * (1 << unicode_tables.DIFFERENCE_SHIFT)
         mask_values = np.full(len(token), unicode_tables.SPACE, np.int32)
         mask_values[0] = difference | unicode_tables.KEPT | unicode_tables.ALONE
         return tf.tensor_scatter_nd_update(
-            values, tf.expand_dims(found, 2), tf.broadcast_to(mask_values, tf.shape(found))
+            values, tf.expand_dims(places, 2), tf.broadcast_to(mask_values, tf.shape(places))
         )
 
     @staticmethod
@@ -222,12 +222,12 @@ class WordSplitter(tf.Module):
         """Lower-case the capital sigmas that end a word, as str.lower() sees it: int32 [N]."""
 
         def lower() -> tf.Tensor:
-            seen = _positions(_lacks(values, unicode_tables.PASSED))  # [n]
-            is_cased = _has(tf.gather(values, seen), unicode_tables.CASED)
+            relevant = _positions(_lacks(values, unicode_tables.PASSED))  # [n]
+            is_cased = _has(tf.gather(values, relevant), unicode_tables.CASED)
             # The first is a text's space.
             before, after = is_cased[:-1], tf.concat([is_cased[2:], [False]], axis=0)
-            is_sigma = tf.gather(raw_chars, seen[1:]) == unicode_tables.CAPITAL_SIGMA
-            finals = _where(seen[1:], is_sigma & before & tf.logical_not(after))
+            is_sigma = tf.gather(raw_chars, relevant[1:]) == unicode_tables.CAPITAL_SIGMA
+            finals = _where(relevant[1:], is_sigma & before & tf.logical_not(after))
             final = tf.fill(tf.shape(finals), unicode_tables.FINAL_SIGMA)
             return tf.tensor_scatter_nd_update(chars, _column(finals), final)
 
@@ -237,7 +237,7 @@ class WordSplitter(tf.Module):
     def _plain_characters(
         self, packed: tf.Tensor, values: tf.Tensor, with_offsets: bool
     ) -> _Characters:
-        """Characters of words where each raw one becomes one at most."""
+        """Make characters of words where each raw one becomes one at most."""
         kept = _positions(_has(values, unicode_tables.KEPT))  # [M]
         passed = _positions(
             _lacks(values, unicode_tables.KEPT | unicode_tables.SPACE)
@@ -263,7 +263,7 @@ class WordSplitter(tf.Module):
     def _any_characters(
         self, raw_chars: tf.Tensor, packed: tf.Tensor, values: tf.Tensor, with_offsets: bool
     ) -> _Characters:
-        """Characters of words: the raw ones decomposed, ordered as NFD does, marks stripped."""
+        """Make characters of words: raw ones decomposed, ordered as NFD does, marks stripped."""
         gaps = tf.cumsum(tf.cast(_has(values, unicode_tables.SPACE), tf.int32))  # [N]
         part_starts = self._look_up(self._part_starts, raw_chars)  # [N]
         is_listed = part_starts > 0

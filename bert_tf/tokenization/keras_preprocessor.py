@@ -82,11 +82,11 @@ class BertPreprocessor(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this layer again, the vocabulary's pieces among them."""
-        made = self.text_to_ids
+        text_to_ids = self.text_to_ids
         return {
             **super().get_config(),
-            "vocab": dict(made.vocab),
-            "do_lower_case": made.do_lower_case,
-            "max_seq_length": made.max_seq_length,
-            "parse_mask": made.parse_mask,
+            "vocab": dict(text_to_ids.vocab),
+            "do_lower_case": text_to_ids.do_lower_case,
+            "max_seq_length": text_to_ids.max_seq_length,
+            "parse_mask": text_to_ids.parse_mask,
         }

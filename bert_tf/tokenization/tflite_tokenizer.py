@@ -88,7 +88,7 @@ class LiteTextToIds(tf.Module):
         }
 
     def _pieces(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Ids [B, T] with at least one column, and how many each text has, [B, 1]."""
+        """Make ids [B, T] with at least one column, and how many each text has, [B, 1]."""
         pieces = self._tokenizer.tokenize(text).merge_dims(1, -1)
         sizes = tf.cast(tf.expand_dims(pieces.row_lengths(), 1), tf.int32)
         dense = pieces.to_tensor()
@@ -96,7 +96,7 @@ class LiteTextToIds(tf.Module):
 
 
 def _at(rows: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """Elements of rows [B, T] at places [B or 1, L], the nearest one where there is none."""
+    """Take elements of rows [B, T] at places [B or 1, L], the nearest one where there is none."""
     places = tf.clip_by_value(places, 0, tf.shape(rows)[1] - 1)
     places += tf.zeros_like(rows[:, :1])  # [B, L]
     return tf.gather(rows, places, batch_dims=1)

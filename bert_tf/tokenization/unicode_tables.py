@@ -82,7 +82,7 @@ class CharacterTables:
 
 
 def _part(char: str) -> int:
-    """One character of the decomposed text, packed."""
+    """Pack one character of the decomposed text."""
     return (
         ord(char) << PART_SHIFT
         | unicodedata.combining(char) << PART_CLASS_SHIFT
@@ -92,7 +92,7 @@ def _part(char: str) -> int:
 
 
 def _uncased_value(char: str, parts: Sequence[int]) -> int:
-    """Bits and difference of a character that lower-casing and NFD make into these parts."""
+    """Make bits and difference of a character that lower-casing and NFD make into these parts."""
     kept = [part for part in parts if not part & PART_MARK]
     value = (bool(parts) and bool(parts[0] & PART_MARK)) * MARK
     if kept:

@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 
 def _is_cjk(codepoint: int) -> bool:
-    """Whether a code point is a Han ideograph (kana and Hangul are written with spaces: no)."""
+    """Tell whether a code point is a Han ideograph; kana and Hangul, spaced in text, are not."""
     return (
         0x4E00 <= codepoint <= 0x9FFF
         or 0x3400 <= codepoint <= 0x4DBF
@@ -55,7 +55,7 @@ def _is_cjk(codepoint: int) -> bool:
 
 
 def _is_punctuation(char: str) -> bool:
-    """Whether a character is punctuation: category P*, or any ASCII sign such as $ + ^ `."""
+    """Tell whether a character is punctuation: category P*, or any ASCII sign such as $ + ^ `."""
     if char < "\x7f":
         return char > " " and not char.isalnum()
     return unicodedata.category(char)[0] == "P"
@@ -446,12 +446,12 @@ class FullTokenizer:
                 base += len(part)
                 continue
             for chunk in _as_spaces(part).split(" "):
-                found = self._offset_chunks[chunk]  # piece, start, end, piece, start, end, ...
-                pieces.extend(found[::3])
+                spans = self._offset_chunks[chunk]  # piece, start, end, piece, start, end, ...
+                pieces.extend(spans[::3])
                 offsets.extend(
                     [
                         (base + start, base + end)
-                        for start, end in zip(found[1::3], found[2::3], strict=True)
+                        for start, end in zip(spans[1::3], spans[2::3], strict=True)
                     ]
                 )
                 base += len(chunk) + 1
@@ -497,9 +497,9 @@ class FullTokenizer:
         return tuple(itertools.chain.from_iterable(map(self._words.__getitem__, words)))
 
     def _encode_chunk_with_offsets(self, chunk: str) -> tuple[str | int, ...]:
-        """Pieces of a chunk: piece, start, end of the first, then of the second, ..."""
+        """Cut a chunk into pieces: piece, start, end of the first, then of the second, ..."""
         inverse = self.wordpiece_tokenizer._inverse
-        found: list[str | int] = []
+        pieces: list[str | int] = []
         for word, spans in self.basic_tokenizer.tokenize_with_offsets(chunk):
             ids = self._words[word]
             first = 0
@@ -509,8 +509,8 @@ class FullTokenizer:
                 covered = spans if len(ids) == 1 else spans[first : first + length]
                 first += length
                 # Reordered marks can be out of order, so the ends are not simply the last one's.
-                found += piece, min(covered)[0], max(end for _, end in covered)
-        return tuple(found)
+                pieces += piece, min(covered)[0], max(end for _, end in covered)
+        return tuple(pieces)
 
     def _parts(self, text: str) -> list[tuple[bool, str]]:
         """Cut a text at the special tokens to parse: (is special, text) in order."""
