@@ -38,8 +38,8 @@ def run_command(options: type, work: str, log: str = "info", /, **defaults: obje
             python_logging.getLogger("bert_tf").setLevel(python_logging.WARNING)
 
         def run() -> None:
-            given = read(options, flags.FLAGS)
-            importlib.import_module(work).run(given)
+            values = read(options, flags.FLAGS)  # before the import, which takes seconds
+            importlib.import_module(work).run(values)
 
         return exit_on_error(name, run)
 

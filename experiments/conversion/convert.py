@@ -141,8 +141,8 @@ def run(options: ConversionOptions) -> None:
     _check_target(options.source, target, file_format, options.overwrite)
     path = options.bert_config_file
     config = BertConfig.from_json_file(path) if path else None
-    given = dataclasses.asdict(options.changes)
-    changes = {name: value for name, value in given.items() if value is not None}
+    fields = dataclasses.asdict(options.changes)
+    changes = {name: value for name, value in fields.items() if value is not None}
     opened = open_checkpoint(options.source, config=config)
     loaded = load_model(
         opened,

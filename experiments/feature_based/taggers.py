@@ -236,9 +236,9 @@ def _write_results(
 ) -> None:
     """Write feature_based.json and feature_based.md, as far as the choices of features are."""
     folder = pathlib.Path(options.output_dir)
-    given = to_dict(options)
+    values = to_dict(options)
     content = {
-        "settings": {name: given[name] for name in SETTINGS if given[name] is not None},
+        "settings": {name: values[name] for name in SETTINGS if values[name] is not None},
         "labels": labels,
         "results": results,
         "failed": failed_taggers(results),

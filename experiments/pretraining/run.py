@@ -20,7 +20,12 @@ from bert_tf.input_pipeline.baselines import label_counts, unigram_cross_entropy
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.options import to_dict
-from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing, write_config
+from bert_tf.training.log import (
+    METRICS_NAME,
+    RUN_CONFIG_NAME,
+    read_metrics_or_nothing,
+    write_config,
+)
 from bert_tf.training.objectives import PretrainingObjective
 from bert_tf.training.optimizers import WarmupLinearDecay
 from bert_tf.training.options import TrainerOptions
@@ -168,7 +173,7 @@ class PretrainingRun:
 
     def _check_continuation(self) -> None:
         """Compare this command with the one that began the run in the output folder."""
-        path, now = self.folder / "config.json", self.description
+        path, now = self.folder / RUN_CONFIG_NAME, self.description
         if not checkpoint_steps(self.folder) or not path.exists():
             return
         before = read_json(path)
