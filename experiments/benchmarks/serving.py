@@ -144,7 +144,7 @@ def _tflite(options: Options, folder: pathlib.Path, weights: str) -> Encode:
 CONTENDERS = {
     "SavedModel": harness.Contender(_saved_model, ("tensorflow_text",)),
     REFERENCE: harness.Contender(_transformers, ("torch", "transformers")),
-    "ONNX Runtime": harness.Contender(_onnxruntime, ("onnxruntime", "tf2onnx")),
+    "ONNX Runtime": harness.Contender(_onnxruntime, ("onnxruntime",)),
     **{
         f"TFLite {weights}": harness.Contender(
             functools.partial(_tflite, weights=weights), ("tensorflow_text",)
@@ -247,7 +247,10 @@ def _encoders(options: Options, folder: pathlib.Path) -> dict[str, Encode]:
     export(options.model_dir, folder)
     encoders = {}
     for name, contender in CONTENDERS.items():
-        if missing := contender.missing():
+        missing = contender.missing()
+        if name == "ONNX Runtime" and not (folder / "onnx").exists():
+            missing.append("tf2onnx")  # which would have written the file
+        if missing:
             print(f"{name}: left out, not installed: {', '.join(missing)}")
             continue
         with warnings.catch_warnings():
