@@ -84,6 +84,12 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def same(options: type, name: str) -> Any:
+    """Make a field that is the option of another dataclass: its default, help and bounds."""
+    field = {field.name: field for field in dataclasses.fields(options)}[name]
+    return dataclasses.field(default=field.default, metadata=field.metadata)
+
+
 def define(options: type, values: flags.FlagValues, **defaults: Any) -> None:
     """Define a flag for each option.
 

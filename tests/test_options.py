@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from absl import flags
 
-from bert_tf.options import check, define, option, read, to_dict
+from bert_tf.options import check, define, option, read, same, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,20 @@ def test_choices():
         parsed("--kind=c")
     with pytest.raises(ValueError, match="kind: expected one of a, b, got 'c'"):
         check(Options("c"))
+
+
+def test_an_option_of_another_dataclass():
+    @dataclasses.dataclass(frozen=True)
+    class Other:
+        count: int | None = same(Options, "count")
+
+    values = flags.FlagValues()
+    define(Other, values)
+    values(["program", "--count=5"])
+    assert read(Other, values) == Other(5) and Other() == Other(None)
+    assert values["count"].help == "How many."
+    with pytest.raises(ValueError, match="count: expected at least 1 and at most 7, got 8"):
+        check(Other(8))
 
 
 def test_required():

@@ -1,6 +1,7 @@
 """The BERT encoder as a functional Keras model.
 
-Shapes: B batch, F sequence length, N heads, D hidden size, L layers, V vocabulary.
+Shapes: B batch, F sequence length, N heads, D hidden size, L layers, V vocabulary, R = B * F
+rows.
 """
 
 from collections.abc import Sequence
@@ -91,7 +92,8 @@ class Bert(ConfiguredLayer):
         embedded = self.embeddings(
             input_ids, inputs["segment_ids"], None if keys is None else keys[0]
         )  # [R, D]
-        adder = attention_adder(inputs["input_mask"], length, config.left_to_right)
+        mask = inputs["input_mask"]
+        adder = attention_adder(mask, length, config.left_to_right)  # [B, 1, 1 or F, F]
         all_rows, all_probabilities = self.encoder(
             embedded, adder, None if keys is None else keys[1:], training=training
         )
@@ -99,8 +101,8 @@ class Bert(ConfiguredLayer):
         sequence = ops.reshape(all_rows[-1], shape)  # [B, F, D]
         outputs = {
             "sequence_output": sequence,
-            "pooled_output": self.pooler(sequence, inputs["input_mask"]),
-            "embedding_table": ops.convert_to_tensor(self.embeddings.word_embeddings),
+            "pooled_output": self.pooler(sequence, mask),  # [B, D]
+            "embedding_table": ops.convert_to_tensor(self.embeddings.word_embeddings),  # [V, D]
         }
         if self.hidden_states:
             outputs["hidden_states"] = [ops.reshape(r, shape) for r in [embedded, *all_rows]]

@@ -26,7 +26,7 @@ class TrainerOptions:
     )
     loss_normalization: str = option(
         "global",
-        "Whether losses are means over the whole batch or, as in the original on TPUs, over each "
+        "Whether losses are means over the whole batch or, as in the original, over each "
         "replica's part.",
         choices=LOSS_NORMALIZATIONS,
     )

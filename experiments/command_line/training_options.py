@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from bert_tf.options import option
+from bert_tf.options import option, same
+from bert_tf.training.options import TrainerOptions
 from experiments.command_line.exit_status import InputError
 
 # What a run's result depends on.
@@ -27,9 +28,7 @@ class TrainingOptions:
         "Computation: the last with dynamic loss scaling. Weights stay float32.",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
-    jit_compile: str = option(
-        "auto", "XLA; auto means on a GPU only.", choices=("auto", "true", "false")
-    )
+    jit_compile: str = same(TrainerOptions, "jit_compile")
     deterministic: bool = option(
         False, "Deterministic GPU kernels, slower; on CPU they are already."
     )
@@ -65,17 +64,8 @@ class TrainingOptions:
         None,
         "GPUs of mirrored, all by default; without a GPU, logical devices made of the CPU.",
     )
-    gradient_accumulation_steps: int = option(
-        1,
-        "Parts of a training batch that are computed one after another, to need less memory.",
-        minimum=1,
-    )
-    loss_normalization: str = option(
-        "global",
-        "Whether losses are means over the whole batch or, as in the original, over each "
-        "replica's part.",
-        choices=("global", "per_replica"),
-    )
+    gradient_accumulation_steps: int = same(TrainerOptions, "gradient_accumulation_steps")
+    loss_normalization: str = same(TrainerOptions, "loss_normalization")
     ema_momentum: float = option(
         0.0,
         "Evaluate and keep averages of the weights that decay by this factor a step; 0 for none.",

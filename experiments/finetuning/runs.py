@@ -374,7 +374,6 @@ class SeedTraining:
             FineTuningObjective(self.job.kind),
             self.folder,
             TrainerOptions(
-                jit_compile=training.jit_compile,
                 steps_per_call=options.iterations_per_loop,
                 log_steps=options.log_steps,
                 save_checkpoints_steps=options.save_checkpoints_steps or None,

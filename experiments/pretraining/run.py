@@ -157,7 +157,6 @@ class PretrainingRun:
             PretrainingObjective(plan.config.next_sentence_prediction),
             self.folder,
             TrainerOptions(
-                jit_compile=training.jit_compile,
                 steps_per_call=options.iterations_per_loop,
                 log_steps=options.log_steps,
                 save_checkpoints_steps=(
