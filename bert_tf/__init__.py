@@ -43,8 +43,8 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.training.optimizers import create_optimizer as create_optimizer
     from bert_tf.training.options import TrainerOptions as TrainerOptions
     from bert_tf.training.trainer import Trainer as Trainer
-    from bert_tf.weights.keras_hub_export import save_keras_hub as save_keras_hub
-    from bert_tf.weights.keras_hub_export import to_keras_hub as to_keras_hub
+    from bert_tf.weights.keras_hub import save_keras_hub as save_keras_hub
+    from bert_tf.weights.keras_hub import to_keras_hub as to_keras_hub
     from bert_tf.weights.load import load_bert as load_bert
     from bert_tf.weights.load import load_checkpoint as load_checkpoint
     from bert_tf.weights.load import load_model as load_model

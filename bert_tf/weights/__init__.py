@@ -6,8 +6,8 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.weights.adapters import load_adapters as load_adapters
     from bert_tf.weights.adapters import save_adapters as save_adapters
     from bert_tf.weights.checkpoint import open_checkpoint as open_checkpoint
-    from bert_tf.weights.keras_hub_export import save_keras_hub as save_keras_hub
-    from bert_tf.weights.keras_hub_export import to_keras_hub as to_keras_hub
+    from bert_tf.weights.keras_hub import save_keras_hub as save_keras_hub
+    from bert_tf.weights.keras_hub import to_keras_hub as to_keras_hub
     from bert_tf.weights.load import load_bert as load_bert
     from bert_tf.weights.load import load_checkpoint as load_checkpoint
     from bert_tf.weights.load import load_model as load_model

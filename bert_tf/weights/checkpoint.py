@@ -9,26 +9,33 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
+import os
 import re
-from typing import Any
 
 import keras
 
 from bert_tf.config import BertConfig
 from bert_tf.models.variables import abbreviate, config_of
 from bert_tf.weights import tensor_files
-from bert_tf.weights.keras_archives import load_keras, load_keras_weights
-from bert_tf.weights.keras_hub import keras_hub_config, load_keras_hub
+from bert_tf.weights.hdf5 import Hdf5File, check_sizes
+from bert_tf.weights.keras_archives import load_keras
 from bert_tf.weights.layouts import (
     HF,
     KERAS_HUB,
     OURS,
     TF1,
+    WORD_EMBEDDINGS,
     Layout,
     is_object_checkpoint,
     model_garden,
 )
-from bert_tf.weights.locate import LocatedCheckpoint, locate, read_config
+from bert_tf.weights.locate import (
+    KERAS_HUB_WEIGHTS,
+    LocatedCheckpoint,
+    config_of_keras_hub,
+    locate,
+    read_config,
+)
 from bert_tf.weights.model_weights import ModelSource, import_tensor_bundle
 from bert_tf.weights.tensor_files import TensorSource
 
@@ -88,7 +95,11 @@ class Checkpoint:
         return re.search(self.layout.ignored, name) is not None
 
 
-def open_checkpoint(path: Any, *, config: BertConfig | None = None) -> Checkpoint:
+# What names a checkpoint, or is one: see `open_checkpoint`.
+CheckpointLike = str | os.PathLike[str] | keras.Model | Checkpoint
+
+
+def open_checkpoint(path: CheckpointLike, *, config: BertConfig | None = None) -> Checkpoint:
     """Open a checkpoint of any format, or a KerasHub backbone or model of ours in memory.
 
     Args:
@@ -104,44 +115,55 @@ def open_checkpoint(path: Any, *, config: BertConfig | None = None) -> Checkpoin
         return path
     if isinstance(path, keras.Model):
         return _open_model(path, None)
-    found = locate(path)
-    if found.format == "keras_hub":
-        return _open_model(_collected(load_keras_hub(found)), found)
-    if found.format == "keras":
-        return _open_model(_collected(load_keras(found.path)), found)
-    # Keras reads the weights into a model, which has to be the one they were written from.
-    if found.config_file and (config is None or found.format == "keras_weights"):
-        config = read_config(found)
-    if found.format == "keras_weights":
-        return _open_model(_collected(load_keras_weights(found, config)), found)
-    if found.format == "hf":
-        return Checkpoint(found, HF, tensor_files.open_tensors(found.path), config)
-    tensor_bundle = import_tensor_bundle(found.path)
-    bundle = tensor_bundle.TensorBundle(found.path)
+    located = locate(path)
+    if located.format == "keras":
+        model = load_keras(located.path)
+        # What Keras leaves behind is half a model's size and more, and another is made next.
+        gc.collect()
+        return _open_model(model, located)
+    if located.format in ("keras_hub", "keras_weights"):
+        return _open_hdf5(located, config)
+    if config is None:
+        config = read_config(located)
+    if located.format == "hf":
+        return Checkpoint(located, HF, tensor_files.open_tensors(located.path), config)
+    tensor_bundle = import_tensor_bundle(located.path)
+    bundle = tensor_bundle.TensorBundle(located.path)
     layout = TF1
     if is_object_checkpoint(bundle.shapes):
         layout = model_garden(bundle.shapes)
         if layout is None:
             raise ValueError(
-                f"{found.path}: a TensorFlow 2 object checkpoint, but not of Model Garden's BERT "
+                f"{located.path}: a TensorFlow 2 object checkpoint, but not of Model Garden's BERT "
                 f"encoder; it holds {abbreviate(sorted(bundle.shapes), 6)}"
             )
-    return Checkpoint(found, layout, bundle, config)
+    return Checkpoint(located, layout, bundle, config)
 
 
-def _collected(model: keras.Model) -> keras.Model:
-    """Free what Keras leaves behind, half a model's size and more, before another is made."""
-    gc.collect()
-    return model
+def _open_hdf5(located: LocatedCheckpoint, config: BertConfig | None) -> Checkpoint:
+    """Open the weights of a KerasHub preset, or those that a model of ours has saved."""
+    # A file without a head does not say what it was made for: what lies beside it does.
+    config = read_config(located) or config
+    layout, path = OURS, located.path
+    if located.format == "keras_hub":
+        if os.path.exists(os.path.join(path, "task.json")):
+            _log.warning("%s: a preset of a task; its head is not read", path)
+        layout, path = KERAS_HUB, os.path.join(path, KERAS_HUB_WEIGHTS)
+    source = Hdf5File(path)
+    if layout.theirs(WORD_EMBEDDINGS) not in layout.canonical(source.shapes):
+        raise ValueError(f"{path}: expected the weights of a model of {layout.name}")
+    if config is not None:
+        check_sizes(source, layout, config)
+    return Checkpoint(located, layout, source, config)
 
 
-def _open_model(model: keras.Model, found: LocatedCheckpoint | None) -> Checkpoint:
+def _open_model(model: keras.Model, located: LocatedCheckpoint | None) -> Checkpoint:
     if type(model).__name__ == "BertBackbone" and type(model).__module__.startswith("keras_hub."):
-        return Checkpoint(found, KERAS_HUB, ModelSource(model), keras_hub_config(model), model)
+        config = config_of_keras_hub(model.get_config(), "model")
+        return Checkpoint(located, KERAS_HUB, ModelSource(model), config, model)
     if type(model).__module__.startswith("keras_hub.") and hasattr(model, "backbone"):
         raise ValueError(
             f"expected a BertBackbone, got KerasHub's {type(model).__name__}, whose head is not "
             "read; pass its .backbone"
         )
-    config = config_of(model)
-    return Checkpoint(found, OURS, ModelSource(model), config, model)
+    return Checkpoint(located, OURS, ModelSource(model), config_of(model), model)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from bert_tf.config import BertConfig
-from bert_tf.models.variables import HEADS_PATTERN
+from bert_tf.models.variables import HEADS_PATTERN, unique_names
 
-# Our weight that shows a head to be there, for each kind of model (see heads.HEADS).
+# Our weight that shows a head to be there, for each kind of model (see task_models.HEADS).
 HEAD_MARKS = {
     "pretraining": "cls/predictions/output_bias",
     "next_sentence": "cls/seq_relationship/output_bias",
@@ -124,18 +124,20 @@ def _hf_name(path: str) -> str:
 
 def _hf_canonical(names: Iterable[str]) -> dict[str, str]:
     """Undo the spellings of older files (LayerNorm's gamma and beta) and of a bare encoder."""
-    found: dict[str, str] = {}
+    names_in_file: dict[str, str] = {}
     for name in names:
         canonical = re.sub(r"\.LayerNorm\.gamma$", ".LayerNorm.weight", name)
         canonical = re.sub(r"\.LayerNorm\.beta$", ".LayerNorm.bias", canonical)
         canonical = _HF_BARE.sub(r"bert.\1.", canonical)
-        if canonical in found:
-            raise ValueError(f"{found[canonical]!r} and {name!r} are the same weight")
-        found[canonical] = name
+        if canonical in names_in_file:
+            raise ValueError(f"{names_in_file[canonical]!r} and {name!r} are the same weight")
+        names_in_file[canonical] = name
     for copy, original in HF_TIED.items():
-        if copy in found and original not in found:  # files keep one name of a shared tensor
-            found[original] = found.pop(copy)
-    return found
+        if (
+            copy in names_in_file and original not in names_in_file
+        ):  # files keep one name of a shared tensor
+            names_in_file[original] = names_in_file.pop(copy)
+    return names_in_file
 
 
 # The projection onto the vocabulary and its bias, and the weights that they are copies of.
@@ -165,6 +167,39 @@ HF_ARCHITECTURES = {
     "token_classification": ("BertForTokenClassification", False),
     "multiple_choice": ("BertForMultipleChoice", True),
 }
+
+# === Keras' HDF5 files ===
+
+
+def _of_hdf5(rules: tuple[tuple[str, str], ...]) -> Callable[[Iterable[str]], dict[str, str]]:
+    """Make a function that gives weights in an HDF5 file of Keras the names they have in a model.
+
+    The file names a weight by the attributes that lead to it and its number in its layer; of
+    several layers of a class in a list all but the first are numbered.
+
+    Args:
+        rules: regular expressions and replacements, applied one after the other.
+    """
+
+    def canonical(names: Iterable[str]) -> dict[str, str]:
+        return unique_names((renamed(name), name) for name in names)
+
+    def renamed(name: str) -> str:
+        if name.startswith("layers/"):
+            for pattern, replacement in rules:
+                name = re.sub(pattern, replacement, name)
+        return name
+
+    return canonical
+
+
+# Of names that other rules have found to be a model's.
+_HDF5_ENDS = (
+    (r"^(?!layers/)(.*norm)/vars/0$", r"\1/gamma"),
+    (r"^(?!layers/)(.*norm)/vars/1$", r"\1/beta"),
+    (r"^(?!layers/)(.*)/vars/0$", r"\1/kernel"),
+    (r"^(?!layers/)(.*)/vars/1$", r"\1/bias"),
+)
 
 # === KerasHub ===
 
@@ -219,6 +254,25 @@ def _renamer(
 KERAS_HUB = Layout(
     name="KerasHub",
     theirs=_renamer(_KERAS_HUB, _KERAS_HUB_LAYER, "transformer_layer_{}"),
+    canonical=_of_hdf5(
+        (
+            (r"^layers/reversible_embedding/vars/0$", "token_embedding/embeddings"),
+            (r"^layers/position_embedding/vars/0$", "position_embedding/embeddings"),
+            (r"^layers/embedding/vars/0$", "segment_embedding/embeddings"),
+            (r"^layers/layer_normalization/", "embeddings_layer_norm/"),
+            (r"^layers/dense/", "pooled_dense/"),
+            (r"^layers/transformer_encoder/", "transformer_layer_0/"),
+            (r"^layers/transformer_encoder_([1-9]\d*)/", r"transformer_layer_\1/"),
+            # Not all versions of Keras have public names for these private attributes.
+            (r"/_self_attention_layer/_?(query|key|value)_dense/", r"/self_attention_layer/\1/"),
+            (
+                r"/_self_attention_layer/_?output_dense/",
+                "/self_attention_layer/attention_output/",
+            ),
+            (r"/_(self_attention_layer_norm|feedforward_\w+)/", r"/\1/"),
+            *_HDF5_ENDS,
+        )
+    ),
     split_heads=True,
 )
 
@@ -275,10 +329,12 @@ def model_garden(names: Iterable[str]) -> Layout | None:
         names: of all tensors of the checkpoint.
     """
     names = set(names)
-    found = sorted(match[1] for name in names if (match := _MODEL_GARDEN_ENCODER.fullmatch(name)))
-    if not found:
+    prefixes = sorted(
+        match[1] for name in names if (match := _MODEL_GARDEN_ENCODER.fullmatch(name))
+    )
+    if not prefixes:
         return None
-    prefix = found[0]
+    prefix = prefixes[0]
     if f"{prefix}_position_embedding_layer/embeddings{_VALUE}" in names:
         encoder, layer = dict(_COMPOSITE), "_transformer_layers/{}"
     else:
@@ -315,7 +371,47 @@ def model_garden(names: Iterable[str]) -> Layout | None:
 
 # === Ours ===
 
-OURS = Layout(name="bert_tf", theirs=lambda path: path, heads=HEADS_PATTERN)
+OURS = Layout(
+    name="bert_tf",
+    theirs=lambda path: path,
+    canonical=_of_hdf5(
+        (
+            (r"^layers/bert/embeddings/vars/0$", "bert/embeddings/word_embeddings"),
+            (r"^layers/bert/embeddings/vars/1$", "bert/embeddings/token_type_embeddings"),
+            (r"^layers/bert/embeddings/vars/2$", "bert/embeddings/position_embeddings"),
+            (
+                r"^layers/bert/encoder/transformer_layers/transformer_layer/",
+                "bert/encoder/layer_0/",
+            ),
+            (
+                r"^layers/bert/encoder/transformer_layers/transformer_layer_([1-9]\d*)/",
+                r"bert/encoder/layer_\1/",
+            ),
+            (r"^layers/bert/(embeddings|pooler)/", r"bert/\1/"),
+            (r"^layers/(pretraining_heads|next_sentence_scope|span_head)/", "cls/"),
+            (r"^layers/classification_head/", "classifier/"),
+            (r"^layers/(token_classification|multiple_choice)_head/", r"\1/"),
+            (r"^layers/bi_lstm/lstm/(\w+)_layer/cell/", r"bilstm/lstm/\1_lstm/lstm_cell/"),
+            (r"^(bilstm/.*)/vars/1$", r"\1/recurrent_kernel"),
+            (r"^(bilstm/.*)/vars/2$", r"\1/bias"),
+            (r"^cls/predictions/vars/0$", "cls/predictions/output_bias"),
+            (
+                r"^(cls/\w+|classifier|token_classification|multiple_choice)/vars/0$",
+                r"\1/output_weights",
+            ),
+            (
+                r"^(cls/\w+|classifier|token_classification|multiple_choice)/vars/1$",
+                r"\1/output_bias",
+            ),
+            (r"/self_attention/", "/self/"),
+            (r"/residual_output/", "/output/"),
+            (r"/layer_norm/vars/0$", "/LayerNorm/gamma"),
+            (r"/layer_norm/vars/1$", "/LayerNorm/beta"),
+            *_HDF5_ENDS,
+        )
+    ),
+    heads=HEADS_PATTERN,
+)
 
 
 def is_object_checkpoint(names: Iterable[str]) -> bool:

@@ -1,7 +1,7 @@
 """Models from checkpoints of any system that has BERT.
 
 `load_bert` and `load_model` make a model of what lies at a path; `load_checkpoint` fills one that
-is there. Every weight must be accounted for on both sides. Writing is in `checkpoint_writers`.
+is there. Every weight must be accounted for on both sides. Writing is in `save`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bert_tf.models.variables import (
     weights_by_name,
 )
 from bert_tf.tokenization.wordpiece import FullTokenizer
-from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
+from bert_tf.weights.checkpoint import Checkpoint, CheckpointLike, open_checkpoint
 from bert_tf.weights.layouts import (
     HEAD_MARKS,
     HF,
@@ -50,6 +50,8 @@ from bert_tf.weights.tokenizers import load_tokenizer
 
 _log = logging.getLogger(__name__)
 
+DType = str | keras.DTypePolicy | None
+
 # Tables whose rows may be cut or extended, and the weights that have these rows.
 RESIZABLE = {
     "vocab_size": (WORD_EMBEDDINGS, HEAD_MARKS["pretraining"]),
@@ -61,7 +63,7 @@ RESIZABLE = {
 # === Filling a model ===
 
 
-class Moved(NamedTuple):
+class WeightTransfer(NamedTuple):
     """A weight that was taken over."""
 
     name: str
@@ -85,7 +87,7 @@ class Transfer:
 
     description: str
     layout: str
-    moved: tuple[Moved, ...]
+    moved: tuple[WeightTransfer, ...]
     missing: tuple[str, ...]
     ignored: tuple[str, ...]
     step: int | None = None
@@ -93,7 +95,7 @@ class Transfer:
 
 def load_checkpoint(
     model: keras.Model,
-    path: Any,
+    path: CheckpointLike,
     *,
     ignore: Sequence[str] = (),
     allow_missing: Sequence[str] = (),
@@ -164,6 +166,23 @@ def _compare_configurations(config: BertConfig, checkpoint: Checkpoint) -> None:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Comparison:
+    """The weights of a model beside those of a checkpoint, where all differences are allowed.
+
+    Attributes:
+        moved: weights that both have.
+        missing: weights of the model that the checkpoint lacks.
+        ignored: weights of the checkpoint that the model has no place for.
+        resized: names of those moved whose numbers of rows differ.
+    """
+
+    moved: tuple[WeightTransfer, ...]
+    missing: tuple[str, ...]
+    ignored: tuple[str, ...]
+    resized: frozenset[str]
+
+
 def _fill(
     model: keras.Model,
     checkpoint: Checkpoint,
@@ -173,55 +192,19 @@ def _fill(
     *,
     heads: bool = True,
 ) -> Transfer:
-    unknown = sorted(set(resize) - set(RESIZABLE))
-    if unknown:
-        raise ValueError(f"resize: expected any of {', '.join(RESIZABLE)}, got {unknown[0]!r}")
+    _check_resize(resize)
     for argument, patterns in (("ignore", ignore), ("allow_missing", allow_missing)):
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(
-                    f"{argument}: {pattern!r} is not a regular expression: {error}"
-                ) from error
-    bert, layout, source = bert_layer(model), checkpoint.layout, checkpoint.source
-    if not bert.train_pooler:
-        allow_missing = (*allow_missing, POOLER_PATTERN)
-    may_resize = {weight for key in resize for weight in RESIZABLE[key]}
-    names, weights = checkpoint.canonical(), weights_by_name(model)
-
-    moved: list[Moved] = []
-    missing, absent, shapes, resized = [], [], [], set()
-    for name, weight in weights.items():
-        if not heads and re.search(HEADS_PATTERN, name):
-            missing.append(name)
-            continue
-        theirs = layout.theirs(name)
-        if theirs is None or theirs not in names:
-            (missing if _matches(name, allow_missing) else absent).append(name)
-            continue
-        actual = names.pop(theirs)
-        found, shape = source.shapes[actual], tuple(weight.shape)
-        moved.append(Moved(name, actual, shape, found))
-        if found == layout.shape(name, shape, bert.config):
-            continue
-        # Tables lie the same way everywhere: rows first.
-        if name in may_resize and found[1:] == shape[1:] and found[0] > 0:
-            resized.add(name)
-        else:
-            shapes.append(_shape_difference(name, shape, found, layout, bert.config))
-    ignored = [a for n, a in names.items() if _matches(n, ignore) or _matches(a, ignore)]
-    extra = [actual for actual in names.values() if actual not in ignored]
-    _refuse(checkpoint, absent, extra, shapes)
+        _check_patterns(argument, patterns)
+    comparison = _compare_weights(model, checkpoint, ignore, allow_missing, resize, heads)
     if heads:
         _check_tied(model, checkpoint)
-
-    by_source = {move.source_name: move for move in moved}
+    weights, layout, source = weights_by_name(model), checkpoint.layout, checkpoint.source
+    by_source = {move.source_name: move for move in comparison.moved}
     source.check(list(by_source))
-    for actual, array in source.read(list(by_source)):
-        move = by_source[actual]
+    for source_name, array in source.read(list(by_source)):
+        move = by_source[source_name]
         weight = weights[move.name]
-        if move.name in resized:
+        if move.name in comparison.resized:
             array = _resized(move.name, array, to_numpy(weight))
         tensor = ops.convert_to_tensor(array, dtype="float32")
         if layout.transposed(move.name):
@@ -230,11 +213,66 @@ def _fill(
     return Transfer(
         description=checkpoint.located.description if checkpoint.located else layout.name,
         layout=layout.name,
-        moved=tuple(moved),
-        missing=tuple(missing),
-        ignored=tuple(ignored),
+        moved=comparison.moved,
+        missing=comparison.missing,
+        ignored=comparison.ignored,
         step=_global_step(source),
     )
+
+
+def _check_resize(resize: Sequence[str]) -> None:
+    unknown = sorted(set(resize) - set(RESIZABLE))
+    if unknown:
+        raise ValueError(f"resize: expected any of {', '.join(RESIZABLE)}, got {unknown[0]!r}")
+
+
+def _check_patterns(argument: str, patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"{argument}: {pattern!r} is not a regular expression: {error}"
+            ) from error
+
+
+def _compare_weights(
+    model: keras.Model,
+    checkpoint: Checkpoint,
+    ignore: Sequence[str],
+    allow_missing: Sequence[str],
+    resize: Sequence[str],
+    heads: bool,
+) -> _Comparison:
+    """Compare names and shapes, and refuse all differences at once that are not allowed."""
+    bert, layout, names = bert_layer(model), checkpoint.layout, checkpoint.canonical()
+    if not bert.train_pooler:
+        allow_missing = (*allow_missing, POOLER_PATTERN)
+    may_resize = {weight for key in resize for weight in RESIZABLE[key]}
+    moved: list[WeightTransfer] = []
+    missing, absent, shapes, resized = [], [], [], set()
+    for name, weight in weights_by_name(model).items():
+        if not heads and re.search(HEADS_PATTERN, name):
+            missing.append(name)
+            continue
+        theirs = layout.theirs(name)
+        if theirs is None or theirs not in names:
+            (missing if _matches(name, allow_missing) else absent).append(name)
+            continue
+        source_name = names.pop(theirs)
+        source_shape, shape = checkpoint.source.shapes[source_name], tuple(weight.shape)
+        moved.append(WeightTransfer(name, source_name, shape, source_shape))
+        if source_shape == layout.shape(name, shape, bert.config):
+            continue
+        # Tables lie the same way everywhere: rows first.
+        if name in may_resize and source_shape[1:] == shape[1:] and source_shape[0] > 0:
+            resized.add(name)
+        else:
+            shapes.append(_shape_difference(name, shape, source_shape, layout, bert.config))
+    ignored = [a for n, a in names.items() if _matches(n, ignore) or _matches(a, ignore)]
+    extra = [actual for actual in names.values() if actual not in ignored]
+    _refuse(checkpoint, absent, extra, shapes)
+    return _Comparison(tuple(moved), tuple(missing), tuple(ignored), frozenset(resized))
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -261,13 +299,17 @@ def _refuse(
 
 
 def _shape_difference(
-    name: str, shape: tuple[int, ...], found: tuple[int, ...], layout: Layout, config: BertConfig
+    name: str,
+    shape: tuple[int, ...],
+    source_shape: tuple[int, ...],
+    layout: Layout,
+    config: BertConfig,
 ) -> str:
     expected = layout.shape(name, shape, config)
-    text = f"{name}: model {expected}, checkpoint {found}"
+    text = f"{name}: model {expected}, checkpoint {source_shape}"
     for key, weights in RESIZABLE.items():
-        if name in weights and found[1:] == expected[1:]:
-            way = "cut the rest off" if found[0] > expected[0] else "add rows"
+        if name in weights and source_shape[1:] == expected[1:]:
+            way = "cut the rest off" if source_shape[0] > expected[0] else "add rows"
             text += (
                 f" ({key} differs: load_bert(..., {key}={expected[0]}) and "
                 f"load_checkpoint(..., resize=[{key!r}]) {way})"
@@ -323,10 +365,10 @@ class LoadedModel(NamedTuple):
     """What `load_model` returns.
 
     Attributes:
-        model: a model of `heads.HEADS`.
+        model: a model of `task_models.HEADS`.
         config: its configuration.
         tokenizer: None where no vocabulary lies with the weights.
-        kind: key of `heads.HEADS`.
+        kind: key of `task_models.HEADS`.
         labels: names of the labels of a classifier, in order, where they lie with the weights.
         transfer: what was moved, missing and ignored.
     """
@@ -340,11 +382,11 @@ class LoadedModel(NamedTuple):
 
 
 def load_bert(
-    path: Any,
+    path: CheckpointLike,
     *,
     hidden_states: bool = False,
     attention_probs: bool = False,
-    dtype=None,
+    dtype: DType = None,
     do_lower_case: bool | None = None,
     config: BertConfig | None = None,
     ignore: Sequence[str] = (),
@@ -405,10 +447,10 @@ def load_bert(
 
 
 def load_model(
-    path: Any,
+    path: CheckpointLike,
     *,
     kind: str | None = None,
-    dtype=None,
+    dtype: DType = None,
     do_lower_case: bool | None = None,
     config: BertConfig | None = None,
     ignore: Sequence[str] = (),
@@ -419,8 +461,8 @@ def load_model(
 
     Args:
         path: as in `load_bert`.
-        kind: key of `heads.HEADS`; None (default) for what the weights (and for transformers the
-            "architectures" of config.json) say.
+        kind: key of `task_models.HEADS`; None (default) for what the weights say, and for
+            transformers the "architectures" of config.json.
         dtype: as in `load_bert`.
         do_lower_case: as in `load_bert`.
         config: as in `load_bert`.
@@ -486,6 +528,9 @@ def _has_pooler(checkpoint: Checkpoint, config: BertConfig) -> bool:
         return False
     if checkpoint.model is not None and layout is OURS:
         return bert_layer(checkpoint.model).train_pooler
+    if layout is OURS:  # a .weights.h5 file, which holds a pooler in any case
+        kinds = kinds_of_heads(layout, names) or ["encoder"]
+        return not config.bilstm and HF_ARCHITECTURES[kinds[0]][1]
     return any(layout.theirs(name) in names for name in POOLER)
 
 
@@ -533,10 +578,10 @@ def _check_tables(checkpoint: Checkpoint, config: BertConfig, resize: Sequence[s
     names, layout, shapes = checkpoint.canonical(), checkpoint.layout, checkpoint.source.shapes
     differences = []
     for key, (weight, *_) in RESIZABLE.items():
-        found = shapes.get(names.get(layout.theirs(weight) or "", ""))
+        shape = shapes.get(names.get(layout.theirs(weight) or "", ""))
         expected = (getattr(config, key), config.hidden_size)
-        if found is not None and key not in resize and found != expected:
-            differences.append(_shape_difference(weight, expected, found, layout, config))
+        if shape is not None and key not in resize and shape != expected:
+            differences.append(_shape_difference(weight, expected, shape, layout, config))
     _refuse(checkpoint, (), (), differences)
     if config.num_hidden_layers > len(shapes):
         raise ValueError(
@@ -546,7 +591,7 @@ def _check_tables(checkpoint: Checkpoint, config: BertConfig, resize: Sequence[s
 
 
 def _ready_model(
-    checkpoint: Checkpoint, kind: str, config: BertConfig, dtype: Any
+    checkpoint: Checkpoint, kind: str, config: BertConfig, dtype: DType
 ) -> tuple[keras.Model, Transfer] | None:
     """Return the model that opening a Keras file has made, where it is the one that is wanted."""
     model, layout = checkpoint.model, checkpoint.layout
@@ -556,7 +601,9 @@ def _ready_model(
     same = kind_of(model)[0] == kind and checkpoint.config == config
     if not same or bert_layer(model).dtype_policy != policy or _others(checkpoint):
         return None
-    moved = [Moved(name, name, shape, shape) for name, shape in checkpoint.source.shapes.items()]
+    moved = [
+        WeightTransfer(name, name, shape, shape) for name, shape in checkpoint.source.shapes.items()
+    ]
     return model, Transfer(checkpoint.located.description, layout.name, tuple(moved), (), ())
 
 
@@ -567,8 +614,8 @@ def _initial_values(
     names = checkpoint.canonical()
     grown = False
     for key, weights in RESIZABLE.items():
-        found = names.get(checkpoint.layout.theirs(weights[0]) or "")
-        grown |= found is not None and checkpoint.source.shapes[found][:1] < (getattr(config, key),)
+        name = names.get(checkpoint.layout.theirs(weights[0]) or "")
+        grown |= name is not None and checkpoint.source.shapes[name][:1] < (getattr(config, key),)
     return contextlib.nullcontext() if needed or grown else without_initial_values()
 
 
@@ -581,9 +628,9 @@ def _kind(checkpoint: Checkpoint) -> str:
     kinds = kinds_of_heads(checkpoint.layout, checkpoint.canonical())
     if len(kinds) > 1 and checkpoint.layout is HF:
         # transformers calls three heads "classifier": its class tells them apart.
-        found = _hf_values(checkpoint).get("architectures") or ["(none named)"]
-        kinds = [k for k in kinds if HF_ARCHITECTURES[k][0] in found] or kinds
-        what = f", and the architecture is {found[0]}"
+        classes = _hf_values(checkpoint).get("architectures") or ["(none named)"]
+        kinds = [k for k in kinds if HF_ARCHITECTURES[k][0] in classes] or kinds
+        what = f", and the architecture is {classes[0]}"
     else:
         what = ""
     if len(kinds) > 1:

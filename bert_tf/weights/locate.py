@@ -83,16 +83,16 @@ def locate(path: str | os.PathLike) -> LocatedCheckpoint:
         )
     _refuse_other_frameworks(pathlib.Path(text))
     tensor_files.refuse_pointer(text)
-    found = tensor_files.recognise(text)
-    if found in ("safetensors", "torch") or (
-        found == "json" and text.endswith(tensor_files.INDEX_SUFFIX)
+    content = tensor_files.recognise(text)
+    if content in ("safetensors", "torch") or (
+        content == "json" and text.endswith(tensor_files.INDEX_SUFFIX)
     ):
         return _located("hf", text, "transformers weights")
-    if found == "keras":
+    if content == "keras":
         return _located("keras", text, "Keras model")
-    if found == "hdf5" and _keras_hub_class(pathlib.Path(text)) is not None:
+    if content == "hdf5" and _keras_hub_class(pathlib.Path(text)) is not None:
         return _locate_in(pathlib.Path(text).parent)
-    if found == "hdf5" and text.endswith(KERAS_WEIGHTS_SUFFIX):
+    if content == "hdf5" and text.endswith(KERAS_WEIGHTS_SUFFIX):
         return _located("keras_weights", text, "Keras weights")
     if text.endswith((".safetensors", ".bin", ".pt", ".pth", KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX)):
         raise CorruptCheckpointError(f"{text}: its content is not that of such a file")
@@ -104,15 +104,15 @@ def locate(path: str | os.PathLike) -> LocatedCheckpoint:
 
 def _locate_in(folder: pathlib.Path) -> LocatedCheckpoint:
     safetensors = folder / tensor_files.SAFETENSORS_NAME
-    for found in (safetensors, folder / f"{safetensors.name}{tensor_files.INDEX_SUFFIX}"):
+    for weights in (safetensors, folder / f"{safetensors.name}{tensor_files.INDEX_SUFFIX}"):
         if (folder / f"{WEIGHTS_NAME}.index").exists():
             return _located("tf", folder / WEIGHTS_NAME, "model directory")
-        if found.exists():
-            return _located("hf", found, "transformers weights")
+        if weights.exists():
+            return _located("hf", weights, "transformers weights")
     preset = folder / KERAS_HUB_WEIGHTS
-    if preset.exists() and (found := _keras_hub_class(preset)) is not None:
-        if found not in _KERAS_HUB_CLASSES:
-            raise ValueError(f"{folder}: a preset of {found}; expected {_KERAS_HUB_CLASSES[0]}")
+    if preset.exists() and (name := _keras_hub_class(preset)) is not None:
+        if name not in _KERAS_HUB_CLASSES:
+            raise ValueError(f"{folder}: a preset of {name}; expected {_KERAS_HUB_CLASSES[0]}")
         vocab = folder / _KERAS_HUB_VOCAB
         return _without_pointers(
             LocatedCheckpoint(
@@ -196,12 +196,12 @@ def _refuse_data_alone(prefix: pathlib.Path) -> None:
         )
 
 
-def _without_pointers(found: LocatedCheckpoint, weights: list[pathlib.Path]) -> LocatedCheckpoint:
-    """Refuse what was found if git has put a pointer where one of its files should be."""
-    for path in (*weights, found.config_file, found.vocab_file):
+def _without_pointers(located: LocatedCheckpoint, weights: list[pathlib.Path]) -> LocatedCheckpoint:
+    """Refuse what was located if git has put a pointer where one of its files should be."""
+    for path in (*weights, located.config_file, located.vocab_file):
         if path is not None and os.path.isfile(path):
             tensor_files.refuse_pointer(path)
-    return found
+    return located
 
 
 def _keras_hub_class(weights: pathlib.Path) -> str | None:
@@ -254,10 +254,48 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 # === Opening ===
 
 
-def read_config(found: LocatedCheckpoint) -> BertConfig | None:
+def read_config(located: LocatedCheckpoint) -> BertConfig | None:
     """Read the configuration that lies beside weights; None where there is none."""
-    if found.config_file is None or found.format == "keras_hub":
+    if located.config_file is None:
         return None
+    if located.format == "keras_hub":
+        return config_of_keras_hub(
+            read_json(located.config_file).get("config"), located.config_file
+        )
     # "gelu" is one thing in config.json and another in bert_config.json.
-    is_theirs = pathlib.Path(found.config_file).name == HF_CONFIG_NAME
-    return BertConfig.from_json_file(found.config_file, style="hf" if is_theirs else None)
+    is_theirs = pathlib.Path(located.config_file).name == HF_CONFIG_NAME
+    return BertConfig.from_json_file(located.config_file, style="hf" if is_theirs else None)
+
+
+# Our fields -> KerasHub's, and the values of those that it may leave out.
+_KERAS_HUB_FIELDS = {
+    "vocab_size": "vocabulary_size",
+    "hidden_size": "hidden_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "intermediate_dim",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "dropout",
+    "max_position_embeddings": "max_sequence_length",
+    "type_vocab_size": "num_segments",
+}
+_KERAS_HUB_DEFAULTS = {"dropout": 0.1, "max_sequence_length": 512, "num_segments": 2}
+
+
+def config_of_keras_hub(values: Any, description: str) -> BertConfig:
+    """Return the configuration of a KerasHub BertBackbone.
+
+    Args:
+        values: the backbone's own, as its `get_config` gives them.
+        description: what they are of, for messages.
+
+    Raises:
+        ValueError: they are of another model.
+    """
+    try:
+        values = {**_KERAS_HUB_DEFAULTS, **values}
+        return BertConfig(**{ours: values[theirs] for ours, theirs in _KERAS_HUB_FIELDS.items()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{description}: not the configuration of a BertBackbone: {error!r}"
+        ) from error

@@ -65,7 +65,7 @@ def import_tensor_bundle(path: str | os.PathLike):
 
 
 def kind_of(model: keras.Model) -> tuple[str, int | None]:
-    """Return the kind (key of `heads.HEADS`) of a model and, for classifiers, its label count."""
+    """Return a model's kind (key of `task_models.HEADS`), and of classifiers the label count."""
     shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
     kinds = kinds_of_heads(OURS, shapes)
     kind = kinds[0] if kinds else "encoder"

@@ -97,8 +97,8 @@ def read_tensors(
         CorruptCheckpointError: a file is truncated or its checksum does not match.
     """
     with _opened(prefix) as reader:
-        wanted = list(names) if names is not None else sorted(reader.get_variable_to_shape_map())
-        return {name: _read(reader, prefix, name) for name in wanted}
+        chosen = list(names) if names is not None else sorted(reader.get_variable_to_shape_map())
+        return {name: _read(reader, prefix, name) for name in chosen}
 
 
 def _read(reader, prefix: str | os.PathLike, name: str) -> np.ndarray:
@@ -147,8 +147,8 @@ def _linked(prefix: str) -> Iterator[str]:
 
 
 def _data_suffixes(prefix: str) -> list[str]:
-    found = glob.glob(f"{glob.escape(prefix)}.data-*")
-    return [path.removeprefix(prefix) for path in found]
+    paths = glob.glob(f"{glob.escape(prefix)}.data-*")
+    return [path.removeprefix(prefix) for path in paths]
 
 
 def _value(variable: Any) -> Any:

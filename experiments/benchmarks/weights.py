@@ -146,7 +146,7 @@ def measure(options: Options, name: str) -> Figures:
 def write_checkpoints(options: Options, folder: pathlib.Path) -> int:
     """Write a model of random weights in every format; return the size of its weights in bytes."""
     import bert_tf
-    from bert_tf.weights.keras_hub_export import save_keras_hub
+    from bert_tf.weights.keras_hub import save_keras_hub
     from bert_tf.weights.save import save_hf, save_keras, save_model_directory
 
     config = bert_tf.BertConfig.from_size(options.model_size, vocab_size=options.vocab_size)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from bert_tf.config import BertConfig
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
-from bert_tf.weights.keras_hub_export import check_keras_hub, save_keras_hub
+from bert_tf.weights.keras_hub import check_keras_hub, save_keras_hub
 from bert_tf.weights.load import LoadedModel, Transfer, load_model
 from bert_tf.weights.locate import (
     CONFIG_NAME,

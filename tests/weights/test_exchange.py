@@ -20,7 +20,7 @@ from bert_tf.models.task_models import HEADS
 from bert_tf.models.variables import to_numpy
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.training.optimizers import create_optimizer
-from bert_tf.weights.keras_hub_export import save_keras_hub, to_keras_hub
+from bert_tf.weights.keras_hub import save_keras_hub, to_keras_hub
 from bert_tf.weights.layouts import HF_ARCHITECTURES, POOLER
 from bert_tf.weights.load import load_bert, load_checkpoint, load_model
 from bert_tf.weights.save import save_hf, save_model_directory, save_tf1

@@ -18,7 +18,7 @@ from bert_tf.models.task_models import HEADS
 from bert_tf.models.variables import weights_by_name
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights import tensor_files
-from bert_tf.weights.keras_hub_export import save_keras_hub, to_keras_hub
+from bert_tf.weights.keras_hub import save_keras_hub, to_keras_hub
 from bert_tf.weights.layouts import KERAS_HUB
 from bert_tf.weights.load import load_bert, load_checkpoint, load_model
 from bert_tf.weights.locate import locate
