@@ -31,6 +31,7 @@ _TF1_MAGIC = bytes.fromhex("57fb808b247547db")  # the end of a table file, Level
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _LFS_MAGIC = b"version https://git-lfs"
+_MOST_PADDING = 4096  # bytes at a file's beginning that its format is told from
 
 _STEP = re.compile(r"^model\.ckpt-(\d+)\.index$")
 
@@ -74,16 +75,18 @@ def recognise(path: str | os.PathLike) -> str | None:
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        head = file.read(len(_LFS_MAGIC))
+        head = file.read(8 + _MOST_PADDING)
         file.seek(max(0, size - 8))
         tail = file.read(8)
-    if head == _LFS_MAGIC:
+    if head.startswith(_LFS_MAGIC):
         return "git_lfs"
     if tail == _TF1_MAGIC:
         return "tf_index"
     if head.startswith(_HDF5_MAGIC):
         return "hdf5"
-    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8:
+    # Of JSON's white space, which writers may put before the header too.
+    header = head[8:].lstrip(b" \t\n\r")
+    if header.startswith(b"{") and 2 <= int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors"
     if head.startswith(_ZIP_MAGIC):
         names = _names_in_zip(path)
@@ -330,10 +333,10 @@ def open_tensors(path: str | os.PathLike) -> TensorSource:
 
 
 def _open_file(path: str | os.PathLike) -> TensorSource:
-    found = recognise(path)
-    if found == "safetensors":
+    content = recognise(path)
+    if content == "safetensors":
         return SafetensorsFile(path)
-    if found == "torch":
+    if content == "torch":
         return TorchFile(path)
     refuse_pointer(path)
     raise CorruptCheckpointError(

@@ -199,6 +199,19 @@ def test_a_header_of_any_length_is_one_of_safetensors(tmp_path):
         assert np.array_equal(read_all(path)["a"], array)
 
 
+@pytest.mark.parametrize("padding", [" ", "\n", "\t \r\n" * 101])
+def test_a_header_may_begin_with_white_space(padding, tmp_path):
+    path, array = tmp_path / "model.safetensors", np.arange(3, dtype=np.float32)
+    text = padding + json.dumps({"a": entry((0, 12), (3,))})
+    path.write_bytes(raw(text.encode(), array.tobytes()))
+    assert recognise(path) == "safetensors"
+    assert np.array_equal(read_all(path)["a"], array)
+    for damaged in (raw(b"x" + text.encode(), array.tobytes()), raw(text.encode(), b"")):
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptCheckpointError, match=re.escape(str(path))):
+            open_tensors(path)
+
+
 @pytest.mark.parametrize("bad", ["save", "rename"])
 def test_a_write_that_fails_leaves_no_file_and_keeps_the_old_one(bad, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
