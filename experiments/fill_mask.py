@@ -17,6 +17,7 @@ from absl import app, flags
 MASK_TOKEN = "[MASK]"
 
 
+# As in bert_tf.serving.predictor, which this script does without.
 def newest_version(path: str) -> pathlib.Path:
     """Folder of a SavedModel: the path, or its subfolder with the highest number.
 

@@ -33,7 +33,7 @@ class EntityTagger(ServedModel):
     Chunks of tags are conlleval's, so that tags need not be well-formed.
 
     Args:
-        model: as `heads.bert_token_classifier` makes it.
+        model: as `task_models.bert_token_classifier` makes it.
         text_to_ids: the tokenizer; its max_seq_length is that of a window. Windows of a longer text
             begin half a window apart, and a word counts where most of its context shows.
         labels: names of the K labels, such as O, B-PER, I-PER.
@@ -194,10 +194,10 @@ class EntityTagger(ServedModel):
 
 def _marks(text_to_ids: TextToIds) -> np.ndarray:
     """Whether each piece of the vocabulary is a punctuation mark, bool [V]."""
-    found = np.zeros(text_to_ids.vocab_size, np.bool_)
+    is_mark = np.zeros(text_to_ids.vocab_size, np.bool_)
     for piece, number in text_to_ids.vocab.items():
-        found[number] = len(piece) == 1 and _is_punctuation(piece)
-    return found
+        is_mark[number] = len(piece) == 1 and _is_punctuation(piece)
+    return is_mark
 
 
 def _changes(values: tf.Tensor) -> tf.Tensor:

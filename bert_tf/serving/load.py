@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bert_tf.models.variables import config_of
 from bert_tf.serving.entity_tagging import EntityTagger
+from bert_tf.serving.options import ServingOptions
 from bert_tf.serving.question_answering import QuestionAnswerer
 from bert_tf.serving.served_model import ServedModel
 from bert_tf.serving.text_models import (
@@ -26,8 +25,8 @@ from bert_tf.tasks.kinds import KINDS
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.vocabulary import casing_of, load_vocab
-from bert_tf.weights.checkpoint import open_checkpoint
-from bert_tf.weights.load import load_bert, load_model
+from bert_tf.weights.checkpoint import CheckpointLike, open_checkpoint
+from bert_tf.weights.load import DType, LoadedModel, load_bert, load_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Served:
 
     Attributes:
         make: (model, text_to_ids, ...) -> the served model.
-        head: key of `heads.HEADS`.
+        head: key of `task_models.HEADS`.
         arguments: names of what else `make` takes.
     """
 
@@ -69,44 +68,25 @@ SERVED: dict[str, Served] = {
 }
 
 
-def load_served_model(
-    path: Any,
-    *,
-    task: str | None = None,
-    vocab_file: str | os.PathLike | None = None,
-    do_lower_case: bool | None = None,
-    max_seq_length: int | None = None,
-    has_pairs: bool | None = None,
-    labels: Sequence[str] | None = None,
-    null_score_diff_threshold: float | None = None,
-    words: str = "punctuation",
-    top_k: int = 5,
-    layer: int = -1,
-    dtype: Any = None,
-) -> ServedModel:
+# Tasks that a model has to be fine-tuned for.
+_TRAINED_TASKS = {kind.served_by for kind in KINDS.values()}
+
+
+def load_served_model(path: CheckpointLike, *, dtype: DType = None, **options: Any) -> ServedModel:
     """Load a checkpoint as a model that takes strings.
 
-    What is not given is what training wrote down (`tasks.TrainedTask`), where it did.
-
     Args:
-        path: model directory or checkpoint, of any system that `checkpoints.load_model` reads.
-        task: name in SERVED; None for what the weights and training say.
-        vocab_file: vocabulary; None for the one with the weights.
-        do_lower_case: casing; None for the model's.
-        max_seq_length: where texts are cut; None for training's, or 128.
-        has_pairs: whether a request has two texts; None for what training had.
-        labels: names of the labels; None for those with the weights, or label 0, label 1, ...
-        null_score_diff_threshold: of question_answering, no answer if the null score is greater;
-            None for what training had.
-        words: of token_classification, what parts the words; see `EntityTagger`.
-        top_k: of fill_mask, candidates for each mask.
-        layer: of embeddings, hidden state to take the mean of.
+        path: model directory or checkpoint, of any system that `weights.load_model` reads.
         dtype: a Keras dtype policy.
+        **options: fields of `ServingOptions`; those left out are what training wrote down
+            (`tasks.TrainedTask`), where it did.
 
     Raises:
         FileNotFoundError: no checkpoint, or no vocabulary.
-        ValueError: the task is unknown or not the model's, or an argument does not suit it.
+        ValueError: the task is unknown or not the model's, or an option does not suit it.
     """
+    serving = ServingOptions(**options)
+    task = serving.task
     if task is not None and task not in SERVED:
         raise ValueError(f"task: expected one of {', '.join(SERVED)}, got {task!r}")
     checkpoint = open_checkpoint(path)
@@ -116,51 +96,60 @@ def load_served_model(
     if task is None and trained is not None:
         task = KINDS[trained.kind].served_by
     kind = SERVED[task].head if task else None
-    loaded = load_model(checkpoint, kind=kind, do_lower_case=do_lower_case, dtype=dtype)
-    model, tokenizer = loaded.model, loaded.tokenizer
+    loaded = load_model(checkpoint, kind=kind, do_lower_case=serving.do_lower_case, dtype=dtype)
     if task is None:
         task = next(name for name, row in SERVED.items() if row.head == loaded.kind)
-    if task == "embeddings" and layer != -1:
-        model = load_bert(checkpoint, hidden_states=True, dtype=dtype).encoder
-    row = SERVED[task]
-    if (
-        trained is not None
-        and task in {kind.served_by for kind in KINDS.values()}
-        and task != KINDS[trained.kind].served_by
-    ):
+    if trained and task in _TRAINED_TASKS and task != KINDS[trained.kind].served_by:
         raise ValueError(f"task: the model was trained for {trained.kind}, not for {task}")
-    if vocab_file is not None:
-        vocab = load_vocab(vocab_file)
+    trained, model = trained or TrainedTask("classification"), loaded.model
+    if task == "embeddings" and serving.layer != -1:
+        model = load_bert(checkpoint, hidden_states=True, dtype=dtype).encoder
+    text_to_ids = _text_to_ids(loaded, serving, trained, task, path)
+    row = SERVED[task]
+    arguments = _arguments(row.arguments, loaded, serving, trained, text_to_ids.max_seq_length)
+    return row.make(model, text_to_ids, **arguments)
+
+
+def _text_to_ids(
+    loaded: LoadedModel,
+    serving: ServingOptions,
+    trained: TrainedTask,
+    task: str,
+    path: CheckpointLike,
+) -> TextToIds:
+    """Make the tokenizer, of the vocabulary that is named or lies with the weights."""
+    tokenizer, do_lower_case = loaded.tokenizer, serving.do_lower_case
+    if serving.vocab_file is not None:
+        vocab = load_vocab(serving.vocab_file)
     elif tokenizer is not None:
         vocab = tokenizer.vocab
     else:
         raise FileNotFoundError(f"vocab_file: no vocabulary lies with {path}; name one")
     if do_lower_case is None:
         do_lower_case = tokenizer.do_lower_case if tokenizer else casing_of(vocab) != "cased"
-    trained = trained or TrainedTask("classification")
+    max_seq_length = serving.max_seq_length
     if max_seq_length is None:
-        max_seq_length = min(trained.max_seq_length, config_of(model).max_position_embeddings)
-    text_to_ids = TextToIds.from_vocab(
+        max_seq_length = min(trained.max_seq_length, loaded.config.max_position_embeddings)
+    return TextToIds.from_vocab(
         vocab, do_lower_case, max_seq_length, parse_mask=task == "fill_mask"
     )
-    given: dict[str, Any] = {
-        "top_k": top_k,
-        "layer": layer,
-        "has_pairs": trained.has_pairs if has_pairs is None else has_pairs,
-        "words": words,
-        "n_best_size": trained.n_best_size,
-        "max_answer_length": trained.max_answer_length,
-        "version_2_with_negative": trained.version_2_with_negative,
-        "null_score_diff_threshold": trained.null_score_diff_threshold
-        if null_score_diff_threshold is None
-        else null_score_diff_threshold,
-    }
-    if "rule" in row.arguments:
-        given["rule"] = _rule(max_seq_length, trained)
-    if "labels" in row.arguments:
-        count = model.output_shape[-1]
-        given["labels"] = labels or loaded.labels or [f"label {i}" for i in range(count)]
-    return row.make(model, text_to_ids, **{name: given[name] for name in row.arguments})
+
+
+def _arguments(
+    names: Sequence[str],
+    loaded: LoadedModel,
+    serving: ServingOptions,
+    trained: TrainedTask,
+    max_seq_length: int,
+) -> dict[str, Any]:
+    """Return the values of a row's arguments: what was asked for, or else trained with."""
+    values = {**vars(trained), **{n: v for n, v in vars(serving).items() if v is not None}}
+    if "labels" in names:
+        count = loaded.model.output_shape[-1]
+        values["labels"] = serving.labels or loaded.labels or [f"label {i}" for i in range(count)]
+    if "rule" in names:
+        values["rule"] = _rule(max_seq_length, trained)
+    return {name: values[name] for name in names}
 
 
 def _rule(max_seq_length: int, trained: TrainedTask) -> WindowRule:

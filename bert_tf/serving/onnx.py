@@ -9,10 +9,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from bert_tf.serving.options import TOLERANCES
 from bert_tf.serving.saved_model import new_version, precision_note
 from bert_tf.serving.served_model import ServedModel
 from bert_tf.serving.tflite import (
-    TOLERANCES,
     lite_module,
     worst_of_ids,
     write_card,
@@ -32,22 +32,10 @@ def export_onnx(
 ) -> pathlib.Path:
     """Write an ONNX file that takes ids; numbers of rows and of pieces are free.
 
-    Args:
-        served: the model.
-        path: folder of the model's versions.
-        version: number of the version, at least 1; by default one more than the highest there is.
-        description: of the weights, for the model card.
-
-    Returns:
-        The folder written: path/version.
+    All else is as of `export_saved_model`.
 
     Raises:
         ImportError: the extra "onnx" is not installed.
-        FileExistsError: that version exists.
-        ValueError: version is below 1.
-        RuntimeError: what was written does not answer as the model does (TOLERANCES); nothing is
-            left of it.
-        OSError: the folder cannot be written.
     """
     try:
         import onnx  # pyright: ignore[reportMissingImports]
@@ -58,7 +46,7 @@ def export_onnx(
     with new_version(path, version) as (folder, target):
         module = lite_module(served, ids_only=True)
         specs = module.run.input_signature
-        # From the model itself: the checks of `serving.function` would be taken for inputs.
+        # From the model itself: the checks of `served_model.function` would be taken for inputs.
         proto, _ = tf2onnx.convert.from_function(
             module.run, input_signature=specs, opset=_ONNX_OPSET
         )
@@ -73,7 +61,7 @@ def export_onnx(
         difference = worst_of_ids(
             served, lambda **arrays: dict(zip(names, session.run(names, arrays), strict=True))
         )
-        notes = [precision_note("float32", difference, TOLERANCES["float32"])]
+        notes = [precision_note("float32", difference, TOLERANCES["onnx"]["float32"])]
         write_card(folder, target, served, module, description, notes)
     return target
 

@@ -42,8 +42,8 @@ def newest_version(path: str | os.PathLike) -> pathlib.Path | None:
     root = pathlib.Path(path)
     if (root / "saved_model.pb").is_file():
         return root
-    found = [p.parent for p in root.glob("*/saved_model.pb") if p.parent.name.isdecimal()]
-    return max(found, key=lambda folder: int(folder.name), default=None)
+    versions = [p.parent for p in root.glob("*/saved_model.pb") if p.parent.name.isdecimal()]
+    return max(versions, key=lambda folder: int(folder.name), default=None)
 
 
 class Predictor:
@@ -121,28 +121,28 @@ class Predictor:
         parts: list[dict[str, np.ndarray]] = []
         for start in range(0, max(1, len(order)), self.batch_size):
             rows = order[start : start + self.batch_size]
-            given = (tf.constant(array[rows], tf.string) for array in arrays)
-            answer = self._answer(**dict(zip(self.inputs, given, strict=True)))
+            tensors = (tf.constant(array[rows], tf.string) for array in arrays)
+            answer = self._answer(**dict(zip(self.inputs, tensors, strict=True)))
             parts.append({name: value.numpy() for name, value in answer.items()})
         return {name: _joined([part[name] for part in parts], order) for name in parts[0]}
 
     def fill_mask(self, texts: Sequence[str]) -> list[list[list[tuple[str, float]]]]:
         """Return for each text, and each [MASK] in it, the candidates (piece, probability)."""
-        found = self._predict("fill_mask", texts)
+        answers = self._predict("fill_mask", texts)
         return [
             [
                 [(token.decode(), float(score)) for token, score in zip(*row, strict=True)]
                 for row in zip(tokens[:count], scores[:count], strict=True)
             ]
             for tokens, scores, count in zip(
-                found["tokens"], found["scores"], found["mask_count"], strict=True
+                answers["tokens"], answers["scores"], answers["mask_count"], strict=True
             )
         ]
 
     def classify(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> list[dict]:
         """Return for each text or pair {label: probability}, likeliest first."""
-        found = self._predict(("classification", "multi_label"), texts, texts_b)
-        rows = zip(found["labels"], found["probabilities"], strict=True)
+        answers = self._predict(("classification", "multi_label"), texts, texts_b)
+        rows = zip(answers["labels"], answers["probabilities"], strict=True)
         return [
             {labels[i].decode(): float(scores[i]) for i in np.argsort(-scores, kind="stable")}
             for labels, scores in rows
@@ -154,19 +154,19 @@ class Predictor:
 
     def answer(self, questions: Sequence[str], contexts: Sequence[str]) -> list[dict[str, Any]]:
         """Return for each question answer, char_start, char_end, score and null_score."""
-        found = self._predict("question_answering", questions, contexts)
+        answers = self._predict("question_answering", questions, contexts)
         names = ("answer", "char_start", "char_end", "score", "null_score")
-        rows = zip(*(found[name] for name in names), strict=True)
+        rows = zip(*(answers[name] for name in names), strict=True)
         return [{n: _plain(v) for n, v in zip(names, row, strict=True)} for row in rows]
 
     def entities(self, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
         """Return for each text its entities: text, type, char_start, char_end and score."""
-        found = self._predict("token_classification", texts)
+        answers = self._predict("token_classification", texts)
         names = ("text", "type", "char_start", "char_end", "score")
         return [
             [
-                {name: _plain(found[f"entity_{name}"][row, i]) for name in names}
-                for i in range(found["entity_count"][row])
+                {name: _plain(answers[f"entity_{name}"][row, i]) for name in names}
+                for i in range(answers["entity_count"][row])
             ]
             for row in range(len(texts))
         ]

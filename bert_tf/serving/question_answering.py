@@ -1,7 +1,7 @@
 """Question answering as a function of strings: windows, model and best spans inside the graph.
 
-The answers are those of `span_decoding.decode_answers`, whose rules are the original's. One thing
-differs: where there is no span at all the answer is empty, not the word "empty".
+The answers are those of `tasks.answer_decoding.decode_answers`, whose rules are the original's. One
+thing differs: where there is no span at all the answer is empty, not the word "empty".
 
 Shapes: B questions, N windows of all contexts, L pieces of the longest window, K n_best_size, S
 spans that count, A answers of all questions.
@@ -46,7 +46,7 @@ class QuestionAnswerer(ServedModel):
     """The answer to a question, as a span of a context of any length.
 
     Args:
-        model: as `heads.bert_span_labeler` makes it.
+        model: as `task_models.bert_span_labeler` makes it.
         text_to_ids: the tokenizer; its max_seq_length is the rule's.
         rule: how contexts are cut into windows.
         n_best_size: K: how many starts, ends and answers are looked at.
@@ -161,18 +161,18 @@ class QuestionAnswerer(ServedModel):
         # In float64 as in the original.
         scores = tf.cast(start_logits, tf.float64)[:, :, None]
         scores += tf.cast(end_logits, tf.float64)[:, None, :]
-        found = tf.where(counts)  # [S, 3]: by window, start and end, each best first
-        scores = tf.gather_nd(scores, found)
+        spans = tf.where(counts)  # [S, 3]: by window, start and end, each best first
+        scores = tf.gather_nd(scores, spans)
         order = tf.argsort(scores, direction="DESCENDING", stable=True)
-        row = tf.gather(windows.rows, tf.gather(found[:, 0], order))
+        row = tf.gather(windows.rows, tf.gather(spans[:, 0], order))
         order = tf.gather(order, tf.argsort(row, stable=True))
-        found, scores = tf.gather(found, order), tf.gather(scores, order)
-        window = found[:, 0]
+        spans, scores = tf.gather(spans, order), tf.gather(scores, order)
+        window = spans[:, 0]
         row = tf.gather(windows.rows, window)
         is_kept = _rank(row, count) < _TEXTS_PER_ANSWER * self.n_best_size
         window = tf.cast(window, tf.int32)
-        first = tf.gather_nd(start, found[:, :2])
-        last = tf.gather_nd(end, tf.stack([found[:, 0], found[:, 2]], axis=1))
+        first = tf.gather_nd(start, spans[:, :2])
+        last = tf.gather_nd(end, tf.stack([spans[:, 0], spans[:, 2]], axis=1))
         first, last = (
             tf.gather_nd(windows.pieces, tf.stack([window, place], axis=1))
             for place in (first, last)
@@ -199,21 +199,7 @@ class QuestionAnswerer(ServedModel):
         # The original joins the words by single spaces.
         texts = tf.strings.regex_replace(texts, "[ \\t\\r\\n\\x{202f}]+", " ")
 
-        # Of equal texts of a question the best counts.
-        keys = tf.strings.join([tf.strings.as_string(spans.rows), texts], " ")
-        unique, number = tf.unique(keys)
-        index = tf.range(tf.size(keys))
-        firsts = tf.math.unsorted_segment_min(index, number, tf.size(unique))
-        rows = tf.gather(spans.rows, firsts)
-        scores = tf.gather(spans.scores, firsts)
-        size = self.n_best_size
-        if self.version_2_with_negative:  # no answer is one of the best, or comes after them
-            above = tf.cast(scores >= tf.gather(null, rows), tf.int32)
-            above = tf.math.unsorted_segment_sum(above, rows, count)
-            size = tf.gather(tf.where(above >= size, size, size - 1), rows)
-        is_kept = _rank(rows, count) < size
-        firsts, rows = tf.boolean_mask(firsts, is_kept), tf.boolean_mask(rows, is_kept)
-        scores = tf.boolean_mask(scores, is_kept)  # [A]
+        firsts, rows, scores = self._best(spans, texts, null, count)
         best_count = tf.math.unsorted_segment_sum(tf.ones_like(rows), rows, count)  # [B]
 
         def table(values: tf.Tensor, default: Any) -> tf.Tensor:  # [A] to [B, K]
@@ -246,6 +232,25 @@ class QuestionAnswerer(ServedModel):
             "n_best_char_end": n_best["char_end"],
             "n_best_count": best_count,
         }
+
+    def _best(
+        self, spans: _Spans, texts: tf.Tensor, null: tf.Tensor, count: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Choose the answers of each question: places among the spans, rows and scores, [A]."""
+        # Of equal texts of a question the best counts.
+        keys = tf.strings.join([tf.strings.as_string(spans.rows), texts], " ")
+        unique, number = tf.unique(keys)
+        index = tf.range(tf.size(keys))
+        firsts = tf.math.unsorted_segment_min(index, number, tf.size(unique))
+        rows = tf.gather(spans.rows, firsts)
+        scores = tf.gather(spans.scores, firsts)
+        size = self.n_best_size
+        if self.version_2_with_negative:  # no answer is one of the best, or comes after them
+            above = tf.cast(scores >= tf.gather(null, rows), tf.int32)
+            above = tf.math.unsorted_segment_sum(above, rows, count)
+            size = tf.gather(tf.where(above >= size, size, size - 1), rows)
+        is_kept = _rank(rows, count) < size
+        return tuple(tf.boolean_mask(value, is_kept) for value in (firsts, rows, scores))
 
 
 def _rank(rows: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """SavedModels that answer plain strings, in the layout that TF Serving reads: NAME/VERSION/.
 
-A version holds the signatures of a `serving.ServedModel`, a request to warm up with
+A version holds the signatures of a `ServedModel`, a request to warm up with
 (assets.extra/tf_serving_warmup_requests) and model_card.md. Loading one needs TensorFlow and,
 imported, tensorflow_text; `ids_only` leaves out everything that takes strings, and so that library.
 """
@@ -24,12 +24,11 @@ from bert_tf.serving.model_card import (
     make_model_card,
     signature_lines,
 )
+from bert_tf.serving.options import TOLERANCES
 from bert_tf.serving.served_model import ServedModel
 
 WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"
-# How far outputs may be from the Keras model's, in units of `worst_difference`. Of half precision:
-# some times what was measured; what is really wrong is far from it.
-TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+_TOLERANCES = TOLERANCES["saved_model"]
 
 
 def export_saved_model(
@@ -64,8 +63,8 @@ def export_saved_model(
             left of it.
         OSError: the folder cannot be written.
     """
-    if weights not in TOLERANCES:
-        raise ValueError(f"weights: expected one of {', '.join(TOLERANCES)}, got {weights!r}")
+    if weights not in _TOLERANCES:
+        raise ValueError(f"weights: expected one of {', '.join(_TOLERANCES)}, got {weights!r}")
     with new_version(path, version) as (folder, target):
         notes = []
         if weights != "float32":
@@ -73,7 +72,7 @@ def export_saved_model(
             expected = served.run(inputs)
             served.store_weights(weights)
             difference = worst_difference(served.run(inputs), expected)
-            notes = [precision_note(weights, difference, TOLERANCES[weights])]
+            notes = [precision_note(weights, difference, _TOLERANCES[weights])]
         _write(served, folder, target.resolve().parent.name, ids_only, description, notes)
         _verify(served, folder, ids_only)
     return target
@@ -118,11 +117,11 @@ def new_version(
         raise
 
 
-def worst_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
+def worst_difference(outputs: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
     """Return how far outputs are from others, in units of the largest absolute value, at least 1.
 
     Args:
-        found: name -> floating-point array or tensor.
+        outputs: name -> floating-point array or tensor.
         expected: name -> of the same shape.
 
     Raises:
@@ -130,7 +129,7 @@ def worst_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> f
     """
     worst = 0.0
     for name, value in expected.items():
-        other, value = np.asarray(found[name], np.float64), np.asarray(value, np.float64)
+        other, value = np.asarray(outputs[name], np.float64), np.asarray(value, np.float64)
         if other.shape != value.shape:
             raise RuntimeError(f"{name}: has the shape {other.shape}, of the model {value.shape}")
         if value.size:
@@ -193,13 +192,13 @@ def _verify(served: ServedModel, folder: pathlib.Path, ids_only: bool) -> None:
         _compare(loaded["serving_default"], served.ids, sample_ids(served))
         return
     texts = {key: tf.constant(value) for key, value in served.example.items()}
-    for name, made in served.signatures().items():
+    for name, signature in served.signatures().items():
         if name == "serving_default":
-            _compare(loaded[name], made, texts)
+            _compare(loaded[name], signature, texts)
         elif name == "ids":
-            _compare(loaded[name], made, sample_ids(served))
+            _compare(loaded[name], signature, sample_ids(served))
         else:
-            _compare(loaded[name], made, {"inputs": _examples(served.example)})
+            _compare(loaded[name], signature, {"inputs": _examples(served.example)})
 
 
 def _examples(example: Mapping[str, Any]) -> tf.Tensor:
@@ -246,12 +245,12 @@ def sample_ids(served: ServedModel, rows: int = 2, length: int = 7) -> dict[str,
     return {name: tf.constant(values[name], tf.int32) for name in names}
 
 
-def _compare(written: Any, made: Any, inputs: Mapping[str, tf.Tensor]) -> None:
-    found, expected = written(**inputs), made(**inputs)
+def _compare(loaded: Any, signature: Any, inputs: Mapping[str, tf.Tensor]) -> None:
+    outputs, expected = loaded(**inputs), signature(**inputs)
     for name, value in expected.items():
-        value, other = value.numpy(), found[name].numpy()
+        value, other = value.numpy(), outputs[name].numpy()
         same = (
-            np.allclose(value, other, rtol=1e-5, atol=TOLERANCES["float32"], equal_nan=True)
+            np.allclose(value, other, rtol=1e-5, atol=_TOLERANCES["float32"], equal_nan=True)
             if value.dtype.kind == "f"
             else np.array_equal(value, other)
         )

@@ -1,7 +1,7 @@
 """Models behind the tokenizer: strings in, answers out, as functions that a SavedModel holds.
 
-Each class here joins a Keras model with `preprocessing.TextToIds` and whatever turns its outputs
-into an answer, labels included. `export.export_saved_model` writes them. All functions take any
+Each class here joins a Keras model with `graph_tokenizer.TextToIds` and whatever turns its outputs
+into an answer, labels included. `export_saved_model` writes them. All functions take any
 number of texts, none included; rows do not depend on one another. Texts are UTF-8, bytes that are
 not are dropped; longer ones are cut, as in training.
 
@@ -126,7 +126,7 @@ class ServedModel(tf.Module):
         """Join them.
 
         Args:
-            model: with the inputs of `modeling.bert_encoder`.
+            model: with the inputs of `models.bert_encoder`.
             text_to_ids: made of the vocabulary that the model was trained with; its max_seq_length
                 is where texts are cut.
 

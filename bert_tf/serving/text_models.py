@@ -17,7 +17,7 @@ class FillMask(ServedModel):
     """Candidates for each [MASK] of a text.
 
     Args:
-        model: as `heads.bert_pretrainer` makes it.
+        model: as `task_models.bert_pretrainer` makes it.
         text_to_ids: made with parse_mask.
         top_k: K.
 
@@ -36,15 +36,15 @@ class FillMask(ServedModel):
 
     def __init__(self, model: keras.Model, text_to_ids: TextToIds, *, top_k: int = 5):
         super().__init__(model, text_to_ids)
-        known = [*text_to_ids.vocab.values()]
+        ids = [*text_to_ids.vocab.values()]
         if not text_to_ids.parse_mask:
             raise ValueError("text_to_ids: expected parse_mask, without which no text has a mask")
-        if not 1 <= top_k <= len(known):
-            raise ValueError(f"top_k: expected 1 to {len(known)}, got {top_k}")
+        if not 1 <= top_k <= len(ids):
+            raise ValueError(f"top_k: expected 1 to {len(ids)}, got {top_k}")
         self.top_k = top_k
         model_vocab_size = model.output["masked_lm_logits"].shape[-1]
         # Rows that the vocabulary does not use, as where its size was rounded up, are no answer.
-        self._is_word = tf.constant(np.isin(np.arange(model_vocab_size), known))
+        self._is_word = tf.constant(np.isin(np.arange(model_vocab_size), ids))
 
     @function(input_signature=strings("text"))
     def answer(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -153,7 +153,7 @@ class Classifier(_TextModel):
     """One label for a text or a pair.
 
     Args:
-        model: as `heads.bert_classifier` makes it.
+        model: as `task_models.bert_classifier` makes it.
         text_to_ids: the tokenizer.
         labels: names of the K labels.
         has_pairs: whether a request has two texts, "text" and "text_b".
@@ -229,7 +229,7 @@ class Regressor(_TextModel):
     """A number for a text or a pair.
 
     Args:
-        model: as `heads.bert_classifier` makes it with one label.
+        model: as `task_models.bert_classifier` makes it with one label.
         text_to_ids: the tokenizer.
         has_pairs: whether a request has two texts, "text" and "text_b".
 
@@ -265,7 +265,7 @@ class Regressor(_TextModel):
 
 
 class NextSentence(_TextModel):
-    """Whether a text follows another; model as `heads.bert_next_sentence_predictor` makes it."""
+    """Whether a text follows another; model: `task_models.bert_next_sentence_predictor`."""
 
     task = "next_sentence"
     descriptions = {
@@ -283,7 +283,7 @@ class NextSentence(_TextModel):
 
 
 class MultipleChoice(ServedModel):
-    """The best of several texts to go on with; model as `heads.bert_multiple_choice` makes it."""
+    """The best of several texts to go on with; model: `task_models.bert_multiple_choice`."""
 
     task = "multiple_choice"
     example = {
@@ -328,7 +328,7 @@ class Embedder(ServedModel):
     """A vector for each text.
 
     Args:
-        model: as `modeling.bert_encoder` makes it, with hidden_states where a layer is asked for.
+        model: as `models.bert_encoder` makes it, with hidden_states where a layer is asked for.
         text_to_ids: the tokenizer.
         layer: hidden state to take the mean of: 0 for the embeddings, -1 for the last layer.
 

@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from bert_tf.files import read_json
 from bert_tf.serving.model_card import MODEL_CARD_NAME, card_heading, tensor_table
+from bert_tf.serving.options import TOLERANCES
 from bert_tf.serving.saved_model import new_version, precision_note, sample_ids, worst_difference
 from bert_tf.serving.served_model import ServedModel, strings
 from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
@@ -39,10 +40,8 @@ from bert_tf.tokenization.vocabulary import (
 
 TFLITE_NAME = "model.tflite"
 DESCRIPTION_NAME = "model.json"
-# How far outputs may be from the Keras model's (`worst_difference`), by what the weights are stored
-# in. Some times what was measured: 1e-6, 2e-3 and 0.1 for all-MiniLM-L6-v2.
-TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.25}
-# Texts of which both tokenizers of `lite_text` make the same pieces.
+_TOLERANCES = TOLERANCES["tflite"]
+# Texts of which both tokenizers, `LiteTextToIds` too, make the same pieces.
 _SAMPLE_TEXTS = ("A fine film, though a bit too long.", "", "Don't ask: who wrote it?", "7 (seven)")
 
 Run = Callable[..., Mapping[str, np.ndarray]]
@@ -60,29 +59,16 @@ def export_tflite(
     """Write a TFLite file.
 
     Of one text or pair it takes strings and gives the answer; with `ids_only` a file of any task
-    takes ids and gives the model's outputs. Numbers of rows and of pieces are free.
-
-    Args:
-        served: what it answers, and how.
-        path: folder of the model's versions.
-        version: number of the version, at least 1; by default one more than the highest there is.
-        ids_only: whether it takes ids.
-        weights: "float32"; "float16", half the size; "int8", a quarter, and products of integers.
-        description: of the weights, for the model card.
-
-    Returns:
-        The folder written: path/version.
+    takes ids and gives the model's outputs. Numbers of rows and of pieces are free. Weights are
+    "float32"; "float16", half the size; or "int8", a quarter, with products of integers. All else
+    is as of `export_saved_model`.
 
     Raises:
-        FileExistsError: that version exists.
-        ValueError: version is below 1, weights unknown, or the task is none of one text or pair and
-            `ids_only` was not asked for.
-        RuntimeError: TFLite cannot hold the model, or what was written does not answer as it does
-            (TOLERANCES); nothing is left of it.
-        OSError: the folder cannot be written.
+        ValueError: as there, or the task is none of one text or pair and `ids_only` is off.
+        RuntimeError: as there, or TFLite cannot hold the model.
     """
-    if weights not in TOLERANCES:
-        raise ValueError(f"weights: expected one of {', '.join(TOLERANCES)}, got {weights!r}")
+    if weights not in _TOLERANCES:
+        raise ValueError(f"weights: expected one of {', '.join(_TOLERANCES)}, got {weights!r}")
     if not ids_only and not served.texts:
         raise ValueError(f"ids_only: a TFLite file of {served.task} can only take ids")
     with new_version(path, version) as (folder, target):
@@ -91,7 +77,7 @@ def export_tflite(
         (folder / TFLITE_NAME).write_bytes(_to_tflite(module.run, module, weights))
         run = load_tflite(folder)
         difference = worst_of_ids(served, run) if ids_only else _worst_of_texts(served, run)
-        notes = [precision_note(weights, difference, TOLERANCES[weights])]
+        notes = [precision_note(weights, difference, _TOLERANCES[weights])]
         if not ids_only:
             notes.append(
                 "The file needs the operations of tensorflow_text (SELECT_TFTEXT_OPS of its "
@@ -180,8 +166,7 @@ def _to_tflite(function: Any, module: tf.Module, weights: str) -> bytes:
 
 
 def worst_of_ids(served: ServedModel, run: Run) -> float:
-    """Return the largest difference of the outputs on fixed ids."""
-    """Worst difference of a file's outputs from the model's, for several shapes."""
+    """Return the worst difference of a file's outputs from the model's, for several shapes."""
     longest = served.text_to_ids.max_seq_length
     worst = []
     for rows, length in ((2, min(7, longest)), (1, longest), (3, min(5, longest))):
@@ -192,27 +177,24 @@ def worst_of_ids(served: ServedModel, run: Run) -> float:
 
 
 def _worst_of_texts(served: ServedModel, run: Run) -> float:
-    """Worst difference of a file's answers from the model's: numbers; for what is none, infinity.
-
-    Labels may change with probabilities that differ within the tolerance: they must be those of the
-    file's own.
-    """
+    """Return the worst difference of a file's answers from the model's; infinite for a label."""
     worst = []
     for count in (1, len(_SAMPLE_TEXTS)):
         texts = _SAMPLE_TEXTS[:count]
         columns = dict(zip(served.texts, (texts, texts[::-1]), strict=False))
-        found = run(**{name: np.array(column, object) for name, column in columns.items()})
+        answers = run(**{name: np.array(column, object) for name, column in columns.items()})
         expected = served.answer(**{name: tf.constant(column) for name, column in columns.items()})
         numbers = {
             name: value.numpy()
             for name, value in expected.items()
-            if name in found and value.dtype.is_floating
+            if name in answers and value.dtype.is_floating
         }
-        worst.append(worst_difference(found, numbers))
-        if "label" in found:
-            best = np.argmax(found["probabilities"], axis=-1)
+        worst.append(worst_difference(answers, numbers))
+        if "label" in answers:
+            # Those of the file's own probabilities, which may differ within the tolerance.
+            best = np.argmax(answers["probabilities"], axis=-1)
             labels = [served.label_names[i].encode() for i in best]
-            worst.append(0.0 if found["label"].tolist() == labels else np.inf)
+            worst.append(0.0 if answers["label"].tolist() == labels else np.inf)
     return float(np.max(worst))
 
 

@@ -1,4 +1,4 @@
-"""Texts longer than a sequence, cut into windows inside the graph, as `span_decoding` cuts them.
+"""Texts longer than a sequence, cut into windows inside the graph as `tasks` cuts documents.
 
 Shapes: B texts, T pieces, N windows of all texts, L pieces of the longest window.
 """
@@ -127,15 +127,15 @@ def _max_context(
     # In float64 as in the original, where the second term decides between equal contexts.
     context = tf.cast(tf.minimum(left, right), tf.float64)
     context += 0.01 * tf.cast(lengths, tf.float64)[:, None]
-    found = tf.where(shows)  # [shown, 2]
-    shown_pieces = tf.gather_nd(pieces, found)
-    shown_context = tf.gather_nd(context, found)
+    shown = tf.where(shows)  # [S, 2]
+    shown_pieces = tf.gather_nd(pieces, shown)
+    shown_context = tf.gather_nd(context, shown)
     best = tf.math.unsorted_segment_max(shown_context, shown_pieces, num_pieces)
     is_best = shown_context == tf.gather(best, shown_pieces)
-    numbers = tf.where(is_best, found[:, 0], found.dtype.max)
+    numbers = tf.where(is_best, shown[:, 0], shown.dtype.max)
     winner = tf.math.unsorted_segment_min(numbers, shown_pieces, num_pieces)
-    is_winner = tf.gather(winner, shown_pieces) == found[:, 0]
-    return tf.scatter_nd(found, is_winner, tf.shape(shows, found.dtype))
+    is_winner = tf.gather(winner, shown_pieces) == shown[:, 0]
+    return tf.scatter_nd(shown, is_winner, tf.shape(shows, shown.dtype))
 
 
 def run_in_parts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 from bert_tf.serving.load import load_served_model
@@ -18,19 +19,7 @@ def run(options: ExportOptions) -> None:
         ValueError, OSError, RuntimeError: bad options or model, or the file differs from the model.
         ImportError: a package of the format's extra is missing.
     """
-    served = load_served_model(
-        options.model_dir,
-        task=options.task,
-        vocab_file=options.vocab_file,
-        do_lower_case=options.do_lower_case,
-        max_seq_length=options.max_seq_length,
-        has_pairs=options.pairs,
-        labels=options.labels or None,
-        null_score_diff_threshold=options.null_score_diff_threshold,
-        words=options.words,
-        top_k=options.top_k,
-        layer=options.layer,
-    )
+    served = load_served_model(options.model_dir, **dataclasses.asdict(options.serving))
     output_dir, version = options.output_dir, options.version
     description = options.description or f"read from {options.model_dir}"
     if options.format == "onnx":

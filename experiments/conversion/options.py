@@ -5,14 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from bert_tf.options import option
+from bert_tf.serving.options import TOLERANCES, ServingOptions
 
 CHECKPOINT_FORMATS = ("tf1", "hf", "keras_hub", "keras")
-# Export format -> what it can hold weights in.
-EXPORT_WEIGHTS = {
-    "saved_model": ("float32", "float16", "bfloat16"),
-    "tflite": ("float32", "float16", "int8"),
-    "onnx": ("float32",),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +61,7 @@ class ExportOptions:
         required=True,
         alias="saved_model",
     )
-    format: str = option("saved_model", "What to write.", choices=tuple(EXPORT_WEIGHTS))
+    format: str = option("saved_model", "What to write.", choices=tuple(TOLERANCES))
     weights: str = option(
         "float32",
         "What the file holds the weights in; int8 is for tflite, bfloat16 for a SavedModel.",
@@ -76,34 +71,15 @@ class ExportOptions:
         None, "Of the weights, for the model card; by default where they were."
     )
     version: int | None = option(None, "Version; by default one more than the highest there is.")
-    task: str | None = option(
-        None, "What it is for, of a checkpoint that does not say; fill_mask and so on."
-    )
-    vocab_file: str | None = option(None, "Vocabulary; by default the model directory's.")
-    do_lower_case: bool | None = option(None, "Casing; by default the model directory's.")
-    max_seq_length: int | None = option(
-        None, "Pieces of a sequence; training's, or 128.", minimum=3
-    )
-    pairs: bool | None = option(None, "Whether requests have two texts; training's.")
-    labels: tuple[str, ...] = option((), "Names of the labels; by default the model directory's.")
-    null_score_diff_threshold: float | None = option(
-        None, "Question answering: no answer if the null score is greater; training's."
-    )
-    words: str = option(
-        "punctuation",
-        "Tagging: what parts the words of a text.",
-        choices=("punctuation", "white_space"),
-    )
-    top_k: int = option(5, "Filling masks: candidates for each.", minimum=1)
-    layer: int = option(-1, "Embeddings: hidden state to take the mean of, 0 for the embeddings.")
     ids_only: bool = option(
         False,
         "Take ids instead of strings: no operations of tensorflow_text. Always so for onnx.",
     )
+    serving: ServingOptions = ServingOptions()
 
     def __post_init__(self) -> None:
-        if self.weights not in EXPORT_WEIGHTS[self.format]:
+        if self.weights not in TOLERANCES[self.format]:
             raise ValueError(
-                f"weights: {self.format} can hold {', '.join(EXPORT_WEIGHTS[self.format])}, got "
+                f"weights: {self.format} can hold {', '.join(TOLERANCES[self.format])}, got "
                 f"{self.weights}"
             )

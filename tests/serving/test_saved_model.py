@@ -14,7 +14,8 @@ from tensorflow.core.protobuf import config_pb2
 
 from bert_tf.models.task_models import HEADS, bert_pretrainer
 from bert_tf.serving.model_card import MODEL_CARD_NAME
-from bert_tf.serving.saved_model import TOLERANCES, WARMUP_NAME, export_saved_model
+from bert_tf.serving.options import TOLERANCES
+from bert_tf.serving.saved_model import WARMUP_NAME, export_saved_model
 from bert_tf.serving.text_models import Classifier, Embedder, FillMask, MultipleChoice
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -291,7 +292,7 @@ def test_weights_in_half_precision(vocab_file, tmp_path):
 
 
 def test_half_precision_that_changes_too_much(vocab_file, tmp_path, monkeypatch):
-    monkeypatch.setitem(TOLERANCES, "bfloat16", 1e-6)
+    monkeypatch.setitem(TOLERANCES["saved_model"], "bfloat16", 1e-6)
     with pytest.raises(RuntimeError, match="weights: bfloat16 changes outputs by .* 1e-06 is too"):
         half_precision(vocab_file, tmp_path, "bfloat16", ids_only=True)
     assert not list(tmp_path.iterdir())
