@@ -30,6 +30,7 @@ DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 # Where TF Serving looks for requests to run before a version takes any, and how many it allows.
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_WARMUP_RECORDS = 1000
+_MAX_NAMES_SHOWN = 5
 
 _LOG = logging.getLogger("serving")
 
@@ -217,7 +218,8 @@ class ModelSource:
     def versions(self) -> dict[int, pathlib.Path]:
         """Return the folders of the versions that lie there, by number.
 
-        A folder without saved_model.pb is left out: it may be one that is being written.
+        A folder without saved_model.pb is left out: it may be one that is being written. So is a
+        number beyond int64, which no request can name.
         """
         try:
             folders = [p for p in self.base_path.iterdir() if p.name.isascii()]
@@ -226,8 +228,17 @@ class ModelSource:
         return {
             int(p.name): p
             for p in folders
-            if p.name.isdecimal() and (p / "saved_model.pb").is_file()
+            if p.name.isdecimal() and int(p.name) < 2**63 and (p / "saved_model.pb").is_file()
         }
+
+    def contents(self) -> str:
+        """Return what lies in the folder, for messages."""
+        try:
+            names = sorted(path.name for path in self.base_path.iterdir())
+        except OSError as error:
+            return error.strerror or str(error)
+        more = [] if len(names) <= _MAX_NAMES_SHOWN else [f"{len(names)} in all"]
+        return ", ".join([*map(repr, names[:_MAX_NAMES_SHOWN]), *more]) or "an empty folder"
 
 
 def _fingerprint(folder: pathlib.Path) -> tuple:
@@ -263,6 +274,8 @@ class ModelManager:
         self._statuses: dict[str, dict[int, ModelVersionStatus]] = {name: {} for name in names}
         # Contents of versions that did not load: they are tried again when they change.
         self._failed: dict[tuple[str, int], tuple] = {}
+        # Models of which it was said that no version lies there.
+        self._empty: set[str] = set()
         self._loader = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="load")
 
     @property
@@ -321,6 +334,7 @@ class ModelManager:
             folders = source.versions()
             newest = sorted(folders, reverse=True)[: self._num_versions or None]
             loaded = self._servables[source.name]
+            self._tell_if_empty(source, bool(newest or loaded))
             for version in newest:
                 if version not in loaded:
                     await self._load(source.name, version, folders[version])
@@ -328,6 +342,20 @@ class ModelManager:
             if any(version in loaded for version in newest):
                 for version in sorted(set(loaded) - set(newest)):
                     await self._unload(source.name, version)
+
+    def _tell_if_empty(self, source: ModelSource, has_versions: bool) -> None:
+        """Warn, once, that a model's folder has no version; it may come later."""
+        if has_versions:
+            self._empty.discard(source.name)
+        elif source.name not in self._empty:
+            self._empty.add(source.name)
+            _LOG.warning(
+                "no versions of %s under %s: expected NUMBER/saved_model.pb there, got %s; "
+                "waiting for one",
+                source.name,
+                source.base_path,
+                source.contents(),
+            )
 
     async def watch(self, poll_seconds: float) -> None:
         """Refresh again and again, after so many seconds each."""

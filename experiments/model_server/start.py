@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import os
 import pathlib
 
 from experiments.model_server.options import ServeOptions, ServerOptions
 
+_SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 _NEEDED = ("starlette", "uvicorn", "prometheus_client", "tensorflow_serving")
 
 
@@ -44,7 +46,19 @@ def _models(options: ServeOptions) -> list[tuple[str, str]]:
 
 
 def check_folders(options: ServerOptions) -> None:
-    """Refuse a folder of models that is not there."""
+    """Refuse a folder of models that is not there, or that is a version itself."""
     for name, folder in options.models:
-        if not pathlib.Path(folder).is_dir():
+        path = pathlib.Path(folder)
+        if not path.is_dir():
             raise NotADirectoryError(f"--model_base_path: {folder!r} of {name} is not a folder")
+        if any((path / file).is_file() for file in _SAVED_MODEL):
+            parent = path.resolve().parent
+            remedy = (
+                f"name {os.fspath(parent)!r}"
+                if path.resolve().name.isdecimal()
+                else f"move it to a subfolder, as {os.fspath(path / '1')!r}"
+            )
+            raise ValueError(
+                f"--model_base_path: expected a folder of versions (1/saved_model.pb), got a "
+                f"SavedModel itself, {folder!r} of {name}: {remedy}"
+            )

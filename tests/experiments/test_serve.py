@@ -478,6 +478,27 @@ def test_bad_options(tmp_path):
             stand_ins.RunningServer(ServerOptions(**options)).start()
 
 
+def test_folder_that_is_no_folder_of_versions(tmp_path, caplog):
+    """A version in place of its parent is refused; where none lies, the log says so once."""
+    version = stand_ins.save_half_plus(tmp_path / "m" / "1", 1)
+    with pytest.raises(ValueError, match="got a SavedModel itself") as caught:
+        stand_ins.RunningServer(ServerOptions([("m", str(version))])).start()
+    assert f"name {str(tmp_path / 'm')!r}" in str(caught.value)
+    empty, late = tmp_path / "empty", tmp_path / "late"
+    empty.mkdir()
+    (late / "v1").mkdir(parents=True)
+    # A number that no request can name does not end the server.
+    stand_ins.save_half_plus(late / str(2**63), 3)
+    with stand_ins.running([("e", str(empty)), ("m", str(late))], wait_ready=False) as server:
+        server.wait_for(lambda: "no versions of m" in caplog.text)
+        stand_ins.save_half_plus(tmp_path / "2", 2)
+        os.rename(tmp_path / "2", late / "2")
+        server.wait_for(lambda: server.get("/v1/models/m")[0] == 200)
+        assert server.get("/readyz")[0] == 503
+    assert caplog.text.count("no versions of e under") == 1
+    assert "got an empty folder" in caplog.text and "'v1'" in caplog.text
+
+
 def test_port_that_is_taken(server, exported):
     ports = {"rest_api_port": server.ports.rest, "port": -1}
     taken = ServerOptions([(TWO, exported[TWO])], **ports)
