@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,33 +34,43 @@ from bert_tf.records.schema import (
 )
 
 _CHECKED_AT_ONCE = 512  # records whose schema and ids are looked at together
+# Files beside records that are none: manifests, and what has not got its name yet.
+_NO_RECORDS = re.compile(r"\.manifest\.json$|\.tmp-\d+$")
 
 
 def expand_files(patterns: str | Sequence[str]) -> list[str]:
     """Return files that comma-separated names and globs stand for, each glob's in sorted order.
+
+    Globs pass over manifests, which lie beside records, and what a killed process left unfinished.
 
     Args:
         patterns: "a.tfrecord,part-*.tfrecord" or a sequence of such.
 
     Raises:
         FileNotFoundError: a name or glob matches nothing; the message names it.
-        ValueError: a file is named twice.
+        ValueError: a file is named twice, be it by another path.
     """
     texts = [patterns] if isinstance(patterns, str) else list(patterns)
     files: list[str] = []
     for pattern in (p.strip() for text in texts for p in text.split(",")):
         if not pattern:
             continue
-        names = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        names = [pattern]
+        # A file whose own name holds brackets is that file.
+        if glob.has_magic(pattern) and not os.path.exists(pattern):
+            names = [name for name in sorted(glob.glob(pattern)) if not _NO_RECORDS.search(name)]
         names = [name for name in names if os.path.isfile(name)]
         if not names:
             raise FileNotFoundError(f"{pattern}: no such record file")
         files.extend(names)
     if not files:
         raise FileNotFoundError(f"no record files named by {patterns!r}")
-    if len(set(files)) < len(files):
-        twice = sorted({name for name in files if files.count(name) > 1})
-        raise ValueError(f"record files named twice: {', '.join(twice)}")
+    names_by_file: dict[str, list[str]] = {}
+    for name in files:
+        names_by_file.setdefault(os.path.realpath(name), []).append(name)
+    twice = {name for names in names_by_file.values() if len(names) > 1 for name in names}
+    if twice:
+        raise ValueError(f"record files named twice: {', '.join(sorted(twice))}")
     return files
 
 
@@ -173,16 +184,40 @@ def _manifests_by_path(files: Sequence[str]) -> dict[str, dict[str, Any]]:
         path = manifest_path(name)
         if path in manifests or not os.path.exists(path):
             continue
-        try:
-            manifest = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: not a JSON file: {error}") from error
-        if not isinstance(manifest, dict):
-            raise ValueError(f"{path}: expected a JSON object, got {type(manifest).__name__}")
+        manifest = _read_manifest(path)
         # A file that was put there under the same base name later is not what it describes.
         if os.path.basename(name) in manifest.get("files", ()):
             manifests[path] = manifest
     return manifests
+
+
+def _read_manifest(path: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file: {error}") from error
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(manifest).__name__}")
+    return manifest
+
+
+def _check_named(files: Sequence[str]) -> None:
+    """Refuse record files that an earlier run left beside those of the manifest's run."""
+    manifests: dict[str, dict[str, Any]] = {}
+    stale: dict[str, list[str]] = {}
+    for name in files:
+        path = manifest_path(name)
+        if path not in manifests:
+            manifests[path] = _read_manifest(path) if os.path.exists(path) else {}
+        named = manifests[path].get("files")
+        if named is not None and os.path.basename(name) not in named:
+            stale.setdefault(path, []).append(name)
+    for path, names in stale.items():
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        raise ValueError(
+            f"{shown}: lying beside {path}, which does not name them: left by an earlier run, "
+            "maybe with another vocabulary; remove them, or move your own records to another folder"
+        )
 
 
 def check_manifests(files: Sequence[str]) -> None:
@@ -193,8 +228,10 @@ def check_manifests(files: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: a shard that a manifest names is missing.
-        ValueError: files were made with different vocabularies; or as `manifests_of`.
+        ValueError: a file lies beside a manifest that does not name it; files were made with
+            different vocabularies; or as `manifests_of`.
     """
+    _check_named(files)
     vocabularies: dict[str, str] = {}
     for path, manifest in sorted(_manifests_by_path(files).items()):
         for name in manifest["files"]:

@@ -201,6 +201,30 @@ def test_files_are_expanded_in_order_and_missing_ones_named(tmp_path):
         expand_files([f"{tmp_path}/y.tfrecord", f"{tmp_path}/*.tfrecord"])
 
 
+def test_globs_take_records_only(tmp_path):
+    """The original's README writes tf_examples.tf_record, and reads tf_examples.tf_record*."""
+    record = synthetic.write(tmp_path / "tf_examples.tf_record", 3, 1)
+    for name in ("tf_examples.tf_record.manifest.json", "tf_examples.tf_record.tmp-123"):
+        (tmp_path / name).write_text("{}")
+    assert expand_files(f"{tmp_path}/tf_examples.tf_record*") == [record]
+    assert take(f"{tmp_path}/tf_examples.tf_record*", 1)
+    with pytest.raises(FileNotFoundError, match=r"\*.json: no such record file"):
+        expand_files(f"{tmp_path}/*.json")
+
+
+def test_a_path_with_brackets_that_exists_is_that_file(tmp_path):
+    record = synthetic.write(tmp_path / "x[1].tfrecord", 3, 1)
+    assert expand_files(record) == [record]
+
+
+def test_one_file_by_two_paths_is_named_twice(tmp_path, monkeypatch):
+    record = synthetic.write(tmp_path / "t.tfrecord", 3, 1)
+    monkeypatch.chdir(tmp_path)
+    for other in ("./t.tfrecord", record):
+        with pytest.raises(ValueError, match="named twice: .*t.tfrecord"):
+            expand_files(["t.tfrecord", other])
+
+
 def test_what_does_not_fit_is_said(files, unmasked, tmp_path):
     with pytest.raises(ValueError, match=r"a.tfrecord: .* max_seq_length 31, expected 29"):
         take(files, max_seq_length=29)
@@ -431,6 +455,23 @@ def test_shards_are_those_of_their_manifest(shards, tmp_path):
     message = "m-00001-of-00002.tfrecord: missing; .*m.manifest.json names 2 shards"
     with pytest.raises(FileNotFoundError, match=message):
         check_manifests(paths[:1])
+
+
+def test_shards_that_an_earlier_run_left_are_refused(shards, tmp_path):
+    paths, _ = shards
+    stale = [synthetic.write(tmp_path / f"m-0000{i}-of-00003.tfrecord", 5, i) for i in range(2)]
+    with pytest.raises(ValueError, match="00001-of-00003.tfrecord: .*m.manifest.json, which does"):
+        check_manifests([*paths, stale[1]])
+    message = "00000-of-00003.tfrecord, .*00001-of-00003.tfrecord: .* remove them"
+    with pytest.raises(ValueError, match=message):
+        check_manifests(expand_files(f"{tmp_path}/m-*"))
+    # One file, where there are shards now.
+    whole = synthetic.write(tmp_path / "m.tfrecord.gz", 5, 7)
+    with pytest.raises(ValueError, match="m.tfrecord.gz: .*m.manifest.json, which does not name"):
+        check_manifests([whole])
+    # A manifest of another program says nothing of files.
+    (tmp_path / "o.manifest.json").write_text('{"name": "x"}')
+    check_manifests([synthetic.write(tmp_path / "o.tfrecord", 3, 3)])
 
 
 def test_shards_of_two_vocabularies_are_refused(shards, tmp_path):
