@@ -1,5 +1,6 @@
 """BERT's optimizer, LAMB for large batches, the learning rate, and rules over variable paths."""
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ if keras.backend.backend() == "tensorflow":
     from bert_tf.training import adam_kernel
 else:
     adam_kernel = None
+
+_log = logging.getLogger(__name__)
 
 # What the original leaves out of weight decay, searched for anywhere in a variable's path. Note
 # that "bias" also finds `cls/predictions/output_bias`, and that embeddings are decayed.
@@ -555,8 +558,24 @@ def create_optimizer(
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
     schedule = WarmupLinearDecay(init_lr, num_train_steps, num_warmup_steps)
+    _warn_of_endless_warmup(schedule)
     if then is not None:
+        _warn_of_endless_warmup(then)
         schedule = TwoPhases(schedule, then)
     return OPTIMIZERS[optimizer](
         schedule, weight_decay_rate=weight_decay_rate, clip_norm=clip_norm, **arguments
     )
+
+
+def _warn_of_endless_warmup(schedule: WarmupLinearDecay) -> None:
+    """Warn where training ends before its learning rate has reached the peak."""
+    steps, warmup = schedule.num_train_steps, schedule.num_warmup_steps
+    if warmup > steps:
+        _log.warning(
+            "num_warmup_steps: %d is more than the %d steps of training, so the learning rate "
+            "reaches only %.3g of %.3g; a tenth of the steps is usual",
+            warmup,
+            steps,
+            schedule.init_lr * (steps - 1) / warmup,
+            schedule.init_lr,
+        )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from absl import flags, logging
 
-from bert_tf.training.errors import StoppedError
+from bert_tf.training.errors import NonFiniteLossError, StoppedError
 from experiments.command_line import preemption
 from experiments.command_line.memory import (
     OUT_OF_MEMORY_STATUS,
@@ -19,6 +19,10 @@ from experiments.command_line.memory import (
 
 class InputError(ValueError):
     """Something about flags or data that the user can put right."""
+
+
+# What the message of an error says suffices; others are mistakes of the program.
+_TOLD = (ValueError, OSError, RuntimeError, ImportError, NonFiniteLossError)
 
 
 def exit_on_error(
@@ -56,7 +60,7 @@ def exit_on_error(
             )
             return preemption.STATUS
         status = 1
-        if isinstance(error, ValueError | OSError | RuntimeError | ImportError):
+        if isinstance(error, _TOLD):
             message = str(error)
         elif is_out_of_memory(error):
             message = out_of_memory_message(error, values)

@@ -1,10 +1,12 @@
-"""The largest batch that fits, and what is said where memory runs out."""
+"""The largest batch that fits, and what is said where memory runs out or the loss diverges."""
 
 import sys
 
 import pytest
 from absl import flags
 
+from bert_tf.training.errors import NonFiniteLossError
+from experiments.command_line.exit_status import exit_on_error
 from experiments.command_line.memory import (
     OUT_OF_MEMORY_STATUS,
     available_bytes,
@@ -62,6 +64,21 @@ def test_message_names_what_the_script_has():
         "use --precision=mixed_bfloat16: MemoryError"
     )
     assert is_out_of_memory(MemoryError()) and not is_out_of_memory(ValueError())
+
+
+def test_a_loss_that_is_not_finite_ends_a_command_with_one_line(capsys):
+    def diverge():
+        raise NonFiniteLossError("the loss of step 7 is nan; lower the learning rate")
+
+    def overflow():
+        raise FloatingPointError("overflow")
+
+    assert exit_on_error("script", diverge, flags.FlagValues()) == 1
+    assert capsys.readouterr().err == (
+        "script: the loss of step 7 is nan; lower the learning rate\n"
+    )
+    with pytest.raises(FloatingPointError):  # a mistake of the program, not of its user
+        exit_on_error("script", overflow, flags.FlagValues())
 
 
 def test_trials_run_the_command_again_with_another_batch(monkeypatch, capsys, tmp_path):

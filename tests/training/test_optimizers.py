@@ -198,6 +198,16 @@ def test_a_second_phase_has_a_schedule_of_its_own():
             assert float(made(20 + step)) == pytest.approx(float(second(step)))
 
 
+def test_warm_up_longer_than_training_is_warned_of(caplog):
+    create_optimizer(0.5, 20, 20, then=WarmupLinearDecay(0.3, 11, 11))
+    assert not caplog.records
+    create_optimizer(0.5, 20, 40)
+    assert "num_warmup_steps: 40 is more than the 20 steps" in caplog.text
+    assert "reaches only 0.237 of 0.5" in caplog.text  # 0.5 * 19 / 40
+    create_optimizer(0.5, 20, 8, then=WarmupLinearDecay(0.3, 11, 12))
+    assert "num_warmup_steps: 12 is more than the 11 steps" in caplog.text
+
+
 @pytest.mark.parametrize("arguments", [(0, 5, 1), (0.1, 0, 1), (0.1, 5, -1)])
 def test_schedule_checks_its_arguments(arguments):
     with pytest.raises(ValueError, match="must be"):
