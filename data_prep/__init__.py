@@ -1,1 +1,1 @@
-"""Scripts that turn raw text into TFRecords."""
+"""Commands that turn raw text and the files of tasks into TFRecords, and what they do."""

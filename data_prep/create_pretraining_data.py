@@ -1,4 +1,4 @@
-"""Makes masked language model and next sentence prediction records from text.
+r"""Makes masked language model and next sentence prediction records from text.
 
 The flags, their defaults and what comes out are those of google-research/bert
 create_pretraining_data.py; new flags are new abilities. The input is UTF-8 text with one sentence a

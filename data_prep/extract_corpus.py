@@ -1,4 +1,4 @@
-"""Turns WikiExtractor output, plain text or JSON lines into one sentence per line.
+r"""Turns WikiExtractor output, plain text or JSON lines into one sentence per line.
 
 The output is what `create_pretraining_data.py` reads: UTF-8, one sentence per line, an empty line
 after each document. For example, the output folder of WikiExtractor:

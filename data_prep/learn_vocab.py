@@ -1,4 +1,4 @@
-"""Learns a WordPiece vocabulary from text.
+r"""Learns a WordPiece vocabulary from text.
 
     python data_prep/learn_vocab.py --input_file='corpus/*.txt.gz' --output_file=vocab.txt \
       --vocab_size=30522 --do_lower_case

@@ -1,4 +1,4 @@
-"""Writes a corpus from the documentation that Python itself carries, one sentence per line.
+r"""Writes a corpus from the documentation that Python itself carries, one sentence per line.
 
 It needs no network and no data: the texts are the language reference that `help()` shows (pydoc's
 topics), the docstrings and the prose comments of the standard library's sources, and the docstrings

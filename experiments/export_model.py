@@ -1,4 +1,4 @@
-"""Exports a model as a SavedModel that takes plain strings and gives finished answers.
+r"""Exports a model as a SavedModel that takes plain strings and gives finished answers.
 
     python experiments/export_model.py --model_dir=runs/mrpc --saved_model=exported/mrpc
     python experiments/export_model.py --model_dir=runs/squad --saved_model=exported/squad

@@ -1,4 +1,4 @@
-"""Fills in [MASK] with a SavedModel that `export_model.py` wrote.
+r"""Fills in [MASK] with a SavedModel that `export_model.py` wrote.
 
 It needs TensorFlow and tensorflow_text and nothing of this package: what the SavedModel holds is
 enough.

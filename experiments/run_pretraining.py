@@ -1,4 +1,4 @@
-"""Pre-trains BERT on records of create_pretraining_data, and evaluates it.
+r"""Pre-trains BERT on records of create_pretraining_data, and evaluates it.
 
     python experiments/run_pretraining.py --input_file='records/train-*.tfrecord' \
         --eval_input_file='records/dev-*.tfrecord' --model_size=mini --vocab_file=vocab.txt \

@@ -1,4 +1,4 @@
-"""A development server with TF Serving's APIs, for SavedModels of this package or any other.
+r"""A development server with TF Serving's APIs, for SavedModels of this package or any other.
 
     python experiments/serve.py --model_base_path=exported/mini
 

@@ -223,6 +223,19 @@ def test_commands_load_tensorflow_only_once_their_flags_are_read():
     python(code)
 
 
+SCRIPTS = [path for package in ("data_prep", "experiments") for path in files_of(package)]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=relative)
+def test_help_shows_the_lines_of_its_examples(path):
+    """A backslash at a line's end joins it with the next where the docstring is not raw."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstring = tree.body[0]
+    assert isinstance(docstring, ast.Expr) and docstring.end_lineno
+    text = ast.get_docstring(tree, clean=False)
+    assert text and text.count("\n") == docstring.end_lineno - docstring.lineno
+
+
 BLOCK_TENSORFLOW = (
     "import sys\n"
     "class Block:\n"

@@ -1,4 +1,4 @@
-"""Load the development server until it is saturated, and see what becomes of it.
+r"""Load the development server until it is saturated, and see what becomes of it.
 
     python experiments/benchmarks/load.py --model_base_path=exported/mini --minutes=10 \
       --requests_file=requests.jsonl

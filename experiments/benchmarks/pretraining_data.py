@@ -1,4 +1,4 @@
-"""Time create_pretraining_data.py against google-research/bert's, whole commands side by side.
+r"""Time create_pretraining_data.py against google-research/bert's, whole commands side by side.
 
     python experiments/benchmarks/pretraining_data.py --input_file=corpus/wiki.txt \
       --vocab_file=bert-base-uncased-vocab.txt --bert_checkout=PATH_TO_GOOGLE_RESEARCH_BERT

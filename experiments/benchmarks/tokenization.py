@@ -1,4 +1,4 @@
-"""Speed of our tokenizer beside the original's and `tokenizers`', on one text in one run.
+r"""Speed of our tokenizer beside the original's and `tokenizers`', on one text in one run.
 
     python experiments/benchmarks/tokenization.py --input_file=wikipedia_en_extract.txt.gz \
       --vocab_file=bert-base-uncased-vocab.txt --original=PATH/TO/google-research/bert
