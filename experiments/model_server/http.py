@@ -49,6 +49,11 @@ _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+_ERROR_HEADERS = {
+    408: {"Connection": "close"},
+    413: {"Connection": "close"},
+    429: {"Retry-After": "1"},
+}
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # JSON of more bytes than this is read and written in a thread, so that others need not wait.
 _MAX_INLINE_BYTES = 1 << 16
@@ -66,7 +71,7 @@ def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None)
 
 def _error(error: ServingError) -> Response:
     # The rest of a request that is too large is not read: the connection cannot go on.
-    headers = {"Connection": "close"} if error.http_status == 413 else None
+    headers = _ERROR_HEADERS.get(error.http_status)
     return _json(error_response(error.message), error.http_status, headers)
 
 

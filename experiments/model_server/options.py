@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from bert_tf.options import option
 
+_MAX_SECONDS = 10**6
+_MAX_INT32 = 2**31 - 1  # gRPC's sizes are such
+
 
 @dataclasses.dataclass(frozen=True)
 class ServerOptions:
@@ -18,16 +21,43 @@ class ServerOptions:
 
     models: Sequence[tuple[str, str]] = ()
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
-    rest_api_port: int = option(8501, "Port of HTTP; 0 takes a free one, below 0 there is none.")
-    port: int = option(8500, "Port of gRPC; 0 takes a free one, below 0 there is none.")
-    num_versions: int = option(1, "How many of a model's newest versions are loaded; 0 for all.")
-    file_system_poll_wait_seconds: float = option(1.0, "Seconds between looks for new versions.")
-    max_batch_size: int = option(32, "Rows of a batch at most; a larger request runs alone.")
-    batch_timeout_micros: int = option(1000, "How long a request waits for others to join it.")
-    num_batch_threads: int = option(2, "Batches that run at once.")
-    max_enqueued_requests: int = option(256, "Requests that wait; one more gets status 429.")
-    max_request_bytes: int = option(1 << 24, "Size of a request; a larger one gets status 413.")
-    shutdown_seconds: int = option(30, "How long requests under way may take at the end.")
+    rest_api_port: int = option(
+        8501, "Port of HTTP; 0 takes a free one, below 0 there is none.", maximum=65535
+    )
+    port: int = option(
+        8500, "Port of gRPC; 0 takes a free one, below 0 there is none.", maximum=65535
+    )
+    num_versions: int = option(
+        1, "How many of a model's newest versions are loaded; 0 for all.", minimum=0
+    )
+    file_system_poll_wait_seconds: float = option(
+        1.0, "Seconds between looks for new versions.", above=0, maximum=_MAX_SECONDS
+    )
+    max_batch_size: int = option(
+        32, "Rows of a batch at most; a larger request runs alone.", minimum=1
+    )
+    batch_timeout_micros: int = option(
+        1000,
+        "How long a request waits for others to join it.",
+        minimum=0,
+        maximum=_MAX_SECONDS * 10**6,
+    )
+    num_batch_threads: int = option(2, "Batches that run at once.", minimum=1, maximum=1024)
+    max_enqueued_requests: int = option(
+        256, "Requests that wait; one more gets status 429.", minimum=1
+    )
+    max_request_bytes: int = option(
+        1 << 24,
+        "Size of a request, decompressed; a larger one gets status 413.",
+        minimum=1,
+        maximum=_MAX_INT32,
+    )
+    shutdown_seconds: int = option(
+        30,
+        "How long requests under way may take at the end.",
+        minimum=0,
+        maximum=_MAX_SECONDS,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

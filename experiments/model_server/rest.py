@@ -45,6 +45,7 @@ _JSON = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 _MAX_DIMENSIONS = 32
 _MAX_SHOWN = 80
+_INT64_DIGITS = 19
 # Types that have a form in JSON; the others are refused both ways.
 _INTEGERS = {tf.int8, tf.uint8, tf.int16, tf.int32, tf.uint32, tf.int64, tf.uint64}
 _FLOATS = {tf.float32, tf.float64}
@@ -76,10 +77,12 @@ def parse_path(http_method: str, path: str) -> Call:
         raise invalid_argument("Missing model name in request.")
     spec = ModelSpec(name=urllib.parse.unquote(match["name"]))
     if match["version"]:
-        version = int(match["version"])
-        if version >= 2**63:
-            raise invalid_argument(f"Failed to convert version: {version} to numeric.")
-        spec.version.value = version
+        version = match["version"].lstrip("0") or "0"
+        # By length first: int() refuses thousands of digits.
+        if len(version) > _INT64_DIGITS or int(version) >= 2**63:
+            shown = version if len(version) <= _MAX_SHOWN else version[:_MAX_SHOWN] + "..."
+            raise invalid_argument(f"Failed to convert version: {shown} to numeric.")
+        spec.version.value = int(version)
     if match["label"]:
         spec.version_label = urllib.parse.unquote(match["label"])
     if http_method == "POST":

@@ -17,6 +17,7 @@ import tensorflow as tf
 # starlette with uvicorn: the reference pair of ASGI, small, and it shares gRPC's event loop.
 import uvicorn
 
+from bert_tf.options import check
 from experiments.model_server.batching import Batcher, BatchingOptions
 from experiments.model_server.core import ServingCore
 from experiments.model_server.grpc import grpc_server
@@ -84,6 +85,7 @@ async def serve(
         OSError: a port cannot be had, or a model's folder is not there.
         ValueError: an option is out of range.
     """
+    check(options)
     check_folders(options)
     metrics = ServingMetrics()
     models, batcher = _models_and_batcher(options, metrics)

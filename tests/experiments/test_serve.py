@@ -471,6 +471,12 @@ def test_bad_options(tmp_path):
     for option, message in (
         ({"max_batch_size": 0}, "max_batch_size"),
         ({"num_versions": -1}, "num_versions"),
+        ({"rest_api_port": 70_000}, "rest_api_port: expected at most 65535, got 70000"),
+        ({"port": 65_536}, "port: expected at most 65535"),
+        ({"max_request_bytes": -1}, "max_request_bytes: expected at least 1"),
+        ({"max_request_bytes": 2**31}, "max_request_bytes"),
+        ({"file_system_poll_wait_seconds": float("nan")}, "file_system_poll_wait_seconds"),
+        ({"shutdown_seconds": -1}, "shutdown_seconds"),
         ({"models": [("m", str(tmp_path)), ("m", str(tmp_path))]}, "model_name"),
     ):
         options = {"models": [("m", str(tmp_path))], **option}
@@ -555,6 +561,7 @@ def test_script_finishes_what_it_accepted(tmp_path, exported):
     [
         (["--model_base_path=nowhere", "--notensorflow_text"], "'nowhere' of nowhere is not"),
         (["--model_base_path=a", "--model_name=b", "--model_name=c"], "--model_name: expected 1"),
+        (["--model_base_path=a", "--rest_api_port=70000"], "rest_api_port: expected at most"),
     ],
 )
 def test_bad_input_of_the_script(arguments, message):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 
@@ -268,8 +269,9 @@ def test_server_when_its_queue_is_full(tmp_path):
         )
         asking.start()
         server.wait_for(lambda: waiting(server, 2))
-        status, answer = server.post(path, request)
-        assert status == 429 and "queue is full" in answer["error"]
+        status, headers, answer = server.send("POST", path, json.dumps(request))
+        assert status == 429 and b"queue is full" in answer
+        assert headers["retry-after"] == "1"
         with pytest.raises(grpc.RpcError) as caught, grpc_stub(server) as stub:
             stub.Predict(grpc_request("two"))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

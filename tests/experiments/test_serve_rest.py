@@ -36,6 +36,9 @@ def test_paths():
     assert "Failed to convert version" in refused(
         rest.parse_path, "POST", f"/v1/models/m/versions/{2**64 - 1}:regress"
     )
+    message = refused(rest.parse_path, "GET", f"/v1/models/m/versions/{'9' * 5000}")
+    assert "Failed to convert version" in message and len(message) < 200
+    assert rest.parse_path("GET", f"/v1/models/m/versions/{'0' * 5000}7").spec.version.value == 7
     for method, path in (
         ("POST", "/v1/models/m/version/50:predict"),
         ("POST", "/v1/models/m/versions/HELLO:regress"),
