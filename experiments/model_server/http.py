@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -34,7 +35,7 @@ from experiments.model_server.rest import (
     signature_name,
     status_response,
 )
-from experiments.model_server.status import ServingError, as_serving_error
+from experiments.model_server.status import ServingError, as_serving_error, invalid_argument
 
 _T = TypeVar("_T")
 
@@ -51,6 +52,7 @@ _PAGE_HEADERS = {
 }
 _ERROR_HEADERS = {
     408: {"Connection": "close"},
+    415: {"Connection": "close"},
     413: {"Connection": "close"},
     429: {"Retry-After": "1"},
 }
@@ -75,16 +77,56 @@ def _error(error: ServingError) -> Response:
     return _json(error_response(error.message), error.http_status, headers)
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the body of a request.
-
-    Raises:
-        ServingError: status 413, it is larger than max_bytes.
-        ClientDisconnect: the client left before its end.
-    """
-    too_large = ServingError(
+def _too_large(max_bytes: int) -> ServingError:
+    return ServingError(
         grpc.StatusCode.RESOURCE_EXHAUSTED, f"the request is larger than {max_bytes} bytes", 413
     )
+
+
+def gunzip(body: bytes, max_bytes: int) -> bytes:
+    """Return what a gzip body holds; never is more made than is allowed.
+
+    Raises:
+        ServingError: status 413, it holds more than max_bytes; or it is not one gzip stream.
+    """
+    stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        text = stream.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise invalid_argument(f"Content-Encoding: gzip: {error}") from error
+    if len(text) > max_bytes:
+        raise _too_large(max_bytes)
+    if not stream.eof:
+        raise invalid_argument("Content-Encoding: gzip: the stream ends early")
+    if stream.unused_data:
+        raise invalid_argument("Content-Encoding: gzip: bytes follow the end of the stream")
+    return text
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the body of a request, decompressed where it is gzip.
+
+    Raises:
+        ServingError: status 413, it is larger than max_bytes, as it came or decompressed; 415, it
+            has another encoding; see also `gunzip`.
+        ClientDisconnect: the client left before its end.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip"):
+        raise ServingError(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"Content-Encoding: expected gzip or identity, got {encoding[:80]!r}",
+            415,
+        )
+    body = await _read_raw(request, max_bytes)
+    if encoding in ("gzip", "x-gzip"):
+        return await _apart_if_large(len(body), gunzip, body, max_bytes)
+    return body
+
+
+async def _read_raw(request: Request, max_bytes: int) -> bytes:
+    """Return the body as it came."""
+    too_large = _too_large(max_bytes)
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise too_large

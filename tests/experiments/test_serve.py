@@ -5,6 +5,7 @@ http_rest_api_handler_test.cc) are replayed here against models with the same gr
 """
 
 import base64
+import gzip
 import json
 import os
 import pathlib
@@ -354,6 +355,40 @@ def test_request_that_is_too_large(server):
     # In chunks, whose sum no header tells.
     status, _, answer = server.send("POST", path, iter([body[:60_000], body[60_000:]]))
     assert status == 413 and b"larger than 100000 bytes" in answer
+
+
+def test_gzip_bodies(server, channel):
+    path, request = f"/v1/models/{TWO}:predict", {"instances": [1.0, 2.0]}
+
+    def send(body, encoding="gzip"):
+        status, _, answer = server.send("POST", path, body, {"Content-Encoding": encoding})
+        return status, json.loads(answer)
+
+    packed = gzip.compress(json.dumps(request).encode())
+    for encoding in ("gzip", "x-gzip", "GZIP"):
+        assert send(packed, encoding) == (200, {"predictions": [2.5, 3.0]})
+    assert send(json.dumps(request), "identity")[0] == 200
+    for body, encoding, status, message in (
+        # 100 MB in 97 kB: no more is decompressed than a request may have.
+        (gzip.compress(bytes(100_000_000)), "gzip", 413, "larger than 100000 bytes"),
+        (gzip.compress(b" " * 100_001), "gzip", 413, "larger than 100000 bytes"),
+        (packed[:-3], "gzip", 400, "ends early"),
+        (packed + packed, "gzip", 400, "bytes follow"),
+        (json.dumps(request), "gzip", 400, "Content-Encoding: gzip: "),
+        (packed, "br", 415, "expected gzip or identity, got 'br'"),
+    ):
+        found, answer = send(body, encoding)
+        assert (found, message in answer["error"]) == (status, True), answer
+    assert send(gzip.compress(json.dumps(request).encode().ljust(100_000)))[0] == 200
+    # On gRPC too it is the decompressed size that counts.
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    small = predict_request(TWO, x=np.float32([2]))
+    response = stub.Predict(small, compression=grpc.Compression.Gzip)
+    assert list(response.outputs["y"].float_val) == [3.0]
+    with pytest.raises(grpc.RpcError) as caught:
+        large = predict_request(TWO, x=np.zeros(30_000, np.float32))
+        stub.Predict(large, compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_clients_that_leave(server):
