@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable
 from typing import Any
@@ -18,6 +19,7 @@ from tensorflow_serving.apis.model_pb2 import ModelSpec
 
 from experiments.model_server.core import ServingCore, answered_by, tensor_array, tensor_proto
 from experiments.model_server.metrics import ServingMetrics
+from experiments.model_server.options import ServerOptions
 from experiments.model_server.status import as_serving_error, invalid_argument
 
 
@@ -86,7 +88,7 @@ class _Services(
 
 
 def grpc_server(
-    core: ServingCore, metrics: ServingMetrics, address: str, max_request_bytes: int
+    core: ServingCore, metrics: ServingMetrics, address: str, options: ServerOptions
 ) -> tuple[grpc.aio.Server, int]:
     """Return a server of both services, not yet started.
 
@@ -94,7 +96,7 @@ def grpc_server(
         core: what answers.
         metrics: what counts.
         address: "host:port"; port 0 takes a free one.
-        max_request_bytes: a larger request gets RESOURCE_EXHAUSTED.
+        options: its bounds; a request beyond them gets RESOURCE_EXHAUSTED.
 
     Returns:
         The server and its port.
@@ -103,11 +105,16 @@ def grpc_server(
         OSError: the address cannot be had.
     """
     server = grpc.aio.server(
+        maximum_concurrent_rpcs=options.max_connections,
         options=[
-            ("grpc.max_receive_message_length", max_request_bytes),
+            ("grpc.max_receive_message_length", options.max_request_bytes),
+            # From the first on, some heads are refused; beyond the second, all.
+            ("grpc.max_metadata_size", options.max_header_bytes),
+            ("grpc.absolute_max_metadata_size", options.max_header_bytes),
+            ("grpc.server_handshake_timeout_ms", math.ceil(options.read_timeout_seconds * 1000)),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # Else a second server takes half of the first's requests.
-        ]
+        ],
     )
     services = _Services(core, metrics)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, server)

@@ -20,6 +20,7 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from experiments.model_server.core import SIGNATURE_DEF, ServingCore
 from experiments.model_server.metrics import ServingMetrics
+from experiments.model_server.options import ServerOptions
 from experiments.model_server.rest import (
     Call,
     classify_response,
@@ -103,12 +104,12 @@ def gunzip(body: bytes, max_bytes: int) -> bytes:
     return text
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, options: ServerOptions) -> bytes:
     """Return the body of a request, decompressed where it is gzip.
 
     Raises:
-        ServingError: status 413, it is larger than max_bytes, as it came or decompressed; 415, it
-            has another encoding; see also `gunzip`.
+        ServingError: status 413, it is larger than may be, as it came or decompressed; 415, it has
+            another encoding; 408, it does not come in time; see also `gunzip`.
         ClientDisconnect: the client left before its end.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -118,7 +119,16 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             f"Content-Encoding: expected gzip or identity, got {encoding[:80]!r}",
             415,
         )
-    body = await _read_raw(request, max_bytes)
+    max_bytes, seconds = options.max_request_bytes, options.read_timeout_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            body = await _read_raw(request, max_bytes)
+    except TimeoutError:
+        raise ServingError(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            f"the request did not come within {seconds:g} seconds",
+            408,
+        ) from None
     if encoding in ("gzip", "x-gzip"):
         return await _apart_if_large(len(body), gunzip, body, max_bytes)
     return body
@@ -161,9 +171,8 @@ async def _unless_gone(request: Request, answer: Any) -> Any:
 class _RestApi:
     """The handler of everything under /v1."""
 
-    def __init__(self, core: ServingCore, metrics: ServingMetrics, max_request_bytes: int):
-        self._core, self._metrics = core, metrics
-        self._max_request_bytes = max_request_bytes
+    def __init__(self, core: ServingCore, metrics: ServingMetrics, options: ServerOptions):
+        self._core, self._metrics, self._options = core, metrics, options
 
     async def __call__(self, request: Request) -> Response:
         begun = time.perf_counter()
@@ -177,7 +186,7 @@ class _RestApi:
             if request.method == "GET":
                 return _json(self._look_up(call))
             self._core.batcher.check_room()
-            body = await read_body(request, self._max_request_bytes)
+            body = await read_body(request, self._options)
             return _json(await _unless_gone(request, self._compute(call, body)))
         except ClientDisconnect:
             code = grpc.StatusCode.CANCELLED
@@ -225,13 +234,13 @@ class _RestApi:
         return await _apart_if_large(size, predict_response, outputs, in_rows)
 
 
-def http_app(core: ServingCore, metrics: ServingMetrics, max_request_bytes: int) -> ASGIApp:
+def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions) -> ASGIApp:
     """Return the web application.
 
     Args:
         core: what answers.
         metrics: what counts.
-        max_request_bytes: a larger request gets status 413.
+        options: the bounds on a request.
     """
 
     async def page(request: Request) -> Response:
@@ -256,7 +265,7 @@ def http_app(core: ServingCore, metrics: ServingMetrics, max_request_bytes: int)
         message = f"Malformed request: {request.method} {request.url.path}"
         return _json(error_response(message), 404)
 
-    rest = _RestApi(core, metrics, max_request_bytes)
+    rest = _RestApi(core, metrics, options)
 
     async def rest_api(request: Request) -> Response:
         return await rest(request)

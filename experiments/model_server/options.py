@@ -52,6 +52,24 @@ class ServerOptions:
         minimum=1,
         maximum=_MAX_INT32,
     )
+    max_header_bytes: int = option(
+        1 << 16,
+        "Size of a request's head, or of gRPC's metadata; a larger one is refused.",
+        minimum=1024,
+        maximum=_MAX_INT32,
+    )
+    max_connections: int = option(
+        1000,
+        "Connections of HTTP, and calls of gRPC, that are open at once; one more is refused.",
+        minimum=1,
+        maximum=_MAX_INT32,
+    )
+    read_timeout_seconds: float = option(
+        60.0,
+        "How long the head of a request may take to come, and again its body.",
+        above=0,
+        maximum=_MAX_SECONDS,
+    )
     shutdown_seconds: int = option(
         30,
         "How long requests under way may take at the end.",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import pathlib
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import tensorflow as tf
 
@@ -19,6 +20,7 @@ import uvicorn
 
 from bert_tf.options import check
 from experiments.model_server.batching import Batcher, BatchingOptions
+from experiments.model_server.connections import BoundedProtocol
 from experiments.model_server.core import ServingCore
 from experiments.model_server.grpc import grpc_server
 from experiments.model_server.http import http_app
@@ -93,7 +95,7 @@ async def serve(
     rpc_server = rpc_port = None
     if options.port >= 0:
         rpc_server, rpc_port = grpc_server(
-            core, metrics, address_of(options.host, options.port), options.max_request_bytes
+            core, metrics, address_of(options.host, options.port), options
         )
     listener = _listener(options)
     web_server = _web_server(options, core, metrics)
@@ -145,7 +147,11 @@ def _listener(options: ServerOptions) -> socket.socket | None:
 def _web_server(options: ServerOptions, core: ServingCore, metrics: ServingMetrics) -> _WebServer:
     return _WebServer(
         uvicorn.Config(
-            http_app(core, metrics, options.max_request_bytes),
+            http_app(core, metrics, options),
+            # h11, since httptools has no bound on a head.
+            http=cast(Any, functools.partial(BoundedProtocol, options)),
+            h11_max_incomplete_event_size=options.max_header_bytes,
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -5,6 +5,7 @@ http_rest_api_handler_test.cc) are replayed here against models with the same gr
 """
 
 import base64
+import contextlib
 import gzip
 import json
 import os
@@ -389,6 +390,68 @@ def test_gzip_bodies(server, channel):
         large = predict_request(TWO, x=np.zeros(30_000, np.float32))
         stub.Predict(large, compression=grpc.Compression.Gzip)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@contextlib.contextmanager
+def connected(server):
+    with socket.create_connection(("127.0.0.1", server.ports.rest), timeout=30) as client:
+        yield client
+
+
+def received(client):
+    """All that comes until the server closes the connection."""
+    parts = []
+    with contextlib.suppress(ConnectionError):
+        while part := client.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def test_heads_that_are_too_large(server, channel):
+    with connected(server) as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n")
+            for number in range(1000):  # 10 MB, of which no end is told
+                client.sendall(b"X-%d: " % number + b"a" * 10_000 + b"\r\n")
+        assert received(client)[:12] in (b"HTTP/1.1 400", b"")
+    assert server.get("/healthz")[0] == 200
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(predict_request(TWO, x=np.float32([2])), metadata=[("x", "a" * 200_000)])
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_requests_that_do_not_come_in_time(exported):
+    head = f"POST /v1/models/{TWO}:predict HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n"
+    bounds = {"read_timeout_seconds": 0.3, "max_connections": 4}
+    with stand_ins.running([(TWO, exported[TWO])], **bounds) as server:
+        for sent in ("", head[:20], head, head + '{"instances": [1.0', "GET /healthz HTTP/1.1\r\n"):
+            with connected(server) as client:
+                client.sendall(sent.encode())
+                answer = received(client)
+            assert answer.startswith(b"HTTP/1.1 408") and b"within 0.3 seconds" in answer
+        # The body of a request that was answered before it came; it trickles in.
+        with connected(server) as client, contextlib.suppress(ConnectionError):
+            client.sendall(head.replace("POST", "PUT").encode())
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 400")
+            for _ in range(39):
+                client.sendall(b" ")
+                threading.Event().wait(0.1)
+            raise AssertionError("the connection stayed open")
+        # One connection too many; there is room again when the others end.
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(connected(server)) for _ in range(5)]
+            answers = [received(client) for client in clients]
+        assert [answer[:12] for answer in answers] == 4 * [b"HTTP/1.1 408"] + [b"HTTP/1.1 503"]
+        assert server.get("/healthz")[0] == 200
+        # Slow, but within the time for each part; and several requests on one connection.
+        with connected(server) as client:
+            body = b'{"instances": [1.0, 2.0]}'.ljust(40)
+            for _ in range(3):
+                for part in (head[:20].encode(), head[20:].encode(), body[:5], body[5:]):
+                    client.sendall(part)
+                    threading.Event().wait(0.05)
+                assert b'{"predictions":[2.5,3.0]}' in client.recv(1 << 16)
 
 
 def test_clients_that_leave(server):
