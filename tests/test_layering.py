@@ -3,6 +3,7 @@
 import ast
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,21 @@ ARROWS: dict[str, set[str]] = {
     "training": {"config", "models", "tasks", "weights"},
     "serving": {"config", "models", "tasks", "tokenization", "weights"},
     "data_prep": {"config", "tokenization", "records", "tasks"},
+}
+# The same for the other two packages, whose commands lie above their folders.
+COMMANDS = "commands"
+DATA_PREP_LEVELS = {"processes": 0, "corpus": 1, "pretraining": 2, "finetuning": 2, COMMANDS: 3}
+EXPERIMENTS_LEVELS = {
+    "command_line": 0,
+    "plots": 1,
+    "pretraining": 2,
+    "finetuning": 2,
+    "feature_based": 2,
+    "conversion": 2,
+    "model_server": 2,
+    "paper_tables": 2,
+    "benchmarks": 3,
+    COMMANDS: 4,
 }
 LIGHT = ("config", "files", "options", "records", "tasks")  # load neither TensorFlow nor Keras
 NEUTRAL = ("models", "weights")  # use keras.ops only, so that they run on JAX and torch too
@@ -103,6 +119,34 @@ def test_library_imports_point_downward(path):
         assert other in ARROWS[folder] | {"files", "options"}, f"{folder} does not know {other}"
     for name in imports_of(path):
         assert name.split(".")[0] not in ("data_prep", "experiments"), f"{folder} imports {name}"
+
+
+@pytest.mark.parametrize("path", [*files_of("data_prep"), *files_of("experiments")], ids=relative)
+def test_imports_of_commands_and_their_work_point_downward(path):
+    package = path.relative_to(REPOSITORY).parts[0]
+    levels = DATA_PREP_LEVELS if package == "data_prep" else EXPERIMENTS_LEVELS
+
+    def room_of(name: str) -> str:
+        return name if (REPOSITORY / package / name).is_dir() else COMMANDS
+
+    room = room_of(folder_of(path))
+    assert room in levels, f"give {room} its level"
+    for name in imports_of(path) | works_of(path):
+        parts = name.split(".")
+        if parts[0] != package or len(parts) == 1 or room_of(parts[1]) == room != COMMANDS:
+            continue
+        other = room_of(parts[1])
+        assert levels[other] < levels[room], f"{room} imports {other}, which is not below"
+
+
+def works_of(path: pathlib.Path) -> set[str]:
+    """Modules that a file names as strings for `run_command` to import."""
+    texts = (
+        node.value
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    return {text for text in texts if re.fullmatch(r"(data_prep|experiments)(\.\w+)+", text)}
 
 
 def test_every_arrow_is_in_use():
