@@ -33,7 +33,7 @@ from experiments.command_line.exit_status import InputError
 from experiments.finetuning import tagging
 from experiments.finetuning.classification import prepare
 from experiments.finetuning.flow import check_options
-from experiments.finetuning.initial_model import StartingPoint, starting_point
+from experiments.finetuning.initial_model import InitialModel, initial_model
 from experiments.finetuning.options import ClassifierOptions
 from experiments.finetuning.splits import Data, figures_of
 from experiments.finetuning.tagging import TaggedSplit
@@ -188,7 +188,7 @@ def train_there(
 
 
 def dev_set(
-    data: Data, options: CompareOptions, start: StartingPoint
+    data: Data, options: CompareOptions, start: InitialModel
 ) -> tuple[Any, Callable[[np.ndarray], dict[str, float]]]:
     """Return the records of the dev set, and what gives the figures of logits on it."""
     if data.task.kind == "token_classification":
@@ -203,9 +203,9 @@ def dev_set(
     return dev, functools.partial(figures_of, data.task, labels=np.asarray(dev.labels()))
 
 
-def _prepared(options: CompareOptions) -> tuple[StartingPoint, Data]:
+def _prepared(options: CompareOptions) -> tuple[InitialModel, Data]:
     """Return the initial model, without dropout unless it is asked for, and the data."""
-    start = starting_point(options)
+    start = initial_model(options)
     if not options.dropout:
         config = dataclasses.replace(
             start.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
@@ -261,7 +261,7 @@ def compare(options: CompareOptions) -> None:
 
 
 def _train_both(
-    options: CompareOptions, start: StartingPoint, data: Data, dev: Any, seed: int
+    options: CompareOptions, start: InitialModel, data: Data, dev: Any, seed: int
 ) -> tuple[Trained, Trained]:
     """Train the same initial weights on the same batches, here and in transformers."""
     import keras

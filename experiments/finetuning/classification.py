@@ -20,7 +20,7 @@ from data_prep.finetuning import glue
 from data_prep.finetuning.options import TaggedOptions, extra_settings, find_sources
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning.flow import Plan, fine_tune, make_job
-from experiments.finetuning.initial_model import StartingPoint, load_trained
+from experiments.finetuning.initial_model import InitialModel, load_trained
 from experiments.finetuning.options import ClassifierOptions
 from experiments.finetuning.splits import (
     Data,
@@ -37,7 +37,7 @@ def run(options: ClassifierOptions) -> None:
     fine_tune(options, lambda start: _plan(options, start))
 
 
-def _plan(options: ClassifierOptions, start: StartingPoint) -> Plan:
+def _plan(options: ClassifierOptions, start: InitialModel) -> Plan:
     data = prepare(options, start)
     task, job = data.task, None
     evaluator = Evaluator(data, options) if options.do_eval else None
@@ -76,7 +76,7 @@ def _predict(
 
 
 def prepare(
-    options: ClassifierOptions, start: StartingPoint, tagged: TaggedOptions | None = None
+    options: ClassifierOptions, start: InitialModel, tagged: TaggedOptions | None = None
 ) -> Data:
     """Make the records that the options ask for, or find them made.
 

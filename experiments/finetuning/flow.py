@@ -16,10 +16,11 @@ from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.training_setup import strategy_of
-from experiments.finetuning.initial_model import StartingPoint, load_trained, starting_point
+from experiments.finetuning.initial_model import InitialModel, initial_model, load_trained
 from experiments.finetuning.options import FineTuningOptions
 from experiments.finetuning.results import report_runs
-from experiments.finetuning.runs import Job, train_all
+from experiments.finetuning.runs import train_all
+from experiments.finetuning.seed_training import Job
 from experiments.finetuning.splits import Data
 
 # What is done with a fine-tuned model.
@@ -47,7 +48,7 @@ class Plan:
     loaded: LoadedModel | None = None
 
 
-def fine_tune(options: FineTuningOptions, make_plan: Callable[[StartingPoint], Plan]) -> None:
+def fine_tune(options: FineTuningOptions, make_plan: Callable[[InitialModel], Plan]) -> None:
     """Train, evaluate and predict as the options say.
 
     Args:
@@ -61,7 +62,7 @@ def fine_tune(options: FineTuningOptions, make_plan: Callable[[StartingPoint], P
     began = time.time()
     check_options(options)
     folder = pathlib.Path(options.output_dir)
-    start = starting_point(options)
+    start = initial_model(options)
     plan = make_plan(start)
     if plan.job is not None:
         print(f"{plan.task.name}: begins with {start.description}")

@@ -30,7 +30,7 @@ from experiments.finetuning.options import FineTuningOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class StartingPoint:
+class InitialModel:
     """The model that a run begins with.
 
     Attributes:
@@ -78,12 +78,12 @@ class StartingPoint:
         located = self.checkpoint.located if self.checkpoint is not None else None
         return pathlib.Path(located.path) if located is not None else None
 
-    def trained(self, folder: str | os.PathLike) -> StartingPoint:
+    def trained(self, folder: str | os.PathLike) -> InitialModel:
         """Return the same with the weights that a run has left in its folder."""
         return dataclasses.replace(self, checkpoint=open_checkpoint(folder))
 
 
-def starting_point(options: FineTuningOptions) -> StartingPoint:
+def initial_model(options: FineTuningOptions) -> InitialModel:
     """Find the model that the options name: --model_dir, or the original's three flags.
 
     Raises:
@@ -119,7 +119,7 @@ def starting_point(options: FineTuningOptions) -> StartingPoint:
     if checkpoint is None:
         logging.warning("no --init_checkpoint and no --model_dir: training from random weights")
     description = checkpoint.description if checkpoint else "random weights"
-    return StartingPoint(config, vocab_file, do_lower_case, checkpoint, description)
+    return InitialModel(config, vocab_file, do_lower_case, checkpoint, description)
 
 
 def _vocabulary_and_casing(
@@ -153,7 +153,7 @@ def _vocabulary_file(tokenizer: FullTokenizer, output_dir: str) -> str:
     return str(path)
 
 
-def load_trained(options: FineTuningOptions, start: StartingPoint, kind: str) -> LoadedModel:
+def load_trained(options: FineTuningOptions, start: InitialModel, kind: str) -> LoadedModel:
     """Load the fine-tuned model that evaluation and prediction are of.
 
     Args:
@@ -182,7 +182,7 @@ def load_trained(options: FineTuningOptions, start: StartingPoint, kind: str) ->
         ) from error
 
 
-def _check_kind(start: StartingPoint, kind: str) -> None:
+def _check_kind(start: InitialModel, kind: str) -> None:
     """Refuse a model that was trained as another kind with the same head.
 
     Classification, regression and multi_label have one head: its weights do not tell them apart.

@@ -14,7 +14,7 @@ from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
 from data_prep.finetuning.options import file_sources
 from experiments.finetuning.flow import Plan, fine_tune, make_job
-from experiments.finetuning.initial_model import StartingPoint
+from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import MultipleChoiceOptions
 from experiments.finetuning.splits import (
     Data,
@@ -30,7 +30,7 @@ def run(options: MultipleChoiceOptions) -> None:
     fine_tune(options, lambda start: _plan(options, start))
 
 
-def _plan(options: MultipleChoiceOptions, start: StartingPoint) -> Plan:
+def _plan(options: MultipleChoiceOptions, start: InitialModel) -> Plan:
     task, sources = file_sources(options.files, TASKS["swag"])
     print(f"{task.num_choices} choices")
     data, job = make_records(task, sources, options, start), None

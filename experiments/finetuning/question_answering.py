@@ -33,10 +33,10 @@ from data_prep.finetuning.sources import Source, file_source
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.tables import print_table
 from experiments.finetuning.flow import Plan, fine_tune, make_job
-from experiments.finetuning.initial_model import StartingPoint
+from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import QuestionAnsweringOptions
 from experiments.finetuning.results import with_step, write_results
-from experiments.finetuning.runs import Job
+from experiments.finetuning.seed_training import Job
 from experiments.finetuning.splits import Data, make_records, predict_records
 
 PADDING_LOGIT = -1e9  # as in the loss
@@ -49,7 +49,7 @@ def run(options: QuestionAnsweringOptions) -> None:
     fine_tune(options, lambda start: _plan(options, start))
 
 
-def _plan(options: QuestionAnsweringOptions, start: StartingPoint) -> Plan:
+def _plan(options: QuestionAnsweringOptions, start: InitialModel) -> Plan:
     data, answerer = prepare(options, start), None
     if options.do_eval or options.do_predict:
         answerer = Answerer(data, start, options)
@@ -104,7 +104,7 @@ def _job(options: QuestionAnsweringOptions, data: Data, answerer: Answerer | Non
 # === Data ===
 
 
-def prepare(options: QuestionAnsweringOptions, start: StartingPoint) -> Data:
+def prepare(options: QuestionAnsweringOptions, start: InitialModel) -> Data:
     """Make the records of the files that the options ask for, or find them made.
 
     Args:
@@ -277,7 +277,7 @@ class Answerer:
         options: of the command.
     """
 
-    def __init__(self, data: Data, start: StartingPoint, options: QuestionAnsweringOptions):
+    def __init__(self, data: Data, start: InitialModel, options: QuestionAnsweringOptions):
         self._options, self._tokenizer = options, start.tokenizer
         self._examples = data.examples("dev")
         self._windows = squad.question_windows(self._examples, self._tokenizer, options.window_rule)

@@ -27,7 +27,7 @@ from data_prep.finetuning.sources import Source
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.tables import print_table
 from experiments.command_line.training_setup import chief_first
-from experiments.finetuning.initial_model import StartingPoint
+from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import FineTuningOptions
 from experiments.finetuning.results import with_step, write_results
 
@@ -96,7 +96,7 @@ def make_records(
     task: Task,
     sources: Sequence[Source],
     options: FineTuningOptions,
-    start: StartingPoint,
+    start: InitialModel,
     parts: Sequence[str] | None = None,
     extra: Mapping[str, Any] | None = None,
     describe: Callable[[PreparedData], str] | None = None,

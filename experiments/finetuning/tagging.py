@@ -21,7 +21,7 @@ from data_prep.finetuning.options import TaggedOptions, extra_settings, tagged_s
 from data_prep.finetuning.sources import read_tagged
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning.flow import Plan, fine_tune, make_job
-from experiments.finetuning.initial_model import StartingPoint, load_trained
+from experiments.finetuning.initial_model import InitialModel, load_trained
 from experiments.finetuning.options import FineTuningOptions, TaggingOptions
 from experiments.finetuning.results import with_step, write_results
 from experiments.finetuning.splits import Data, make_records, predict_records
@@ -53,7 +53,7 @@ class TaggedSplit:
         split: str,
         options: FineTuningOptions,
         tagged: TaggedOptions,
-        start: StartingPoint,
+        start: InitialModel,
     ):
         self._options, self._labels = options, data.task.labels or ()
         source = data.sources[split]
@@ -131,7 +131,7 @@ def run(options: TaggingOptions) -> None:
     fine_tune(options, lambda start: _plan(options, start))
 
 
-def _plan(options: TaggingOptions, start: StartingPoint) -> Plan:
+def _plan(options: TaggingOptions, start: InitialModel) -> Plan:
     loaded = None if options.do_train else load_trained(options, start, TASKS["ner"].kind)
     task, sources = tagged_sources(
         options.files,
@@ -180,9 +180,7 @@ def _evaluate(dev: TaggedSplit, options: TaggingOptions, loaded: LoadedModel) ->
     print(f"wrote {path}")
 
 
-def _predict(
-    data: Data, options: TaggingOptions, start: StartingPoint, loaded: LoadedModel
-) -> None:
+def _predict(data: Data, options: TaggingOptions, start: InitialModel, loaded: LoadedModel) -> None:
     """Write the tags of the test set, and their scores if its own tags are known."""
     test = TaggedSplit(data, "test", options, options.tagged, start)
     test.tag(loaded.model, options.predict_batch_size)

@@ -28,7 +28,8 @@ from experiments.command_line.memory import OUT_OF_MEMORY_STATUS
 from experiments.finetuning import classification
 from experiments.finetuning.options import ClassifierOptions, FineTuningOptions
 from experiments.finetuning.results import FineTuningRun, summary_over_seeds
-from experiments.finetuning.runs import Job, SeedTraining, best_run
+from experiments.finetuning.runs import best_run
+from experiments.finetuning.seed_training import Job, SeedTraining
 from experiments.finetuning.splits import Evaluator
 from tests.support import command_options
 

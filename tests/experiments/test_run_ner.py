@@ -17,7 +17,7 @@ from data_prep.finetuning import ner
 from experiments import run_ner
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning import tagging
-from experiments.finetuning.initial_model import starting_point
+from experiments.finetuning.initial_model import initial_model
 from experiments.finetuning.options import TaggingOptions
 from experiments.plots.curves import plot_curves
 from tests.support import command_options
@@ -147,7 +147,7 @@ def test_it_learns_and_scores_what_it_writes(data, trained):
     assert found["global_step"] == stored["best_step"]
     sentences = list(ner.read_sentences(data / "train.conll"))
     assert max(len(s.words) for s in sentences) > LENGTH - 2
-    tokenizer = starting_point(options_of(data, trained)).tokenizer
+    tokenizer = initial_model(options_of(data, trained)).tokenizer
     windows = ner.sentence_windows(sentences, tokenizer, LENGTH)
     assert stored["steps"] == int(len(windows) / 13 * 5) > int(131 / 13 * 5)
 

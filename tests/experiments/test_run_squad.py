@@ -27,7 +27,7 @@ from bert_tf.weights.save import save_model_directory
 from experiments import run_squad
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning import question_answering
-from experiments.finetuning.initial_model import starting_point
+from experiments.finetuning.initial_model import initial_model
 from experiments.finetuning.options import QuestionAnsweringOptions
 from experiments.finetuning.question_answering import LOGGED, Answerer, prepare
 
@@ -325,7 +325,7 @@ def answerer(path, model_dir, tmp_path, **given):
         **given,
     )
     options = read_options(QuestionAnsweringOptions, values)
-    start = starting_point(options)
+    start = initial_model(options)
     return Answerer(prepare(options, start), start, options)
 
 
