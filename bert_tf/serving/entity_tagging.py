@@ -16,8 +16,8 @@ from bert_tf.serving.served_model import ServedModel, function, strings
 from bert_tf.serving.text_models import checked_labels
 from bert_tf.serving.windows import run_in_parts, windows_in_graph
 from bert_tf.tasks.entity_metrics import form_and_type
+from bert_tf.tokenization.characters import is_punctuation
 from bert_tf.tokenization.graph_tokenizer import PiecesWithOffsets, TextToIds
-from bert_tf.tokenization.wordpiece import _is_punctuation
 
 WORDS = ("punctuation", "white_space")
 # What conlleval asks of a form: whether a chunk always begins there, and whether it always ends.
@@ -196,7 +196,7 @@ def _marks(text_to_ids: TextToIds) -> np.ndarray:
     """Whether each piece of the vocabulary is a punctuation mark, bool [V]."""
     is_mark = np.zeros(text_to_ids.vocab_size, np.bool_)
     for piece, number in text_to_ids.vocab.items():
-        is_mark[number] = len(piece) == 1 and _is_punctuation(piece)
+        is_mark[number] = len(piece) == 1 and is_punctuation(piece)
     return is_mark
 
 

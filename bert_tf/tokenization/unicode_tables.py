@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bert_tf.tokenization.wordpiece import _clean, _is_cjk, _is_punctuation
+from bert_tf.tokenization.characters import clean, is_cjk, is_punctuation
 
 # Bits of a character's value; above them stands the difference of what it becomes to what it is.
 ALONE = 1 << 0  # punctuation or an ideograph: a word by itself
@@ -86,7 +86,7 @@ def _part(char: str) -> int:
     return (
         ord(char) << PART_SHIFT
         | unicodedata.combining(char) << PART_CLASS_SHIFT
-        | (_is_punctuation(char) or _is_cjk(ord(char))) << PART_ALONE_SHIFT
+        | (is_punctuation(char) or is_cjk(ord(char))) << PART_ALONE_SHIFT
         | (unicodedata.category(char) == "Mn") * PART_MARK
     )
 
@@ -123,11 +123,11 @@ def character_tables(do_lower_case: bool) -> CharacterTables:
     categories = map(unicodedata.category, map(chr, range(sys.maxunicode + 1)))
     for codepoint, category in enumerate(categories):
         if category in ("Cn", "Co", "Cs"):
-            if codepoint < 0x30000 and _is_cjk(codepoint):
+            if codepoint < 0x30000 and is_cjk(codepoint):
                 values[codepoint] |= IDEOGRAPH | ALONE
             continue
         char = chr(codepoint)
-        cleaned = _clean(codepoint)
+        cleaned = clean(codepoint)
         if cleaned is None:
             value = PASSED
         elif cleaned == " " or char.isspace():
@@ -140,8 +140,8 @@ def character_tables(do_lower_case: bool) -> CharacterTables:
                 part_starts[codepoint] = len(all_parts)
                 all_parts += [len(parts), *parts]
         else:
-            value = KEPT | _is_punctuation(char) * ALONE
-        values[codepoint] = value | _is_cjk(codepoint) * (IDEOGRAPH | ALONE)
+            value = KEPT | is_punctuation(char) * ALONE
+        values[codepoint] = value | is_cjk(codepoint) * (IDEOGRAPH | ALONE)
     for char in DOCUMENT_SPACE_CHARACTERS:
         values[ord(char)] |= DOCUMENT_SPACE
     return CharacterTables(

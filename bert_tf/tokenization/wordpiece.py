@@ -19,6 +19,12 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+from bert_tf.tokenization.characters import (
+    CLEAN,
+    CLEAN_AND_SPLIT,
+    STRIP_AND_SPLIT,
+    is_punctuation,
+)
 from bert_tf.tokenization.vocabulary import (
     SPECIAL_TOKENS,
     UNK_TOKEN,
@@ -32,83 +38,8 @@ MAX_CHARS_PER_WORD = 200  # a longer word becomes [UNK] (the original's limit)
 DEFAULT_MAX_MEMO_BYTES = 256 * 2**20  # holds about a million distinct chunks of English
 _MAX_MEMO_KEY_CHARS = 64  # longer chunks hardly ever come again
 _MEMO_ENTRY_BYTES = 96  # a slot of a dict that has just grown, and the tuple's hidden header
-_MAX_TABLE_CHARS = 2**16  # characters a table remembers; rarer ones are asked anew
 
 _T = TypeVar("_T")
-
-
-# Characters: the rules of the original, each as a table for str.translate.
-
-
-def _is_cjk(codepoint: int) -> bool:
-    """Tell whether a code point is a Han ideograph; kana and Hangul, spaced in text, are not."""
-    return (
-        0x4E00 <= codepoint <= 0x9FFF
-        or 0x3400 <= codepoint <= 0x4DBF
-        or 0x20000 <= codepoint <= 0x2A6DF
-        or 0x2A700 <= codepoint <= 0x2B73F
-        or 0x2B740 <= codepoint <= 0x2B81F
-        or 0x2B820 <= codepoint <= 0x2CEAF
-        or 0xF900 <= codepoint <= 0xFAFF
-        or 0x2F800 <= codepoint <= 0x2FA1F
-    )
-
-
-def _is_punctuation(char: str) -> bool:
-    """Tell whether a character is punctuation: category P*, or any ASCII sign such as $ + ^ `."""
-    if char < "\x7f":
-        return char > " " and not char.isalnum()
-    return unicodedata.category(char)[0] == "P"
-
-
-def _clean(codepoint: int) -> int | str | None:
-    """First step: what vanishes (None), what is a space, what stands alone, what stays."""
-    char = chr(codepoint)
-    if char in " \t\n\r":
-        return " "
-    category = unicodedata.category(char)
-    if codepoint in (0, 0xFFFD) or category in ("Cc", "Cf"):
-        return None
-    if category == "Zs":
-        return " "
-    if _is_cjk(codepoint):
-        return f" {char} "
-    return codepoint
-
-
-def _strip_and_split(codepoint: int) -> int | str | None:
-    """Last step when uncased, after NFD: marks vanish, punctuation stands alone."""
-    char = chr(codepoint)
-    if unicodedata.category(char) == "Mn":
-        return None
-    return f" {char} " if _is_punctuation(char) else codepoint
-
-
-def _clean_and_split(codepoint: int) -> int | str | None:
-    """Both steps in one, for text in which lower-casing and NFD do nothing between them."""
-    cleaned = _clean(codepoint)
-    if cleaned == codepoint and _is_punctuation(chr(codepoint)):
-        return f" {chr(codepoint)} "
-    return cleaned
-
-
-class _CharTable(dict[int, int | str | None]):
-    """Table for str.translate that asks its rule on first use, since few characters ever come."""
-
-    def __init__(self, rule: Callable[[int], int | str | None]):
-        super().__init__()
-        self._rule = rule
-
-    def __missing__(self, codepoint: int) -> int | str | None:
-        value = self._rule(codepoint)
-        if len(self) < _MAX_TABLE_CHARS:
-            self[codepoint] = value
-        return value
-
-
-_CLEAN = _CharTable(_clean)
-_STRIP_AND_SPLIT = _CharTable(_strip_and_split)
-_CLEAN_AND_SPLIT = _CharTable(_clean_and_split)
 
 
 class BasicTokenizer:
@@ -127,14 +58,14 @@ class BasicTokenizer:
         """Return the words of a text, each without white space, punctuation one by one."""
         text = convert_to_unicode(text)
         if not self.do_lower_case:
-            return text.translate(_CLEAN_AND_SPLIT).split()
+            return text.translate(CLEAN_AND_SPLIT).split()
         if text.isascii():
             text = text.lower()
-            return [text] if text.isalnum() else text.translate(_CLEAN_AND_SPLIT).split()
+            return [text] if text.isalnum() else text.translate(CLEAN_AND_SPLIT).split()
         # Cleaning comes first: a character that vanishes is no context for a final sigma. Neither
         # lower() nor NFD looks across the spaces, so the words need not be parted before them.
-        text = unicodedata.normalize("NFD", text.translate(_CLEAN).lower())
-        return text.translate(_STRIP_AND_SPLIT).split()
+        text = unicodedata.normalize("NFD", text.translate(CLEAN).lower())
+        return text.translate(STRIP_AND_SPLIT).split()
 
     def tokenize_with_offsets(self, text: str | bytes) -> list[tuple[str, list[tuple[int, int]]]]:
         """Return each word with the raw characters that each of its characters came from.
@@ -147,7 +78,7 @@ class BasicTokenizer:
         words = []
         token: list[tuple[str, int, int]] = []
         for index, char in enumerate(convert_to_unicode(text)):
-            cleaned = _CLEAN[ord(char)]
+            cleaned = CLEAN[ord(char)]
             if cleaned is None:
                 continue
             if char.isspace() or isinstance(cleaned, str):
@@ -169,7 +100,7 @@ class BasicTokenizer:
         words: list[tuple[str, list[tuple[int, int]]]] = []
         in_word = False
         for char, start, end in token:
-            if _is_punctuation(char):
+            if is_punctuation(char):
                 words.append((char, [(start, end)]))
                 in_word = False
             elif in_word:

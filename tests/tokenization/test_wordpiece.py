@@ -11,6 +11,7 @@ import unicodedata
 
 import pytest
 
+from bert_tf.tokenization.characters import clean
 from bert_tf.tokenization.packing import pack_pair, truncate_pair
 from bert_tf.tokenization.vocabulary import (
     _CASED_MODELS,
@@ -25,7 +26,6 @@ from bert_tf.tokenization.wordpiece import (
     BasicTokenizer,
     FullTokenizer,
     WordpieceTokenizer,
-    _clean,
     _Memo,
 )
 
@@ -247,7 +247,7 @@ def test_offsets_of_fuzzed_strings_fit(do_lower_case):
             if do_lower_case:
                 assert set(folded(piece)) <= set(folded(source)), (text, piece, source)
             else:
-                kept = (c for c in source if _clean(ord(c)) is not None)
+                kept = (c for c in source if clean(ord(c)) is not None)
                 assert piece == "".join(kept)
 
 
