@@ -11,6 +11,14 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.tasks.masking import (
+    KEEP_PROB,
+    MASK_PROB,
+    MASKED_LM_PROB,
+    RANDOM_PROB,
+    check_masking,
+    num_to_predict,
+)
 from bert_tf.tokenization.vocabulary import CLS_TOKEN, MASK_TOKEN, PAD_TOKEN, SEP_TOKEN
 
 
@@ -25,31 +33,21 @@ class MaskingRule:
         mask_prob: fraction of the chosen pieces that becomes [MASK].
         random_prob: fraction that becomes a piece drawn from the whole vocabulary.
         keep_prob: fraction that stays as it is. The three sum to 1.
-
-    Reference:
-        google-research/bert create_pretraining_data.py, lines 342-415; the mix of the three is
-        that of table 8 of arXiv 1810.04805.
     """
 
     vocab: Mapping[str, int]
-    masked_lm_prob: float = 0.15
+    masked_lm_prob: float = MASKED_LM_PROB
     whole_word: bool = False
-    mask_prob: float = 0.8
-    random_prob: float = 0.1
-    keep_prob: float = 0.1
+    mask_prob: float = MASK_PROB
+    random_prob: float = RANDOM_PROB
+    keep_prob: float = KEEP_PROB
 
     def __post_init__(self):
         needed = (PAD_TOKEN, CLS_TOKEN, SEP_TOKEN, MASK_TOKEN)
         missing = [token for token in needed if token not in self.vocab]
         if missing:
             raise ValueError(f"vocab: expected the special tokens, missing {', '.join(missing)}")
-        if not 0.0 < self.masked_lm_prob <= 1.0:
-            raise ValueError(f"masked_lm_prob: expected within (0, 1], got {self.masked_lm_prob}")
-        mix = (self.mask_prob, self.random_prob, self.keep_prob)
-        if min(mix) < 0 or abs(sum(mix) - 1.0) > 1e-6:
-            raise ValueError(
-                f"mask_prob, random_prob, keep_prob: expected fractions that sum to 1, got {mix}"
-            )
+        check_masking(self.masked_lm_prob, self.mask_prob, self.random_prob, self.keep_prob)
 
     def num_to_predict(self, max_seq_length: int, max_predictions_per_seq: int) -> np.ndarray:
         """Tabulate the pieces to predict for each sequence length 0..L: int32 [L + 1].
@@ -58,7 +56,7 @@ class MaskingRule:
         """
         return np.array(
             [
-                min(max_predictions_per_seq, max(1, int(round(n * self.masked_lm_prob))))
+                num_to_predict(n, self.masked_lm_prob, max_predictions_per_seq)
                 for n in range(max_seq_length + 1)
             ],
             np.int32,

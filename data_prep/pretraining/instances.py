@@ -15,6 +15,14 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from bert_tf.tasks.masking import (
+    KEEP_PROB,
+    MASK_PROB,
+    MASKED_LM_PROB,
+    RANDOM_PROB,
+    check_masking,
+    num_to_predict,
+)
 from bert_tf.tokenization.vocabulary import CLS_TOKEN, MASK_TOKEN, SEP_TOKEN
 
 SPECIAL_TOKENS_PER_PAIR = 3  # [CLS] A [SEP] B [SEP]
@@ -73,30 +81,22 @@ class MaskRule:
     """
 
     max_predictions_per_seq: int = 20
-    masked_lm_prob: float = 0.15
+    masked_lm_prob: float = MASKED_LM_PROB
     whole_words: bool = False
-    mask_prob: float = 0.8
-    random_prob: float = 0.1
-    keep_prob: float = 0.1
+    mask_prob: float = MASK_PROB
+    random_prob: float = RANDOM_PROB
+    keep_prob: float = KEEP_PROB
 
     def __post_init__(self):
         if self.max_predictions_per_seq < 1:
             raise ValueError(
                 f"max_predictions_per_seq must be at least 1, got {self.max_predictions_per_seq}"
             )
-        if not 0 < self.masked_lm_prob <= 1:
-            raise ValueError(f"masked_lm_prob must be within (0, 1], got {self.masked_lm_prob}")
-        mix = (self.mask_prob, self.random_prob, self.keep_prob)
-        if min(mix) < 0 or abs(sum(mix) - 1) > 1e-6:
-            raise ValueError(
-                "mask_prob, random_prob and keep_prob must be fractions that sum to 1, got "
-                + ", ".join(map(str, mix))
-            )
+        check_masking(self.masked_lm_prob, self.mask_prob, self.random_prob, self.keep_prob)
 
     def num_to_predict(self, length: int) -> int:
         """Return how many tokens of a sequence of this length, specials counted, are predicted."""
-        # Halves round to even, as in the original.
-        return min(self.max_predictions_per_seq, max(1, int(round(length * self.masked_lm_prob))))
+        return num_to_predict(length, self.masked_lm_prob, self.max_predictions_per_seq)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
