@@ -187,17 +187,6 @@ def _find_columns(
     )
 
 
-def read_split(
-    task: Task,
-    data_dir: str | os.PathLike[str],
-    split: str,
-    on_bad: OnBad = None,
-    on_skip: OnBad = None,
-) -> Iterator[TextExample]:
-    """Read a split of a task from its official TSV file; see `split_path` and `read_file`."""
-    yield from read_file(task, split_path(task, data_dir, split), split, on_bad, on_skip)
-
-
 def read_file(
     task: Task, path: str, split: str, on_bad: OnBad = None, on_skip: OnBad = None
 ) -> Iterator[TextExample]:
@@ -356,7 +345,7 @@ def read_tfds(
 
     Args:
         task: of GLUE.
-        split: "train", "dev", "dev_matched", "test", ... as for `read_split`.
+        split: "train", "dev", "dev_matched", "test", ... as for `split_path`.
         data_dir: see `tfds_folder`.
         on_bad: what to do with the message of a bad example; None to raise it.
 

@@ -29,6 +29,10 @@ OWN = json.loads((GOLDEN / "own.json").read_text(encoding="utf-8"))
 DIGESTS = json.loads((GOLDEN / "digests.json").read_text(encoding="utf-8"))
 
 
+def _read_split(task, folder, split, **options):
+    return glue.read_file(task, glue.split_path(task, folder, split), split, **options)
+
+
 def _load_make_golden():
     spec = importlib.util.spec_from_file_location("make_golden", GOLDEN / "make_golden.py")
     module = importlib.util.module_from_spec(spec)
@@ -112,7 +116,7 @@ def test_every_task_is_read_whole(name, shared_data):
     folder = shared_data / "glue" / task.folder
     assert glue.available_splits(task, folder) == list(COUNTS[name])
     for split, count in COUNTS[name].items():
-        examples = list(glue.read_split(task, folder, split))
+        examples = list(_read_split(task, folder, split))
         assert len(examples) == count
         assert len({e.guid for e in examples}) == count
         assert all((e.text_b is not None) == task.has_pairs for e in examples)
@@ -143,7 +147,7 @@ def _write(folder, name, text):
 
 
 def _read(folder, name, split="train", **options):
-    return list(glue.read_split(TASKS[name], folder, split, **options))
+    return list(_read_split(TASKS[name], folder, split, **options))
 
 
 def test_quotes_tabs_and_line_ends_are_plain(tmp_path):
@@ -268,7 +272,7 @@ def test_missing_files_say_what_is_there(tmp_path):
 
 def test_reading_streams(tmp_path):
     _write(tmp_path, "train.tsv", "sentence\tlabel\ngood\t1\nbad\tx\n")
-    reader = glue.read_split(TASKS["sst-2"], tmp_path, "train")
+    reader = _read_split(TASKS["sst-2"], tmp_path, "train")
     assert next(reader).text_a == "good"
     with pytest.raises(ValueError, match="line 3"):
         next(reader)
@@ -503,7 +507,7 @@ def test_majority_label():
 
 
 def test_majority_label_of_wnli(shared_data):
-    labels = [e.label for e in glue.read_split(TASKS["wnli"], shared_data / "glue/WNLI", "train")]
+    labels = [e.label for e in _read_split(TASKS["wnli"], shared_data / "glue/WNLI", "train")]
     counts = collections.Counter(labels)
     assert glue.majority_label(labels) == max(counts, key=counts.get)
 

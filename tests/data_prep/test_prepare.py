@@ -72,7 +72,7 @@ def _refuse_to_read(source):
 def test_records_are_the_features_in_order(tmp_path):
     count = 2 * CHUNK_EXAMPLES + 41
     _write_sst(tmp_path, count)
-    examples = list(glue.read_split(SST, tmp_path, "train"))
+    examples = list(glue.read_file(SST, glue.split_path(SST, tmp_path, "train"), "train"))
     tokenizer = FullTokenizer(VOCAB)
     expected = glue.make_features(examples, tokenizer, LENGTH, SST.kind, SST.labels)
     written = {}
