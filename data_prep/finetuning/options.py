@@ -9,6 +9,7 @@ from typing import Any
 
 from bert_tf.options import option
 from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.table import TASKS, Task, get_task
 from data_prep.finetuning import glue, ner, swag, tables
 from data_prep.finetuning.kinds import reader_of
@@ -200,7 +201,7 @@ def file_sources(
     """
     paths = _split_files(files, task, splits)
     sources = [file_source(task, path, split) for split, path in paths.items()]
-    if task.kind == "multiple_choice":
+    if get_kind(task.kind).has_choices:
         task = dataclasses.replace(task, num_choices=swag.count_choices(sources[0].files[0]))
     return task, sources
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from bert_tf.options import option
+from bert_tf.tasks.kinds import get_kind
 from data_prep.finetuning.glue import OnBad, TextExample, parse_number
 
 Format = Literal["csv", "tsv", "jsonl"]
@@ -378,7 +379,7 @@ def _label(values: Mapping[str, Any], columns: Columns, kind: str) -> Any:
 def _check_kind(columns: Columns, kind: str) -> None:
     if kind not in ("classification", "regression", "multi_label"):
         raise ValueError(f"kind must be classification, regression or multi_label; got {kind!r}")
-    if kind != "multi_label" and len(columns.label) > 1:
+    if get_kind(kind).labels != "row" and len(columns.label) > 1:
         raise ValueError(
             f"label: {kind} has one column, got {', '.join(columns.label)}; several, of 0 and 1, "
             "are for multi_label"
@@ -475,7 +476,8 @@ def infer_labels(
         ValueError: as `read_examples`; no label column, or only one label for classification.
     """
     _check_kind(columns, kind)
-    if kind == "regression":
+    least = get_kind(kind).least_labels
+    if not least:
         return None
     if not columns.label:
         raise ValueError(f"label: {kind} needs a column of labels, or the labels themselves")
@@ -485,7 +487,6 @@ def infer_labels(
     labels: set[str] = set()
     for example in read_examples(path, columns, kind, on_bad=on_bad):
         labels.update(example.label if kind == "multi_label" else (example.label,))  # type: ignore[arg-type]
-    least = 2 if kind == "classification" else 1
     if len(labels) < least:
         raise ValueError(
             f"{os.fspath(path)}: column {column!r}: expected at least {least} labels, "

@@ -27,6 +27,7 @@ import numpy as np
 
 from bert_tf.files import write_json
 from bert_tf.options import option
+from bert_tf.tasks.kinds import get_kind
 from data_prep.finetuning.options import TaggedOptions
 from experiments.benchmarks import harness
 from experiments.command_line.exit_status import InputError
@@ -123,7 +124,7 @@ def _torch_loss(kind: str, logits: Any, labels: Any, weights: Any) -> Any:
     import torch
 
     labels, weights = torch.tensor(labels.numpy()), torch.tensor(weights.numpy())
-    if kind == "regression":
+    if get_kind(kind).loss == "regression":
         losses = (logits[:, 0] - labels) ** 2
     else:
         losses = torch.nn.functional.cross_entropy(

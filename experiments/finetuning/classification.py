@@ -91,7 +91,7 @@ def prepare(
         InputError, ValueError, OSError: bad options or data.
     """
     data = options.data
-    names_needed = data.kind != "regression" and len(data.columns.label) < 2
+    names_needed = get_kind(data.kind).least_labels and len(data.columns.label) < 2
     names_given = options.do_train or data.labels or data.files.train_file
     if data.task_name is None and names_needed and not names_given:
         labels = load_trained(options, start, data.kind).labels or ()
@@ -175,7 +175,7 @@ def write_predictions(
 def _answer_text(task: Task, answer: Any, separator: str) -> str | float:
     """Return an answer as a table shows it."""
     labels = task.labels or ()
-    if task.kind == "multi_label":
+    if get_kind(task.kind).labels == "row":
         return separator.join(label for label, holds in zip(labels, answer, strict=True) if holds)
     return float(answer) if task.kind == "regression" else labels[int(answer)]
 
