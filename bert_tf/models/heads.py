@@ -270,6 +270,10 @@ class MergeChoices(keras.layers.Layer):
 class SplitChoices(keras.layers.Layer):
     """Makes choices of rows again: [B * C, 1] to [B, C], as in `like` [B, C, F]."""
 
+    def __init__(self, **kwargs):
+        # Logits stay float32 under a mixed policy.
+        super().__init__(autocast=False, **kwargs)
+
     def call(self, x, like):
         """Reshape x."""
         return ops.reshape(x, ops.shape(like)[:2])

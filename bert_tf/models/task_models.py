@@ -161,11 +161,13 @@ def bert_multiple_choice(
     over choices does not see, is there because transformers' class has one.
     """
     inputs = {key: keras.Input((None, None), dtype="int32", name=key) for key in encoder_inputs()}
-    rows = {key: MergeChoices(name=f"merge_{key}")(value) for key, value in inputs.items()}
+    rows = {
+        key: MergeChoices(name=f"merge_{key}", dtype=dtype)(value) for key, value in inputs.items()
+    }
     pooled = _encode(config, rows, "pooled_output", recompute, dtype)
     pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
     scores = MultipleChoiceHead(config, 1, name="multiple_choice", dtype=dtype)(pooled)
-    logits = SplitChoices(name="logits")(scores, inputs["input_ids"])
+    logits = SplitChoices(name="logits", dtype=dtype)(scores, inputs["input_ids"])
     return keras.Model(inputs, logits, name=name)
 
 

@@ -670,6 +670,25 @@ def test_task_models_in_mixed_precision(kind):
         assert 0 < np.abs(a - b).max() < 0.15
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_global_mixed_policy_leaves_logits_in_float32(kind, policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = task_model(kind)
+        assert {x.dtype for x in keras.tree.flatten(model.output)} == {"float32"}
+        assert {x.dtype for x in keras.tree.flatten(model(task_inputs(kind)))} == {tf.float32}
+        layers = [x for x in model.layers if not isinstance(x, keras.layers.InputLayer)]
+        assert {layer.dtype_policy.name for layer in layers} == {policy}
+    finally:
+        keras.config.set_dtype_policy(before)
+    # By argument each layer has the policy, too.
+    model = task_model(kind, dtype=policy)
+    layers = [x for x in model.layers if not isinstance(x, keras.layers.InputLayer)]
+    assert {layer.dtype_policy.name for layer in layers} == {policy}
+
+
 @pytest.mark.parametrize(
     "kind",
     # tests/test_finetuning.py trains each kind, too.
