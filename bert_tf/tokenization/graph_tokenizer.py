@@ -464,11 +464,11 @@ def string_tensor(name: str, value: Any, rank: int) -> Any:
     """Make a tensor of strings of an argument and check its type and rank."""
     if not tf.is_tensor(value):
         value = tf.convert_to_tensor(value)
-    expected = "[B]" if rank == 1 else "[B, C]"
+    expected = ("a string", "strings [B]", "strings [B, C]")[rank]
     if value.dtype != tf.string:
-        raise ValueError(f"{name}: expected strings {expected}, got {value.dtype.name}")
+        raise ValueError(f"{name}: expected {expected}, got {value.dtype.name}")
     if value.shape.rank not in (rank, None):
-        raise ValueError(f"{name}: expected strings {expected}, got the shape {value.shape}")
+        raise ValueError(f"{name}: expected {expected}, got the shape {value.shape}")
     return value
 
 

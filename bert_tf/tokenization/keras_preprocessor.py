@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import keras
 import tensorflow as tf
@@ -15,13 +15,14 @@ class BertPreprocessor(keras.layers.Layer):
     """Keras layer from strings to the encoder's inputs; see `TextToIds`, which does the work.
 
     It can be the first layer of a model, on `keras.Input(shape=(), dtype="string")`, or be mapped
-    over a `tf.data.Dataset` of batches. Its configuration holds the vocabulary, so that a model
-    saved with it needs no other file. It needs Keras on TensorFlow.
+    over a `tf.data.Dataset`, of batches or of single texts. Its configuration holds the vocabulary,
+    so that a model saved with it needs no other file. It needs Keras on TensorFlow.
 
     Inputs, as a dictionary or in short:
       {"text": string [B]}, or the tensor alone.
-      {"text": string [B], "text_b": string [B]}, or (text, text_b).
+      {"text": string [B], "text_b": string [B]}, or the tuple (text, text_b).
       {"text": string [B], "choices": string [B, C], or ragged [B, (C)]}.
+      The same of one text, without B; the outputs then have no B either.
 
     Outputs: "input_ids", "input_mask" and "segment_ids", int32 [B, L], or [B, C, L] for choices
     (ragged where these are).
@@ -62,6 +63,11 @@ class BertPreprocessor(keras.layers.Layer):
         if isinstance(inputs, (tuple, list)) and not all(
             isinstance(text, (str, bytes)) for text in inputs
         ):
+            if isinstance(inputs, list) and all(isinstance(text, list) for text in inputs):
+                raise ValueError(
+                    "inputs: expected strings [B], got a list of lists; join the words of each "
+                    'text, or give pairs as {"text": ..., "text_b": ...}'
+                )
             if len(inputs) != 2:
                 raise ValueError(f"inputs: expected a pair (text, text_b), got {len(inputs)}")
             inputs = {"text": inputs[0], "text_b": inputs[1]}
@@ -72,13 +78,19 @@ class BertPreprocessor(keras.layers.Layer):
                 "inputs: expected the keys text, and text_b or choices if there are any, "
                 f"got {' '.join(map(str, inputs))}"
             )
+        text = inputs["text"] if tf.is_tensor(inputs["text"]) else tf.constant(inputs["text"])
+        is_one = text.shape.rank == 0
         strings = {
-            name: string_tensor(name, value, 2 if name == "choices" else 1)
-            for name, value in inputs.items()
+            name: string_tensor(name, value, (2 if name == "choices" else 1) - is_one)
+            for name, value in {**inputs, "text": text}.items()
         }
+        if is_one:
+            strings = {name: value[tf.newaxis] for name, value in strings.items()}
         if "choices" in strings:
-            return self.text_to_ids.pack_choices(strings["text"], strings["choices"])
-        return self.text_to_ids.pack(strings["text"], strings.get("text_b"))
+            packed = self.text_to_ids.pack_choices(strings["text"], strings["choices"])
+        else:
+            packed = self.text_to_ids.pack(strings["text"], strings.get("text_b"))
+        return cast(Any, {name: value[0] for name, value in packed.items()}) if is_one else packed
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this layer again, the vocabulary's pieces among them."""

@@ -416,6 +416,28 @@ def test_layer_takes_texts_pairs_and_choices(preprocessor):
     np.testing.assert_array_equal(ragged["input_ids"][2], chosen["input_ids"][2])
 
 
+def test_layer_takes_one_text_as_it_takes_many(preprocessor):
+    first, second = ["the now", "it"], ["it", "unaffable"]
+    for single, inputs in (
+        ("the now", first),
+        (tf.constant("the now"), first),
+        ((tf.constant("the now"), tf.constant("it")), (first, second)),
+        ({"text": "the now", "text_b": "it"}, (first, second)),
+        (
+            {"text": "the now", "choices": CHOICES[0]},
+            {"text": first, "choices": CHOICES[:2]},
+        ),
+    ):
+        expected = {name: rows[0] for name, rows in preprocessor(inputs).items()}
+        _equal(preprocessor(single), expected)
+    texts = tf.data.Dataset.from_tensor_slices(first)
+    (batch,) = texts.map(preprocessor).batch(2)
+    _equal(batch, preprocessor(first))
+    pairs = tf.data.Dataset.from_tensor_slices((first, second))
+    (batch,) = pairs.map(lambda a, b: preprocessor((a, b))).batch(2)
+    _equal(batch, preprocessor((first, second)))
+
+
 def test_layer_is_saved_with_its_vocabulary(tmp_path):
     vocab_file = tmp_path / "vocab.txt"
     vocab_file.write_text("[PAD]\na\n\n[UNK]\n[CLS]\na\n[SEP]\n[MASK]\nclass_name\nconfig\n##b\n")
@@ -440,7 +462,8 @@ def test_layer_is_saved_with_its_vocabulary(tmp_path):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (tf.constant("a"), r"text: expected strings \[B\], got the shape \(\)"),
+        ({"text": "a", "text_b": ["b"]}, r"text_b: expected a string, got the shape \(1,\)"),
+        ([["one", "two"], ["three", "four"]], "inputs: .* got a list of lists; join the words"),
         (tf.constant([1.0]), r"text: expected strings \[B\], got float32"),
         ({"text": ["a"], "text_b": [["a"]]}, r"text_b: expected strings \[B\], got the shape"),
         ({"text": ["a"], "choices": ["a"]}, r"choices: expected strings \[B, C\], got the shape"),
