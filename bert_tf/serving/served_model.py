@@ -25,6 +25,7 @@ from bert_tf.models.variables import config_of
 from bert_tf.serving.half_precision import StoredWeights
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 
+_MAX_BYTES_PER_PIECE = 4096  # on average; a word without spaces can be one piece, [UNK]
 ID_INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 
@@ -229,7 +230,16 @@ class ServedModel(tf.Module):
 
     def _pack(self, text: tf.Tensor, text_b: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Pack texts [B] into ids [B, L], no longer than the longest needs."""
-        return self._cut(self.text_to_ids.pack(text, text_b))
+        text_b = text_b if text_b is None else self._beginning(text_b)
+        return self._cut(self.text_to_ids.pack(self._beginning(text), text_b))
+
+    def _beginning(self, text: tf.Tensor) -> tf.Tensor:
+        """Return what of texts of any shape can count where only their first L pieces do.
+
+        So that a text of megabytes is not tokenized whole; far beyond any real text of L pieces.
+        """
+        size = _MAX_BYTES_PER_PIECE * self.text_to_ids.max_seq_length
+        return tf.strings.substr(text, 0, size)  # bytes of half a character are dropped later
 
     @staticmethod
     def _cut(packed: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -308,7 +308,9 @@ class MultipleChoice(ServedModel):
         Returns:
             "choice" int32 [B] and "probabilities" float32 [B, C].
         """
-        packed: Any = self.text_to_ids.pack_choices(text, choices)  # dense, as choices are
+        packed: Any = self.text_to_ids.pack_choices(
+            self._beginning(text), self._beginning(choices)
+        )  # dense, as choices are
         rows = self._cut(packed)
         logits = self.run(rows)["logits"]  # [B, C]
         return {

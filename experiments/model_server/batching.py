@@ -76,13 +76,18 @@ def _run(signature: Batchable, inputs: Arrays) -> Arrays | Exception:
         return error
 
 
-def _run_together(signature: Batchable, requests: list[Arrays]) -> list[Arrays] | None:
+def _run_together(
+    signature: Batchable, requests: list[Arrays]
+) -> list[Arrays] | list[ServingError] | None:
     """Return each request's outputs of one run of all; None where the run does not come apart."""
     rows = [next(iter(inputs.values())).shape[0] for inputs in requests]
     joined = {name: np.concatenate([inputs[name] for inputs in requests]) for name in requests[0]}
     try:
         outputs = signature(joined)
-    except Exception:  # One bad request among them: each finds out alone.
+    except Exception as error:
+        if isinstance(error, ServingError) and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return [error] * len(requests)  # Alone they would take as long again, each.
+        # One bad request among them: each finds out alone.
         return None
     if any(array.ndim == 0 or array.shape[0] != sum(rows) for array in outputs.values()):
         signature.batchable = False
@@ -236,7 +241,9 @@ class Batcher:
             else:
                 request.future.set_result(outcome)
 
-    def _compute(self, batch: list[_Request]) -> list[Arrays] | list[Arrays | Exception]:
+    def _compute(
+        self, batch: list[_Request]
+    ) -> list[Arrays] | list[ServingError] | list[Arrays | Exception]:
         signature = batch[0].signature
         if len(batch) > 1:
             together = _run_together(signature, [request.inputs for request in batch])

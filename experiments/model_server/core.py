@@ -5,9 +5,11 @@ REST and gRPC both come here, so that they answer alike.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 
+import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
@@ -20,7 +22,8 @@ from tensorflow_serving.apis.regression_pb2 import RegressionRequest, Regression
 
 from experiments.model_server.batching import Arrays, Batcher
 from experiments.model_server.models import DEFAULT_SIGNATURE, ModelManager, Servable, Signature
-from experiments.model_server.status import invalid_argument
+from experiments.model_server.options import ServerOptions
+from experiments.model_server.status import ServingError, invalid_argument
 
 # Names that the Classify and Regress APIs fix (tf.saved_model.CLASSIFY_INPUTS and so on).
 EXAMPLES = tf.saved_model.CLASSIFY_INPUTS
@@ -131,12 +134,12 @@ class ServingCore:
     Args:
         models: the loaded models.
         batcher: what runs their signatures.
-        max_tensor_bytes: memory of one input at most.
+        options: the bounds on a request.
     """
 
-    def __init__(self, models: ModelManager, batcher: Batcher, max_tensor_bytes: int):
-        self.models, self.batcher = models, batcher
-        self.max_tensor_bytes = max_tensor_bytes
+    def __init__(self, models: ModelManager, batcher: Batcher, options: ServerOptions):
+        self.models, self.batcher, self._options = models, batcher, options
+        self.max_tensor_bytes = options.max_request_bytes  # memory of one input at most
 
     def servable(self, spec: ModelSpec) -> Servable:
         """Return the loaded version that a request names.
@@ -171,8 +174,45 @@ class ServingCore:
         return {name: outputs[name] for name in names}
 
     async def _run(self, servable: Servable, signature: Signature, inputs: Arrays) -> Arrays:
-        with servable.in_use():
-            return await self.batcher.run(signature, inputs)
+        for name, array in inputs.items():
+            self._check_work(name, array)
+        seconds = self._options.request_timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                with servable.in_use():
+                    return await self.batcher.run(signature, inputs)
+        except TimeoutError:
+            raise ServingError(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"the request took longer than --request_timeout_seconds={seconds:g}",
+            ) from None
+
+    def _check_work(self, name: str, array: np.ndarray) -> None:
+        """Refuse what would take too long: many rows, or a long text.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, naming the input and the flag.
+        """
+        rows, most = array.shape[0] if array.ndim else 1, self._options.max_request_rows
+        if rows > most:
+            raise invalid_argument(
+                f"{name}: expected at most {most} rows (--max_request_rows), got {rows}; "
+                "send several requests"
+            )
+        if array.dtype != object:
+            return
+        sizes, most = [len(value) for value in array.flat], self._options.max_text_bytes
+        if sizes and max(sizes) > most:
+            raise invalid_argument(
+                f"{name}: expected at most {most} bytes a text (--max_text_bytes), "
+                f"got {max(sizes)} at item {sizes.index(max(sizes))}"
+            )
+        # Of a tensor with one value for many rows, memory is needed for each of them.
+        if sum(sizes) > self.max_tensor_bytes:
+            raise invalid_argument(
+                f"{name}: expected at most {self.max_tensor_bytes} bytes in all "
+                f"(--max_request_bytes), got {sum(sizes)}"
+            )
 
     async def classify(self, request: ClassificationRequest) -> ClassificationResponse:
         """Return labels with scores for each example; see TF Serving's classification.proto.

@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import logging
+import math
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -48,9 +49,16 @@ class Signature:
         model_name: the model's name, for metrics.
         definition: the signature as the SavedModel has it.
         session: what the SavedModel was loaded into.
+        timeout_seconds: how long a run may take; 0 for any time.
     """
 
-    def __init__(self, model_name: str, definition: SignatureDef, session: tf.compat.v1.Session):
+    def __init__(
+        self,
+        model_name: str,
+        definition: SignatureDef,
+        session: tf.compat.v1.Session,
+        timeout_seconds: float = 0,
+    ):
         self.model_name, self.batchable = model_name, True
         self.inputs: dict[str, TensorInfo] = dict(definition.inputs)
         self.outputs: dict[str, TensorInfo] = dict(definition.outputs)
@@ -58,6 +66,8 @@ class Signature:
         options = config_pb2.CallableOptions()
         options.feed.extend(info.name for info in self.inputs.values())
         options.fetch.extend(info.name for info in self.outputs.values())
+        # Ends the computation itself, of which a client that is gone knows nothing.
+        options.run_options.timeout_in_ms = math.ceil(timeout_seconds * 1000)
         # Session.run and make_callable would hold an input to its static shape, which TF Serving
         # does not: half_plus_two of its documentation has [-1, 1] and is sent [1.0, 2.0, 5.0].
         self._call = session._make_callable_from_options(options)
@@ -108,6 +118,7 @@ class Servable:
         version: number of the version.
         session: what it was loaded into.
         definitions: its signatures by name.
+        timeout_seconds: see `Signature`.
     """
 
     def __init__(
@@ -116,12 +127,13 @@ class Servable:
         version: int,
         session: tf.compat.v1.Session,
         definitions: dict[str, SignatureDef],
+        timeout_seconds: float = 0,
     ):
         self.model_name, self.version = model_name, version
         self.definitions = definitions
         self._session, self._users = session, 0
         self._signatures = {
-            name: Signature(model_name, definition, session)
+            name: Signature(model_name, definition, session, timeout_seconds)
             for name, definition in definitions.items()
             if _has_dense_tensors(definition)
         }
@@ -160,13 +172,16 @@ class Servable:
         self._session.close()
 
 
-def load_servable(model_name: str, version: int, folder: pathlib.Path) -> Servable:
+def load_servable(
+    model_name: str, version: int, folder: pathlib.Path, timeout_seconds: float = 0
+) -> Servable:
     """Load a SavedModel as TF Serving does: its graph into a session, then the warm-up requests.
 
     Args:
         model_name: the model's name.
         version: number of the version.
         folder: the SavedModel.
+        timeout_seconds: see `Signature`.
 
     Returns:
         The version, ready to answer.
@@ -184,7 +199,8 @@ def load_servable(model_name: str, version: int, folder: pathlib.Path) -> Servab
             meta_graph = tf.compat.v1.saved_model.load(
                 session, [tf.saved_model.SERVING], str(folder)
             )
-        servable = Servable(model_name, version, session, dict(meta_graph.signature_def))
+        definitions = dict(meta_graph.signature_def)
+        servable = Servable(model_name, version, session, definitions, timeout_seconds)
         _warm_up(servable, folder / WARMUP_FILE)
     except BaseException:
         session.close()
@@ -258,18 +274,22 @@ class ModelManager:
     Args:
         sources: the models.
         num_versions: how many of the newest versions of each are loaded; 0 for all.
+        timeout_seconds: how long a run of a model may take; 0 for any time.
 
     Raises:
         ValueError: two models have one name, or num_versions is below 0.
     """
 
-    def __init__(self, sources: Sequence[ModelSource], num_versions: int = 1):
+    def __init__(
+        self, sources: Sequence[ModelSource], num_versions: int = 1, timeout_seconds: float = 0
+    ):
         names = [source.name for source in sources]
         if len(set(names)) != len(names):
             raise ValueError(f"model_name: expected a different name for each, got {names}")
         if num_versions < 0:
             raise ValueError(f"num_versions: expected at least 0, got {num_versions}")
         self._sources, self._num_versions = tuple(sources), num_versions
+        self._timeout_seconds = timeout_seconds
         self._servables: dict[str, dict[int, Servable]] = {name: {} for name in names}
         self._statuses: dict[str, dict[int, ModelVersionStatus]] = {name: {} for name in names}
         # Contents of versions that did not load: they are tried again when they change.
@@ -378,7 +398,7 @@ class ModelManager:
         loop = asyncio.get_running_loop()
         try:
             servable = await loop.run_in_executor(
-                self._loader, load_servable, name, version, folder
+                self._loader, load_servable, name, version, folder, self._timeout_seconds
             )
         except Exception as error:  # A file of any kind may lie there; the server goes on.
             reason = as_serving_error(error)

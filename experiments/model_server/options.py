@@ -52,6 +52,20 @@ class ServerOptions:
         minimum=1,
         maximum=_MAX_INT32,
     )
+    max_request_rows: int = option(
+        1024, "Rows of a request; one of more gets status 400.", minimum=1
+    )
+    max_text_bytes: int = option(
+        1 << 17,
+        "Size of one text, or other value of bytes, of a request; a longer one gets status 400.",
+        minimum=1,
+    )
+    request_timeout_seconds: float = option(
+        120.0,
+        "How long a request may wait and run; one that takes longer gets status 504.",
+        above=0,
+        maximum=_MAX_SECONDS,
+    )
     max_header_bytes: int = option(
         1 << 16,
         "Size of a request's head, or of gRPC's metadata; a larger one is refused.",

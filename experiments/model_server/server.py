@@ -91,7 +91,7 @@ async def serve(
     check_folders(options)
     metrics = ServingMetrics()
     models, batcher = _models_and_batcher(options, metrics)
-    core = ServingCore(models, batcher, options.max_request_bytes)
+    core = ServingCore(models, batcher, options)
     rpc_server = rpc_port = None
     if options.port >= 0:
         rpc_server, rpc_port = grpc_server(
@@ -133,7 +133,8 @@ def _models_and_batcher(
         options.max_enqueued_requests,
     )
     sources = [ModelSource(name, pathlib.Path(folder)) for name, folder in options.models]
-    return ModelManager(sources, options.num_versions), Batcher(batching, metrics)
+    manager = ModelManager(sources, options.num_versions, options.request_timeout_seconds)
+    return manager, Batcher(batching, metrics)
 
 
 def _listener(options: ServerOptions) -> socket.socket | None:

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -601,6 +602,57 @@ def test_folder_that_is_no_folder_of_versions(tmp_path, caplog):
         assert server.get("/readyz")[0] == 503
     assert caplog.text.count("no versions of e under") == 1
     assert "got an empty folder" in caplog.text and "'v1'" in caplog.text
+
+
+def test_bounds_on_work(exported):
+    models = [(name, exported[name]) for name in (TWO, "fitting")]
+    bounds = {"max_request_rows": 4, "max_text_bytes": 10, "max_request_bytes": 1000}
+    with stand_ins.running(models, **bounds) as server:
+        path = f"/v1/models/{TWO}"
+        assert server.post(f"{path}:predict", {"instances": [1.0] * 4})[0] == 200
+        status, answer = server.post(f"{path}:predict", {"inputs": [1.0] * 5})
+        assert status == 400
+        assert "x: expected at most 4 rows (--max_request_rows), got 5" in answer["error"]
+        examples = {"signature_name": "classify_x_to_y", "examples": [{"x": 2.0}] * 5}
+        assert server.post(f"{path}:classify", examples)[0] == 400
+        request = {"signature_name": "single", "instances": ["a", "\u00e9" * 5]}
+        assert server.post("/v1/models/fitting:predict", request)[0] == 200
+        request["instances"][1] += "b"
+        status, answer = server.post("/v1/models/fitting:predict", request)
+        assert status == 400
+        assert "10 bytes a text (--max_text_bytes), got 11 at item 1" in answer["error"]
+        # A few bytes that stand for many rows.
+        request = predict_request(TWO, x=np.float32([2]))
+        request.inputs["x"].tensor_shape.dim[0].size = 20
+        with grpc.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            with pytest.raises(grpc.RpcError, match="at most 4 rows") as caught:
+                stub.Predict(request)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+class Slow(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+    def run(self, x):
+        large = tf.random.stateless_uniform([800, 800], [0, 0])
+        final = tf.while_loop(
+            lambda i, value: i < 20_000,
+            lambda i, value: (i + 1, tf.tanh(tf.matmul(value, large))),
+            (0, large),
+        )
+        return {"y": x + tf.reduce_sum(final[1])}
+
+
+def test_request_that_takes_too_long(tmp_path):
+    module = Slow()
+    tf.saved_model.save(module, str(tmp_path / "m" / "1"), {"serving_default": module.run})
+    bounds = {"request_timeout_seconds": 0.5, "num_batch_threads": 1}
+    with stand_ins.running([("m", str(tmp_path / "m"))], **bounds) as server:
+        begun = time.monotonic()
+        status, answer = server.post("/v1/models/m:predict", {"instances": [1.0]})
+        assert status == 504 and len(answer["error"].splitlines()) == 1
+    # The computation itself has ended too: the server waits for it, which alone takes minutes.
+    assert time.monotonic() - begun < 30
 
 
 def test_port_that_is_taken(server, exported):

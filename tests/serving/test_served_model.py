@@ -193,6 +193,30 @@ def test_no_texts_and_long_ones(text_to_ids, vocab_file):
             assert value.shape[0] == 2
 
 
+def test_only_the_beginning_of_a_long_text_is_tokenized(vocab_file, monkeypatch):
+    model, text_to_ids = made("classification", 3), TextToIds(vocab_file, max_seq_length=LENGTH)
+    served = Classifier(model, text_to_ids, ("no", "maybe", "yes"), has_pairs=True)
+    # Words so long that each is one [UNK]: these are seen to the last that fits.
+    texts = ["x" * 3000 + " the " + "y" * 3000 + " list", "the list " * 100_000]
+    others = ["items " + "\u0e01" * 1000 + " is empty", "\u00e9" * 500_000]
+    expected = softmax(np.concatenate(outputs_of(model, vocab_file, texts, others)))
+    found = served.answer(tf.constant(texts), tf.constant(others))
+    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-5)
+    sizes, pack = [], TextToIds.pack
+
+    def measured(self, *texts):
+        sizes.extend(len(text) for column in texts for text in column.numpy())
+        return pack(self, *texts)
+
+    monkeypatch.setattr(TextToIds, "pack", measured)
+    tf.config.run_functions_eagerly(True)
+    try:
+        served.answer(tf.constant(texts), tf.constant(others))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert sizes == [len(texts[0]), 4096 * LENGTH, len(others[0].encode()), 4096 * LENGTH]
+
+
 def test_what_does_not_fit_is_refused(text_to_ids, vocab_file, tmp_path):
     model = made("classification", 3)
     with pytest.raises(ValueError, match="labels: the model has 3, got 2: a, b"):
