@@ -142,10 +142,10 @@ def test_question_answering(page):
 def test_named_entities(page):
     result = run(page, "entities", text="Zoë👩 in Madrid, she said.")
     marks = result.locator("mark").all()
-    assert [mark.inner_text() for mark in marks] == ["Zoë👩PER", "MadridLOC"]
+    assert [mark.inner_text() for mark in marks] == ["Zoë👩 PER", "Madrid LOC"]
     colours = {mark.evaluate("e => getComputedStyle(e).backgroundColor") for mark in marks}
     assert len(colours) == 2
-    assert result.locator(".passage").inner_text() == "Zoë👩PER in MadridLOC, she said."
+    assert result.locator(".passage").inner_text() == "Zoë👩 PER in Madrid LOC, she said."
     assert not page.problems
 
 
@@ -155,6 +155,66 @@ def test_classification(page):
     assert names == ["positive", "neutral", "negative"]
     assert result.locator(".headline").inner_text() == "positive"
     assert not page.problems
+
+
+def test_answer_that_comes_after_another_model_was_chosen(page):
+    """It is not shown under that model, nor is its error, and Run is free again."""
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    for status in (200, 500):
+        held.clear()
+        page.route("**/v1/models/masks:predict", hold)
+        page.locator("nav button", has_text="masks").click()
+        page.click("#run")
+        for _ in range(100):
+            if held:
+                break
+            page.wait_for_timeout(20)
+        page.locator("nav button", has_text="opinions").click()
+        assert page.locator("#run").is_enabled()
+        with page.expect_response("**/v1/models/masks:predict"):
+            if status == 200:
+                held[0].continue_()
+            else:
+                held[0].fulfill(status=500, json={"error": "late"})
+        page.wait_for_timeout(200)
+        assert page.locator("#result").is_hidden()
+        assert page.locator("#note").inner_text() == ""
+        page.unroute("**/v1/models/masks:predict")
+    result = run(page, "opinions", text="A long and touching film.")
+    assert result.locator(".headline").inner_text() == "positive"
+
+
+def test_models_that_are_not_loaded(browser, tmp_path):
+    """The page says why, and what has the focus keeps it while it waits for them."""
+    models = [*stand_ins.save_tasks(tmp_path)[:2]]
+    broken, late = tmp_path / "broken", tmp_path / "late"
+    (broken / "3").mkdir(parents=True)
+    (broken / "3" / "saved_model.pb").write_bytes(b"no SavedModel")
+    late.mkdir()
+    models = [models[0], ("broken", str(broken)), ("late", str(late)), models[1]]
+    with stand_ins.running(models, wait_ready=False) as server:
+        server.wait_for(lambda: "END" in str(server.get("/v1/models/broken")))
+        server.wait_for(lambda: server.get("/v1/models/entities/metadata")[0] == 200)
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.ports.rest}/")
+        page.wait_for_selector("#missing:not([hidden])")
+        told = page.locator("#missing").inner_text().splitlines()
+        assert told[0].startswith("broken: version 3 failed: ") and len(told[0]) > 40
+        assert told[1] == "late: no version in its folder yet"
+        page.locator("nav button", has_text="entities").focus()
+        stand_ins.save_half_plus(tmp_path / "new", 2)
+        os.rename(tmp_path / "new", late / "1")
+        page.wait_for_selector("nav button[data-model=late]", timeout=30_000)
+        page.wait_for_timeout(200)
+        names = [button.get_attribute("data-model") for button in page.locator("nav button").all()]
+        assert names == ["answers", "late", "entities"]
+        assert page.evaluate("document.activeElement.dataset.model") == "entities"
+        assert "late" not in page.locator("#missing").inner_text()
+        page.close()
 
 
 def test_model_of_another_kind(page):
