@@ -11,6 +11,10 @@ from typing import Any
 
 _logger = logging.getLogger(__name__)
 
+# No encoder comes near these; a file that says more would take all memory before anything fails.
+_MOST_LAYERS = 10_000
+_MOST_PARAMETERS = 1e11
+
 # The names of activations. Inside this package "gelu" alone is never used: the original code means
 # the tanh form by it (since bee6030, 2019-02-07), transformers the exact form.
 ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu", "tanh", "linear")
@@ -153,6 +157,34 @@ class BertConfig:
         if self.bilstm and self.hidden_size % 2:
             raise ValueError(f"hidden_size must be even for bilstm, got {self.hidden_size}")
 
+    def check_size(self) -> None:
+        """Refuse sizes that are no model's, before one is made of them.
+
+        A configuration alone may have them: beside weights, what these are tells more.
+
+        Raises:
+            ValueError: no encoder is as large.
+        """
+        if self.num_hidden_layers > _MOST_LAYERS:
+            raise ValueError(
+                f"num_hidden_layers must be at most {_MOST_LAYERS:,}, got {self.num_hidden_layers}"
+            )
+        width, rows = (
+            self.hidden_size,
+            (self.vocab_size + self.max_position_embeddings + self.type_vocab_size),
+        )
+        matrices = {
+            "hidden_size": 4 * width * width * self.num_hidden_layers,
+            "intermediate_size": 2 * width * self.intermediate_size * self.num_hidden_layers,
+            "vocab_size, max_position_embeddings and type_vocab_size": width * rows,
+        }
+        largest = max(matrices, key=lambda name: matrices[name])
+        if sum(matrices.values()) > _MOST_PARAMETERS:
+            raise ValueError(
+                f"the configuration is of {sum(matrices.values()):.1e} parameters; expected at "
+                f"most {_MOST_PARAMETERS:.0e}; the most are of {largest}"
+            )
+
     @classmethod
     def from_size(cls, size: str, *, vocab_size: int, **overrides: Any) -> BertConfig:
         """Make the configuration of a released size.
@@ -223,6 +255,8 @@ class BertConfig:
                 values = json.load(file)
             except ValueError as error:
                 raise ValueError(f"{path}: not a JSON file: {error}") from error
+            except RecursionError as error:
+                raise ValueError(f"{path}: JSON nested too deeply") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
         if style not in (None, "google", "hf"):

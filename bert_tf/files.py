@@ -13,6 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 _BLOCK_BYTES = 1 << 20
+# What a file says to hold may be this many times its own size, and this many bytes in any case.
+# Weights and records that compression makes smaller than that are of zeros alone.
+_MOST_TIMES = 16
+_MOST_BYTES_IN_ANY_CASE = 1 << 26
 
 Path = str | os.PathLike[str]
 
@@ -77,8 +81,39 @@ def write_json(path: Path, value: Any, indent: int | None = 2, sort_keys: bool =
 
 
 def read_json(path: Path) -> Any:
-    """Return the value that a JSON file holds."""
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    """Return the value that a JSON file holds; errors as of `parse_json`."""
+    return parse_json(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is none, or nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
+def check_declared(num_bytes: int, file_bytes: int, what: str) -> None:
+    """Refuse a size that a file declares, before memory or disk is taken for it.
+
+    Args:
+        num_bytes: the size that is declared, unpacked.
+        file_bytes: size of the file itself.
+        what: what is said to be so large, for the message.
+
+    Raises:
+        ValueError: no file of that size holds so much, but one made to exhaust memory.
+    """
+    most = max(_MOST_BYTES_IN_ANY_CASE, _MOST_TIMES * file_bytes)
+    if num_bytes > most:
+        raise ValueError(
+            f"{what} declares {num_bytes:,} bytes; expected at most {most:,} in a file of "
+            f"{file_bytes:,}"
+        )
 
 
 def sha256(path: Path) -> str:

@@ -6,7 +6,6 @@ import atexit
 import dataclasses
 import glob
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.files import parse_json
 from bert_tf.records.decoding import decode_example, parse_example_fn
 from bert_tf.records.files import (
     RecordWriter,
@@ -193,7 +193,7 @@ def _manifests_by_path(files: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _read_manifest(path: str) -> dict[str, Any]:
     try:
-        manifest = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        manifest = parse_json(pathlib.Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(manifest, dict):

@@ -49,6 +49,7 @@ class Bert(ConfiguredLayer):
         recompute: str | Sequence[int] = "none",
         **kwargs,
     ):
+        config.check_size()
         super().__init__(config, **kwargs)
         self.hidden_states = hidden_states
         self.attention_probs = attention_probs

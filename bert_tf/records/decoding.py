@@ -9,18 +9,20 @@ import numpy as np
 from bert_tf.records.files import read_records
 from bert_tf.records.schema import FIXED_WIDTH, FeatureSpec
 
+_MOST_VARINT_BYTES = 10  # of 64 bits; what is beyond these is cut off, as protobuf does
+_MOST_UINT64 = (1 << 64) - 1
+
 # === Reading ===
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
+    value = 0
+    for k in range(_MOST_VARINT_BYTES):
+        byte = data[position + k]
+        value |= (byte & 0x7F) << 7 * k
         if byte < 0x80:
-            return value, position
-        shift += 7
+            return value & _MOST_UINT64, position + k + 1
+    raise IndexError
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
@@ -55,6 +57,8 @@ def _packed_varints(data: bytes) -> np.ndarray:
         raise IndexError
     start = np.concatenate([[0], last[:-1] + 1])
     size = last - start + 1
+    if size.max() > _MOST_VARINT_BYTES:
+        raise IndexError
     values = np.zeros(last.size, np.uint64)
     for k in range(int(size.max())):
         has = size > k

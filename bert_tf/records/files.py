@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, Literal
 import google_crc32c
 import numpy as np
 
+from bert_tf.files import check_declared
 from bert_tf.records.encoding import (
     FOOTER_BYTES,
     HEADER_BYTES,
@@ -38,6 +39,7 @@ from bert_tf.records.encoding import (
 
 Compression = Literal["gzip"] | None
 _SEARCH_BYTES = 1 << 16  # looked through at once for the record after a damaged one
+_BLOCK_BYTES = 1 << 20
 
 
 # === Files ===
@@ -209,6 +211,7 @@ def read_records(
             raise ValueError(message)
         on_damage(message)
 
+    file_bytes = os.path.getsize(path)
     with _open_records(path) as stream:
         while True:
             try:
@@ -222,7 +225,9 @@ def read_records(
                     if not _find_header(stream, header):
                         return
                     continue
-                body = stream.read(size + FOOTER_BYTES) if size >= 0 else b""
+                if problem := _excess(size, file_bytes):
+                    return damaged(problem)
+                body = _read_bytes(stream, size + FOOTER_BYTES) if size >= 0 else b""
             except EOFError as error:
                 return damaged(f"file is truncated: {error}")
             except (gzip.BadGzipFile, zlib.error) as error:
@@ -235,6 +240,26 @@ def read_records(
             else:
                 yield record
             number += 1
+
+
+def _excess(size: int, file_bytes: int) -> str | None:
+    """Say what is wrong with the length of a record that no file of this size can hold."""
+    try:
+        check_declared(size, file_bytes, "its length")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _read_bytes(stream: BinaryIO, size: int) -> bytes:
+    """Read so many bytes, or what there is; memory is taken for no more than that."""
+    first = stream.read(min(size, _BLOCK_BYTES))
+    if len(first) == size or len(first) < _BLOCK_BYTES:
+        return first
+    data = bytearray(first)
+    while block := stream.read(min(size - len(data), _BLOCK_BYTES)):
+        data += block
+    return bytes(data)
 
 
 def _find_header(stream: BinaryIO, read: bytes) -> bool:

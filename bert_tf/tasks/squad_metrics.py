@@ -6,13 +6,14 @@ them an F1 of zero.
 """
 
 import collections
-import json
 import os
 import re
 import string
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from bert_tf.files import parse_json
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -36,7 +37,7 @@ def read_references(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     path = os.fspath(path)
     try:
         with open(path, encoding="utf-8-sig") as reader:
-            articles = json.load(reader)["data"]
+            articles = parse_json(reader.read())["data"]
         rows = [
             (question["id"], tuple(answer["text"] for answer in question["answers"]))
             for article in articles

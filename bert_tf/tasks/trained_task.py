@@ -1,12 +1,24 @@
 """What a fine-tuned model is for, kept beside its weights."""
 
 import dataclasses
+import math
 import os
 
 from bert_tf.files import read_json, write_json
 from bert_tf.tasks.kinds import get_kind
 
 TRAINED_TASK_NAME = "bert_task.json"
+
+# Smallest values of the whole numbers in it, and the largest of them all: none is more than the
+# pieces of a document.
+_LEAST = {
+    "max_seq_length": 1,
+    "doc_stride": 1,
+    "max_query_length": 1,
+    "max_answer_length": 1,
+    "n_best_size": 1,
+}
+_MOST = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +46,23 @@ class TrainedTask:
     n_best_size: int = 20
     version_2_with_negative: bool = False
     null_score_diff_threshold: float = 0.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise ValueError(f"{field.name} must be true or false, got {value!r}")
+            if isinstance(field.default, float):
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                if not is_number or not math.isfinite(value):
+                    raise ValueError(f"{field.name} must be a finite number, got {value!r}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            is_int = isinstance(value, int) and not isinstance(value, bool)
+            if not is_int or not least <= value <= _MOST:
+                raise ValueError(
+                    f"{name} must be an integer of {least} to {_MOST:,}, got {value!r}"
+                )
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write bert_task.json.

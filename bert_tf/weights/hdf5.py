@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from bert_tf.config import BertConfig
+from bert_tf.files import check_declared
 from bert_tf.weights.layouts import Layout
 from bert_tf.weights.tensor_files import CorruptCheckpointError
 
@@ -63,6 +64,7 @@ class Hdf5File:
         self.path = path or self._file
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._packed: set[str] = set()
+        packed_bytes = 0
         for entry in self._entries():
             if entry.is_elsewhere:
                 raise ValueError(
@@ -84,8 +86,13 @@ class Hdf5File:
                         f"{self.path}: {entry.name} is of a type that weights do not have"
                     )
                 self.shapes[entry.name] = entry.shape
+                packed_bytes += entry.num_bytes if entry.is_packed else 0
                 if entry.is_packed:
                     self._packed.add(entry.name)
+        try:
+            check_declared(packed_bytes, os.path.getsize(self._file), "its compressed data")
+        except ValueError as error:
+            raise CorruptCheckpointError(f"{self.path}: {error}") from error
 
     def _entries(self) -> list[_Entry]:
         entries: list[_Entry] = []

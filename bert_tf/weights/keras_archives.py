@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
 import re
 import tempfile
 import zipfile
@@ -13,12 +12,13 @@ from typing import Any
 import keras
 
 from bert_tf.config import BertConfig
+from bert_tf.files import parse_json
 from bert_tf.models.variables import abbreviate
 from bert_tf.weights.hdf5 import Hdf5File, check_sizes, one_line
 from bert_tf.weights.layouts import OURS
 from bert_tf.weights.locate import KERAS_WEIGHTS_SUFFIX
 from bert_tf.weights.model_weights import without_initial_values
-from bert_tf.weights.tensor_files import CorruptCheckpointError
+from bert_tf.weights.tensor_files import CorruptCheckpointError, check_archive
 
 # What damaged archives make zipfile and json raise.
 _ZIP_ERRORS = (
@@ -37,9 +37,10 @@ def load_keras(path: str) -> keras.Model:
     """Open a `.keras` archive."""
     # The library's own load_model would read the weights within the file into memory twice.
     with tempfile.TemporaryDirectory() as folder:
+        check_archive(path)
         try:
             with zipfile.ZipFile(path) as archive:
-                config = json.loads(archive.read("config.json"))
+                config = parse_json(archive.read("config.json"))
                 weights = archive.extract(f"model{KERAS_WEIGHTS_SUFFIX}", folder)
         except _ZIP_ERRORS as error:
             raise CorruptCheckpointError(f"{path}: not a whole .keras file: {error}") from error

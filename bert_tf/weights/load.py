@@ -582,6 +582,11 @@ def _check_tables(checkpoint: Checkpoint, config: BertConfig, resize: Sequence[s
         expected = (getattr(config, key), config.hidden_size)
         if shape is not None and key not in resize and shape != expected:
             differences.append(_shape_difference(weight, expected, shape, layout, config))
+    name = "bert/encoder/layer_0/intermediate/dense/kernel"
+    shape = shapes.get(names.get(layout.theirs(name) or "", ""))
+    expected = (config.hidden_size, config.intermediate_size)
+    if shape is not None and shape != layout.shape(name, expected, config):
+        differences.append(_shape_difference(name, expected, shape, layout, config))
     _refuse(checkpoint, (), (), differences)
     if config.num_hidden_layers > len(shapes):
         raise ValueError(

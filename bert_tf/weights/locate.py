@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
-import json
 import os
 import pathlib
 import re
 from typing import Any
 
 from bert_tf.config import BertConfig
+from bert_tf.files import parse_json
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.weights import tensor_files
 from bert_tf.weights.tensor_files import CorruptCheckpointError, checkpoint_steps
@@ -160,8 +160,8 @@ def _refuse_known_folders(folder: pathlib.Path) -> None:
             _refuse_data_alone(path.with_suffix(""))
     # sentence-transformers keeps the encoder in a folder of its own, that modules.json names.
     names = [path.name for path in paths if re.match(r"^0_[A-Z]\w*$", path.name)]
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError):
+        modules = parse_json((folder / "modules.json").read_text(encoding="utf-8"))
         modules = modules if isinstance(modules, list) else []
         names = [m["path"] for m in modules if isinstance(m, dict) and _is_name(m.get("path"))]
     for name in names:
@@ -242,8 +242,8 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            values = json.load(file)
-    except (ValueError, RecursionError) as error:
+            values = parse_json(file.read())
+    except ValueError as error:
         tensor_files.refuse_pointer(path)
         raise ValueError(f"{os.fspath(path)}: not a JSON file: {error}") from error
     if not isinstance(values, dict):

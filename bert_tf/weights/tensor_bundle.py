@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import math
 import os
 import pathlib
 import re
@@ -172,6 +173,14 @@ class TensorBundle:
         """Read the index; errors as in `list_tensors`."""
         self.path = os.fspath(prefix)
         tensors = list_tensors(prefix)
+        # TensorFlow takes memory for a shape before it looks for the data.
+        stored = sum(os.path.getsize(self.path + suffix) for suffix in _data_suffixes(self.path))
+        for name, (shape, dtype) in tensors.items():
+            if math.prod(shape) * tf.as_dtype(dtype).size > stored:
+                raise CorruptCheckpointError(
+                    f"{self.path}: cannot read {name!r}: it has shape {shape}, but the data have "
+                    f"{stored:,} bytes"
+                )
         self.shapes = {name: shape for name, (shape, _) in tensors.items()}
         self._dtypes = {name: dtype for name, (_, dtype) in tensors.items()}
 

@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from bert_tf.files import replacing
+from bert_tf.files import check_declared, parse_json, replacing
 
 SAFETENSORS_NAME = "model.safetensors"
 INDEX_SUFFIX = ".index.json"
@@ -122,6 +122,23 @@ def _names_in_zip(path: str | os.PathLike) -> list[str]:
             return archive.namelist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
         return []
+
+
+def check_archive(path: str | os.PathLike) -> None:
+    """Refuse an archive that holds far more than its size; what is none is left to its reader.
+
+    Raises:
+        CorruptCheckpointError: it declares so much that unpacking would exhaust memory or disk.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            declared = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return
+    try:
+        check_declared(declared, os.path.getsize(path), "the archive")
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{os.fspath(path)}: {error}") from error
 
 
 class SafetensorsFile:
@@ -229,7 +246,7 @@ class ShardedFiles:
 def _read_index(path: str) -> dict[str, str]:
     try:
         with open(path, encoding="utf-8") as file:
-            weight_map = json.load(file)["weight_map"]
+            weight_map = parse_json(file.read())["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpointError(
             f"{path}: expected a JSON object with a weight_map: {error!r}"
@@ -264,6 +281,7 @@ class TorchFile:
             )
         import torch  # pyright: ignore[reportMissingImports]
 
+        check_archive(self.path)
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file makes torch raise any of a dozen types
@@ -284,6 +302,13 @@ class TorchFile:
                 f"{self.path}: expected names and tensors, got {type(state).__name__}"
                 + _inner_weights(state)
             )
+        for name, value in state.items():
+            # A view may repeat one number as often as it says.
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise CorruptCheckpointError(
+                    f"{self.path}: {name} has shape {tuple(value.shape)}, but the file does not "
+                    "hold that much"
+                )
         self._state: dict[str, Any] = dict(state)
         self.shapes = {name: tuple(value.shape) for name, value in self._state.items()}
 

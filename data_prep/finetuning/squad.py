@@ -7,7 +7,6 @@ a traceback, and what it would train on although no answer stands there, is name
 import dataclasses
 import functools
 import itertools
-import json
 import logging
 import os
 from bisect import bisect_right
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_tf.files import parse_json
 from bert_tf.tasks.document_windows import (
     Window,
     WindowRule,
@@ -190,10 +190,10 @@ def _load_articles(path: str) -> list:
     """Return the file's `data`."""
     try:
         with open(path, encoding="utf-8-sig") as reader:
-            content = json.load(reader)
+            content = parse_json(reader.read())
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected JSON in UTF-8, got {error}") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         got = error if os.path.getsize(path) else "an empty file"
         raise ValueError(f"{path}: expected the JSON of SQuAD, got {got}") from error
     articles = content.get("data") if isinstance(content, dict) else None
