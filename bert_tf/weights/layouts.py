@@ -155,6 +155,14 @@ HF = Layout(
     heads=r"^(cls|classifier|qa_outputs)\.",
 )
 
+# Kind of task (`tasks.KINDS`) of a classifier -> what transformers calls it in "problem_type". It
+# tells what is made of the logits: probabilities of one label, of each by itself, or a number.
+HF_PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
 # The class of transformers for each kind of model, and whether it has a pooler. Without next
 # sentence prediction the kind "pretraining" is BertForMaskedLM.
 HF_ARCHITECTURES = {

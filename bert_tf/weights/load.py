@@ -35,6 +35,7 @@ from bert_tf.weights.layouts import (
     HEAD_MARKS,
     HF,
     HF_ARCHITECTURES,
+    HF_PROBLEM_TYPES,
     HF_TIED,
     OURS,
     POOLER,
@@ -371,6 +372,8 @@ class LoadedModel(NamedTuple):
         kind: key of `task_models.HEADS`.
         labels: names of the labels of a classifier, in order, where they lie with the weights.
         transfer: what was moved, missing and ignored.
+        problem_type: of a classifier of transformers, a value of HF_PROBLEM_TYPES; None where its
+            configuration leaves open that it tells one label from others.
     """
 
     model: keras.Model
@@ -379,6 +382,7 @@ class LoadedModel(NamedTuple):
     kind: str
     labels: tuple[str, ...] | None
     transfer: Transfer
+    problem_type: str | None = None
 
 
 def load_bert(
@@ -518,7 +522,10 @@ def load_model(
     labels = _labels(checkpoint, arguments.get("num_labels"))
     tokenizer = load_tokenizer(checkpoint, do_lower_case)
     _warn_of_more_words(checkpoint, config, tokenizer)
-    return LoadedModel(model, config, tokenizer, kind, labels, transfer)
+    problem_type = None
+    if kind == "classification":
+        problem_type = _problem_type(checkpoint, arguments["num_labels"])
+    return LoadedModel(model, config, tokenizer, kind, labels, transfer, problem_type)
 
 
 def _has_pooler(checkpoint: Checkpoint, config: BertConfig) -> bool:
@@ -677,6 +684,21 @@ def _hf_values(checkpoint: Checkpoint) -> dict[str, Any]:
         return {}
     path = pathlib.Path(checkpoint.located.path).parent / HF_CONFIG_NAME
     return read_json(path) if path.exists() else {}
+
+
+def _problem_type(checkpoint: Checkpoint, num_labels: int) -> str | None:
+    """Return what transformers takes a classifier for; see its BertForSequenceClassification."""
+    if checkpoint.layout is not HF:
+        return None
+    problem_type = _hf_values(checkpoint).get("problem_type")
+    if problem_type is None:
+        return HF_PROBLEM_TYPES["regression"] if num_labels == 1 else None
+    if problem_type not in HF_PROBLEM_TYPES.values():
+        raise ValueError(
+            f"{checkpoint.description}: problem_type: expected one of "
+            f"{', '.join(HF_PROBLEM_TYPES.values())}, got {problem_type!r}"
+        )
+    return problem_type
 
 
 def _labels(checkpoint: Checkpoint, num_labels: int | None) -> tuple[str, ...] | None:

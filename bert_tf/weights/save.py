@@ -23,7 +23,7 @@ from bert_tf.models.variables import bert_layer, config_of, to_numpy, weights_by
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights import tensor_files
-from bert_tf.weights.layouts import HF, HF_ARCHITECTURES, POOLER, TF1
+from bert_tf.weights.layouts import HF, HF_ARCHITECTURES, HF_PROBLEM_TYPES, POOLER, TF1
 from bert_tf.weights.locate import (
     CONFIG_NAME,
     HF_CONFIG_NAME,
@@ -139,11 +139,24 @@ def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:
         raise ValueError(f"labels: expected names of one line each, got {wrong[0]!r}")
 
 
+def _check_problem_type(problem_type: str, kind: str, num_labels: int | None) -> None:
+    if problem_type not in HF_PROBLEM_TYPES.values():
+        raise ValueError(
+            f"problem_type: expected one of {', '.join(HF_PROBLEM_TYPES.values())}, got "
+            f"{problem_type!r}"
+        )
+    if kind != "classification":
+        raise ValueError(f"problem_type: is of a classifier, got a model with a {kind} head")
+    if (problem_type == "regression") > (num_labels == 1):
+        raise ValueError(f"problem_type: regression takes one output, the model has {num_labels}")
+
+
 def save_hf(
     directory: str | os.PathLike,
     model: keras.Model,
     tokenizer: FullTokenizer | None = None,
     labels: Sequence[str] | None = None,
+    problem_type: str | None = None,
 ) -> tuple[str, ...]:
     """Write a directory that transformers' `from_pretrained` reads.
 
@@ -155,13 +168,16 @@ def save_hf(
         model: a model of this package.
         tokenizer: its tokenizer.
         labels: names of a classifier's labels.
+        problem_type: what transformers makes of a classifier's logits: a value of
+            HF_PROBLEM_TYPES; None (default) leaves it to their number.
 
     Returns:
         Names of weights that transformers' class has no place for, and that were not written.
 
     Raises:
         OSError: a file cannot be written.
-        ValueError: the labels are not as many as the model has.
+        ValueError: the labels are not as many as the model has, or the problem_type is not one of
+            the model.
     """
     folder = pathlib.Path(directory)
     config, (kind, num_labels) = config_of(model), kind_of(model)
@@ -176,6 +192,9 @@ def save_hf(
         names = labels or [f"LABEL_{i}" for i in range(num_labels)]
         values["id2label"] = {str(i): name for i, name in enumerate(names)}
         values["label2id"] = {name: i for i, name in enumerate(names)}
+    if problem_type is not None:
+        _check_problem_type(problem_type, kind, num_labels)
+        values["problem_type"] = problem_type
     rates = [layer.rate for layer in model.layers if isinstance(layer, Dropout)]
     if rates and rates[0] != config.hidden_dropout_prob:
         values["classifier_dropout"] = rates[0]

@@ -8,15 +8,19 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bert_tf.config import BertConfig
+from bert_tf.tasks.kinds import get_kind
+from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trained_task
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
 from bert_tf.weights.keras_hub import check_keras_hub, save_keras_hub
+from bert_tf.weights.layouts import HF_PROBLEM_TYPES
 from bert_tf.weights.load import LoadedModel, Transfer, load_model
 from bert_tf.weights.locate import (
     CONFIG_NAME,
     KERAS_SUFFIX,
     KERAS_WEIGHTS_SUFFIX,
     LABELS_NAME,
+    LocatedCheckpoint,
     locate,
 )
 from bert_tf.weights.save import save_hf, save_keras, save_model_directory
@@ -80,6 +84,7 @@ def _print_contents(loaded: LoadedModel, opened: Checkpoint) -> None:
         ("parameters", f"{loaded.model.count_params():,}"),
         ("vocabulary", f"{len(tokenizer.vocab):,} pieces, {casing}" if tokenizer else "none found"),
         ("labels", ", ".join(loaded.labels) if loaded.labels else ""),
+        ("problem type", loaded.problem_type or ""),
         ("training step", "" if transfer.step is None else f"{transfer.step:,}"),
     ]
     if opened.state:
@@ -99,7 +104,8 @@ def _check_target(source: str, target: pathlib.Path, file_format: str, overwrite
             f"--to: expected {'a name ending in .keras or .weights.h5' if not is_file else ''}"
             f"{'a directory' if is_file else ''} for --format={file_format}, got {target}"
         )
-    beside = [target.parent / name for name in (CONFIG_NAME, VOCAB_NAME, LABELS_NAME)]
+    names = (CONFIG_NAME, VOCAB_NAME, LABELS_NAME, TRAINED_TASK_NAME)
+    beside = [target.parent / name for name in names]
     if is_file and not overwrite and (existing := [str(path) for path in beside if path.exists()]):
         raise ValueError(
             f"--to: {', '.join(existing)} would be replaced; name a file in another folder, or "
@@ -116,13 +122,47 @@ def _check_target(source: str, target: pathlib.Path, file_format: str, overwrite
             raise ValueError(f"--to: {target} exists; --overwrite writes into it")
 
 
-def _write(loaded: LoadedModel, target: pathlib.Path, file_format: str) -> Sequence[str]:
+def _trained_task(loaded: LoadedModel, source: LocatedCheckpoint | None) -> TrainedTask | None:
+    """Return what the source says that its model is for, where it does and the head is kept."""
+    trained = None
+    if source is not None:
+        trained = read_trained_task(pathlib.Path(source.path).parent)
+    if trained is None and loaded.problem_type is not None:
+        kinds = {theirs: kind for kind, theirs in HF_PROBLEM_TYPES.items()}
+        trained = TrainedTask(kinds[loaded.problem_type])
+    if trained is None or get_kind(trained.kind).head != loaded.kind:
+        return None
+    return trained
+
+
+def _problem_type(trained: TrainedTask | None) -> str | None:
+    """Return what transformers calls a task, where it is not what it takes a classifier for."""
+    if trained is None or trained.kind == "classification":
+        return None
+    return HF_PROBLEM_TYPES.get(trained.kind)
+
+
+def _write(
+    loaded: LoadedModel, target: pathlib.Path, file_format: str, trained: TrainedTask | None
+) -> Sequence[str]:
     """Write a model in a format; return the weights that the format has no place for."""
+    skipped = _write_weights(loaded, target, file_format, trained)
+    folder = target.parent if file_format == "keras" else target
+    if trained is not None and file_format != "keras_hub":
+        trained.write(folder)
+    else:
+        (folder / TRAINED_TASK_NAME).unlink(missing_ok=True)  # of a model that was here before
+    return skipped
+
+
+def _write_weights(
+    loaded: LoadedModel, target: pathlib.Path, file_format: str, trained: TrainedTask | None
+) -> Sequence[str]:
     model, tokenizer, labels = loaded.model, loaded.tokenizer, loaded.labels
     if file_format == "tf1":
         save_model_directory(target, model, labels=labels, tokenizer=tokenizer)
     elif file_format == "hf":
-        return save_hf(target, model, tokenizer, labels)
+        return save_hf(target, model, tokenizer, labels, _problem_type(trained))
     elif file_format == "keras_hub":
         return save_keras_hub(target, model, tokenizer)
     else:
@@ -157,7 +197,8 @@ def run(options: ConversionOptions) -> None:
         check_keras_hub(loaded.config)
     _print_contents(loaded, opened)
     print_transfer(loaded.transfer, options.all_weights)
-    skipped = _write(loaded, target, file_format)
+    trained = _trained_task(loaded, opened.located)
+    skipped = _write(loaded, target, file_format, trained)
     print_rows(f"the target has no place for: {len(skipped)}", [(name,) for name in skipped])
     files = [target] if target.is_file() else [p for p in target.rglob("*") if p.is_file()]
     size = sum(path.stat().st_size for path in files)
@@ -167,4 +208,5 @@ def run(options: ConversionOptions) -> None:
         written = str(target / name) if name else str(target)
         original = locate(options.source)
         tolerance, changed = options.tolerance, bool(changes)
-        verify(loaded, original, str(target), written, skipped, tolerance, changed)
+        kind = trained.kind if trained is not None else None
+        verify(loaded, original, str(target), written, skipped, tolerance, changed, kind)

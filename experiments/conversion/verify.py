@@ -13,9 +13,10 @@ import numpy as np
 
 from bert_tf.config import BertConfig
 from bert_tf.models.variables import to_numpy, weights_by_name
+from bert_tf.tasks.kinds import get_kind
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.checkpoint import open_checkpoint
-from bert_tf.weights.layouts import HF_ARCHITECTURES, OURS
+from bert_tf.weights.layouts import HF_ARCHITECTURES, HF_PROBLEM_TYPES, OURS
 from bert_tf.weights.load import LoadedModel, load_model
 from bert_tf.weights.locate import LocatedCheckpoint, locate
 from experiments.command_line.tables import print_rows
@@ -107,7 +108,7 @@ def hf_outputs(directory: str, kind: str, next_sentence: bool, batch: Arrays) ->
     }
     with torch.no_grad():
         theirs = model(**{names[n]: torch.tensor(v).long() for n, v in batch.items() if n in names})
-    outputs = {}
+    outputs: Arrays = {}
     for name, ours in _HF_OUTPUTS.get(kind, {"logits": "logits"}).items():
         if theirs.get(name) is not None:
             outputs[ours] = theirs[name].numpy()
@@ -116,7 +117,23 @@ def hf_outputs(directory: str, kind: str, next_sentence: bool, batch: Arrays) ->
         outputs["masked_lm_logits"] = outputs["masked_lm_logits"][
             rows, batch["masked_lm_positions"]
         ]
+    if kind == "classification" and (task := _task_of_hf(model.config)) is not None:
+        outputs |= _answers(outputs, task)
     return outputs
+
+
+def _task_of_hf(config: Any) -> str | None:
+    """Return the kind of task that a pipeline of transformers answers for a classifier."""
+    if config.problem_type is None:
+        # Of one output the model makes a number and the pipeline a probability: nothing to compare.
+        return "classification" if config.num_labels > 1 else None
+    return next(kind for kind, name in HF_PROBLEM_TYPES.items() if name == config.problem_type)
+
+
+def _answers(outputs: Arrays, task: str | None) -> Arrays:
+    """Return what a user gets of a classifier's logits: probabilities, or a number."""
+    logits = outputs["logits"].astype(np.float64)
+    return {"answers": get_kind(task or "classification").probabilities(logits)}
 
 
 def keras_hub_outputs(directory: str, batch: Arrays) -> Arrays:
@@ -220,10 +237,13 @@ class _Comparisons:
         kind: str,
         expected: Arrays,
         batch: Arrays,
+        task: str | None = None,
     ) -> None:
         """Compare the outputs that a checkpoint's own system has for a batch with ours."""
         if layout == OURS.name:
             return
+        if kind == "classification":
+            expected = expected | _answers(expected, task)
         next_sentence = self.loaded.config.next_sentence_prediction
         system, outputs_of = own_system(layout, place, kind, next_sentence)
         if outputs_of is None:
@@ -249,6 +269,7 @@ def verify(
     skipped: Sequence[str],
     tolerance: float,
     changed: bool,
+    task: str | None = None,
 ) -> None:
     """Compare the source, the model between and the target.
 
@@ -261,6 +282,8 @@ def verify(
         tolerance: of absolute differences of outputs.
         changed: whether the configuration was changed on the way, so that the source's own system
             would give other outputs.
+        task: key of `tasks.KINDS` that a classifier is for, where known: what it makes of its
+            logits is compared, too.
 
     Raises:
         Mismatch: they differ.
@@ -273,7 +296,7 @@ def verify(
         text = "the configuration was changed on the way"
         comparisons.rows.append(("source", text, "not compared"))
     else:
-        comparisons.add_own_system("source", layout, original, loaded.kind, expected, batch)
+        comparisons.add_own_system("source", layout, original, loaded.kind, expected, batch, task)
     place = locate(target)
     if place.path != written:
         raise Mismatch(
@@ -294,7 +317,7 @@ def verify(
     outputs = our_outputs(again.model, batch)
     comparisons.add(*compare("target, read back", expected, outputs, tolerance))
     target_layout = open_checkpoint(target).layout.name
-    comparisons.add_own_system("target", target_layout, place, again.kind, expected, batch)
+    comparisons.add_own_system("target", target_layout, place, again.kind, expected, batch, task)
     comparisons.add_tokenizer("source", layout, original)
     comparisons.add_tokenizer("target", again.transfer.layout, place)
     print_rows("verified (largest absolute differences)", comparisons.rows)

@@ -1,5 +1,6 @@
 """The conversion script: what it prints, writes and refuses, and that it notices a difference."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import pytest
 
 from bert_tf.config import BertConfig
 from bert_tf.models.task_models import HEADS, bert_classifier
-from bert_tf.weights.load import load_bert
+from bert_tf.serving.predictor import Predictor
+from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
+from bert_tf.weights.load import load_bert, load_model
 from bert_tf.weights.save import save_hf, save_model_directory
 from experiments.conversion import convert as conversion
 from experiments.conversion import verify
@@ -102,7 +105,7 @@ def test_positions_are_extended_on_request(classifier, tmp_path, capsys):
 def test_a_difference_is_noticed(classifier, tmp_path, monkeypatch, capsys):
     write = save_hf
 
-    def write_another(directory, model, tokenizer, labels):
+    def write_another(directory, model, tokenizer, labels, problem_type):
         other = bert_classifier(synthetic.small_config(), 3)
         other.set_weights(model.get_weights())
         weight = next(w for w in other.weights if w.path.endswith("layer_1/output/dense/bias"))
@@ -196,3 +199,100 @@ def test_a_tokenizer_of_the_source_that_is_not_berts_is_a_difference(classifier,
         convert(tmp_path / "hf", tmp_path / "again", "hf")
     printed = capsys.readouterr().out
     assert "tokenizer of the source in transformers" in printed and "DIFFERS" in printed
+
+
+def multi_label(folder, kind, num_labels):
+    """Write a model directory of a classifier that a task file says something of."""
+    vocab = synthetic.write_vocabulary(folder / "words.txt")
+    model = bert_classifier(synthetic.small_config(), num_labels)
+    rng = np.random.default_rng(11)
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.3, weight.shape))
+    labels = None if num_labels == 1 else [f"label {i}" for i in range(num_labels)]
+    save_model_directory(folder / "tf1", model, vocab, labels)
+    TrainedTask(kind, 13, has_pairs=True).write(folder / "tf1")
+    return folder / "tf1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_labels", "problem_type"),
+    [
+        ("classification", 3, None),
+        ("multi_label", 3, "multi_label_classification"),
+        ("multi_label", 1, "multi_label_classification"),
+        ("regression", 1, "regression"),
+    ],
+)
+def test_what_a_classifier_is_for_comes_through_all_formats(
+    kind, num_labels, problem_type, tmp_path, capsys
+):
+    source = multi_label(tmp_path, kind, num_labels)
+    convert(source, tmp_path / "hf", "hf")
+    assert "DIFFERS" not in capsys.readouterr().out
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config.get("problem_type") == problem_type
+    convert(tmp_path / "hf", tmp_path / "k" / "m.keras", "keras")
+    convert(tmp_path / "k", tmp_path / "back", "tf1")
+    assert read_trained_task(tmp_path / "back") == read_trained_task(source)
+    # As it comes from others, without a task file.
+    (tmp_path / "hf" / "bert_task.json").unlink()
+    assert load_model(tmp_path / "hf").problem_type == problem_type
+    assert Predictor(tmp_path / "hf").task == kind
+    convert(tmp_path / "hf", tmp_path / "other", "tf1")
+    task = read_trained_task(tmp_path / "other")
+    assert (task and task.kind) == (None if problem_type is None else kind)
+    assert Predictor(tmp_path / "other").task == kind
+
+
+def test_one_output_of_transformers_is_a_number_unless_it_says_otherwise(tmp_path):
+    source = multi_label(tmp_path, "regression", 1)
+    convert(source, tmp_path / "hf", "hf")
+    (tmp_path / "hf" / "bert_task.json").unlink()
+    path = tmp_path / "hf" / "config.json"
+    config = json.loads(path.read_text())
+    del config["problem_type"]
+    path.write_text(json.dumps(config))
+    assert Predictor(tmp_path / "hf").task == "regression"
+    path.write_text(json.dumps({**config, "problem_type": "ranking"}))
+    with pytest.raises(ValueError, match="problem_type: expected one of .*, got 'ranking'"):
+        load_model(tmp_path / "hf")
+
+
+def test_a_problem_type_that_is_not_the_models_is_refused(tmp_path):
+    config = synthetic.small_config()
+    for model, problem_type, message in (
+        (bert_classifier(config, 3), "regression", "regression takes one output, the model has 3"),
+        (bert_classifier(config, 3), "ranking", "expected one of single_label"),
+        (HEADS["encoder"].make(config), "regression", "of a classifier"),
+    ):
+        with pytest.raises(ValueError, match=f"problem_type: .*{message}"):
+            save_hf(tmp_path, model, problem_type=problem_type)
+
+
+def test_a_task_file_that_is_no_longer_true_is_removed(classifier, tmp_path):
+    target = multi_label(tmp_path, "multi_label", 3)
+    convert(classifier, target, "tf1", overwrite=True)
+    assert read_trained_task(target) is None
+
+
+def test_verification_compares_what_a_user_gets(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    source = multi_label(tmp_path, "multi_label", 3)
+    TrainedTask("multi_label", 13).write(source)
+    convert(source, tmp_path / "hf", "hf")
+    assert "answers" in capsys.readouterr().out
+    pipeline = transformers.pipeline("text-classification", str(tmp_path / "hf"), top_k=None)
+    theirs = {row["label"]: row["score"] for row in pipeline(["the"])[0]}
+    ours = Predictor(source).predict(["the"])
+    np.testing.assert_allclose(
+        [theirs[f"label {i}"] for i in range(3)], ours["probabilities"][0], atol=1e-5
+    )
+
+    def write_without(directory, model, tokenizer, labels, problem_type):
+        return save_hf(directory, model, tokenizer, labels)
+
+    monkeypatch.setattr(conversion, "save_hf", write_without)
+    with pytest.raises(Mismatch):
+        convert(source, tmp_path / "other", "hf")
+    assert "answers" in capsys.readouterr().out
