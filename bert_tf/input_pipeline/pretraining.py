@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule
 from bert_tf.input_pipeline.record_checks import (
+    ModelLimits,
     check_positive,
     check_record_shape,
     compression_type,
@@ -24,7 +25,7 @@ from bert_tf.input_pipeline.record_checks import (
     expand_files,
     raw_file,
 )
-from bert_tf.records.decoding import parse_example_fn
+from bert_tf.records.decoding import integers_as_int32, parse_example_fn
 from bert_tf.records.schema import INPUT_NAMES
 
 SHUFFLE_BUFFER_RECORDS = 65_536  # about 50 MB of records of 128 tokens; the original's is 100
@@ -67,7 +68,8 @@ def pretraining_dataset(
             every step, in evaluation the same at every evaluation; or the one by which the next
             piece is predicted, P being L - 1 then.
         record_counts: records of each file where known; else the files are scanned.
-        vocab_size: where given, an id outside it stops the stream with an error.
+        vocab_size: where given, an id outside it stops the stream with an error, as does a position
+            outside the sequence or another label than 0 and 1.
         next_sentence: leave out labels and weights of next-sentence prediction where False.
         shuffle_buffer_records: records held in memory to draw from.
         max_steps: at most this many batches; None means no limit.
@@ -105,13 +107,15 @@ def pretraining_dataset(
     if max_steps is not None:
         raw = raw.take(max(0, max_steps - start_step))
 
-    parse = parse_example_fn(shape.features)
+    parse = parse_example_fn(shape.features, as_stored=True)
+    limits = None if vocab_size is None else ModelLimits(vocab_size, next_sentence=next_sentence)
     stream = _TRAIN_MASK_STREAM if is_training else _EVAL_MASK_STREAM
 
     def to_element(step: tf.Tensor, serialized: tf.Tensor):
         batch = parse(serialized)
-        if vocab_size is not None:
-            batch["input_ids"] = _checked_ids(batch, vocab_size)
+        if limits is not None:
+            batch["input_ids"] = _checked_ids(batch, limits.ends(shape.features))
+        batch = integers_as_int32(batch)
         if masking is not None and not shape.masked:
             draw = _mix(seed, stream, step)[:2]
             batch = masking.choose(
@@ -216,19 +220,20 @@ def _endless(
     return tf.data.Dataset.range(start_epoch, 2**31 - 1).flat_map(epoch_dataset)
 
 
-def _checked_ids(batch: Mapping[str, tf.Tensor], vocab_size: int) -> tf.Tensor:
-    """Return input_ids, once they and the labels are known to lie within the vocabulary.
+def _checked_ids(batch: Mapping[str, tf.Tensor], ends: Mapping[str, int]) -> tf.Tensor:
+    """Return input_ids, once all values are known to lie within [0, end) of their features.
 
-    A gather beyond the table raises on CPU only; GPU and XLA would go on with wrong values.
+    A gather beyond the table raises on CPU only, and a negative one nowhere; GPU and XLA would go
+    on with wrong values.
     """
-    ids = [batch["input_ids"]] + ([batch["masked_lm_ids"]] if "masked_lm_ids" in batch else [])
-    highest = tf.reduce_max([tf.reduce_max(x) for x in ids])
-    check = tf.debugging.assert_less(
-        highest,
-        vocab_size,
-        message=f"a record holds a token id outside the vocabulary of {vocab_size}",
-    )
-    with tf.control_dependencies([check] if check is not None else []):
+    checks = []
+    for name, end in ends.items():
+        message = f"{name}: a record holds a value outside of 0 to {end - 1}"
+        if name in ("input_ids", "masked_lm_ids"):
+            message = f"{name}: a record holds a token id outside the vocabulary of {end}"
+        within = tf.reduce_all((batch[name] >= 0) & (batch[name] < end))
+        checks.append(tf.debugging.Assert(within, [message]))
+    with tf.control_dependencies(checks):
         return tf.identity(batch["input_ids"])
 
 

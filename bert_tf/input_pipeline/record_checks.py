@@ -265,18 +265,51 @@ class CheckedFile:
     damage: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class ModelLimits:
+    """What a model has room for; values of records must lie within it.
+
+    Attributes:
+        vocab_size: V.
+        type_vocab_size: segments; None not to check them.
+        next_sentence: whether the labels of next-sentence prediction are used.
+    """
+
+    vocab_size: int
+    type_vocab_size: int | None = None
+    next_sentence: bool = True
+
+    def ends(self, features: Sequence[FeatureSpec]) -> dict[str, int]:
+        """Return for each integer feature where its values end; they begin with 0."""
+        length = next(feature.length for feature in features if feature.name == "input_ids")
+        ends = {
+            "input_ids": self.vocab_size,
+            "masked_lm_ids": self.vocab_size,
+            "masked_lm_positions": length,
+            "input_mask": 2,
+            "segment_ids": self.type_vocab_size,
+            "next_sentence_labels": 2 if self.next_sentence else None,
+        }
+        names = {feature.name for feature in features}
+        return {name: end for name, end in ends.items() if end is not None and name in names}
+
+
 def check_records(
     files: Sequence[str],
     *,
     vocab_size: int,
+    type_vocab_size: int | None = None,
+    next_sentence: bool = True,
     skip_corrupt_records: bool = False,
     folder: str | None = None,
 ) -> list[CheckedFile]:
-    """Read all records once: checksums, and what the manifest says or else the schema and ids.
+    """Read all records once: checksums, and what the manifest says or else schema and values.
 
     Args:
         files: paths of record files.
         vocab_size: V of the model.
+        type_vocab_size: segments of the model; None not to check them.
+        next_sentence: whether the labels of next-sentence prediction are used.
         skip_corrupt_records: leave out records that are damaged or no examples of their file's
             schema, and go on. What is read then is a copy of the others, so that the order of
             training follows from what is sound, whatever reads it.
@@ -287,11 +320,12 @@ def check_records(
         One for each file, in order.
 
     Raises:
-        ValueError: a record that is truncated, corrupt or of another schema, or an id outside
-            the vocabulary; names file and record. A file without records, or one that is not what
-            its manifest describes.
+        ValueError: a record that is truncated, corrupt or of another schema, or an id, position,
+            segment or label that the model cannot have; names file and record. A file without
+            records, or one that is not what its manifest describes.
     """
-    return [_check_file(path, vocab_size, skip_corrupt_records, folder) for path in files]
+    limits = ModelLimits(vocab_size, type_vocab_size, next_sentence)
+    return [_check_file(path, limits, skip_corrupt_records, folder) for path in files]
 
 
 def damage_report(files: Sequence[CheckedFile], most_lines: int = 5) -> list[str]:
@@ -315,19 +349,19 @@ def damage_report(files: Sequence[CheckedFile], most_lines: int = 5) -> list[str
 
 
 def _check_file(
-    path: str, vocab_size: int, skip_corrupt_records: bool, folder: str | None
+    path: str, limits: ModelLimits, skip_corrupt_records: bool, folder: str | None
 ) -> CheckedFile:
     manifest = next(iter(_manifests_by_path([path]).values()), {})
     highest = manifest.get("max_token_id")
-    if highest is not None and highest >= vocab_size:
-        raise ValueError(_id_message(path, highest, vocab_size))
+    if highest is not None and highest >= limits.vocab_size:
+        raise ValueError(_id_message(path, highest, limits.vocab_size))
     features = None
     if highest is None:
         shape = record_shape(path, skip_corrupt_records)
         features = shape.features
     damage: list[str] = []
     report = damage.append if skip_corrupt_records else None
-    count = sum(1 for _ in _sound_records(path, features, vocab_size, report))
+    count = sum(1 for _ in _sound_records(path, features, limits, report))
     if not count:
         raise ValueError(f"{path}: no records in this file")
     if not damage:
@@ -337,7 +371,7 @@ def _check_file(
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copy = os.path.join(folder, os.path.basename(path).removesuffix(".gz"))
     with RecordWriter(copy) as writer:
-        for serialized in _sound_records(path, features, vocab_size, _ignore):
+        for serialized in _sound_records(path, features, limits, _ignore):
             writer.write(serialized)
     return CheckedFile(copy, count, tuple(damage))
 
@@ -374,7 +408,7 @@ def _check_against_manifest(
 def _sound_records(
     path: str,
     features: Sequence[FeatureSpec] | None,
-    vocab_size: int,
+    limits: ModelLimits,
     report: Callable[[str], None] | None,
 ) -> Iterator[bytes]:
     """Yield a file's records, of the schema where one is given; others are an error or reported."""
@@ -390,7 +424,8 @@ def _sound_records(
     if features is None:
         yield from reader
         return
-    parse = parse_example_fn(features)
+    parse = parse_example_fn(features, as_stored=True)
+    ends = limits.ends(features)
     number = 0
     while True:
         numbers, batch = [], []
@@ -417,13 +452,29 @@ def _sound_records(
             if not batch:
                 continue
             parsed = parse(tf.constant(batch))
-        ids = [parsed[name] for name in ("input_ids", "masked_lm_ids") if name in parsed]
-        highest = np.max([tf.reduce_max(x, axis=1).numpy() for x in ids], axis=0)
-        if highest.max() >= vocab_size:
-            place = int(np.argmax(highest >= vocab_size))
-            where = f"{path}: record {numbers[place]}"
-            raise ValueError(_id_message(where, int(highest[place]), vocab_size))
+        _check_values(path, numbers, {name: parsed[name].numpy() for name in parsed}, ends)
         yield from batch
+
+
+def _check_values(
+    path: str, numbers: Sequence[int], arrays: Mapping[str, np.ndarray], ends: Mapping[str, int]
+) -> None:
+    """Refuse values outside of [0, end), and weights that are no weights; name the first record."""
+    outside = {name: (arrays[name] < 0) | (arrays[name] >= end) for name, end in ends.items()}
+    if "masked_lm_weights" in arrays:
+        weights = arrays["masked_lm_weights"]
+        outside["masked_lm_weights"] = ~(np.isfinite(weights) & (weights >= 0))
+    rows = {name: int(bad.any(axis=1).argmax()) for name, bad in outside.items() if bad.any()}
+    if not rows:
+        return
+    name = min(rows, key=lambda name: rows[name])
+    row = rows[name]
+    value = arrays[name][row][outside[name][row]][0]
+    where = f"{path}: record {numbers[row]}"
+    if name in ("input_ids", "masked_lm_ids"):
+        raise ValueError(_id_message(where, int(value), ends[name]))
+    expected = f"0 to {ends[name] - 1}" if name in ends else "numbers from 0"
+    raise ValueError(f"{where}: {name}: expected {expected}, got {value}")
 
 
 def count_records(files: Sequence[str]) -> list[int]:

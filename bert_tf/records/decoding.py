@@ -1,7 +1,7 @@
 """tf.train.Example decoded: without TensorFlow, and as an operation for tf.data."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,11 +148,14 @@ def read_examples(
         yield example
 
 
-def parse_example_fn(features: Sequence[FeatureSpec]) -> Callable[[Any], dict[str, Any]]:
+def parse_example_fn(
+    features: Sequence[FeatureSpec], as_stored: bool = False
+) -> Callable[[Any], dict[str, Any]]:
     """Make the function that parses a batch of serialized records inside tf.data.
 
     Args:
         features: the schema.
+        as_stored: leave integers int64, to check them: a cast of what does not fit goes unnoticed.
 
     Returns:
         A function from a string tensor [B] to a dict of tensors [B, length]: int32 for "int64"
@@ -168,9 +171,16 @@ def parse_example_fn(features: Sequence[FeatureSpec]) -> Callable[[Any], dict[st
 
     def parse(serialized):
         parsed = tf.io.parse_example(serialized, description)
-        return {
-            name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
-            for name, value in parsed.items()
-        }
+        return parsed if as_stored else integers_as_int32(parsed)
 
     return parse
+
+
+def integers_as_int32(parsed: Mapping[str, Any]) -> dict[str, Any]:
+    """Cast the integers of parsed records, which fit, to what embedding look-ups want."""
+    import tensorflow as tf
+
+    return {
+        name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+        for name, value in parsed.items()
+    }

@@ -20,7 +20,7 @@ class Statistics:
     Attributes:
         counts: instances, sequence_tokens, random_next and masked_tokens; bytes of a chunk.
         labels: int64 [highest label + 1], how often each id was masked.
-        max_token_id: highest id of any sequence.
+        max_token_id: highest id of any sequence or label.
     """
 
     def __init__(self):
@@ -41,6 +41,8 @@ class Statistics:
         self.max_token_id = max(self.max_token_id, int(arrays["input_ids"].max()))
         if "masked_lm_ids" in arrays:
             labels = arrays["masked_lm_ids"][arrays["masked_lm_weights"] > 0]
+            # An id may occur as a label only.
+            self.max_token_id = max(self.max_token_id, int(labels.max(initial=0)))
             self.counts["masked_tokens"] += labels.size
             self._add_labels(np.bincount(labels))
 

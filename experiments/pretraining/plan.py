@@ -94,7 +94,7 @@ def make_plan(options: PretrainingOptions) -> Plan:
         for files, phase in zip(phase_files, options.phases, strict=True)
     ]
     eval_masking = masking_of(eval_files, options.max_seq_length, options.max_predictions_per_seq)
-    checked = _check_every_record(options, every_file, config.vocab_size)
+    checked = _check_every_record(options, every_file, config)
     return Plan(
         config=config,
         phases=[
@@ -223,11 +223,15 @@ def _find_config(
 
 
 def _check_every_record(
-    options: PretrainingOptions, files: Sequence[str], vocab_size: int
+    options: PretrainingOptions, files: Sequence[str], config: BertConfig
 ) -> dict[str, CheckedFile]:
     logging.info("checking %d record files", len(files))
     checked = check_records(
-        files, vocab_size=vocab_size, skip_corrupt_records=options.skip_corrupt_records
+        files,
+        vocab_size=config.vocab_size,
+        type_vocab_size=config.type_vocab_size,
+        next_sentence=config.next_sentence_prediction,
+        skip_corrupt_records=options.skip_corrupt_records,
     )
     for line in damage_report(checked):
         logging.warning("%s", line)

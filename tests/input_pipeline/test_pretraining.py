@@ -24,7 +24,7 @@ from bert_tf.input_pipeline.record_checks import (
 )
 from bert_tf.records.encoding import encode_examples, frame_record
 from bert_tf.records.files import RecordWriter, read_records
-from bert_tf.records.schema import FeatureSpec
+from bert_tf.records.schema import FeatureSpec, pretraining_features
 from tests.support import synthetic_records as synthetic
 from tests.support.synthetic_records import LENGTH, PREDICTIONS, VOCAB, VOCAB_SIZE
 
@@ -272,6 +272,56 @@ def test_an_id_outside_the_vocabulary_stops_the_stream(files):
     take(files, 20, vocab_size=highest + 1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="outside the vocabulary of 96"):
         take(files, 20, vocab_size=highest)
+
+
+BAD_VALUES = [
+    ("input_ids", -1, "holds token id -1, but"),
+    ("input_ids", 2**31 + 5, "holds token id 2147483653, but"),
+    ("input_ids", 2**32 + 5, "holds token id 4294967301, but"),  # 5 once it is cast
+    ("masked_lm_ids", -100, "holds token id -100, but"),
+    ("masked_lm_ids", VOCAB_SIZE, f"holds token id {VOCAB_SIZE}, but"),
+    ("masked_lm_positions", LENGTH + 9, "masked_lm_positions: expected 0 to 30, got 40"),
+    ("masked_lm_positions", -1, "masked_lm_positions: expected 0 to 30, got -1"),
+    ("next_sentence_labels", 2, "next_sentence_labels: expected 0 to 1, got 2"),
+    ("segment_ids", 2, "segment_ids: expected 0 to 1, got 2"),
+    ("input_mask", 3, "input_mask: expected 0 to 1, got 3"),
+    ("masked_lm_weights", np.nan, "masked_lm_weights: expected numbers from 0, got nan"),
+]
+
+
+@pytest.mark.parametrize("name, value, message", BAD_VALUES)
+def test_values_that_a_model_cannot_have_are_refused(tmp_path, name, value, message):
+    """As records of other programs may have; looked at before they are cast."""
+    arrays = synthetic.make_arrays(19, 5)
+    arrays[name] = arrays[name].astype(np.float32 if name.endswith("weights") else np.int64)
+    arrays[name][13, 0] = value
+    path = tmp_path / "other.tfrecord"
+    with RecordWriter(path) as writer:
+        for example in encode_examples(pretraining_features(LENGTH, PREDICTIONS), arrays):
+            writer.write(example)
+    for skip in (False, True):
+        with pytest.raises(ValueError, match=f"other.tfrecord: record 13: {message}"):
+            check_records(
+                [str(path)],
+                vocab_size=VOCAB_SIZE,
+                type_vocab_size=2,
+                skip_corrupt_records=skip,
+            )
+    if name not in ("segment_ids", "masked_lm_weights"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"{name}: a record holds"):
+            take(str(path), 2, vocab_size=VOCAB_SIZE)
+
+
+def test_next_sentence_labels_that_are_not_used_may_be_anything(tmp_path):
+    arrays = synthetic.make_arrays(19, 5)
+    arrays["next_sentence_labels"] = arrays["next_sentence_labels"] - 100
+    path = tmp_path / "other.tfrecord"
+    with RecordWriter(path) as writer:
+        for example in encode_examples(pretraining_features(LENGTH, PREDICTIONS), arrays):
+            writer.write(example)
+    (checked,) = check_records([str(path)], vocab_size=VOCAB_SIZE, next_sentence=False)
+    assert checked.num_records == 19
+    take(str(path), 2, vocab_size=VOCAB_SIZE, next_sentence=False)
 
 
 def test_unigram_baseline_is_the_cross_entropy_with_one_added(files):
