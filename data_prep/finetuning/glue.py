@@ -214,6 +214,7 @@ def read_file(
     layout = _layout(task)
     labelled = not is_test_split(split)
     names: list[str] = []
+    is_header = False
     text_a = text_b = label = number_column = -1
     has_examples = False
     for number, raw in _lines(path):
@@ -249,8 +250,9 @@ def read_file(
             except ValueError as error:
                 _refuse(on_bad, f"{location}: {error}")
                 continue
-        # The original counts lines from 0, a header included.
-        name = fields[number_column] if number_column >= 0 else number - 1
+        # The original counts lines from 0, a header included; submissions count the examples.
+        first = 2 if is_header and not labelled else 1
+        name = fields[number_column] if number_column >= 0 else number - first
         yield TextExample(
             f"{split}-{name}",
             fields[text_a],

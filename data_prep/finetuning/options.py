@@ -148,6 +148,7 @@ def find_sources(
     spans: SpanOptions | None = None,
     *,
     skip_bad_examples: bool = False,
+    test_labels: bool = True,
 ) -> tuple[Task, list[Source]]:
     """Find out what records are to be made of.
 
@@ -156,6 +157,8 @@ def find_sources(
         tagged: of a script that takes tagged words.
         spans: of a script that takes questions on documents.
         skip_bad_examples: leave bad examples out in finding the labels.
+        test_labels: read the labels of one's own test tables; where nobody uses them, they may be
+            empty or "?".
 
     Returns:
         The task, with its labels, and the sources of its splits.
@@ -165,7 +168,7 @@ def find_sources(
         FileNotFoundError: a file that is not there.
     """
     if data.task_name is None:
-        return _own_tables(data, skip_bad_examples)
+        return _own_tables(data, skip_bad_examples, test_labels)
     task, files = get_task(data.task_name), data.files
     options_of_kind = {"token_classification": tagged, "span": spans}
     if options_of_kind.get(task.kind, data) is None:
@@ -291,7 +294,9 @@ def _split_files(files: FileOptions, task: Task, splits: Sequence[str] | None) -
     return {split: find(task, files.data_dir, split) for split in splits}
 
 
-def _own_tables(data: DataOptions, skip_bad_examples: bool) -> tuple[Task, list[Source]]:
+def _own_tables(
+    data: DataOptions, skip_bad_examples: bool, test_labels: bool
+) -> tuple[Task, list[Source]]:
     paths, columns = data.files.by_split(), data.columns
     if not paths:
         raise ValueError("give task_name and data_dir, or train_file and text_column")
@@ -306,7 +311,11 @@ def _own_tables(data: DataOptions, skip_bad_examples: bool) -> tuple[Task, list[
         data.labels,
         skip_bad_examples=skip_bad_examples,
     )
-    return task, [table_source(task, path, split, columns) for split, path in paths.items()]
+    unlabelled = dataclasses.replace(columns, label=())
+    return task, [
+        table_source(task, path, split, columns if test_labels or split != "test" else unlabelled)
+        for split, path in paths.items()
+    ]
 
 
 class BadExamples:

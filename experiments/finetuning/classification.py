@@ -97,7 +97,9 @@ def prepare(
         labels = load_trained(options, start, data.kind).labels or ()
         data = dataclasses.replace(data, labels=tuple(labels))
     skip_bad_examples = options.records.skip_bad_examples
-    task, sources = find_sources(data, tagged, skip_bad_examples=skip_bad_examples)
+    task, sources = find_sources(
+        data, tagged, skip_bad_examples=skip_bad_examples, test_labels=False
+    )
     extra = extra_settings(task, tagged)
     return make_records(task, sources, options, start, extra=extra)
 
@@ -168,7 +170,8 @@ def write_predictions(
         for example, answer, row in zip(examples, decided, probabilities, strict=True):
             shown = _answer_text(task, answer, options.data.columns.separator)
             numbers = row.tolist() if labels else []
-            writer.writerow([example.guid, shown, *(f"{number:.6g}" for number in numbers)])
+            name = example.guid.removeprefix(f"{split}-")
+            writer.writerow([name, shown, *(f"{number:.6g}" for number in numbers)])
     return [results, table]
 
 

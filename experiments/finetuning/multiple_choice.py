@@ -68,4 +68,5 @@ def write_predictions(path: pathlib.Path, data: Data, logits: np.ndarray) -> Non
         endings = (f"probability of ending{i}" for i in range(logits.shape[1]))
         writer.writerow(["id", "choice", *endings])
         for example, row in zip(data.examples("test"), probabilities, strict=True):
-            writer.writerow([example.guid, row.argmax(), *(f"{number:.6g}" for number in row)])
+            name = example.guid.removeprefix("test-")
+            writer.writerow([name, row.argmax(), *(f"{number:.6g}" for number in row)])

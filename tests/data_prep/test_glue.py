@@ -186,6 +186,14 @@ def test_cola_without_a_header_has_official_positions(tmp_path):
     assert (example.guid, example.text_a, example.label) == ("test-5", "E f.", None)
 
 
+def test_a_test_file_without_an_index_is_counted_from_0_as_submissions_are(tmp_path):
+    _write(tmp_path, "test.tsv", "sentence\nA b.\nC d.\n")
+    examples = _read(tmp_path, "cola", "test")
+    assert [example.guid for example in examples] == ["test-0", "test-1"]
+    glue.write_submission(tmp_path / "CoLA.tsv", TASKS["cola"], examples, [1, 0])
+    assert (tmp_path / "CoLA.tsv").read_text() == "index\tprediction\n0\t1\n1\t0\n"
+
+
 def test_test_splits_need_and_read_no_labels(tmp_path):
     _write(tmp_path, "test_matched.tsv", "index\tsentence1\tsentence2\tgold_label\n3\ta\tb\thidden")
     (example,) = _read(tmp_path, "mnli", "test_matched")

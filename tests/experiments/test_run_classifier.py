@@ -644,6 +644,23 @@ def test_new_texts_need_neither_the_training_file_nor_labels(finished, tmp_path)
     assert (tmp_path / "run" / "predictions.csv").read_text() == expected
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_every_row_is_predicted_whatever_stands_for_its_label(finished, tmp_path, skip):
+    """Nothing uses the labels of a test, which are often empty or "?"; ids are the user's own."""
+    shutil.copytree(finished, tmp_path / "run")
+    with open(finished / "predictions.csv", encoding="utf-8", newline="") as stream:
+        expected = [row["prediction"] for row in csv.DictReader(stream)]
+    rows = [(f"r{i}", text, ("", "?", "no")[i % 3]) for i, (text, _) in enumerate(sentences(23, 3))]
+    write_table(tmp_path / "test.csv", rows, ("name", "text", "label"))
+    given = {"test_file": tmp_path / "test.csv", "text_column": "text", "label_column": "label"}
+    given |= {"id_column": "name", "max_seq_length": 13, "skip_bad_examples": skip}
+    classification.run(command({**given, "output_dir": tmp_path / "run", "do_predict": True}))
+    with open(tmp_path / "run" / "predictions.csv", encoding="utf-8", newline="") as stream:
+        predicted = list(csv.DictReader(stream))
+    assert [row["id"] for row in predicted] == [f"r{i}" for i in range(23)]
+    assert [row["prediction"] for row in predicted] == expected
+
+
 @pytest.mark.parametrize("kind", ["regression", "classification"])
 def test_a_model_with_another_number_of_outputs_is_refused(finished, tmp_path, kind):
     shutil.copytree(finished, tmp_path / "run")
