@@ -472,7 +472,8 @@ def _check_values(
     value = arrays[name][row][outside[name][row]][0]
     where = f"{path}: record {numbers[row]}"
     if name in ("input_ids", "masked_lm_ids"):
-        raise ValueError(_id_message(where, int(value), ends[name]))
+        ids = [arrays[n][row][outside[n][row]] for n in ("input_ids", "masked_lm_ids") if n in ends]
+        raise ValueError(_id_message(where, int(np.concatenate(ids).max()), ends[name]))
     expected = f"0 to {ends[name] - 1}" if name in ends else "numbers from 0"
     raise ValueError(f"{where}: {name}: expected {expected}, got {value}")
 
