@@ -5,11 +5,14 @@ task are those of its training file unless they are given: sorted, integers by v
 same file always gives the same order.
 """
 
+import contextlib
 import csv
 import dataclasses
 import json
 import os
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -29,6 +32,7 @@ _EXTENSIONS = {
 }
 _MAX_FIELD_CHARS = 2**31 - 1  # the csv module's own limit is 131,072; this is the greatest it takes
 _BOM = "\ufeff"
+_LABELS_SHOWN = 20  # with their counts
 _YES = {"1", "1.0", "true"}
 _NO = {"0", "0.0", "false"}
 
@@ -460,7 +464,7 @@ def sort_labels(labels: set[str]) -> tuple[str, ...]:
 def infer_labels(
     path: str | os.PathLike[str], columns: Columns, kind: str, on_bad: OnBad = None
 ) -> tuple[str, ...] | None:
-    """Find the labels of a task in its training file.
+    """Find the labels of a task in its training file, and tell on standard error how often each is.
 
     Args:
         path: the training file.
@@ -484,12 +488,55 @@ def infer_labels(
     column, *others = columns.label
     if others:
         return columns.label
-    labels: set[str] = set()
+    labels: Counter[str] = Counter()
+    rows = 0
     for example in read_examples(path, columns, kind, on_bad=on_bad):
         labels.update(example.label if kind == "multi_label" else (example.label,))  # type: ignore[arg-type]
+        rows += 1
     if len(labels) < least:
         raise ValueError(
             f"{os.fspath(path)}: column {column!r}: expected at least {least} labels, "
             f"got {', '.join(labels) or 'none'}"
         )
-    return sort_labels(labels)
+    ordered = sort_labels(set(labels))
+    shown = [f"{label} {labels[label]:,}" for label in ordered[:_LABELS_SHOWN]]
+    more = f" and {len(ordered) - len(shown)} more" if len(ordered) > len(shown) else ""
+    where = f"{os.fspath(path)}: column {column!r}"
+    print(f"{where}: {len(ordered)} labels: {', '.join(shown)}{more}", file=sys.stderr, flush=True)
+    for doubt in label_doubts(ordered, rows):
+        print(f"warning: {where}: {doubt}", file=sys.stderr, flush=True)
+    return ordered
+
+
+def label_doubts(labels: Sequence[str], rows: int) -> list[str]:
+    """Say what is doubtful about the labels that a training file has, and what to do.
+
+    Args:
+        labels: their names.
+        rows: examples of the file.
+
+    Returns:
+        A line for each doubt.
+    """
+    doubts = []
+    if len(labels) > 2 and 2 * len(labels) > rows:
+        doubts.append(
+            f"{len(labels)} different labels in {rows} rows; is it the column of labels? Numbers "
+            "to be predicted as such are --kind=regression"
+        )
+    by_number: dict[float, str] = {}
+    for label in labels:
+        with contextlib.suppress(ValueError):
+            other = by_number.setdefault(float(label), label)
+            if other != label:
+                doubts.append(
+                    f"labels {other!r} and {label!r} are the same number, but two labels; write "
+                    "each label in one way"
+                )
+    lists = [label for label in labels if re.fullmatch(r"\[.*\]", label, re.DOTALL)]
+    if lists:
+        doubts.append(
+            f"label {lists[0]!r} looks like a list, but is one label; for several labels a row use "
+            "--kind=multi_label, with names between separators or lists of JSONL"
+        )
+    return doubts

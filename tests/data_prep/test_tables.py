@@ -280,3 +280,33 @@ def test_columns_that_cannot_be(tmp_path):
         _read(path, Columns(text="a"), "span")
     with pytest.raises(ValueError, match="classification needs a column of labels"):
         tables.infer_labels(path, Columns(text="a"), "classification")
+
+
+# What is told of labels.
+
+
+def _told(folder, capsys, labels, kind="classification"):
+    rows = [json.dumps({"text": "t", "label": label}) for label in labels]
+    path = _write(folder, "t.jsonl", "\n".join(rows))
+    tables.infer_labels(path, ONE, kind)
+    return capsys.readouterr().err
+
+
+def test_labels_are_told_with_their_counts(tmp_path, capsys):
+    told = _told(tmp_path, capsys, ["no", "yes", "yes", "no", "yes"])
+    assert told == f"{tmp_path / 't.jsonl'}: column 'label': 2 labels: no 2, yes 3\n"
+    told = _told(tmp_path, capsys, [str(i % 33) for i in range(99)])
+    assert "33 labels: 0 3, 1 3, " in told and told.endswith("19 3 and 13 more\n")
+    assert "warning" not in told
+
+
+def test_doubtful_labels_are_warned_of(tmp_path, capsys):
+    told = _told(tmp_path, capsys, [f"some text {i}" for i in range(12)])
+    assert "warning: " in told and "12 different labels in 12 rows" in told
+    told = _told(tmp_path, capsys, ["0", "0.0", "1", "1.0"] * 5)
+    assert "labels '0' and '0.0' are the same number" in told
+    assert "labels '1' and '1.0' are the same number" in told
+    told = _told(tmp_path, capsys, ["['a', 'b']", "['a']", "['b']"] * 5)
+    assert "\"['a', 'b']\" looks like a list, but is one label" in told
+    assert "warning" not in _told(tmp_path, capsys, ["1", "2", "x", "nan"] * 5)
+    assert "warning" not in _told(tmp_path, capsys, ["a", "b"])
