@@ -93,6 +93,8 @@ def make_plan(options: PretrainingOptions) -> Plan:
         masking_of(files, phase.max_seq_length, phase.max_predictions_per_seq)
         for files, phase in zip(phase_files, options.phases, strict=True)
     ]
+    for phase, masking in zip(options.phases, maskings, strict=True):
+        warn_of_predictions_cut_off(phase, masking)
     eval_masking = masking_of(eval_files, options.max_seq_length, options.max_predictions_per_seq)
     checked = _check_every_record(options, every_file, config)
     return Plan(
@@ -236,6 +238,22 @@ def _check_every_record(
     for line in damage_report(checked):
         logging.warning("%s", line)
     return dict(zip(files, checked, strict=True))
+
+
+def warn_of_predictions_cut_off(phase: PhaseOptions, masking: Masking) -> None:
+    """Warn where dynamic masking would predict more than there is room for."""
+    if not isinstance(masking, MaskingRule):
+        return
+    predictions = phase.max_seq_length * masking.masked_lm_prob
+    if phase.max_predictions_per_seq < int(predictions):
+        logging.warning(
+            "%smax_predictions_per_seq %d cuts off predictions: max_seq_length * masked_lm_prob is "
+            "%g; give at least %d",
+            phase.prefix,
+            phase.max_predictions_per_seq,
+            predictions,
+            round(predictions),
+        )
 
 
 def _masking(

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule
 from bert_tf.records.encoding import encode_examples, encode_framed_examples
 from bert_tf.records.files import RecordWriter, scan_records
 from bert_tf.records.schema import pretraining_features
@@ -18,8 +19,8 @@ from bert_tf.training.log import read_metrics
 from bert_tf.weights.tensor_bundle import read_tensors
 from bert_tf.weights.tensor_files import checkpoint_steps
 from experiments.command_line import preemption
-from experiments.pretraining.options import PretrainingOptions
-from experiments.pretraining.plan import make_plan
+from experiments.pretraining.options import PhaseOptions, PretrainingOptions
+from experiments.pretraining.plan import make_plan, warn_of_predictions_cut_off
 from experiments.pretraining.run import PretrainingRun, training_dataset
 from tests.support import command_options
 from tests.support import synthetic_records as synthetic
@@ -364,3 +365,18 @@ def test_damaged_records_are_left_out_counted_and_named(refused, data, tmp_path,
     dataset = training_dataset(options, plan, phase, 0)
     (inputs, _, _) = next(dataset.as_numpy_iterator())
     assert inputs["input_ids"].shape == (13, LENGTH)
+
+
+def test_predictions_that_dynamic_masking_cuts_off_are_warned_of(caplog):
+    """As create_pretraining_data warns where masks are drawn beforehand."""
+    phase = PhaseOptions("second_", "x", 32, 5, 8, 0, 9)
+    warn_of_predictions_cut_off(phase, MaskingRule(synthetic.VOCAB, masked_lm_prob=0.8))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "second_max_predictions_per_seq 5 cuts off predictions: max_seq_length * masked_lm_prob is "
+        "25.6; give at least 26"
+    )
+    caplog.clear()
+    for masking in (MaskingRule(synthetic.VOCAB), NextPieceRule(), None):
+        warn_of_predictions_cut_off(phase, masking)
+    assert not caplog.records
