@@ -155,7 +155,9 @@ def options_from_flags(values: flags.FlagValues) -> tuple[CommandOptions, Option
         FileNotFoundError: a pattern of --input_file that matches nothing.
     """
     command = read(CommandOptions, values)
-    outputs = command.output_file.split(",")
+    outputs = [name.strip() for name in command.output_file.split(",")]
+    if unnamed := [name for name in outputs if not os.path.basename(name)]:
+        raise ValueError(f"output_file: expected names of files, got {unnamed[0]!r}")
     if command.num_shards > 1:
         if len(outputs) > 1:
             raise ValueError("num_shards: give one --output_file with it, or list the files")

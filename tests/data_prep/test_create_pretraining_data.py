@@ -991,3 +991,18 @@ def test_memory_stays_below_a_gigabyte(tmp_path, shared_data):
     )
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 1.8 * 2**30
     assert int(result.stdout) < 2**30
+
+
+def test_names_of_outputs_are_files_without_the_spaces_around_them(tmp_path):
+    """A folder was refused once all the work was done."""
+    text, vocab = tmp_path / "t.txt", tmp_path / "v.txt"
+    text.write_text("a b.\n")
+    vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    common = [f"--input_file={text}", f"--vocab_file={vocab}"]
+    values = flags.FlagValues()
+    define_flags(values)
+    values(["create", *common, "--output_file=a, b"])
+    assert options_from_flags(values)[1].output_files == ("a", "b")
+    values(["create", *common, "--output_file=new/"])
+    with pytest.raises(ValueError, match="output_file: expected names of files, got 'new/'"):
+        options_from_flags(values)
