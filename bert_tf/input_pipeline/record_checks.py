@@ -201,6 +201,23 @@ def _read_manifest(path: str) -> dict[str, Any]:
     return manifest
 
 
+def without_empty_shards(files: Sequence[str]) -> list[str]:
+    """Leave out files that are empty as their manifest says: there were more shards than records.
+
+    Where all are empty they stay, for the error that says so.
+    """
+    manifests = _manifests_by_path(files)
+    kept = []
+    for path in files:
+        manifest = manifests.get(manifest_path(path), {})
+        name = os.path.basename(path)
+        if name in manifest.get("files", ()) and "file_instances" in manifest:
+            if not manifest["file_instances"][manifest["files"].index(name)]:
+                continue
+        kept.append(path)
+    return kept or list(files)
+
+
 def _check_named(files: Sequence[str]) -> None:
     """Refuse record files that an earlier run left beside those of the manifest's run."""
     manifests: dict[str, dict[str, Any]] = {}

@@ -20,6 +20,7 @@ from bert_tf.input_pipeline.record_checks import (
     damage_report,
     expand_files,
     manifests_of,
+    without_empty_shards,
 )
 from bert_tf.models.layers import recomputed_layers
 from bert_tf.tokenization.vocabulary import (
@@ -71,11 +72,11 @@ def make_plan(options: PretrainingOptions) -> Plan:
         ValueError: something does not fit; one line says what.
         OSError: a file is missing or cannot be read.
     """
-    phase_files = [expand_files(phase.input_file) for phase in options.phases]
+    phase_files = [without_empty_shards(expand_files(phase.input_file)) for phase in options.phases]
     train_files = [path for files in phase_files for path in files]
     eval_files = phase_files[0]
     if options.eval_input_file:
-        eval_files = expand_files(options.eval_input_file)
+        eval_files = without_empty_shards(expand_files(options.eval_input_file))
     every_file = list(dict.fromkeys(train_files + eval_files))
     check_manifests(every_file)
     manifests = manifests_of(every_file)
@@ -109,7 +110,7 @@ def make_plan(options: PretrainingOptions) -> Plan:
             for files, masking, phase in zip(phase_files, maskings, options.phases, strict=True)
         ],
         eval_files=eval_files,
-        held_out=not set(eval_files) & set(train_files),
+        held_out=not {*map(os.path.realpath, eval_files)} & {*map(os.path.realpath, train_files)},
         eval_masking=eval_masking,
         vocab_file=vocab_file,
         init=init,

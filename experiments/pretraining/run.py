@@ -34,6 +34,7 @@ from bert_tf.weights.load import load_checkpoint
 from bert_tf.weights.locate import WEIGHTS_NAME
 from bert_tf.weights.save import save_config_and_vocabulary, save_model_directory
 from bert_tf.weights.tensor_files import checkpoint_steps
+from data_prep.processes.folder_lock import lock_folder
 from experiments.command_line import preemption, training_setup
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.tables import print_table
@@ -268,7 +269,32 @@ class PretrainingRun:
             )
 
     def run(self) -> None:
-        """Train and evaluate as the flags say."""
+        """Train and evaluate as the flags say.
+
+        Raises:
+            InputError: another process trains in the output folder.
+        """
+        with self._lock():
+            self._run()
+
+    def _lock(self) -> contextlib.AbstractContextManager[object]:
+        """Keep another training out of the output folder, as long as this process is there."""
+        if not self.options.do_train or not self.trainer.is_chief:
+            return contextlib.nullcontext()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = lock_folder(self.folder)
+        except (NotImplementedError, OSError) as error:  # file systems without locks
+            logging.warning("%s cannot be locked against a second training: %s", self.folder, error)
+            return contextlib.nullcontext()
+        if lock is None:
+            raise InputError(
+                f"output_dir: another process trains in {self.folder}; wait for its end, or use "
+                "another folder"
+            )
+        return lock
+
+    def _run(self) -> None:
         options, trainer = self.options, self.trainer
         continued = self.load()
         if options.measure_only:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 
+import filelock
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from bert_tf.training.log import read_metrics
 from bert_tf.weights.tensor_bundle import read_tensors
 from bert_tf.weights.tensor_files import checkpoint_steps
 from experiments.command_line import preemption
+from experiments.command_line.exit_status import InputError
 from experiments.pretraining.options import PhaseOptions, PretrainingOptions
 from experiments.pretraining.plan import make_plan, warn_of_predictions_cut_off
 from experiments.pretraining.run import PretrainingRun, training_dataset
@@ -380,3 +382,19 @@ def test_predictions_that_dynamic_masking_cuts_off_are_warned_of(caplog):
     for masking in (MaskingRule(synthetic.VOCAB), NextPieceRule(), None):
         warn_of_predictions_cut_off(phase, masking)
     assert not caplog.records
+
+
+def test_two_processes_do_not_train_in_one_folder(data, tmp_path):
+    with filelock.FileLock(tmp_path / "lock"):
+        options = command_options.parse(PretrainingOptions, arguments(data, tmp_path))
+        run = PretrainingRun(options, make_plan(options), None)
+        with pytest.raises(InputError, match="output_dir: another process trains in "):
+            run.run()
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_training_records_by_another_path_are_not_held_out(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data)
+    own = {"input_file": "dev.tfrecord", "eval_input_file": f"{data}/dev.tfrecord"}
+    options = command_options.parse(PretrainingOptions, arguments(data, tmp_path, **own))
+    assert not make_plan(options).held_out

@@ -21,6 +21,7 @@ from bert_tf.input_pipeline.record_checks import (
     damage_report,
     expand_files,
     manifests_of,
+    without_empty_shards,
 )
 from bert_tf.records.encoding import encode_examples, frame_record
 from bert_tf.records.files import RecordWriter, read_records
@@ -505,6 +506,18 @@ def test_shards_are_those_of_their_manifest(shards, tmp_path):
     message = "m-00001-of-00002.tfrecord: missing; .*m.manifest.json names 2 shards"
     with pytest.raises(FileNotFoundError, match=message):
         check_manifests(paths[:1])
+
+
+def test_shards_that_are_empty_as_their_manifest_says_are_left_out(shards, tmp_path):
+    paths, manifest = shards
+    empty = tmp_path / "m-00002-of-00003.tfrecord"
+    empty.write_bytes(b"")
+    assert without_empty_shards([*paths, str(empty)]) == [*paths, str(empty)]
+    manifest["files"].append(empty.name)
+    manifest["file_instances"].append(0)
+    (tmp_path / "m.manifest.json").write_text(json.dumps(manifest))
+    assert without_empty_shards([*paths, str(empty)]) == paths
+    assert without_empty_shards([str(empty)]) == [str(empty)]
 
 
 def test_shards_that_an_earlier_run_left_are_refused(shards, tmp_path):
