@@ -50,7 +50,7 @@ setup(
         # The development server (experiments/serve.py), and clients of TF Serving.
         "serving": [
             "grpcio>=1.66",
-            "httptools>=0.6",  # uvicorn reads HTTP with it where it is there
+            "h11>=0.14",  # uvicorn reads HTTP with it: its bounds are the server's
             "prometheus_client>=0.21",
             "starlette>=0.41",
             "tensorflow-serving-api>=2.20,<2.22",
