@@ -49,8 +49,8 @@ class Bert(ConfiguredLayer):
         recompute: str | Sequence[int] = "none",
         **kwargs,
     ):
-        config.check_size()
         super().__init__(config, **kwargs)
+        config.check_size()
         self.hidden_states = hidden_states
         self.attention_probs = attention_probs
         self.train_pooler = train_pooler

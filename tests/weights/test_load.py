@@ -105,7 +105,8 @@ def test_round_trip_and_what_is_told_of_it(model, tmp_path):
 
 def test_the_original_code_checkpoint_loads_and_is_written_back(shared_data, tmp_path):
     folder = shared_data / "tf1_checkpoint"
-    model, config, tokenizer, kind, labels, transfer = load_model(folder)
+    model, config, tokenizer, kind, labels, transfer, problem_type = load_model(folder)
+    assert problem_type is None
     assert kind == "pretraining" and labels is None and transfer.step is not None
     assert config == BertConfig.from_json_file(folder / "bert_config.json")
     assert tokenizer.vocab_file == str(folder / "vocab.txt")
