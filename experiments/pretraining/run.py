@@ -274,25 +274,9 @@ class PretrainingRun:
         Raises:
             InputError: another process trains in the output folder.
         """
-        with self._lock():
+        writes = self.options.do_train and self.trainer.is_chief
+        with _locked(self.folder) if writes else contextlib.nullcontext():
             self._run()
-
-    def _lock(self) -> contextlib.AbstractContextManager[object]:
-        """Keep another training out of the output folder, as long as this process is there."""
-        if not self.options.do_train or not self.trainer.is_chief:
-            return contextlib.nullcontext()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = lock_folder(self.folder)
-        except (NotImplementedError, OSError) as error:  # file systems without locks
-            logging.warning("%s cannot be locked against a second training: %s", self.folder, error)
-            return contextlib.nullcontext()
-        if lock is None:
-            raise InputError(
-                f"output_dir: another process trains in {self.folder}; wait for its end, or use "
-                "another folder"
-            )
-        return lock
 
     def _run(self) -> None:
         options, trainer = self.options, self.trainer
@@ -414,6 +398,22 @@ class PretrainingRun:
         except ImportError:
             logging.warning("no curves: the package matplotlib is not installed")
             return []
+
+
+def _locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:
+    """Keep another training out of an output folder, as long as this process is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = lock_folder(folder)
+    except (NotImplementedError, OSError) as error:  # file systems without locks
+        logging.warning("%s cannot be locked against a second training: %s", folder, error)
+        return contextlib.nullcontext()
+    if lock is None:
+        raise InputError(
+            f"output_dir: another process trains in {folder}; wait for its end, or use another "
+            "folder"
+        )
+    return lock
 
 
 def _name_of_eval_records(plan: Plan) -> str:
