@@ -26,6 +26,7 @@ setup(
         "matplotlib>=3.8",
         "ml_dtypes>=0.4",  # bfloat16 for NumPy
         "numpy>=1.26",
+        "regex>=2024.4.16",  # properties of Unicode: where sentences end
         "safetensors>=0.4.3",
         "scikit-learn>=1.5",  # figures of merit
         "scipy>=1.13",  # correlations, and statistical tests

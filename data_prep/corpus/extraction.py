@@ -19,10 +19,13 @@ from typing import IO
 
 from bert_tf.files import expand, write_whole
 from bert_tf.options import check, option
+from data_prep.corpus import scripts
 from data_prep.processes.progress import Progress
 from data_prep.processes.worker_pool import WorkerPool, available_cores
 
 FORMATS = ("wikiextractor", "jsonl", "text")
+LONG_SENTENCE_CHARACTERS = 1000  # some 250 tokens: more than most sequences hold
+_SHARE_TO_WARN = 0.1
 _BATCH_BYTES = 1 << 20
 _Lines = Iterator[tuple[int, bytes]]  # numbered from 1
 
@@ -40,15 +43,15 @@ _TAG = re.compile(
 _FILE_LINK = re.compile(r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", re.IGNORECASE)
 _LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
 _TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
-_EMPTY_BRACKETS = re.compile(r"\s*\([\s,;:/–—-]*\)")
-_BRACKET_LEFTOVER = re.compile(r"\((?:\s*[,;:])+\s*")
-_DOUBLE_PUNCTUATION = re.compile(r"\s+([,;])(?:\s*[,;])*")
+_EMPTY_BRACKETS = re.compile(r"\s*[(（][\s,;:/–—、，；：،؛፣፤-]*[)）]")
+_BRACKET_LEFTOVER = re.compile(r"([(（])(?:\s*[,;:、，；：،؛፣፤])+\s*")
+_DOUBLE_PUNCTUATION = re.compile(r"\s+([,;،؛፣፤])(?:\s*[,;،؛፣፤])*")
 _BULLET = re.compile(r"^(?:BULLET::::[-*#:;.\d]*|[*#:;]+(?=\s)|[•·])\s*")
 # A date or a sound file that was a template leaves its comma: "It fell. , nobody lives there."
 _LEADING_PUNCTUATION = re.compile(r"(^|[.!?][\"')]?\s)\s*[,;]\s+")
+_BRACKETS, _SPACED_PUNCTUATION = re.compile("[(（]"), re.compile(" [,;،؛፣፤]")
 _TABLE_LINE = re.compile(r"^(?:\{\||\|\}|\||!\s)")
 _HEADING_LINE = re.compile(r"^(?:=+[^=].*=+|#+\s.*)$")
-_SENTENCE_END = re.compile(r"[.!?。！？…।؟][\"'”’»)\]]*$")
 _WORD = re.compile(r"\w")
 
 
@@ -74,7 +77,13 @@ class Options:
         True,
         "Drop headings and list items of articles: short lines that do not end as a sentence.",
     )
-    fragment_words: int = 8  # a line of fewer is short
+    fragment_words: int = 8  # a line of fewer is short; 3 letters are one in scripts without spaces
+    max_sentence_characters: int = option(
+        0,
+        "Cut longer sentences, at a space where there is one; 0 for never. For scripts in which "
+        "nothing marks where sentences end, such as Thai.",
+        minimum=0,
+    )
     min_document_sentences: int = option(1, "Drop documents with fewer sentences.", minimum=1)
     max_document_bytes: int = option(
         256 << 20,
@@ -121,6 +130,43 @@ class RawDocument:
     format: str
     data: bytes
     header: bytes = b""
+
+
+@dataclasses.dataclass
+class Counts:
+    """What was read and written; `bytes` are of UTF-8 text written, characters without white space.
+
+    Attributes:
+        characters: of the text, once markup and titles are gone.
+        fragment_characters: of headings and list items that were dropped.
+        wordless_characters: of lines and sentences that were dropped since they have no letter.
+        short_document_characters: of documents that were dropped.
+        long_sentence_characters: of sentences longer than `LONG_SENTENCE_CHARACTERS`.
+        text_lines: lines of plain text that were taken for paragraphs.
+        text_lines_inside: those that begin in the middle of a sentence.
+    """
+
+    documents_read: int = 0
+    documents_empty: int = 0
+    documents_dropped: int = 0
+    documents: int = 0
+    sentences: int = 0
+    bytes: int = 0
+    heldout_documents: int = 0
+    heldout_sentences: int = 0
+    heldout_bytes: int = 0
+    characters: int = 0
+    fragment_characters: int = 0
+    wordless_characters: int = 0
+    short_document_characters: int = 0
+    long_sentence_characters: int = 0
+    text_lines: int = 0
+    text_lines_inside: int = 0
+
+    def add(self, other: "Counts") -> None:
+        """Add another's counts to these."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
 # === Reading ===
@@ -310,7 +356,11 @@ def load_splitter(name: str, language: str = "en") -> Callable[[str], Sequence[s
     if not name:
         import sentencex
 
-        return functools.partial(sentencex.segment, language)
+        return lambda paragraph: [
+            part
+            for sentence in sentencex.segment(language, paragraph)
+            for part in scripts.cut_passed_over(sentence)
+        ]
     module_name, colon, function_name = name.partition(":")
     if not colon:
         raise ValueError(f"--sentence_splitter: expected module:function, got {name!r}")
@@ -341,10 +391,10 @@ def clean_wiki_line(line: str) -> str:
         line = _TEMPLATE.sub("", line)
     if "''" in line:
         line = re.sub("'{2,5}", "", line)
-    if "(" in line:  # Pronunciations and coordinates leave "()" and "(; " behind.
-        line = _BRACKET_LEFTOVER.sub("(", _EMPTY_BRACKETS.sub("", line))
+    if _BRACKETS.search(line):  # Pronunciations and coordinates leave "()" and "(; " behind.
+        line = _BRACKET_LEFTOVER.sub(r"\1", _EMPTY_BRACKETS.sub("", line))
     line = _LEADING_PUNCTUATION.sub(r"\1", line)
-    if " ," in line or " ;" in line:
+    if _SPACED_PUNCTUATION.search(line):
         line = _DOUBLE_PUNCTUATION.sub(r"\1", line)
     return line.strip()
 
@@ -388,8 +438,8 @@ def _text_of_json(document: RawDocument, options: Options) -> str:
     return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
 
 
-def document_paragraphs(document: RawDocument, options: Options) -> list[str]:
-    """Return the cleaned paragraphs of one document, in order, none empty."""
+def document_paragraphs(document: RawDocument, options: Options, counts: Counts) -> list[str]:
+    """Return the cleaned paragraphs of one document in order, none empty; count what goes."""
     if document.format == "jsonl":
         text = _text_of_json(document, options)
     else:
@@ -404,7 +454,7 @@ def document_paragraphs(document: RawDocument, options: Options) -> list[str]:
             if _unescape(lines[first]).strip() == _unescape(title.group(1)).strip():
                 lines[first] = ""
     if options.join_lines and not is_wiki:
-        lines = re.split(r"\n[ \t\r\f\v]*\n", text)
+        lines = map(scripts.join_wrapped, re.split(r"\n[ \t\r\f\v]*\n", text))
     paragraphs = []
     for line in lines:
         if not line or line.isspace():
@@ -414,21 +464,31 @@ def document_paragraphs(document: RawDocument, options: Options) -> list[str]:
         if is_wiki and options.clean_wiki:
             line = clean_wiki_line(line)
         line = " ".join(line.split())
+        characters = scripts.count_characters(line)
+        counts.characters += characters
         if not _WORD.search(line):
-            continue
-        if (
-            is_wiki
-            and options.drop_fragments
-            and not _SENTENCE_END.search(line)
-            and line.count(" ") + 1 < options.fragment_words
-        ):
-            continue
-        paragraphs.append(line)
+            counts.wordless_characters += characters
+        elif is_wiki and options.drop_fragments and _is_fragment(line, options.fragment_words):
+            counts.fragment_characters += characters
+        else:
+            paragraphs.append(line)
     return paragraphs
 
 
-def split_paragraph(paragraph: str, splitter: Callable[[str], Sequence[str]]) -> list[str]:
-    """Split a paragraph into sentences; a piece without any word joins the one before it."""
+def _is_fragment(line: str, fragment_words: int) -> bool:
+    return not scripts.has_words(line, fragment_words) and not scripts.ends_sentence(line)
+
+
+def split_paragraph(
+    paragraph: str, splitter: Callable[[str], Sequence[str]], max_characters: int = 0
+) -> list[str]:
+    """Split a paragraph into sentences; a piece without any word joins the one before it.
+
+    Args:
+        paragraph: the text.
+        splitter: see `load_splitter`.
+        max_characters: of a sentence; longer ones are cut. 0 for no limit.
+    """
     sentences: list[str] = []
     for piece in splitter(paragraph):
         piece = " ".join(piece.split())
@@ -438,6 +498,8 @@ def split_paragraph(paragraph: str, splitter: Callable[[str], Sequence[str]]) ->
             sentences.append(piece)
         elif sentences:
             sentences[-1] += piece
+    if max_characters:
+        return [part for s in sentences for part in scripts.cut_long(s, max_characters)]
     return sentences
 
 
@@ -452,31 +514,23 @@ def is_held_out(data: bytes, fraction: float) -> bool:
 # === Batches of documents, in worker processes ===
 
 
-@dataclasses.dataclass
-class Counts:
-    """What was read and written; `bytes` are of UTF-8 text written."""
-
-    documents_read: int = 0
-    documents_empty: int = 0
-    documents_dropped: int = 0
-    documents: int = 0
-    sentences: int = 0
-    bytes: int = 0
-    heldout_documents: int = 0
-    heldout_sentences: int = 0
-    heldout_bytes: int = 0
-    text_lines: int = 0
-    text_lines_lower: int = 0
-
-    def add(self, other: "Counts") -> None:
-        """Add another's counts to these."""
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
-
 @functools.lru_cache(maxsize=1)
 def _cached_splitter(name: str, language: str) -> Callable[[str], Sequence[str]]:
     return load_splitter(name, language)
+
+
+def _is_inside(before: str, line: str) -> bool:
+    """Tell whether a line goes on with the sentence of the line before it."""
+    first = line[:1]
+    if first.lower() != first.upper() and not "ა" <= first <= "ჿ":  # Georgian sets no capitals
+        return first.islower()
+    # Letters without case tell nothing; where sentences have no marks, nothing does.
+    return (
+        first.isalpha()
+        and before != ""
+        and not scripts.begins_unspaced(line)
+        and not scripts.ends_sentence(before)
+    )
 
 
 def process_batch(batch: Sequence[RawDocument], options: Options) -> tuple[bytes, bytes, Counts]:
@@ -495,16 +549,24 @@ def process_batch(batch: Sequence[RawDocument], options: Options) -> tuple[bytes
     counts = Counts()
     for document in batch:
         counts.documents_read += 1
-        paragraphs = document_paragraphs(document, options)
+        paragraphs = document_paragraphs(document, options, counts)
         if document.format == "text" and not options.join_lines:
             counts.text_lines += len(paragraphs)
-            counts.text_lines_lower += sum(p[:1].islower() for p in paragraphs)
-        sentences = [s for p in paragraphs for s in split_paragraph(p, splitter)]
+            counts.text_lines_inside += sum(map(_is_inside, ["", *paragraphs], paragraphs))
+        sentences = [
+            sentence
+            for paragraph in paragraphs
+            for sentence in split_paragraph(paragraph, splitter, options.max_sentence_characters)
+        ]
+        sizes = list(map(scripts.count_characters, sentences))
+        counts.wordless_characters += sum(map(scripts.count_characters, paragraphs)) - sum(sizes)
+        counts.long_sentence_characters += sum(n for n in sizes if n > LONG_SENTENCE_CHARACTERS)
         if not sentences:
             counts.documents_empty += 1
             continue
         if len(sentences) < options.min_document_sentences:
             counts.documents_dropped += 1
+            counts.short_document_characters += sum(sizes)
             continue
         held_out = is_held_out(document.data, options.heldout_fraction)
         parts[held_out].extend(sentences)
@@ -621,7 +683,8 @@ def extract_corpus(
         if not counts.documents + counts.heldout_documents:
             raise ValueError(
                 f"no documents with text in {len(paths)} input file(s), "
-                f"the first being {paths[0]} ({counts.documents_read} were read)"
+                f"the first being {paths[0]} ({counts.documents_read} were read"
+                f"{'; ' if counts.characters else ''}{_losses(counts).removeprefix('warning: ')})"
             )
     return counts
 
@@ -659,6 +722,15 @@ def report_lines(counts: Counts, seconds: float, output_file: str, heldout: str)
         f"read {counts.documents_read:,} documents in {seconds:.1f} s; {counts.documents_empty:,} "
         f"had no text, {counts.documents_dropped:,} too few sentences"
     )
+    if losses := _losses(counts):
+        lines.append(losses)
+    long = counts.long_sentence_characters / max(counts.characters, 1)
+    if long > _SHARE_TO_WARN:
+        lines.append(
+            f"warning: {long:.0%} of the characters are in sentences of more than "
+            f"{LONG_SENTENCE_CHARACTERS:,}, which are cut off when sequences are made of them; see "
+            "--language and --sentence_splitter, or cut them with --max_sentence_characters"
+        )
     if heldout and not counts.heldout_documents:
         lines.append("warning: no document was held out; raise --heldout_fraction")
     if counts.documents + counts.heldout_documents == 1:
@@ -666,9 +738,25 @@ def report_lines(counts: Counts, seconds: float, output_file: str, heldout: str)
             "warning: the whole input is one document; a random next sentence cannot come from "
             "another (for empty lines between documents use --text_documents=blank_line)"
         )
-    if counts.text_lines >= 20 and counts.text_lines_lower > 0.25 * counts.text_lines:
+    if counts.text_lines >= 20 and counts.text_lines_inside > 0.25 * counts.text_lines:
         lines.append(
             "warning: many lines begin in the middle of a sentence; for hard-wrapped text use "
             "--join_lines"
         )
     return lines
+
+
+def _losses(counts: Counts) -> str:
+    """Say what became of the characters that are not in the output; "" where none are missing."""
+    lost = {
+        "in headings and list items (--nodrop_fragments keeps them)": counts.fragment_characters,
+        "in lines without a letter or digit": counts.wordless_characters,
+        "in documents of too few sentences": counts.short_document_characters,
+    }
+    total = sum(lost.values())
+    if not total:
+        return ""
+    parts = ", ".join(f"{count:,} {where}" for where, count in lost.items() if count)
+    share = total / counts.characters
+    warning = "warning: " if share > _SHARE_TO_WARN else ""
+    return f"{warning}{share:.1%} of {counts.characters:,} characters were dropped: {parts}"

@@ -7,12 +7,13 @@ import json
 import pathlib
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 from absl import flags
 
 from bert_tf.options import define
-from data_prep.corpus import extraction
+from data_prep.corpus import extraction, scripts
 from data_prep.corpus.extraction import (
     Options,
     RawDocument,
@@ -23,6 +24,7 @@ from data_prep.corpus.extraction import (
     process_batch,
     split_paragraph,
 )
+from tests.support.languages import LANGUAGES
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -343,3 +345,120 @@ def test_real_wikipedia(tmp_path, shared_data):
         assert not any(leftover in sentence for sentence in sentences), leftover
     lengths = sorted(map(len, sentences))
     assert 80 < lengths[len(lengths) // 2] < 170  # A median sentence of English prose.
+
+
+# === Languages ===
+
+
+def article(*lines: str) -> str:
+    return '<doc id="1" url="u" title="T">\nT\n\n' + "\n".join(lines) + "\n</doc>\n"
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_sentences_of_every_script_are_kept(tmp_path, code):
+    """A line a sentence, ends and closers included; headings go, as in English."""
+    language = LANGUAGES[code]
+    first, second, third = language.sentences
+    quoted = f"{language.sentences[0]}」" if code in ("ja", "zh") else f"« {first} »"
+    heading = first.split(" ")[0][:4].rstrip(".")
+    lines = [quoted, second, third] if language.marks_ends else [first]
+    found = extracted(tmp_path, write(tmp_path / "w", article(heading, *lines)))
+    assert " ".join(found).split() == " ".join(lines).split()
+    found = extracted(tmp_path, write(tmp_path / "w", article(language.paragraph)), language=code)
+    assert found == [*(language.sentences if language.marks_ends else [language.paragraph]), ""]
+    found = extracted(tmp_path, write(tmp_path / "t.txt", language.paragraph))
+    if language.marks_ends and code != "el":  # whose question mark is a semicolon in English
+        assert found == [*language.sentences, ""]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "犬が笑う。」",
+        "犬が笑う。）",
+        "犬（猫）が笑う。』）",
+        "Il rit. »",
+        "„Er lacht.“",
+        "يضحك الكلب.\u200f",  # an invisible sign of direction at the end
+        "\u2067کتا ہنستا ہے۔\u2069",
+        "ที่สุดของเรื่อง๛",
+        "Γελάει ο σκύλος;",
+        "他笑了……",
+    ],
+)
+def test_ends_and_closers_of_sentences(line):
+    assert scripts.ends_sentence(line)
+    assert not scripts.ends_sentence(line.rstrip("。」）』.»“۔\u2069\u200f๛;… "))
+
+
+def test_length_in_scripts_without_spaces():
+    for line, words in (("one two three", 3), ("Ärger und Spaß", 3), ("歴史と文化", 1)):
+        assert scripts.has_words(line, words) and not scripts.has_words(line, words + 1)
+    assert scripts.has_words("文" * 24, 8) and not scripts.has_words("文" * 23, 8)
+    assert scripts.has_words("ก" * 24, 8) and not scripts.has_words("ก" * 23 + "็" * 9, 8)
+
+
+def test_dropped_characters_are_counted_and_told(tmp_path):
+    path = write(tmp_path / "w", article("歴史と文化", "— * —", "犬が笑う。猫も笑う。"))
+    counts = extract_corpus([path], str(tmp_path / "out"))
+    assert (counts.characters, counts.fragment_characters) == (18, 5)
+    assert counts.wordless_characters == 3
+    report = "\n".join(extraction.report_lines(counts, 1.0, "out", ""))
+    assert "warning: 44.4% of 18 characters were dropped: 5 in headings" in report
+    assert "--nodrop_fragments" in report and "3 in lines without a letter" in report
+    path = write(tmp_path / "w", article("歴史と文化"))
+    with pytest.raises(ValueError, match=r"100.0% of 5 .*headings.*--nodrop_fragments"):
+        extract_corpus([path], str(tmp_path / "out"))
+
+
+def test_documents_and_pieces_that_are_dropped_are_counted(tmp_path):
+    write(tmp_path / "my_halves.py", "def split(text):\n    return ['…'] + text.split('.')[:1]\n")
+    path = write(tmp_path / "t.txt", "One two. Three.\n")
+    sys.path.append(str(tmp_path))
+    counts = extract_corpus(
+        [path], str(tmp_path / "o"), options=Options(sentence_splitter="my_halves:split")
+    )
+    assert (counts.characters, counts.wordless_characters) == (13, 7)
+    write(tmp_path / "u.txt", "One. Two. Three.\n")
+    counts = extract_corpus(
+        [path, str(tmp_path / "u.txt")],
+        str(tmp_path / "o"),
+        options=Options(min_document_sentences=3),
+    )
+    assert counts.short_document_characters == 13
+
+
+def test_what_wiki_markup_leaves_in_other_scripts():
+    assert clean_wiki_line("東京（、 ）は都です。") == "東京は都です。"
+    assert clean_wiki_line("東京（、とうきょう）は都です。") == "東京（とうきょう）は都です。"
+    assert clean_wiki_line("القاهرة ، ، مدينة") == "القاهرة، مدينة"
+
+
+def test_hard_wrapped_lines_of_scripts_without_spaces_or_case(tmp_path):
+    path = write(tmp_path / "t.txt", "犬が\n笑う。\n\nकुत्ता\nहँसता है।\n\nวันนี้\nอากาศดี\n")
+    assert extracted(tmp_path, path, join_lines=True) == [
+        *("犬が笑う。", "कुत्ता हँसता है।", "วันนี้อากาศดี", "")
+    ]
+    path = write(tmp_path / "t.txt", "आज मौसम\nअच्छा है और हम\n" * 20)
+    counts = extract_corpus([path], str(tmp_path / "o"))
+    assert "--join_lines" in "\n".join(extraction.report_lines(counts, 1.0, "o", ""))
+    for language in LANGUAGES.values():
+        path = write(tmp_path / "t.txt", "\n".join(language.sentences * 10))
+        assert extract_corpus([path], str(tmp_path / "o")).text_lines_inside == 0
+
+
+def test_long_sentences_can_be_cut(tmp_path):
+    thai = "".join(LANGUAGES["th"].sentences)
+    path = write(tmp_path / "t.txt", thai * 20 + " ไหม " + "a" * 7 + "\nOne two.\n")
+    counts = extract_corpus([path], str(tmp_path / "o"))
+    report = "\n".join(extraction.report_lines(counts, 1.0, "o", ""))
+    assert "--max_sentence_characters" in report
+    lines = extracted(tmp_path, path, max_sentence_characters=100)
+    assert max(map(len, lines)) <= 100 and lines[-2:] == ["One two.", ""]
+    assert "".join("".join(lines).split()) == "".join(pathlib.Path(path).read_text().split())
+    assert not any(unicodedata.category(line[0])[0] == "M" for line in lines if line)
+    assert scripts.cut_long("one two three", 7) == ["one two", "three"]
+    counts = extract_corpus(
+        [path], str(tmp_path / "o"), options=Options(max_sentence_characters=100)
+    )
+    assert not counts.long_sentence_characters
