@@ -389,6 +389,24 @@ class FullTokenizer:
             base -= 1  # no space follows the last chunk
         return pieces, offsets
 
+    def count_unknown(self, text: str | bytes) -> tuple[int, int]:
+        """Count the characters of a text that [UNK] stands for.
+
+        Returns:
+            All of them, and those in words of more than `MAX_CHARS_PER_WORD`, which are unknown to
+            any vocabulary; in characters of the raw text.
+        """
+        unknown, count, too_long = (self.wordpiece_tokenizer.unk_id,), 0, 0
+        for chunk in _as_spaces(convert_to_unicode(text)).split(" "):
+            if unknown[0] not in self._chunks[chunk]:
+                continue
+            for word, spans in self.basic_tokenizer.tokenize_with_offsets(chunk):
+                if self._words[word] == unknown:
+                    size = max(end for _, end in spans) - min(spans)[0]
+                    count += size
+                    too_long += size * (len(word) > MAX_CHARS_PER_WORD)
+        return count, too_long
+
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
         """Return the id of each piece.
 

@@ -54,6 +54,7 @@ from data_prep.pretraining.options import (
     generator,
     refuses_upper_case,
     warn_about_corpus,
+    warn_about_records,
 )
 from data_prep.pretraining.stages import (
     block_bounds,
@@ -143,6 +144,7 @@ def create_pretraining_data(
         for path in sorted(set(map(manifest_path, options.output_files))):
             with beam_files.write_whole(path) as stream:
                 stream.write((json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    warn_about_records(options, manifest["counts"])
     return manifest
 
 
@@ -428,8 +430,9 @@ def _write_chunk(
     if beam_files.exists(path):
         return file, number
     with beam_files.lock:
-        dtype, vocabulary = _index(job).tokens.dtype, _vocabulary(job)
-    tokens, pairs = _chunk_tokens(received, dtype)
+        index, vocabulary = _index(job), _vocabulary(job)
+    received = list(received)
+    tokens, pairs = _chunk_tokens(received, index.tokens.dtype)
     if len(pairs) != (size := beam_files.read_json(job.path("sizes.json"))[number]):
         raise RuntimeError(f"a chunk got {len(pairs)} of its {size} pairs")
     buffer = io.BytesIO()
@@ -445,6 +448,8 @@ def _write_chunk(
             generator(job.options, RECORDS_STAGE, number),
             stream,
         )
+    shares = b"".join(data for part, data, _ in received if part != _TOKENS)
+    statistics.hold(np.frombuffer(shares, instances.PAIR_DTYPE), index.counts["tokens"])
     _save(f"{path}.npz", statistics)
     with beam_files.write_whole(path) as stream:
         stream.write(buffer.getvalue())

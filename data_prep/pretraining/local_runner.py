@@ -38,6 +38,7 @@ from data_prep.pretraining.options import (
     generator,
     refuses_upper_case,
     warn_about_corpus,
+    warn_about_records,
 )
 from data_prep.pretraining.original_order import compatible_run
 from data_prep.pretraining.stages import (
@@ -93,6 +94,7 @@ def create_pretraining_data(
             manifest = _run(options, num_workers, work, show_progress)
         for path in sorted(set(map(manifest_path, options.output_files))):
             write_json(path, manifest, indent=1)
+    warn_about_records(options, manifest["counts"])
     return manifest
 
 
@@ -158,6 +160,7 @@ class _Worker:
                 statistics = write_chunk_records(
                     self.options, self._vocabulary, pairs, self._gather, rng, stream
                 )
+                statistics.hold(pairs, self._store.counts["tokens"])
             statistics.counts["bytes"] = os.path.getsize(temporary)
             # Before the records get their name, which says that the chunk is whole.
             statistics.save(statistics_path(self.work, chunk))

@@ -13,6 +13,13 @@ from bert_tf.files import sha256, write_whole
 from bert_tf.tokenization.vocabulary import load_vocab
 from data_prep.pretraining.options import Options, instances_of_files
 
+HELD_SAMPLES = 1 << 18  # tokens, evenly spread over a corpus, that are looked for in the records
+
+
+def held_step(num_tokens: int) -> int:
+    """Return how many tokens of a corpus lie between two that are looked at."""
+    return -(-num_tokens // HELD_SAMPLES)
+
 
 class Statistics:
     """Counts over finished instances.
@@ -21,12 +28,40 @@ class Statistics:
         counts: instances, sequence_tokens, random_next and masked_tokens; bytes of a chunk.
         labels: int64 [highest label + 1], how often each id was masked.
         max_token_id: highest id of any sequence or label.
+        held: bool [samples], whether a record holds a token, for every `held_step` of the corpus;
+            None if not all was counted, by an earlier version.
     """
 
     def __init__(self):
         self.counts = collections.Counter()
         self.labels = np.zeros(0, np.int64)
         self.max_token_id = 0
+        self.held: np.ndarray | None = np.zeros(0, np.bool_)
+
+    def hold(self, pairs: np.ndarray, num_tokens: int) -> None:
+        """Mark the tokens of the corpus that pairs hold.
+
+        Args:
+            pairs: PAIR_DTYPE [B], with starts in the corpus.
+            num_tokens: tokens of the corpus.
+        """
+        step = held_step(num_tokens)
+        size = -(-num_tokens // step)
+        change = np.zeros(size + 1, np.int64)
+        for side in "ab":
+            start = pairs[f"{side}_start"]
+            end = start + pairs[f"{side}_length"]
+            change += np.bincount(-(-start // step), minlength=size + 1)
+            change -= np.bincount(-(-end // step), minlength=size + 1)
+        self._add_held(np.cumsum(change[:-1]) > 0)
+
+    def _add_held(self, held: np.ndarray | None) -> None:
+        if self.held is None or held is None:
+            self.held = None
+        elif self.held.size and held.size:
+            self.held |= held
+        elif held.size:
+            self.held = held.copy()
 
     def add(self, arrays: dict[str, np.ndarray], length: np.ndarray) -> None:
         """Add a batch.
@@ -56,16 +91,21 @@ class Statistics:
         self.counts.update(other.counts)
         self.max_token_id = max(self.max_token_id, other.max_token_id)
         self._add_labels(other.labels)
+        self._add_held(other.held)
 
     def write(self, stream: IO[bytes]) -> None:
         """Write the counts to a stream."""
         ids = np.flatnonzero(self.labels)
+        held = {}
+        if self.held is not None:
+            held = {"held": np.flatnonzero(self.held), "held_samples": self.held.size}
         np.savez(
             stream,
             counts=np.array(json.dumps(self.counts)),
             max_token_id=self.max_token_id,
             label_ids=ids,
             label_counts=self.labels[ids],
+            **held,
         )
 
     def save(self, path: str) -> None:
@@ -83,7 +123,17 @@ class Statistics:
             if loaded["label_ids"].size:
                 result.labels = np.zeros(int(loaded["label_ids"].max()) + 1, np.int64)
                 result.labels[loaded["label_ids"]] = loaded["label_counts"]
+            result.held = None
+            if "held" in loaded:
+                result.held = np.zeros(int(loaded["held_samples"]), np.bool_)
+                result.held[loaded["held"]] = True
         return result
+
+    def unused_token_rate(self) -> float | None:
+        """Share of the corpus' tokens that no record holds; None where it was not counted."""
+        if self.held is None or not self.held.size:
+            return None
+        return 1 - int(np.count_nonzero(self.held)) / self.held.size
 
     def unigram_entropy_nats(self) -> float | None:
         """Entropy of the predicted tokens: the loss of knowing only how often each comes."""
@@ -104,7 +154,8 @@ def make_manifest(
 
     Args:
         options: what was made from what.
-        counts: documents, sentences, tokens and unknown_tokens of the text.
+        counts: documents, sentences, tokens and unknown_tokens of the text, and its
+            `token_store.CHARACTER_COUNTS` where they are known.
         statistics: of all records.
         file_bytes: size of each output file.
 
@@ -131,6 +182,7 @@ def make_manifest(
             "unknown_token_rate": counts["unknown_tokens"] / max(counts["tokens"], 1),
             "padding_fraction": 1
             - records["sequence_tokens"] / max(records["instances"] * options.max_seq_length, 1),
+            **_losses(counts, statistics),
         },
         "max_seq_length": options.max_seq_length,
         "max_predictions_per_seq": options.max_predictions_per_seq,
@@ -143,3 +195,15 @@ def make_manifest(
         "unigram_entropy_nats": statistics.unigram_entropy_nats(),
         "flags": flags,
     }
+
+
+def _losses(counts: dict[str, int], statistics: Statistics) -> dict[str, Any]:
+    """Return what text was lost on the way; what an earlier version did not count is left out."""
+    losses: dict[str, Any] = {}
+    if "characters" in counts:
+        losses["characters"] = characters = counts["characters"]
+        for name in ("unknown_character", "long_word_character"):
+            losses[f"{name}_rate"] = counts[f"{name}s"] / max(characters, 1)
+    if (unused := statistics.unused_token_rate()) is not None:
+        losses["unused_token_rate"] = unused
+    return losses

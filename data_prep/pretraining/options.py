@@ -9,6 +9,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -18,7 +19,7 @@ from bert_tf.options import define, option, read
 from bert_tf.records.files import output_base
 from bert_tf.records.schema import FeatureSpec, pretraining_features, unmasked_pretraining_features
 from bert_tf.tokenization.vocabulary import PAD_TOKEN, casing_of
-from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD, FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
 
@@ -27,6 +28,8 @@ flags.disclaim_key_flags()  # as in bert_tf.options
 FORMAT_VERSION = 1  # of what lies in a work folder, and of the order of random draws
 
 UNKNOWN_RATE_TO_WARN = 0.05
+LONG_WORD_RATE_TO_WARN = 0.01
+UNUSED_RATE_TO_WARN = 0.15
 PAIRS_STAGE, PLAN_STAGE, RECORDS_STAGE = 1, 2, 3
 
 
@@ -262,11 +265,39 @@ def warn_about_corpus(options: Options, counts: dict[str, int]) -> None:
             f"{files}: {sentences / documents:.2f} lines per document on average; a line should "
             "be a sentence, not a paragraph (see extract_corpus.py)"
         )
+    characters = counts.get("characters", 0) or 1
+    long = counts.get("long_word_characters", 0) / characters
+    if long > LONG_WORD_RATE_TO_WARN:
+        warn_user(
+            f"{files}: {long:.1%} of the characters stand in runs of more than "
+            f"{MAX_CHARS_PER_WORD} without a space, each of which becomes a single [UNK]; set "
+            "spaces between the words, or cut lines shorter with extract_corpus.py "
+            f"--max_sentence_characters={MAX_CHARS_PER_WORD}"
+        )
     unknown = counts["unknown_tokens"] / counts["tokens"]
-    if unknown > UNKNOWN_RATE_TO_WARN:
+    unknown_characters = counts.get("unknown_characters", 0) / characters
+    if max(unknown, unknown_characters - long) > UNKNOWN_RATE_TO_WARN:
         warn_user(
             f"{files}: {unknown:.1%} of tokens are [UNK]; check that {options.vocab_file} is of "
-            f"the text's language, and do_lower_case={options.do_lower_case} right for it"
+            f"the text's language, and do_lower_case={options.do_lower_case} right for it "
+            f"([UNK] stands for {unknown_characters:.1%} of the characters)"
+        )
+
+
+def warn_about_records(options: Options, counts: Mapping[str, Any]) -> None:
+    """Warn of text that came into no record.
+
+    Args:
+        options: what was made from what.
+        counts: those of the manifest.
+    """
+    unused = counts.get("unused_token_rate", 0)
+    if unused > UNUSED_RATE_TO_WARN:
+        warn_user(
+            f"{unused:.0%} of the text's {counts['tokens']:,} tokens are in no record: what "
+            f"exceeds max_seq_length {options.max_seq_length} is cut off, and a line has "
+            f"{counts['tokens'] / counts['sentences']:.0f} tokens on average; put one sentence on "
+            "a line (see extract_corpus.py), or raise dupe_factor, which cuts elsewhere each time"
         )
 
 

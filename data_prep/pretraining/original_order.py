@@ -9,6 +9,7 @@ Ids stand for the original's pieces: a vocabulary maps distinct pieces to distin
 """
 
 import array
+import collections
 import contextlib
 import dataclasses
 import os
@@ -24,7 +25,7 @@ from bert_tf.tokenization.vocabulary import casing_of
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
-from data_prep.pretraining.manifest import Statistics, make_manifest
+from data_prep.pretraining.manifest import Statistics, held_step, make_manifest
 from data_prep.pretraining.options import Options, warn_about_corpus, warn_user
 from data_prep.pretraining.work_folder import output_bytes, output_part_path
 from data_prep.processes.progress import Progress
@@ -62,6 +63,7 @@ class InstanceMaker:
         mask_rule: instances.MaskRule,
         vocabulary: instances.VocabularyTable,
         rng: random.Random,
+        tokens: Sequence[int] | None = None,
     ):
         """Keep what all draws need.
 
@@ -71,7 +73,11 @@ class InstanceMaker:
             mask_rule: how tokens are masked.
             vocabulary: ids of the special tokens and of the random replacements.
             rng: the one generator, in the state after the documents were shuffled.
+            tokens: ids of the corpus, where the documents hold places in it instead of ids; `held`
+                then tells for each place whether an instance has its token.
         """
+        self._tokens = tokens
+        self.held = bytearray(0 if tokens is None else len(tokens))
         self._documents = documents
         self._pair_rule = pair_rule
         self._mask_rule = mask_rule
@@ -138,7 +144,8 @@ class InstanceMaker:
     def _masked(self, tokens_a: list[int], tokens_b: list[int], is_random_next: bool) -> Instance:
         """Pack a pair and mask it."""
         rng, rule, special = self._rng, self._mask_rule, self._vocabulary
-        ids = [special.cls_id, *tokens_a, special.sep_id, *tokens_b, special.sep_id]
+        ids_a, ids_b = map(self._look_up, (tokens_a, tokens_b))
+        ids = [special.cls_id, *ids_a, special.sep_id, *ids_b, special.sep_id]
         a_end = len(tokens_a) + 1
         candidates: list[list[int]] = []
         for position in range(1, len(ids) - 1):
@@ -173,6 +180,14 @@ class InstanceMaker:
             is_random_next,
         )
 
+    def _look_up(self, places: list[int]) -> Sequence[int]:
+        """Return the ids of neighbouring places, and mark these as held; ids stay as they are."""
+        if self._tokens is None:
+            return places
+        start, end = places[0], places[-1] + 1
+        self.held[start:end] = b"\1" * (end - start)
+        return self._tokens[start:end]
+
 
 def _join(document: Document, begin: int, end: int) -> list[int]:
     """Return the tokens of consecutive sentences."""
@@ -183,7 +198,7 @@ def compatible_run(
     options: Options, tokenizer: FullTokenizer, work: str, show: bool
 ) -> dict[str, Any]:
     """Make the original's records: everything in memory, one generator for all draws."""
-    documents, counts = _read_documents(options, tokenizer, show)
+    documents, tokens, counts = _read_documents(options, tokenizer, show)
     warn_about_corpus(options, counts)
     rng = random.Random(options.random_seed)
     rng.shuffle(documents)
@@ -193,6 +208,7 @@ def compatible_run(
         options.mask_rule,
         instances.VocabularyTable.from_vocab(tokenizer.vocab),
         rng,
+        tokens,
     )
     sequences: list[Instance] = []
     total = len(documents) * options.dupe_factor
@@ -204,6 +220,7 @@ def compatible_run(
     rng.shuffle(sequences)
 
     statistics = Statistics()
+    statistics.held = np.frombuffer(maker.held, np.bool_)[:: held_step(len(tokens))]
     files = len(options.output_files)
     dtype = token_store.token_dtype(tokenizer.vocab)
     batch = max(1, units.BATCH_TOKENS // options.max_seq_length)
@@ -233,35 +250,42 @@ def compatible_run(
 
 def _read_documents(
     options: Options, tokenizer: FullTokenizer, show: bool
-) -> tuple[list[list[list[int]]], dict[str, int]]:
-    """Tokenize all documents into memory; return them and their counts."""
+) -> tuple[list[list[range]], array.array, dict[str, int]]:
+    """Tokenize all documents into memory.
+
+    Returns:
+        The documents, whose sentences are ranges of the tokens; all tokens; the counts.
+    """
     if not options.do_lower_case and casing_of(tokenizer.vocab) == "uncased":
         warn_user(
             f"vocabulary {options.vocab_file} has no upper-case letters and do_lower_case is not "
             "set: every word with a capital becomes [UNK]"
         )
-    documents: list[list[list[int]]] = [[]]
-    counts = {"documents": 0, "sentences": 0, "tokens": 0, "unknown_tokens": 0}
+    documents: list[list[range]] = [[]]
+    tokens = array.array("I")
+    counts = collections.Counter[str]()
     total = sum(map(text_files.input_bytes, options.input_files))
     with Progress("1/3 tokenizing", total, "B", show=show) as progress:
         for piece in text_files.text_pieces(options.input_files, text_files.PIECE_BYTES):
             tokenized = token_store.tokenize_piece(piece, tokenizer, refuse_upper_case=False)
-            ends = np.cumsum(tokenized.sentence_lengths)[:-1]
-            sentences = np.split(tokenized.tokens, ends) if tokenized.tokens.size else []
             starts = set(tokenized.document_starts.tolist())
-            for number, sentence in enumerate(sentences):
+            end = len(tokens)
+            tokens.extend(tokenized.tokens.tolist())
+            lengths = tokenized.sentence_lengths.tolist()
+            for number, length in enumerate(lengths):
                 if number in starts:
                     documents.append([])
-                documents[-1].append(sentence.tolist())
-            if len(sentences) in starts:
+                documents[-1].append(range(end, end + length))
+                end += length
+            if len(lengths) in starts:
                 documents.append([])
-            counts["sentences"] += len(sentences)
-            counts["tokens"] += tokenized.tokens.size
-            counts["unknown_tokens"] += tokenized.unknown_tokens
+            counts["sentences"] += len(lengths)
+            for name in ("unknown_tokens", *token_store.CHARACTER_COUNTS):
+                counts[name] += getattr(tokenized, name)
             progress.update(piece.file_bytes)
     documents = [document for document in documents if document]
-    counts["documents"] = len(documents)
-    return documents, counts
+    counts["documents"], counts["tokens"] = len(documents), len(tokens)
+    return documents, tokens, counts
 
 
 def _instance_arrays(

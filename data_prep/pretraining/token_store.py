@@ -40,12 +40,19 @@ class TokenizedPiece:
         sentence_lengths: uint32 [sentences], each at least 1.
         document_starts: uint32 [breaks], sentences of the piece before each blank line, increasing.
         unknown_tokens: how many tokens are [UNK].
+        characters: of the text, white space left out; None, as the next two, where an earlier
+            version wrote the piece, which did not count them.
+        unknown_characters: those that [UNK] stands for.
+        long_word_characters: those of them in words that are too long for any vocabulary.
     """
 
     tokens: np.ndarray
     sentence_lengths: np.ndarray
     document_starts: np.ndarray
     unknown_tokens: int
+    characters: int | None = None
+    unknown_characters: int | None = None
+    long_word_characters: int | None = None
 
     def write(self, stream: IO[bytes]) -> None:
         """Write the piece to a stream."""
@@ -61,7 +68,7 @@ class TokenizedPiece:
         """Read what `write` or `save` wrote, from a path or a stream that can seek."""
         with np.load(source) as loaded:
             fields = {name: loaded[name] for name in loaded.files}
-        return cls(**{**fields, "unknown_tokens": int(fields["unknown_tokens"])})
+        return cls(**{name: x if x.ndim else x.item() for name, x in fields.items()})
 
 
 def tokenize_piece(
@@ -84,7 +91,8 @@ def tokenize_piece(
     tokens = array.array("H" if token_dtype(tokenizer.vocab).itemsize == 2 else "I")
     sentence_lengths = []
     document_starts = []
-    encode = tokenizer.encode
+    characters = unknown_characters = long_word_characters = 0
+    encode, unknown = tokenizer.encode, tokenizer.vocab[UNK_TOKEN]
     for number, line in enumerate(lines):
         line = line.strip()
         if not line:
@@ -100,19 +108,27 @@ def tokenize_piece(
         if ids:
             tokens.extend(ids)
             sentence_lengths.append(len(ids))
+        characters += len(line) - line.count(" ")
+        if unknown in ids:
+            count, in_long_words = tokenizer.count_unknown(line)
+            unknown_characters += count
+            long_word_characters += in_long_words
     ids = np.array(tokens, token_dtype(tokenizer.vocab))
-    unknown = tokenizer.vocab[UNK_TOKEN]
     return TokenizedPiece(
         ids,
         np.array(sentence_lengths, np.uint32),
         np.unique(np.array(document_starts, np.uint32)),
         int(np.count_nonzero(ids == unknown)),
+        characters,
+        unknown_characters,
+        long_word_characters,
     )
 
 
 # === Files ===
 
 _TOKENS, _SENTENCES, _DOCUMENTS, _COUNTS = "tokens", "sentences", "documents", "counts.json"
+CHARACTER_COUNTS = ("characters", "unknown_characters", "long_word_characters")
 OFFSET_FILES = (_SENTENCES, _DOCUMENTS, _COUNTS)  # what a store without tokens consists of
 
 
@@ -134,6 +150,7 @@ class StoreWriter:
             for name in (_TOKENS, _SENTENCES, _DOCUMENTS)
         }
         self._counts = {"tokens": 0, "sentences": 0, "documents": 0, "unknown_tokens": 0}
+        self._counts |= dict.fromkeys(CHARACTER_COUNTS, 0)
         self._dtype = np.dtype(np.uint16)
         self._last_document = -1
 
@@ -156,6 +173,12 @@ class StoreWriter:
         counts["tokens"] += int(ends[-1]) if ends.size else 0
         counts["sentences"] += ends.size
         counts["unknown_tokens"] += piece.unknown_tokens
+        for name in CHARACTER_COUNTS:
+            count = getattr(piece, name)
+            if count is None:
+                counts.pop(name, None)
+            elif name in counts:
+                counts[name] += count
 
     def _add_documents(self, starts: np.ndarray) -> None:
         starts = starts[starts > self._last_document]  # documents without sentences are none
@@ -168,7 +191,8 @@ class StoreWriter:
         """Complete the store.
 
         Returns:
-            Numbers of tokens, sentences, documents and unknown_tokens.
+            Numbers of tokens, sentences, documents and unknown_tokens, and CHARACTER_COUNTS where
+            every piece had them.
         """
         counts = self._counts
         np.array([counts["tokens"]], np.int64).tofile(self._files[_SENTENCES])
@@ -207,7 +231,7 @@ class TokenStore:
         tokens: uint16 or uint32 [tokens].
         sentence_offsets: int64 [sentences + 1], tokens before each sentence.
         document_offsets: int64 [documents + 1], sentences before each document.
-        counts: numbers of tokens, sentences, documents and unknown_tokens.
+        counts: see `StoreWriter.close`.
     """
 
     def __init__(self, folder: str, offsets_only: bool = False):

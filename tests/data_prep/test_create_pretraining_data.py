@@ -24,7 +24,14 @@ from bert_tf.records.files import compression_of, read_records, scan_records
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
-from data_prep.pretraining import instances, local_runner, original_order, token_store, units
+from data_prep.pretraining import (
+    instances,
+    local_runner,
+    manifest,
+    original_order,
+    token_store,
+    units,
+)
 from data_prep.pretraining.local_runner import create_pretraining_data
 from data_prep.pretraining.options import (
     Options,
@@ -36,6 +43,7 @@ from data_prep.pretraining.run import first_example
 from data_prep.pretraining.stages import _deal
 from data_prep.pretraining.work_folder import work_folder
 from data_prep.processes.folder_lock import lock_folder
+from tests.support.languages import LANGUAGES
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "pretraining_data"
 DIGESTS = json.loads((GOLDEN / "digests.json").read_text())
@@ -1006,3 +1014,64 @@ def test_names_of_outputs_are_files_without_the_spaces_around_them(tmp_path):
     values(["create", *common, "--output_file=new/"])
     with pytest.raises(ValueError, match="output_file: expected names of files, got 'new/'"):
         options_from_flags(values)
+
+
+# === Text that is lost ===
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_characters_that_unknown_pieces_stand_for_are_counted(tmp_path, capsys, compatible):
+    """Thai of 260 characters without a space is a single piece; a letter, too, counts as one."""
+    thai = "".join(LANGUAGES["th"].sentences)
+    line = (thai * 3)[:260]
+    text = tmp_path / "text.txt"
+    text.write_text(f"{line} the of\nthe to ж a\n\n{line}\nthe жж.\n", encoding="utf-8")
+    options = _tiny_options(tmp_path, input_files=(str(text),), compatible=compatible)
+    counts = create_pretraining_data(options, 1, show_progress=False)["counts"]
+    characters = 2 * 260 + len("theofthetoжatheжж.")
+    assert counts["characters"] == characters
+    assert counts["long_word_character_rate"] == 520 / characters
+    assert counts["unknown_character_rate"] == 523 / characters
+    warned = capsys.readouterr().err
+    assert f"{520 / characters:.1%} of the characters stand in runs of more than 200" in warned
+    assert "--max_sentence_characters=200" in warned
+    assert f"[UNK] stands for {523 / characters:.1%} of the characters" in warned
+
+
+@pytest.mark.parametrize("samples", [1 << 18, 97])
+@pytest.mark.parametrize("compatible", [False, True])
+@pytest.mark.parametrize("words_per_line", [7, 61])
+def test_tokens_that_no_record_holds_are_counted(
+    tmp_path, monkeypatch, capsys, samples, compatible, words_per_line
+):
+    """Every word of the text is another one, so that the records' ids tell which they hold."""
+    monkeypatch.setattr(manifest, "HELD_SAMPLES", samples)
+    words = [f"w{number}" for number in range(61 * 7 * 3)]
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    lines = [words[i : i + words_per_line] for i in range(0, len(words), words_per_line)]
+    text = tmp_path / "text.txt"
+    text.write_text("".join(" ".join(line) + "\n" * (1 + i % 2) for i, line in enumerate(lines)))
+    options = _tiny_options(
+        tmp_path,
+        input_files=(str(text),),
+        vocab_file=str(vocab),
+        compatible=compatible,
+        max_seq_length=29,
+        dupe_factor=1,
+        mask_prob=0.0,
+        random_prob=0.0,
+        keep_prob=1.0,
+    )
+    unused = create_pretraining_data(options, 1, False)["counts"]["unused_token_rate"]
+    held = {
+        int(i)
+        for path in options.output_files
+        for example in read_examples(path, options.features)
+        for i in example["input_ids"]
+    }
+    looked_for = range(5, 5 + len(words), -(-len(words) // samples))
+    assert unused == pytest.approx(1 - sum(i in held for i in looked_for) / len(looked_for))
+    assert unused > 0.4 if words_per_line == 61 else unused < 0.25
+    warned = "tokens are in no record: what exceeds max_seq_length 29" in capsys.readouterr().err
+    assert warned == (unused > 0.15)
