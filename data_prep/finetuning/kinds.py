@@ -43,6 +43,7 @@ class Reader:
             order.
         test_is_labelled: whether official test files have labels.
         line_per_example: whether lines of a file tell, nearly, how many examples it has.
+        count: (examples, tokenizer) -> further counts for the manifest.
     """
 
     find_file: Callable[[Task, str, str], str]
@@ -52,6 +53,7 @@ class Reader:
     ]
     test_is_labelled: bool = False
     line_per_example: bool = True
+    count: Callable[[Sequence[Any], FullTokenizer], dict[str, int]] = lambda examples, tokenizer: {}
 
 
 def _text_features(
@@ -134,6 +136,7 @@ def _span_features(
         window_rule(settings),
         is_training=any(example.start_position is not None for example in examples),
         first_unique_id=squad.FIRST_UNIQUE_ID + first * _IDS_PER_QUESTION,
+        answers_at_start=settings.extra.get("answers_at_start", False),
     )
 
 
@@ -179,6 +182,7 @@ READERS: dict[str, Reader] = {
         ),
         make_features=_span_features,
         line_per_example=False,
+        count=squad.count_answers,
     ),
 }
 

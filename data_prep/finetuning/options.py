@@ -110,6 +110,12 @@ class SpanOptions:
     max_query_length: int = option(
         WindowRule.max_query_length, "Tokens of a question that are kept.", minimum=1
     )
+    answers_at_start: bool = option(
+        False,
+        "Learn each answer where its answer_start says, to the piece. By default, as in the "
+        "original, its first occurrence among the words there is learned, or all of these: in "
+        "scripts without spaces often another place, or a whole sentence.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +141,10 @@ def extra_settings(
     if task.kind == "token_classification" and tagged is not None:
         return {"document_context": tagged.document_context}
     if task.kind == "span" and spans is not None:
-        return dataclasses.asdict(spans)
+        extra = dataclasses.asdict(spans)
+        if not extra["answers_at_start"]:
+            del extra["answers_at_start"]  # of records that were made before there was a choice
+        return extra
     return {}
 
 

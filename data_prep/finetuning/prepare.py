@@ -13,6 +13,7 @@ The fingerprint is a digest of all that the records depend on: content of the in
 settings. Records are used again only if their manifest has the fingerprint that is expected.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -49,6 +50,7 @@ FORMAT_VERSION = 1  # of the records and what lies beside them
 CHUNK_EXAMPLES = 256  # made into records at once
 WORKERS_PAY_BYTES = 8 << 20  # of input, about 5 s of work; less is done before processes are up
 UNKNOWN_RATE_TO_WARN = 0.05
+ELSEWHERE_RATE_TO_WARN = 0.01
 _BLOCK_BYTES = 1 << 20
 
 
@@ -104,7 +106,7 @@ class _RecordMaker:
         self._schema = features_of(settings)
         self._unknown_id = self._tokenizer.vocab[UNK_TOKEN]
 
-    def make(self, examples: Sequence[Any], first: int) -> tuple[bytes, np.ndarray, int, int]:
+    def make(self, examples: Sequence[Any], first: int) -> tuple[bytes, np.ndarray, dict[str, int]]:
         """Make the records of a chunk.
 
         Args:
@@ -112,7 +114,8 @@ class _RecordMaker:
             first: index of its first example in the input.
 
         Returns:
-            Framed records, int32 [M] lengths, number of tokens, number of unknown ones.
+            Framed records, int32 [M] lengths, and counts: tokens, unknown ones, and what the
+            reader counts.
         """
         arrays = self._reader.make_features(examples, self._tokenizer, self._settings, first)
         mask = np.asarray(arrays["input_mask"])
@@ -125,7 +128,8 @@ class _RecordMaker:
         lengths = of_sequences.max(axis=1, initial=0)
         unknown = int(np.count_nonzero(np.asarray(arrays["input_ids"]) == self._unknown_id))
         framed = encode_framed_examples(self._schema, arrays)
-        return framed, lengths, int(of_sequences.sum()), unknown
+        counts = {"tokens": int(of_sequences.sum()), "unknown_tokens": unknown}
+        return framed, lengths, {**counts, **self._reader.count(examples, self._tokenizer)}
 
 
 def prepare(
@@ -376,7 +380,7 @@ def _write(
     source, settings = plan.source, plan.settings
     sizes: list[int] = []  # examples of each chunk
     lengths: list[np.ndarray] = []
-    counts = {"examples": 0, "tokens": 0, "unknown_tokens": 0}
+    counts: collections.Counter[str] = collections.Counter()
     with contextlib.ExitStack() as stack:
         # Names are given in the reverse order, after all has been written.
         left_out = _LeftOut(stack.enter_context(write_whole(paths.bad, "w")), on_bad)
@@ -388,12 +392,11 @@ def _write(
         examples = source.read(None if on_bad is None else left_out.refuse, left_out.skip)
         with _main_not_run_again() if num_workers > 1 else contextlib.nullcontext():
             for number, result in enumerate(pool.map("make", _chunks(examples, sizes))):
-                framed, chunk_lengths, tokens, unknown = result
+                framed, chunk_lengths, chunk_counts = result
                 writer.write_framed(framed)
                 lengths.append(chunk_lengths)
                 counts["examples"] += sizes[number]
-                counts["tokens"] += tokens
-                counts["unknown_tokens"] += unknown
+                counts.update(chunk_counts)
                 progress.update(sizes[number])
         if not counts["examples"]:
             raise ValueError(
@@ -418,7 +421,7 @@ def _write(
 
 
 def _manifest(
-    plan: _Plan, paths: _Paths, counts: dict[str, int], lengths: np.ndarray
+    plan: _Plan, paths: _Paths, counts: Mapping[str, int], lengths: np.ndarray
 ) -> dict[str, Any]:
     settings, digests = plan.settings, plan.dependencies["input_sha256"]
     sequences = len(lengths) * (settings.task.num_choices or 1)
@@ -433,6 +436,17 @@ def _manifest(
         _warn(
             f"vocabulary {plan.tokenizer.vocab_file} has no upper-case letters and do_lower_case "
             "is not set: every word with a capital becomes [UNK]"
+        )
+    if counts.get("answers_elsewhere") and not settings.extra.get("answers_at_start"):
+        share = counts["answers_elsewhere"] / counts["answers"]
+        print(
+            f"{'warning: ' if share > ELSEWHERE_RATE_TO_WARN else ''}"
+            f"{', '.join(plan.source.files)}: of {counts['answers_elsewhere']:,} of "
+            f"{counts['answers']:,} answers other text is learned than that at answer_start: the "
+            "same words before it, or more of them, as in the original; --answers_at_start learns "
+            "the right text",
+            file=sys.stderr,
+            flush=True,
         )
     return {
         **{name: value for name, value in plan.dependencies.items() if name != "input_sha256"},
@@ -454,6 +468,7 @@ def _manifest(
             "padding_fraction": 1 - counts["tokens"] / max(sequences * settings.max_seq_length, 1),
             # These are of max_seq_length or were cut to it.
             "full_length_records": int((lengths == settings.max_seq_length).sum()),
+            **{name: counts[name] for name in ("answers", "answers_elsewhere") if name in counts},
         },
     }
 

@@ -49,6 +49,8 @@ class SquadExample:
         path: the file.
         article: index of the article in the file's `data`.
         paragraph: index of the paragraph in the article's `paragraphs`.
+        answer_offsets: characters of the first word before the answer, and of the last word up to
+            its end; None where there is no answer.
     """
 
     qas_id: str
@@ -62,6 +64,7 @@ class SquadExample:
     path: str
     article: int
     paragraph: int
+    answer_offsets: tuple[int, int] | None = None
 
     @property
     def location(self) -> str:
@@ -138,6 +141,7 @@ def read_squad(
             answer: str | None = None
             first: int | None = None
             last: int | None = None
+            offsets: tuple[int, int] | None = None
             if is_impossible:
                 answer, first, last = "", -1, -1
             elif is_training:
@@ -148,6 +152,7 @@ def read_squad(
                 except ValueError as error:
                     on_skip(f"{location}: skipped: {error}")
                     continue
+                offsets = start - starts[first], start + len(answer) - starts[last]
             yield SquadExample(
                 qas_id=qa["id"],
                 question_text=qa["question"],
@@ -160,6 +165,7 @@ def read_squad(
                 path=path,
                 article=article,
                 paragraph=index,
+                answer_offsets=offsets,
             )
 
 
@@ -314,6 +320,7 @@ def make_features(
     *,
     is_training: bool,
     first_unique_id: int = FIRST_UNIQUE_ID,
+    answers_at_start: bool = False,
 ) -> dict[str, np.ndarray]:
     """Make the rows of records.span_features.
 
@@ -323,6 +330,8 @@ def make_features(
         rule: lengths and stride; L is its max_seq_length.
         is_training: whether to find the answers' positions; else they are 0.
         first_unique_id: unique id of the first row; the others follow.
+        answers_at_start: learn the pieces at an answer's place; as the original does, its first
+            occurrence among the words there, or all of these.
 
     Returns:
         unique_ids int64 [N, 1]; input_ids, input_mask, segment_ids int32 [N, L]; start_positions,
@@ -341,7 +350,7 @@ def make_features(
         all_windows += windows
         answer = None
         if is_training and not example.is_impossible:
-            answer = _answer_pieces(example, document, tokenizer)
+            answer = _answer_pieces(example, document, tokenizer, answers_at_start)
         targets += [(*_answer_in(window, answer), example.is_impossible) for window in windows]
     count = len(all_windows)
     columns = np.array(targets, np.int32).reshape(count, 3)
@@ -372,23 +381,74 @@ def _cut(
             )
 
 
+def count_answers(examples: Iterable[SquadExample], tokenizer: FullTokenizer) -> dict[str, int]:
+    """Count the answers to learn, and those of which the original learns other pieces than theirs.
+
+    Args:
+        examples: questions.
+        tokenizer: of the model.
+
+    Returns:
+        "answers" and "answers_elsewhere".
+    """
+    there = [example for example in examples if example.answer_offsets is not None]
+    if not there:
+        return {}
+    elsewhere = sum(
+        _first_occurrence(example, tokenizer) != _pieces_at_start(example, tokenizer)
+        for example in there
+        if example.answer_offsets != (0, len(_words_of_answer(example)[-1]))  # else of all words
+    )
+    return {"answers": len(there), "answers_elsewhere": elsewhere}
+
+
 def _answer_pieces(
-    example: SquadExample, document: WordPieces, tokenizer: FullTokenizer
+    example: SquadExample, document: WordPieces, tokenizer: FullTokenizer, at_start: bool
 ) -> tuple[int, int]:
-    """Find first and last piece of an answer: of it alone if that is found, else of its words."""
-    first_word, last_word = example.start_position, example.end_position
-    if first_word is None or last_word is None or example.orig_answer_text is None:
+    """Find first and last piece of an answer in its document."""
+    if example.answer_offsets is None or example.start_position is None:
         raise ValueError(f"{example.location}: no answer was read; read it with is_training")
-    first, last = document.first_piece[first_word], len(document.ids) - 1
-    if last_word < len(example.doc_tokens) - 1:
-        last = document.first_piece[last_word + 1] - 1
+    find = _pieces_at_start if at_start else _first_occurrence
+    first, last = find(example, tokenizer)
+    before = document.first_piece[example.start_position]
+    return before + first, before + last
+
+
+def _words_of_answer(example: SquadExample) -> tuple[str, ...]:
+    first, last = example.start_position, example.end_position
+    return () if first is None or last is None else example.doc_tokens[first : last + 1]
+
+
+def _first_occurrence(example: SquadExample, tokenizer: FullTokenizer) -> tuple[int, int]:
+    """Find first and last piece, from its first word's on: of the answer alone, else of its words.
+
+    In a script without spaces a word is a whole sentence, in which the answer may come twice.
+
+    Reference: google-research/bert run_squad.py, _improve_answer_span.
+    """
+    ids = [i for word in _words_of_answer(example) for i in tokenizer.encode(word)]
     # Words carry punctuation that the answer has not: of "(1895-1943)." only 1895 may be meant.
-    answer = tokenizer.encode(example.orig_answer_text)
+    answer = tokenizer.encode(example.orig_answer_text or "")
     if answer:
-        for start in range(first, last - len(answer) + 2):
-            if document.ids[start : start + len(answer)] == answer:
+        for start in range(len(ids) - len(answer) + 1):
+            if ids[start : start + len(answer)] == answer:
                 return start, start + len(answer) - 1
-    return first, last
+    return 0, len(ids) - 1
+
+
+def _pieces_at_start(example: SquadExample, tokenizer: FullTokenizer) -> tuple[int, int]:
+    """Find first and last piece, from its first word's on, that have a character of the answer."""
+    begin, end = example.answer_offsets or (0, 0)
+    words = _words_of_answer(example)
+    inside: list[bool] = []
+    for number, word in enumerate(words, start=1):
+        for piece_start, piece_end in tokenizer.tokenize_with_offsets(word)[1]:
+            is_before = number == 1 and piece_end <= begin
+            is_behind = number == len(words) and piece_start >= end
+            inside.append(not is_before and not is_behind)
+    if not any(inside):
+        return 0, len(inside) - 1
+    return inside.index(True), len(inside) - 1 - inside[::-1].index(True)
 
 
 def _answer_in(window: Window, answer: tuple[int, int] | None) -> tuple[int, int]:

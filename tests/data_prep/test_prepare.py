@@ -19,6 +19,7 @@ from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import glue, ner, squad, swag, tables
 from data_prep.finetuning import prepare as finetuning_prepare
 from data_prep.finetuning.kinds import READERS, FeatureSettings, _text_features, reader_of
+from data_prep.finetuning.options import SpanOptions, extra_settings
 from data_prep.finetuning.prepare import (
     CHUNK_EXAMPLES,
     FORMAT_VERSION,
@@ -503,6 +504,27 @@ def test_records_of_spans_are_the_features_in_order(tmp_path, split, monkeypatch
     assert found[0] == squad.FIRST_UNIQUE_ID and (np.diff(found) > 0).all()
     other = _prepare(source, tmp_path, task, extra={**extra, "doc_stride": 7})
     assert other.record_file != made.record_file and other.num_records < made.num_records
+
+
+def test_answers_that_are_learned_elsewhere_are_told(tmp_path, capsys):
+    context = "it-it now"
+    answers = [{"text": "it", "answer_start": 3}]
+    qas = [{"id": "q", "question": "now", "answers": answers}]
+    data = [{"title": "t", "paragraphs": [{"context": context, "qas": qas}]}]
+    (tmp_path / "train-v1.1.json").write_text(json.dumps({"data": data}), encoding="utf-8")
+    task = TASKS["squad1.1"]
+    source = folder_source(task, tmp_path, "train")
+    positions = []
+    for at_start in (False, True):
+        spans = SpanOptions(5, 7, answers_at_start=at_start)
+        made = _prepare(source, tmp_path, task, extra=extra_settings(task, spans=spans))
+        (record,) = read_examples(made.record_file, made.features)
+        positions.append(record["start_positions"].tolist())
+        counts = made.manifest["counts"]
+        assert (counts["answers"], counts["answers_elsewhere"]) == (1, 1)
+        said = "of 1 of 1 answers other text is learned" in capsys.readouterr().err
+        assert said != at_start
+    assert positions[1][0] == positions[0][0] + 2
 
 
 @pytest.mark.parametrize("document_context", [False, True])

@@ -9,8 +9,10 @@ import pytest
 
 from bert_tf.tasks.answer_decoding import AnswerRule, decode_answers
 from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import squad
+from tests.support.languages import LANGUAGES
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "squad"
 
@@ -464,3 +466,54 @@ def test_training_needs_examples_that_were_read_for_it(tokenizer):
     examples = read(GOLDEN / "v1.json", is_training=False)
     with pytest.raises(ValueError, match="question 'long-1': no answer was read; read it with is_"):
         squad.make_features(examples, tokenizer, WindowRule(), is_training=True)
+
+
+# Scripts without spaces.
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_the_answer_at_its_place_can_be_learned(tmp_path, code):
+    """Without spaces a document is one word, which holds the answer twice; the second is meant."""
+    text = "".join(LANGUAGES[code].paragraph.split())
+    context, answer = 2 * text, text[:3]
+    characters = sorted(set(context))
+    pieces = [*SPECIAL_TOKENS, *characters, *(f"##{character}" for character in characters)]
+    tokenizer = FullTokenizer.from_vocab({piece: i for i, piece in enumerate(pieces)}, False)
+    answers = [{"text": answer, "answer_start": len(text)}]
+    (example,) = read(write(tmp_path, qa(answers=answers), context=context))[1:]
+    rule = WindowRule(len(context) + 12, 128, 8)
+    learned, spans = [], tokenizer.tokenize_with_offsets(context)[1]
+    for at_start in (False, True):
+        arrays = squad.make_features(
+            [example], tokenizer, rule, is_training=True, answers_at_start=at_start
+        )
+        (window,) = squad.question_windows([example], tokenizer, rule)
+        first, last = (
+            int(arrays[f"{side}_positions"][0, 0]) - window.doc_offset for side in ("start", "end")
+        )
+        learned.append((spans[first][0], spans[last][1]))
+    assert learned[1] == (len(text), len(text) + 3)
+    # As in the original: the first one, or where a mark parts it from what follows, all words.
+    assert learned[0] in ((0, 3), (0, len(context)))
+    assert squad.count_answers([example], tokenizer) == {"answers": 1, "answers_elsewhere": 1}
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "pieces", "elsewhere"),
+    [
+        ("x (cb) y", "b", ["##b"], 1),  # the original learns the whole word
+        ("x (b-b) y", "b", ["b"], 0),
+        ("x (b c) y", "b c", ["b", "c"], 0),
+        ("x b c y", " b", ["b"], 0),  # a space before it is of the word before
+    ],
+)
+def test_answers_at_their_place_in_text_with_spaces(
+    tmp_path, tokenizer, context, answer, pieces, elsewhere
+):
+    answers = [{"text": answer, "answer_start": context.index(answer)}]
+    (example,) = read(write(tmp_path, qa(answers=answers), context=context))[1:]
+    arrays = squad.make_features(
+        [example], tokenizer, WindowRule(67, 23, 17), is_training=True, answers_at_start=True
+    )
+    assert pieces_at_positions(tokenizer, arrays, 0) == pieces
+    assert squad.count_answers([example], tokenizer)["answers_elsewhere"] == elsewhere
