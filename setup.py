@@ -43,6 +43,7 @@ setup(
             "build>=1.2",
             "pyright[nodejs]>=1.1.390",
             "pytest>=9",  # faulthandler_exit_on_timeout
+            "pytest-cov>=7",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.5",
             "ruff>=0.9",

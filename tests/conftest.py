@@ -1,4 +1,4 @@
-"""What the tests share: where real data lies, where it is present."""
+"""What the tests share: where real data lies, and a bound on what may be skipped."""
 
 import os
 import pathlib
@@ -11,6 +11,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(name, "1")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--max-skips", type=int, help="fail where more tests are skipped than these")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Fail where too many are skipped: a missing package would go unseen."""
+    limit = session.config.getoption("--max-skips")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if limit is None or reporter is None or session.exitstatus:
+        return
+    # Reasons that name a variable to set are those of .ci/machine, which has said them.
+    skips = [
+        skip for skip in reporter.stats.get("skipped", []) if "set BERT_TF_" not in skip.longrepr[2]
+    ]
+    if len(skips) > limit:
+        reporter.write_line(f"\n{len(skips)} tests skipped, at most {limit} may", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
