@@ -10,6 +10,8 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.config import BertConfig
+from bert_tf.models import encoder as encoder_module
+from bert_tf.models import layers
 from bert_tf.models.encoder import Bert, bert_encoder
 
 CONFIG = BertConfig(
@@ -145,6 +147,46 @@ def test_left_to_right_pools_the_last_token(encoder, inputs):
     # Padding has no part in it.
     longer = {name: np.pad(value, ((0, 0), (0, 2))) for name, value in inputs.items()}
     np.testing.assert_allclose(model(longer)["pooled_output"], outputs["pooled_output"], atol=1e-5)
+
+
+def test_a_row_of_padding_alone_pools_its_first_token(encoder, inputs):
+    config = BertConfig.from_dict({**CONFIG.to_dict(), "left_to_right": True})
+    model = bert_encoder(config)
+    model.set_weights(encoder.get_weights())
+    mask = inputs["input_mask"].copy()
+    mask[2] = 0
+    outputs = model({**inputs, "input_mask": mask})
+    kernel, bias = (w.numpy() for w in model.weights if "/pooler/" in w.path)
+    expected = np.tanh(outputs["sequence_output"].numpy()[2, 0] @ kernel + bias)
+    np.testing.assert_allclose(outputs["pooled_output"][2], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("recompute", ["none", "all"])
+def test_every_site_of_dropout_in_every_layer_has_a_key_of_its_own(inputs, monkeypatch, recompute):
+    """Were two keys one, two sites would drop the same positions: worse, and not seen elsewhere."""
+    keys = []
+
+    def dropout(x, rate, key):
+        keys.append(tuple(np.array(key).tolist()))
+        return x
+
+    monkeypatch.setattr(layers, "dropout", dropout)
+    for _ in range(2):
+        bert_encoder(CONFIG, recompute=recompute)(inputs, training=True)
+    sites = 1 + 3 * CONFIG.num_hidden_layers
+    assert len(keys) == len(set(keys)) == 2 * sites
+
+
+def test_the_keys_of_a_pass_are_as_many_as_its_sites(inputs, monkeypatch):
+    drawn = []
+
+    def dropout_keys(seed, count):
+        drawn.append(count)
+        return layers.dropout_keys(seed, count)
+
+    monkeypatch.setattr(encoder_module, "dropout_keys", dropout_keys)
+    bert_encoder(CONFIG)(inputs, training=True)
+    assert drawn == [1 + 3 * CONFIG.num_hidden_layers]
 
 
 def test_dropout_is_on_in_training_only(encoder, inputs):

@@ -100,6 +100,23 @@ def test_attention_probabilities_by_definition():
     assert (result.numpy()[1, :, :, 4:] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_softmax_of_low_precision_is_computed_in_float32(dtype):
+    """Probabilities of 1009 equal keys sum to 1; in bfloat16 each would be off by up to 0.4%."""
+    ones = tf.ones((1, 1, 1, 4), dtype)
+    result = attention_probabilities(
+        ones, tf.ones((1, 1009, 1, 4), dtype), attention_adder(np.ones((1, 1009), np.int32))
+    )
+    assert result.dtype == tf.float32
+    np.testing.assert_allclose(result, np.full((1, 1, 1, 1009), 1 / 1009), rtol=1e-6)
+    # Scores whose distance is below the steps that the type has beside the adder of masked keys.
+    key = tf.cast(tf.reshape([0.0, 1.0], (1, 2, 1, 1)), dtype)
+    result = attention_probabilities(
+        tf.ones((1, 1, 1, 1), dtype), key, attention_adder(np.zeros((1, 2), np.int32))
+    )
+    np.testing.assert_allclose(result[0, 0, 0], scipy.special.softmax([0, 1.0]), atol=1e-3)
+
+
 def test_rows_whose_keys_are_all_masked_still_attend_by_score():
     """The original adds -10000, not minus infinity: the softmax of such a row is not uniform."""
     query = tf.constant(np.ones((1, 1, 1, 4), np.float32))

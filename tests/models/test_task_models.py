@@ -9,7 +9,13 @@ import tensorflow as tf
 
 from bert_tf.config import BertConfig
 from bert_tf.models.encoder import bert_encoder
-from bert_tf.models.heads import MaskedLMHead, PretrainingHeads, gather_positions
+from bert_tf.models.heads import (
+    ClassificationHead,
+    MaskedLMHead,
+    PretrainingHeads,
+    gather_positions,
+)
+from bert_tf.models.layers import LayerNorm
 from bert_tf.models.task_models import HEADS, bert_pretrainer
 from bert_tf.training import losses
 from bert_tf.training.objectives import pretraining_compile_arguments
@@ -720,3 +726,36 @@ def test_task_models_fit(kind):
     predictions = model.predict(inputs, batch_size=2, verbose=0)
     for a, b in zip(flatten(predictions), flatten(model(inputs)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_biases_and_linear_heads_are_added_in_float32_under_a_mixed_policy(policy):
+    """A bias that the compute type cannot hold reaches the logits whole."""
+    bias = np.float32(1 + 2**-14)
+    rows = np.zeros((2, 7, 14), np.float32)
+    head = MaskedLMHead(CONFIG, name="predictions", dtype=policy)
+    head.build()
+    head.output_bias.assign(np.full(head.output_bias.shape, bias))
+    head.transform.layer_norm.beta.assign(np.zeros(14))
+    table = np.zeros((CONFIG.vocab_size, 14), np.float32)
+    low = tf.cast(rows, policy.removeprefix("mixed_"))
+    logits = head(low, tf.constant(table), np.zeros((2, 3), np.int32))
+    np.testing.assert_array_equal(logits, np.full((2, 3, CONFIG.vocab_size), bias))
+    linear = ClassificationHead(CONFIG, 3, name="classifier", dtype=policy)
+    linear.build()
+    weights = np.full((3, 14), bias / 14, np.float32)
+    linear.output_weights.assign(weights)
+    linear.output_bias.assign([0.0, bias, -bias])
+    ones = tf.ones((2, 14), low.dtype)
+    np.testing.assert_allclose(linear(ones), [[bias, 2 * bias, 0]] * 2, rtol=1e-6, atol=1e-6)
+
+
+def test_the_epsilon_of_every_normalisation_is_the_configurations():
+    """So large a one cannot be left out anywhere; of the usual 1e-12 nothing would be seen."""
+    model = bert_pretrainer(dataclasses.replace(CONFIG, layer_norm_eps=0.5))
+    found = [layer for layer in model._flatten_layers() if isinstance(layer, LayerNorm)]
+    assert len(found) == 1 + 2 * CONFIG.num_hidden_layers + 1
+    x = np.random.default_rng(0).normal(size=(7, CONFIG.hidden_size)).astype(np.float32)
+    for layer in found:
+        expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 0.5)
+        np.testing.assert_allclose(layer(x), expected, atol=1e-5)

@@ -198,6 +198,14 @@ def test_a_second_phase_has_a_schedule_of_its_own():
             assert float(made(20 + step)) == pytest.approx(float(second(step)))
 
 
+def test_without_warm_up_the_second_phase_begins_at_its_peak():
+    """The first has come to 0 by then, as a warm-up begins with: only without one does it show."""
+    schedule = TwoPhases(WarmupLinearDecay(0.5, 20), WarmupLinearDecay(0.25, 11))
+    assert float(schedule(19)) == pytest.approx(0.5 / 20)
+    assert float(schedule(20)) == 0.25
+    assert float(schedule(21)) == pytest.approx(0.25 * 10 / 11)
+
+
 def test_warm_up_longer_than_training_is_warned_of(caplog):
     create_optimizer(0.5, 20, 20, then=WarmupLinearDecay(0.3, 11, 11))
     assert not caplog.records
@@ -232,6 +240,16 @@ def test_clip_equals_that_of_tensorflow(scale):
 
 def test_global_norm():
     assert float(global_norm([tf.constant([3.0]), tf.constant([[4.0]], tf.float16)])) == 5.0
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_one_gradient_that_is_not_finite_makes_all_nan(bad):
+    """Scaled by 1 / infinity the others would become 0, and the step would be lost in silence."""
+    tensors = [tf.constant([1.0, 2.0]), tf.constant([[3.0, bad]]), tf.constant([0.5])]
+    clipped, norm = clip_by_global_norm(tensors, 1.0)
+    assert not np.isfinite(norm)
+    for tensor in clipped:
+        assert np.isnan(tensor).all()
 
 
 def test_without_clipping():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 
 import keras
@@ -14,7 +15,12 @@ from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.models.variables import weights_by_name
 from bert_tf.training.optimizers import create_optimizer
 from bert_tf.training.state import CheckpointKeeper, training_variables
-from bert_tf.weights.tensor_bundle import list_tensors, read_tensors, write_tensors
+from bert_tf.weights.tensor_bundle import (
+    list_tensors,
+    read_tensors,
+    rename_tensors,
+    write_tensors,
+)
 from bert_tf.weights.tensor_files import CorruptCheckpointError, checkpoint_steps
 from tests.support import synthetic_records as synthetic
 from tests.support.optimizer_slots import slot_variables
@@ -99,6 +105,58 @@ def test_a_missing_data_file_and_leftovers_of_a_killed_write(keeper):
     assert keeper.restore() == 4
 
 
+def test_a_kill_between_any_two_deletions_leaves_whole_checkpoints(keeper, monkeypatch):
+    """The list that TensorFlow reads, then each index, then the data of that index."""
+    unlink, seen = pathlib.Path.unlink, []
+
+    def spy(path, missing_ok=False):
+        if path.exists():
+            listed = (keeper.directory / "checkpoint").read_text()
+            assert path.name.removesuffix(".index").partition(".data")[0] + '"' not in listed
+            seen.append(path.name)
+        unlink(path, missing_ok=missing_ok)
+        for step in checkpoint_steps(keeper.directory):
+            read_tensors(keeper.prefix(step))
+
+    monkeypatch.setattr(pathlib.Path, "unlink", spy)
+    for step in (3, 4, 5):
+        keeper.save(step)
+    assert seen == [
+        f"model.ckpt-{step}.{part}" for step in (1, 2) for part in ("index", "data-00000-of-00001")
+    ]
+
+
+@pytest.mark.parametrize("call", ["write", "rename"])
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_no_index_of_other_data(
+    tmp_path, monkeypatch, call
+):
+    prefix = tmp_path / "x.ckpt"
+    write_tensors(prefix, {"a": np.zeros(3)})
+    write_tensors(tmp_path / "y.ckpt", {"a": np.ones(3)})
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    with pytest.raises(Killed):
+        if call == "write":
+            monkeypatch.setattr(tf.raw_ops, "SaveV2", kill)
+            write_tensors(prefix, {"a": np.ones(3)})
+        renamed = []
+
+        def second_fails(source, target):
+            renamed.append(target)
+            return kill() if len(renamed) == 2 else replace(source, target)
+
+        replace = os.replace
+        monkeypatch.setattr(os, "replace", second_fails)
+        rename_tensors(tmp_path / "y.ckpt", prefix)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_tensors(prefix)
+
+
 def test_all_damaged_is_an_error_and_not_a_new_start(keeper):
     for step in (1, 2):
         (keeper.directory / f"model.ckpt-{step}.index").write_bytes(b"")
@@ -120,8 +178,13 @@ def test_a_checkpoint_of_another_model_is_not_taken_for_damage(keeper):
 
 def test_a_write_that_fails_names_the_checkpoint(tmp_path):
     (tmp_path / "full").write_text("a file where a folder should be")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="full"):
         write_tensors(tmp_path / "full" / "x.ckpt", {"a": np.zeros(3)})
+    # Where TensorFlow fails half way nothing is left.
+    (tmp_path / "x.ckpt.data-00000-of-00001").mkdir()
+    with pytest.raises(OSError, match=r"x\.ckpt: cannot write the checkpoint"):
+        write_tensors(tmp_path / "x.ckpt", {"a": np.zeros(3)})
+    assert sorted(os.listdir(tmp_path)) == ["full", "x.ckpt.data-00000-of-00001"]
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_tensors(tmp_path / "absent")
 

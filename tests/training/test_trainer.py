@@ -315,6 +315,26 @@ def test_the_best_checkpoint_stays_beside_the_newest(records_file, tmp_path):
         train(trainer, records_file, eval_every_steps=2, evaluate=lambda: {"loss": 1.0})
 
 
+def test_an_evaluation_that_is_no_number_or_no_better_saves_nothing(records_file, tmp_path):
+    losses = {2: float("nan"), 4: 3.0, 6: 3.0, 8: float("inf"), 10: 2.5}
+    trainer = make_trainer(
+        tmp_path, keep_checkpoints=9, keep_best_by="loss", save_checkpoints_steps=100
+    )
+    evaluate = lambda: {"loss": losses[trainer.step]}  # noqa: E731
+    train(trainer, records_file, 3, eval_every_steps=2, evaluate=evaluate)
+    assert trainer.best is None and checkpoint_steps(tmp_path) == [3]
+    train(trainer, records_file, 9, eval_every_steps=2, evaluate=evaluate)
+    assert trainer.best == BestStep(4, 3.0) and checkpoint_steps(tmp_path) == [3, 4, 9]
+
+
+def test_of_equal_evaluations_the_first_is_the_best(records_file, tmp_path):
+    trainer = make_trainer(
+        tmp_path, keep_checkpoints=9, keep_best_by="loss", save_checkpoints_steps=2
+    )
+    train(trainer, records_file, 7, eval_every_steps=2, evaluate=lambda: {"loss": 3.0})
+    assert checkpoint_steps(tmp_path) == [2, 4, 6, 7] and trainer.best == BestStep(2, 3.0)
+
+
 def test_averages_of_weights_are_evaluated_and_resumed(records_file, tmp_path):
     settings = {"save_checkpoints_steps": 1, "log_steps": 1, "ema_momentum": 0.75}
     trainer = make_trainer(tmp_path, **settings)
@@ -424,3 +444,14 @@ def test_without_checkpoints(records_file, tmp_path, whole):
     assert checkpoint_steps(tmp_path) == []
     assert log_of(tmp_path) == log_of(whole.output_dir)
     assert_same_state(trainer, whole)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    path = tmp_path / METRICS_NAME
+    path.mkdir()
+    with pytest.raises(OSError, match="metrics.jsonl"):
+        append_metrics(path, "train", {"step": 1})
+    path.rmdir()
+    path.symlink_to("/dev/full")  # opens, and cannot be written to
+    with pytest.raises(OSError, match="No space left on device.*metrics.jsonl"):
+        append_metrics(path, "train", {"step": 1})
