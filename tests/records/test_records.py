@@ -182,6 +182,68 @@ def test_every_cut_and_every_flipped_byte_is_found(tmp_path, compression):
             scan_records(path)
 
 
+@pytest.mark.parametrize("beyond", range(-13, 14))
+def test_the_record_after_long_damage_is_found(tmp_path, beyond):
+    """It is searched for in blocks; its header lies within one, or across the end of one."""
+    block = 1 << 16
+    values = [b"first", bytes(block + beyond), b"third", b"fourth"]
+    framed = [frame_record(value) for value in values]
+    damaged = bytearray(b"".join(framed))
+    begin = len(framed[0])
+    damaged[begin] ^= 0x40  # of a length
+    path, told = tmp_path / "x", []
+    path.write_bytes(damaged)
+    assert list(read_records(path, told.append)) == [b"first", b"third", b"fourth"]
+    assert len(told) == 1 and "record 1: corrupt length" in told[0]
+    # The number of what comes later counts the one whose length is lost.
+    damaged[len(damaged) - 6] ^= 1
+    path.write_bytes(damaged)
+    told.clear()
+    assert list(read_records(path, told.append)) == [b"first", b"third"]
+    assert "record 1: corrupt length" in told[0] and "record 3: corrupt data" in told[1]
+    # Nothing is found where nothing is left.
+    path.write_bytes(damaged[: begin + len(framed[1]) - 2])
+    assert list(read_records(path, told.append)) == [b"first"]
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_a_file_has_its_name_only_once_it_is_whole(tmp_path, monkeypatch, compression):
+    """Whatever happens after the file is renamed, as a kill, nothing of it is missing."""
+    path, seen = tmp_path / "x", []
+
+    def replace(source, target):
+        seen.append(list(read_records(source)))
+        rename(source, target)
+
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", replace)
+    values = [bytes([n]) * 999 for n in range(7)]
+    with RecordWriter(path, compression) as writer:
+        for value in values:
+            writer.write(value)
+        assert not path.exists()
+    assert seen == [values] and list(read_records(path)) == values
+    assert os.stat(path).st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_fields_of_other_kinds_and_lists_cut_short_are_no_surprise():
+    """Fixed-width fields of a later version are passed over; a number cut short is no example."""
+    spec = [FeatureSpec("x", "int64", 2)]
+    data = b"\n\x0d\n\x0b\n\x01x\x12\x06\x1a\x04\x08\x07\x08\x09"
+    for unknown in (b"\x11" + bytes(8), b"\x15" + bytes(4)):  # fields 2 of 8 and of 4 bytes
+        assert decode_example(unknown + data + unknown, spec)["x"].tolist() == [7, 9]
+        with pytest.raises(ValueError, match="not a serialized tf.train.Example"):
+            decode_example(data + unknown[:-1], spec)
+    with pytest.raises(ValueError, match="not a serialized tf.train.Example"):
+        decode_example(b"\x13" + data, spec)  # a group, which proto3 does not have
+
+
 def test_errors_name_file_record_and_feature(tmp_path):
     path = tmp_path / "x.tfrecord"
     feature = (FeatureSpec("x", "int64", 2),)

@@ -329,6 +329,21 @@ def test_null_score_is_the_lowest_of_all_windows(tokenizer):
         assert decode(text, windows, starts, ends, tokenizer, **options)[0] == expected
 
 
+def test_a_span_of_the_score_of_no_answer_comes_before_it(tokenizer):
+    """Equal scores, of the null entry and at the threshold: the original answers."""
+    text = "a b c"
+    windows = windows_of(text, tokenizer)
+    (start,) = [windows[0].doc_offset]
+    peaks = {"s0_0": 3.0, "e0_0": 1.0, f"s0_{start}": 2.0, f"e0_{start}": 2.0}
+    starts, ends = logits_of(windows, 12, **peaks)
+    options = {"version_2_with_negative": True, "n_best_size": 3}
+    answer, nbest, odds = decode(text, windows, starts, ends, tokenizer, **options)
+    assert (answer, odds) == ("a", 0.0)
+    assert [entry["text"] for entry in nbest][:2] == ["a", ""]
+    options["null_score_diff_threshold"] = np.nextafter(0.0, -1)
+    assert decode(text, windows, starts, ends, tokenizer, **options)[0] == ""
+
+
 def test_null_entry_alone_is_no_failure(tokenizer):
     text = "a b c"
     windows = windows_of(text, tokenizer)

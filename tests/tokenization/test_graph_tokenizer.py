@@ -482,3 +482,17 @@ def test_layer_says_what_is_wrong_with_an_input_of_a_model(preprocessor):
         preprocessor(keras.Input(shape=(3,), dtype="string"))
     with pytest.raises(ValueError, match=r"text: expected strings \[B\], got int32"):
         preprocessor(keras.Input(shape=(), dtype="int32"))
+
+
+def test_ends_of_pieces_are_where_utf8_grows(tmp_path):
+    """The first characters of two, three and four bytes, and the last before them, end a piece."""
+    letters = ["z", "\u00aa", "\u07ff", "\u0800", "\uffdc", "\U00010000", "\U0002fa1d"]
+    vocab = tmp_path / "vocab.txt"
+    pieces = [*(f"a{x}" for x in letters), *(f"##a{x}" for x in letters), "a", "##a"]
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocab.write_text("\n".join([*specials, *letters, *pieces]) + "\n", encoding="utf-8")
+    texts = [f"a{x} aa{x}a{y}aa{x}" for x in letters for y in letters]
+    for lower in (False, True):
+        text_to_ids = TextToIds(vocab, do_lower_case=lower, max_seq_length=67)
+        tokenizer = FullTokenizer(vocab, do_lower_case=lower)
+        assert not _differences(text_to_ids, tokenizer, texts)

@@ -310,10 +310,7 @@ def test_a_keras_file_of_another_name_is_opened_or_refused_by_name(folder, name)
     path = folder / "keras" / name
     os.rename(folder / "keras" / "model.keras", path)
     assert locate(path).format == "keras"
-    try:
-        assert open_checkpoint(path).layout is OURS
-    except REFUSALS as error:
-        assert str(path) in str(error)
+    assert open_checkpoint(path).layout is OURS
 
 
 # === Opening ===
@@ -544,9 +541,9 @@ def test_flipped_bytes_in_a_keras_file_are_damage(folder):
 def test_a_damaged_directory_of_a_keras_file_never_ends_in_another_exception(folder):
     path = folder / "keras" / "model.keras"
     content = path.read_bytes()
-    start = content.index(b"PK\x01\x02")
+    start, refused = content.index(b"PK\x01\x02"), 0
     random = np.random.default_rng(5)
-    for place in random.integers(start, len(content), 11):
+    for place in random.integers(start, len(content), 31):
         changed = bytearray(content)
         changed[place] ^= 1 << int(random.integers(0, 8))
         path.write_bytes(changed)
@@ -554,6 +551,8 @@ def test_a_damaged_directory_of_a_keras_file_never_ends_in_another_exception(fol
             open_checkpoint(path)
         except REFUSALS as error:
             assert str(path) in str(error)
+            refused += 1
+    assert refused > 7  # of the rest the bytes mean nothing, as times and comments do
 
 
 def test_truncated_keras_weights_are_called_damaged(folder):
@@ -615,6 +614,15 @@ def test_a_head_of_more_labels_than_the_file_holds_is_damage(config, tmp_path):
         open_checkpoint(path)
 
 
+def put_virtual(file, name):
+    """Put a dataset in place of another whose values are those of one elsewhere in the file."""
+    layout = h5py.VirtualLayout((97, 22), "f4")
+    source = file.create_dataset("elsewhere", data=np.ones((97, 22), np.float32))
+    layout[...] = h5py.VirtualSource(source)
+    del file[name]
+    file.create_virtual_dataset(name, layout)
+
+
 @BOTH_KERAS
 def test_what_are_no_weights_is_refused_before_it_is_read(name, folder, monkeypatch):
     path = folder / name
@@ -631,6 +639,7 @@ def test_what_are_no_weights_is_refused_before_it_is_read(name, folder, monkeypa
         "is kept in another file": lambda file: put(
             file, WORDS, (97, 22), "f4", external=[(os.fspath(path), 0, 97 * 22 * 4)]
         ),
+        f"{re.escape(WORDS)} is kept in another file": lambda file: put_virtual(file, WORDS),
         "vocab_size 97 and hidden_size 22 take": lambda file: put(
             file, WORDS, data=np.ones((22, 97), np.float32)
         ),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 
 import h5py
 import keras
@@ -495,8 +496,9 @@ def test_what_a_killed_write_leaves_is_not_taken_for_a_checkpoint(models, form, 
 def test_an_unwritable_folder_is_an_error_of_the_system(models, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     for form in FORMS:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=re.escape(str(tmp_path / "file"))):
             save(form, tmp_path / "file" / "x", models["encoder"])
+    assert os.listdir(tmp_path) == ["file"]
 
 
 # === KerasHub ===
