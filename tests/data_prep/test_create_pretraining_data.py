@@ -1075,3 +1075,25 @@ def test_tokens_that_no_record_holds_are_counted(
     assert unused > 0.4 if words_per_line == 61 else unused < 0.25
     warned = "tokens are in no record: what exceeds max_seq_length 29" in capsys.readouterr().err
     assert warned == (unused > 0.15)
+
+
+def test_the_highest_id_may_be_that_of_a_label_alone(tmp_path):
+    """It is masked wherever it occurs, so no sequence holds it; padding does not count."""
+    arrays = {
+        "input_ids": np.array([[2, 4, 5, 3], [2, 4, 6, 3]]),
+        "next_sentence_labels": np.array([[0], [1]]),
+        "masked_lm_ids": np.array([[96, 0], [7, 99]]),
+        "masked_lm_weights": np.array([[1.0, 0.0], [1.0, 0.0]], np.float32),
+    }
+    statistics, other = manifest.Statistics(), manifest.Statistics()
+    statistics.add(arrays, np.array([4, 4]))
+    assert statistics.max_token_id == 96
+    other.merge(statistics)
+    other.save(str(tmp_path / "x.npz"))
+    assert (
+        manifest.Statistics.load(str(tmp_path / "x.npz")).max_token_id == other.max_token_id == 96
+    )
+    # Without masks there are no labels.
+    unmasked = manifest.Statistics()
+    unmasked.add({name: arrays[name] for name in list(arrays)[:2]}, np.array([4, 4]))
+    assert unmasked.max_token_id == 6

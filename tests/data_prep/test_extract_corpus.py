@@ -215,8 +215,19 @@ def test_held_out_documents_are_whole_and_chosen_by_content(tmp_path):
     for document in held + kept:
         assert len(set(document.split("\n"))) == 1
     # Whatever stands beside it, a document falls to the same side.
-    assert is_held_out(b"x", 0.2) == is_held_out(b"x", 0.2)
-    assert not is_held_out(b"x", 0.0)
+    documents = pathlib.Path(path).read_text().split("</doc>\n")[:-1]
+    pathlib.Path(path).write_text("".join(f"{d}</doc>\n" for d in reversed(documents)))
+    extract_corpus(
+        [path],
+        str(tmp_path / "t2"),
+        options=Options(heldout_fraction=0.2),
+        heldout_output_file=str(tmp_path / "h2"),
+    )
+    assert set((tmp_path / "h2").read_text().split("\n\n")[:-1]) == set(held)
+    # Of more is held out what is held out of less, and all of all.
+    for document in (str(number).encode() for number in range(211)):
+        assert not is_held_out(document, 0.0) and is_held_out(document, 1.0)
+        assert is_held_out(document, 0.5) >= is_held_out(document, 0.2)
 
 
 def test_limits_of_documents(tmp_path):
@@ -284,12 +295,50 @@ def test_bad_options_are_named(tmp_path, changes, expected):
         extracted(tmp_path, path, **changes)
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("wiki", '<doc id="1" title="T">\nT\n' + "More.\n" * 30 + "</doc>\n"),
+        ("lines.jsonl", '{"text": "Short."}\n{"text": "' + "Long. " * 30 + '"}\n'),
+        ("text.txt", "One.\n" * 40),
+    ],
+)
+def test_documents_that_are_too_long_are_named_in_every_format(tmp_path, name, data):
+    path = write(tmp_path / name, data)
+    assert extracted(tmp_path, path, max_document_bytes=1000)
+    with pytest.raises(ValueError, match=rf"{name}:\d+: .*max_document_bytes=100"):
+        extracted(tmp_path, path, max_document_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("It is {{convert|3|km}} long.", "It is  long."),
+        ("The @@@bold@@@ and @@slanted@@ words.".replace("@", "'"), "The bold and slanted words."),
+        ("See [[File:x.jpg|thumb|a picture]] there.", "See  there."),
+    ],
+)
+def test_markup_that_the_extractor_left_is_taken_out(line, expected):
+    assert " ".join(clean_wiki_line(line).split()) == " ".join(expected.split())
+
+
 def test_missing_input_and_overwritten_input(tmp_path):
     with pytest.raises(FileNotFoundError, match="matches no file"):
         expand_inputs([str(tmp_path / "*.txt")])
     path = write(tmp_path / "t.txt", "One.")
     with pytest.raises(ValueError, match="is also an input"):
         extract_corpus([path], path)
+    assert pathlib.Path(path).read_text() == "One."
+    # By other names of the same file, and where it is the held-out output.
+    link, other = tmp_path / "link", f"{tmp_path}/x/../t.txt"
+    (tmp_path / "x").mkdir()
+    link.symlink_to(path)
+    options = Options(heldout_fraction=0.5)
+    for name in (str(link), other):
+        with pytest.raises(ValueError, match="is also an input"):
+            extract_corpus([path], name)
+        with pytest.raises(ValueError, match="is also an input"):
+            extract_corpus([path], str(tmp_path / "o"), options=options, heldout_output_file=name)
     assert pathlib.Path(path).read_text() == "One."
 
 

@@ -1,5 +1,6 @@
 """Tests of preparing records: order, cache, bad examples, and workers."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -563,6 +564,8 @@ def test_records_of_tagged_words_are_the_features_in_order(tmp_path, document_co
 
 
 def test_records_are_opened_by_their_manifest(tmp_path):
+    import tensorflow as tf
+
     from bert_tf.input_pipeline.finetuning import TaskRecords
 
     vocab = tmp_path / "vocab.txt"
@@ -579,6 +582,17 @@ def test_records_are_opened_by_their_manifest(tmp_path):
     assert opened.lengths.tolist() == [3, 4, 5] and opened.labels().tolist() == [1, 0, 0]
     inputs, labels, weights = next(iter(opened.evaluation_dataset(batch_size=3)))
     assert inputs["input_ids"].shape == (3, 7) and labels.shape == weights.shape == (3,)
+    # A model may have a smaller vocabulary than the records, or a larger one.
+    for vocab_size, fits in ((None, True), (5000, True), (7, True), (6, False)):
+        dataset = TaskRecords.open(made.record_file, vocab_size=vocab_size).evaluation_dataset(
+            batch_size=3
+        )
+        with (
+            contextlib.nullcontext()
+            if fits
+            else pytest.raises(tf.errors.InvalidArgumentError, match="beyond the vocab_size 6")
+        ):
+            next(iter(dataset))
     manifest = pathlib.Path(made.record_file).with_name("train.manifest.json")
     text = manifest.read_text()
     manifest.write_text(text.replace('"classification"', '"clairvoyance"'))

@@ -31,6 +31,7 @@ from tensorflow_serving.apis import (  # noqa: E402
     get_model_metadata_pb2,
     get_model_status_pb2,
     inference_pb2,
+    input_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_log_pb2,
@@ -315,6 +316,12 @@ def test_grpc_status_and_metadata(channel, server):
     assert {*signatures.signature_def} == {*on_rest["metadata"]["signature_def"]["signature_def"]}
 
 
+def filtered(*names):
+    request = predict_request(TWO, x=np.float32([1]))
+    request.output_filter.extend(names)
+    return request
+
+
 def misshapen():
     request = predict_request(TWO, x=np.float32([1]))
     request.inputs["x"].tensor_shape.dim[0].size = 10**12
@@ -332,6 +339,8 @@ def misshapen():
         (predict_request(TWO, x=1.0, z=1.0), "INVALID_ARGUMENT", "unknown ['z']"),
         (predict_request(TWO, x=["a"]), "INVALID_ARGUMENT", "expected float32, got string"),
         (misshapen(), "INVALID_ARGUMENT", "need more than"),
+        (filtered("y", "nothing"), "INVALID_ARGUMENT", "signature: nothing Outputs expected"),
+        (filtered("y", "y"), "INVALID_ARGUMENT", "output_filter: expected each name once"),
         (predict_request(TWO, x=np.zeros(30_000, np.float32)), "RESOURCE_EXHAUSTED", "larger"),
     ],
 )
@@ -340,6 +349,41 @@ def test_errors_on_grpc(channel, request_, code, message):
     with pytest.raises(grpc.RpcError) as caught:
         stub.Predict(request_)
     assert (caught.value.code().name, message in caught.value.details()) == (code, True)
+
+
+def test_signatures_that_are_not_of_the_method(channel):
+    """Of one that takes no examples, of another method, and metadata of no field."""
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    examples = input_pb2.Input()
+    examples.example_list.examples.add().features.feature["x"].float_list.value.append(1.0)
+    for call, request, name, message in (
+        (
+            stub.Classify,
+            classification_pb2.ClassificationRequest(input=examples),
+            "serving_default",
+            'Classify: expected a signature with one input, "inputs"',
+        ),
+        (
+            stub.Classify,
+            classification_pb2.ClassificationRequest(input=examples),
+            "tensorflow/serving/regress",
+            "Classify: expected a signature with outputs",
+        ),
+        (
+            stub.Regress,
+            regression_pb2.RegressionRequest(input=examples),
+            "classify_x_to_y",
+            "Regress: expected a signature with outputs",
+        ),
+    ):
+        model_spec(request, TWO).model_spec.signature_name = name
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request)
+        assert caught.value.code().name == "INVALID_ARGUMENT"
+        assert message in caught.value.details()
+    request = model_spec(get_model_metadata_pb2.GetModelMetadataRequest(), TWO)
+    with pytest.raises(grpc.RpcError, match="at least one metadata_field"):
+        stub.GetModelMetadata(request)
 
 
 def test_grpc_method_that_is_not_there(channel):

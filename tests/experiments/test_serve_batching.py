@@ -56,6 +56,22 @@ def inputs(*values):
     return {"x": np.array(values)}
 
 
+def test_a_fault_of_the_batcher_itself_is_an_answer_too(monkeypatch):
+    """Nothing leaves a client waiting, and the thread is free for the next request."""
+
+    async def run():
+        made, doubling = batcher(size=1), Doubling()
+        monkeypatch.setattr(made, "_compute", lambda batch: 1 / 0)
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.wait_for(made.run(doubling, inputs(1)), 60)
+        monkeypatch.undo()
+        assert (await asyncio.wait_for(made.run(doubling, inputs(1)), 60))["y"].tolist() == [2]
+        await made.close()
+
+    asyncio.run(run())
+
+
 def batcher(size=4, micros=HOUR, threads=1, room=100):
     return Batcher(BatchingOptions(size, micros, threads, room), ServingMetrics())
 

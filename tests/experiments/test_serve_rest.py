@@ -36,6 +36,12 @@ def test_paths():
     assert "Failed to convert version" in refused(
         rest.parse_path, "POST", f"/v1/models/m/versions/{2**64 - 1}:regress"
     )
+    for version in (2**63, 10**19 - 1):  # of as many digits as the highest
+        assert "Failed to convert version" in refused(
+            rest.parse_path, "GET", f"/v1/models/m/versions/{version}"
+        )
+    highest = rest.parse_path("GET", f"/v1/models/m/versions/{2**63 - 1}")
+    assert highest.spec.version.value == 2**63 - 1
     message = refused(rest.parse_path, "GET", f"/v1/models/m/versions/{'9' * 5000}")
     assert "Failed to convert version" in message and len(message) < 200
     assert rest.parse_path("GET", f"/v1/models/m/versions/{'0' * 5000}7").spec.version.value == 7
@@ -79,6 +85,12 @@ def test_values(value, dtype, expected):
         ([None], tf.string, "[0]: not of expected type: string: got null"),
         ([1.0], tf.int32, "[0]: not of expected type: int32: got a number: 1.0"),
         ([2**31], tf.int32, "[0]: not of expected type: int32"),
+        ([-(2**31) - 1], tf.int32, "[0]: not of expected type: int32"),
+        ([2**63], tf.int64, "[0]: not of expected type: int64"),
+        ([2**64], tf.uint64, "[0]: not of expected type: uint64"),
+        ([True], tf.int32, "[0]: not of expected type: int32: got a boolean: true"),
+        ([False], tf.uint8, "[0]: not of expected type: uint8: got a boolean: false"),
+        ([1], tf.bool, "[0]: not of expected type: bool: got a number: 1"),
         ([-1], tf.uint8, "[0]: not of expected type: uint8"),
         ([10**400], tf.float64, "too large"),
         ([[1, 2], [3]], tf.int32, "[1]: expected a list of 2 as elsewhere, got 1"),
