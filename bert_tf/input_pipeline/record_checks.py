@@ -198,7 +198,25 @@ def _read_manifest(path: str) -> dict[str, Any]:
         raise ValueError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(manifest, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(manifest).__name__}")
+    _check_manifest(path, manifest)
     return manifest
+
+
+def _check_manifest(path: str, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest whose entries are not what create_pretraining_data.py writes."""
+    files = manifest.get("files", [])
+    for name, kind in (("files", str), ("file_instances", int), ("file_bytes", int)):
+        values = manifest.get(name, files if kind is str else [0] * len(files))
+        if not isinstance(values, list) or [type(value) for value in values] != [kind] * len(files):
+            raise ValueError(
+                f"{path}: {name}: expected a list of {kind.__name__}, one for each of its files, "
+                f"got {str(values)[:80]}"
+            )
+    for name, kind in (("max_token_id", int), ("vocab_sha256", str)):
+        if name in manifest and type(manifest[name]) is not kind:
+            raise ValueError(f"{path}: {name}: expected {kind.__name__}, got {manifest[name]!r}")
+    if "file_bytes" in manifest and "file_instances" not in manifest:
+        raise ValueError(f"{path}: file_instances: expected with file_bytes, found none")
 
 
 def without_empty_shards(files: Sequence[str]) -> list[str]:

@@ -4,11 +4,13 @@ import collections
 import gzip
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert_tf.input_pipeline import pretraining, record_checks
 from bert_tf.input_pipeline.baselines import label_counts, unigram_cross_entropy
 from bert_tf.input_pipeline.masking import MaskingRule
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
@@ -25,7 +27,11 @@ from bert_tf.input_pipeline.record_checks import (
 )
 from bert_tf.records.encoding import encode_examples, frame_record
 from bert_tf.records.files import RecordWriter, read_records
-from bert_tf.records.schema import FeatureSpec, pretraining_features
+from bert_tf.records.schema import (
+    FeatureSpec,
+    pretraining_features,
+    unmasked_pretraining_features,
+)
 from tests.support import synthetic_records as synthetic
 from tests.support.synthetic_records import LENGTH, PREDICTIONS, VOCAB, VOCAB_SIZE
 
@@ -175,6 +181,49 @@ def test_dynamic_masks_are_fresh_each_epoch_and_the_same_on_resuming(unmasked):
     assert sum(len(masks) > 1 for masks in by_text.values()) > 50
     evaluations = [take(unmasked, is_training=False, masking=rule) for _ in range(2)]
     assert_same(*evaluations)
+
+
+def test_no_two_streams_of_any_seeds_draw_the_same():
+    """Orders, masks of training and masks of evaluation, at the same step and at others."""
+    streams = (
+        pretraining._ORDER_STREAM,
+        pretraining._TRAIN_MASK_STREAM,
+        pretraining._EVAL_MASK_STREAM,
+    )
+    drawn = [
+        tuple(pretraining._mix(seed, stream, tf.constant(step)).numpy())
+        for seed in (0, 1, 2, 3, 4, 5, 2**31 - 2, 2**31 - 1)
+        for stream in streams
+        for step in range(3)
+    ]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_evaluation_has_masks_of_its_own(tmp_path):
+    """Of records that are all alike only the masks can differ."""
+    arrays = synthetic.make_arrays(1, 5, masked=False)
+    path = tmp_path / "same.tfrecord"
+    with RecordWriter(path) as writer:
+        (example,) = encode_examples(unmasked_pretraining_features(LENGTH), arrays)
+        for _ in range(BATCH):
+            writer.write(example)
+    rule = MaskingRule(VOCAB)
+    (train,) = take(str(path), 1, masking=rule)
+    (evaluation,) = take(str(path), is_training=False, masking=rule)
+    masks = [batch[0]["masked_lm_positions"].tolist() for batch in (train, evaluation)]
+    assert masks[0] != masks[1]
+    # Nor are they those of the next seed.
+    (other,) = take(str(path), 1, masking=rule, seed=8)
+    assert other[0]["masked_lm_positions"].tolist() not in masks
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_the_most_steps_count_from_the_beginning(files, is_training):
+    whole = take(files, 9, is_training=is_training)
+    found = take(files, is_training=is_training, start_step=3, max_steps=7)
+    assert_same(whole[3:7], found)
+    for start in (7, 8):
+        assert take(files, is_training=is_training, start_step=start, max_steps=7) == []
 
 
 def test_whole_epoch_from_one_file_smaller_than_a_batch(tmp_path):
@@ -391,12 +440,21 @@ def _damages(framed):
             [0, 1, *every[5:]],
             "record 2: corrupt data",
         ),
+        # A number is told after a length is lost, as before.
+        "length and data": (
+            _flip(_flip(whole, at[3] + 1), at[7] + 50),
+            [*every[:3], *every[4:7], *every[8:]],
+            "record 3: corrupt length",
+        ),
         "truncated": (whole[: at[-1] - 9], every[:-1], f"record {len(every) - 1}: .*truncated"),
         "in a header": (whole[: at[-2] + 7], every[:-1], f"record {len(every) - 1}: .*truncated"),
     }
 
 
-@pytest.mark.parametrize("damage", ["data", "first", "length", "hole", "truncated", "in a header"])
+@pytest.mark.parametrize(
+    "damage",
+    ["data", "first", "length", "hole", "length and data", "truncated", "in a header"],
+)
 def test_damaged_records_are_named_or_left_out(files, tmp_path, damage):
     framed = _framed(files[2])
     data, sound, message = _damages(framed)[damage]
@@ -408,6 +466,8 @@ def test_damaged_records_are_named_or_left_out(files, tmp_path, damage):
     assert intact == CheckedFile(files[0], COUNTS[0], ())
     assert _framed(checked.path) == [framed[number] for number in sound]
     assert checked.num_records == len(sound) and path.read_bytes() == data
+    if damage == "length and data":
+        assert [re.search(r"record (\d+)", text)[1] for text in checked.damage] == ["3", "7"]
     lines = damage_report([intact, checked])
     assert len(lines) == len(checked.damage) + 1
     assert checked.damage[0] in lines[0] and "damaged.tfrecord: record " in lines[0]
@@ -441,6 +501,72 @@ def test_training_without_damaged_records_is_training_on_the_sound_ones(files, t
     assert read[0][0] != read[1][0]
     assert_same(take([str(sound), files[2]], 20)[7:], take(read[1], 13, start_step=7))
     assert _framed(read[0][0]) == _framed(read[1][0])
+
+
+def test_files_of_which_no_record_is_sound_are_refused(files, tmp_path):
+    framed = _framed(files[2])
+    lost = b"".join(_flip(data, 50) for data in framed)
+    empty = tmp_path / "empty.tfrecord"
+    for name, data in (("lost", lost), ("cut", framed[0][:-9]), ("nothing", b"")):
+        path = tmp_path / f"{name}.tfrecord"
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"{name}.tfrecord: no records in this file"):
+            _check([path], skip=True)
+    empty.write_bytes(b"")
+    with pytest.raises(ValueError, match="empty.tfrecord: no records in this file"):
+        count_records([files[2], str(empty)])
+    # Their first is sound and of another program.
+    other = tmp_path / "other.tfrecord"
+    other.write_bytes(frame_record(b"no example \xff") + framed[0])
+    with pytest.raises(ValueError, match="other.tfrecord: record 0: not a tf.train.Example"):
+        check_record_shape([str(other)], LENGTH, PREDICTIONS)
+
+
+def test_a_stretch_of_records_of_another_schema_is_left_out(files, unmasked, tmp_path):
+    """More of them than are looked at together, so that of some batches nothing is left."""
+    framed, others = _framed(files[2]), _framed(unmasked)
+    path = tmp_path / "mixed.tfrecord"
+    count = 2 * record_checks._CHECKED_AT_ONCE
+    path.write_bytes(b"".join([framed[0], *(others[i % 59] for i in range(count)), framed[1]]))
+    (checked,) = _check([path], skip=True)
+    assert _framed(checked.path) == framed[:2] and len(checked.damage) == count
+    assert f"record {count}: no feature" in checked.damage[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": 5}, "files: expected a list of str"),
+        ({"files": [5, "x"]}, "files: expected a list of str"),
+        ({"file_instances": [1]}, "file_instances: expected a list of int, one for each of its"),
+        ({"file_instances": ["1", "2"]}, "file_instances: expected a list of int"),
+        ({"file_bytes": None}, "file_bytes: expected a list of int"),
+        ({"file_bytes": [1, True]}, "file_bytes: expected a list of int"),
+        ({"max_token_id": "5"}, "max_token_id: expected int, got '5'"),
+        ({"vocab_sha256": ["x"]}, "vocab_sha256: expected str"),
+    ],
+)
+def test_a_manifest_of_other_entries_is_named(shards, tmp_path, changes, message):
+    paths, manifest = shards
+    (tmp_path / "m.manifest.json").write_text(json.dumps({**manifest, **changes}))
+    for check in (check_manifests, _check, without_empty_shards, manifests_of):
+        with pytest.raises(ValueError, match=f"m.manifest.json: {message}"):
+            check(paths)
+
+
+def test_sizes_without_counts_in_a_manifest_are_named(shards, tmp_path):
+    paths, manifest = shards
+    del manifest["file_instances"]
+    (tmp_path / "m.manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="m.manifest.json: file_instances: expected with file_byt"):
+        check_manifests(paths)
+
+
+def test_a_manifest_that_is_no_object_is_named(files, tmp_path):
+    (tmp_path / "m.manifest.json").write_text("[1]")
+    path = synthetic.write(tmp_path / "m.tfrecord", 3, 1)
+    with pytest.raises(ValueError, match="m.manifest.json: expected a JSON object, got list"):
+        manifests_of([path])
 
 
 def test_records_of_another_schema_or_vocabulary_are_named(files, unmasked, tmp_path):
@@ -515,6 +641,7 @@ def test_shards_that_are_empty_as_their_manifest_says_are_left_out(shards, tmp_p
     assert without_empty_shards([*paths, str(empty)]) == [*paths, str(empty)]
     manifest["files"].append(empty.name)
     manifest["file_instances"].append(0)
+    manifest["file_bytes"].append(0)
     (tmp_path / "m.manifest.json").write_text(json.dumps(manifest))
     assert without_empty_shards([*paths, str(empty)]) == paths
     assert without_empty_shards([str(empty)]) == [str(empty)]
