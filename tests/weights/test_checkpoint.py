@@ -504,6 +504,29 @@ def test_a_keras_file_whose_configuration_is_none_is_refused(value, folder):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ("[1]", "list"),
+        ("{}", "None"),
+        ('{"class_name": "X", "config": []}', "X"),
+        ('{"class_name": "X", "config": {"layers": 5}}', "X"),
+        ('{"class_name": "X", "config": {"layers": [5]}}', "X"),
+        ('{"class_name": "X", "config": {"layers": [{"registered_name": "y>Bert"}]}}', "X"),
+    ],
+)
+def test_a_keras_file_whose_configuration_is_of_something_else_is_refused(config, what, folder):
+    path = folder / "keras" / "model.keras"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**members, "config.json": config}.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=f"expected a model of bert_tf, got {what}") as error:
+        open_checkpoint(path)
+    assert str(path) in str(error.value)
+
+
 def change_config_in(path, key, value):
     """Rewrite a .keras file with another value in the configuration of its encoder."""
     with zipfile.ZipFile(path) as archive:

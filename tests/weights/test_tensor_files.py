@@ -236,6 +236,17 @@ def test_a_write_that_fails_leaves_no_file_and_keeps_the_old_one(bad, tmp_path, 
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_a_written_file_has_the_mode_of_any_other(tmp_path, mask):
+    """The library makes files that their owner alone can read."""
+    before = os.umask(mask)
+    try:
+        tensor_files.write_safetensors(tmp_path / "model.safetensors", small_file()[0])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     arrays, _ = small_file()
     tensor_files.write_safetensors(tmp_path / "absent" / "x.safetensors", arrays)  # made
@@ -301,6 +312,18 @@ def test_a_shard_outside_the_folder_is_refused(shards, kind):
     with pytest.raises(ValueError, match="which is not a file of its folder") as error:
         open_tensors(index)
     assert str(index) in str(error.value)
+
+
+def test_types_that_weights_do_not_have_are_named_with_their_shard(shards):
+    index, values, arrays = shards
+    name = values["weight_map"]["b"]
+    safetensors.numpy.save_file({"b": np.arange(3)}, index.parent / name)
+    source = open_tensors(index)
+    source.check(["a"])
+    with pytest.raises(ValueError, match=f"{name}: b has type I64; weights are one of F64"):
+        source.check(["a", "b"])
+    with pytest.raises(ValueError, match=f"{name}: b has type I64"):
+        list(source.read(["a", "b"]))
 
 
 def test_a_missing_shard_is_named_with_its_index(shards):
