@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -33,7 +34,8 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TABLE = pathlib.Path(__file__).with_suffix(".toml")
 # Imported once: each change is tried in a fork of this process, none of them has run anything.
 _PRELOADED = ("numpy", "scipy.stats", "h5py", "safetensors.numpy", "tensorflow", "keras", "pytest")
-_MOST_SECONDS = 240  # for one change; what takes longer hangs, which is noticed
+# For one change, of a processor and of waiting; what takes longer hangs, which is noticed.
+_MOST_SECONDS, _MOST_WAITING_SECONDS = 240, 2400
 _OPERATORS = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -175,11 +177,19 @@ def listed_changes(table: dict) -> list[tuple[list[str], Change]]:
 # === Tests ===
 
 
-def run_tests(folder: pathlib.Path, arguments: list[str], log: pathlib.Path, limit: float) -> int:
-    """Run pytest in a fork of this process; return its status, -1 where it took too long."""
+def run_tests(folder: pathlib.Path, arguments: list[str], log: pathlib.Path, times: int = 1) -> int:
+    """Run pytest in a fork of this process; return its status, -1 where it took too long.
+
+    Args:
+        folder: where the tests lie.
+        arguments: of pytest.
+        log: file for what it prints.
+        times: as much longer it may take as a change may.
+    """
     child = os.fork()
     if not child:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (times * _MOST_SECONDS,) * 2)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
@@ -190,15 +200,17 @@ def run_tests(folder: pathlib.Path, arguments: list[str], log: pathlib.Path, lim
         os.environ["PYTHONPATH"] = str(folder)
         status = 70
         try:
+            arguments = ["-q", "-p", "no:cacheprovider", "--timeout=0", *arguments]
             status = int(importlib.import_module("pytest").main(arguments))
         finally:
             sys.stdout.flush()
             os._exit(status)
-    end = time.monotonic() + limit
+    end = time.monotonic() + times * _MOST_WAITING_SECONDS
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
+            status = os.waitstatus_to_exitcode(status)
+            return -1 if status in (-signal.SIGXCPU, -signal.SIGKILL) else status
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -220,7 +232,7 @@ class Reach:
         os.environ["COVERAGE_FILE"] = str(data)
         sources = [f"--cov={name}" for name in ("bert_tf", "data_prep", "experiments")]
         arguments = [*tests, *sources, "--cov-context=test", "--cov-report=", f"--junitxml={times}"]
-        if run_tests(folder, ["-q", "-p", "no:cacheprovider", *arguments], log, 3600) not in (0, 1):
+        if run_tests(folder, arguments, log, times=10) not in (0, 1):
             raise RuntimeError(f"{room}: its tests cannot be run: {log.read_text()[-3000:]}")
         self._folder, self._data = folder, coverage.CoverageData(str(data))
         self._data.read()
@@ -254,9 +266,7 @@ def try_change(folder: pathlib.Path, change: Change, tests: list[str]) -> dict[s
     path.write_text(change.applied(text))
     os.environ.pop("COVERAGE_FILE", None)
     try:
-        status = run_tests(
-            folder, ["-q", "-x", "-p", "no:cacheprovider", f"@{listed}"], log, _MOST_SECONDS
-        )
+        status = run_tests(folder, ["-x", f"@{listed}"], log)
     finally:
         path.write_text(text)
     lines = log.read_text(errors="replace").splitlines()
