@@ -505,7 +505,7 @@ def test_a_keras_file_whose_configuration_is_none_is_refused(value, folder):
 
 
 @pytest.mark.parametrize(
-    ("config", "what"),
+    ("text", "what"),
     [
         ("[1]", "list"),
         ("{}", "None"),
@@ -515,12 +515,12 @@ def test_a_keras_file_whose_configuration_is_none_is_refused(value, folder):
         ('{"class_name": "X", "config": {"layers": [{"registered_name": "y>Bert"}]}}', "X"),
     ],
 )
-def test_a_keras_file_whose_configuration_is_of_something_else_is_refused(config, what, folder):
+def test_a_keras_file_whose_configuration_is_of_something_else_is_refused(text, what, folder):
     path = folder / "keras" / "model.keras"
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in {**members, "config.json": config}.items():
+        for name, content in {**members, "config.json": text}.items():
             archive.writestr(name, content)
     with pytest.raises(ValueError, match=f"expected a model of bert_tf, got {what}") as error:
         open_checkpoint(path)
