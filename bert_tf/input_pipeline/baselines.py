@@ -54,8 +54,21 @@ def unigram_cross_entropy(training_counts: np.ndarray, held_out_counts: np.ndarr
     Raises:
         ValueError: there are no held-out pieces.
     """
+    total = _total(held_out_counts)
+    smoothed = training_counts + 1.0
+    return float(-(held_out_counts * np.log(smoothed / smoothed.sum())).sum() / total)
+
+
+def unigram_accuracy(training_counts: np.ndarray, held_out_counts: np.ndarray) -> float:
+    """Compute the share of held-out pieces that are training's most frequent one.
+
+    Arguments and errors are those of `unigram_cross_entropy`.
+    """
+    return float(held_out_counts[training_counts.argmax()] / _total(held_out_counts))
+
+
+def _total(held_out_counts: np.ndarray) -> int:
     total = held_out_counts.sum()
     if not total:
         raise ValueError("held_out_counts: expected at least one piece, got none")
-    smoothed = training_counts + 1.0
-    return float(-(held_out_counts * np.log(smoothed / smoothed.sum())).sum() / total)
+    return total

@@ -47,6 +47,7 @@ def pretraining_dataset(
     record_counts: Sequence[int] | None = None,
     vocab_size: int | None = None,
     next_sentence: bool = True,
+    mask_id: int | None = None,
     shuffle_buffer_records: int = SHUFFLE_BUFFER_RECORDS,
     max_steps: int | None = None,
 ) -> tf.data.Dataset:
@@ -71,13 +72,15 @@ def pretraining_dataset(
         vocab_size: where given, an id outside it stops the stream with an error, as does a position
             outside the sequence or another label than 0 and 1.
         next_sentence: leave out labels and weights of next-sentence prediction where False.
+        mask_id: id of [MASK]; where given, there are weights "masked_lm_at_mask" too.
         shuffle_buffer_records: records held in memory to draw from.
         max_steps: at most this many batches; None means no limit.
 
     Returns:
         (inputs, labels, sample_weights): inputs int32 input_ids, input_mask, segment_ids [B, L]
         and masked_lm_positions [B, P]; labels int32 masked_lm_logits [B, P] and
-        next_sentence_logits [B]; sample_weights float32 of the labels' shapes.
+        next_sentence_logits [B]; sample_weights float32 of the labels' shapes, and
+        masked_lm_at_mask [B, P], which leave out predictions that do not show [MASK].
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -121,7 +124,10 @@ def pretraining_dataset(
             batch = masking.choose(
                 batch, max_predictions_per_seq=max_predictions_per_seq, seed=draw
             )
-        return _element(batch, batch_size, next_sentence)
+        inputs, labels, weights = _element(batch, batch_size, next_sentence)
+        if mask_id is not None:
+            weights["masked_lm_at_mask"] = _weights_at_mask(inputs, weights, mask_id)
+        return inputs, labels, weights
 
     dataset = raw.enumerate(start=start_step).map(
         to_element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
@@ -254,3 +260,11 @@ def _element(batch: Mapping[str, tf.Tensor], batch_size: int, next_sentence: boo
         is_real = tf.cast(tf.range(batch_size) < real, tf.float32)
         weights["next_sentence_logits"] = is_real
     return inputs, labels, weights
+
+
+def _weights_at_mask(
+    inputs: Mapping[str, tf.Tensor], weights: Mapping[str, tf.Tensor], mask_id: int
+) -> tf.Tensor:
+    """Return the weights of the predictions whose position shows [MASK], float32 [B, P]."""
+    shown = tf.gather(inputs["input_ids"], inputs["masked_lm_positions"], batch_dims=1)
+    return weights["masked_lm_logits"] * tf.cast(shown == mask_id, tf.float32)

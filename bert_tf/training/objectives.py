@@ -56,18 +56,28 @@ class PretrainingObjective:
 
     Attributes:
         next_sentence: whether the model predicts the next sentence.
+        at_mask: whether evaluation also reports the predictions that show [MASK] apart, by the
+            weights masked_lm_at_mask of `pretraining_dataset`: a tenth of the others stand in the
+            text as they are, and to copy them is no knowledge of language.
 
     Reference:
         google-research/bert run_pretraining.py, lines 140-148 and 245-305.
     """
 
     next_sentence: bool = True
+    at_mask: bool = False
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics, in the order of the log."""
         names = ("loss", "mlm_loss", "mlm_accuracy")
         return (*names, "nsp_loss", "nsp_accuracy") if self.next_sentence else names
+
+    @property
+    def evaluation_metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics of an evaluation."""
+        names = ("mlm_loss_at_mask", "mlm_accuracy_at_mask")
+        return (*self.metric_names, *names) if self.at_mask else self.metric_names
 
     def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
         """Compute what the losses are divided by, and the number of sequences.
@@ -95,7 +105,7 @@ class PretrainingObjective:
             outputs: masked_lm_logits [B, P, V] and, with next_sentence,
                 next_sentence_logits [B, 2].
             labels: int32 masked_lm_logits [B, P], next_sentence_logits [B].
-            weights: float32, of the labels' shapes.
+            weights: float32, of the labels' shapes, and perhaps masked_lm_at_mask [B, P].
             whole: `loss_weights` of the batch that this one is a part of; None for a whole one.
 
         Returns:
@@ -110,6 +120,10 @@ class PretrainingObjective:
             "mlm_loss": (loss_sum, loss_weight),
             "mlm_accuracy": losses.masked_lm_accuracy(logits, ids, real),
         }
+        if "masked_lm_at_mask" in weights:
+            shown = weights["masked_lm_at_mask"]
+            figures["mlm_loss_at_mask"] = losses.masked_lm_loss(logits, ids, shown)
+            figures["mlm_accuracy_at_mask"] = losses.masked_lm_accuracy(logits, ids, shown)
         if self.next_sentence:
             logits = outputs["next_sentence_logits"]
             ids, real = labels["next_sentence_logits"], weights["next_sentence_logits"]

@@ -85,6 +85,7 @@ class RunLog:
         self._summaries = _summary_writer(output_dir) if tensorboard and is_chief else None
         # Rates leave out the first call, which traces and compiles, where there is another.
         self._mark = time.perf_counter()
+        self._cpu_mark = time.process_time()
         self._step = start
         self._tokens = tokens
 
@@ -109,9 +110,9 @@ class RunLog:
             tokens: tokens taken.
 
         Returns:
-            The line.
+            The line; its cpu_seconds are the process' since the last one, of all threads.
         """
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.process_time()
         seconds = max(now - self._mark, 1e-9)
         line: dict[str, float] = {
             "step": step,
@@ -119,10 +120,13 @@ class RunLog:
             "learning_rate": learning_rate,
             "sequences_per_second": (step - self._step) * sequences_per_batch / seconds,
             "tokens_per_second": (tokens - self._tokens) / seconds,
+            "tokens": tokens,
+            "cpu_seconds": cpu - self._cpu_mark,
             "time_seconds": time.time(),
             **loss_scaling,
         }
-        self._mark, self._step, self._tokens = now, step, tokens
+        self._mark, self._cpu_mark = now, cpu
+        self._step, self._tokens = step, tokens
         self._emit("train", line)
         if self._bar is not None:
             shown = {

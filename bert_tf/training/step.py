@@ -79,9 +79,12 @@ class TrainStep:
             optimizer.build(model.trainable_variables)
         self._seeds = [v for v in model.variables if "seed" in v.path]
         names = objective.metric_names
+        # An objective of a user's own need not know of others in evaluation.
+        self._eval_names = getattr(objective, "evaluation_metric_names", names)
         # float64: a sum over a large evaluation exceeds float32's 24 bits.
         self.train_sums = tf.Variable(tf.zeros([len(names), 2], tf.float64), trainable=False)
-        self._eval_sums = tf.Variable(tf.zeros([len(names), 2], tf.float64), trainable=False)
+        sums = tf.zeros([len(self._eval_names), 2], tf.float64)
+        self._eval_sums = tf.Variable(sums, trainable=False)
         self.steps = _counter(0)
         self.first_bad_step = _counter(-1)
         self.learning_rate = tf.Variable(tf.constant(0.0), trainable=False)
@@ -208,19 +211,13 @@ class TrainStep:
             None if gradient is None else tf.convert_to_tensor(gradient)
             for gradient in tape.gradient(scaled, self.model.trainable_variables)
         ]
-        return ReplicaResult(loss, self._stack(metrics), _real_tokens(inputs), gradients)
+        metrics = _stack(metrics, self.objective.metric_names)
+        return ReplicaResult(loss, metrics, _real_tokens(inputs), gradients)
 
     def _objective_of(self, outputs: Any, labels: Any, weights: Any, whole: Any) -> StepResult:
         # An objective of a user's own need not know of parts where there are none.
         whole = () if whole is None else (whole,)
         return self.objective(outputs, labels, weights, *whole)
-
-    def _stack(self, metrics: Mapping[str, tuple[Any, Any]]) -> tf.Tensor:
-        rows = [
-            tf.stack([tf.cast(part, tf.float64) for part in metrics[name]])
-            for name in self.objective.metric_names
-        ]
-        return tf.stack(rows)  # [K, 2]
 
     def _apply(self, gradients: Sequence[tf.Tensor | None]) -> None:
         variables = self.model.trainable_variables
@@ -256,7 +253,7 @@ class TrainStep:
             count += 1
         if not count:
             raise ValueError("dataset: expected at least one batch to evaluate, got none")
-        return _means(self.objective.metric_names, self._eval_sums)
+        return _means(self._eval_names, self._eval_sums)
 
     def _single_evaluation(self, batch: Any) -> None:
         self._eval_sums.assign_add(self._metrics(batch, None))
@@ -277,7 +274,7 @@ class TrainStep:
         inputs, labels, weights = batch
         outputs = self.model(inputs, training=False)
         _, metrics = self._objective_of(outputs, labels, weights, whole)
-        return self._stack(metrics)
+        return _stack(metrics, self._eval_names)
 
     # === Batches in the form that the graphs take ===
 
@@ -358,6 +355,13 @@ def _check_made_within(
             f"bert_tf.training, since gradients are summed before; got {type(inner).__name__}"
         )
     inner.gradients_are_reduced = True
+
+
+def _stack(metrics: Mapping[str, tuple[Any, Any]], names: Sequence[str]) -> tf.Tensor:
+    """Return (sum, weight) of the metrics of these names, float64 [K, 2]."""
+    return tf.stack(
+        [tf.stack([tf.cast(part, tf.float64) for part in metrics[name]]) for name in names]
+    )
 
 
 def _sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -24,6 +24,7 @@ from bert_tf.input_pipeline.record_checks import (
 )
 from bert_tf.models.layers import recomputed_layers
 from bert_tf.tokenization.vocabulary import (
+    MASK_TOKEN,
     check_special_tokens,
     load_vocab,
     validate_case_matches_checkpoint,
@@ -61,6 +62,7 @@ class Plan:
     held_out: bool
     eval_masking: Masking
     vocab_file: str | None
+    mask_id: int | None  # of [MASK]; None without a vocabulary, or where nothing is masked
     init: Checkpoint | None
     sound_files: dict[str, str]  # record file -> where its sound records are read
 
@@ -113,6 +115,7 @@ def make_plan(options: PretrainingOptions) -> Plan:
         held_out=not {*map(os.path.realpath, eval_files)} & {*map(os.path.realpath, train_files)},
         eval_masking=eval_masking,
         vocab_file=vocab_file,
+        mask_id=_mask_id(config, vocab_file),
         init=init,
         sound_files={path: file.path for path, file in checked.items()},
     )
@@ -188,6 +191,12 @@ def _vocab_size(vocab_file: str | None, manifests: Sequence[Manifest]) -> int | 
         check_special_tokens(vocab, vocab_file)
         return max(vocab.values()) + 1
     return manifests[0].get("vocab_size") if manifests else None
+
+
+def _mask_id(config: BertConfig, vocab_file: str | None) -> int | None:
+    if vocab_file is None or config.left_to_right:
+        return None
+    return load_vocab(vocab_file)[MASK_TOKEN]
 
 
 def _find_config(

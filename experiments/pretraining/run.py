@@ -16,7 +16,11 @@ import tensorflow as tf
 from absl import logging
 
 from bert_tf.files import read_json, write_json, write_text
-from bert_tf.input_pipeline.baselines import label_counts, unigram_cross_entropy
+from bert_tf.input_pipeline.baselines import (
+    label_counts,
+    unigram_accuracy,
+    unigram_cross_entropy,
+)
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.options import to_dict
@@ -49,6 +53,8 @@ _EVAL_NAMES = {  # ours -> the original's
     "loss": "loss",
     "mlm_loss": "masked_lm_loss",
     "mlm_accuracy": "masked_lm_accuracy",
+    "mlm_loss_at_mask": "masked_lm_loss_at_mask",
+    "mlm_accuracy_at_mask": "masked_lm_accuracy_at_mask",
     "nsp_loss": "next_sentence_loss",
     "nsp_accuracy": "next_sentence_accuracy",
 }
@@ -88,6 +94,7 @@ def evaluation_dataset(options: PretrainingOptions, plan: Plan) -> tf.data.Datas
         max_steps=options.max_eval_steps or None,
         vocab_size=plan.config.vocab_size,
         next_sentence=plan.config.next_sentence_prediction,
+        mask_id=plan.mask_id,
     )
 
 
@@ -102,6 +109,7 @@ def baselines(options: PretrainingOptions, plan: Plan) -> dict[str, float]:
     return {
         "uniform_loss": math.log(plan.config.vocab_size),
         "unigram_loss": unigram_cross_entropy(counts, held_out),
+        "unigram_accuracy": unigram_accuracy(counts, held_out),
     }
 
 
@@ -155,7 +163,7 @@ class PretrainingRun:
         self.trainer = Trainer(
             self.model,
             optimizer,
-            PretrainingObjective(plan.config.next_sentence_prediction),
+            PretrainingObjective(plan.config.next_sentence_prediction, plan.mask_id is not None),
             self.folder,
             TrainerOptions(
                 steps_per_call=options.iterations_per_loop,
@@ -299,7 +307,7 @@ class PretrainingRun:
         if options.do_train:
             summary += self._train_and_write(floor)
         if options.do_eval:
-            summary.append(self._evaluate_and_write(floor))
+            summary += self._evaluate_and_write(floor)
         summary += self._best_row()
         summary += self._curves_row()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -342,7 +350,7 @@ class PretrainingRun:
             ),
         ]
 
-    def _evaluate_and_write(self, floor: dict[str, float]) -> tuple[str, str]:
+    def _evaluate_and_write(self, floor: dict[str, float]) -> list[tuple[str, str]]:
         """Evaluate, write the results, and return what the summary says of them."""
         trainer = self.trainer
         figures = self.evaluate()
@@ -353,12 +361,17 @@ class PretrainingRun:
         where = _name_of_eval_records(self.plan)
         print(f"evaluation on {where} records:")
         print_table([(name, f"{results[name]:.6g}") for name in sorted(results)])
-        gain = floor["unigram_loss"] - results["masked_lm_loss"]
-        return (
-            f"{where} MLM loss",
-            f"{results['masked_lm_loss']:.4f} (unigram {floor['unigram_loss']:.4f}, "
-            f"uniform {floor['uniform_loss']:.4f}; {gain:+.4f} better than unigram)",
-        )
+        rows = [(f"{where} MLM loss", _beside_unigram(results["masked_lm_loss"], floor))]
+        if self.plan.mask_id is not None:
+            rows += [
+                ("  at [MASK]", _beside_unigram(results["masked_lm_loss_at_mask"], floor)),
+                (
+                    "  accuracy at [MASK]",
+                    f"{results['masked_lm_accuracy_at_mask']:.1%} "
+                    f"(unigram {floor['unigram_accuracy']:.1%})",
+                ),
+            ]
+        return rows
 
     # === What is printed ===
 
@@ -414,6 +427,14 @@ def _locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:
             "folder"
         )
     return lock
+
+
+def _beside_unigram(loss: float, floor: dict[str, float]) -> str:
+    gain = floor["unigram_loss"] - loss
+    return (
+        f"{loss:.4f} (unigram {floor['unigram_loss']:.4f}, uniform {floor['uniform_loss']:.4f}; "
+        f"{gain:+.4f} better than unigram)"
+    )
 
 
 def _name_of_eval_records(plan: Plan) -> str:

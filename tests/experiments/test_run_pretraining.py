@@ -186,8 +186,8 @@ def test_files_and_figures_of_a_run(data, whole):
 
     lines = dict(x.split(" = ") for x in (folder / "eval_results.txt").read_text().splitlines())
     results = json.loads((folder / "eval_results.json").read_text())
-    keys = ["loss", "masked_lm_accuracy", "masked_lm_loss"]
-    keys = ["global_step", *keys, "next_sentence_accuracy", "next_sentence_loss"]
+    keys = [f"masked_lm_{name}{of}" for name in ("accuracy", "loss") for of in ("", "_at_mask")]
+    keys = ["global_step", "loss", *keys, "next_sentence_accuracy", "next_sentence_loss"]
     assert list(lines) == keys == sorted(results)
     assert {name: float(value) for name, value in lines.items()} == results
     assert results["global_step"] == STEPS
@@ -209,7 +209,15 @@ def test_files_and_figures_of_a_run(data, whole):
     dev = synthetic.make_arrays(37, 3)
     dev = dev["masked_lm_ids"][dev["masked_lm_weights"] > 0]
     assert baseline[0]["unigram_loss"] == pytest.approx(-np.log(counts / counts.sum())[dev].mean())
-    for text in ("MLM loss, uniform", "MLM loss, unigram", "held-out MLM loss", "curves.png"):
+    share = (dev == counts.argmax()).mean()
+    assert baseline[0]["unigram_accuracy"] == pytest.approx(share)
+    for text in (
+        "accuracy at [MASK]",
+        "MLM loss, uniform",
+        "MLM loss, unigram",
+        "held-out MLM loss",
+        "curves.png",
+    ):
         assert text in output
     assert "46/46" in output and "mlm_accuracy" in output and "tokens/s" in output
 

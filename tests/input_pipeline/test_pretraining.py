@@ -146,6 +146,20 @@ def test_element_is_what_fit_takes(files):
     assert set(labels) == set(weights) == {"masked_lm_logits"}
 
 
+def test_weights_of_the_predictions_that_show_mask(files, unmasked):
+    mask_id = VOCAB["[MASK]"]
+    rule = MaskingRule(VOCAB, masked_lm_prob=0.3)
+    for settings in ({"files": files}, {"files": [unmasked], "masking": rule}):
+        batches = take(**settings, is_training=False, mask_id=mask_id)
+        for inputs, _, weights in batches:
+            positions = inputs["masked_lm_positions"]
+            shown = np.take_along_axis(inputs["input_ids"], positions, axis=1) == mask_id
+            expected = weights["masked_lm_logits"] * shown
+            np.testing.assert_array_equal(weights["masked_lm_at_mask"], expected)
+    shares = [w["masked_lm_at_mask"].sum() / w["masked_lm_logits"].sum() for _, _, w in batches]
+    assert 0.6 < np.mean(shares) < 0.95  # of the last, whose masks are drawn here
+
+
 def test_evaluation_counts_every_example_once_in_order(files):
     batches = take(files, is_training=False)
     assert len(batches) == -(-sum(COUNTS) // BATCH)

@@ -84,6 +84,6 @@ def finish(process):
 
 def log_of(folder):
     """Lines of the log without what the clock decides."""
-    timed = ("sequences_per_second", "tokens_per_second", "time_seconds")
+    timed = ("sequences_per_second", "tokens_per_second", "time_seconds", "cpu_seconds")
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(x).items() if k not in timed} for x in lines]

@@ -82,7 +82,7 @@ def train(trainer, path, steps=STEPS, **settings):
 def log_of(folder, kind="train"):
     """Log lines without what the clock decides."""
     lines = read_metrics(folder / METRICS_NAME, kind)
-    timed = ("sequences_per_second", "tokens_per_second", "time_seconds")
+    timed = ("sequences_per_second", "tokens_per_second", "time_seconds", "cpu_seconds")
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
 
@@ -138,6 +138,29 @@ def test_objective_is_the_papers(records_file):
     assert found.keys() == expected.keys() == set(PretrainingObjective().metric_names)
     for name, pair in expected.items():
         assert [float(x) for x in found[name]] == pytest.approx(pair, rel=1e-6), name
+
+
+def test_objective_reports_predictions_that_show_mask_apart(records_file):
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(BATCH, PREDICTIONS, synthetic.VOCAB_SIZE)).astype("float32")
+    outputs = {
+        "masked_lm_logits": logits,
+        "next_sentence_logits": random.normal(size=(BATCH, 2)).astype("float32"),
+    }
+    _, labels, weights = next(dataset_of(records_file).as_numpy_iterator())
+    shown = weights["masked_lm_logits"] * random.integers(0, 2, size=(BATCH, PREDICTIONS))
+    objective = PretrainingObjective(at_mask=True)
+    assert objective.metric_names == PretrainingObjective().metric_names  # of the training state
+    weights = {**weights, "masked_lm_at_mask": shown.astype("float32")}
+    total, found = objective(outputs, labels, weights)
+    shown = weights.pop("masked_lm_at_mask")
+    plain, _ = objective(outputs, labels, weights)
+    assert float(total) == float(plain)  # reported, not minimised
+    assert found.keys() == set(objective.evaluation_metric_names)
+    _, of_those = objective(outputs, labels, {**weights, "masked_lm_logits": shown})
+    for name in ("mlm_loss", "mlm_accuracy"):
+        pair = [float(x) for x in found[f"{name}_at_mask"]]
+        assert pair == [float(x) for x in of_those[name]] != [float(x) for x in found[name]]
 
 
 def test_fit_gives_the_same_losses(records_file, tmp_path):
