@@ -160,7 +160,7 @@ def test_curves_are_all_in_percent(trained, tmp_path, monkeypatch):
     axis = pyplot.gcf().axes[1]
     assert axis.get_title() == "Scores" and axis.get_ylim() == (0, 100)
     last = {line.get_label(): line.get_ydata()[-1] for line in axis.lines}
-    assert last["entity_f1 (held out)"] > 90 and last["accuracy"] > 90
+    assert last["entity f1 (held out)"] > 90 and last["accuracy"] > 90
     monkeypatch.undo()
     pyplot.close()
 
