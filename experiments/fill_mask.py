@@ -6,9 +6,11 @@ enough.
     python experiments/fill_mask.py --saved_model=quickstart/fill_mask \
       --text='Return the [MASK] of the list.'
 
-Without --text it reads sentences from standard input, one a line.
+Without --text it reads sentences from standard input, one a line. --output_file writes the answers
+as JSON too, a line a sentence.
 """
 
+import json
 import pathlib
 import sys
 
@@ -65,6 +67,7 @@ def main(argv: list[str]) -> None:
 
     model = tf.saved_model.load(str(folder))
     output = model.signatures["serving_default"](text=tf.constant(sentences))
+    answers = []
     for i, sentence in enumerate(sentences):
         masks = int(output["mask_count"][i])
         tokens = [[t.decode() for t in row] for row in output["tokens"][i, :masks].numpy()]
@@ -74,9 +77,14 @@ def main(argv: list[str]) -> None:
         for row, row_scores in zip(tokens, scores, strict=True):
             candidates = zip(row, row_scores, strict=True)
             print("    " + "  ".join(f"{token} {score:.3f}" for token, score in candidates))
+        answers.append({"text": sentence, "tokens": tokens, "scores": scores.tolist()})
+    if values.output_file:
+        lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+        pathlib.Path(values.output_file).write_text(lines, encoding="utf-8")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("saved_model", None, "SavedModel, or folder of versions.", required=True)
     flags.DEFINE_multi_string("text", None, "Sentence with [MASK]; may be given several times.")
+    flags.DEFINE_string("output_file", None, "JSON lines: text, and tokens and scores by [MASK].")
     app.run(main)

@@ -373,7 +373,10 @@ def test_fresh_process_needs_tensorflow_alone(model, vocab_file, exported, tmp_p
     script.write_text((REPOSITORY / "experiments/fill_mask.py").read_text())
     sentences = SENTENCES[:3]
     done = subprocess.run(
-        [sys.executable, "-P", str(script), f"--saved_model={exported.parent}"],
+        [
+            *(sys.executable, "-P", str(script), f"--saved_model={exported.parent}"),
+            "--output_file=answers.jsonl",
+        ],
         input="\n".join(sentences),
         capture_output=True,
         text=True,
@@ -390,6 +393,11 @@ def test_fresh_process_needs_tensorflow_alone(model, vocab_file, exported, tmp_p
             words = line.split()
             assert words[::2] == row
             np.testing.assert_allclose([float(w) for w in words[1::2]], row_scores, atol=6e-4)
+    answers = [json.loads(x) for x in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [answer["text"] for answer in answers] == sentences
+    assert [answer["tokens"] for answer in answers] == [
+        expected(model, vocab_file, sentence)[0] for sentence in sentences
+    ]
 
 
 @pytest.mark.parametrize(
