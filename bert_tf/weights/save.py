@@ -44,12 +44,12 @@ from bert_tf.weights.tokenizers import (
 _log = logging.getLogger(__name__)
 
 
-def save_tf1(model: keras.Model, prefix: str | os.PathLike) -> None:
+def save_tf1(prefix: str | os.PathLike, model: keras.Model) -> None:
     """Write the weights of a model as a TF1-format checkpoint under the original's names.
 
     Args:
-        model: any model whose variable paths are the names to write.
         prefix: path without `.index`; its folder is made where it is missing.
+        model: any model whose variable paths are the names to write.
 
     Raises:
         OSError: the files cannot be written.

@@ -126,7 +126,7 @@ def test_of_several_formats_in_a_folder_the_first_in_order_counts(folder, encode
         write_tensors(both / f"model.ckpt-{step}", {"a": np.zeros(3, np.float32)})
     shutil.copy(folder / "hf" / "model.safetensors", both)
     (both / "model.safetensors.index.json").write_text('{"weight_map": {}}')
-    save_tf1(encoder, both / "bert_model.ckpt")
+    save_tf1(both / "bert_model.ckpt", encoder)
 
     def found():
         located = locate(both)

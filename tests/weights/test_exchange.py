@@ -705,7 +705,7 @@ def test_our_classifier_has_the_originals_names(tmp_path):
     for kind, heads in expected.items():
         arguments = {"num_labels": 5} if HEADS[kind].has_labels else {}
         prefix = tmp_path / kind / "model"
-        save_tf1(HEADS[kind].make(CONFIG, **arguments), prefix)
+        save_tf1(prefix, HEADS[kind].make(CONFIG, **arguments))
         names = tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
         assert {n: s for n, s in names.items() if not n.startswith("bert/")} == heads
 

@@ -91,7 +91,7 @@ def change_hf(folder, change):
 
 def test_round_trip_and_what_is_told_of_it(model, tmp_path):
     prefix = tmp_path / "bert_model.ckpt"
-    save_tf1(model, prefix)
+    save_tf1(prefix, model)
     other = make("pretraining", seed=5)
     assert not np.array_equal(other.weights[0].numpy(), model.weights[0].numpy())
     transfer = load_checkpoint(other, tmp_path)
@@ -123,7 +123,7 @@ def test_the_original_code_checkpoint_loads_and_is_written_back(shared_data, tmp
 
 def test_loading_is_strict_both_ways(model, tmp_path):
     prefix = tmp_path / "full.ckpt"
-    save_tf1(model, prefix)
+    save_tf1(prefix, model)
     encoder = bert_encoder(SMALL)
     before = values(encoder)
     with pytest.raises(
@@ -138,7 +138,7 @@ def test_loading_is_strict_both_ways(model, tmp_path):
     heads = sorted(name for name in full if name.startswith("cls/"))
     assert sorted(transfer.ignored) == heads
 
-    save_tf1(encoder, tmp_path / "encoder.ckpt")
+    save_tf1(tmp_path / "encoder.ckpt", encoder)
     other = make("pretraining", seed=5)
     before = values(other)
     with pytest.raises(

@@ -590,7 +590,7 @@ def test_labels_that_are_alike_and_a_folder_for_a_prefix_are_refused(models, tmp
     with pytest.raises(ValueError, match="labels: expected different names"):
         save_hf(tmp_path, models["classification"], None, ["a"] * 3)
     with pytest.raises(ValueError, match="prefix: expected a name"):
-        save_tf1(models["encoder"], f"{tmp_path}/")
+        save_tf1(f"{tmp_path}/", models["encoder"])
     with pytest.raises(ValueError, match=r"ignore: '\[' is not a regular expression"):
         load_checkpoint(models["encoder"], models["encoder"], ignore=["["])
     assert not list(tmp_path.iterdir())
