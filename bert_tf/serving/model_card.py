@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from bert_tf.serving.served_model import ServedModel
 
-MODEL_CARD_NAME = "model_card.md"
 _SHOWN_NUMBERS = 5  # of a long vector, in the model card
 
 

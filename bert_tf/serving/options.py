@@ -14,6 +14,7 @@ TOLERANCES = {
     "tflite": {"float32": 1e-4, "float16": 1e-2, "int8": 0.25},
     "onnx": {"float32": 1e-4},
 }
+MODEL_CARD_NAME = "model_card.md"  # beside each file
 WORDS = ("punctuation", "white_space")
 
 

@@ -18,13 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.serving.model_card import (
-    MODEL_CARD_NAME,
-    card_heading,
-    make_model_card,
-    signature_lines,
-)
-from bert_tf.serving.options import TOLERANCES
+from bert_tf.serving.model_card import card_heading, make_model_card, signature_lines
+from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.served_model import ServedModel
 
 WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"

@@ -24,8 +24,8 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.files import read_json
-from bert_tf.serving.model_card import MODEL_CARD_NAME, card_heading, tensor_table
-from bert_tf.serving.options import TOLERANCES
+from bert_tf.serving.model_card import card_heading, tensor_table
+from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.saved_model import new_version, precision_note, sample_ids, worst_difference
 from bert_tf.serving.served_model import ServedModel, strings
 from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
@@ -99,7 +99,8 @@ def load_tflite(folder: str | os.PathLike, *, threads: int = 1) -> Run:
 
     Returns:
         A function: arrays by the names of inputs (text as objects, str or bytes) to those of
-        outputs. For each new shape it allocates memory first.
+        outputs. For each new shape it allocates memory first. It raises ValueError for arrays that
+        hold nothing where TFLite cannot run: no rows of strings, or ids of length 0.
 
     Raises:
         FileNotFoundError: the folder has no such file.
@@ -114,7 +115,8 @@ def load_tflite(folder: str | os.PathLike, *, threads: int = 1) -> Run:
         # TensorFlow's own package for this, ai-edge-litert, cannot be given tensorflow_text's
         # operations.
         warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
-        if any(row["type"] == "string" for row in inputs):
+        takes_strings = any(row["type"] == "string" for row in inputs)
+        if takes_strings:
             import tensorflow_text as tf_text
             from tensorflow.lite.python.interpreter import InterpreterWithCustomOps
 
@@ -122,7 +124,17 @@ def load_tflite(folder: str | os.PathLike, *, threads: int = 1) -> Run:
             interpreter = InterpreterWithCustomOps(custom_op_registerers=operations, **arguments)
         else:
             interpreter = tf.lite.Interpreter(**arguments)
-    return interpreter.get_signature_runner()
+    runner = interpreter.get_signature_runner()
+
+    def run(**arrays: np.ndarray) -> Mapping[str, np.ndarray]:
+        # Before TFLite fails, after which it fails for good inputs too.
+        for name, array in arrays.items():
+            if 0 in np.shape(array)[0 if takes_strings else 1 :]:
+                least = "one text" if takes_strings else "one piece a row"
+                raise ValueError(f"{name}: expected at least {least}, got {np.shape(array)}")
+        return runner(**arrays)
+
+    return run
 
 
 def lite_module(served: ServedModel, ids_only: bool) -> tf.Module:

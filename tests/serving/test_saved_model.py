@@ -13,8 +13,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from bert_tf.models.task_models import HEADS, bert_pretrainer
-from bert_tf.serving.model_card import MODEL_CARD_NAME
-from bert_tf.serving.options import TOLERANCES
+from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.saved_model import WARMUP_NAME, export_saved_model
 from bert_tf.serving.text_models import Classifier, Embedder, FillMask, MultipleChoice
 from bert_tf.tokenization.graph_tokenizer import TextToIds

@@ -10,8 +10,8 @@ import tensorflow as tf
 from bert_tf.models.task_models import HEADS
 from bert_tf.serving import onnx, tflite
 from bert_tf.serving.load import SERVED
-from bert_tf.serving.model_card import MODEL_CARD_NAME
 from bert_tf.serving.onnx import export_onnx
+from bert_tf.serving.options import MODEL_CARD_NAME
 from bert_tf.serving.saved_model import sample_ids, worst_difference
 from bert_tf.serving.tflite import _to_tflite, export_tflite, load_tflite
 from bert_tf.tasks.document_windows import WindowRule
@@ -91,6 +91,9 @@ def test_strings_in_an_answer_out(tmp_path):
         np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-5)
         assert found["label"].tolist() == expected["label"].numpy().tolist()
         assert set(found) == {"label", "probabilities"}
+    with pytest.raises(ValueError, match=r"text: expected at least one text, got \(0,\)"):
+        run(text=np.array([], object))
+    assert len(run(text=np.array(TEXTS, object))["label"]) == len(TEXTS)  # Still.
     description = json.loads((folder / "model.json").read_text())
     assert description["labels"] == list(LABELS) and description["max_seq_length"] == LENGTH
     assert description["inputs"] == [{"name": "text", "type": "string", "shape": [None]}]
@@ -112,7 +115,13 @@ def test_ids_in(tmp_path):
     with pytest.raises(ValueError, match="ids_only: a TFLite file of question_answering can only"):
         export_tflite(served, tmp_path)
     assert not list(tmp_path.iterdir())
-    check_ids(served, load_tflite(export_tflite(served, tmp_path, ids_only=True)), 5e-5)
+    run = load_tflite(export_tflite(served, tmp_path, ids_only=True))
+    empty = {name: array[:, :0] for name, array in arrays_of(sample_ids(served)).items()}
+    with pytest.raises(ValueError, match=r": expected at least one piece a row, got \(2, 0\)"):
+        run(**empty)
+    check_ids(served, run, 5e-5)  # Still.
+    none = {name: array[:0] for name, array in arrays_of(sample_ids(served)).items()}
+    assert {len(value) for value in run(**none).values()} == {0}
 
 
 @pytest.mark.slow
