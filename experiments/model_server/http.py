@@ -257,6 +257,17 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
     async def models(request: Request) -> Response:
         return _json(json_bytes({"models": core.models.names}))
 
+    async def card(request: Request) -> Response:
+        try:
+            text = core.models.get(request.path_params["name"]).card()
+        except ServingError as error:
+            return _error(error)
+        if text is None:
+            return Response(status_code=204)
+        # As plain text, so that a browser makes nothing of what may stand in it.
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return Response(text, headers=headers, media_type="text/plain; charset=utf-8")
+
     async def prometheus(request: Request) -> Response:
         body, content_type = metrics.page()
         return Response(body, media_type=content_type)
@@ -276,6 +287,7 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
             Route("/healthz", live),
             Route("/readyz", ready),
             Route("/models", models),
+            Route("/models/{name:path}/card", card),
             Route("/monitoring/prometheus/metrics", prometheus),
             Route("/v1/{rest:path}", rest_api, methods=_METHODS),
             Route("/{rest:path}", other, methods=_METHODS),

@@ -24,6 +24,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from bert_tf.records.files import read_records
+from bert_tf.serving.options import MODEL_CARD_NAME
 from experiments.model_server.batching import Arrays
 from experiments.model_server.status import ServingError, as_serving_error, invalid_argument
 
@@ -32,6 +33,7 @@ DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_WARMUP_RECORDS = 1000
 _MAX_NAMES_SHOWN = 5
+_MAX_CARD_BYTES = 1 << 20
 
 _LOG = logging.getLogger("serving")
 
@@ -116,6 +118,7 @@ class Servable:
     Args:
         model_name: the model's name.
         version: number of the version.
+        folder: the SavedModel.
         session: what it was loaded into.
         definitions: its signatures by name.
         timeout_seconds: see `Signature`.
@@ -125,11 +128,12 @@ class Servable:
         self,
         model_name: str,
         version: int,
+        folder: pathlib.Path,
         session: tf.compat.v1.Session,
         definitions: dict[str, SignatureDef],
         timeout_seconds: float = 0,
     ):
-        self.model_name, self.version = model_name, version
+        self.model_name, self.version, self._folder = model_name, version, folder
         self.definitions = definitions
         self._session, self._users = session, 0
         self._signatures = {
@@ -151,6 +155,14 @@ class Servable:
                 f"there are {sorted(self._signatures)}"
             )
         return self._signatures[name]
+
+    def card(self) -> bytes | None:
+        """Return the beginning of the model card beside it; None where there is none."""
+        try:
+            with open(self._folder / MODEL_CARD_NAME, "rb") as file:
+                return file.read(_MAX_CARD_BYTES)
+        except OSError:
+            return None
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -200,7 +212,7 @@ def load_servable(
                 session, [tf.saved_model.SERVING], str(folder)
             )
         definitions = dict(meta_graph.signature_def)
-        servable = Servable(model_name, version, session, definitions, timeout_seconds)
+        servable = Servable(model_name, version, folder, session, definitions, timeout_seconds)
         _warm_up(servable, folder / WARMUP_FILE)
     except BaseException:
         session.close()

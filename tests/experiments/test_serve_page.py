@@ -4,9 +4,12 @@ Needs the extra `browser` and a Chromium, which BERT_TF_CHROMIUM or the PATH nam
 BERT_TF_SCREENSHOTS to a folder to keep what was seen.
 """
 
+import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -102,13 +105,13 @@ def bars(result):
 
 
 def test_tasks_are_found_by_their_signatures(page):
-    page.wait_for_selector("nav button")
-    page.wait_for_function("document.querySelectorAll('nav button').length == 5")
+    page.locator("nav button").nth(5).wait_for()
     assert [button.inner_text() for button in page.locator("nav button").all()] == [
         "answers\nQuestion answering",
         "entities\nNamed entities",
         "masks\nFill-mask",
         "opinions\nClassification",
+        "vectors\nEmbeddings",
         "half_plus_two\nJSON",
     ]
     assert not page.problems
@@ -133,19 +136,151 @@ def test_question_answering(page):
     assert result.locator("mark").inner_text() == "Zoë Q"
     assert result.locator(".headline").inner_text() == "Zoë Q"
     assert [name for name, _, _ in bars(result)] == ["Zoë Q", "👩👩👩"]
+    assert result.get_by_text("Show all").count() == 0
     result = run(page, "answers", question="none", context=CONTEXT)
     assert result.locator("mark").count() == 0
     assert "no answer" in result.inner_text()
     assert not page.problems
 
 
+def test_candidates_that_are_worth_showing(page):
+    result = run(page, "answers", question="many", context=CONTEXT)
+    rows, all_rows = result.locator(".bars li:not([hidden])"), result.locator(".bars li")
+    # One of 2% is shown, those of less than 1% are not.
+    assert (rows.count(), all_rows.count()) == (3, stand_ins.CANDIDATES)
+    result.get_by_role("button", name=f"Show all {stand_ins.CANDIDATES}").click()
+    assert rows.count() == stand_ins.CANDIDATES
+    assert result.get_by_text("Show all").count() == 0
+    assert not page.problems
+
+
+def test_embeddings(page):
+    """Vectors (3, 4), (8, 4) and again (3, 4), whose similarity is 40 / (5 * sqrt(80)) or 1."""
+    result = run(page, "vectors", text="one\n\n  two long \n")
+    assert result.locator(".headline").inner_text() == "Similarity 0.894"
+    cells = [row.inner_text().split("\t") for row in result.locator("tbody tr").all()]
+    assert cells == [
+        ["1. one", "1.000", "0.894", "5.000"],
+        ["2. two long", "0.894", "1.000", "8.944"],
+    ]
+    result.locator("select").select_option("pooled")
+    assert result.locator(".headline").inner_text() == "Similarity 1.000"
+    result = run(page, "vectors", text="one\ntwo long\nsix")
+    assert result.locator(".headline").inner_text() == "Most alike: 1 and 3, 1.000"
+    result = run(page, "vectors", text="one")
+    assert result.locator(".headline").inner_text() == "2 numbers"
+    assert "Norm 5.000" in result.inner_text()
+    page.fill("textarea[name=text]", " \n")
+    page.click("#run")
+    page.wait_for_selector(".error")
+    assert "write one or more" in page.locator(".error").inner_text()
+    assert not page.problems
+
+
+def chosen(page):
+    button = page.locator("nav button[aria-pressed=true]")
+    return button.get_attribute("data-model") if button.count() else None
+
+
+def test_address_holds_model_and_input(page, browser):
+    """Back and forward change both; what was typed is kept; a link shows the same elsewhere."""
+    page.locator("nav button", has_text="opinions").click()
+    page.fill("textarea[name=text]", "Zoë & [MASK] = 50%?\n#2")
+    page.locator("nav button", has_text="entities").click()
+    # The same field of another model begins with it; one that needs a [MASK] does without.
+    assert page.input_value("textarea[name=text]") == "Zoë & [MASK] = 50%?\n#2"
+    page.fill("textarea[name=text]", "other")
+    page.locator("nav button", has_text="masks").click()
+    assert page.input_value("textarea[name=text]") == "The capital of France is [MASK]."
+    page.go_back()
+    assert (chosen(page), page.input_value("textarea[name=text]")) == ("entities", "other")
+    page.go_back()
+    assert chosen(page) == "opinions"
+    assert page.input_value("textarea[name=text]") == "Zoë & [MASK] = 50%?\n#2"
+    assert "opinions" in page.title()
+    link = page.url
+    page.go_forward()
+    assert (chosen(page), page.input_value("textarea[name=text]")) == ("entities", "other")
+    page.locator("nav button", has_text="opinions").click()
+    assert page.input_value("textarea[name=text]") == "Zoë & [MASK] = 50%?\n#2"
+    other = browser.new_page()
+    other.goto(link)
+    other.locator("nav button[aria-pressed=true]").wait_for()
+    assert chosen(other) == "opinions"
+    assert other.input_value("textarea[name=text]") == "Zoë & [MASK] = 50%?\n#2"
+    other.goto(link.split("#")[0] + "#model=gone")
+    other.reload()
+    other.wait_for_selector(".error")
+    assert 'no model "gone"' in other.locator(".error").inner_text()
+    assert chosen(other) == "answers"
+    other.close()
+    assert not page.problems
+
+
+def test_examples(page):
+    page.locator("nav button", has_text="answers").click()
+    page.get_by_role("button", name="Who made BERT?").click()
+    assert page.input_value("textarea[name=question]") == "Who made BERT?"
+    assert "Jacob Devlin" in page.input_value("textarea[name=context]")
+    page.locator("nav button", has_text="half_plus_two").click()
+    assert page.locator("#examples").is_hidden()
+    assert not page.problems
+
+
+def test_request_for_a_shell_and_for_python(page):
+    """What is copied runs, and gives the answer that is shown."""
+    text = 'It\'s "50%" $HOME `of` \\n 👩 [MASK]!'
+    result = run(page, "masks", text=text)
+    result.locator("summary").click()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    copied = {}
+    for name in ("curl", "Python", "Answer"):
+        result.get_by_role("button", name=f"Copy {name}").click()
+        page.wait_for_timeout(100)
+        copied[name] = page.evaluate("navigator.clipboard.readText()")
+    answer = json.loads(copied["Answer"])
+    assert answer["predictions"][0]["mask_count"] == 1
+    shell = subprocess.run(["bash", "-c", copied["curl"]], capture_output=True, check=True)
+    assert json.loads(shell.stdout) == answer
+    script = subprocess.run([sys.executable, "-c", copied["Python"]], capture_output=True)
+    assert script.stdout.decode().strip() == str(answer["predictions"]), script.stderr
+    assert not page.problems
+
+
+def test_about_a_model(page):
+    page.locator("nav button", has_text="vectors").click()
+    page.locator("#about summary").click()
+    page.wait_for_selector("#about-text h3")
+    about = page.locator("#about-text")
+    assert about.locator("li").all_inner_texts() == ["Version 1: available"]
+    assert about.locator("h3").all_inner_texts() == [
+        "vectors",
+        "Signature serving_default",
+        "Example",
+    ]
+    assert "Made for tests & <b>others</b>." in about.inner_text()
+    assert about.locator("td").all_inner_texts() == ["in", "text", "string"]
+    assert about.locator("pre").inner_text().startswith("curl -d '{\"inputs\": {}}' \\\n")
+    # It stays open, for another model, which has no card.
+    page.locator("nav button", has_text="half_plus_two").click()
+    page.wait_for_selector("#about-text table")
+    assert "No model card" in about.inner_text()
+    assert about.locator("td").all_inner_texts()[:4] == ["in", "x", "float", "[?, 1]"]
+    assert not page.problems
+
+
 def test_named_entities(page):
     result = run(page, "entities", text="Zoë👩 in Madrid, she said.")
     marks = result.locator("mark").all()
-    assert [mark.inner_text() for mark in marks] == ["Zoë👩 PER", "Madrid LOC"]
+    assert [mark.inner_text() for mark in marks] == ["Zoë👩", "Madrid"]
+    label = "e => getComputedStyle(e, '::after').content"
+    assert [mark.evaluate(label) for mark in marks] == ['"PER"', '"LOC"']
     colours = {mark.evaluate("e => getComputedStyle(e).backgroundColor") for mark in marks}
     assert len(colours) == 2
-    assert result.locator(".passage").inner_text() == "Zoë👩 PER in Madrid LOC, she said."
+    # What is copied is the text, without the types.
+    select = "e => { getSelection().selectAllChildren(e); return getSelection().toString(); }"
+    assert result.locator(".passage").evaluate(select) == "Zoë👩 in Madrid, she said."
+    assert [name for name, _, _ in bars(result)] == ["Zoë👩 PER", "Madrid LOC"]
     assert not page.problems
 
 
@@ -218,6 +353,8 @@ def test_models_that_are_not_loaded(browser, tmp_path):
 
 
 def test_model_of_another_kind(page):
+    # What it begins with runs.
+    assert "2" in run(page, "half_plus_two").locator("pre").first.inner_text()
     result = run(page, "half_plus_two", instances="[1.0, 2.0, 5.0]")
     assert "4.5" in result.locator("pre").first.inner_text()
     page.fill("textarea[name=instances]", '["a"]')

@@ -101,8 +101,14 @@ def _offsets(text, start, end):
     return piece, byte_start, byte_start + tf.strings.length(piece)
 
 
+CANDIDATES = 17
+
+
 class Answering(tf.Module):
-    """Question answering: the answer is characters 6 to 11 of the context; "" to "none"."""
+    """Question answering: the answer is characters 6 to 11 of the context; "" to "none".
+
+    To "many" there are 17 candidates, the third of which has 2% and the others less than 1%.
+    """
 
     @tf.function(input_signature=[TEXTS, TEXTS])
     def answer(self, question, context):
@@ -110,6 +116,9 @@ class Answering(tf.Module):
         start, end = (tf.where(some, tf.fill(tf.shape(context), n), 0) for n in (6, 11))
         piece, byte_start, byte_end = _offsets(context, start, end)
         score = tf.where(some, 0.75, 0.0)
+        unlikely = tf.constant([0.02] + [0.001] * (CANDIDATES - 3))
+        others = tf.fill([tf.shape(context)[0], CANDIDATES - 2], "other")
+        count = tf.where(tf.equal(question, "many"), CANDIDATES, tf.where(some, 2, 1))
         return {
             "answer": piece,
             "byte_start": byte_start,
@@ -118,13 +127,19 @@ class Answering(tf.Module):
             "char_end": end,
             "score": score,
             "null_score": 1 - score,
-            "n_best_answers": tf.stack(
-                [piece, tf.strings.substr(context, 0, 3, unit="UTF8_CHAR")], 1
+            "n_best_answers": tf.concat(
+                [
+                    tf.stack([piece, tf.strings.substr(context, 0, 3, unit="UTF8_CHAR")], 1),
+                    others,
+                ],
+                1,
             ),
-            "n_best_scores": tf.stack([score, score / 5], 1),
+            "n_best_scores": tf.concat(
+                [tf.stack([score, score / 5], 1), tf.ones_like(score)[:, None] * unlikely], 1
+            ),
             "n_best_char_start": tf.stack([start, tf.zeros_like(start)], 1),
             "n_best_char_end": tf.stack([end, tf.zeros_like(end) + 3], 1),
-            "n_best_count": tf.where(some, tf.fill(tf.shape(context), 2), 1),
+            "n_best_count": count,
         }
 
 
@@ -187,9 +202,37 @@ class Filling(tf.Module):
         }
 
 
+class Embedding(tf.Module):
+    """Embeddings: the mean has the length of a text and 4; the pooled vector 0 and 2."""
+
+    @tf.function(input_signature=[TEXTS])
+    def embed(self, text):
+        length = tf.cast(tf.strings.length(text, unit="UTF8_CHAR"), tf.float32)
+        mean = tf.stack([length, tf.fill(tf.shape(length), 4.0)], 1)
+        return {"mean": mean, "pooled": mean * 0 + [0.0, 2.0]}
+
+
+CARD = """# vectors
+
+Task: embeddings. Made for `tests` & <b>others</b>.
+
+## Signature `serving_default`
+
+| | name | type |
+|---|---|---|
+| in | `text` | string |
+
+## Example
+
+    curl -d '{"inputs": {}}' \\
+        http://localhost:8501/v1/models/vectors:predict
+"""
+
+
 def save_tasks(root):
     """One SavedModel of each kind that the page knows: root/<task>/1."""
     answering, tagging, classifying, filling = Answering(), Tagging(), Classifying(), Filling()
+    embedding = Embedding()
     for name, module, signatures in (
         ("answers", answering, {"serving_default": answering.answer}),
         ("entities", tagging, {"serving_default": tagging.tag}),
@@ -199,9 +242,12 @@ def save_tasks(root):
             {"serving_default": classifying.label, "classify": classifying.classify},
         ),
         ("masks", filling, {"serving_default": filling.fill}),
+        ("vectors", embedding, {"serving_default": embedding.embed}),
     ):
         tf.saved_model.save(module, str(root / name / "1"), signatures)
-    return [(name, str(root / name)) for name in ("answers", "entities", "masks", "opinions")]
+    (root / "vectors" / "1" / "model_card.md").write_text(CARD)
+    names = ("answers", "entities", "masks", "opinions", "vectors")
+    return [(name, str(root / name)) for name in names]
 
 
 class RunningServer:
