@@ -53,6 +53,8 @@ setup(
         # The development server (experiments/serve.py), and clients of TF Serving.
         "serving": [
             "grpcio>=1.66",
+            "grpcio-health-checking>=1.66",
+            "grpcio-reflection>=1.66",
             "h11>=0.14",  # uvicorn reads HTTP with it: its bounds are the server's
             "prometheus_client>=0.21",
             "starlette>=0.41",

@@ -105,12 +105,15 @@ class Batcher:
     Args:
         options: sizes and window.
         metrics: where batches are counted.
+
+    Attributes:
+        draining: whether the server ends.
     """
 
     def __init__(self, options: BatchingOptions, metrics: ServingMetrics):
         self._options, self._metrics = options, metrics
         self._groups: dict[object, collections.deque[_Request]] = {}
-        self._waiting, self._draining = 0, False
+        self._waiting, self.draining = 0, False
         self._idle_threads = options.num_batch_threads
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -169,7 +172,7 @@ class Batcher:
 
     def drain(self) -> None:
         """Let no request wait from now on for others to join it: the server ends."""
-        self._draining = True
+        self.draining = True
         self._dispatch()
 
     async def close(self) -> None:
@@ -184,7 +187,7 @@ class Batcher:
         self._metrics.waiting(requests)
 
     def _ready_at(self, group: collections.deque[_Request]) -> float:
-        rows = self._options.max_batch_size if self._draining else 0
+        rows = self._options.max_batch_size if self.draining else 0
         for request in group:
             rows += request.rows
             if rows >= self._options.max_batch_size:

@@ -141,16 +141,25 @@ class ServingCore:
         self.models, self.batcher, self._options = models, batcher, options
         self.max_tensor_bytes = options.max_request_bytes  # memory of one input at most
 
+    @property
+    def ready(self) -> bool:
+        """Whether every model has a version that answers, and the server does not end."""
+        return self.models.ready and not self.batcher.draining
+
     def servable(self, spec: ModelSpec) -> Servable:
         """Return the loaded version that a request names.
 
         Raises:
-            ServingError: NOT_FOUND, it is not loaded; INVALID_ARGUMENT, it names none, or a label.
+            ServingError: NOT_FOUND, it is not loaded; INVALID_ARGUMENT, it names no model, or a
+                label that none has.
         """
+        return self.models.get(spec.name, self._version(spec))
+
+    def _version(self, spec: ModelSpec) -> int | None:
+        """Return the version that a request names, by number or label; None where it does not."""
         if spec.WhichOneof("version_choice") == "version_label":
-            raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
-        version = spec.version.value if spec.HasField("version") else None
-        return self.models.get(spec.name, version)
+            return self.models.labelled(spec.name, spec.version_label)
+        return spec.version.value if spec.HasField("version") else None
 
     async def predict(
         self, servable: Servable, signature_name: str, inputs: Arrays, output_filter: Sequence = ()
@@ -267,10 +276,10 @@ class ServingCore:
         """Return the state of a version, or of all versions, of a model.
 
         Raises:
-            ServingError: NOT_FOUND.
+            ServingError: NOT_FOUND; INVALID_ARGUMENT, it names a label that none has.
         """
-        version = spec.version.value if spec.HasField("version") else None
-        return GetModelStatusResponse(model_version_status=self.models.statuses(spec.name, version))
+        statuses = self.models.statuses(spec.name, self._version(spec))
+        return GetModelStatusResponse(model_version_status=statuses)
 
     def metadata(self, spec: ModelSpec, fields: Sequence[str]) -> GetModelMetadataResponse:
         """Return the signatures of a version of a model.

@@ -1,18 +1,27 @@
-"""The development server on gRPC: TF Serving's PredictionService and ModelService."""
+"""The development server on gRPC: TF Serving's PredictionService and ModelService.
+
+And the services by which tools find out whether it is ready (health), and what it has (reflection).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_service_pb2,
     model_service_pb2_grpc,
     predict_pb2,
+    prediction_service_pb2,
     prediction_service_pb2_grpc,
 )
 from tensorflow_serving.apis.model_pb2 import ModelSpec
@@ -21,6 +30,48 @@ from experiments.model_server.core import ServingCore, answered_by, tensor_array
 from experiments.model_server.metrics import ServingMetrics
 from experiments.model_server.options import ServerOptions
 from experiments.model_server.status import as_serving_error, invalid_argument
+
+_WATCH_SECONDS = 0.5
+# Reflection finds what was imported: the services themselves, beside their stubs.
+_NAMES = [
+    prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name,
+    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    health.SERVICE_NAME,
+    reflection.SERVICE_NAME,
+]
+
+
+class _Health(health_pb2_grpc.HealthServicer):
+    """gRPC's health protocol: SERVING while every model has a version that answers.
+
+    The one in grpc_health would keep the server from its end while somebody watches.
+    """
+
+    def __init__(self, core: ServingCore):
+        self._core = core
+
+    def _status(self, service: str) -> HealthCheckResponse.ServingStatus:
+        if service not in ("", *_NAMES):
+            return HealthCheckResponse.SERVICE_UNKNOWN
+        ready = self._core.ready
+        return HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
+
+    async def Check(self, request, context):
+        status = self._status(request.service)
+        if status == HealthCheckResponse.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service: {request.service}")
+        return HealthCheckResponse(status=status)
+
+    async def Watch(self, request, context):
+        last = None
+        while True:
+            ends, status = self._core.batcher.draining, self._status(request.service)
+            if status != last:
+                yield HealthCheckResponse(status=status)
+            if ends:
+                return
+            last = status
+            await asyncio.sleep(_WATCH_SECONDS)
 
 
 class _Services(
@@ -119,6 +170,8 @@ def grpc_server(
     services = _Services(core, metrics)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, server)
+    health_pb2_grpc.add_HealthServicer_to_server(_Health(core), server)
+    reflection.enable_server_reflection(_NAMES, server)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:

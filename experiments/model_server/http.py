@@ -6,11 +6,13 @@ import asyncio
 import pathlib
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -179,7 +181,7 @@ class _RestApi:
         code, name, method = grpc.StatusCode.OK, "", ""
         try:
             if request.method == "OPTIONS" and request.headers.get("origin"):
-                return _json(b"")  # A preflight; no header allows other origins to go on.
+                return _json(b"")  # A preflight of an origin that may not go on.
             path = request.scope["raw_path"].decode("latin-1")
             call = parse_path(request.method, path)
             name, method = call.spec.name, call.method.title()
@@ -250,9 +252,9 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
         return _json(b'{"status":"live"}')
 
     async def ready(request: Request) -> Response:
-        if core.models.ready:
+        if core.ready:
             return _json(b'{"status":"ready"}')
-        return _json(error_response("not every model is loaded"), 503)
+        return _json(error_response("not every model is loaded, or the server ends"), 503)
 
     async def models(request: Request) -> Response:
         return _json(json_bytes({"models": core.models.names}))
@@ -291,5 +293,21 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
             Route("/monitoring/prometheus/metrics", prometheus),
             Route("/v1/{rest:path}", rest_api, methods=_METHODS),
             Route("/{rest:path}", other, methods=_METHODS),
-        ]
+        ],
+        middleware=_cors(options.cors_origin),
     )
+
+
+def _cors(origins: Sequence[str] | None) -> list[Middleware]:
+    """Return what lets pages of other origins call; nothing where there are none."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Content-Type", "Content-Encoding"],
+            expose_headers=["Retry-After"],
+        )
+    ]

@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import grpc
 import numpy as np
@@ -26,6 +26,7 @@ from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from bert_tf.records.files import read_records
 from bert_tf.serving.options import MODEL_CARD_NAME
 from experiments.model_server.batching import Arrays
+from experiments.model_server.options import VersionPolicy
 from experiments.model_server.status import ServingError, as_serving_error, invalid_argument
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
@@ -238,10 +239,18 @@ def _warm_up(servable: Servable, path: pathlib.Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSource:
-    """A model to serve: its name in requests, and the folder of its versions."""
+    """A model to serve: its name in requests, the folder of its versions, and which are loaded."""
 
     name: str
     base_path: pathlib.Path
+    policy: VersionPolicy = VersionPolicy()
+
+    def wanted(self, folders: Mapping[int, pathlib.Path]) -> list[int]:
+        """Return which of the versions that lie there are to be loaded, newest first."""
+        newest = sorted(folders, reverse=True)
+        if self.policy.numbers:
+            return [version for version in newest if version in self.policy.numbers]
+        return newest[: self.policy.newest or None]
 
     def versions(self) -> dict[int, pathlib.Path]:
         """Return the folders of the versions that lie there, by number.
@@ -285,22 +294,17 @@ class ModelManager:
 
     Args:
         sources: the models.
-        num_versions: how many of the newest versions of each are loaded; 0 for all.
         timeout_seconds: how long a run of a model may take; 0 for any time.
 
     Raises:
-        ValueError: two models have one name, or num_versions is below 0.
+        ValueError: two models have one name.
     """
 
-    def __init__(
-        self, sources: Sequence[ModelSource], num_versions: int = 1, timeout_seconds: float = 0
-    ):
+    def __init__(self, sources: Sequence[ModelSource], timeout_seconds: float = 0):
         names = [source.name for source in sources]
         if len(set(names)) != len(names):
             raise ValueError(f"model_name: expected a different name for each, got {names}")
-        if num_versions < 0:
-            raise ValueError(f"num_versions: expected at least 0, got {num_versions}")
-        self._sources, self._num_versions = tuple(sources), num_versions
+        self._sources = {source.name: source for source in sources}
         self._timeout_seconds = timeout_seconds
         self._servables: dict[str, dict[int, Servable]] = {name: {} for name in names}
         self._statuses: dict[str, dict[int, ModelVersionStatus]] = {name: {} for name in names}
@@ -338,6 +342,17 @@ class ModelManager:
             )
         return loaded[version]
 
+    def labelled(self, name: str, label: str) -> int:
+        """Return the version of a model that has a label.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, none has.
+        """
+        source = self._sources.get(name)
+        if not source or label not in source.policy.labels:
+            raise invalid_argument(f"Unrecognized servable version label: {label}")
+        return source.policy.labels[label]
+
     def statuses(self, name: str, version: int | None = None) -> list[ModelVersionStatus]:
         """Return the state of one version of a model, or of all, newest first.
 
@@ -362,9 +377,9 @@ class ModelManager:
 
         A version that fails to load says so in its status and the log, and leaves the older one.
         """
-        for source in self._sources:
+        for source in self._sources.values():
             folders = source.versions()
-            newest = sorted(folders, reverse=True)[: self._num_versions or None]
+            newest = source.wanted(folders)
             loaded = self._servables[source.name]
             self._tell_if_empty(source, bool(newest or loaded))
             for version in newest:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from bert_tf.options import option
 
+_ORIGIN = re.compile(r"https?://[^/\s?#]+")
 _MAX_SECONDS = 10**6
 _MAX_INT32 = 2**31 - 1  # gRPC's sizes are such
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionPolicy:
+    """Which versions of a model are loaded, and how requests may name them."""
+
+    newest: int = 1  # How many of the newest; 0 for all.
+    numbers: tuple[int, ...] = ()  # These alone, in place of the newest.
+    labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +28,14 @@ class ServerOptions:
 
     Attributes:
         models: name and folder of each model.
+        policies: name of a model -> its versions, where num_versions does not say all.
+
+    Raises:
+        ValueError: no port is open, or a cors_origin is no origin.
     """
 
     models: Sequence[tuple[str, str]] = ()
+    policies: Mapping[str, VersionPolicy] = dataclasses.field(default_factory=dict)
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
     rest_api_port: int = option(
         8501, "Port of HTTP; 0 takes a free one, below 0 there is none.", maximum=65535
@@ -90,17 +106,34 @@ class ServerOptions:
         minimum=0,
         maximum=_MAX_SECONDS,
     )
+    cors_origin: tuple[str, ...] | None = option(
+        None,
+        "Origin whose pages may call the REST API from a browser, as https://app.example, or * for "
+        "any; may be given several times.",
+        repeated=True,
+    )
+
+    def __post_init__(self) -> None:
+        if self.rest_api_port < 0 and self.port < 0:
+            raise ValueError("port, rest_api_port: expected one of at least 0, got both below")
+        for origin in self.cors_origin or ():
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"cors_origin: expected * or an origin as https://app.example, got {origin!r}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
 class ServeOptions:
     """Options of the command."""
 
-    model_base_path: tuple[str, ...] = option(
+    model_base_path: tuple[str, ...] | None = option(
+        None, "Folder of a model's versions; may be given several times.", repeated=True
+    )
+    model_config_file: str | None = option(
         None,
-        "Folder of a model's versions; may be given several times.",
-        required=True,
-        repeated=True,
+        "File of models in place of --model_base_path, as TF Serving's: text of a "
+        "ModelServerConfig, with version_labels.",
     )
     model_name: tuple[str, ...] | None = option(
         None, "Name of each model; by default the last part of its path.", repeated=True

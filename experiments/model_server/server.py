@@ -26,7 +26,7 @@ from experiments.model_server.grpc import grpc_server
 from experiments.model_server.http import http_app
 from experiments.model_server.metrics import ServingMetrics
 from experiments.model_server.models import ModelManager, ModelSource
-from experiments.model_server.options import ServerOptions
+from experiments.model_server.options import ServerOptions, VersionPolicy
 from experiments.model_server.start import check_folders
 
 _LOGGER = logging.getLogger("serving")
@@ -132,8 +132,12 @@ def _models_and_batcher(
         options.num_batch_threads,
         options.max_enqueued_requests,
     )
-    sources = [ModelSource(name, pathlib.Path(folder)) for name, folder in options.models]
-    manager = ModelManager(sources, options.num_versions, options.request_timeout_seconds)
+    default = VersionPolicy(options.num_versions)
+    sources = [
+        ModelSource(name, pathlib.Path(folder), options.policies.get(name, default))
+        for name, folder in options.models
+    ]
+    manager = ModelManager(sources, options.request_timeout_seconds)
     return manager, Batcher(batching, metrics)
 
 

@@ -8,10 +8,17 @@ import importlib.util
 import os
 import pathlib
 
-from experiments.model_server.options import ServeOptions, ServerOptions
+from experiments.model_server.options import ServeOptions, ServerOptions, VersionPolicy
 
 _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
-_NEEDED = ("starlette", "uvicorn", "prometheus_client", "tensorflow_serving")
+NEEDED = (
+    "starlette",
+    "uvicorn",
+    "prometheus_client",
+    "tensorflow_serving",
+    "grpc_health",
+    "grpc_reflection",
+)
 
 
 def run(options: ServeOptions) -> None:
@@ -22,10 +29,15 @@ def run(options: ServeOptions) -> None:
         ValueError: an option is wrong.
         OSError: a folder is not there, or a port cannot be had.
     """
-    for module in _NEEDED:
+    for module in NEEDED:
         if importlib.util.find_spec(module) is None:
             raise ImportError(f"{module} is missing: pip install -e '.[serving]'")
-    server_options = dataclasses.replace(options.server, models=tuple(_models(options)))
+    models = _models(options)
+    server_options = dataclasses.replace(
+        options.server,
+        models=[(name, folder) for name, folder, _ in models],
+        policies={name: policy for name, _, policy in models},
+    )
     check_folders(server_options)
     if options.tensorflow_text:
         # Its import registers the operations of the tokenizer.
@@ -33,16 +45,26 @@ def run(options: ServeOptions) -> None:
     importlib.import_module("experiments.model_server.server").run(server_options)
 
 
-def _models(options: ServeOptions) -> list[tuple[str, str]]:
-    """Return the name and folder of each model."""
-    paths, names = options.model_base_path, options.model_name
+def _models(options: ServeOptions) -> list[tuple[str, str, VersionPolicy]]:
+    """Return name, folder and versions of each model."""
+    paths, names = options.model_base_path or (), options.model_name
+    if bool(paths) == bool(options.model_config_file):
+        got = "both" if paths else "neither"
+        raise ValueError(f"expected --model_base_path or --model_config_file, got {got}")
+    if options.model_config_file:
+        if names:
+            raise ValueError("--model_name: the names are those of --model_config_file")
+        # Only where the extra is known to be there.
+        config_file = importlib.import_module("experiments.model_server.config_file")
+        return config_file.read_model_config(options.model_config_file)
     if not names:
         names = tuple(pathlib.Path(path).resolve().name for path in paths)
     if len(names) != len(paths):
         raise ValueError(
             f"--model_name: expected {len(paths)}, one for each path, got {len(names)}"
         )
-    return list(zip(names, paths, strict=True))
+    policy = VersionPolicy(options.server.num_versions)
+    return [(name, path, policy) for name, path in zip(names, paths, strict=True)]
 
 
 def check_folders(options: ServerOptions) -> None:

@@ -21,7 +21,9 @@ import time
 import numpy as np
 import pytest
 
-for module in ("tensorflow_serving", "starlette", "uvicorn", "prometheus_client"):
+from experiments.model_server.start import NEEDED
+
+for module in NEEDED:
     pytest.importorskip(module, reason=f"the extra `serving` is not installed: no {module}")
 
 import grpc  # noqa: E402

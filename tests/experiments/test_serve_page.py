@@ -13,7 +13,9 @@ import sys
 
 import pytest
 
-for module in ("tensorflow_serving", "starlette", "uvicorn", "prometheus_client"):
+from experiments.model_server.start import NEEDED
+
+for module in NEEDED:
     pytest.importorskip(module, reason=f"the extra `serving` is not installed: no {module}")
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="the extra `browser` is not installed: no playwright"
