@@ -93,6 +93,22 @@ def test_lengths_around_the_sizes_of_length_prefixes(length):
         assert decoded["n"].tolist() == arrays["n"][row].tolist()
 
 
+@pytest.mark.parametrize("name_length", [1, 7, 127, 128, 300])
+def test_every_length_at_which_a_length_takes_another_byte_is_that_of_protobuf(name_length):
+    """Each of the messages around values has 128 bytes, and 16384, at some of these lengths."""
+    import tensorflow as tf
+
+    name = "x" * name_length
+    for length in [*range(90, 133), *range(16_360, 16_386)]:
+        features = [FeatureSpec(name, "int64", length)]
+        encoded = encode_examples(features, {name: np.ones((2, length), int)})
+        example = tf.train.Example()
+        example.features.feature[name].int64_list.value.extend([1] * length)
+        assert encoded == [example.SerializeToString(deterministic=True)] * 2
+        framed = encode_framed_examples(features, {name: np.ones((2, length), int)})
+        assert framed == frame_record(encoded[0]) * 2
+
+
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_tensorflow_reads_the_files(tmp_path, compression):
     import tensorflow as tf

@@ -275,6 +275,7 @@ def try_change(folder: pathlib.Path, change: Change, tests: list[str]) -> dict[s
     told = [line for line in lines if line.startswith(("FAILED", "ERROR"))][:1]
     return {
         "name": change.name,
+        "source": text.splitlines()[change.line - 1].strip(),
         "outcome": {0: "survived", -1: "hung"}.get(status, "noticed"),
         "by": told[0].split(" - ")[0] if told else "",
         "tests": len(tests),
@@ -296,7 +297,7 @@ def summary(results: list[dict[str, Any]], accepted: dict[str, str]) -> str:
     lines = []
     for result in results:
         if result["outcome"] == "survived":
-            reason = next((why for what, why in accepted.items() if what in result["name"]), "")
+            reason = next((why for what, why in accepted.items() if what in result["source"]), "")
             lines.append(f"survived: {result['name']}{reason and f' ({reason})'}")
     noticed = counts["noticed"] + counts["hung"]
     return "\n".join([*lines, f"{noticed} of {len(results)} changes noticed"])
