@@ -9,6 +9,7 @@ Reference: arXiv 2106.09685.
 
 from __future__ import annotations
 
+import math
 import pathlib
 import re
 from collections.abc import Mapping
@@ -17,10 +18,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from bert_tf.files import read_json, write_json
+from bert_tf.files import write_json
 from bert_tf.models.lora import ADAPTER, PROJECTIONS, add_lora, base_kernel, lora_layers
 from bert_tf.models.variables import abbreviate, bert_layer, to_numpy
 from bert_tf.weights.layouts import HF
+from bert_tf.weights.locate import read_json
 from bert_tf.weights.tensor_files import open_tensors, write_safetensors
 
 ADAPTER_NAME = "adapter_model.safetensors"
@@ -107,6 +109,9 @@ def load_adapters(directory: str | pathlib.Path, model: keras.Model) -> None:
         ]
         if not targets:
             raise ValueError(f"{folder}: no adapter there is of a dense layer of this model")
+        # Before layers of that rank are made: a wrong one may take more memory than there is.
+        if not any(config["r"] in shape for shape in source.shapes.values()):
+            raise ValueError(f"{folder}: no adapter there has the rank {config['r']} of its file")
         add_lora(model, config["r"], config["lora_alpha"], targets)
     weights = {_peft_name(w.path): w for w in model.weights}
     expected = {_peft_name(w.path) for w in model.weights if ADAPTER.search(w.path)}
@@ -137,6 +142,13 @@ def _check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
     for name, expected in {**kinds, **others}.items():
         if config.get(name, expected) != expected:
             raise ValueError(f"{path}: {name}: expected {expected!r}, got {config[name]!r}")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    is_rank, is_bool = type(rank) is int and rank > 0, isinstance(alpha, bool)
+    if not is_rank or is_bool or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise ValueError(
+            f"{path}: r, lora_alpha: expected an integer and a number above 0, got {rank!r} and "
+            f"{alpha!r}"
+        )
 
 
 _A = "lora_kernel_a"

@@ -175,6 +175,36 @@ def test_adapters_of_another_shape_are_refused(tmp_path, arguments, differs):
     assert all((before[path] == value).all() for path, value in values(model).items())
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": None}, "r, lora_alpha: expected an integer"),
+        ({"r": "2"}, "r, lora_alpha: expected an integer"),
+        ({"r": 0}, "r, lora_alpha: expected an integer"),
+        ({"lora_alpha": "7"}, "r, lora_alpha: expected an integer"),
+        ({"lora_alpha": float("nan")}, "r, lora_alpha: expected an integer"),
+        ({"lora_alpha": True}, "r, lora_alpha: expected an integer"),
+        # No layers of that size are made.
+        ({"r": 10**12}, "no adapter there has the rank 1000000000000"),
+    ],
+)
+def test_a_file_of_adapters_with_odd_values_is_refused(tmp_path, changes, message):
+    save_adapters(tmp_path, adapted())
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    with pytest.raises(ValueError, match=message):
+        load_adapters(tmp_path, small_model())
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000])
+def test_a_file_of_adapters_that_is_none_is_named(tmp_path, text):
+    save_adapters(tmp_path, adapted())
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(ValueError, match="adapter_config.json: (not a JSON file|expected a JSON)"):
+        load_adapters(tmp_path, small_model())
+
+
 def test_other_kinds_of_adapters_are_refused(tmp_path):
     save_adapters(tmp_path, adapted())
     path = tmp_path / "adapter_config.json"
