@@ -415,7 +415,14 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(
             f"{manifest_path}: not a manifest of create_finetuning_data.py: {error!r}"
         ) from error
-    return {**arguments, "lengths": np.load(lengths_file)}
+    try:
+        # Mapped: what the file claims to hold takes no memory that it does not.
+        lengths = np.array(np.load(lengths_file, mmap_mode="r"))
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header makes NumPy raise any of half a dozen types
+        raise ValueError(f"{lengths_file}: not the lengths of records: {error}") from error
+    return {**arguments, "lengths": lengths}
 
 
 def _read_all(file: RecordFile, features: Sequence[FeatureSpec]) -> Iterator[dict[str, np.ndarray]]:

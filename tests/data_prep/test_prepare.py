@@ -598,6 +598,16 @@ def test_records_are_opened_by_their_manifest(tmp_path):
     manifest.write_text(text.replace('"classification"', '"clairvoyance"'))
     with pytest.raises(ValueError, match="train.manifest.json: not a manifest"):
         TaskRecords.open(made.record_file)
+    manifest.write_text(text)
+    lengths = pathlib.Path(made.lengths_file)
+    content = lengths.read_bytes()
+    # An empty file, one cut off, one of something else, and one that claims to be huge.
+    huge = content.replace(b"(3,)", b"(3000000000000,)")
+    odd = content.replace(b"{'descr'", b"((((((((")
+    for data in (b"", content[:20], content[:-1], b"no lengths", huge, odd):
+        lengths.write_bytes(data)
+        with pytest.raises(ValueError, match=f"{lengths.name}: not the lengths of records"):
+            TaskRecords.open(made.record_file)
     manifest.unlink()
     with pytest.raises(FileNotFoundError):
         TaskRecords.open(made.record_file)

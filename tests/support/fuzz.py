@@ -9,6 +9,7 @@ such inputs to tests/golden/fuzz/<target>/, from where the tests take them.
 """
 
 import argparse
+import contextlib
 import pathlib
 import subprocess
 import sys
@@ -31,6 +32,8 @@ def fuzz(name: str, folder: pathlib.Path, inputs: int, minutes: float) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(target.seeds(work)):
         (corpus / f"seed-{number}").write_bytes(seed)
+        with contextlib.suppress(*target.refusals):
+            target.read(seed, work)  # imports what it needs, which takes time and memory once
     arguments = [
         *("fuzz", str(corpus), f"-runs={inputs}", f"-max_total_time={int(60 * minutes)}"),
         *(f"-timeout={_MOST_SECONDS}", f"-rss_limit_mb={_MOST_MEGABYTES}", "-print_final_stats=1"),

@@ -21,11 +21,12 @@ import numpy as np
 
 from bert_tf.config import BertConfig
 from bert_tf.input_pipeline import record_checks
+from bert_tf.input_pipeline.finetuning import TaskRecords
 from bert_tf.models.encoder import bert_encoder
 from bert_tf.records.decoding import decode_example
-from bert_tf.records.encoding import encode_examples, frame_record
+from bert_tf.records.encoding import encode_examples, encode_framed_examples, frame_record
 from bert_tf.records.files import RecordFile, read_records
-from bert_tf.records.schema import pretraining_features
+from bert_tf.records.schema import classification_features, pretraining_features
 from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trained_task
 from bert_tf.tokenization.vocabulary import check_special_tokens, load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -107,7 +108,8 @@ def safetensors_seeds(folder: pathlib.Path) -> list[bytes]:
     save_hf(folder, small_model(), None)
     data = (folder / "model.safetensors").read_bytes()
     header = json.dumps({"a": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]}}).encode()
-    return [data, struct.pack("<Q", len(header)) + header + bytes(6)]
+    pickled = b"\x80\x02}q\x00."  # an empty state, as torch wrote before it used zip
+    return [data, struct.pack("<Q", len(header)) + header + bytes(6), pickled]
 
 
 def read_index(data: bytes, folder: pathlib.Path) -> None:
@@ -246,6 +248,39 @@ def config_seeds(_: pathlib.Path) -> list[bytes]:
     return [json.dumps(values).encode() for values in (config.to_dict(), config.to_dict() | theirs)]
 
 
+def read_task_records(data: bytes, folder: pathlib.Path) -> None:
+    """Read an input of which the first byte says whether it is the manifest or the lengths."""
+    if not (folder / "t.tfrecord").exists():
+        task_record_seeds(folder)
+    put(folder, "t.manifest.json", _TASK_MANIFEST)
+    put(folder, "t.lengths.npy", _LENGTHS)
+    put(folder, "t.lengths.npy" if data[:1] == b"l" else "t.manifest.json", data[1:])
+    TaskRecords.open(folder / "t.tfrecord")
+
+
+_TASK_MANIFEST = json.dumps(
+    {
+        "kind": "classification",
+        "num_choices": None,
+        "labels": ["a", "b"],
+        "max_seq_length": 11,
+        "vocab_size": 97,
+        "lengths_file": "t.lengths.npy",
+    }
+).encode()
+_LENGTHS = b"\x93NUMPY\x01\x00v\x00" + (
+    b"{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }".ljust(117) + b"\n"
+)
+_LENGTHS += struct.pack("<2i", 5, 11)
+
+
+def task_record_seeds(folder: pathlib.Path) -> list[bytes]:
+    features = classification_features(11)
+    arrays = {f.name: np.ones((2, f.length), int) for f in features}
+    (folder / "t.tfrecord").write_bytes(encode_framed_examples(features, arrays))
+    return [b"m" + _TASK_MANIFEST, b"l" + _LENGTHS]
+
+
 def read_task(data: bytes, folder: pathlib.Path) -> None:
     put(folder, TRAINED_TASK_NAME, data)
     read_trained_task(folder)
@@ -277,6 +312,7 @@ TARGETS = {
     "manifests": Target(read_manifest, manifest_seeds, (ValueError, FileNotFoundError)),
     "configurations": Target(read_config, config_seeds),
     "tasks": Target(read_task, task_seeds),
+    "task_records": Target(read_task_records, task_record_seeds, (ValueError, FileNotFoundError)),
     "vocabularies": Target(read_vocabulary, vocabulary_seeds),
 }
 
