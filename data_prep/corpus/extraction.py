@@ -418,8 +418,8 @@ def _text_of_json(document: RawDocument, options: Options) -> str:
         record = json.loads(_decode(document, options))
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from error
-    except RecursionError as error:
-        raise ValueError(f"{where}: JSON nested too deeply") from error
+    except (ValueError, RecursionError) as error:  # nested too deeply, or a number too long
+        raise ValueError(f"{where}: JSON cannot be read: {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}")
     if options.text_field not in record:

@@ -265,7 +265,7 @@ def read_json_lines(path: str | os.PathLike[str], needed: Sequence[str]) -> Iter
             if not error:
                 try:
                     values = json.loads(text)
-                except (json.JSONDecodeError, RecursionError) as problem:
+                except (ValueError, RecursionError) as problem:
                     error = f"not JSON: {problem}"
             if not error and not isinstance(values, dict):
                 error = f"expected a JSON object, got {type(values).__name__}"

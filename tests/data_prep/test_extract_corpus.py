@@ -250,6 +250,8 @@ def test_limits_of_documents(tmp_path):
         ("j", '{"text": "a"}\n\n{"body": "b"}\n', "j:3: no field 'text'"),
         ("j", '{"text": 5}\n', "j:1: field 'text': expected text, got int"),
         ("j.json", '[{"text": "a"}]', "j.json:1: expected JSON lines"),
+        ("j", '{"text": "a"}\n{"text": ' + "9" * 5000 + "}\n", "j:2: JSON cannot be read: Exceeds"),
+        ("j", '{"text": ' + "[" * 100_000 + "\n", "j:1: JSON cannot be read: maximum recursion"),
         ("t.txt", " \n\n", "no documents with text"),
     ],
 )
