@@ -19,6 +19,7 @@ _MODULES = (
     "bert_tf.training.losses",
     "bert_tf.training.optimizers",
 )
+_TENSORFLOW_MODULES = ("bert_tf.tokenization.keras_preprocessor",)
 
 
 def register_with_keras() -> None:
@@ -30,7 +31,8 @@ def register_with_keras() -> None:
 
 
 def _register() -> None:
-    for name in _MODULES:
+    on_tensorflow = sys.modules["keras"].config.backend() == "tensorflow"
+    for name in _MODULES + _TENSORFLOW_MODULES * on_tensorflow:
         # One that is there already is registered, or is just being imported and will be.
         if name not in sys.modules:
             importlib.import_module(name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_text  # noqa: F401  (registers the operations of SavedModels that take strings)
 
 from bert_tf.serving.load import load_served_model
 

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_text as tf_text
 
 from bert_tf.tokenization import unicode_tables
 from bert_tf.tokenization.graph_words import MASK_CHARACTER, Words, WordSplitter, segment_ids
@@ -161,6 +160,9 @@ class TextToIds(tf.Module):
         self.vocab_size = max(vocab.values()) + 1  # lines of the file
         self._tokens = tf.constant(_lines(vocab))
         self._splitter = WordSplitter(do_lower_case, parse_mask)
+        # It takes a second to load, and Keras' models know this class whether they use it or not.
+        import tensorflow_text as tf_text
+
         self._tokenizer = tf_text.FastWordpieceTokenizer(
             wordpiece_lines(vocab),
             suffix_indicator="##",
