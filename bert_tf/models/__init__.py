@@ -6,6 +6,7 @@ from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
     from bert_tf.models.encoder import bert_encoder as bert_encoder
+    from bert_tf.models.encoder import layer_outputs as layer_outputs
     from bert_tf.models.feature_extraction import encoder_features as encoder_features
     from bert_tf.models.freezing import freeze as freeze
     from bert_tf.models.freezing import frozen_layers as frozen_layers

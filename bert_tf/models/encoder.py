@@ -4,7 +4,8 @@ Shapes: B batch, F sequence length, N heads, D hidden size, L layers, V vocabula
 rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -15,6 +16,7 @@ from bert_tf.models.functional import attention_adder, check_length
 from bert_tf.models.layers import ConfiguredLayer, Embeddings, Encoder, Pooler
 
 INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")  # of every model of the package
+_OF_LAYERS = ("hidden_states", "attention_probs")  # outputs of a Bert that are lists
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")
@@ -181,8 +183,9 @@ def bert_encoder(
     `max_position_embeddings` works.
 
     Outputs, a dict: "sequence_output" [B, F, D], "pooled_output" [B, D]; on request
-    "hidden_states", a list of L + 1 [B, F, D] (embeddings first), and "attention_probs", a list of
-    L float32 [B, N, F, F] (before dropout).
+    "hidden_states_0" (the embeddings) to "hidden_states_L", each [B, F, D], and
+    "attention_probs_0" to "attention_probs_{L-1}", each float32 [B, N, F, F] (before dropout);
+    `layer_outputs` collects one of the two. Each has a name, as the outputs of a SavedModel have.
 
     Initial weights and dropout follow `keras.utils.set_random_seed`.
 
@@ -216,4 +219,19 @@ def bert_encoder(
     del outputs["embedding_table"]
     if not pooled_output:
         del outputs["pooled_output"]
+    for key in _OF_LAYERS:
+        outputs |= {f"{key}_{number}": value for number, value in enumerate(outputs.pop(key, ()))}
     return keras.Model(inputs, outputs, name=name)
+
+
+def layer_outputs(outputs: Mapping[str, Any], name: str) -> list[Any]:
+    """Collect what an encoder gives of each layer.
+
+    Args:
+        outputs: of a `bert_encoder`: tensors or, as `encoder.output`, symbolic ones.
+        name: "hidden_states" or "attention_probs".
+
+    Returns:
+        The outputs of that name in the order of layers; none where the encoder was made without.
+    """
+    return [outputs[f"{name}_{n}"] for n in range(len(outputs)) if f"{name}_{n}" in outputs]

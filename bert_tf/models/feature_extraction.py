@@ -25,7 +25,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from bert_tf.models.encoder import INPUT_NAMES
+from bert_tf.models.encoder import INPUT_NAMES, layer_outputs
 from bert_tf.models.variables import bert_layer, to_numpy, weights_by_name
 
 Pooling = Literal["mean", "cls", "max"]
@@ -155,8 +155,9 @@ def _feature_model(
     """Return a model that gives float32 [B, F, K, D], with pooling [B, K, D]."""
     outputs = encoder.output
     last = bert_layer(encoder).config.num_hidden_layers
-    if isinstance(outputs, dict) and "hidden_states" in outputs:
-        states = [outputs["hidden_states"][index] for index in indexes]
+    hidden_states = layer_outputs(outputs, "hidden_states") if isinstance(outputs, dict) else ()
+    if hidden_states:
+        states = [hidden_states[index] for index in indexes]
     elif isinstance(outputs, dict) and "sequence_output" in outputs and set(indexes) == {last}:
         states = [outputs["sequence_output"] for _ in indexes]
     else:

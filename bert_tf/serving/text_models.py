@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.models.encoder import layer_outputs
 from bert_tf.serving.served_model import ID_INPUTS, ServedModel, function, integers, strings
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 
@@ -349,18 +350,18 @@ class Embedder(ServedModel):
 
     def __init__(self, model: keras.Model, text_to_ids: TextToIds, *, layer: int = -1):
         super().__init__(model, text_to_ids)
-        states = model.output.get("hidden_states")
-        if layer != -1 and states is None:
+        states = layer_outputs(model.output, "hidden_states")
+        if layer != -1 and not states:
             raise ValueError("layer: make the encoder with hidden_states=True")
-        if states is not None and not -len(states) <= layer < len(states):
+        if states and not -len(states) <= layer < len(states):
             raise ValueError(f"layer: expected 0 to {len(states) - 1}, got {layer}")
         self.layer = layer
 
     def run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return what `ids` gives, for a dictionary of its inputs."""
         outputs = self.call(inputs)
-        states = outputs.get("hidden_states")
-        state = outputs["sequence_output"] if states is None else states[self.layer]
+        states = layer_outputs(outputs, "hidden_states")
+        state = states[self.layer] if states else outputs["sequence_output"]
         state = tf.cast(state, tf.float32)  # [B, L, H]
         mask = tf.expand_dims(tf.cast(inputs["input_mask"], tf.float32), 2)  # [B, L, 1]
         mean = tf.math.divide_no_nan(tf.reduce_sum(state * mask, 1), tf.reduce_sum(mask, 1))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from bert_tf.models.encoder import layer_outputs
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
 from bert_tf.weights.layouts import kinds_of_heads
@@ -76,8 +77,10 @@ def activations_of(
     segments = np.array([[0] * (len(first) + 2) + [1] * (len(tokens) - len(first) - 2)], np.int32)
     inputs = {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": segments}
     outputs = loaded.encoder(inputs)
-    states = np.stack([np.asarray(state, np.float32)[0] for state in outputs["hidden_states"]])
-    attention = np.stack([np.asarray(p, np.float32)[0] for p in outputs["attention_probs"]])
+    states, attention = (
+        np.stack([np.asarray(of_layer, np.float32)[0] for of_layer in layer_outputs(outputs, name)])
+        for name in ("hidden_states", "attention_probs")
+    )
     masks = tuple(i for i, token in enumerate(tokens) if token == _MASK)
     pieces: tuple[Any, ...] = ()
     probabilities = np.zeros((len(states), len(masks), 0), np.float32)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from bert_tf.config import BertConfig
 from bert_tf.models import encoder as encoder_module
 from bert_tf.models import layers
-from bert_tf.models.encoder import Bert, bert_encoder
+from bert_tf.models.encoder import Bert, bert_encoder, layer_outputs
 
 CONFIG = BertConfig(
     vocab_size=37,
@@ -53,15 +53,30 @@ def encoder():
 
 def test_outputs(encoder, inputs):
     outputs = encoder(inputs)
-    assert set(outputs) == {"sequence_output", "pooled_output", "hidden_states", "attention_probs"}
+    assert set(outputs) == {
+        "sequence_output",
+        "pooled_output",
+        *(f"hidden_states_{n}" for n in range(4)),
+        *(f"attention_probs_{n}" for n in range(3)),
+    }
+    states, attention = (layer_outputs(outputs, n) for n in ("hidden_states", "attention_probs"))
     assert outputs["sequence_output"].shape == (BATCH, LENGTH, 14)
     assert outputs["pooled_output"].shape == (BATCH, 14)
-    assert [state.shape for state in outputs["hidden_states"]] == [(BATCH, LENGTH, 14)] * 4
-    assert [p.shape for p in outputs["attention_probs"]] == [(BATCH, 2, LENGTH, LENGTH)] * 3
-    np.testing.assert_array_equal(outputs["hidden_states"][-1], outputs["sequence_output"])
-    for probabilities in outputs["attention_probs"]:
+    assert [state.shape for state in states] == [(BATCH, LENGTH, 14)] * 4
+    assert [p.shape for p in attention] == [(BATCH, 2, LENGTH, LENGTH)] * 3
+    np.testing.assert_array_equal(states[-1], outputs["sequence_output"])
+    for probabilities in attention:
         assert probabilities.dtype == tf.float32
         np.testing.assert_allclose(np.sum(probabilities, -1), 1, rtol=1e-6)
+
+
+def test_every_output_is_one_of_an_exported_model(encoder, inputs, tmp_path):
+    encoder.export(tmp_path / "x", verbose=False)
+    signature = tf.saved_model.load(tmp_path / "x").signatures["serving_default"]
+    found, expected = signature(**{k: tf.constant(v) for k, v in inputs.items()}), encoder(inputs)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
 
 
 def test_symbolic_outputs_say_what_comes(encoder, inputs):
@@ -122,7 +137,7 @@ def test_left_to_right_does_not_see_the_future(encoder, inputs):
     model.set_weights(encoder.get_weights())
     base = model(inputs)
     future = np.triu(np.ones((LENGTH, LENGTH)), 1).astype(bool)
-    for probabilities in base["attention_probs"]:
+    for probabilities in layer_outputs(base, "attention_probs"):
         assert (probabilities.numpy()[:, :, future] == 0).all()
     for position in range(LENGTH):
         changed = {name: value.copy() for name, value in inputs.items()}
@@ -204,7 +219,9 @@ def test_dropout_rates_are_separate(inputs):
         model = bert_encoder(
             BertConfig.from_dict({**CONFIG.to_dict(), **rates}), hidden_states=True
         )
-        train, test = (model(inputs, training=flag)["hidden_states"] for flag in (True, False))
+        train, test = (
+            layer_outputs(model(inputs, training=flag), "hidden_states") for flag in (True, False)
+        )
         embeddings_differ = np.abs(train[0] - test[0]).max() > 0
         assert embeddings_differ == (name == "hidden_dropout_prob")
         assert np.abs(train[-1] - test[-1]).max() > 0
@@ -312,7 +329,7 @@ def test_mixed_precision(encoder, inputs, policy, tolerance):
     outputs, expected = model(inputs), encoder(inputs)
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
     assert keras.backend.standardize_dtype(outputs["sequence_output"].dtype) == policy[6:]
-    assert outputs["attention_probs"][0].dtype == tf.float32
+    assert outputs["attention_probs_0"].dtype == tf.float32
     difference = np.abs(
         np.asarray(outputs["sequence_output"], np.float32) - expected["sequence_output"]
     )

@@ -12,6 +12,7 @@ import pytest
 
 import bert_tf
 from bert_tf.models import feature_extraction
+from bert_tf.models.encoder import layer_outputs
 from bert_tf.models.feature_extraction import (
     POOLINGS,
     TokenWindow,
@@ -55,7 +56,7 @@ def alone(encoder, window):
     ids = np.array([window.input_ids], np.int32)
     segments = np.zeros_like(ids) if window.segment_ids is None else np.array([window.segment_ids])
     inputs = {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": segments}
-    states = encoder(inputs, training=False)["hidden_states"]
+    states = layer_outputs(encoder(inputs, training=False), "hidden_states")
     return np.stack([keras.ops.convert_to_numpy(state)[0] for state in states])
 
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import bert_tf
+from bert_tf.models.encoder import layer_outputs
 from bert_tf.models.task_models import HEADS
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.text_models import (
@@ -158,7 +159,7 @@ def test_embeddings(vocab_file, text_to_ids, layer):
     tokenizer = FullTokenizer(vocab_file)
     for row, outputs in enumerate(outputs_of(model, vocab_file, TEXTS)):
         count = min(len(tokenizer.encode(TEXTS[row])), LENGTH - 2) + 2
-        mean = np.asarray(outputs["hidden_states"][layer])[0, :count].mean(0)
+        mean = np.asarray(layer_outputs(outputs, "hidden_states")[layer])[0, :count].mean(0)
         np.testing.assert_allclose(found["mean"][row], mean, atol=1e-5)
         np.testing.assert_allclose(found["pooled"][row], outputs["pooled_output"][0], atol=1e-5)
 

@@ -16,6 +16,7 @@ import pytest
 import safetensors.numpy
 
 from bert_tf.config import BertConfig
+from bert_tf.models.encoder import layer_outputs
 from bert_tf.models.task_models import HEADS
 from bert_tf.models.variables import to_numpy
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -174,7 +175,11 @@ def test_golden_transformers_encoders(golden_model):
     result = run(encoder, batch)
     assert ("pooled_output" in result) == (not loaded.transfer.missing)
     if name == "BertModel":
-        agree(np.stack(result["hidden_states"]), outputs["hidden_states"], "hidden states")
+        agree(
+            np.stack(layer_outputs(result, "hidden_states")),
+            outputs["hidden_states"],
+            "hidden states",
+        )
         agree(result["sequence_output"], outputs["last_hidden_state"], "last hidden state")
         agree(result["pooled_output"], outputs["pooler_output"], "pooled output")
 
@@ -255,7 +260,11 @@ def test_live_transformers_to_ours(transformers, tmp_path, name, hidden_act):
     expected = make_golden.run(theirs, batch)
     assert_says(loaded.model, name, batch, expected, f"{name} to ours, {hidden_act},")
     result = run(load_bert(tmp_path, hidden_states=True).encoder, flat(batch))
-    agree(np.stack(result["hidden_states"]), expected["hidden_states"], f"{name} hidden states")
+    agree(
+        np.stack(layer_outputs(result, "hidden_states")),
+        expected["hidden_states"],
+        f"{name} hidden states",
+    )
 
 
 def flat(batch):
@@ -592,7 +601,11 @@ def test_golden_model_garden(name):
     encoder, config, _ = load_bert(prefix, hidden_states=True)
     assert config.hidden_act == "gelu_tanh"
     outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, encoder(inputs))
-    agree(np.stack(outputs["hidden_states"][1:]), arrays["encoder_outputs"], f"{name} layers")
+    agree(
+        np.stack(layer_outputs(outputs, "hidden_states")[1:]),
+        arrays["encoder_outputs"],
+        f"{name} layers",
+    )
     agree(outputs["sequence_output"], arrays["sequence_output"], f"{name} sequence")
     if not trained_on_pairs:
         agree(outputs["pooled_output"], arrays["pooled_output"], f"{name} pooled")
@@ -774,7 +787,7 @@ def test_minilm_hidden_states(transformers, minilm_folder, minilm, shared_data):
     exact = make_golden.run(theirs.double(), batch)
     single = make_golden.run(theirs.float(), batch)
     result = run(encoder, batch)
-    states = np.stack(result["hidden_states"])
+    states = np.stack(layer_outputs(result, "hidden_states"))
     real = batch["attention_mask"].astype(bool)
     report = {}
     for where, rows in (("real", real), ("padded", ~real)):

@@ -507,8 +507,8 @@ def test_load_bert_makes_the_outputs_and_the_type_that_are_asked_for(sources):
     assert set(encoder.output) == {
         "sequence_output",
         "pooled_output",
-        "hidden_states",
-        "attention_probs",
+        *(f"hidden_states_{n}" for n in range(SMALL.num_hidden_layers + 1)),
+        *(f"attention_probs_{n}" for n in range(SMALL.num_hidden_layers)),
     }
     assert encoder.output["sequence_output"].dtype == "bfloat16"
     assert all(weight.dtype == "float32" for weight in encoder.weights)
