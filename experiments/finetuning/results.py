@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,15 @@ from experiments.command_line.result_files import SEEDS_NAME
 from experiments.plots.curves import plot_curves
 
 RESULTS_NAME = "eval_results"
+
+
+def rank_of(figures: Mapping[str, float], name: str) -> float:
+    """Return a figure to compare with others: the lowest of all where it is missing or no number.
+
+    NaN compares as neither less nor more, and would stay the best where it comes first.
+    """
+    value = figures.get(name, math.nan)
+    return -math.inf if math.isnan(value) else value
 
 
 @dataclasses.dataclass

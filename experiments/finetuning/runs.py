@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import pathlib
 import shutil
 import sys
@@ -28,7 +27,7 @@ from experiments.command_line.exit_status import InputError
 from experiments.command_line.training_options import TRAJECTORY_NAMES
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import RESULT_NAMES, FineTuningOptions
-from experiments.finetuning.results import FineTuningRun
+from experiments.finetuning.results import FineTuningRun, rank_of
 from experiments.finetuning.seed_training import ADAPTER_NAME, BEST_NAME, Job, SeedTraining
 
 _RUN_NAME = "run.json"  # of a finished seed
@@ -97,7 +96,7 @@ def best_run(job: Job, runs: Sequence[FineTuningRun]) -> FineTuningRun:
     good = [run for run in runs if run.diverged is None]
     if not good:
         raise InputError("; ".join(f"seed {run.seed}: {_failure_text(run)}" for run in runs))
-    return max(good, key=lambda run: run.figures.get(job.selection_metric, -math.inf))
+    return max(good, key=lambda run: rank_of(run.figures, job.selection_metric))
 
 
 def _failure_text(run: FineTuningRun) -> str:

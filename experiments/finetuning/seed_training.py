@@ -34,7 +34,7 @@ from experiments.command_line import preemption, training_setup
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import FineTuningOptions
-from experiments.finetuning.results import FineTuningRun
+from experiments.finetuning.results import FineTuningRun, rank_of
 
 BEST_NAME = "best"
 ADAPTER_NAME = "adapter"
@@ -236,7 +236,7 @@ class SeedTraining:
     def _restore_evaluations(self) -> None:
         """Take up the evaluations of a run that was stopped."""
         lines = self._evaluations()
-        self.scores = [line[f"eval_{self.job.selection_metric}"] for line in lines]
+        self.scores = [rank_of(line, f"eval_{self.job.selection_metric}") for line in lines]
         stored = self.folder / BEST_NAME / "best.json"
         if self.options.keep_best and stored.exists():
             best = _Best(**read_json(stored))
@@ -280,14 +280,15 @@ class SeedTraining:
         """Evaluate the model as it is, and keep its weights if they are the best so far."""
         assert self.job.evaluate is not None  # noqa: S101
         figures, step = self.job.evaluate(self.model), self.trainer.step
-        score = figures[self.job.selection_metric]
+        metric = self.job.selection_metric
+        score = rank_of(figures, metric)
         if self.trainer.is_chief:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             print(f"step {step}: {shown}")
             sys.stdout.flush()
         self.scores.append(score)
         keep_best = self.options.keep_best
-        if not keep_best or not self.best or score > self.best.figures[self.job.selection_metric]:
+        if not keep_best or not self.best or score > rank_of(self.best.figures, metric):
             self.best = _Best(step, figures)
             if keep_best and self.trainer.is_chief:
                 folder = self.folder / BEST_NAME

@@ -81,5 +81,6 @@ def result_of(cell: Cell, root: pathlib.Path) -> Result:
         first = next(iter(by_choice))
         return Result((), first, by_choice[first][1], {})
     sign = 1 if cell.higher_is_better else -1
-    best = max(means, key=lambda label: sign * means[label])
+    # What is no number compares as neither less nor more, and would win where it comes first.
+    best = max(means, key=lambda n: -math.inf if math.isnan(means[n]) else sign * means[n])
     return Result(tuple(by_choice[best][0]), best, by_choice[best][1], means)

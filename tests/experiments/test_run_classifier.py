@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -324,6 +325,38 @@ def test_one_seed_and_several_do_not_share_a_folder(model_dir, tables, tmp_path)
     with pytest.raises(InputError, match="is of another model"):
         run(model_dir, tmp_path / "one", **given)
     run(model_dir, tmp_path / "one", **{**given, "seeds": "5,11"})  # finds both finished
+
+
+def test_a_figure_that_is_no_number_is_never_the_best():
+    job = types.SimpleNamespace(selection_metric="f1")
+    figures = [{"f1": float("nan")}, {}, {"f1": 0.25}, {"f1": 0.5}, {"f1": 0.5}, {"loss": 9.0}]
+    runs = [types.SimpleNamespace(diverged=None, figures=values) for values in figures]
+    assert best_run(job, runs) is runs[3]
+    assert best_run(job, runs[:2]) is runs[0]
+    lost = types.SimpleNamespace(diverged="lost", figures={"f1": 0.9}, seed=3, folder="x")
+    assert best_run(job, [lost, *runs]) is runs[3]
+
+
+def test_an_evaluation_that_is_no_number_does_not_stay_the_best(tmp_path, capsys):
+    figures = iter([{"f1": float("nan")}, {"f1": 0.25}, {"f1": float("nan")}, {"f1": 0.5}])
+    job = types.SimpleNamespace(
+        selection_metric="f1", num_examples=10, evaluate=lambda model: next(figures)
+    )
+    options = command_options.of(
+        FineTuningOptions,
+        output_dir=tmp_path,
+        train_batch_size=5,
+        keep_best=True,
+        early_stop_evals=1,
+    )
+    training = SeedTraining(job, None, options, tmp_path, 3)
+    training.model, best = None, []
+    training.trainer = types.SimpleNamespace(step=0, is_chief=False)
+    for step in range(4):
+        training.trainer.step = step
+        training._evaluate()
+        best.append((training.best.step, training._should_stop()))
+    assert best == [(0, False), (1, False), (1, True), (3, False)]
 
 
 def test_a_run_no_better_than_a_constant_is_named_failed():
