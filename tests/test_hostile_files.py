@@ -127,6 +127,10 @@ def test_a_configuration_of_a_size_that_no_model_has_is_refused_before_one_is_ma
     ("name", "value"),
     [
         ("max_seq_length", -5),
+        ("max_seq_length", 0),
+        ("max_seq_length", 2**20 + 1),
+        ("max_query_length", 0),
+        ("max_answer_length", 0),
         ("max_seq_length", 1e308),
         ("max_seq_length", 10**12),
         ("doc_stride", 0),
@@ -143,8 +147,10 @@ def test_a_task_file_of_values_that_none_has_is_refused_by_name(name, value, tmp
     (tmp_path / "bert_task.json").write_text(json.dumps({"kind": "span", name: value}))
     with pytest.raises(ValueError, match=rf"bert_task\.json: .*{name} must be"):
         read_trained_task(tmp_path)
-    TrainedTask("span").write(tmp_path)
-    assert read_trained_task(tmp_path) == TrainedTask("span")
+    for number in (1, 2**20):
+        task = TrainedTask("span", number, False, number, number, number, number)
+        task.write(tmp_path)
+        assert read_trained_task(tmp_path) == task
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.weights.h5"])

@@ -275,7 +275,7 @@ def try_change(folder: pathlib.Path, change: Change, tests: list[str]) -> dict[s
     told = [line for line in lines if line.startswith(("FAILED", "ERROR"))][:1]
     return {
         "name": change.name,
-        "source": text.splitlines()[change.line - 1].strip(),
+        "source": f"{change.file}: {text.splitlines()[change.line - 1].strip()}",
         "outcome": {0: "survived", -1: "hung"}.get(status, "noticed"),
         "by": told[0].split(" - ")[0] if told else "",
         "tests": len(tests),
