@@ -10,6 +10,7 @@ convert_single_example); BERT paper (arXiv 1810.04805 v2), appendix B.1.
 
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -225,7 +226,7 @@ def read_file(
             if not names:
                 raise ValueError(f"{location}: not UTF-8: {error}") from None
             has_examples = True
-            _refuse(on_bad, f"{location}: not UTF-8: {error}")
+            refuse(on_bad, f"{location}: not UTF-8: {error}")
             continue
         if not names:
             names, is_header = _find_columns(path, task, fields, labelled)
@@ -237,7 +238,7 @@ def read_file(
                 continue
         has_examples = True
         if len(fields) != len(names):
-            _refuse(on_bad, f"{location}: expected {len(names)} columns, got {len(fields)}")
+            refuse(on_bad, f"{location}: expected {len(names)} columns, got {len(fields)}")
             continue
         value: Label = None
         if labelled:
@@ -248,7 +249,7 @@ def read_file(
             try:
                 value = _parse_label(task, fields[label])
             except ValueError as error:
-                _refuse(on_bad, f"{location}: {error}")
+                refuse(on_bad, f"{location}: {error}")
                 continue
         # The original counts lines from 0, a header included; submissions count the examples.
         first = 2 if is_header and not labelled else 1
@@ -264,7 +265,7 @@ def read_file(
         raise ValueError(f"{path}: no examples: the file is empty or has but a header")
 
 
-def _refuse(on_bad: OnBad, message: str) -> None:
+def refuse(on_bad: OnBad, message: str) -> None:
     """Raise, or hand over, the message of a bad example."""
     if on_bad is None:
         raise ValueError(message)
@@ -385,7 +386,7 @@ def read_tfds(
             try:
                 value = _tfds_label(task, values["label"], label_names)
             except ValueError as error:
-                _refuse(on_bad, f"{location}: {error}")
+                refuse(on_bad, f"{location}: {error}")
                 continue
         yield TextExample(
             f"{split}-{values.get('idx', number)}",
@@ -400,12 +401,9 @@ def _tfds_label(task: Task, stored: Any, names: Sequence[str] | None) -> str | f
     """Return a stored label's official one: TFDS has its own names for those that are 0 and 1."""
     if task.kind == "regression":
         return parse_number(str(float(stored)))
-    number = int(stored)
-    labels = task.labels or ()
-    if names and set(names) == set(labels):
-        label = names[number] if 0 <= number < len(names) else str(number)
-    else:
-        label = str(number)
+    number, labels = int(stored), task.labels or ()
+    same = set(names or ()) == set(labels) and 0 <= number < len(labels)
+    label = names[number] if names and same else str(number)
     if label not in labels:
         raise ValueError(f"unknown label {label!r}: expected one of {', '.join(labels)}")
     return label
@@ -415,9 +413,7 @@ def _tfds_label(task: Task, stored: Any, names: Sequence[str] | None) -> str | f
 
 
 def pack_texts(
-    texts: Iterable[tuple[str, str | None]],
-    tokenizer: FullTokenizer,
-    max_seq_length: int,
+    texts: Iterable[tuple[str, str | None]], tokenizer: FullTokenizer, max_seq_length: int
 ) -> dict[str, np.ndarray]:
     """Tokenize and pack texts and pairs, as the original does for fine-tuning.
 
@@ -435,29 +431,21 @@ def pack_texts(
     Reference: google-research/bert run_classifier.py, convert_single_example.
     """
     cls_id, sep_id = tokenizer.convert_tokens_to_ids([CLS_TOKEN, SEP_TOKEN])
+    pack = functools.partial(pack_pair, max_seq_length=max_seq_length, cls_id=cls_id, sep_id=sep_id)
     encode = tokenizer.encode
-    packed = [
-        pack_pair(
-            encode(text_a),
-            encode(text_b) if text_b else None,
-            max_seq_length,
-            cls_id=cls_id,
-            sep_id=sep_id,
-        )
-        for text_a, text_b in texts
-    ]
+    packed = [pack(encode(a), encode(b) if b else None) for a, b in texts]
     shape = (len(packed), max_seq_length)
     ids = itertools.chain.from_iterable(row[0] for row in packed)
     # bytes() of small integers is many times faster than np.array() of nested lists.
     return {
         "input_ids": np.fromiter(ids, np.int32, count=shape[0] * shape[1]).reshape(shape),
-        "input_mask": np.frombuffer(b"".join([bytes(row[1]) for row in packed]), np.uint8).reshape(
-            shape
-        ),
-        "segment_ids": np.frombuffer(b"".join([bytes(row[2]) for row in packed]), np.uint8).reshape(
-            shape
-        ),
+        "input_mask": _bytes_array([row[1] for row in packed]).reshape(shape),
+        "segment_ids": _bytes_array([row[2] for row in packed]).reshape(shape),
     }
+
+
+def _bytes_array(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    return np.frombuffer(b"".join(map(bytes, rows)), np.uint8)
 
 
 def make_features(

@@ -140,11 +140,7 @@ def _span_features(
     )
 
 
-_CLASSIFICATION = Reader(
-    find_file=glue.split_path,
-    read_file=glue.read_file,
-    make_features=_text_features,
-)
+_CLASSIFICATION = Reader(glue.split_path, glue.read_file, _text_features)
 
 # The reader of each kind of `bert_tf.tasks.KINDS`.
 READERS: dict[str, Reader] = {
@@ -152,35 +148,33 @@ READERS: dict[str, Reader] = {
     "regression": _CLASSIFICATION,
     "multi_label": _CLASSIFICATION,
     "multiple_choice": Reader(
-        find_file=lambda task, folder, split: swag.split_path(folder, split),
-        read_file=lambda task, path, split, on_bad, on_skip: swag.read_examples(
-            path, split, on_bad
-        ),
-        make_features=lambda examples, tokenizer, settings, first: swag.make_features(
+        lambda task, folder, split: swag.split_path(folder, split),
+        lambda task, path, split, on_bad, on_skip: swag.read_examples(path, split, on_bad),
+        lambda examples, tokenizer, settings, first: swag.make_features(
             examples, tokenizer, settings.max_seq_length, _num_choices(settings.task)
         ),
     ),
     "token_classification": Reader(
-        find_file=lambda task, folder, split: _first_file(
+        lambda task, folder, split: _first_file(
             folder, split, _CONLL_NAMES + (_CONLL_VALID_NAMES if split == "dev" else ())
         ),
-        read_file=lambda task, path, split, on_bad, on_skip: (
+        lambda task, path, split, on_bad, on_skip: (
             (sentence,) for sentence in ner.read_sentences(path, on_bad=on_bad)
         ),
-        make_features=_tagged_features,
+        _tagged_features,
         test_is_labelled=True,
         line_per_example=False,
     ),
     "span": Reader(
-        find_file=lambda task, folder, split: _first_file(folder, split, _SQUAD_NAMES[task.name]),
-        read_file=lambda task, path, split, on_bad, on_skip: squad.read_squad(
+        lambda task, folder, split: _first_file(folder, split, _SQUAD_NAMES[task.name]),
+        lambda task, path, split, on_bad, on_skip: squad.read_squad(
             path,
             version_2_with_negative=task.name == "squad2.0",
             is_training=split == "train",
             on_bad=on_bad,
             on_skip=on_skip,
         ),
-        make_features=_span_features,
+        _span_features,
         line_per_example=False,
         count=squad.count_answers,
     ),

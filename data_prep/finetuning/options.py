@@ -314,11 +314,7 @@ def _own_tables(
     if not columns.label and set(paths) != {"test"}:
         raise ValueError("label_column: needed for the train and dev splits")
     task = table_task(
-        data.kind,
-        columns,
-        paths.get("train"),
-        data.labels,
-        skip_bad_examples=skip_bad_examples,
+        data.kind, columns, paths.get("train"), data.labels, skip_bad_examples=skip_bad_examples
     )
     unlabelled = dataclasses.replace(columns, label=())
     return task, [

@@ -21,6 +21,7 @@ import hashlib
 import itertools
 import json
 import os
+import pathlib
 import re
 import sys
 import unicodedata
@@ -33,12 +34,7 @@ from bert_tf.files import read_json, replacing, sha256, write_text, write_whole
 from bert_tf.records.encoding import encode_framed_examples
 from bert_tf.records.files import RecordWriter
 from bert_tf.records.schema import FeatureSpec
-from bert_tf.tokenization.vocabulary import (
-    UNK_TOKEN,
-    casing_of,
-    check_special_tokens,
-    load_vocab,
-)
+from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning.glue import OnBad
 from data_prep.finetuning.kinds import FeatureSettings, features_of, reader_of
@@ -104,7 +100,7 @@ class _RecordMaker:
         self._reader = reader_of(settings.task)
         self._settings = settings
         self._schema = features_of(settings)
-        self._unknown_id = self._tokenizer.vocab[UNK_TOKEN]
+        self._unknown_id = self._tokenizer.vocab[vocabulary.UNK_TOKEN]
 
     def make(self, examples: Sequence[Any], first: int) -> tuple[bytes, np.ndarray, dict[str, int]]:
         """Make the records of a chunk.
@@ -201,19 +197,15 @@ class _Plan:
 
     @classmethod
     def make(
-        cls,
-        source: Source,
-        settings: FeatureSettings,
-        tokenizer: TokenizerSettings,
-        skip_bad: bool,
+        cls, source: Source, settings: FeatureSettings, tokenizer: TokenizerSettings, skip_bad: bool
     ) -> "_Plan":
         task = settings.task
         if settings.max_seq_length < 3:
             raise ValueError(f"max_seq_length must be at least 3, got {settings.max_seq_length}")
         reader_of(task)  # raises where there is none
         features_of(settings)
-        vocab = load_vocab(tokenizer.vocab_file)
-        check_special_tokens(vocab, tokenizer.vocab_file)
+        vocab = vocabulary.load_vocab(tokenizer.vocab_file)
+        vocabulary.check_special_tokens(vocab, tokenizer.vocab_file)
         stats = _stats(source.files)
         dependencies = {
             "format_version": FORMAT_VERSION,
@@ -254,31 +246,22 @@ def _count_lines(path: str) -> int:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK_BYTES), b""))
 
 
-@dataclasses.dataclass(frozen=True)
 class _Paths:
-    record: str
-    lengths: str
-    bad: str
-    manifest: str
+    """The files of a split."""
 
-    @classmethod
-    def of(cls, folder: str, split: str) -> "_Paths":
+    def __init__(self, folder: str, split: str):
         base = os.path.join(folder, split)
-        record = base + ".tfrecord"
-        return cls(
-            record,
-            base + ".lengths.npy",
-            base + ".bad_examples.txt",
-            # Not records.manifest_path: a split may be called like a shard.
-            base + ".manifest.json",
-        )
+        self.record, self.lengths = f"{base}.tfrecord", f"{base}.lengths.npy"
+        self.bad = f"{base}.bad_examples.txt"
+        # Not records.manifest_path: a split may be called like a shard.
+        self.manifest = f"{base}.manifest.json"
 
 
 def _prepare(
     plan: _Plan, folder: str, num_workers: int | None, on_bad: OnBad, show: bool
 ) -> PreparedData:
     os.makedirs(folder, exist_ok=True)
-    paths = _Paths.of(folder, plan.source.split)
+    paths = _Paths(folder, plan.source.split)
     manifest = _valid_manifest(paths, plan.fingerprint)
     if manifest is not None:
         if on_bad is not None and os.path.exists(paths.bad):
@@ -289,8 +272,7 @@ def _prepare(
     if num_workers is None:
         num_workers = available_cores() if plan.input_bytes >= WORKERS_PAY_BYTES else 1
     # From here on the old files are not whole, so they must not look so.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(paths.manifest)
+    pathlib.Path(paths.manifest).unlink(missing_ok=True)
     manifest = _write(plan, paths, num_workers, on_bad, show)
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
     write_text(paths.manifest, f"{text}\n")
@@ -410,9 +392,8 @@ def _write(
             np.save(stream, all_lengths)
         lengths_sha256 = sha256(lengths_file)
         # Closing the stack renames: records, lengths, bad examples.
-    if not left_out.bad:
-        with contextlib.suppress(FileNotFoundError):  # another run with the same input was faster
-            os.unlink(paths.bad)
+    if not left_out.bad:  # another run with the same input may have been faster
+        pathlib.Path(paths.bad).unlink(missing_ok=True)
     manifest = _manifest(plan, paths, counts, all_lengths)
     manifest["counts"]["bad_examples"] = left_out.bad
     manifest["counts"]["without_gold_label"] = left_out.without_gold_label
@@ -432,7 +413,7 @@ def _manifest(
             f"{plan.tokenizer.vocab_file} is of the text's language, and "
             f"do_lower_case={plan.tokenizer.do_lower_case} right for it"
         )
-    elif not plan.tokenizer.do_lower_case and casing_of(plan.vocab) == "uncased":
+    elif not plan.tokenizer.do_lower_case and vocabulary.casing_of(plan.vocab) == "uncased":
         _warn(
             f"vocabulary {plan.tokenizer.vocab_file} has no upper-case letters and do_lower_case "
             "is not set: every word with a capital becomes [UNK]"

@@ -16,16 +16,9 @@ from typing import Any
 import numpy as np
 
 from bert_tf.files import parse_json
-from bert_tf.tasks.document_windows import (
-    Window,
-    WindowRule,
-    WordPieces,
-    encode_words,
-    make_windows,
-    pack_windows,
-    split_words,
-)
+from bert_tf.tasks import document_windows
 from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.finetuning.glue import OnBad, refuse
 
 FIRST_UNIQUE_ID = 1000000000  # the original's id of the first window of a file
 
@@ -89,8 +82,8 @@ def read_squad(
     *,
     version_2_with_negative: bool,
     is_training: bool,
-    on_bad: Callable[[str], None] | None = None,
-    on_skip: Callable[[str], None] | None = None,
+    on_bad: OnBad = None,
+    on_skip: OnBad = None,
 ) -> Iterator[SquadExample]:
     """Read the questions of an official JSON file, in its order.
 
@@ -121,14 +114,10 @@ def read_squad(
     if on_skip is None:
         on_skip = functools.partial(_log.warning, "%s")
 
-    def bad(message: str) -> None:
-        if on_bad is None:
-            raise ValueError(message)
-        on_bad(message)
-
+    bad = functools.partial(refuse, on_bad)
     for article, index, paragraph in _paragraphs(path, articles, bad):
         text = paragraph["context"]
-        words, starts = split_words(text)
+        words, starts = document_windows.split_words(text)
         for qa in paragraph["qas"]:
             qas_id = qa.get("id") if isinstance(qa, dict) else None
             location = _location(path, article, index, qas_id)
@@ -179,17 +168,14 @@ def _paragraphs(
             bad(f"{_location(path, article_index)}: expected a list of paragraphs")
             continue
         for index, paragraph in enumerate(paragraphs):
-            if (
-                not isinstance(paragraph, dict)
-                or not isinstance(paragraph.get("context"), str)
-                or not isinstance(paragraph.get("qas"), list)
-            ):
-                bad(
-                    f"{_location(path, article_index, index)}: expected a paragraph with text as "
-                    "context and a list as qas"
-                )
-                continue
-            yield article_index, index, paragraph
+            match paragraph:
+                case {"context": str(), "qas": list()}:
+                    yield article_index, index, paragraph
+                case _:
+                    bad(
+                        f"{_location(path, article_index, index)}: expected a paragraph with text "
+                        "as context and a list as qas"
+                    )
 
 
 def _load_articles(path: str) -> list:
@@ -214,15 +200,10 @@ def _check_keys(
     path: str, articles: list, version_2_with_negative: bool, is_training: bool
 ) -> None:
     """Refuse a file that has no questions, or whose questions all lack a key."""
-    keys: set[str] = set()
-    count = 0
-    for article in articles:
-        for paragraph in _list_in(article, "paragraphs"):
-            for qa in _list_in(paragraph, "qas"):
-                count += 1
-                if isinstance(qa, dict):
-                    keys.update(qa)
-    if not count:
+    paragraphs = [part for article in articles for part in _list_in(article, "paragraphs")]
+    questions = [qa for paragraph in paragraphs for qa in _list_in(paragraph, "qas")]
+    keys = {key for qa in questions if isinstance(qa, dict) for key in qa}
+    if not questions:
         raise ValueError(f"{path}: expected questions in data[].paragraphs[].qas, got none")
     needed = {"id", "question"}
     if is_training:
@@ -294,8 +275,8 @@ def _answer_words(
 
 
 def question_windows(
-    examples: Sequence[SquadExample], tokenizer: FullTokenizer, rule: WindowRule
-) -> list[Window]:
+    examples: Sequence[SquadExample], tokenizer: FullTokenizer, rule: document_windows.WindowRule
+) -> list[document_windows.Window]:
     """Cut the documents of questions into windows, for prediction.
 
     Args:
@@ -316,7 +297,7 @@ def question_windows(
 def make_features(
     examples: Sequence[SquadExample],
     tokenizer: FullTokenizer,
-    rule: WindowRule,
+    rule: document_windows.WindowRule,
     *,
     is_training: bool,
     first_unique_id: int = FIRST_UNIQUE_ID,
@@ -344,7 +325,7 @@ def make_features(
 
     Reference: google-research/bert run_squad.py, convert_examples_to_features.
     """
-    all_windows: list[Window] = []
+    all_windows: list[document_windows.Window] = []
     targets: list[tuple[int, int, bool]] = []
     for example, document, windows in _cut(examples, tokenizer, rule):
         all_windows += windows
@@ -356,7 +337,7 @@ def make_features(
     columns = np.array(targets, np.int32).reshape(count, 3)
     return {
         "unique_ids": first_unique_id + np.arange(count, dtype=np.int64)[:, None],
-        **pack_windows(all_windows, rule.max_seq_length),
+        **document_windows.pack_windows(all_windows, rule.max_seq_length),
         "start_positions": columns[:, 0:1],
         "end_positions": columns[:, 1:2],
         "is_impossible": columns[:, 2:3],
@@ -364,8 +345,8 @@ def make_features(
 
 
 def _cut(
-    examples: Iterable[SquadExample], tokenizer: FullTokenizer, rule: WindowRule
-) -> Iterator[tuple[SquadExample, WordPieces, list[Window]]]:
+    examples: Iterable[SquadExample], tokenizer: FullTokenizer, rule: document_windows.WindowRule
+) -> Iterator[tuple[SquadExample, document_windows.WordPieces, list[document_windows.Window]]]:
     """Yield each question with the pieces of its document and its windows."""
     numbered = enumerate(examples)
     # Questions of one paragraph stand together and share its words.
@@ -373,12 +354,10 @@ def _cut(
         document = None
         for index, example in group:
             if document is None:
-                document = encode_words(example.doc_tokens, tokenizer)
-            yield (
-                example,
-                document,
-                make_windows(example.question_text, document, tokenizer, rule, index),
-            )
+                document = document_windows.encode_words(example.doc_tokens, tokenizer)
+            question = example.question_text
+            windows = document_windows.make_windows(question, document, tokenizer, rule, index)
+            yield example, document, windows
 
 
 def count_answers(examples: Iterable[SquadExample], tokenizer: FullTokenizer) -> dict[str, int]:
@@ -403,7 +382,10 @@ def count_answers(examples: Iterable[SquadExample], tokenizer: FullTokenizer) ->
 
 
 def _answer_pieces(
-    example: SquadExample, document: WordPieces, tokenizer: FullTokenizer, at_start: bool
+    example: SquadExample,
+    document: document_windows.WordPieces,
+    tokenizer: FullTokenizer,
+    at_start: bool,
 ) -> tuple[int, int]:
     """Find first and last piece of an answer in its document."""
     if example.answer_offsets is None or example.start_position is None:
@@ -451,7 +433,7 @@ def _pieces_at_start(example: SquadExample, tokenizer: FullTokenizer) -> tuple[i
     return inside.index(True), len(inside) - 1 - inside[::-1].index(True)
 
 
-def _answer_in(window: Window, answer: tuple[int, int] | None) -> tuple[int, int]:
+def _answer_in(window: document_windows.Window, answer: tuple[int, int] | None) -> tuple[int, int]:
     """Find an answer's first and last piece in a window; (0, 0) if it does not hold all."""
     if answer is None:
         return 0, 0

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bert_tf.tokenization.wordpiece import FullTokenizer
-from data_prep.finetuning.glue import OnBad, is_test_split, pack_texts
+from data_prep.finetuning.glue import OnBad, is_test_split, pack_texts, refuse
 from data_prep.finetuning.tables import TextLines, read_delimited
 
 FILE_NAMES = {"train": "train.csv", "dev": "val.csv", "test": "test.csv"}
@@ -114,9 +114,7 @@ def read_examples(
         if not error and labelled and row.values["label"].strip() not in valid:
             error = f"label must be from 0 to {len(endings) - 1}, got {row.values['label']!r}"
         if error:
-            if on_bad is None:
-                raise ValueError(f"{location}: {error}")
-            on_bad(f"{location}: {error}")
+            refuse(on_bad, f"{location}: {error}")
             continue
         values = row.values
         begin = values["sent2"]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from bert_tf.options import option
 from bert_tf.tasks.kinds import get_kind
-from data_prep.finetuning.glue import OnBad, TextExample, parse_number
+from data_prep.finetuning.glue import OnBad, TextExample, parse_number, refuse
 
 Format = Literal["csv", "tsv", "jsonl"]
 FORMATS = ("csv", "tsv", "jsonl")
@@ -47,23 +47,19 @@ class Columns:
 
     text: str = option(None, "Column of the text, or of a pair's first text.", flag="text_column")
     text_b: str | None = option(None, "Column of a pair's second text.", flag="text_b_column")
-    label: tuple[str, ...] = option(  # empty where labels are not known
-        (),
-        "Column of the label; for multi_label also several, of 0 and 1.",
-        flag="label_column",
+    # Empty where labels are not known.
+    label: tuple[str, ...] = option(
+        (), "Column of the label; for multi_label also several, of 0 and 1.", flag="label_column"
     )
     separator: str = option(
         "|", "What separates labels in one column, for multi_label.", flag="label_separator"
     )
-    id: str | None = option(  # it becomes a part of `guid`, for which else the line stands
-        None, "Column with a name for each row.", flag="id_column"
-    )
+    # It becomes a part of `guid`, for which else the line stands.
+    id: str | None = option(None, "Column with a name for each row.", flag="id_column")
     file_format: Format | None = option(
         None, "Format of your own tables. Default: by the file's extension.", choices=FORMATS
     )
-    has_header: bool = option(
-        True, "Whether the first row names the columns; else they are 0, 1, ..."
-    )
+    has_header: bool = option(True, "The first row names the columns; else they are 0, 1, ...")
     quotes: bool | None = option(
         None, 'Whether "..." may hold separators and line ends. Default: in CSV yes, in TSV no.'
     )
@@ -441,9 +437,7 @@ def read_examples(
                 location,
             )
         except ValueError as error:
-            if on_bad is None:
-                raise ValueError(f"{location}: {error}") from None
-            on_bad(f"{location}: {error}")
+            refuse(on_bad, f"{location}: {error}")
             continue
         yield example
     if empty:

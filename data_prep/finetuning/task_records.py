@@ -22,10 +22,7 @@ def run(options: TaskRecordsOptions) -> None:
     """
     records = options.records
     task, sources = find_sources(
-        options.data,
-        options.tagged,
-        options.spans,
-        skip_bad_examples=records.skip_bad_examples,
+        options.data, options.tagged, options.spans, skip_bad_examples=records.skip_bad_examples
     )
     settings = FeatureSettings(
         task,

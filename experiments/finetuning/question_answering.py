@@ -16,17 +16,12 @@ from absl import logging
 from keras import ops
 
 from bert_tf.tasks import squad_metrics
-from bert_tf.tasks.answer_decoding import (
-    AnswerRule,
-    Predictions,
-    decode_answers,
-    write_predictions,
-)
+from bert_tf.tasks.answer_decoding import AnswerRule, Predictions, decode_answers, write_predictions
 from bert_tf.tasks.table import get_task
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
 from data_prep.finetuning import squad
-from data_prep.finetuning.glue import OnBad
+from data_prep.finetuning.glue import OnBad, refuse
 from data_prep.finetuning.options import extra_settings
 from data_prep.finetuning.prepare import PreparedData
 from data_prep.finetuning.sources import Source, file_source
@@ -181,10 +176,7 @@ def with_distinct_ids(source: Source) -> Source:
                 ids.add(example.qas_id)
                 yield example
                 continue
-            message = f"{example.location}: expected distinct ids, and this one came before"
-            if on_bad is None:
-                raise ValueError(message)
-            on_bad(message)
+            refuse(on_bad, f"{example.location}: expected distinct ids, and this one came before")
 
     settings = {**source.settings, "distinct_ids": True}
     return dataclasses.replace(source, read=read, settings=settings)
