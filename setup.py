@@ -23,6 +23,7 @@ setup(
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
         "keras>=3.13,<4",
         "keras-nlp>=0.26",
+        "markdown-it-py>=3,<5",  # pages of the paper's tables
         "matplotlib>=3.8",
         "ml_dtypes>=0.4",  # bfloat16 for NumPy
         "numpy>=1.26",

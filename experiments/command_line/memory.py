@@ -1,7 +1,5 @@
 """What to do about too little memory: the message that says so, and the largest batch that fits."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 import sys
@@ -54,12 +52,28 @@ def out_of_memory_message(error: BaseException, values: flags.FlagValues) -> str
     )
 
 
+def free_bytes() -> int | None:
+    """Return the memory that processes can still take, or None where the system does not say."""
+    return _bytes_in("/proc/meminfo", "MemAvailable:")
+
+
 def available_bytes() -> int:
-    """Return the memory that this machine has left."""
+    """Return the memory that this machine has left; all of it where the system does not say."""
+    return free_bytes() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the largest resident memory of a process so far; 0 where that cannot be read.
+
+    Of this program alone: the peak that getrusage tells outlives the start of a program.
+    """
+    return _bytes_in(f"/proc/{pid}/status", "VmHWM:") or 0
+
+
+def _bytes_in(path: str, name: str) -> int | None:
     try:
-        for line in pathlib.Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+        text = pathlib.Path(path).read_text(encoding="ascii")
     except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return None
+    lines = [line for line in text.splitlines() if line.startswith(name)]
+    return int(lines[0].split()[1]) * 1024 if lines else None

@@ -1,18 +1,10 @@
 """Floating point operations of training, for the estimate of what a table costs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 from bert_tf.config import BertConfig
-from experiments.paper_tables.recipes import (
-    Pretraining,
-    Recipe,
-    Target,
-    model_config,
-    predictions_of,
-)
+from experiments.paper_tables import recipes
 
 
 def flops_per_token(config: BertConfig, length: int, predictions: float, outputs: int) -> float:
@@ -32,25 +24,27 @@ def flops_per_token(config: BertConfig, length: int, predictions: float, outputs
     return 3 * 2 * (config.num_hidden_layers * layer + head)
 
 
-def pretraining_flops(config: Mapping[str, Any], recipe: Pretraining, vocab_size: int) -> float:
+def pretraining_flops(
+    config: Mapping[str, Any], recipe: recipes.Pretraining, vocab_size: int
+) -> float:
     """Return the operations of a pre-training; a second phase has a tenth of the steps."""
-    model = model_config(config, vocab_size)
+    model = recipes.model_config(config, vocab_size)
     phases = [(recipe.length, 1.0)]
     if recipe.second_length is not None:
         phases = [(recipe.length, 0.9), (recipe.second_length, 0.1)]
     total = 0.0
     for length, part in phases:
-        predictions = length - 1 if model.left_to_right else predictions_of(length)
+        predictions = length - 1 if model.left_to_right else recipes.predictions_of(length)
         tokens = part * recipe.steps * recipe.batch_size * length
         total += tokens * flops_per_token(model, length, predictions, vocab_size)
     return total
 
 
 def finetuning_flops(
-    config: Mapping[str, Any], recipe: Recipe, batch_size: int, target: Target
+    config: Mapping[str, Any], recipe: recipes.Recipe, batch_size: int, target: recipes.Target
 ) -> float:
     """Return the operations of a fine-tuning, were all sequences of full length."""
-    model = model_config(config, 30_522)
+    model = recipes.model_config(config, 30_522)
     examples = (recipe.steps or 0) * batch_size or (recipe.epochs or 0) * target.num_examples
     length = recipe.max_seq_length
     return examples * length * flops_per_token(model, length, 1, 2)

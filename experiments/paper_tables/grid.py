@@ -5,8 +5,6 @@ NAME.run.json, what it was and how it ended. A run waits for those it needs. Sev
 as many as there are GPUs, or as the cores and the memory of the machine allow.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib
@@ -22,9 +20,9 @@ from typing import Any
 from bert_tf.files import read_json, write_json
 from data_prep.processes.folder_lock import lock_folder
 from experiments.command_line import preemption
+from experiments.command_line.memory import free_bytes
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-_MEMORY_INFO = pathlib.Path("/proc/meminfo")
 
 
 class GridError(ValueError):
@@ -167,16 +165,6 @@ def commit() -> str:
         check=False,
     )
     return done.stdout.strip() if done.returncode == 0 else "unknown (not a git checkout)"
-
-
-def free_bytes() -> int | None:
-    """Return the memory that processes can still take, or None where the system does not say."""
-    if not _MEMORY_INFO.exists():
-        return None
-    for line in _MEMORY_INFO.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def run_grid(

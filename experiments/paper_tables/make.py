@@ -1,7 +1,5 @@
 """The work of paper.py: run all that a table needs, and write its report with pictures."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib

@@ -1,7 +1,5 @@
 """The options of paper.py."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from bert_tf.options import option
@@ -13,9 +11,7 @@ class PaperOptions:
     """Which table is made, of what, and where."""
 
     table: str = option(None, "Its number.", choices=tuple("12345678"), required=True)
-    scale: str = option(
-        "full", "Sizes: full, small, or a JSON file of what differs from one of them."
-    )
+    scale: str = option("full", "Sizes: full, small, or a JSON file of what differs from one.")
     output_dir: str = option(None, "Folder of runs and reports.", required=True)
     places: Places = Places()
     jobs: int | None = option(None, "Runs at once; by default one a GPU, or one a core.", minimum=1)

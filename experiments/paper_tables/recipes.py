@@ -3,8 +3,6 @@
 Two scales: "full" is the paper's recipe, "small" the same code with small models on samples.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -239,9 +237,7 @@ def _official(words: str) -> str | None:
 class Places:
     """Where data and models are; what a table does not need may be None."""
 
-    glue_dir: str | None = option(
-        None, "Folder with a folder for each task of GLUE, by its official name."
-    )
+    glue_dir: str | None = option(None, "Folder with a folder for each task of GLUE, by its name.")
     squad1_train_file: str | None = _official("squad1, train")
     squad1_dev_file: str | None = _official("squad1, dev")
     squad2_train_file: str | None = _official("squad2, train")
@@ -258,9 +254,7 @@ class Places:
         "globs, comma separated.",
     )
     heldout_files: str | None = option(None, "Other documents, to evaluate pre-training on.")
-    vocab_file: str | None = option(
-        None, "Vocabulary of pre-training at full scale; small ones learn theirs."
-    )
+    vocab_file: str | None = option(None, "Vocabulary at full scale; small models learn theirs.")
     model_dir: str | None = option(None, "Pre-trained model to fine-tune.")
     large_model_dir: str | None = option(None, "A second one, for the rows of BERT-LARGE.")
 

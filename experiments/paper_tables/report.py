@@ -4,8 +4,6 @@ It shows our figures beside the paper's, bars, learning curves, what failed, wha
 exact commands. It is made from the files that the runs left, and can be made at any time.
 """
 
-from __future__ import annotations
-
 import collections
 import os
 import pathlib
@@ -13,8 +11,9 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 
 from bert_tf.files import read_json, write_text
+from experiments.command_line.memory import free_bytes
 from experiments.command_line.result_files import SEEDS_NAME
-from experiments.paper_tables.grid import Outcome, commit, free_bytes, gpus, shell_line, totals
+from experiments.paper_tables.grid import Outcome, commit, gpus, shell_line, totals
 from experiments.paper_tables.pages import Block, to_markdown, to_page
 from experiments.paper_tables.pictures import draw_bars, draw_curves, draw_finetuning_curves
 from experiments.paper_tables.recipes import Scale

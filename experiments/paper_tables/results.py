@@ -1,7 +1,5 @@
 """Figures read from the folders of finished runs."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import pathlib

@@ -4,8 +4,6 @@ What several tables need is run once: records, and the models that tables 5, 6 a
 in folders that are not of one table.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import pathlib
@@ -14,16 +12,9 @@ from typing import Any
 
 from bert_tf.files import write_text
 from bert_tf.tokenization.vocabulary import load_vocab
+from experiments.paper_tables import recipes
 from experiments.paper_tables.cost import finetuning_flops, pretraining_flops
 from experiments.paper_tables.grid import GridError, Run, flags_of
-from experiments.paper_tables.recipes import (
-    TARGETS,
-    Places,
-    Scale,
-    Target,
-    model_config,
-    predictions_of,
-)
 
 _PRETRAINED = "pretrained"
 _USUAL_MASKS = {"mask_prob": 0.8, "keep_prob": 0.1, "random_prob": 0.1}
@@ -54,17 +45,19 @@ class Cell:
 class RunsOfTable:
     """Collects the runs of one table; what two cells share is one run."""
 
-    def __init__(self, number: int, scale: Scale, places: Places, root: pathlib.Path):
+    def __init__(
+        self, number: int, scale: recipes.Scale, places: recipes.Places, root: pathlib.Path
+    ):
         self.number, self.folder = number, f"table{number}"
         self.scale, self.places, self.root = scale, places, root
         self.runs: dict[str, Run] = {}
 
-    def add(self, run: Run) -> str:
-        """Add a run, unless it is there, and return its name."""
-        known = self.runs.setdefault(run.name, run)
-        if known != run:
-            raise GridError(f"two different runs have the name {run.name!r}")
-        return run.name
+    def add(self, name: str, script: str, flags: Mapping[str, Any], **fields: Any) -> str:
+        """Add a run, unless it is there, and return its name; other fields are those of `Run`."""
+        run = Run(name, script, flags_of(**flags), **fields)
+        if self.runs.setdefault(name, run) != run:
+            raise GridError(f"two different runs have the name {name!r}")
+        return name
 
     def path(self, name: str) -> str:
         """Return the path of what a run leaves."""
@@ -77,7 +70,7 @@ class RunsOfTable:
             GridError: there is a model of another one, which its command alone does not tell.
         """
         path = self.root / folder / "bert_config.json"
-        text = model_config(config, self.vocab_size()).to_json_string()
+        text = recipes.model_config(config, self.vocab_size()).to_json_string()
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             if (path.parent / "pretraining").exists():
                 raise GridError(
@@ -99,19 +92,13 @@ class RunsOfTable:
         """Return the path of the vocabulary, and the runs that make it."""
         if self.scale.vocab_size is None:
             return self.places.get("vocab_file"), ()
-        name = self.add(
-            Run(
-                name="data/vocab.txt",
-                script="data_prep/learn_vocab.py",
-                flags=flags_of(
-                    input_file=self.places.get("corpus_files"),
-                    vocab_size=self.scale.vocab_size,
-                    num_unused=0,
-                ),
-                result="",
-                output_flag="output_file",
-            )
-        )
+        flags = {
+            "input_file": self.places.get("corpus_files"),
+            "vocab_size": self.scale.vocab_size,
+            "num_unused": 0,
+        }
+        script, made = "data_prep/learn_vocab.py", {"result": "", "output_flag": "output_file"}
+        name = self.add("data/vocab.txt", script, flags, **made)
         return self.path(name), (name,)
 
     def records(self, split: str, label: str, length: int, **flags: Any) -> str:
@@ -120,22 +107,20 @@ class RunsOfTable:
         files = self.places.get("corpus_files" if split == "train" else "heldout_files")
         dupe_factor = self.scale.pretraining.dupe_factor if split == "train" else 1
         return self.add(
-            Run(
-                name=f"data/{label}-{length}-{split}.tfrecord",
-                script="data_prep/create_pretraining_data.py",
-                flags=flags_of(
-                    input_file=files,
-                    vocab_file=vocabulary,
-                    max_seq_length=length,
-                    max_predictions_per_seq=predictions_of(length),
-                    dupe_factor=1 if flags.get("dynamic_masking") else dupe_factor,
-                    num_workers=1,
-                    **flags,
-                ),
-                needs=needs,
-                result="",
-                output_flag="output_file",
-            )
+            f"data/{label}-{length}-{split}.tfrecord",
+            "data_prep/create_pretraining_data.py",
+            {
+                "input_file": files,
+                "vocab_file": vocabulary,
+                "max_seq_length": length,
+                "max_predictions_per_seq": recipes.predictions_of(length),
+                "dupe_factor": 1 if flags.get("dynamic_masking") else dupe_factor,
+                "num_workers": 1,
+                **flags,
+            },
+            needs=needs,
+            result="",
+            output_flag="output_file",
         )
 
     def pretraining(self, config: Mapping[str, Any], **masks: Any) -> str:
@@ -147,7 +132,7 @@ class RunsOfTable:
         """
         recipe = self.scale.pretraining
         config = {**recipe.config, **config}
-        model = model_config(config, self.vocab_size())
+        model = recipes.model_config(config, self.vocab_size())
         label = f"L{model.num_hidden_layers}-H{model.hidden_size}-A{model.num_attention_heads}"
         data = "masked"
         if model.left_to_right:  # it predicts every next piece: nothing is masked
@@ -174,40 +159,38 @@ class RunsOfTable:
             second = {
                 "second_input_file": self.path(records["train", last]),
                 "second_max_seq_length": last,
-                "second_max_predictions_per_seq": predictions_of(last),
+                "second_max_predictions_per_seq": recipes.predictions_of(last),
             }
         return self.add(
-            Run(
-                name=f"{folder}/pretraining",
-                script="experiments/run_pretraining.py",
-                flags=flags_of(
-                    bert_config_file=self.config_file(folder, config),
-                    vocab_file=vocabulary,
-                    input_file=self.path(records["train", recipe.length]),
-                    eval_input_file=self.path(records["heldout", recipe.length]),
-                    max_seq_length=recipe.length,
-                    max_predictions_per_seq=predictions_of(recipe.length),
-                    **second,
-                    do_train=True,
-                    do_eval=True,
-                    max_eval_steps=0,
-                    eval_batch_size=64,
-                    train_batch_size=recipe.batch_size,
-                    num_train_steps=recipe.steps,
-                    num_warmup_steps=recipe.warmup_steps,
-                    learning_rate=recipe.learning_rate,
-                    eval_every_steps=max(1, recipe.steps // 10),
-                    log_steps=recipe.log_steps,
-                ),
-                needs=(*needs, *records.values()),
-                train_flops=pretraining_flops(config, recipe, self.vocab_size()),
-                memory_bytes=3 << 30,
-            )
+            f"{folder}/pretraining",
+            "experiments/run_pretraining.py",
+            {
+                "bert_config_file": self.config_file(folder, config),
+                "vocab_file": vocabulary,
+                "input_file": self.path(records["train", recipe.length]),
+                "eval_input_file": self.path(records["heldout", recipe.length]),
+                "max_seq_length": recipe.length,
+                "max_predictions_per_seq": recipes.predictions_of(recipe.length),
+                **second,
+                "do_train": True,
+                "do_eval": True,
+                "max_eval_steps": 0,
+                "eval_batch_size": 64,
+                "train_batch_size": recipe.batch_size,
+                "num_train_steps": recipe.steps,
+                "num_warmup_steps": recipe.warmup_steps,
+                "learning_rate": recipe.learning_rate,
+                "eval_every_steps": max(1, recipe.steps // 10),
+                "log_steps": recipe.log_steps,
+            },
+            needs=(*needs, *records.values()),
+            train_flops=pretraining_flops(config, recipe, self.vocab_size()),
+            memory_bytes=3 << 30,
         )
 
     # -- fine-tuning --
 
-    def target_flags(self, target: Target) -> dict[str, Any]:
+    def target_flags(self, target: recipes.Target) -> dict[str, Any]:
         """Return a target's flags, with its places filled in."""
         flags = {}
         for name, value in target.flags:
@@ -229,35 +212,32 @@ class RunsOfTable:
         **flags: Any,
     ) -> Cell:
         """Fine-tune a model on a target, for each choice and seed; return the cell."""
-        target, recipe = TARGETS[name], self.scale.recipe(name, own=bool(needs))
+        target, recipe = recipes.TARGETS[name], self.scale.recipe(name, own=bool(needs))
         # MRPC's accuracy and F1 are of the same runs.
         task = "mrpc" if name == "mrpc_f1" else name
         choices = []
         for rate, size in itertools.product(recipe.learning_rates, recipe.batch_sizes):
+            of_choice = {
+                "model_dir": model_dir,
+                **self.target_flags(target),
+                "do_train": True,
+                "do_eval": True,
+                "eval_batch_size": 32,
+                "max_seq_length": recipe.max_seq_length,
+                "learning_rate": rate,
+                "train_batch_size": size,
+                "num_train_epochs": recipe.epochs,
+                "num_train_steps": recipe.steps,
+                "bias_correction": recipe.bias_correction or None,
+            }
+            flops = finetuning_flops(config or {}, recipe, size, target)
             runs = tuple(
                 self.add(
-                    Run(
-                        name=f"{folder}/{task}-lr{rate:g}-b{size}-seed{seed}",
-                        script=target.script,
-                        flags=flags_of(
-                            model_dir=model_dir,
-                            **self.target_flags(target),
-                            do_train=True,
-                            do_eval=True,
-                            eval_batch_size=32,
-                            max_seq_length=recipe.max_seq_length,
-                            learning_rate=rate,
-                            train_batch_size=size,
-                            num_train_epochs=recipe.epochs,
-                            num_train_steps=recipe.steps,
-                            bias_correction=recipe.bias_correction or None,
-                            seeds=seed,
-                            cache_dir=self.path("records"),
-                            **flags,
-                        ),
-                        needs=tuple(needs),
-                        train_flops=finetuning_flops(config or {}, recipe, size, target),
-                    )
+                    f"{folder}/{task}-lr{rate:g}-b{size}-seed{seed}",
+                    target.script,
+                    {**of_choice, "seeds": seed, "cache_dir": self.path("records"), **flags},
+                    needs=tuple(needs),
+                    train_flops=flops,
                 )
                 for seed in self.scale.seeds
             )
@@ -276,27 +256,24 @@ class RunsOfTable:
     ) -> Cell:
         """Train taggers on the features of a frozen encoder; return the cell of a part."""
         places, scale = self.places, self.scale
-        with_test = places.ner_test_file is not None
         name = self.add(
-            Run(
-                name=f"{folder}/features-{choice}",
-                script="experiments/run_feature_based.py",
-                flags=flags_of(
-                    model_dir=model_dir,
-                    train_file=places.get("ner_train_file"),
-                    eval_file=places.get("ner_dev_file"),
-                    test_file=places.ner_test_file if with_test else None,
-                    features=choice,
-                    lstm_size=scale.lstm_size,
-                    num_train_epochs=scale.tagger_epochs,
-                    max_seq_length=scale.recipe("ner").max_seq_length,
-                    seeds=",".join(map(str, scale.seeds)),
-                    train_batch_size=32,
-                    cache_dir=self.path(f"{folder}/feature_cache"),
-                ),
-                needs=tuple(needs),
-                result=TAGGER_RESULT,
-            )
+            f"{folder}/features-{choice}",
+            "experiments/run_feature_based.py",
+            {
+                "model_dir": model_dir,
+                "train_file": places.get("ner_train_file"),
+                "eval_file": places.get("ner_dev_file"),
+                "test_file": places.ner_test_file,
+                "features": choice,
+                "lstm_size": scale.lstm_size,
+                "num_train_epochs": scale.tagger_epochs,
+                "max_seq_length": scale.recipe("ner").max_seq_length,
+                "seeds": ",".join(map(str, scale.seeds)),
+                "train_batch_size": 32,
+                "cache_dir": self.path(f"{folder}/feature_cache"),
+            },
+            needs=tuple(needs),
+            result=TAGGER_RESULT,
         )
         figure = f"results/{choice}/seeds/*/{part}_f1"
         return Cell((("", (name,)),), figure, 1.0, paper, result=TAGGER_RESULT)

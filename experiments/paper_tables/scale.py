@@ -1,7 +1,5 @@
 """Sizes of one's own for the paper's tables: a JSON file of what differs from a named scale."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib

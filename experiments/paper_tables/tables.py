@@ -5,11 +5,9 @@ each choice of hyper-parameters), the figure that is read from their results, an
 has there. `make_table` builds one for a `Scale`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bert_tf.config import BertConfig
@@ -235,26 +233,15 @@ def _table_6(grid: RunsOfTable) -> Table:
     for size, (paper_size, papers) in zip(sizes, beside, strict=True):
         layers, hidden, heads = size
         label = f"L{layers}-H{hidden}-A{heads}"
-        config = {
-            "num_hidden_layers": layers,
-            "hidden_size": hidden,
-            "num_attention_heads": heads,
-            "intermediate_size": 4 * hidden,
-        }
+        config = {"num_hidden_layers": layers, "hidden_size": hidden}
+        config |= {"num_attention_heads": heads, "intermediate_size": 4 * hidden}
         last = grid.pretraining(config)
         curves[label] = last
-        perplexity = Cell(
-            (("", (last,)),), "exp:masked_lm_loss", 1.0, papers[0], higher_is_better=False
-        )
+        choices = (("", (last,)),)
+        perplexity = Cell(choices, "exp:masked_lm_loss", 1.0, papers[0], higher_is_better=False)
+        model: dict[str, Any] = {"model_dir": grid.path(last), "needs": (last,), "config": config}
         cells = (
-            grid.finetuned(
-                folder_of(last),
-                name,
-                model_dir=grid.path(last),
-                needs=(last,),
-                config=config,
-                paper=paper,
-            )
+            grid.finetuned(folder_of(last), name, paper=paper, **model)
             for name, paper in zip(names, papers[1:], strict=True)
         )
         words = label if size == paper_size else f"{label} (for L{'-'.join(map(str, paper_size))})"
@@ -337,28 +324,20 @@ def _table_8(grid: RunsOfTable) -> Table:
         folder = folder_of(pretrained)
         model: dict[str, Any] = {"model_dir": grid.path(pretrained), "needs": (pretrained,)}
         config = grid.scale.pretraining.config
-        rows.append(
-            Row(
-                f"{masked}% [MASK], {kept}% same, {random}% random",
-                (
-                    grid.finetuned(folder, "mnli", paper=papers[0], config=config, **model),
-                    grid.finetuned(folder, "ner", paper=papers[1], config=config, **model),
-                    grid.tagged(folder, choice, "eval", paper=papers[2], **model),
-                ),
-            )
+        cells = (
+            grid.finetuned(folder, "mnli", paper=papers[0], config=config, **model),
+            grid.finetuned(folder, "ner", paper=papers[1], config=config, **model),
+            grid.tagged(folder, choice, "eval", paper=papers[2], **model),
         )
+        rows.append(Row(f"{masked}% [MASK], {kept}% same, {random}% random", cells))
     note = f"Features of the last column: {choice.replace('_', ' ')}."
     columns = ("MNLI fine-tuned", "NER fine-tuned", "NER features")
     shown = next(iter(curves.values()))
     return _table(grid, "Masking, dev", columns, rows, (note,), curves, shown)
 
 
-_MAKERS: dict[int, Callable[[RunsOfTable], Table]] = dict(
-    enumerate(
-        (_table_1, _table_2, _table_3, _table_4, _table_5, _table_6, _table_7, _table_8), start=1
-    )
-)
-NUMBERS = tuple(_MAKERS)
+_MAKERS = (_table_1, _table_2, _table_3, _table_4, _table_5, _table_6, _table_7, _table_8)
+NUMBERS = tuple(range(1, 9))
 
 
 def make_table(number: int, scale: Scale, places: Places, root: pathlib.Path) -> Table:
@@ -374,6 +353,6 @@ def make_table(number: int, scale: Scale, places: Places, root: pathlib.Path) ->
         GridError: a place that the table needs was not given.
         OSError: a file cannot be read or written.
     """
-    if number not in _MAKERS:
+    if number not in NUMBERS:
         raise GridError(f"table: expected 1 to 8, got {number}")
-    return _MAKERS[number](RunsOfTable(number, scale, places, root))
+    return _MAKERS[number - 1](RunsOfTable(number, scale, places, root))

@@ -1,10 +1,7 @@
 """The largest batch that fits into memory, found by trying."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -13,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from experiments.command_line.exit_status import InputError
-from experiments.command_line.memory import OUT_OF_MEMORY_STATUS, available_bytes
+from experiments.command_line.memory import OUT_OF_MEMORY_STATUS, available_bytes, peak_bytes
 from experiments.pretraining.options import PretrainingOptions
 
 _LIMIT = 1 << 20  # no batch is tried beyond this
@@ -66,7 +63,7 @@ def try_within(command: Sequence[str], limit_bytes: int | None) -> Trial:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         peak, killed = 0, False
         while process.poll() is None:
-            peak = max(peak, _peak_bytes(process.pid))
+            peak = max(peak, peak_bytes(process.pid))
             if limit_bytes is not None and peak > limit_bytes:
                 process.kill()
                 process.wait()
@@ -81,16 +78,6 @@ def try_within(command: Sequence[str], limit_bytes: int | None) -> Trial:
         output.seek(0)
         last = (output.read().strip().splitlines() or ["(no output)"])[-1]
     raise ValueError(f"a trial run failed with status {status}: {last}")
-
-
-def _peak_bytes(pid: int) -> int:
-    """Return the largest resident memory of a process so far; 0 where that cannot be read."""
-    try:
-        text = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    lines = [line for line in text.splitlines() if line.startswith("VmHWM:")]
-    return int(lines[0].split()[1]) * 1024 if lines else 0
 
 
 def find_batch_size(options: PretrainingOptions) -> None:
