@@ -36,6 +36,23 @@ def check_keras_hub(config: BertConfig) -> None:
             )
 
 
+def new_backbone(config: BertConfig, **arguments: Any) -> Any:
+    """Make a `keras_hub.models.BertBackbone` of these sizes, with weights of its own."""
+    import keras_hub
+
+    return keras_hub.models.BertBackbone(
+        vocabulary_size=config.vocab_size,
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        hidden_dim=config.hidden_size,
+        intermediate_dim=config.intermediate_size,
+        dropout=config.hidden_dropout_prob,
+        max_sequence_length=config.max_position_embeddings,
+        num_segments=config.type_vocab_size,
+        **arguments,
+    )
+
+
 def to_keras_hub(model: keras.Model) -> Any:
     """Make a KerasHub BertBackbone of the encoder of a model.
 
@@ -59,19 +76,7 @@ def to_keras_hub(model: keras.Model) -> Any:
             config.hidden_dropout_prob,
             config.attention_probs_dropout_prob,
         )
-    import keras_hub
-
-    backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=config.vocab_size,
-        num_layers=config.num_hidden_layers,
-        num_heads=config.num_attention_heads,
-        hidden_dim=config.hidden_size,
-        intermediate_dim=config.intermediate_size,
-        dropout=config.hidden_dropout_prob,
-        max_sequence_length=config.max_position_embeddings,
-        num_segments=config.type_vocab_size,
-        dtype="float32",
-    )
+    backbone = new_backbone(config, dtype="float32")
     layout, targets = KERAS_HUB, weights_by_name(backbone)
     for path, weight in weights_to_write(model).items():
         name = layout.theirs(path)

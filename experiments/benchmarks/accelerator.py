@@ -18,9 +18,8 @@ in the same seconds in products of large bfloat16 matrices, measured first, in j
 better of the two counts.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,20 +28,18 @@ from absl import flags
 from bert_tf.config import BertConfig
 from bert_tf.options import option
 from experiments.benchmarks import harness
-from experiments.benchmarks.harness import Figures
+from experiments.benchmarks.harness import Contender, Figures
 from experiments.benchmarks.pretraining_steps import Asynchronous, Shapes, torch_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(harness.BenchmarkOptions):
     """Options of the benchmark."""
 
     model_sizes: tuple[str, ...] = option(("base", "large"), "Keys of bert_tf.SIZES.")
     lengths: tuple[int, ...] = option((128, 512), "Word pieces in a sequence.")
     vocab_size: int = option(30522, "Word pieces in the vocabulary.")
-    tokens_per_batch: int = option(
-        32768, "A batch has this many over the length sequences.", minimum=1
-    )
+    tokens_per_batch: int = option(32768, "A batch has this over the length sequences.", minimum=1)
     predictions_fraction: float = option(0.15, "Masked positions of a sequence.")
     attention_dropout: float = option(0.1, "Dropout of attention probabilities; the paper's.")
     recompute_layers: str = option("none", "Of ours: see run_pretraining.py.")
@@ -53,9 +50,6 @@ class Options:
     matrix_size: int = option(8192, "Rows and columns of the matrices multiplied.")
     small: bool = option(False, "Small sizes and few steps, to try the script on a CPU.")
     contenders: tuple[str, ...] | None = option(None, "Which to run; all by default.")
-    output_file: str | None = option(
-        None, "Where to write the figures as JSON; nowhere by default."
-    )
 
 
 _SMALL: dict[str, Any] = {
@@ -80,9 +74,7 @@ def _sized(options: Options) -> Options:
 
 def _shapes(options: Options, size: str, length: int) -> Shapes:
     config = BertConfig.from_size(
-        size,
-        vocab_size=options.vocab_size,
-        attention_probs_dropout_prob=options.attention_dropout,
+        size, vocab_size=options.vocab_size, attention_probs_dropout_prob=options.attention_dropout
     )
     predictions = max(1, round(options.predictions_fraction * length))
     return Shapes(config, options.tokens_per_batch // length, length, predictions)
@@ -187,16 +179,15 @@ def _matrices_torch(options: Options) -> Asynchronous:
 
 
 CONTENDERS = {
-    "ours": harness.Contender(_ours, ("jax", "keras")),
-    "transformers": harness.Contender(_transformers, ("torch", "transformers")),
-    "transformers_gathered": harness.Contender(
-        lambda options, shapes: _transformers(options, shapes, gathered=True),
-        ("torch", "transformers"),
+    "ours": Contender(_ours, ("jax", "keras")),
+    "transformers": Contender(_transformers, ("torch", "transformers")),
+    "transformers_gathered": Contender(
+        functools.partial(_transformers, gathered=True), ("torch", "transformers")
     ),
 }
 MATRICES = {
-    "matrices_jax": harness.Contender(_matrices_jax, ("jax",)),
-    "matrices_torch": harness.Contender(_matrices_torch, ("torch",)),
+    "matrices_jax": Contender(_matrices_jax, ("jax",)),
+    "matrices_torch": Contender(_matrices_torch, ("torch",)),
 }
 
 
@@ -247,9 +238,8 @@ def measure(options: Options, job: str) -> Figures:
         shapes = _shapes(options, which[0], int(which[1]))
         figures = measure_steps(options, *CONTENDERS[name].prepare(options, shapes))
         figures["sequences_per_second"] = shapes.batch_size / figures["seconds_per_step"]
-        figures["model_flops_per_second"] = figures["sequences_per_second"] * flops_of_sequence(
-            shapes
-        )
+        flops = figures["sequences_per_second"] * flops_of_sequence(shapes)
+        figures["model_flops_per_second"] = flops
     else:
         figures = measure_steps(options, *MATRICES[name].prepare(options))
         figures["flops_per_second"] = 2 * options.matrix_size**3 / figures["seconds_per_step"]
@@ -257,8 +247,7 @@ def measure(options: Options, job: str) -> Figures:
 
 
 def _start(job: str) -> Figures | None:
-    contender = {**CONTENDERS, **MATRICES}[job.split(":")[0]]
-    return harness.try_in_process(job, contender, flag="job", environment={"KERAS_BACKEND": "jax"})
+    return harness.try_in_process(job, flag="job", environment={"KERAS_BACKEND": "jax"})
 
 
 def compare(options: Options) -> None:
@@ -268,8 +257,8 @@ def compare(options: Options) -> None:
         RuntimeError: none of them could run.
     """
     options = _sized(options)
-    names = harness.chosen(options.contenders, CONTENDERS)
-    matrices = {name: _start(name) for name in MATRICES}
+    names = harness.installed(CONTENDERS, options.contenders)
+    matrices = {name: _start(name) for name in harness.installed(MATRICES)}
     rates = [figures["flops_per_second"] for figures in matrices.values() if figures]
     for name, figures in matrices.items():
         if figures:
@@ -292,8 +281,7 @@ def compare(options: Options) -> None:
                 rows.append({**where, "contender": name, "utilisation": share, **figures})
                 peak = figures["peak_bytes"]
                 table.row({**rows[-1], "peak_gib": peak and peak / 2**30})
-    report = {"flags": dataclasses.asdict(options), "matrices": matrices, "results": rows}
-    harness.write_figures(options.output_file, report)
+    harness.write_figures(options, matrices=matrices, results=rows)
     if not rows:
         raise RuntimeError("no contender could run")
 

@@ -9,10 +9,9 @@ process, all threads together, input pipeline included; on a machine with other 
 steadier than wall time. Without --data_dir the lengths are drawn as those of SST-2 are spread.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
+import statistics
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +31,7 @@ from experiments.benchmarks.harness import Figures
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(harness.BenchmarkOptions):
     """Options of the benchmark."""
 
     data_dir: str | None = option(None, "Folder of a GLUE task; made-up records by default.")
@@ -47,9 +46,6 @@ class Options:
     num_batches: int = option(40, "Batches to measure, evenly over the epoch.")
     num_warmup_steps: int = option(3, "Steps not counted.")
     num_records: int = option(67349, "Made-up records.")
-    output_file: str | None = option(
-        None, "Where to write the figures as JSON; nowhere by default."
-    )
 
 
 CONTENDERS = ("grouped", "padded_to_max")
@@ -153,19 +149,19 @@ def measure(options: Options, name: str) -> Figures:
             step(batch)
     steps = len(tasks) // options.batch_size
     starts = np.linspace(0, steps - 1, options.num_batches).astype(int)
-    cpu_seconds = wall_seconds = tokens = positions = 0.0
+    times, tokens, positions = [], 0, 0
     for start in starts:
         dataset = batches(int(start))
         with harness.timed() as spent:
             for batch in dataset:
                 tokens += int(step(batch))
                 positions += int(tf.size(batch[0]["input_ids"]))
-        cpu_seconds += spent.cpu
-        wall_seconds += spent.wall
+        times.append(spent)
+    cpu_seconds = statistics.fmean(spent.cpu for spent in times)
     return {
-        "cpu_seconds": cpu_seconds / len(starts),
-        "wall_seconds": wall_seconds / len(starts),
-        "cpu_seconds_per_epoch": cpu_seconds / len(starts) * steps,
+        "cpu_seconds": cpu_seconds,
+        "wall_seconds": statistics.fmean(spent.wall for spent in times),
+        "cpu_seconds_per_epoch": cpu_seconds * steps,
         "real_tokens": tokens / positions,
         "mean_length": positions / len(starts) / options.batch_size,
     }
@@ -179,17 +175,14 @@ def compare(options: Options) -> None:
     results = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name in CONTENDERS:
-            results[name] = harness.in_process(
-                name, f"--cache_dir={options.cache_dir or temporary}"
-            )
+            cache_dir = options.cache_dir or temporary
+            results[name] = harness.in_process(name, f"--cache_dir={cache_dir}")
             table.row({"name": name, **results[name]})
     grouped, padded = (results[name] for name in CONTENDERS)
     for clock in ("cpu", "wall"):
         ratio = grouped[f"{clock}_seconds"] / padded[f"{clock}_seconds"]
         print(f"{clock} time of grouped / padded: {ratio:.3f}")
-    harness.write_figures(
-        options.output_file, {"flags": dataclasses.asdict(options), "results": results}
-    )
+    harness.write_figures(options, results=results)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ It runs as a script, so that this folder comes first where modules are looked fo
 have the name of a top-level package.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import importlib.util
@@ -18,19 +16,26 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from absl import app, flags
 
 from bert_tf.files import write_json
-from bert_tf.options import define, read
+from bert_tf.options import define, option, read
 from experiments.command_line.exit_status import exit_on_error
 
 flags.disclaim_key_flags()  # as in bert_tf.options
 
 Figures = dict[str, Any]
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions:
+    """What every benchmark is asked for."""
+
+    output_file: str | None = option(None, "JSON file for the figures; none by default.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +50,27 @@ class Contender:
     prepare: Callable[..., Any]
     packages: tuple[str, ...] = ()
 
-    def missing(self) -> list[str]:
-        """Return the packages that it needs and that are not installed."""
-        return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
+def installed(
+    contenders: Mapping[str, Contender], names: Sequence[str] | None = None
+) -> dict[str, Contender]:
+    """Return the contenders whose packages are there; of the others say so.
+
+    Args:
+        contenders: by name.
+        names: of those that were asked for; None for all.
+
+    Raises:
+        ValueError: one that was asked for is unknown.
+    """
+    if unknown := sorted(set(names or ()) - set(contenders)):
+        raise ValueError(f"contenders: unknown {unknown}; known are {list(contenders)}")
+    chosen = {name: contenders[name] for name in names or contenders}
+    for name, contender in list(chosen.items()):
+        if missing := [part for part in contender.packages if not importlib.util.find_spec(part)]:
+            print(f"{name}: left out, not installed: {', '.join(missing)}", flush=True)
+            del chosen[name]
+    return chosen
 
 
 def run_benchmark(
@@ -110,27 +133,13 @@ def in_process(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def try_in_process(name: str, contender: Contender, **arguments: Any) -> Figures | None:
-    """Measure a contender in a fresh process; None, and a line that says why, if it cannot run."""
-    if missing := contender.missing():
-        print(f"{name}: left out, not installed: {', '.join(missing)}", flush=True)
-        return None
+def try_in_process(name: str, **arguments: Any) -> Figures | None:
+    """Measure one in a fresh process; None, and a line that says why, if it fails."""
     try:
         return in_process(name, **arguments)
     except RuntimeError as error:
         print(error, flush=True)
         return None
-
-
-def chosen(names: Sequence[str] | None, contenders: Collection[str]) -> list[str]:
-    """Return the contenders that were asked for, all of them for None.
-
-    Raises:
-        ValueError: one is unknown.
-    """
-    if unknown := sorted(set(names or ()) - set(contenders)):
-        raise ValueError(f"contenders: unknown {unknown}; known are {list(contenders)}")
-    return list(names or contenders)
 
 
 @dataclasses.dataclass
@@ -201,7 +210,8 @@ class Table:
         print("|", " | ".join([cells[0].ljust(self._widths[0]), *list(rest)[1:]]), "|", flush=True)
 
 
-def write_figures(path: str | None, figures: Any) -> None:
-    """Write figures as JSON, where a file is named."""
-    if path:
-        write_json(path, figures, sort_keys=False)
+def write_figures(options: BenchmarkOptions, **figures: Any) -> None:
+    """Write options and figures as JSON, where a file is named."""
+    if options.output_file:
+        figures = {"flags": dataclasses.asdict(options), **figures}
+        write_json(options.output_file, figures, sort_keys=False)

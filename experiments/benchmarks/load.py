@@ -12,8 +12,6 @@ errors, and the server's memory over time; --output_file gets them as JSON.
 --requests_file has one JSON body of a :predict request a line; without it, the text of --text.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import http.client
@@ -39,7 +37,7 @@ from experiments.benchmarks.harness import Figures
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(harness.BenchmarkOptions):
     """Options of the benchmark."""
 
     model_base_path: str = option(None, "Folder of the model's versions.", required=True)
@@ -47,16 +45,13 @@ class Options:
     text: tuple[str, ...] = option(
         ("The capital of France is [MASK].",), "Text of a request.", repeated=True
     )
-    batch_timeout_micros: tuple[int, ...] = option(
-        (0, 1000, 5000), "Windows to measure.", repeated=True
-    )
+    batch_timeout_micros: tuple[int, ...] = option((0, 1000, 5000), "Windows.", repeated=True)
     max_batch_size: int = option(32, "Rows of a batch at most.")
     num_batch_threads: int = option(2, "Batches that run at once.")
     num_processes: int = option(2, "Client processes.")
     num_connections: int = option(16, "Connections of each process.")
     minutes: float = option(1.0, "Minutes for each window.")
     kill_seconds: float = option(10.0, "Seconds between killed clients; 0 kills none.")
-    output_file: str | None = option(None, "Where to write the figures as JSON.")
 
 
 _SERVER = pathlib.Path(__file__).resolve().parents[1] / "serve.py"
@@ -256,8 +251,7 @@ def compare(options: Options) -> None:
     for window in options.batch_timeout_micros:
         rows.append(_measure(options, window, bodies))
         print(json.dumps(rows[-1]), flush=True)
-    report = {"cores": os.cpu_count(), "flags": dataclasses.asdict(options), "windows": rows}
-    harness.write_figures(options.output_file, report)
+    harness.write_figures(options, cores=os.cpu_count(), windows=rows)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ read after a few steps; "tracing" is that of one sequence of 32 word pieces, for
 the same and the activations are little.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 from bert_tf.options import option

@@ -10,8 +10,6 @@ memory are of the process with all its children. The original runs unchanged on 
 TensorFlow, under whose compat.v1 its names still exist.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os
@@ -40,24 +38,19 @@ _SAMPLE_SECONDS = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(harness.BenchmarkOptions):
     """Options of the benchmark."""
 
     input_file: str = option(None, "Text, one sentence a line.", required=True)
     vocab_file: str = option(None, "Vocabulary.", required=True)
     bert_checkout: str | None = option(None, "Clone of google-research/bert; none: ours only.")
-    original_fraction: float = option(
-        0.1, "Fraction of the text for the original.", minimum=0, maximum=1
-    )
+    original_fraction: float = option(0.1, "Of the text, for the original.", minimum=0, maximum=1)
     num_workers: int = option(0, "Processes of ours; 0 for one per core.", minimum=0)
     repeats: int = option(1, "Runs of ours; the fastest counts.", minimum=1)
     with_flags: tuple[str, ...] = option(
-        ("", "--do_whole_word_mask=True"),
-        "Flags given to both, one comparison each.",
-        repeated=True,
+        ("", "--do_whole_word_mask=True"), "Flags of both, one comparison each.", repeated=True
     )
     work_dir: str | None = option(None, "Folder for the output; default a temporary one.")
-    json_file: str | None = option(None, "Where to write the figures.")
 
 
 def _first_documents(source: pathlib.Path, target: pathlib.Path, fraction: float) -> None:
@@ -201,7 +194,7 @@ def compare(options: Options) -> None:
                     ratio = result[f"{name}_ratio"] = scaled[name] / result["ours"][name]
                     print(f"{name.split('_')[0]} time, original / ours: {ratio:.1f}")
             results.append(result)
-    harness.write_figures(options.json_file, results)
+    harness.write_figures(options, results=results)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The pre-training step that several benchmarks measure: its batch, and who takes it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

@@ -17,8 +17,6 @@ left out. --threads holds for each of them; run it again for another number, sin
 it once.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.util
@@ -40,11 +38,11 @@ from bert_tf.options import option
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from experiments.benchmarks import harness
-from experiments.benchmarks.harness import Figures
+from experiments.benchmarks.harness import Contender, Figures
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(harness.BenchmarkOptions):
     """Options of the benchmark."""
 
     model_dir: str = option(None, "Model in transformers' files, uncased.", required=True)
@@ -52,7 +50,6 @@ class Options:
     rounds: int = option(5, "Turns of each contender.", minimum=1)
     calls: int = option(30, "Calls in a turn, of one text of 32 pieces.", minimum=1)
     export_dir: str | None = option(None, "Where exported files are kept; nowhere by default.")
-    output_file: str | None = option(None, "JSON file for the figures.")
 
 
 MAX_SEQ_LENGTH = 128
@@ -88,13 +85,8 @@ def _transformers(options: Options, folder: pathlib.Path) -> Encode:
     model = transformers.AutoModel.from_pretrained(options.model_dir).eval()
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        inputs = tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=MAX_SEQ_LENGTH,
-            return_tensors="pt",
-        )
+        cut = {"truncation": True, "max_length": MAX_SEQ_LENGTH}
+        inputs = tokenizer(list(texts), padding=True, return_tensors="pt", **cut)
         with torch.inference_mode():
             state = model(**inputs).last_hidden_state
             mask = inputs["attention_mask"][:, :, None].to(state.dtype)
@@ -115,20 +107,16 @@ def _onnxruntime(options: Options, folder: pathlib.Path) -> Encode:
     session_options.inter_op_num_threads = 1
     # As OMP_WAIT_POLICY above.
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    path = os.fspath(folder / "onnx/1/model.onnx")
     session = onnxruntime.InferenceSession(
-        os.fspath(folder / "onnx/1/model.onnx"),
-        session_options,
-        providers=["CPUExecutionProvider"],
+        path, session_options, providers=["CPUExecutionProvider"]
     )
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        encodings = tokenizer.encode_batch(texts)
-        inputs = {
-            "input_ids": np.array([encoding.ids for encoding in encodings], np.int32),
-            "input_mask": np.array([encoding.attention_mask for encoding in encodings], np.int32),
-            "segment_ids": np.array([encoding.type_ids for encoding in encodings], np.int32),
-        }
-        return session.run(["mean"], inputs)[0]
+        rows = [(e.ids, e.attention_mask, e.type_ids) for e in tokenizer.encode_batch(texts)]
+        arrays = np.array(rows, np.int32).swapaxes(0, 1)
+        names = ("input_ids", "input_mask", "segment_ids")
+        return session.run(["mean"], dict(zip(names, arrays, strict=True)))[0]
 
     return encode
 
@@ -142,16 +130,13 @@ def _tflite(options: Options, folder: pathlib.Path, weights: str) -> Encode:
 
 # Each makes, of the options and the folder of exported files, texts -> float32 [B, H].
 CONTENDERS = {
-    "SavedModel": harness.Contender(_saved_model, ("tensorflow_text",)),
-    REFERENCE: harness.Contender(_transformers, ("torch", "transformers")),
-    "ONNX Runtime": harness.Contender(_onnxruntime, ("onnxruntime",)),
-    **{
-        f"TFLite {weights}": harness.Contender(
-            functools.partial(_tflite, weights=weights), ("tensorflow_text",)
-        )
-        for weights in ("float32", "float16", "int8")
-    },
+    "SavedModel": Contender(_saved_model, ("tensorflow_text",)),
+    REFERENCE: Contender(_transformers, ("torch", "transformers")),
+    "ONNX Runtime": Contender(_onnxruntime, ("onnxruntime",)),
 }
+for _weights in ("float32", "float16", "int8"):
+    _encode = functools.partial(_tflite, weights=_weights)
+    CONTENDERS[f"TFLite {_weights}"] = Contender(_encode, ("tensorflow_text",))
 # How far a vector may be from transformers', against its length.
 _TOLERANCES = {
     "SavedModel": 1e-4,
@@ -246,13 +231,11 @@ def _encoders(options: Options, folder: pathlib.Path) -> dict[str, Encode]:
     """Export the model and load it in everything that is installed."""
     export(options.model_dir, folder)
     encoders = {}
-    for name, contender in CONTENDERS.items():
-        missing = contender.missing()
-        if name == "ONNX Runtime" and not (folder / "onnx").exists():
-            missing.append("tf2onnx")  # which would have written the file
-        if missing:
-            print(f"{name}: left out, not installed: {', '.join(missing)}")
-            continue
+    contenders = harness.installed(CONTENDERS)
+    if "ONNX Runtime" in contenders and not (folder / "onnx").exists():
+        print("ONNX Runtime: left out, not installed: tf2onnx, which writes its file")
+        del contenders["ONNX Runtime"]
+    for name, contender in contenders.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             encoders[name] = contender.prepare(options, folder)
@@ -307,7 +290,7 @@ def run(options: Options) -> None:
         for case in _cases(options, encoders):
             cases.append(case)
             show(case)
-    harness.write_figures(options.output_file, {"threads": options.threads, "cases": cases})
+    harness.write_figures(options, cases=cases)
 
 
 if __name__ == "__main__":

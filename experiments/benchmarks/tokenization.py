@@ -10,8 +10,7 @@ less than wall time. The slow ones, which is all but ours from a memo, get the f
 --peer_megabytes of the text.
 """
 
-from __future__ import annotations
-
+import collections
 import dataclasses
 import gzip
 import os
@@ -19,15 +18,16 @@ import pathlib
 import sys
 import types
 from collections.abc import Callable
+from unittest import mock
 
 from bert_tf.options import option
 from bert_tf.tokenization.wordpiece import DEFAULT_MAX_MEMO_BYTES, FullTokenizer
 from experiments.benchmarks import harness
-from experiments.benchmarks.harness import Figures
+from experiments.benchmarks.harness import Contender, Figures
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(harness.BenchmarkOptions):
     """Options of the benchmark."""
 
     input_file: str = option(None, "Text; .gz is read.", required=True)
@@ -39,7 +39,6 @@ class Options:
     warm_rounds: int = option(3, "Rounds over the same text.", minimum=1)
     graph_batch_size: int = option(1000, "Lines that the graph gets at a time.", minimum=1)
     max_memo_bytes: int = option(DEFAULT_MAX_MEMO_BYTES, "Bound on our memo.")
-    output_file: str | None = option(None, "JSON file for the figures.")
 
 
 def _load_original(checkout: str) -> types.ModuleType:
@@ -50,15 +49,8 @@ def _load_original(checkout: str) -> types.ModuleType:
     )
     source = pathlib.Path(checkout, "tokenization.py").read_text(encoding="utf-8")
     module = types.ModuleType("original_tokenization")
-    before = sys.modules.get("tensorflow")
-    sys.modules["tensorflow"] = tensorflow
-    try:
+    with mock.patch.dict(sys.modules, tensorflow=tensorflow):
         exec(compile(source, "tokenization.py", "exec"), module.__dict__)
-    finally:
-        if before is None:
-            del sys.modules["tensorflow"]
-        else:
-            sys.modules["tensorflow"] = before
     return module
 
 
@@ -91,10 +83,8 @@ class _Measurement:
         )
 
     def our_tokenizer(self, max_memo_bytes: int) -> FullTokenizer:
-        options = self.options
-        return FullTokenizer(
-            options.vocab_file, options.do_lower_case, max_memo_bytes=max_memo_bytes
-        )
+        vocab_file, lower = self.options.vocab_file, self.options.do_lower_case
+        return FullTokenizer(vocab_file, lower, max_memo_bytes=max_memo_bytes)
 
     def measure(self, name: str, lines: list[str], run: Callable[[], object]) -> None:
         """Measure a call that goes through lines; print its rates and keep them."""
@@ -110,12 +100,7 @@ class _Measurement:
 
     def measure_lines(self, name: str, lines: list[str], encode: Callable[[str], object]) -> None:
         """Measure a tokenizer that takes line by line."""
-
-        def run() -> None:
-            for line in lines:
-                encode(line)
-
-        self.measure(name, lines, run)
+        self.measure(name, lines, lambda: collections.deque(map(encode, lines), maxlen=0))
 
     def count_differences(self, name: str, ids: list[list[int]]) -> None:
         """Print how many lines have other ids than ours."""
@@ -188,22 +173,19 @@ def _measure_tokenizers(run: _Measurement) -> None:
 
 
 CONTENDERS = {
-    "ours": harness.Contender(_measure_ours),
-    "in the graph": harness.Contender(_measure_graph, ("tensorflow_text",)),
-    "google-research/bert": harness.Contender(_measure_original),
-    "tokenizers": harness.Contender(_measure_tokenizers, ("tokenizers",)),
+    "ours": Contender(_measure_ours),
+    "in the graph": Contender(_measure_graph, ("tensorflow_text",)),
+    "google-research/bert": Contender(_measure_original),
+    "tokenizers": Contender(_measure_tokenizers, ("tokenizers",)),
 }
 
 
 def compare(options: Options) -> None:
     """Measure all tokenizers, in this process: ours from the same memo, round by round."""
     run = _Measurement(options)
-    for name, contender in CONTENDERS.items():
-        if missing := contender.missing():
-            print(f"{name}: left out, not installed: {', '.join(missing)}")
-            continue
+    for contender in harness.installed(CONTENDERS).values():
         contender.prepare(run)
-    harness.write_figures(options.output_file, run.results)
+    harness.write_figures(options, results=run.results)
 
 
 if __name__ == "__main__":

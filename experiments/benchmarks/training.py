@@ -15,21 +15,20 @@ over steps after warm-up, in which compilation falls; memory is the process's pe
 KerasHub and transformers are only needed for their rows; a missing one is left out, said so.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 
 from bert_tf.config import BertConfig
 from bert_tf.options import option
 from experiments.benchmarks import harness
-from experiments.benchmarks.harness import Figures
+from experiments.benchmarks.harness import Contender, Figures
 from experiments.benchmarks.pretraining_steps import Shapes, keras_step, our_step, torch_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(harness.BenchmarkOptions):
     """Options of the benchmark."""
 
     batch_size: int = option(32, "Sequences in a batch.")
@@ -45,9 +44,6 @@ class Options:
     num_rounds: int = option(1, "Times each contender runs; the best of its medians counts.")
     accuracy: bool = option(False, "Whether ours also counts accuracies, as in real training.")
     contenders: tuple[str, ...] | None = option(None, "Which to run; all by default.")
-    output_file: str | None = option(
-        None, "Where to write the figures as JSON; nowhere by default."
-    )
 
 
 def make_shapes(options: Options) -> Shapes:
@@ -75,34 +71,25 @@ def _keras_hub(options: Options, jit_compile: bool) -> Callable[[], float]:
     import keras
     import keras_hub
 
+    from bert_tf.weights.keras_hub import new_backbone
+
     shapes = make_shapes(options)
-    config = shapes.config
-    backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=config.vocab_size,
-        num_layers=config.num_hidden_layers,
-        num_heads=config.num_attention_heads,
-        hidden_dim=config.hidden_size,
-        intermediate_dim=config.intermediate_size,
-        dropout=options.dropout,
-        max_sequence_length=config.max_position_embeddings,
-        num_segments=2,
-    )
+    backbone = new_backbone(shapes.config)
     inputs = dict(backbone.input)
     inputs["mask_positions"] = keras.Input((None,), dtype="int32", name="mask_positions")
     encoded = backbone(backbone.input)
     outputs = {
         "masked_lm_logits": keras_hub.layers.MaskedLMHead(
-            vocabulary_size=config.vocab_size,
+            vocabulary_size=options.vocab_size,
             token_embedding=backbone.token_embedding,
             intermediate_activation="gelu",
         )(encoded["sequence_output"], mask_positions=inputs["mask_positions"]),
         "next_sentence_logits": keras.layers.Dense(2)(encoded["pooled_output"]),
     }
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     arguments = {
         "optimizer": keras.optimizers.Adam(1e-4),
-        "loss": {
-            name: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for name in outputs
-        },
+        "loss": dict.fromkeys(outputs, loss),
         "jit_compile": jit_compile,
     }
     names = {
@@ -116,24 +103,15 @@ def _keras_hub(options: Options, jit_compile: bool) -> Callable[[], float]:
 
 def _transformers(options: Options) -> Callable[[], float]:
     step, wait = torch_step(make_shapes(options))
-
-    def whole_step() -> float:
-        step()
-        return wait()
-
-    return whole_step
+    return lambda: (step(), wait())[1]
 
 
 CONTENDERS = {
-    "ours_graph": harness.Contender(lambda options: _ours(options, jit_compile=False)),
-    "ours_xla": harness.Contender(lambda options: _ours(options, jit_compile=True)),
-    "kerashub_graph": harness.Contender(
-        lambda options: _keras_hub(options, jit_compile=False), ("keras_hub",)
-    ),
-    "kerashub_xla": harness.Contender(
-        lambda options: _keras_hub(options, jit_compile=True), ("keras_hub",)
-    ),
-    "transformers": harness.Contender(_transformers, ("torch", "transformers")),
+    "ours_graph": Contender(functools.partial(_ours, jit_compile=False)),
+    "ours_xla": Contender(functools.partial(_ours, jit_compile=True)),
+    "kerashub_graph": Contender(functools.partial(_keras_hub, jit_compile=False), ("keras_hub",)),
+    "kerashub_xla": Contender(functools.partial(_keras_hub, jit_compile=True), ("keras_hub",)),
+    "transformers": Contender(_transformers, ("torch", "transformers")),
 }
 
 
@@ -145,12 +123,12 @@ def measure(options: Options, name: str) -> Figures:
 
 def compare(options: Options) -> None:
     """Measure all contenders and print a table."""
-    names = harness.chosen(options.contenders, CONTENDERS)
+    names = harness.installed(CONTENDERS, options.contenders)
     results: dict[str, Figures] = {}
     # Rounds in turn, so that a busy minute of the machine does not fall on one contender alone.
     for _ in range(options.num_rounds):
         for name in names:
-            result = harness.try_in_process(name, CONTENDERS[name])
+            result = harness.try_in_process(name)
             best = results.get(name)
             if result and (best is None or result["cpu_seconds"] < best["cpu_seconds"]):
                 results[name] = result
@@ -167,9 +145,7 @@ def compare(options: Options) -> None:
     for name, row in results.items():
         ratio = row["cpu_seconds"] / min(ours, default=float("nan"))
         table.row({"name": name, "cpu_over_our_best": ratio, **row})
-    harness.write_figures(
-        options.output_file, {"flags": dataclasses.asdict(options), "results": results}
-    )
+    harness.write_figures(options, results=results)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ For classification and regression, of GLUE and of tables of one's own, and for t
 (--task_name=ner). Writes compare.json and prints a table with the processor time of each system.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import pathlib

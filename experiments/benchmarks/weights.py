@@ -15,8 +15,6 @@ beyond a model of this package that is only built, in multiples of the weights' 
 transformers and torch are only needed for their row; where they are missing it is left out.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib
@@ -27,20 +25,18 @@ import numpy as np
 
 from bert_tf.options import option
 from experiments.benchmarks import harness
-from experiments.benchmarks.harness import Figures
+from experiments.benchmarks.harness import Contender, Figures
+from experiments.command_line.memory import peak_bytes
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(harness.BenchmarkOptions):
     """Options of the benchmark."""
 
     model_size: str = option("large", "Key of bert_tf.SIZES.")
     vocab_size: int = option(30522, "Word pieces in the vocabulary.")
     num_rounds: int = option(1, "Times each is read; the least CPU seconds count.", minimum=1)
     folder: str | None = option(None, "Where the checkpoints are; made anew by default.")
-    output_file: str | None = option(
-        None, "Where to write the figures as JSON; nowhere by default."
-    )
 
 
 _IDS = np.arange(1, 9, dtype=np.int32)[None]
@@ -108,22 +104,15 @@ def _keras_hub(options: Options) -> Callable[[], None]:
 
 # Each imports what is needed and returns what is measured.
 CONTENDERS = {
-    "built only": harness.Contender(_built_only),
-    "ours, TF1 checkpoint": harness.Contender(_ours("tf1")),
-    "ours, safetensors": harness.Contender(_ours("hf")),
-    "ours, KerasHub preset": harness.Contender(_ours("keras_hub")),
-    "ours, .keras": harness.Contender(_ours("keras")),
-    "ours, .weights.h5": harness.Contender(_ours("weights_h5")),
-    "transformers, safetensors": harness.Contender(_transformers, ("torch", "transformers")),
-    "kerashub, preset": harness.Contender(_keras_hub, ("keras_hub",)),
+    "built only": Contender(_built_only),
+    "ours, TF1 checkpoint": Contender(_ours("tf1")),
+    "ours, safetensors": Contender(_ours("hf")),
+    "ours, KerasHub preset": Contender(_ours("keras_hub")),
+    "ours, .keras": Contender(_ours("keras")),
+    "ours, .weights.h5": Contender(_ours("weights_h5")),
+    "transformers, safetensors": Contender(_transformers, ("torch", "transformers")),
+    "kerashub, preset": Contender(_keras_hub, ("keras_hub",)),
 }
-
-
-def _peak_mib() -> float:
-    """Return the peak of this program alone; that of getrusage outlives the start of a program."""
-    with open("/proc/self/status", encoding="utf-8") as file:
-        line = next(line for line in file if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024
 
 
 def measure(options: Options, name: str) -> Figures:
@@ -133,14 +122,11 @@ def measure(options: Options, name: str) -> Figures:
         CPU and wall seconds, and peak memory in MiB above that before.
     """
     read = CONTENDERS[name].prepare(options)
-    before = _peak_mib()
+    before = peak_bytes(os.getpid())
     with harness.timed() as spent:
         read()
-    return {
-        "cpu_seconds": spent.cpu,
-        "wall_seconds": spent.wall,
-        "peak_mib": _peak_mib() - before,
-    }
+    peak_mib = (peak_bytes(os.getpid()) - before) / _MIB
+    return {"cpu_seconds": spent.cpu, "wall_seconds": spent.wall, "peak_mib": peak_mib}
 
 
 def write_checkpoints(options: Options, folder: pathlib.Path) -> int:
@@ -167,13 +153,9 @@ def compare(options: Options) -> None:
         print(f"{options.model_size}: weights of {size:.0f} MiB")
         table = harness.Table("name cpu_seconds:.2f wall_seconds:.2f peak_mib:.0f extra:.2f")
         figures: dict[str, Figures] = {}
-        for name, contender in CONTENDERS.items():
-            if missing := contender.missing():
-                print(f"{name}: left out, not installed: {', '.join(missing)}")
-                continue
-            rounds = [
-                harness.in_process(name, f"--folder={folder}") for _ in range(options.num_rounds)
-            ]
+        for name in harness.installed(CONTENDERS):
+            place = f"--folder={folder}"
+            rounds = [harness.in_process(name, place) for _ in range(options.num_rounds)]
             best = min(rounds, key=lambda row: row["cpu_seconds"])
             # The heap grows more or less by chance: the largest peak counts.
             best["peak_mib"] = max(row["peak_mib"] for row in rounds)
@@ -181,9 +163,7 @@ def compare(options: Options) -> None:
             if name.startswith("ours"):
                 best["extra"] = (best["peak_mib"] - figures["built only"]["peak_mib"]) / size
             table.row({"name": name, **best})
-    harness.write_figures(
-        options.output_file, {"model_size": options.model_size, "figures": figures}
-    )
+    harness.write_figures(options, figures=figures)
 
 
 if __name__ == "__main__":
