@@ -1,7 +1,5 @@
 """Fine-tuning on sentences and pairs: GLUE, and tables of one's own."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import functools
@@ -44,8 +42,7 @@ def _plan(options: ClassifierOptions, start: InitialModel) -> Plan:
     majority = _majority_label(data, options)
     if options.do_train:
         trained_task = TrainedTask(task.kind, options.max_seq_length, task.has_pairs)
-        baseline = evaluator.baseline if evaluator else None
-        job = make_job(data, trained_task, evaluator, baseline=baseline)
+        job = make_job(data, trained_task, evaluator)
     return Plan(
         task=task,
         job=job,

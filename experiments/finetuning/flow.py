@@ -1,7 +1,5 @@
 """The way of every fine-tuning command: data, training, evaluation, predictions."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 import time
@@ -98,6 +96,7 @@ def make_job(
         "labels": data.task.labels,
         "num_examples": data.prepared["train"].num_examples,
         "selection_metric": data.task.selection_metric,
+        "baseline": getattr(evaluate, "baseline", None),
         **changes,
     }
     return Job(

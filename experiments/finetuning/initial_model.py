@@ -15,11 +15,7 @@ from bert_tf.files import sha256
 from bert_tf.models.layers import recomputed_layers
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.trained_task import read_trained_task
-from bert_tf.tokenization.vocabulary import (
-    check_special_tokens,
-    load_vocab,
-    validate_case_matches_checkpoint,
-)
+from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.training.trainer import set_precision
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
@@ -102,8 +98,8 @@ def initial_model(options: FineTuningOptions) -> InitialModel:
     if config is None:
         raise InputError("give --model_dir, or --bert_config_file, --vocab_file, --init_checkpoint")
     vocab_file, do_lower_case = _vocabulary_and_casing(options, checkpoint)
-    vocab = load_vocab(vocab_file)
-    check_special_tokens(vocab, vocab_file)
+    vocab = vocabulary.load_vocab(vocab_file)
+    vocabulary.check_special_tokens(vocab, vocab_file)
     if max(vocab.values()) >= config.vocab_size:
         raise InputError(
             f"vocab_file: {vocab_file} has {max(vocab.values()) + 1} pieces, the model "
@@ -136,7 +132,7 @@ def _vocabulary_and_casing(
         # The original's default, where the original's flags are given.
         do_lower_case = tokenizer.do_lower_case if tokenizer and vocab_file is None else True
     if options.model.init_checkpoint:
-        validate_case_matches_checkpoint(do_lower_case, options.model.init_checkpoint)
+        vocabulary.validate_case_matches_checkpoint(do_lower_case, options.model.init_checkpoint)
     if not vocab_file:
         if tokenizer is None:
             raise InputError(f"vocab_file: no vocabulary lies with {checkpoint.description}")

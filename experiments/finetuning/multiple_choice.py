@@ -1,7 +1,5 @@
 """Fine-tuning on multiple choice: SWAG."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import pathlib
@@ -13,16 +11,10 @@ from bert_tf.tasks.table import TASKS
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
 from data_prep.finetuning.options import file_sources
+from experiments.finetuning import splits
 from experiments.finetuning.flow import Plan, fine_tune, make_job
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import MultipleChoiceOptions
-from experiments.finetuning.splits import (
-    Data,
-    Evaluator,
-    make_records,
-    probabilities_of,
-    test_logits,
-)
 
 
 def run(options: MultipleChoiceOptions) -> None:
@@ -33,13 +25,12 @@ def run(options: MultipleChoiceOptions) -> None:
 def _plan(options: MultipleChoiceOptions, start: InitialModel) -> Plan:
     task, sources = file_sources(options.files, TASKS["swag"])
     print(f"{task.num_choices} choices")
-    data, job = make_records(task, sources, options, start), None
-    evaluator = Evaluator(data, options) if options.do_eval else None
+    data, job = splits.make_records(task, sources, options, start), None
+    evaluator = splits.Evaluator(data, options) if options.do_eval else None
     folder = pathlib.Path(options.output_dir)
     if options.do_train:
         trained_task = TrainedTask(task.kind, options.max_seq_length, has_pairs=True)
-        baseline = evaluator.baseline if evaluator else None
-        job = make_job(data, trained_task, evaluator, baseline=baseline)
+        job = make_job(data, trained_task, evaluator)
     return Plan(
         task=task,
         job=job,
@@ -48,13 +39,13 @@ def _plan(options: MultipleChoiceOptions, start: InitialModel) -> Plan:
     )
 
 
-def _predict(data: Data, options: MultipleChoiceOptions, loaded: LoadedModel) -> None:
+def _predict(data: splits.Data, options: MultipleChoiceOptions, loaded: LoadedModel) -> None:
     path = pathlib.Path(options.output_dir) / "predictions.csv"
-    write_predictions(path, data, test_logits(data, "test", loaded.model, options))
+    write_predictions(path, data, splits.test_logits(data, "test", loaded.model, options))
     print(f"wrote {path}")
 
 
-def write_predictions(path: pathlib.Path, data: Data, logits: np.ndarray) -> None:
+def write_predictions(path: pathlib.Path, data: splits.Data, logits: np.ndarray) -> None:
     """Write of each test example its id, the choice from 0, and all probabilities.
 
     Args:
@@ -62,7 +53,7 @@ def write_predictions(path: pathlib.Path, data: Data, logits: np.ndarray) -> Non
         data: with a test split.
         logits: [N, C].
     """
-    probabilities = probabilities_of(data.task.kind, logits)
+    probabilities = splits.probabilities_of(data.task.kind, logits)
     with write_whole(path, "w") as stream:
         writer = csv.writer(stream)
         endings = (f"probability of ending{i}" for i in range(logits.shape[1]))

@@ -1,20 +1,12 @@
 """Options of the fine-tuning commands; names and defaults are those of the original."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
 from bert_tf.options import option
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.table import TASKS
-from data_prep.finetuning.options import (
-    DataOptions,
-    FileOptions,
-    RecordOptions,
-    SpanOptions,
-    TaggedOptions,
-)
+from data_prep.finetuning import options
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.model_options import ModelOptions
 from experiments.command_line.training_options import TrainingOptions
@@ -42,13 +34,9 @@ class FineTuningOptions:
     eval_batch_size: int = option(8, "Examples in an evaluation batch.", minimum=1)
     predict_batch_size: int = option(8, "Examples in a batch of the test set.", minimum=1)
     group_by_length: bool = option(True, "Put examples of like length into one batch.")
-    pad_to_max_seq_length: bool = option(
-        False, "Pad all to --max_seq_length, as the original does."
-    )
-    cache_dir: str | None = option(
-        None, "Folder of prepared records; output_dir/records by default."
-    )
-    records: RecordOptions = RecordOptions()
+    pad_to_max_seq_length: bool = option(False, "Pad all to --max_seq_length, as the original.")
+    cache_dir: str | None = option(None, "Folder of records; output_dir/records by default.")
+    records: options.RecordOptions = options.RecordOptions()
     # --- training
     learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)
     num_train_epochs: float = option(
@@ -74,9 +62,7 @@ class FineTuningOptions:
     clip_norm: float = option(1.0, "Largest norm of the gradients; 0 not to clip.")
     weight_decay_rate: float = option(0.01, "Weight decay.")
     bilstm: bool = option(False, "Put a BiLSTM between encoder and head: an ablation of the paper.")
-    lora_rank: int = option(
-        0, "Train low-rank adapters of this rank and the head alone; 0: all.", minimum=0
-    )
+    lora_rank: int = option(0, "Train adapters of this rank and the head alone; 0: all.", minimum=0)
     lora_alpha: float | None = option(
         None, "Adapters are scaled by this over the rank; the rank by default."
     )
@@ -108,7 +94,7 @@ class FineTuningOptions:
 class ClassifierOptions(FineTuningOptions):
     """Options of run_classifier.py."""
 
-    data: DataOptions = DataOptions()
+    data: options.DataOptions = options.DataOptions()
     majority_class: bool | None = option(
         None,
         "Predict the commonest label of the training set; by default for WNLI alone, as the paper.",
@@ -119,15 +105,15 @@ class ClassifierOptions(FineTuningOptions):
 class MultipleChoiceOptions(FineTuningOptions):
     """Options of run_swag.py."""
 
-    files: FileOptions = FileOptions()
+    files: options.FileOptions = options.FileOptions()
 
 
 @dataclasses.dataclass(frozen=True)
 class TaggingOptions(FineTuningOptions):
     """Options of run_ner.py."""
 
-    files: FileOptions = FileOptions()
-    tagged: TaggedOptions = TaggedOptions()
+    files: options.FileOptions = options.FileOptions()
+    tagged: options.TaggedOptions = options.TaggedOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +122,7 @@ class QuestionAnsweringOptions(FineTuningOptions):
 
     train_file: str | None = option(None, "SQuAD's JSON to train on.")
     predict_file: str | None = option(None, "SQuAD's JSON to answer and evaluate.")
-    spans: SpanOptions = SpanOptions()
+    spans: options.SpanOptions = options.SpanOptions()
     n_best_size: int = option(20, "Starts, ends and answers that are kept.", minimum=1)
     max_answer_length: int = option(30, "Longest answer, in tokens.", minimum=1)
     version_2_with_negative: bool = option(False, "SQuAD 2.0: questions may have no answer.")

@@ -26,11 +26,12 @@ from data_prep.finetuning.options import extra_settings
 from data_prep.finetuning.prepare import PreparedData
 from data_prep.finetuning.sources import Source, file_source
 from experiments.command_line.exit_status import InputError
+from experiments.command_line.result_files import write_results
 from experiments.command_line.tables import print_table
 from experiments.finetuning.flow import Plan, fine_tune, make_job
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import QuestionAnsweringOptions
-from experiments.finetuning.results import with_step, write_results
+from experiments.finetuning.results import with_step
 from experiments.finetuning.seed_training import Job
 from experiments.finetuning.splits import Data, make_records, predict_records
 
@@ -87,13 +88,8 @@ def _job(options: QuestionAnsweringOptions, data: Data, answerer: Answerer | Non
         version_2_with_negative=options.version_2_with_negative,
         null_score_diff_threshold=options.null_score_diff_threshold,
     )
-    return make_job(
-        data,
-        trained_task,
-        evaluate,
-        selection_metric=answerer.selection_metric if answerer else "f1",
-        baseline=evaluate.baseline if evaluate else None,
-    )
+    selection_metric = answerer.selection_metric if answerer else "f1"
+    return make_job(data, trained_task, evaluate, selection_metric=selection_metric)
 
 
 # === Data ===

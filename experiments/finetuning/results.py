@@ -1,7 +1,5 @@
 """What fine-tuning came to: results as files, and what the seeds have in common."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import pathlib
@@ -11,12 +9,10 @@ from typing import Any
 
 from absl import logging
 
-from bert_tf.files import write_json, write_text
+from bert_tf.files import write_json
 from bert_tf.training.log import METRICS_NAME
 from experiments.command_line.result_files import SEEDS_NAME
 from experiments.plots.curves import plot_curves
-
-RESULTS_NAME = "eval_results"
 
 
 def rank_of(figures: Mapping[str, float], name: str) -> float:
@@ -56,15 +52,6 @@ class FineTuningRun:
 def with_step(figures: Mapping[str, Any], step: int | None) -> dict[str, Any]:
     """Add `global_step`, as the original does, to the figures of a model whose steps are known."""
     return dict(figures) if step is None else {**figures, "global_step": step}
-
-
-def write_results(
-    folder: pathlib.Path, results: Mapping[str, Any], name: str = RESULTS_NAME
-) -> None:
-    """Write eval_results.txt, "name = value" in each line as the original does, and .json."""
-    lines = [f"{key} = {results[key]}\n" for key in sorted(results)]
-    write_text(folder / f"{name}.txt", "".join(lines))
-    write_json(folder / f"{name}.json", dict(results))
 
 
 def summary_over_seeds(

@@ -5,8 +5,6 @@ and holds metrics.jsonl, config.json, curves.png, eval_results.txt and .json. Wi
 seeds each has a folder of its own within it, and the best run's model lies in the output folder.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import pathlib

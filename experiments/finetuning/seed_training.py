@@ -1,7 +1,5 @@
 """The run of one seed: its model, the training of it, and the weights that were best."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """The splits of a task as the fine-tuning commands use them: records, predictions and figures."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -25,11 +23,12 @@ from data_prep.finetuning.options import BadExamples
 from data_prep.finetuning.prepare import PreparedData, TokenizerSettings, prepare
 from data_prep.finetuning.sources import Source
 from experiments.command_line.exit_status import InputError
+from experiments.command_line.result_files import write_results
 from experiments.command_line.tables import print_table
 from experiments.command_line.training_setup import chief_first
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import FineTuningOptions
-from experiments.finetuning.results import with_step, write_results
+from experiments.finetuning.results import with_step
 
 # === Records ===
 

@@ -1,7 +1,5 @@
 """Fine-tuning on tagged words."""
 
-from __future__ import annotations
-
 import functools
 import pathlib
 from typing import Any
@@ -20,10 +18,11 @@ from data_prep.finetuning import ner
 from data_prep.finetuning.options import TaggedOptions, extra_settings, tagged_sources
 from data_prep.finetuning.sources import read_tagged
 from experiments.command_line.exit_status import InputError
+from experiments.command_line.result_files import write_results
 from experiments.finetuning.flow import Plan, fine_tune, make_job
 from experiments.finetuning.initial_model import InitialModel, load_trained
 from experiments.finetuning.options import FineTuningOptions, TaggingOptions
-from experiments.finetuning.results import with_step, write_results
+from experiments.finetuning.results import with_step
 from experiments.finetuning.splits import Data, make_records, predict_records
 from experiments.plots.predictions import plot_types
 
@@ -77,12 +76,7 @@ class TaggedSplit:
     def tag(self, model: keras.Model, batch_size: int) -> None:
         """Tag each sentence with a model, and keep the tags."""
         outputs = predict_records(
-            self.records,
-            model,
-            self._options,
-            batch_size=batch_size,
-            reduce=_most_likely,
-            fill=0,
+            self.records, model, self._options, batch_size=batch_size, reduce=_most_likely, fill=0
         )
         self.read(outputs["predicted_ids"])
 

@@ -1,7 +1,5 @@
 """A pre-training run: data, model, training, evaluation."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math
@@ -15,21 +13,12 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from bert_tf.files import read_json, write_json, write_text
-from bert_tf.input_pipeline.baselines import (
-    label_counts,
-    unigram_accuracy,
-    unigram_cross_entropy,
-)
+from bert_tf.files import read_json
+from bert_tf.input_pipeline.baselines import label_counts, unigram_accuracy, unigram_cross_entropy
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.options import to_dict
-from bert_tf.training.log import (
-    METRICS_NAME,
-    RUN_CONFIG_NAME,
-    read_metrics_or_nothing,
-    write_config,
-)
+from bert_tf.training import log
 from bert_tf.training.objectives import PretrainingObjective
 from bert_tf.training.optimizers import WarmupLinearDecay
 from bert_tf.training.options import TrainerOptions
@@ -41,6 +30,7 @@ from bert_tf.weights.tensor_files import checkpoint_steps
 from data_prep.processes.folder_lock import lock_folder
 from experiments.command_line import preemption, training_setup
 from experiments.command_line.exit_status import InputError
+from experiments.command_line.result_files import write_results
 from experiments.command_line.tables import print_table
 from experiments.plots.curves import plot_curves
 from experiments.pretraining.batch_size import find_batch_size
@@ -181,7 +171,7 @@ class PretrainingRun:
 
     def _check_continuation(self) -> None:
         """Compare this command with the one that began the run in the output folder."""
-        path, now = self.folder / RUN_CONFIG_NAME, self.description
+        path, now = self.folder / log.RUN_CONFIG_NAME, self.description
         if not checkpoint_steps(self.folder) or not path.exists():
             return
         before = read_json(path)
@@ -321,13 +311,13 @@ class PretrainingRun:
 
     def _describe(self) -> None:
         """Write what the run is, beside the model's configuration and vocabulary."""
-        write_config(self.folder, self.description)
+        log.write_config(self.folder, self.description)
         save_config_and_vocabulary(self.folder, self.plan.config, self.plan.vocab_file)
 
     def _train_and_write(self, floor: dict[str, float]) -> list[tuple[str, str]]:
         """Train, write the model, and return what the summary says of it."""
         options, trainer = self.options, self.trainer
-        if not read_metrics_or_nothing(self.folder / METRICS_NAME, "baseline"):
+        if not log.read_metrics_or_nothing(self.folder / log.METRICS_NAME, "baseline"):
             trainer.log_line("baseline", floor)
         # The model of an earlier run of this folder must not be taken for this one's.
         (self.folder / f"{WEIGHTS_NAME}.index").unlink(missing_ok=True)
@@ -344,20 +334,19 @@ class PretrainingRun:
         )
         return [
             ("training MLM loss", f"{last['mlm_loss']:.4f} (last {options.log_steps} steps)"),
-            (
-                "wall time of training",
-                f"{seconds:.0f} s, {sequences / seconds:.1f} sequences/s",
-            ),
+            ("wall time of training", f"{seconds:.0f} s, {sequences / seconds:.1f} sequences/s"),
         ]
 
     def _evaluate_and_write(self, floor: dict[str, float]) -> list[tuple[str, str]]:
         """Evaluate, write the results, and return what the summary says of them."""
         trainer = self.trainer
         figures = self.evaluate()
-        known = read_metrics_or_nothing(self.folder / METRICS_NAME, "eval")
+        known = log.read_metrics_or_nothing(self.folder / log.METRICS_NAME, "eval")
         if self.options.do_train and not any(line["step"] == trainer.step for line in known):
             trainer.log_line("eval", {f"eval_{name}": value for name, value in figures.items()})
-        results = _write_eval_results(self.folder, figures, trainer.step)
+        results: dict[str, Any] = {_EVAL_NAMES[name]: value for name, value in figures.items()}
+        results["global_step"] = trainer.step
+        write_results(self.folder, results)
         where = _name_of_eval_records(self.plan)
         print(f"evaluation on {where} records:")
         print_table([(name, f"{results[name]:.6g}") for name in sorted(results)])
@@ -403,8 +392,8 @@ class PretrainingRun:
 
     def _curves_row(self) -> list[tuple[str, str]]:
 
-        metrics = self.folder / METRICS_NAME
-        if not read_metrics_or_nothing(metrics, "train"):
+        metrics = self.folder / log.METRICS_NAME
+        if not log.read_metrics_or_nothing(metrics, "train"):
             return []
         try:
             return [("curves", str(plot_curves(metrics, self.folder / "curves.png")))]
@@ -455,17 +444,6 @@ def _rows_of(phase: Phase) -> list[tuple[str, str]]:
             f"({steps * phase.batch_size / records:.2f} epochs)",
         ),
     ]
-
-
-def _write_eval_results(
-    folder: pathlib.Path, figures: dict[str, float], step: int
-) -> dict[str, Any]:
-    results: dict[str, Any] = {_EVAL_NAMES[name]: value for name, value in figures.items()}
-    results["global_step"] = step
-    lines = [f"{name} = {results[name]}\n" for name in sorted(results)]
-    write_text(folder / "eval_results.txt", "".join(lines))
-    write_json(folder / "eval_results.json", results)
-    return results
 
 
 def run(options: PretrainingOptions) -> None:
