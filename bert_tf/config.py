@@ -21,13 +21,12 @@ ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu", "tanh", "linear")
 
 # What `hidden_act` says in a file, and what it means there. "gelu_tanh" and "gelu_erf" may stand in
 # Google's files as well: we write the exact form so, since the original code has no name for it.
+_SAME_EVERYWHERE = {"relu": "relu", "tanh": "tanh", "linear": "linear"}
 _GOOGLE_ACTIVATIONS = {
     "gelu": "gelu_tanh",
     "gelu_tanh": "gelu_tanh",
     "gelu_erf": "gelu_erf",
-    "relu": "relu",
-    "tanh": "tanh",
-    "linear": "linear",
+    **_SAME_EVERYWHERE,
     "": "linear",
 }
 _HF_ACTIVATIONS = {
@@ -36,44 +35,22 @@ _HF_ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
-    "relu": "relu",
-    "tanh": "tanh",
-    "linear": "linear",
+    **_SAME_EVERYWHERE,
 }
 
 # The other way; of several names the one that every version of transformers knows.
-_TO_HF_ACTIVATION = {
-    "gelu_tanh": "gelu_new",
-    "gelu_erf": "gelu",
-    "relu": "relu",
-    "tanh": "tanh",
-    "linear": "linear",
-}
+_TO_HF_ACTIVATION = {"gelu_tanh": "gelu_new", "gelu_erf": "gelu", **_SAME_EVERYWHERE}
 
 # Keys of released files by Google (Chinese and multilingual models) that no code of theirs reads.
-_GOOGLE_UNUSED_KEYS = frozenset(
-    {
-        "directionality",
-        "pooler_fc_size",
-        "pooler_num_attention_heads",
-        "pooler_num_fc_layers",
-        "pooler_size_per_head",
-        "pooler_type",
-    }
-)
+_GOOGLE_UNUSED_KEYS = {
+    *("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"),
+    *("pooler_size_per_head", "pooler_type"),
+}
 # Keys that only transformers writes: one of them makes a file theirs.
-_HF_MARKS = frozenset(
-    {
-        "_name_or_path",
-        "architectures",
-        "dtype",
-        "is_decoder",
-        "model_type",
-        "position_embedding_type",
-        "torch_dtype",
-        "transformers_version",
-    }
-)
+_HF_MARKS = {
+    *("_name_or_path", "architectures", "dtype", "is_decoder", "model_type"),
+    *("position_embedding_type", "torch_dtype", "transformers_version"),
+}
 # Keys of transformers that change the computation, and the only values that BERT has.
 _HF_REQUIRED = {
     "model_type": "bert",
@@ -94,7 +71,7 @@ class BertConfig:
     Reference: `BertConfig` of google-research/bert `modeling.py`; arXiv 1810.04805, section 3.
 
     Raises:
-        ValueError: on construction, if a value has the wrong type or is out of its range.
+        ValueError: a value has the wrong type or is out of its range.
     """
 
     vocab_size: int  # Rows of the word embeddings; no default, it must equal the vocabulary.
@@ -119,30 +96,18 @@ class BertConfig:
     ignored_keys: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     def __post_init__(self):
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if field.type == "int" and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value < 1:
-                raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
-        for name in ("initializer_range", "layer_norm_eps"):
-            value = getattr(self, name)
-            if not _is_number(value) or not value > 0:
-                raise ValueError(f"{name} must be a positive number, got {value!r}")
-        for name in ("left_to_right", "bilstm", "next_sentence_prediction"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
+            if field.type == "bool" and type(value) is not bool:
                 raise ValueError(f"{name} must be true or false, got {value!r}")
+            if field.type == "float":
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                if name.endswith("_prob") and not (is_number and 0 <= value < 1):
+                    raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+                if not name.endswith("_prob") and not (is_number and value > 0):
+                    raise ValueError(f"{name} must be a positive number, got {value!r}")
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(
                 f"hidden_act must be one of {', '.join(ACTIVATIONS)}, got {self.hidden_act!r} "
@@ -169,10 +134,8 @@ class BertConfig:
             raise ValueError(
                 f"num_hidden_layers must be at most {_MOST_LAYERS:,}, got {self.num_hidden_layers}"
             )
-        width, rows = (
-            self.hidden_size,
-            (self.vocab_size + self.max_position_embeddings + self.type_vocab_size),
-        )
+        width = self.hidden_size
+        rows = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
         matrices = {
             "hidden_size": 4 * width * width * self.num_hidden_layers,
             "intermediate_size": 2 * width * self.intermediate_size * self.num_hidden_layers,
@@ -194,11 +157,8 @@ class BertConfig:
             vocab_size: rows of the word embeddings.
             **overrides: any other field.
 
-        Returns:
-            The configuration.
-
         Raises:
-            ValueError: if the size is not in SIZES or a field is wrong.
+            ValueError: the size is not in SIZES, or a field is wrong.
         """
         if size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
@@ -211,7 +171,7 @@ class BertConfig:
         """Make a configuration from the field names and values of this class (see `to_dict`).
 
         Raises:
-            ValueError: if a key is unknown, vocab_size is missing or a value is wrong.
+            ValueError: a key is unknown, vocab_size is missing or a value is wrong.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - fields)
@@ -230,24 +190,17 @@ class BertConfig:
     def from_json_file(cls, path: str | os.PathLike, *, style: str | None = None) -> BertConfig:
         """Read Google's `bert_config.json` or the `config.json` of transformers.
 
-        Which of the two it is shows in its keys: `model_type`, `architectures`,
-        `transformers_version` and the like are only written by transformers. This matters, because
-        `hidden_act` "gelu" is the tanh form in Google's files and the exact form in the others.
-
-        Keys without meaning for the model are listed in `ignored_keys` of the result and logged: in
-        Google's files those of its own unused pooler settings, in transformers' files any.
+        `hidden_act` "gelu" is the tanh form in the former and the exact form in the latter. Keys
+        without meaning for the model are logged and kept in `ignored_keys`: in Google's files its
+        unused settings of the pooler, in transformers' any.
 
         Args:
             path: the file.
-            style: "google" or "hf" to say which it is, None (default) to find out.
-
-        Returns:
-            The configuration.
+            style: "google" or "hf"; None (default) for what its keys show.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file is not a JSON object, a key of a Google file is unknown, or a
-                value is wrong; the message names the file.
+            FileNotFoundError: there is no such file.
+            ValueError: not a JSON object, a key of a Google file is unknown, or a value is wrong.
         """
         path = os.fspath(path)
         with open(path, encoding="utf-8") as file:
@@ -280,9 +233,8 @@ class BertConfig:
     def to_json_string(self) -> str:
         """Return the text of a `bert_config.json`: Google's keys, sorted, read back identically.
 
-        The tanh form of gelu is written "gelu", as the original code reads it; the exact form, for
-        which it has no name, "gelu_erf". Keys that the original lacks are written only where they
-        differ from their defaults.
+        The tanh form of gelu is written "gelu", as the original reads it. Keys that the original
+        lacks are written only where they differ from their defaults.
         """
         values = self.to_dict()
         if self.hidden_act == "gelu_tanh":
@@ -306,17 +258,9 @@ class BertConfig:
         return {**values, **_HF_REQUIRED, "pad_token_id": 0}
 
     def to_json_file(self, path: str | os.PathLike) -> None:
-        """Write `to_json_string` to a file.
-
-        Raises:
-            OSError: if the file cannot be written.
-        """
+        """Write `to_json_string` to a file."""
         with open(path, "w", encoding="utf-8") as file:
             file.write(self.to_json_string())
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(BertConfig)}
@@ -378,8 +322,7 @@ _READERS = {"google": _read_google, "hf": _read_hf}
 class Size:
     """The sizes of a released model, and its exact number of parameters.
 
-    `parameters` counts the encoder with its pooler, without pre-training heads, for the uncased
-    English vocabulary (30,522), 512 positions and 2 segments.
+    They are of the encoder with its pooler, 30,522 pieces, 512 positions and 2 segments.
     """
 
     num_hidden_layers: int

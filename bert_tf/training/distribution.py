@@ -7,8 +7,6 @@ number of them and meets the same batches.
 Shapes: B global batch, R replicas in all, S replicas of this host, N accumulation steps.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -36,25 +34,20 @@ def create_strategy(
     """Make a strategy. Call it before anything else of TensorFlow has run.
 
     Args:
-        name: "one_device": this machine's first GPU, or its CPU. "mirrored": several devices of
-            this machine. "multi_worker_mirrored": those of several machines, which the environment
-            variable TF_CONFIG names. "tpu": a TPU.
-        all_reduce_alg: how gradients are summed: of MIRRORED_ALGORITHMS or, for several machines,
-            of MULTI_WORKER_ALGORITHMS. None for nccl on GPUs and reduction_to_one_device on CPU,
-            or auto.
-        num_replicas: for mirrored, how many GPUs; on a machine without one, into how many logical
-            devices the CPU is divided. None for all GPUs.
+        name: of STRATEGIES; TF_CONFIG names the machines of "multi_worker_mirrored".
+        all_reduce_alg: how gradients are summed: of MIRRORED_ALGORITHMS, or MULTI_WORKER_ALGORITHMS
+            for several machines. None: nccl on GPUs, reduction_to_one_device on CPU, or auto.
+        num_replicas: GPUs of mirrored, or without one the logical devices to divide the CPU into.
+            None for all GPUs.
         tpu: name or address of the TPU; None for the one of this machine.
         tpu_zone: where it is.
         gcp_project: whose it is.
 
     Returns:
-        A strategy, or None for one_device, which needs none. The same arguments give the same
-        object, since TensorFlow cannot have two mirrored strategies in a process.
+        A strategy; None for one_device. The same arguments give the same object.
 
     Raises:
-        ValueError: an argument does not fit the strategy or this machine, or TF_CONFIG is missing
-            or wrong.
+        ValueError: an argument does not fit the strategy or this machine, or TF_CONFIG is wrong.
     """
     if name not in STRATEGIES:
         raise ValueError(
@@ -118,7 +111,7 @@ def _mirrored_devices(count: int | None) -> tuple[str, ...]:
     return tuple(f"CPU:{i}" for i in range(count))
 
 
-@functools.cache
+@functools.cache  # TensorFlow cannot have two mirrored strategies in a process
 def _mirrored(devices: tuple[str, ...], algorithm: str | None) -> tf.distribute.Strategy:
     on_gpu = devices[0].startswith("GPU")
     if algorithm is None:

@@ -1,8 +1,7 @@
 """Low-rank adaptation (LoRA): few new weights learn, and are merged into the old ones afterwards.
 
-A dense layer of kernel W [D, E] then computes with W + alpha / rank * A B, where A [D, rank] and
-B [rank, E] learn and W stays. Keras' own `Dense.enable_lora` does the mathematics; here is which
-layers have it, what else learns, and how the adapters go to files and into the weights.
+A dense layer of kernel W [D, E] computes with W + alpha / rank * A B: A [D, rank] and B [rank, E]
+learn and W stays. The mathematics are Keras' `Dense.enable_lora`; here are the files.
 
 Reference: arXiv 2106.09685.
 """

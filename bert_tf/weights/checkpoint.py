@@ -16,19 +16,9 @@ import keras
 
 from bert_tf.config import BertConfig
 from bert_tf.models.variables import abbreviate, config_of
-from bert_tf.weights import tensor_files
+from bert_tf.weights import layouts, tensor_files
 from bert_tf.weights.hdf5 import Hdf5File, check_sizes
 from bert_tf.weights.keras_archives import load_keras
-from bert_tf.weights.layouts import (
-    HF,
-    KERAS_HUB,
-    OURS,
-    TF1,
-    WORD_EMBEDDINGS,
-    Layout,
-    is_object_checkpoint,
-    model_garden,
-)
 from bert_tf.weights.locate import (
     KERAS_HUB_WEIGHTS,
     LocatedCheckpoint,
@@ -55,7 +45,7 @@ class Checkpoint:
     """
 
     located: LocatedCheckpoint | None
-    layout: Layout
+    layout: layouts.Layout
     source: TensorSource
     config: BertConfig | None
     model: keras.Model | None = None
@@ -126,12 +116,12 @@ def open_checkpoint(path: CheckpointLike, *, config: BertConfig | None = None) -
     if config is None:
         config = read_config(located)
     if located.format == "hf":
-        return Checkpoint(located, HF, tensor_files.open_tensors(located.path), config)
+        return Checkpoint(located, layouts.HF, tensor_files.open_tensors(located.path), config)
     tensor_bundle = import_tensor_bundle(located.path)
     bundle = tensor_bundle.TensorBundle(located.path)
-    layout = TF1
-    if is_object_checkpoint(bundle.shapes):
-        layout = model_garden(bundle.shapes)
+    layout = layouts.TF1
+    if layouts.is_object_checkpoint(bundle.shapes):
+        layout = layouts.model_garden(bundle.shapes)
         if layout is None:
             raise ValueError(
                 f"{located.path}: a TensorFlow 2 object checkpoint, but not of Model Garden's BERT "
@@ -144,13 +134,13 @@ def _open_hdf5(located: LocatedCheckpoint, config: BertConfig | None) -> Checkpo
     """Open the weights of a KerasHub preset, or those that a model of ours has saved."""
     # A file without a head does not say what it was made for: what lies beside it does.
     config = read_config(located) or config
-    layout, path = OURS, located.path
+    layout, path = layouts.OURS, located.path
     if located.format == "keras_hub":
         if os.path.exists(os.path.join(path, "task.json")):
             _log.warning("%s: a preset of a task; its head is not read", path)
-        layout, path = KERAS_HUB, os.path.join(path, KERAS_HUB_WEIGHTS)
+        layout, path = layouts.KERAS_HUB, os.path.join(path, KERAS_HUB_WEIGHTS)
     source = Hdf5File(path)
-    if layout.theirs(WORD_EMBEDDINGS) not in layout.canonical(source.shapes):
+    if layout.theirs(layouts.WORD_EMBEDDINGS) not in layout.canonical(source.shapes):
         raise ValueError(f"{path}: expected the weights of a model of {layout.name}")
     if config is not None:
         check_sizes(source, layout, config)
@@ -160,10 +150,10 @@ def _open_hdf5(located: LocatedCheckpoint, config: BertConfig | None) -> Checkpo
 def _open_model(model: keras.Model, located: LocatedCheckpoint | None) -> Checkpoint:
     if type(model).__name__ == "BertBackbone" and type(model).__module__.startswith("keras_hub."):
         config = config_of_keras_hub(model.get_config(), "model")
-        return Checkpoint(located, KERAS_HUB, ModelSource(model), config, model)
+        return Checkpoint(located, layouts.KERAS_HUB, ModelSource(model), config, model)
     if type(model).__module__.startswith("keras_hub.") and hasattr(model, "backbone"):
         raise ValueError(
             f"expected a BertBackbone, got KerasHub's {type(model).__name__}, whose head is not "
             "read; pass its .backbone"
         )
-    return Checkpoint(located, OURS, ModelSource(model), config_of(model), model)
+    return Checkpoint(located, layouts.OURS, ModelSource(model), config_of(model), model)

@@ -273,10 +273,7 @@ KERAS_HUB = Layout(
             (r"^layers/transformer_encoder_([1-9]\d*)/", r"transformer_layer_\1/"),
             # Not all versions of Keras have public names for these private attributes.
             (r"/_self_attention_layer/_?(query|key|value)_dense/", r"/self_attention_layer/\1/"),
-            (
-                r"/_self_attention_layer/_?output_dense/",
-                "/self_attention_layer/attention_output/",
-            ),
+            (r"/_self_attention_layer/_?output_dense/", "/self_attention_layer/attention_output/"),
             (r"/_(self_attention_layer_norm|feedforward_\w+)/", r"/\1/"),
             *_HDF5_ENDS,
         )

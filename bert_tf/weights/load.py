@@ -105,23 +105,19 @@ def load_checkpoint(
 ) -> Transfer:
     """Fill a model with the weights of a checkpoint, strictly in both directions.
 
-    Every weight of the model must be in the checkpoint and the other way round, but for optimizer
-    state and for a pooler that the model's outputs do not depend on. Nothing is assigned unless
-    names and shapes all fit.
+    Optimizer state and a pooler that the outputs do not depend on may lack a counterpart. Nothing
+    is assigned unless names and shapes all fit.
 
     Args:
         model: a model of this package.
         path: see `open_checkpoint`.
-        ignore: regular expressions (`re.search`) over names of the checkpoint; what matches needs
-            no place in the model.
-        allow_missing: regular expressions over names of the model's weights; what matches may be
-            absent from the checkpoint and keeps its value.
+        ignore: regular expressions (`re.search`) of names of the checkpoint that need no place.
+        allow_missing: those of weights that the checkpoint may lack; they keep their values.
         resize: of "vocab_size", "max_position_embeddings" and "type_vocab_size" those whose rows
             may differ. The first rows are taken; rows that the checkpoint lacks keep their initial
             values, positions continue with the checkpoint's from the first again (as in Longformer,
             arXiv 2004.05150).
-        heads: whether to load more than the encoder. Off, as to begin fine-tuning, heads of the
-            model keep their initial values and those of the checkpoint are left behind.
+        heads: whether to load more than the encoder; off to begin fine-tuning.
 
     Returns:
         What was moved, missing and ignored.
@@ -129,8 +125,8 @@ def load_checkpoint(
     Raises:
         FileNotFoundError: there is no such checkpoint.
         CorruptCheckpointError: a file is damaged.
-        ValueError: names, shapes or tied weights differ, and the message holds all differences; or
-            the configuration with the weights has another number of attention heads.
+        ValueError: names, shapes or tied weights differ (the message holds all differences), or
+            the number of attention heads.
     """
     config = config_of(model)
     checkpoint = open_checkpoint(path, config=config)
@@ -478,9 +474,8 @@ def load_model(
         The model and what belongs to it.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint, or no configuration with it.
-        CorruptCheckpointError: a file is damaged.
-        ValueError: names or shapes do not fit the configuration, or the kind cannot be told.
+        FileNotFoundError, CorruptCheckpointError: as in `load_bert`.
+        ValueError: as in `load_bert`, or the kind cannot be told.
     """
     checkpoint = open_checkpoint(path, config=config)
     config = _configured(checkpoint, config, overrides)

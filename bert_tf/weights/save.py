@@ -22,7 +22,7 @@ from bert_tf.models.layers import Dropout
 from bert_tf.models.variables import bert_layer, config_of, to_numpy, weights_by_name
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.tokenization.wordpiece import FullTokenizer
-from bert_tf.weights import tensor_files
+from bert_tf.weights import tensor_files, tokenizers
 from bert_tf.weights.layouts import HF, HF_ARCHITECTURES, HF_PROBLEM_TYPES, POOLER, TF1
 from bert_tf.weights.locate import (
     CONFIG_NAME,
@@ -34,12 +34,6 @@ from bert_tf.weights.locate import (
     is_temporary,
 )
 from bert_tf.weights.model_weights import import_tensor_bundle, kind_of, weights_to_write
-from bert_tf.weights.tokenizers import (
-    copy_vocabulary,
-    remove_fast_tokenizer,
-    write_hf_tokenizer,
-    write_vocabulary,
-)
 
 _log = logging.getLogger(__name__)
 
@@ -84,11 +78,11 @@ def save_model_directory(
 
     Args:
         directory: made where it is missing.
-        model: a model of this package; its weights are written under the original's names.
-        vocab_file: copied as vocab.txt, where given.
+        model: a model of this package.
+        vocab_file: copied as vocab.txt.
         labels: names of a classifier's labels; without them labels.txt is removed.
-        tokenizer: in place of vocab_file; its vocabulary is written.
-        step: training steps that the weights have seen, written as `global_step` where known.
+        tokenizer: in place of vocab_file.
+        step: training steps that the weights have seen, written as `global_step`.
 
     Raises:
         OSError: a file cannot be written.
@@ -103,7 +97,7 @@ def save_model_directory(
     _write_tf1(temporary, weights, step)
     prefix.with_name(f"{WEIGHTS_NAME}.index").unlink(missing_ok=True)
     save_config_and_vocabulary(folder, config, vocab_file, labels)
-    write_vocabulary(tokenizer, folder / VOCAB_NAME)
+    tokenizers.write_vocabulary(tokenizer, folder / VOCAB_NAME)
     import_tensor_bundle(prefix).rename_tensors(temporary, prefix)
 
 
@@ -121,9 +115,9 @@ def save_config_and_vocabulary(
         (folder / LABELS_NAME).unlink(missing_ok=True)  # of a model that was here before
     else:
         write_text(folder / LABELS_NAME, "".join(f"{label}\n" for label in labels))
-    copy_vocabulary(vocab_file, folder / VOCAB_NAME)
+    tokenizers.copy_vocabulary(vocab_file, folder / VOCAB_NAME)
     if vocab_file is not None:
-        remove_fast_tokenizer(folder)
+        tokenizers.remove_fast_tokenizer(folder)
 
 
 def _check_labels(model: keras.Model, labels: Sequence[str] | None) -> None:
@@ -213,7 +207,7 @@ def save_hf(
         tensor_files.write_safetensors(temporary, tensors)
         target.unlink(missing_ok=True)
         write_json(folder / HF_CONFIG_NAME, values)
-        write_hf_tokenizer(folder, config, tokenizer)
+        tokenizers.write_hf_tokenizer(folder, config, tokenizer)
     return tuple(skipped)
 
 
@@ -252,7 +246,7 @@ def save_keras(
             model.save_weights(temporary)
         target.unlink(missing_ok=True)
         save_config_and_vocabulary(target.parent, config, None, labels)
-        write_vocabulary(tokenizer, target.parent / VOCAB_NAME)
+        tokenizers.write_vocabulary(tokenizer, target.parent / VOCAB_NAME)
 
 
 def _check_neighbours(

@@ -30,8 +30,7 @@ _READ_ERRORS = (tf.errors.OpError, RuntimeError, ValueError, IndexError)
 def write_tensors(prefix: str | os.PathLike, tensors: Mapping[str, Any]) -> None:
     """Write tensors as a TF1-format checkpoint.
 
-    The data file and then the index are each written under a temporary name and renamed, so a
-    process killed at any point leaves either a whole checkpoint or one without an index.
+    The index is renamed last: a killed process leaves a whole checkpoint or one without an index.
 
     Args:
         prefix: path without `.index`; its folder is made where it is missing.

@@ -142,11 +142,9 @@ def check_archive(path: str | os.PathLike) -> None:
 
 
 class SafetensorsFile:
-    """Tensors of one safetensors file.
+    """Tensors of one safetensors file."""
 
-    The library checks the header against the size of the file. Tensors are then read from their
-    offsets one at a time, as mapping the file would count all of it as used memory.
-    """
+    # Read from their offsets one at a time: mapping the file would count all of it as used memory.
 
     def __init__(self, path: str | os.PathLike):
         """Open a file.
@@ -158,7 +156,7 @@ class SafetensorsFile:
         self.path = os.fspath(path)
         try:
             with safetensors.safe_open(self.path, "numpy"):
-                pass
+                pass  # it checks the header against the size of the file
         except safetensors.SafetensorError as error:
             raise CorruptCheckpointError(
                 f"{self.path}: not a whole safetensors file: {error}"

@@ -12,13 +12,7 @@ from typing import Any
 from bert_tf.config import BertConfig
 from bert_tf.files import replacing, write_json, write_text
 from bert_tf.models.variables import abbreviate
-from bert_tf.tokenization.vocabulary import (
-    SPECIAL_TOKENS,
-    VOCAB_NAME,
-    casing_of,
-    check_vocab,
-    load_vocab,
-)
+from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.checkpoint import Checkpoint
 from bert_tf.weights.locate import read_json
@@ -58,14 +52,14 @@ def load_tokenizer(checkpoint: Checkpoint, do_lower_case: bool | None) -> FullTo
     casing = next((value for value in casings if isinstance(value, bool)), None)
     _warn_of_another_tokenizer(checkpoint, settings, values, casing)
     if checkpoint.located.vocab_file:
-        vocab = load_vocab(checkpoint.located.vocab_file)
+        vocab = vocabulary.load_vocab(checkpoint.located.vocab_file)
     elif (model := _part(values, "model")).get("type") == "WordPiece":
-        check_vocab(model.get("vocab"), str(fast))
+        vocabulary.check_vocab(model.get("vocab"), str(fast))
         vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
     else:
         return None
     if casing is None:
-        casing = casing_of(vocab) != "cased"
+        casing = vocabulary.casing_of(vocab) != "cased"
     if checkpoint.located.vocab_file:
         return FullTokenizer(checkpoint.located.vocab_file, casing)
     return FullTokenizer.from_vocab(vocab, casing)
@@ -153,12 +147,12 @@ def write_hf_tokenizer(
         return
     import tokenizers
 
-    write_vocabulary(tokenizer, folder / VOCAB_NAME)
+    write_vocabulary(tokenizer, folder / vocabulary.VOCAB_NAME)
     fast = tokenizers.BertWordPieceTokenizer(
         dict(tokenizer.vocab), lowercase=tokenizer.do_lower_case
     )
     write_text(folder / "tokenizer.json", fast.to_str(pretty=True))
-    names = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
+    names = {f"{token[1:-1].lower()}_token": token for token in vocabulary.SPECIAL_TOKENS}
     settings = {
         **names,
         "do_lower_case": tokenizer.do_lower_case,
