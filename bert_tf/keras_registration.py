@@ -42,10 +42,7 @@ class _AfterKeras(importlib.abc.MetaPathFinder):
     """Find Keras as it would be found without, and register once it is loaded."""
 
     def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,
-        target: types.ModuleType | None = None,
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Find `keras` only; see `importlib.abc.MetaPathFinder`."""
         if fullname != "keras":

@@ -11,14 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.tasks.masking import (
-    KEEP_PROB,
-    MASK_PROB,
-    MASKED_LM_PROB,
-    RANDOM_PROB,
-    check_masking,
-    num_to_predict,
-)
+from bert_tf.tasks import masking
 from bert_tf.tokenization.vocabulary import CLS_TOKEN, MASK_TOKEN, PAD_TOKEN, SEP_TOKEN
 
 
@@ -36,18 +29,18 @@ class MaskingRule:
     """
 
     vocab: Mapping[str, int]
-    masked_lm_prob: float = MASKED_LM_PROB
+    masked_lm_prob: float = masking.MASKED_LM_PROB
     whole_word: bool = False
-    mask_prob: float = MASK_PROB
-    random_prob: float = RANDOM_PROB
-    keep_prob: float = KEEP_PROB
+    mask_prob: float = masking.MASK_PROB
+    random_prob: float = masking.RANDOM_PROB
+    keep_prob: float = masking.KEEP_PROB
 
     def __post_init__(self):
         needed = (PAD_TOKEN, CLS_TOKEN, SEP_TOKEN, MASK_TOKEN)
         missing = [token for token in needed if token not in self.vocab]
         if missing:
             raise ValueError(f"vocab: expected the special tokens, missing {', '.join(missing)}")
-        check_masking(self.masked_lm_prob, self.mask_prob, self.random_prob, self.keep_prob)
+        masking.check_masking(self.masked_lm_prob, self.mask_prob, self.random_prob, self.keep_prob)
 
     def num_to_predict(self, max_seq_length: int, max_predictions_per_seq: int) -> np.ndarray:
         """Tabulate the pieces to predict for each sequence length 0..L: int32 [L + 1].
@@ -56,7 +49,7 @@ class MaskingRule:
         """
         return np.array(
             [
-                num_to_predict(n, self.masked_lm_prob, max_predictions_per_seq)
+                masking.num_to_predict(n, self.masked_lm_prob, max_predictions_per_seq)
                 for n in range(max_seq_length + 1)
             ],
             np.int32,
@@ -220,9 +213,7 @@ def _choose_words(
         return index + 1, filled + tf.where(take, size, 0), taken.write(index, take)
 
     taken = tf.while_loop(
-        lambda index, filled, taken: index < length,
-        step,
-        (0, tf.zeros([batch], tf.int32), taken),
+        lambda index, filled, taken: index < length, step, (0, tf.zeros([batch], tf.int32), taken)
     )[2]
     flags = tf.transpose(taken.stack())  # [B, L] by rank
     flags.set_shape([None, length])

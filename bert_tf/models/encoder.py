@@ -207,13 +207,7 @@ def bert_encoder(
     """
     inputs = encoder_inputs()
     bert = Bert(
-        config,
-        hidden_states,
-        attention_probs,
-        pooled_output,
-        recompute,
-        name="bert",
-        dtype=dtype,
+        config, hidden_states, attention_probs, pooled_output, recompute, name="bert", dtype=dtype
     )
     outputs = dict(bert(inputs))
     del outputs["embedding_table"]

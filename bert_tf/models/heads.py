@@ -66,9 +66,7 @@ class MaskedLMHead(ConfiguredLayer):
         """Make the variables."""
         self.transform.build()
         self.output_bias = self.add_weight(
-            name="output_bias",
-            shape=(self.config.vocab_size,),
-            initializer="zeros",
+            name="output_bias", shape=(self.config.vocab_size,), initializer="zeros"
         )
 
     def call(self, sequence_output, embedding_table, positions):

@@ -12,18 +12,8 @@ from collections.abc import Callable, Sequence
 import keras
 
 from bert_tf.config import BertConfig
+from bert_tf.models import heads
 from bert_tf.models.encoder import Bert, bert_encoder, encoder_inputs
-from bert_tf.models.heads import (
-    BiLstm,
-    ClassificationHead,
-    MergeChoices,
-    MultipleChoiceHead,
-    NextSentenceScope,
-    PretrainingHeads,
-    SpanHead,
-    SplitChoices,
-    TokenClassificationHead,
-)
 from bert_tf.models.layers import Dropout
 
 
@@ -32,16 +22,12 @@ def _encode(config: BertConfig, inputs: dict, output: str, recompute, dtype):
     pooled = output == "pooled_output"
     has_lstm = getattr(config, "bilstm", False)  # what is no BertConfig is refused by Bert
     bert = Bert(
-        config,
-        train_pooler=pooled and not has_lstm,
-        recompute=recompute,
-        name="bert",
-        dtype=dtype,
+        config, train_pooler=pooled and not has_lstm, recompute=recompute, name="bert", dtype=dtype
     )
     encoded = bert(inputs)
     if not has_lstm:
         return encoded[output]
-    lstm = BiLstm(config, return_sequences=not pooled, name="bilstm", dtype=dtype)
+    lstm = heads.BiLstm(config, return_sequences=not pooled, name="bilstm", dtype=dtype)
     return lstm(encoded["sequence_output"], inputs["input_mask"])
 
 
@@ -72,7 +58,7 @@ def bert_pretrainer(
     )
     encoded = bert(inputs)
     positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
-    outputs = PretrainingHeads(config, name="cls", dtype=dtype)(encoded, positions)
+    outputs = heads.PretrainingHeads(config, name="cls", dtype=dtype)(encoded, positions)
     return keras.Model({**inputs, "masked_lm_positions": positions}, outputs, name=name)
 
 
@@ -98,7 +84,7 @@ def bert_classifier(
     inputs = encoder_inputs()
     pooled = _encode(config, inputs, "pooled_output", recompute, dtype)
     pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
-    logits = ClassificationHead(config, num_labels, name="classifier", dtype=dtype)(pooled)
+    logits = heads.ClassificationHead(config, num_labels, name="classifier", dtype=dtype)(pooled)
     return keras.Model(inputs, logits, name=name)
 
 
@@ -118,7 +104,7 @@ def bert_span_labeler(
     """
     inputs = encoder_inputs()
     sequence = _encode(config, inputs, "sequence_output", recompute, dtype)
-    return keras.Model(inputs, SpanHead(config, name="cls", dtype=dtype)(sequence), name=name)
+    return keras.Model(inputs, heads.SpanHead(config, name="cls", dtype=dtype)(sequence), name=name)
 
 
 def bert_token_classifier(
@@ -140,7 +126,9 @@ def bert_token_classifier(
     inputs = encoder_inputs()
     sequence = _encode(config, inputs, "sequence_output", recompute, dtype)
     sequence = Dropout(dropout_rate, name="dropout", dtype=dtype)(sequence)
-    head = TokenClassificationHead(config, num_labels, name="token_classification", dtype=dtype)
+    head = heads.TokenClassificationHead(
+        config, num_labels, name="token_classification", dtype=dtype
+    )
     return keras.Model(inputs, head(sequence), name=name)
 
 
@@ -162,12 +150,13 @@ def bert_multiple_choice(
     """
     inputs = {key: keras.Input((None, None), dtype="int32", name=key) for key in encoder_inputs()}
     rows = {
-        key: MergeChoices(name=f"merge_{key}", dtype=dtype)(value) for key, value in inputs.items()
+        key: heads.MergeChoices(name=f"merge_{key}", dtype=dtype)(value)
+        for key, value in inputs.items()
     }
     pooled = _encode(config, rows, "pooled_output", recompute, dtype)
     pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
-    scores = MultipleChoiceHead(config, 1, name="multiple_choice", dtype=dtype)(pooled)
-    logits = SplitChoices(name="logits", dtype=dtype)(scores, inputs["input_ids"])
+    scores = heads.MultipleChoiceHead(config, 1, name="multiple_choice", dtype=dtype)(pooled)
+    logits = heads.SplitChoices(name="logits", dtype=dtype)(scores, inputs["input_ids"])
     return keras.Model(inputs, logits, name=name)
 
 
@@ -186,7 +175,7 @@ def bert_next_sentence_predictor(
     """
     inputs = encoder_inputs()
     pooled = Bert(config, recompute=recompute, name="bert", dtype=dtype)(inputs)["pooled_output"]
-    logits = NextSentenceScope(config, name="cls", dtype=dtype)(pooled)
+    logits = heads.NextSentenceScope(config, name="cls", dtype=dtype)(pooled)
     return keras.Model(inputs, logits, name=name)
 
 

@@ -67,10 +67,7 @@ def unmasked_pretraining_features(max_seq_length: int) -> tuple[FeatureSpec, ...
     Returns:
         The inputs; next_sentence_labels int64 [1].
     """
-    return (
-        *_input_features(max_seq_length),
-        FeatureSpec("next_sentence_labels", "int64", 1),
-    )
+    return (*_input_features(max_seq_length), FeatureSpec("next_sentence_labels", "int64", 1))
 
 
 def _input_features(length: int) -> tuple[FeatureSpec, ...]:

@@ -4,8 +4,6 @@ Shapes: B texts, N windows of all texts, L pieces of the longest window, K label
 words of all texts, E entities of the text with most.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import keras

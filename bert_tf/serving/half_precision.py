@@ -1,7 +1,5 @@
 """Weights that a SavedModel holds in half precision, and that compute in float32."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence

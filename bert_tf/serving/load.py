@@ -1,25 +1,15 @@
 """Checkpoints as models that take strings: by which class of `serving` each is served."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bert_tf.serving import text_models
 from bert_tf.serving.entity_tagging import EntityTagger
 from bert_tf.serving.options import ServingOptions
 from bert_tf.serving.question_answering import QuestionAnswerer
 from bert_tf.serving.served_model import ServedModel
-from bert_tf.serving.text_models import (
-    Classifier,
-    Embedder,
-    FillMask,
-    MultiLabelClassifier,
-    MultipleChoice,
-    NextSentence,
-    Regressor,
-)
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.kinds import KINDS
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
@@ -47,10 +37,12 @@ class Served:
 
 # Where several have one head, the first is what weights alone are taken for.
 SERVED: dict[str, Served] = {
-    "fill_mask": Served(FillMask, "pretraining", ("top_k",)),
-    "classification": Served(Classifier, "classification", ("labels", "has_pairs")),
-    "multi_label": Served(MultiLabelClassifier, "classification", ("labels", "has_pairs")),
-    "regression": Served(Regressor, "classification", ("has_pairs",)),
+    "fill_mask": Served(text_models.FillMask, "pretraining", ("top_k",)),
+    "classification": Served(text_models.Classifier, "classification", ("labels", "has_pairs")),
+    "multi_label": Served(
+        text_models.MultiLabelClassifier, "classification", ("labels", "has_pairs")
+    ),
+    "regression": Served(text_models.Regressor, "classification", ("has_pairs",)),
     "question_answering": Served(
         QuestionAnswerer,
         "span",
@@ -63,9 +55,9 @@ SERVED: dict[str, Served] = {
         ),
     ),
     "token_classification": Served(EntityTagger, "token_classification", ("labels", "words")),
-    "multiple_choice": Served(MultipleChoice, "multiple_choice"),
-    "next_sentence": Served(NextSentence, "next_sentence"),
-    "embeddings": Served(Embedder, "encoder", ("layer",)),
+    "multiple_choice": Served(text_models.MultipleChoice, "multiple_choice"),
+    "next_sentence": Served(text_models.NextSentence, "next_sentence"),
+    "embeddings": Served(text_models.Embedder, "encoder", ("layer",)),
 }
 
 

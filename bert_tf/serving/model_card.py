@@ -1,7 +1,5 @@
 """The card that lies beside an exported model."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """ONNX files of the model on ids."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Mapping
@@ -12,12 +10,7 @@ import tensorflow as tf
 from bert_tf.serving.options import TOLERANCES
 from bert_tf.serving.saved_model import new_version, precision_note
 from bert_tf.serving.served_model import ServedModel
-from bert_tf.serving.tflite import (
-    lite_module,
-    worst_of_ids,
-    write_card,
-    write_description,
-)
+from bert_tf.serving.tflite import lite_module, worst_of_ids, write_card, write_description
 
 ONNX_NAME = "model.onnx"
 _ONNX_OPSET = 17

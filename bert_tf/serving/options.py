@@ -1,7 +1,5 @@
 """Options of serving a checkpoint, and what files of it can hold."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from bert_tf.options import option
@@ -22,14 +20,10 @@ WORDS = ("punctuation", "white_space")
 class ServingOptions:
     """How a checkpoint is served; None stands for what training wrote down."""
 
-    task: str | None = option(
-        None, "What it is for, of a checkpoint that does not say; fill_mask and so on."
-    )
+    task: str | None = option(None, "What it is for, where the checkpoint does not say.")
     vocab_file: str | None = option(None, "Vocabulary; by default the model directory's.")
     do_lower_case: bool | None = option(None, "Casing; by default the model directory's.")
-    max_seq_length: int | None = option(
-        None, "Pieces of a sequence; training's, or 128.", minimum=3
-    )
+    max_seq_length: int | None = option(None, "Pieces of a sequence; training's or 128.", minimum=3)
     has_pairs: bool | None = option(
         None, "Whether requests have two texts; training's.", flag="pairs"
     )

@@ -4,8 +4,6 @@ A SavedModel is all that it needs: neither a checkpoint nor a vocabulary. Answer
 SavedModel's "serving_default", which TF Serving gives too.
 """
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence

@@ -7,8 +7,6 @@ Shapes: B questions, N windows of all contexts, L pieces of the longest window, 
 spans that count, A answers of all questions.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import keras

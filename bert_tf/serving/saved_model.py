@@ -5,8 +5,6 @@ A version holds the signatures of a `ServedModel`, a request to warm up with
 imported, tensorflow_text; `ids_only` leaves out everything that takes strings, and so that library.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pathlib
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.serving.model_card import card_heading, make_model_card, signature_lines
+from bert_tf.serving import model_card
 from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.served_model import ServedModel
 
@@ -165,8 +163,8 @@ def _write(
         module.ids = served.ids
         with served.for_saving():
             tf.saved_model.save(module, folder, signatures={"serving_default": served.ids})
-        card = card_heading(served, name, description, notes)
-        card += signature_lines(served, {"serving_default": served.ids})
+        card = model_card.card_heading(served, name, description, notes)
+        card += model_card.signature_lines(served, {"serving_default": served.ids})
         (folder / MODEL_CARD_NAME).write_text("\n".join(card) + "\n", encoding="utf-8")
         return
     signatures = served.signatures()
@@ -176,7 +174,7 @@ def _write(
     warmup.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(os.fspath(warmup)) as writer:
         writer.write(_prediction_log(name, served.example))
-    card = make_model_card(served, name, signatures, description, notes)
+    card = model_card.make_model_card(served, name, signatures, description, notes)
     (folder / MODEL_CARD_NAME).write_text(card, encoding="utf-8")
 
 

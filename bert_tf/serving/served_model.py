@@ -9,8 +9,6 @@ Shapes: B texts, L pieces of the longest, K labels or candidates, C choices, M m
 with most, H hidden size, V vocabulary.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """Served models of texts: strings in, answers out, one class a kind of answer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -287,10 +285,7 @@ class MultipleChoice(ServedModel):
     """The best of several texts to go on with; model: `task_models.bert_multiple_choice`."""
 
     task = "multiple_choice"
-    example = {
-        "text": ["He opens the door."],
-        "choices": [["He steps outside.", "He is a door."]],
-    }
+    example = {"text": ["He opens the door."], "choices": [["He steps outside.", "He is a door."]]}
     descriptions = {
         "text": "text",
         "choices": "texts of which one is the best to follow, equally many for each text",

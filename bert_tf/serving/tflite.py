@@ -10,8 +10,6 @@ Each is a version in a folder like that of a SavedModel (PATH/VERSION/), with
 A version is written whole, after its answers were compared with the Keras model's, or not at all.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib
@@ -28,15 +26,8 @@ from bert_tf.serving.model_card import card_heading, tensor_table
 from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.saved_model import new_version, precision_note, sample_ids, worst_difference
 from bert_tf.serving.served_model import ServedModel, strings
+from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
-from bert_tf.tokenization.vocabulary import (
-    CLS_TOKEN,
-    MASK_TOKEN,
-    PAD_TOKEN,
-    SEP_TOKEN,
-    UNK_TOKEN,
-    VOCAB_NAME,
-)
 
 TFLITE_NAME = "model.tflite"
 DESCRIPTION_NAME = "model.json"
@@ -238,11 +229,11 @@ def write_description(
         "max_seq_length": ids.max_seq_length,
         "do_lower_case": ids.do_lower_case,
         "special_ids": {
-            PAD_TOKEN: ids.pad_id,
-            UNK_TOKEN: ids.unk_id,
-            CLS_TOKEN: ids.cls_id,
-            SEP_TOKEN: ids.sep_id,
-            MASK_TOKEN: ids.mask_id,
+            vocabulary.PAD_TOKEN: ids.pad_id,
+            vocabulary.UNK_TOKEN: ids.unk_id,
+            vocabulary.CLS_TOKEN: ids.cls_id,
+            vocabulary.SEP_TOKEN: ids.sep_id,
+            vocabulary.MASK_TOKEN: ids.mask_id,
         },
     }
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
@@ -250,7 +241,7 @@ def write_description(
     lines = [f"[line {number}]" for number in range(ids.vocab_size)]  # where there is no piece
     for piece, number in ids.vocab.items():
         lines[number] = piece
-    (folder / VOCAB_NAME).write_bytes("".join(f"{line}\n" for line in lines).encode())
+    (folder / vocabulary.VOCAB_NAME).write_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
 def write_card(

@@ -3,8 +3,6 @@
 Shapes: B texts, T pieces, N windows of all texts, L pieces of the longest window.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -156,11 +154,7 @@ def run_in_parts(
     total = tf.shape(inputs["input_ids"])[0]
     arrays = {
         name: tf.TensorArray(
-            tf.float32,
-            0,
-            dynamic_size=True,
-            infer_shape=False,
-            element_shape=[None, *shape[1:]],
+            tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=[None, *shape[1:]]
         )
         for name, shape in shapes.items()
     }

@@ -256,11 +256,7 @@ class _Candidates:
     """The spans of a question that count, best first."""
 
     def __init__(
-        self,
-        windows: Sequence[Window],
-        starts: np.ndarray,
-        ends: np.ndarray,
-        rule: AnswerRule,
+        self, windows: Sequence[Window], starts: np.ndarray, ends: np.ndarray, rule: AnswerRule
     ):
         self._max_answer_length = rule.max_answer_length
         in_document = np.zeros(starts.shape, np.bool_)  # [N, L]
@@ -369,12 +365,7 @@ def _with_probabilities(nbest: list[_Entry]) -> list[dict[str, Any]]:
     for value in exponentials:  # sum() rounds in another way since Python 3.12
         total += value
     return [
-        {
-            "text": text,
-            "probability": value / total,
-            "start_logit": start,
-            "end_logit": end,
-        }
+        {"text": text, "probability": value / total, "start_logit": start, "end_logit": end}
         for (text, start, end), value in zip(nbest, exponentials, strict=True)
     ]
 

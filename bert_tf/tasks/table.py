@@ -289,10 +289,7 @@ def get_task(name: str) -> Task:
 
 
 def custom_task(
-    kind: str,
-    labels: tuple[str, ...] | None,
-    has_pairs: bool,
-    name: str = "custom",
+    kind: str, labels: tuple[str, ...] | None, has_pairs: bool, name: str = "custom"
 ) -> Task:
     """Make the row of a task on one's own data, with GLUE's settings.
 

@@ -145,7 +145,5 @@ def character_tables(do_lower_case: bool) -> CharacterTables:
     for char in DOCUMENT_SPACE_CHARACTERS:
         values[ord(char)] |= DOCUMENT_SPACE
     return CharacterTables(
-        PagedTable.of(values),
-        PagedTable.of(part_starts),
-        np.array(all_parts, np.int32),
+        PagedTable.of(values), PagedTable.of(part_starts), np.array(all_parts, np.int32)
     )

@@ -19,12 +19,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from bert_tf.tokenization.characters import (
-    CLEAN,
-    CLEAN_AND_SPLIT,
-    STRIP_AND_SPLIT,
-    is_punctuation,
-)
+from bert_tf.tokenization.characters import CLEAN, CLEAN_AND_SPLIT, STRIP_AND_SPLIT, is_punctuation
 from bert_tf.tokenization.vocabulary import (
     SPECIAL_TOKENS,
     UNK_TOKEN,

@@ -4,8 +4,6 @@ An update by Adam of all of BERT's weights is bound by memory: written with oper
 writes tensors of their size about thirty times, as one kernel six times.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

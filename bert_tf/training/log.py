@@ -3,8 +3,6 @@
 Nothing here needs TensorFlow, so that what only reads a log is quick.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib

@@ -1,7 +1,5 @@
 """Options of the `Trainer`, without the cost of importing TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from bert_tf.options import check, option

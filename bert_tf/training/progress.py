@@ -1,7 +1,5 @@
 """What a training run shows while it goes: log lines, a progress bar, TensorBoard's summaries."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import pathlib

@@ -5,8 +5,6 @@ wherever a released one does; what resuming needs besides lies beside them (`<va
 `global_step`, `training/...`).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import pathlib

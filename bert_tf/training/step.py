@@ -6,8 +6,6 @@ that follow each other. The sums over replicas are then applied and recorded onc
 Shapes: B batch, R replicas, N accumulation steps, L sequence length, K metrics.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

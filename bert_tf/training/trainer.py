@@ -7,8 +7,6 @@ one device or, under a strategy, on many, in one piece or in several that follow
 Shapes: B batch.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

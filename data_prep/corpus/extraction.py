@@ -74,8 +74,7 @@ class Options:
     clean_wiki: bool = option(True, "Remove leftovers of wiki markup.")
     drop_titles: bool = option(True, "Drop the title line of an article.")
     drop_fragments: bool = option(
-        True,
-        "Drop headings and list items of articles: short lines that do not end as a sentence.",
+        True, "Drop headings and list items of articles: short lines that do not end as a sentence."
     )
     fragment_words: int = 8  # a line of fewer is short; 3 letters are one in scripts without spaces
     max_sentence_characters: int = option(
@@ -86,9 +85,7 @@ class Options:
     )
     min_document_sentences: int = option(1, "Drop documents with fewer sentences.", minimum=1)
     max_document_bytes: int = option(
-        256 << 20,
-        "A longer document is an error, since a document is held in memory.",
-        minimum=1,
+        256 << 20, "A longer document is an error, since a document is held in memory.", minimum=1
     )
     decode_errors: str = option(
         "strict",

@@ -301,9 +301,7 @@ def run(options: CommandOptions) -> None:
     """Run the command."""
     start = time.monotonic()
     counts = write_python_docs(
-        options.output_file,
-        options.heldout_output_file,
-        heldout_fraction=options.heldout_fraction,
+        options.output_file, options.heldout_output_file, heldout_fraction=options.heldout_fraction
     )
     print(
         f"{options.output_file}: {counts.documents:,} documents, {counts.sentences:,} sentences, "

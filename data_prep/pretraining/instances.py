@@ -351,10 +351,7 @@ def pack_pairs(
 
 
 def mask_pairs(
-    packed: PackedPairs,
-    vocabulary: VocabularyTable,
-    rule: MaskRule,
-    rng: np.random.Generator,
+    packed: PackedPairs, vocabulary: VocabularyTable, rule: MaskRule, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Choose the tokens to predict and replace them in `packed.input_ids`.
 

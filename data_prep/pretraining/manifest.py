@@ -145,10 +145,7 @@ class Statistics:
 
 
 def make_manifest(
-    options: Options,
-    counts: dict[str, int],
-    statistics: Statistics,
-    file_bytes: Sequence[int],
+    options: Options, counts: dict[str, int], statistics: Statistics, file_bytes: Sequence[int]
 ) -> dict[str, Any]:
     """Return what is known of the records, for people and for training.
 

@@ -1,7 +1,5 @@
 """A command: options made into flags, and work that is imported once the flags are known."""
 
-from __future__ import annotations
-
 import importlib
 import logging as python_logging
 import pathlib

@@ -1,20 +1,12 @@
 """How a command ends: its work done, or one line on standard error and a status that says why."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 
 from absl import flags, logging
 
 from bert_tf.training.errors import NonFiniteLossError, StoppedError
-from experiments.command_line import preemption
-from experiments.command_line.memory import (
-    OUT_OF_MEMORY_STATUS,
-    is_out_of_memory,
-    out_of_memory_message,
-    tensorflow_errors,
-)
+from experiments.command_line import memory, preemption
 
 
 class InputError(ValueError):
@@ -62,9 +54,9 @@ def exit_on_error(
         status = 1
         if isinstance(error, _TOLD):
             message = str(error)
-        elif is_out_of_memory(error):
-            message = out_of_memory_message(error, values)
-            status = OUT_OF_MEMORY_STATUS
+        elif memory.is_out_of_memory(error):
+            message = memory.out_of_memory_message(error, values)
+            status = memory.OUT_OF_MEMORY_STATUS
         else:
             raise
         print(f"{name}: {message}", file=sys.stderr)
@@ -77,4 +69,6 @@ def _lost_worker(error: Exception, values: flags.FlagValues) -> bool:
     if "distribution_strategy" not in values:
         return False
     several = values.distribution_strategy == "multi_worker_mirrored"
-    return several and isinstance(error, tensorflow_errors("UnavailableError", "AbortedError"))
+    return several and isinstance(
+        error, memory.tensorflow_errors("UnavailableError", "AbortedError")
+    )

@@ -1,7 +1,5 @@
 """Options that name a pre-trained model."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from bert_tf.options import option

@@ -1,7 +1,5 @@
 """The end of a command that is asked to end, as by a cluster that takes its machine away."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading

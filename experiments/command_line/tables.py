@@ -1,7 +1,5 @@
 """Tables printed on the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 

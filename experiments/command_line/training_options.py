@@ -1,7 +1,5 @@
 """Options of training that pre-training and fine-tuning share."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from bert_tf.options import option, same
@@ -32,19 +30,12 @@ class TrainingOptions:
     deterministic: bool = option(
         False, "Deterministic GPU kernels, slower; on CPU they are already."
     )
-    optimizer: str = option(
-        "adamw", "BERT's Adam, or LAMB for large batches.", choices=("adamw", "lamb")
-    )
+    optimizer: str = option("adamw", "BERT's Adam, or LAMB.", choices=("adamw", "lamb"))
     layer_wise_decay: float = option(
-        1.0,
-        "Factor from a layer's learning rate to that of the one below.",
-        above=0,
-        maximum=1,
+        1.0, "Factor from a layer's learning rate to that of the one below.", above=0, maximum=1
     )
     freeze_layers: int = option(-1, "Freeze the embeddings and so many layers; -1 for nothing.")
-    freeze: tuple[str, ...] = option(
-        (), "Regular expression of weights to freeze; repeatable.", repeated=True
-    )
+    freeze: tuple[str, ...] = option((), "Regular expression of weights to freeze.", repeated=True)
     recompute_layers: str = option(
         "none",
         "Layers computed again for the gradients, to save memory: none, all, every_2, or 0,1,5.",
@@ -61,8 +52,7 @@ class TrainingOptions:
         choices=("nccl", "hierarchical_copy", "reduction_to_one_device", "ring", "auto"),
     )
     num_replicas: int | None = option(
-        None,
-        "GPUs of mirrored, all by default; without a GPU, logical devices made of the CPU.",
+        None, "GPUs of mirrored, all by default; without a GPU, logical devices made of the CPU."
     )
     gradient_accumulation_steps: int = same(TrainerOptions, "gradient_accumulation_steps")
     loss_normalization: str = same(TrainerOptions, "loss_normalization")

@@ -1,7 +1,5 @@
 """What follows from the options of training: devices, frozen weights, the optimizer."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Conversion of a checkpoint from any format to any other."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 import re

@@ -1,7 +1,5 @@
 """Export of a model as what serves strings."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 

@@ -1,7 +1,5 @@
 """Options of conversion between formats, and of export for serving."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from bert_tf.options import option
@@ -25,9 +23,7 @@ class ConfigChanges:
 class ConversionOptions:
     """What convert_checkpoint.py is asked for."""
 
-    source: str = option(
-        None, "Checkpoint: directory, file or TensorFlow prefix.", required=True, flag="from"
-    )
+    source: str = option(None, "Directory, file or TensorFlow prefix.", required=True, flag="from")
     target: str = option(None, "What to write.", required=True, flag="to")
     format: str = option(None, "The target's format.", choices=CHECKPOINT_FORMATS, required=True)
     bert_config_file: str | None = option(None, "Configuration; by default the source's.")
@@ -72,8 +68,7 @@ class ExportOptions:
     )
     version: int | None = option(None, "Version; by default one more than the highest there is.")
     ids_only: bool = option(
-        False,
-        "Take ids instead of strings: no operations of tensorflow_text. Always so for onnx.",
+        False, "Take ids instead of strings: no operations of tensorflow_text. Always so for onnx."
     )
     serving: ServingOptions = ServingOptions()
 

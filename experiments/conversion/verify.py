@@ -1,7 +1,5 @@
 """A converted checkpoint compared with the original on the same inputs."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import pathlib

@@ -1,7 +1,5 @@
 """Features of text files, written as JSON lines, NumPy arrays or records."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import json

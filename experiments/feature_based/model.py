@@ -1,7 +1,5 @@
 """The encoder that features are taken from."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import keras

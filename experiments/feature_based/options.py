@@ -1,7 +1,5 @@
 """Options of the feature-based approach."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 
@@ -127,9 +125,7 @@ class TaggerOptions:
     test_file: str | None = option(None, "Tagged words to evaluate each tagger on at last.")
     output_dir: str = option(None, "Folder of results and taggers.", required=True)
     features: str = option(ALL_SIX, "Which hidden states.", choices=(*CHOICES, ALL_SIX))
-    cache_dir: str | None = option(
-        None, "Folder of hidden states; feature_cache in output_dir by default."
-    )
+    cache_dir: str | None = option(None, "Folder of hidden states; by default in output_dir.")
     document_context: bool = option(False, "Fill windows with the text around the sentence.")
     max_seq_length: int = option(128, "Pieces of a window at most, [CLS] and [SEP] counted.")
     token_column: int = option(0, "Column of the words, from 0, or negative from the end.")

@@ -1,7 +1,5 @@
 """Files of tagged words with the features of their windows, in batches for a tagger."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """BiLSTM taggers on stored features (section 5.3 of the paper)."""
 
-from __future__ import annotations
-
 import pathlib
 import statistics
 import time

@@ -101,10 +101,7 @@ class ServerOptions:
         maximum=_MAX_SECONDS,
     )
     shutdown_seconds: int = option(
-        30,
-        "How long requests under way may take at the end.",
-        minimum=0,
-        maximum=_MAX_SECONDS,
+        30, "How long requests under way may take at the end.", minimum=0, maximum=_MAX_SECONDS
     )
     cors_origin: tuple[str, ...] | None = option(
         None,

@@ -38,8 +38,7 @@ _POST = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _GET = re.compile(
-    rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?",
-    re.IGNORECASE | re.ASCII,
+    rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCII
 )
 _JSON = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")

@@ -1,7 +1,5 @@
 """Options of the commands that draw."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from bert_tf.options import option

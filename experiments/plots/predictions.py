@@ -1,7 +1,5 @@
 """Draws what a model predicts against what is right, to PNG."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Options of pre-training, and what they may be together."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -55,9 +53,7 @@ class PretrainingOptions:
     )
     input_file: str = option(None, "Training records: names and globs, comma separated.")
     output_dir: str = option(None, "Folder of checkpoints, logs and results.")
-    second_input_file: str | None = option(
-        None, "Records of a second phase, of other length, as of 512 tokens."
-    )
+    second_input_file: str | None = option(None, "Records of a second phase, of other length.")
     second_max_seq_length: int = option(512, "Tokens in a sequence of it.", minimum=1)
     second_max_predictions_per_seq: int = option(77, "Predictions in a sequence of it.", minimum=1)
     second_train_batch_size: int | None = option(
@@ -79,9 +75,7 @@ class PretrainingOptions:
     init_allow_missing: str = option(
         "", "Regular expressions of weights that it may lack, likewise."
     )
-    max_seq_length: int = option(
-        128, "Tokens in a sequence; must be that of the records.", minimum=1
-    )
+    max_seq_length: int = option(128, "Tokens in a sequence, as in the records.", minimum=1)
     max_predictions_per_seq: int = option(
         20, "Predictions in a sequence; must be the records'.", minimum=1
     )
@@ -94,12 +88,8 @@ class PretrainingOptions:
     num_warmup_steps: int = option(10000, "Steps of linear warm-up.", minimum=0)
     save_checkpoints_steps: int = option(1000, "Steps between two checkpoints.", minimum=1)
     iterations_per_loop: int = option(1000, "Steps at most in one call of the graph.", minimum=1)
-    max_eval_steps: int = option(
-        100, "Evaluation batches at most; 0 for all of the records.", minimum=0
-    )
-    eval_input_file: str | None = option(
-        None, "Held-out records to evaluate on; input_file by default."
-    )
+    max_eval_steps: int = option(100, "Evaluation batches at most; 0 for all records.", minimum=0)
+    eval_input_file: str | None = option(None, "Held-out records; input_file by default.")
     eval_every_steps: int = option(
         0, "Also evaluate every so many training steps; 0 for never.", minimum=0
     )
@@ -109,24 +99,16 @@ class PretrainingOptions:
     do_lower_case: bool | None = option(None, "Casing of the records, where no manifest says it.")
     do_whole_word_mask: bool = option(False, "Dynamic masking of records without a manifest.")
     masked_lm_prob: float = option(0.15, "Dynamic masking of records without a manifest.")
-    skip_corrupt_records: bool = option(
-        False, "Leave damaged records out: they are counted and named."
-    )
-    seed: int = option(
-        12345, "Of initial weights, dropout, order of records and dynamic masks.", minimum=0
-    )
+    skip_corrupt_records: bool = option(False, "Leave damaged records out, and name them.")
+    seed: int = option(12345, "Of initial weights, dropout, order and dynamic masks.", minimum=0)
     log_steps: int = option(25, "Steps between two log lines.", minimum=1)
     keep_checkpoints: int = option(5, "Newest checkpoints to keep, beside the best.", minimum=1)
     tensorboard: bool = option(True, "Whether to write TensorBoard summaries.")
-    find_batch_size: bool = option(
-        False, "Measure the largest train_batch_size that fits, and end."
-    )
+    find_batch_size: bool = option(False, "Measure the largest batch that fits, and end.")
     memory_limit_gib: float | None = option(
         None, "Of find_batch_size; by default what the machine has left.", above=0
     )
-    measure_only: bool = option(
-        False, "Take the steps and write no model: what find_batch_size runs."
-    )
+    measure_only: bool = option(False, "Take steps, write no model; for find_batch_size.")
     training: TrainingOptions = TrainingOptions()
 
     def __post_init__(self) -> None:

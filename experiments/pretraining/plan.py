@@ -1,7 +1,5 @@
 """What a pre-training run will do: options, records and checkpoint checked against each other."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -23,12 +21,7 @@ from bert_tf.input_pipeline.record_checks import (
     without_empty_shards,
 )
 from bert_tf.models.layers import recomputed_layers
-from bert_tf.tokenization.vocabulary import (
-    MASK_TOKEN,
-    check_special_tokens,
-    load_vocab,
-    validate_case_matches_checkpoint,
-)
+from bert_tf.tokenization import vocabulary
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
 from experiments.command_line.exit_status import InputError
 from experiments.pretraining.options import PhaseOptions, PretrainingOptions
@@ -175,7 +168,7 @@ def _check_vocabulary(
     if init is None or init.located is None:
         return
     for casing in casings:
-        validate_case_matches_checkpoint(casing, init.located.path)
+        vocabulary.validate_case_matches_checkpoint(casing, init.located.path)
     sums = known or ({sha256(vocab_file)} if vocab_file else set())
     of_checkpoint = _vocabulary_beside(init)
     if of_checkpoint and sums and sums != {sha256(of_checkpoint)}:
@@ -187,8 +180,8 @@ def _check_vocabulary(
 
 def _vocab_size(vocab_file: str | None, manifests: Sequence[Manifest]) -> int | None:
     if vocab_file:
-        vocab = load_vocab(vocab_file)
-        check_special_tokens(vocab, vocab_file)
+        vocab = vocabulary.load_vocab(vocab_file)
+        vocabulary.check_special_tokens(vocab, vocab_file)
         return max(vocab.values()) + 1
     return manifests[0].get("vocab_size") if manifests else None
 
@@ -196,7 +189,7 @@ def _vocab_size(vocab_file: str | None, manifests: Sequence[Manifest]) -> int | 
 def _mask_id(config: BertConfig, vocab_file: str | None) -> int | None:
     if vocab_file is None or config.left_to_right:
         return None
-    return load_vocab(vocab_file)[MASK_TOKEN]
+    return vocabulary.load_vocab(vocab_file)[vocabulary.MASK_TOKEN]
 
 
 def _find_config(
@@ -292,7 +285,7 @@ def _masking(
     settings = {**manifest.get("flags", {}), **manifest}
     mix = ("mask_prob", "random_prob", "keep_prob")
     return MaskingRule(
-        load_vocab(vocab_file),
+        vocabulary.load_vocab(vocab_file),
         masked_lm_prob=settings.get("masked_lm_prob", options.masked_lm_prob),
         whole_word=settings.get("do_whole_word_mask", options.do_whole_word_mask),
         **{name: settings[name] for name in mix if name in settings},

@@ -1,7 +1,5 @@
 """The steps of the quickstart: each a command, and what they come to."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
