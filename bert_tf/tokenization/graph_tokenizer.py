@@ -20,18 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.tokenization import unicode_tables
+from bert_tf.tokenization import unicode_tables, vocabulary
 from bert_tf.tokenization.graph_words import MASK_CHARACTER, Words, WordSplitter, segment_ids
-from bert_tf.tokenization.vocabulary import (
-    CLS_TOKEN,
-    MASK_TOKEN,
-    PAD_TOKEN,
-    SEP_TOKEN,
-    UNK_TOKEN,
-    check_special_tokens,
-    check_vocab,
-    load_vocab,
-)
 from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD
 
 # Code points that part the words of a document.
@@ -112,8 +102,8 @@ class TextToIds(tf.Module):
         parse_mask: bool = False,
     ):
         super().__init__(name="text_to_ids")
-        vocab = load_vocab(vocab_file)
-        check_special_tokens(vocab, vocab_file)
+        vocab = vocabulary.load_vocab(vocab_file)
+        vocabulary.check_special_tokens(vocab, vocab_file)
         self._set_up(vocab, do_lower_case, max_seq_length, parse_mask)
 
     @classmethod
@@ -135,8 +125,8 @@ class TextToIds(tf.Module):
         Raises:
             ValueError: see `tokenization.check_vocab`; else as for the class.
         """
-        check_vocab(vocab, "vocab")
-        check_special_tokens(vocab, "vocab")
+        vocabulary.check_vocab(vocab, "vocab")
+        vocabulary.check_special_tokens(vocab, "vocab")
         text_to_ids = cls.__new__(cls)
         tf.Module.__init__(text_to_ids, name="text_to_ids")
         text_to_ids._set_up(vocab, do_lower_case, max_seq_length, parse_mask)
@@ -152,11 +142,11 @@ class TextToIds(tf.Module):
         self.do_lower_case = do_lower_case
         self.max_seq_length = max_seq_length
         self.parse_mask = parse_mask
-        self.cls_id = vocab[CLS_TOKEN]
-        self.sep_id = vocab[SEP_TOKEN]
-        self.pad_id = vocab[PAD_TOKEN]
-        self.mask_id = vocab[MASK_TOKEN]
-        self.unk_id = vocab[UNK_TOKEN]
+        self.cls_id = vocab[vocabulary.CLS_TOKEN]
+        self.sep_id = vocab[vocabulary.SEP_TOKEN]
+        self.pad_id = vocab[vocabulary.PAD_TOKEN]
+        self.mask_id = vocab[vocabulary.MASK_TOKEN]
+        self.unk_id = vocab[vocabulary.UNK_TOKEN]
         self.vocab_size = max(vocab.values()) + 1  # lines of the file
         self._tokens = tf.constant(_lines(vocab))
         self._splitter = WordSplitter(do_lower_case, parse_mask)
@@ -168,7 +158,7 @@ class TextToIds(tf.Module):
             suffix_indicator="##",
             max_bytes_per_word=_MAX_BYTES_PER_WORD,
             token_out_type=tf.int32,
-            unknown_token=UNK_TOKEN,
+            unknown_token=vocabulary.UNK_TOKEN,
             no_pretokenization=True,
         )
 

@@ -19,14 +19,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.characters import CLEAN, CLEAN_AND_SPLIT, STRIP_AND_SPLIT, is_punctuation
-from bert_tf.tokenization.vocabulary import (
-    SPECIAL_TOKENS,
-    UNK_TOKEN,
-    check_vocab,
-    convert_to_unicode,
-    load_vocab,
-)
 
 MAX_CHARS_PER_WORD = 200  # a longer word becomes [UNK] (the original's limit)
 
@@ -51,7 +45,7 @@ class BasicTokenizer:
 
     def tokenize(self, text: str | bytes) -> list[str]:
         """Return the words of a text, each without white space, punctuation one by one."""
-        text = convert_to_unicode(text)
+        text = vocabulary.convert_to_unicode(text)
         if not self.do_lower_case:
             return text.translate(CLEAN_AND_SPLIT).split()
         if text.isascii():
@@ -72,7 +66,7 @@ class BasicTokenizer:
         """
         words = []
         token: list[tuple[str, int, int]] = []
-        for index, char in enumerate(convert_to_unicode(text)):
+        for index, char in enumerate(vocabulary.convert_to_unicode(text)):
             cleaned = CLEAN[ord(char)]
             if cleaned is None:
                 continue
@@ -150,7 +144,7 @@ class WordpieceTokenizer:
     def __init__(
         self,
         vocab: Mapping[str, int],
-        unk_token: str = UNK_TOKEN,
+        unk_token: str = vocabulary.UNK_TOKEN,
         max_chars_per_word: int = MAX_CHARS_PER_WORD,
     ):
         self.vocab = vocab
@@ -191,7 +185,7 @@ class WordpieceTokenizer:
         """Return the pieces of words separated by white space."""
         return [
             self._inverse[i]
-            for word in convert_to_unicode(text).split()
+            for word in vocabulary.convert_to_unicode(text).split()
             for i in self.encode_word(word)
         ]
 
@@ -257,7 +251,7 @@ class FullTokenizer:
         self._set_up(
             {
                 "vocab_file": os.fspath(vocab_file),
-                "vocab": load_vocab(vocab_file),
+                "vocab": vocabulary.load_vocab(vocab_file),
                 "do_lower_case": do_lower_case,
                 "parse_special_tokens": parse_special_tokens,
                 "max_memo_bytes": max_memo_bytes,
@@ -284,7 +278,7 @@ class FullTokenizer:
         Raises:
             ValueError: see `check_vocab`; or max_memo_bytes is negative.
         """
-        check_vocab(vocab, "vocab")
+        vocabulary.check_vocab(vocab, "vocab")
         _check_memo(max_memo_bytes)
         tokenizer = cls.__new__(cls)
         tokenizer._set_up(
@@ -313,7 +307,7 @@ class FullTokenizer:
         self._words = _Memo(self.wordpiece_tokenizer.encode_word, eighth)
         self._chunks = _Memo(self._encode_chunk, 6 * eighth)
         self._offset_chunks = _Memo(self._encode_chunk_with_offsets, eighth)
-        specials = [token for token in SPECIAL_TOKENS if token in self.vocab]
+        specials = [token for token in vocabulary.SPECIAL_TOKENS if token in self.vocab]
         self._special_pattern = (
             re.compile("(" + "|".join(map(re.escape, specials)) + ")")
             if self.parse_special_tokens and specials
@@ -339,8 +333,8 @@ class FullTokenizer:
         ids = self._encode(text)
         if self.wordpiece_tokenizer.unk_id < 0 and -1 in ids:
             raise ValueError(
-                f"vocabulary {self.vocab_file} has no {UNK_TOKEN}, which the text needs: "
-                f"{text[:80]!r}"
+                f"vocabulary {self.vocab_file} has no {vocabulary.UNK_TOKEN}, which the text "
+                f"needs: {text[:80]!r}"
             )
         return ids
 
@@ -365,7 +359,7 @@ class FullTokenizer:
         pieces: list[str] = []
         offsets: list[tuple[int, int]] = []
         base = 0
-        for is_special, part in self._parts(convert_to_unicode(text)):
+        for is_special, part in self._parts(vocabulary.convert_to_unicode(text)):
             if is_special:
                 pieces.append(part)
                 offsets.append((base, base + len(part)))
@@ -392,7 +386,7 @@ class FullTokenizer:
             any vocabulary; in characters of the raw text.
         """
         unknown, count, too_long = (self.wordpiece_tokenizer.unk_id,), 0, 0
-        for chunk in _as_spaces(convert_to_unicode(text)).split(" "):
+        for chunk in _as_spaces(vocabulary.convert_to_unicode(text)).split(" "):
             if unknown[0] not in self._chunks[chunk]:
                 continue
             for word, spans in self.basic_tokenizer.tokenize_with_offsets(chunk):
@@ -419,7 +413,7 @@ class FullTokenizer:
         return _look_up(self.inv_vocab, ids, f"vocabulary {self.vocab_file} has no id")
 
     def _encode(self, text: str | bytes) -> list[int]:
-        text = convert_to_unicode(text)
+        text = vocabulary.convert_to_unicode(text)
         if self._special_pattern is None:
             return self._encode_plain(text)
         ids = []

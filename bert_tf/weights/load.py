@@ -19,31 +19,12 @@ import numpy as np
 from keras import ops
 
 from bert_tf.config import BertConfig
+from bert_tf.models import variables
 from bert_tf.models.layers import Dropout
 from bert_tf.models.task_models import HEADS
-from bert_tf.models.variables import (
-    HEADS_PATTERN,
-    abbreviate,
-    bert_layer,
-    config_of,
-    to_numpy,
-    weights_by_name,
-)
 from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights import layouts
 from bert_tf.weights.checkpoint import Checkpoint, CheckpointLike, open_checkpoint
-from bert_tf.weights.layouts import (
-    HEAD_MARKS,
-    HF,
-    HF_ARCHITECTURES,
-    HF_PROBLEM_TYPES,
-    HF_TIED,
-    OURS,
-    POOLER,
-    POOLER_PATTERN,
-    WORD_EMBEDDINGS,
-    Layout,
-    kinds_of_heads,
-)
 from bert_tf.weights.locate import CONFIG_NAME, HF_CONFIG_NAME, LABELS_NAME, read_config, read_json
 from bert_tf.weights.model_weights import kind_of, without_initial_values
 from bert_tf.weights.tensor_files import TensorSource
@@ -55,7 +36,7 @@ DType = str | keras.DTypePolicy | None
 
 # Tables whose rows may be cut or extended, and the weights that have these rows.
 RESIZABLE = {
-    "vocab_size": (WORD_EMBEDDINGS, HEAD_MARKS["pretraining"]),
+    "vocab_size": (layouts.WORD_EMBEDDINGS, layouts.HEAD_MARKS["pretraining"]),
     "max_position_embeddings": ("bert/embeddings/position_embeddings",),
     "type_vocab_size": ("bert/embeddings/token_type_embeddings",),
 }
@@ -128,7 +109,7 @@ def load_checkpoint(
         ValueError: names, shapes or tied weights differ (the message holds all differences), or
             the number of attention heads.
     """
-    config = config_of(model)
+    config = variables.config_of(model)
     checkpoint = open_checkpoint(path, config=config)
     _compare_configurations(config, checkpoint)
     if not heads:
@@ -195,14 +176,14 @@ def _fill(
     comparison = _compare_weights(model, checkpoint, ignore, allow_missing, resize, heads)
     if heads:
         _check_tied(model, checkpoint)
-    weights, layout, source = weights_by_name(model), checkpoint.layout, checkpoint.source
+    weights, layout, source = variables.weights_by_name(model), checkpoint.layout, checkpoint.source
     by_source = {move.source_name: move for move in comparison.moved}
     source.check(list(by_source))
     for source_name, array in source.read(list(by_source)):
         move = by_source[source_name]
         weight = weights[move.name]
         if move.name in comparison.resized:
-            array = _resized(move.name, array, to_numpy(weight))
+            array = _resized(move.name, array, variables.to_numpy(weight))
         tensor = ops.convert_to_tensor(array, dtype="float32")
         if layout.transposed(move.name):
             tensor = ops.transpose(tensor)
@@ -242,14 +223,14 @@ def _compare_weights(
     heads: bool,
 ) -> _Comparison:
     """Compare names and shapes, and refuse all differences at once that are not allowed."""
-    bert, layout, names = bert_layer(model), checkpoint.layout, checkpoint.canonical()
+    bert, layout, names = variables.bert_layer(model), checkpoint.layout, checkpoint.canonical()
     if not bert.train_pooler:
-        allow_missing = (*allow_missing, POOLER_PATTERN)
+        allow_missing = (*allow_missing, layouts.POOLER_PATTERN)
     may_resize = {weight for key in resize for weight in RESIZABLE[key]}
     moved: list[WeightTransfer] = []
     missing, absent, shapes, resized = [], [], [], set()
-    for name, weight in weights_by_name(model).items():
-        if not heads and re.search(HEADS_PATTERN, name):
+    for name, weight in variables.weights_by_name(model).items():
+        if not heads and re.search(variables.HEADS_PATTERN, name):
             missing.append(name)
             continue
         theirs = layout.theirs(name)
@@ -283,14 +264,15 @@ def _refuse(
     if absent:
         problems.append(
             "in the model but not in the checkpoint (allow_missing= lets them keep their initial "
-            f"values): {abbreviate(absent)}"
+            f"values): {variables.abbreviate(absent)}"
         )
     if extra:
         problems.append(
-            f"in the checkpoint but not in the model (ignore= skips them): {abbreviate(extra)}"
+            "in the checkpoint but not in the model (ignore= skips them): "
+            f"{variables.abbreviate(extra)}"
         )
     if shapes:
-        problems.append(f"of another shape: {abbreviate(shapes)}")
+        problems.append(f"of another shape: {variables.abbreviate(shapes)}")
     if problems:
         raise ValueError(f"{checkpoint.description}: weights differ; " + "; ".join(problems))
 
@@ -299,7 +281,7 @@ def _shape_difference(
     name: str,
     shape: tuple[int, ...],
     source_shape: tuple[int, ...],
-    layout: Layout,
+    layout: layouts.Layout,
     config: BertConfig,
 ) -> str:
     expected = layout.shape(name, shape, config)
@@ -324,12 +306,12 @@ def _resized(name: str, array: np.ndarray, initial: np.ndarray) -> np.ndarray:
 
 def _check_tied(model: keras.Model, checkpoint: Checkpoint) -> None:
     """Refuse a file of transformers whose projection onto the vocabulary is not the embeddings."""
-    if checkpoint.layout is not HF or not any(
-        weight.path == HEAD_MARKS["pretraining"] for weight in model.weights
+    if checkpoint.layout is not layouts.HF or not any(
+        weight.path == layouts.HEAD_MARKS["pretraining"] for weight in model.weights
     ):
         return
     names = checkpoint.layout.canonical(checkpoint.source.shapes)
-    for copy, original in HF_TIED.items():
+    for copy, original in layouts.HF_TIED.items():
         if copy not in names or original not in names:
             continue
         (_, one), (_, other) = checkpoint.source.read([names[copy], names[original]])
@@ -442,7 +424,9 @@ def load_bert(
         )
     _warn_of_more_words(checkpoint, config, tokenizer)
     if transfer.ignored:
-        _log.info("%s: left behind: %s", checkpoint.description, abbreviate(transfer.ignored))
+        _log.info(
+            "%s: left behind: %s", checkpoint.description, variables.abbreviate(transfer.ignored)
+        )
     return LoadedBert(encoder, config, tokenizer)
 
 
@@ -491,7 +475,7 @@ def load_model(
     if HEADS[kind].has_dropout and (rate := _head_dropout(checkpoint, config)) is not None:
         arguments["dropout_rate"] = rate
     if HEADS[kind].has_labels:
-        bias = names.get(layout.theirs(HEAD_MARKS[kind]) or "")
+        bias = names.get(layout.theirs(layouts.HEAD_MARKS[kind]) or "")
         if bias is None:
             raise ValueError(f"{checkpoint.description}: has no weights of a {kind} head")
         shape = checkpoint.source.shapes[bias]
@@ -504,7 +488,7 @@ def load_model(
     if kind == "encoder":
         arguments["pooled_output"] = has_pooler
     if kind == "pretraining":
-        has_nsp = layout.theirs(HEAD_MARKS["next_sentence"]) in names
+        has_nsp = layout.theirs(layouts.HEAD_MARKS["next_sentence"]) in names
         config = dataclasses.replace(config, next_sentence_prediction=has_nsp)
     ready = _ready_model(checkpoint, kind, config, dtype)
     if ready is not None:
@@ -528,17 +512,17 @@ def _has_pooler(checkpoint: Checkpoint, config: BertConfig) -> bool:
     names, layout = checkpoint.canonical(), checkpoint.layout
     if not config.next_sentence_prediction:
         return False
-    if checkpoint.model is not None and layout is OURS:
-        return bert_layer(checkpoint.model).train_pooler
-    if layout is OURS:  # a .weights.h5 file, which holds a pooler in any case
-        kinds = kinds_of_heads(layout, names) or ["encoder"]
-        return not config.bilstm and HF_ARCHITECTURES[kinds[0]][1]
-    return any(layout.theirs(name) in names for name in POOLER)
+    if checkpoint.model is not None and layout is layouts.OURS:
+        return variables.bert_layer(checkpoint.model).train_pooler
+    if layout is layouts.OURS:  # a .weights.h5 file, which holds a pooler in any case
+        kinds = layouts.kinds_of_heads(layout, names) or ["encoder"]
+        return not config.bilstm and layouts.HF_ARCHITECTURES[kinds[0]][1]
+    return any(layout.theirs(name) in names for name in layouts.POOLER)
 
 
 def _head_dropout(checkpoint: Checkpoint, config: BertConfig) -> float | None:
     """Return the dropout before the head, where the checkpoint says; see transformers' classes."""
-    if checkpoint.layout is HF:
+    if checkpoint.layout is layouts.HF:
         rate = _hf_values(checkpoint).get("classifier_dropout")
         return config.hidden_dropout_prob if rate is None else rate
     layers = checkpoint.model.layers if checkpoint.model is not None else ()
@@ -602,11 +586,11 @@ def _ready_model(
 ) -> tuple[keras.Model, Transfer] | None:
     """Return the model that opening a Keras file has made, where it is the one that is wanted."""
     model, layout = checkpoint.model, checkpoint.layout
-    if model is None or checkpoint.located is None or layout is not OURS:
+    if model is None or checkpoint.located is None or layout is not layouts.OURS:
         return None
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     same = kind_of(model)[0] == kind and checkpoint.config == config
-    if not same or bert_layer(model).dtype_policy != policy or _others(checkpoint):
+    if not same or variables.bert_layer(model).dtype_policy != policy or _others(checkpoint):
         return None
     moved = [
         WeightTransfer(name, name, shape, shape) for name, shape in checkpoint.source.shapes.items()
@@ -632,11 +616,11 @@ def _resizes(overrides: Mapping[str, Any]) -> list[str]:
 
 def _kind(checkpoint: Checkpoint) -> str:
     """Tell what head a checkpoint has; see `load_model`."""
-    kinds = kinds_of_heads(checkpoint.layout, checkpoint.canonical())
-    if len(kinds) > 1 and checkpoint.layout is HF:
+    kinds = layouts.kinds_of_heads(checkpoint.layout, checkpoint.canonical())
+    if len(kinds) > 1 and checkpoint.layout is layouts.HF:
         # transformers calls three heads "classifier": its class tells them apart.
         classes = _hf_values(checkpoint).get("architectures") or ["(none named)"]
-        kinds = [k for k in kinds if HF_ARCHITECTURES[k][0] in classes] or kinds
+        kinds = [k for k in kinds if layouts.HF_ARCHITECTURES[k][0] in classes] or kinds
         what = f", and the architecture is {classes[0]}"
     else:
         what = ""
@@ -659,23 +643,23 @@ def _refuse_unread_layers(checkpoint: Checkpoint) -> None:
                 f"{located.path}: a preset of {name}, whose head is not read; kind='encoder' takes "
                 "its backbone alone"
             )
-    if checkpoint.layout is OURS and (others := _others(checkpoint)):
+    if checkpoint.layout is layouts.OURS and (others := _others(checkpoint)):
         raise ValueError(
             f"{checkpoint.description}: has weights of layers that are not of this package: "
-            f"{abbreviate(others)}; keras.models.load_model reads the whole model, kind= and "
-            "ignore= a part of it"
+            f"{variables.abbreviate(others)}; keras.models.load_model reads the whole model, kind= "
+            "and ignore= a part of it"
         )
 
 
 def _others(checkpoint: Checkpoint) -> list[str]:
     """Return the weights of a model that belong neither to the encoder nor to a head of ours."""
-    ours = re.compile(rf"^bert/|{HEADS_PATTERN}")
+    ours = re.compile(rf"^bert/|{variables.HEADS_PATTERN}")
     return [name for name in checkpoint.canonical() if not ours.search(name)]
 
 
 def _hf_values(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return config.json of a checkpoint of transformers, as it is."""
-    if checkpoint.layout is not HF or checkpoint.located is None:
+    if checkpoint.layout is not layouts.HF or checkpoint.located is None:
         return {}
     path = pathlib.Path(checkpoint.located.path).parent / HF_CONFIG_NAME
     return read_json(path) if path.exists() else {}
@@ -683,15 +667,15 @@ def _hf_values(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _problem_type(checkpoint: Checkpoint, num_labels: int) -> str | None:
     """Return what transformers takes a classifier for; see its BertForSequenceClassification."""
-    if checkpoint.layout is not HF:
+    if checkpoint.layout is not layouts.HF:
         return None
     problem_type = _hf_values(checkpoint).get("problem_type")
     if problem_type is None:
-        return HF_PROBLEM_TYPES["regression"] if num_labels == 1 else None
-    if problem_type not in HF_PROBLEM_TYPES.values():
+        return layouts.HF_PROBLEM_TYPES["regression"] if num_labels == 1 else None
+    if problem_type not in layouts.HF_PROBLEM_TYPES.values():
         raise ValueError(
             f"{checkpoint.description}: problem_type: expected one of "
-            f"{', '.join(HF_PROBLEM_TYPES.values())}, got {problem_type!r}"
+            f"{', '.join(layouts.HF_PROBLEM_TYPES.values())}, got {problem_type!r}"
         )
     return problem_type
 

@@ -22,17 +22,8 @@ from bert_tf.models.layers import Dropout
 from bert_tf.models.variables import bert_layer, config_of, to_numpy, weights_by_name
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.tokenization.wordpiece import FullTokenizer
-from bert_tf.weights import tensor_files, tokenizers
+from bert_tf.weights import locate, tensor_files, tokenizers
 from bert_tf.weights.layouts import HF, HF_ARCHITECTURES, HF_PROBLEM_TYPES, POOLER, TF1
-from bert_tf.weights.locate import (
-    CONFIG_NAME,
-    HF_CONFIG_NAME,
-    KERAS_SUFFIX,
-    KERAS_WEIGHTS_SUFFIX,
-    LABELS_NAME,
-    WEIGHTS_NAME,
-    is_temporary,
-)
 from bert_tf.weights.model_weights import import_tensor_bundle, kind_of, weights_to_write
 
 _log = logging.getLogger(__name__)
@@ -50,7 +41,7 @@ def save_tf1(prefix: str | os.PathLike, model: keras.Model) -> None:
         ValueError: the prefix is a folder.
     """
     if not os.path.basename(os.fspath(prefix)):
-        raise ValueError(f"prefix: expected a name as in .../{WEIGHTS_NAME}, got {prefix}")
+        raise ValueError(f"prefix: expected a name as in .../{locate.WEIGHTS_NAME}, got {prefix}")
     _write_tf1(prefix, weights_by_name(model))
 
 
@@ -93,9 +84,9 @@ def save_model_directory(
     weights = weights_to_write(model)
     if kind_of(model)[0] == "encoder" and not bert_layer(model).train_pooler:
         weights = {n: w for n, w in weights.items() if n not in POOLER}
-    prefix, temporary = folder / WEIGHTS_NAME, folder / f"{WEIGHTS_NAME}.new"
+    prefix, temporary = folder / locate.WEIGHTS_NAME, folder / f"{locate.WEIGHTS_NAME}.new"
     _write_tf1(temporary, weights, step)
-    prefix.with_name(f"{WEIGHTS_NAME}.index").unlink(missing_ok=True)
+    prefix.with_name(f"{locate.WEIGHTS_NAME}.index").unlink(missing_ok=True)
     save_config_and_vocabulary(folder, config, vocab_file, labels)
     tokenizers.write_vocabulary(tokenizer, folder / VOCAB_NAME)
     import_tensor_bundle(prefix).rename_tensors(temporary, prefix)
@@ -110,11 +101,11 @@ def save_config_and_vocabulary(
     """Write the files of a model directory other than the weights; see `save_model_directory`."""
     folder = pathlib.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / CONFIG_NAME, config.to_json_string())
+    write_text(folder / locate.CONFIG_NAME, config.to_json_string())
     if labels is None:
-        (folder / LABELS_NAME).unlink(missing_ok=True)  # of a model that was here before
+        (folder / locate.LABELS_NAME).unlink(missing_ok=True)  # of a model that was here before
     else:
-        write_text(folder / LABELS_NAME, "".join(f"{label}\n" for label in labels))
+        write_text(folder / locate.LABELS_NAME, "".join(f"{label}\n" for label in labels))
     tokenizers.copy_vocabulary(vocab_file, folder / VOCAB_NAME)
     if vocab_file is not None:
         tokenizers.remove_fast_tokenizer(folder)
@@ -206,7 +197,7 @@ def save_hf(
     with replacing(target) as temporary:
         tensor_files.write_safetensors(temporary, tensors)
         target.unlink(missing_ok=True)
-        write_json(folder / HF_CONFIG_NAME, values)
+        write_json(folder / locate.HF_CONFIG_NAME, values)
         tokenizers.write_hf_tokenizer(folder, config, tokenizer)
     return tuple(skipped)
 
@@ -232,7 +223,7 @@ def save_keras(
         ValueError: another suffix, or the labels are not as many as the model has.
     """
     target = pathlib.Path(path)
-    suffixes = (KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX)
+    suffixes = (locate.KERAS_SUFFIX, locate.KERAS_WEIGHTS_SUFFIX)
     suffix = next((suffix for suffix in suffixes if target.name.endswith(suffix)), None)
     if suffix is None:
         raise ValueError(f"{target}: expected a name ending in {' or '.join(suffixes)}")
@@ -240,7 +231,7 @@ def save_keras(
     config = config_of(model)
     _check_neighbours(target, config, labels)
     with replacing(target, suffix) as temporary:
-        if suffix == KERAS_SUFFIX:
+        if suffix == locate.KERAS_SUFFIX:
             model.save(temporary)
         else:
             model.save_weights(temporary)
@@ -255,7 +246,10 @@ def _check_neighbours(
     """Refuse a folder whose bert_config.json and labels.txt describe other weights."""
     folder, own = target.parent, target.name
     lines = "".join(f"{label}\n" for label in labels) if labels else None
-    if (read_text_or_none(folder / CONFIG_NAME), read_text_or_none(folder / LABELS_NAME)) in (
+    if (
+        read_text_or_none(folder / locate.CONFIG_NAME),
+        read_text_or_none(folder / locate.LABELS_NAME),
+    ) in (
         (None, None),
         (config.to_json_string(), lines),
     ):
@@ -263,12 +257,12 @@ def _check_neighbours(
     others = sorted(
         path.name
         for path in folder.iterdir()
-        if path.name.endswith((KERAS_SUFFIX, KERAS_WEIGHTS_SUFFIX, ".index"))
+        if path.name.endswith((locate.KERAS_SUFFIX, locate.KERAS_WEIGHTS_SUFFIX, ".index"))
         and path.name != own
-        and not is_temporary(path)
+        and not locate.is_temporary(path)
     )
     if others:
         raise ValueError(
-            f"path: {folder} holds {others[0]}, whose {CONFIG_NAME} and {LABELS_NAME} would be "
-            "replaced; name a file in another folder"
+            f"path: {folder} holds {others[0]}, whose {locate.CONFIG_NAME} and "
+            f"{locate.LABELS_NAME} would be replaced; name a file in another folder"
         )
