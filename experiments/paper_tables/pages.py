@@ -52,7 +52,9 @@ def to_markdown(title: str, blocks: Sequence[Block]) -> str:
             lines += ["", f"| {' | '.join(block.header)} |", f"|{'|'.join(sides)}|"]
         for row in block.rows:
             cells = (f"{main} ({small})" if small else main for main, small in row)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            # Nothing but a block's own picture is loaded.
+            escaped = (cell.replace("|", "\\|").replace("![", "!\\[") for cell in cells)
+            lines.append(f"| {' | '.join(escaped)} |")
         if block.picture is not None:
             lines += ["", f"![{block.heading}]({block.picture[0]})"]
         if block.commands:

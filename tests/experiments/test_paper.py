@@ -20,7 +20,7 @@ from bert_tf.options import define, read
 from bert_tf.tasks.table import TASKS
 from data_prep.processes import folder_lock
 from experiments.command_line import preemption
-from experiments.paper_tables import cost, make, pictures, recipes, report, tables
+from experiments.paper_tables import cost, make, pages, pictures, recipes, report, tables
 from experiments.paper_tables.grid import (
     REPOSITORY,
     GridError,
@@ -342,6 +342,14 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
     with pytest.raises(ValueError, match="has no figure 'em'"):
         read_figures(root / "table4/x-1/eval_results.json", "em")
     assert read_figures(root / "absent.json", "em") == []
+
+
+def test_what_runs_print_is_shown_as_it_is():
+    text = "![a](http://x.y/z.png) <b> __init__() *args | end"
+    block = pages.Block("Failed", header=("run", "line"), rows=((("r", ""), (text, "")),))
+    page = pages.to_page("T", [block])
+    shown = "![a](http://x.y/z.png) &lt;b&gt; __init__() *args | end"
+    assert f">{shown}</td>" in page and "src=" not in page
 
 
 def test_figures_lie_where_they_are_said_to(tmp_path):
