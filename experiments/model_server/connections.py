@@ -1,4 +1,7 @@
-"""Connections of HTTP, with bounds on their number, on the head of a request and on its time."""
+"""Connections of HTTP, with bounds on their number, on the head of a request and on its time.
+
+An answer that nobody reads ends its connection too.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from experiments.model_server.options import ServerOptions
 from experiments.model_server.rest import error_response
+
+_LEAST_READ_BYTES = 1 << 16
 
 
 class BoundedProtocol(H11Protocol):
@@ -27,6 +32,7 @@ class BoundedProtocol(H11Protocol):
         super().__init__(**arguments)
         self._options = options
         self._timer: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse it where as many are open as may be."""
@@ -45,7 +51,32 @@ class BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
         self._stop_timer()
+        self._stop_reading()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to wait for a client that does not read its answer as it comes."""
+        super().pause_writing()
+        self._watch_reading(None)
+
+    def resume_writing(self) -> None:
+        """Go on, once nearly all is read."""
+        self._stop_reading()
+        super().resume_writing()
+
+    def _watch_reading(self, before: int | None) -> None:
+        """End the connection where too little was read since there were so many bytes to read."""
+        size = self.transport.get_write_buffer_size()
+        if before is not None and size > before - _LEAST_READ_BYTES:
+            self.transport.abort()
+        else:
+            seconds = self._options.read_timeout_seconds
+            self._reading = self.loop.call_later(seconds, self._watch_reading, size)
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading.cancel()
+            self._reading = None
 
     def _watch(self) -> None:
         """Let the time run while a head, or a body that nobody reads, is not complete.

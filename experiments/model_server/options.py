@@ -96,7 +96,8 @@ class ServerOptions:
     )
     read_timeout_seconds: float = option(
         60.0,
-        "How long the head of a request may take to come, and again its body.",
+        "How long the head of a request may take to come, again its body, and each 64 KiB of an "
+        "answer to be read.",
         above=0,
         maximum=_MAX_SECONDS,
     )

@@ -502,6 +502,27 @@ def test_requests_that_do_not_come_in_time(exported):
                 assert b'{"predictions":[2.5,3.0]}' in client.recv(1 << 16)
 
 
+def test_client_that_does_not_read(exported):
+    """Its connection ends; one that reads slowly gets all of its answer."""
+    models = [("fitting", exported["fitting"])]
+    bounds = {"read_timeout_seconds": 4.0, "max_request_bytes": 1 << 26}
+    value = {"b64": base64.b64encode(bytes(1 << 20)).decode()}
+    body = json.dumps({"signature_name": "single", "instances": [value] * 16}).encode()
+    head = f"POST /v1/models/fitting:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    with stand_ins.running(models, max_text_bytes=1 << 21, **bounds) as server:
+        for seconds, is_whole in ((10.0, False), (0.3, True)):
+            with connected(server) as client:
+                client.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
+                parts = [client.recv(100)]
+                with contextlib.suppress(ConnectionError):
+                    while parts[-1]:
+                        threading.Event().wait(seconds if len(parts) < 4 else 0)
+                        parts.append(client.recv(1 << 20, socket.MSG_WAITALL))
+            answer = b"".join(parts)
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert (answer.count(b'=="}') == 16) is is_whole
+
+
 def test_clients_that_leave(server):
     head = (
         f"POST /v1/models/{TWO}:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\n\r\n"
