@@ -1,6 +1,8 @@
 """What the development server is told at its start, and what it tells tools about itself."""
 
 import contextlib
+import dataclasses
+import math
 import threading
 
 import pytest
@@ -20,6 +22,7 @@ from tensorflow_serving.apis import (  # noqa: E402
     prediction_service_pb2_grpc,
 )
 
+from bert_tf.options import check  # noqa: E402
 from experiments.model_server.config_file import read_model_config  # noqa: E402
 from experiments.model_server.options import (  # noqa: E402
     ServeOptions,
@@ -46,6 +49,9 @@ model_config_list {
   config { name: "one" base_path: "y" }  # the newest
 }
 """
+
+
+PORTS = ("port", "rest_api_port")  # Below 0 there is none.
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +157,24 @@ def test_models_are_named_once(given, message):
 def test_options_that_are_wrong(given, message):
     with pytest.raises(ValueError, match=message):
         ServerOptions(**given)
+
+
+def test_every_number_has_bounds():
+    seen = 0
+    for field in dataclasses.fields(ServerOptions):
+        if type(field.default) not in (int, float):
+            continue
+        seen += 1
+        least, above, most = (field.metadata["bounds"][k] for k in ("minimum", "above", "maximum"))
+        wrong = [] if field.name in PORTS else [-1, above if least is None else least - 1]
+        wrong += [math.nan, math.inf] if type(field.default) is float else []
+        wrong += [] if most is None else [most + 1]
+        assert wrong, field.name
+        for value in wrong:
+            with pytest.raises(ValueError, match=f"^{field.name}: expected "):
+                check(ServerOptions(**{field.name: value}))
+    assert seen >= 15
+    check(ServerOptions(port=-1))
 
 
 def test_pages_of_other_origins(base):
