@@ -63,7 +63,6 @@ def run(name, folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout

@@ -728,7 +728,7 @@ def test_documents_are_those_of_the_original(tmp_path, texts, piece_bytes):
 def _run_main(arguments):
     root = pathlib.Path(__file__).parents[2]
     command = [sys.executable, "data_prep/create_pretraining_data.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
 
 
 def _refuse(tmp_path, message, text=b"one two\nthree\n\nfour\n", name="text.txt", **changes):

@@ -40,7 +40,6 @@ def test_ten_steps_of_fit_equal_those_on_tensorflow(expected, backend):
         check=True,
         cwd=REPOSITORY,
         env={**os.environ, "KERAS_BACKEND": backend},
-        timeout=600,
     )
     with np.load(folder / "results.npz") as results:
         for case, ((losses, after), before) in of_tensorflow.items():

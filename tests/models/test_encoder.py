@@ -380,7 +380,6 @@ def run_on_backend(script, folder, backend):
         check=True,
         cwd=root,
         env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(root)},
-        timeout=300,
     )
 
 
