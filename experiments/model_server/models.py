@@ -312,6 +312,8 @@ class ModelManager:
         self._failed: dict[tuple[str, int], tuple] = {}
         # Models of which it was said that no version lies there.
         self._empty: set[str] = set()
+        # Likewise, labels of versions that are not loaded.
+        self._unmet: set[tuple[str, str]] = set()
         self._loader = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="load")
 
     @property
@@ -389,6 +391,23 @@ class ModelManager:
             if any(version in loaded for version in newest):
                 for version in sorted(set(loaded) - set(newest)):
                     await self._unload(source.name, version)
+            self._tell_unmet_labels(source)
+
+    def _tell_unmet_labels(self, source: ModelSource) -> None:
+        """Warn, once each, of labels whose version is not loaded; requests by them get 404."""
+        loaded = self._servables[source.name]
+        for label, version in source.policy.labels.items():
+            if version in loaded:
+                self._unmet.discard((source.name, label))
+            elif (source.name, label) not in self._unmet:
+                self._unmet.add((source.name, label))
+                _LOG.warning(
+                    "%s: label %r is version %d, which is not loaded; add it to the model's "
+                    "folder and model_version_policy, or change the label",
+                    source.name,
+                    label,
+                    version,
+                )
 
     def _tell_if_empty(self, source: ModelSource, has_versions: bool) -> None:
         """Warn, once, that a model's folder has no version; it may come later."""

@@ -62,7 +62,7 @@ def base(tmp_path_factory):
     return folder
 
 
-def test_file_of_models(base, tmp_path):
+def test_file_of_models(base, tmp_path, caplog):
     path = tmp_path / "models.config"
     path.write_text(CONFIG % (base, base))
     models = read_model_config(path)
@@ -74,6 +74,7 @@ def test_file_of_models(base, tmp_path):
     ]
     assert _models(ServeOptions(model_config_file=str(path))) == models
     policies = {name: policy for name, _, policy in models[:2]}
+    policies["every"] = VersionPolicy(0, (), {"gone": 9})
     named = [(name, folder) for name, folder, _ in models[:2]]
     with stand_ins.running(named, policies=policies) as server:
 
@@ -91,6 +92,7 @@ def test_file_of_models(base, tmp_path):
             server.wait_for(lambda path=path: answer(path)[0] == 200)
             assert answer(path) == (200, {"predictions": [value]}), path
         assert answer("half/versions/2")[0] == 404
+        assert answer("every/labels/gone")[0] == 404
         for path in ("half/labels/old", "every/labels/stable"):
             status, error = answer(path)
             assert status == 400 and "Unrecognized servable version label" in error["error"]
@@ -105,6 +107,8 @@ def test_file_of_models(base, tmp_path):
             answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request)
         assert answer.outputs["y"].float_val[:] == [1.0]
         assert answer.model_spec.version.value == 1
+    assert caplog.text.count("which is not loaded") == 1
+    assert "every: label 'gone' is version 9, which is not loaded" in caplog.text
 
 
 @pytest.mark.parametrize(
