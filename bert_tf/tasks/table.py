@@ -70,6 +70,10 @@ class Task:
             twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
             if twice:
                 raise ValueError(f"labels must be distinct, got twice: {', '.join(twice)}")
+            # Each has a line of labels.txt.
+            wrong = [label for label in self.labels if label.splitlines() != [label]]
+            if wrong:
+                raise ValueError(f"labels: expected names of one line each, got {wrong[0]!r}")
             if len(self.labels) < least_labels:
                 raise ValueError(
                     f"labels: {self.kind} needs at least {least_labels}, got {list(self.labels)}"

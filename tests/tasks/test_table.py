@@ -107,6 +107,9 @@ def test_tasks_that_cannot_be():
         custom_task("classification", ("a",), False)
     with pytest.raises(ValueError, match="labels must be distinct, got twice: a"):
         custom_task("multi_label", ("a", "b", "a"), False)
+    for label in ("two\nlines", "", "a\u2028b"):
+        with pytest.raises(ValueError, match="labels: expected names of one line each, got "):
+            custom_task("classification", ("a", label), False)
     with pytest.raises(ValueError, match="selection_metric must be one of accuracy; got 'f1'"):
         dataclasses.replace(TASKS["rte"], selection_metric="f1")
     with pytest.raises(dataclasses.FrozenInstanceError):
