@@ -20,6 +20,7 @@ from bert_tf.models.task_models import HEADS
 from bert_tf.options import define
 from bert_tf.options import read as read_options
 from bert_tf.tasks import squad_metrics
+from bert_tf.tasks.answer_decoding import Predictions
 from bert_tf.tasks.squad_metrics import normalize_answer
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.training.log import read_metrics
@@ -29,7 +30,7 @@ from experiments.command_line.exit_status import InputError
 from experiments.finetuning import question_answering
 from experiments.finetuning.initial_model import initial_model
 from experiments.finetuning.options import QuestionAnsweringOptions
-from experiments.finetuning.question_answering import LOGGED, Answerer, prepare
+from experiments.finetuning.question_answering import LOGGED, Answerer, figures_of, prepare
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "squad"
@@ -270,6 +271,17 @@ def test_version_2_is_scored_as_by_the_official_script(run_v2, tmp_path, capsys)
         results["f1"] == pytest.approx(found[0][1]) and results["f1"] >= results["best_f1"] - 1e-9
     )
     assert results["f1"] > max(found[1][0], found[2][0])
+
+
+def test_the_threshold_of_answering_nothing_is_below_all():
+    references = {"a": (), "b": (), "c": ()}
+    answers, odds = dict.fromkeys(references, "x"), {"a": -2.0, "b": 0.5, "c": 3.0}
+    best_spans = Predictions(answers, {}, odds)
+    figures = figures_of(references, best_spans, 0.0, True)
+    assert figures["f1"] == pytest.approx(200 / 3) and figures["tuned_f1"] == 100
+    threshold = figures["tuned_f1_thresh"]
+    assert figures_of(references, best_spans, threshold, True)["f1"] == 100
+    assert figures["best_f1_thresh"] == 0  # as the official script has it
 
 
 def test_version_2_chooses_by_the_best_threshold(run_v2, capsys):
