@@ -24,9 +24,11 @@ from bert_tf.records.schema import (
     classification_features,
     multi_label_features,
     multiple_choice_features,
+    pretraining_features,
     regression_features,
     span_features,
     token_classification_features,
+    unmasked_pretraining_features,
 )
 
 FEATURES = (
@@ -373,6 +375,19 @@ def test_schemas_of_fine_tuning(features, input_length, others):
     expected = {(name, "int64", input_length) for name in INPUTS} | others
     assert {(f.name, f.dtype, f.length) for f in features} == expected
     assert len(features) == len(expected)
+
+
+def test_schemas_of_pretraining():
+    """As create_pretraining_data.py of the original has it; without masks, what is left of it."""
+    plain = {*((name, "int64", 13) for name in INPUTS), ("next_sentence_labels", "int64", 1)}
+    masked = {("masked_lm_positions", "int64", 5), ("masked_lm_ids", "int64", 5)}
+    masked |= plain | {("masked_lm_weights", "float32", 5)}
+    for features, expected in (
+        (unmasked_pretraining_features(13), plain),
+        (pretraining_features(13, 5), masked),
+    ):
+        assert {(f.name, f.dtype, f.length) for f in features} == expected
+        assert len(features) == len(expected)
 
 
 # === Records in any order ===
