@@ -224,6 +224,16 @@ def test_the_record_after_long_damage_is_found(tmp_path, beyond):
     assert list(read_records(path, told.append)) == [b"first"]
 
 
+@pytest.mark.parametrize("beyond", [-4, -3, 0, 7, 1 << 20])
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_records_longer_than_what_is_read_at_once(tmp_path, beyond, compression):
+    values = [os.urandom((1 << 20) + beyond), b"next"]
+    with RecordWriter(tmp_path / "x", compression) as writer:
+        for value in values:
+            writer.write(value)
+    assert list(read_records(tmp_path / "x")) == values
+
+
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_a_file_has_its_name_only_once_it_is_whole(tmp_path, monkeypatch, compression):
     """Whatever happens after the file is renamed, as a kill, nothing of it is missing."""

@@ -10,6 +10,7 @@ such inputs to tests/golden/fuzz/<target>/, from where the tests take them.
 
 import argparse
 import contextlib
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -30,6 +31,10 @@ def fuzz(name: str, folder: pathlib.Path, inputs: int, minutes: float) -> None:
     target = TARGETS[name]
     work, corpus = pathlib.Path(tempfile.mkdtemp(prefix="fuzz-")), folder / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(ImportError):
+        importlib.import_module(
+            "torch"
+        )  # which readers import on use, longer than an input may take
     for number, seed in enumerate(target.seeds(work)):
         (corpus / f"seed-{number}").write_bytes(seed)
         with contextlib.suppress(*target.refusals):

@@ -105,6 +105,8 @@ def _changeable(node: ast.AST) -> Iterator[Any]:
     """Yield the nodes that decide results: not messages, types, decorators or docstrings."""
     if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Assert)):
         return
+    if isinstance(node, ast.keyword) and node.arg in ("strict", "stacklevel"):
+        return
     if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("_log.", "logging.")):
         return
     if hasattr(node, "lineno"):

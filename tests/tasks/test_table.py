@@ -30,6 +30,19 @@ def test_names_in_use_are_found(given, name):
     assert get_task(given) is TASKS[name]
 
 
+def test_tasks_of_one_text_and_of_two():
+    """As the paper's appendix B.1 describes them."""
+    assert {n for n, task in TASKS.items() if not task.has_pairs} == {"sst-2", "cola", "ner"}
+
+
+def test_the_defaults_of_a_trained_task_are_the_originals():
+    """Those of the flags of run_classifier.py and run_squad.py."""
+    task = TrainedTask("span")
+    assert (task.max_seq_length, task.doc_stride, task.max_query_length) == (128, 128, 64)
+    assert (task.max_answer_length, task.n_best_size) == (30, 20)
+    assert (task.null_score_diff_threshold, task.version_2_with_negative) == (0.0, False)
+
+
 def test_an_unknown_name_lists_all():
     with pytest.raises(ValueError, match="unknown task 'squad'") as error:
         get_task("squad")
