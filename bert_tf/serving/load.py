@@ -122,11 +122,18 @@ def _text_to_ids(
         raise FileNotFoundError(f"vocab_file: no vocabulary lies with {path}; name one")
     if do_lower_case is None:
         do_lower_case = tokenizer.do_lower_case if tokenizer else casing_of(vocab) != "cased"
+    strip_accents = serving.strip_accents
+    if strip_accents is None and tokenizer and tokenizer.strip_accents != tokenizer.do_lower_case:
+        strip_accents = tokenizer.strip_accents
     max_seq_length = serving.max_seq_length
     if max_seq_length is None:
         max_seq_length = min(trained.max_seq_length, loaded.config.max_position_embeddings)
     return TextToIds.from_vocab(
-        vocab, do_lower_case, max_seq_length, parse_mask=task == "fill_mask"
+        vocab,
+        do_lower_case,
+        max_seq_length,
+        parse_mask=task == "fill_mask",
+        strip_accents=strip_accents,
     )
 
 

@@ -32,11 +32,19 @@ def card_heading(
         "",
         f"Task: {served.task.replace('_', ' ')}. BERT with {config.num_hidden_layers} layers of "
         f"{config.hidden_size} units, {config.vocab_size:,} pieces, "
-        f"{'uncased' if served.text_to_ids.do_lower_case else 'cased'}; texts are cut at "
+        f"{_casing(served)}; texts are cut at "
         f"{served.text_to_ids.max_seq_length} pieces.",
     ]
     lines += [f"Weights: {description}."] if description else []
     return [*lines, *notes]
+
+
+def _casing(served: ServedModel) -> str:
+    ids = served.text_to_ids
+    casing = "uncased" if ids.do_lower_case else "cased"
+    if ids.strip_accents == ids.do_lower_case:
+        return casing
+    return f"{casing}, accents {'stripped' if ids.strip_accents else 'kept'}"
 
 
 def make_model_card(

@@ -23,6 +23,9 @@ class ServingOptions:
     task: str | None = option(None, "What it is for, where the checkpoint does not say.")
     vocab_file: str | None = option(None, "Vocabulary; by default the model directory's.")
     do_lower_case: bool | None = option(None, "Casing; by default the model directory's.")
+    strip_accents: bool | None = option(
+        None, "Whether accents are stripped; by default as the model directory says."
+    )
     max_seq_length: int | None = option(None, "Pieces of a sequence; training's or 128.", minimum=3)
     has_pairs: bool | None = option(
         None, "Whether requests have two texts; training's.", flag="pairs"

@@ -228,6 +228,7 @@ def write_description(
         "outputs": _tensors(outputs),
         "max_seq_length": ids.max_seq_length,
         "do_lower_case": ids.do_lower_case,
+        "strip_accents": ids.strip_accents,
         "special_ids": {
             vocabulary.PAD_TOKEN: ids.pad_id,
             vocabulary.UNK_TOKEN: ids.unk_id,

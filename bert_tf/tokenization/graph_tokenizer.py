@@ -88,6 +88,7 @@ class TextToIds(tf.Module):
         do_lower_case: True for uncased models, False for cased and Chinese ones.
         max_seq_length: L, the length that `pack` gives.
         parse_mask: make the literal text `[MASK]` the mask's id. Nothing else is ever parsed.
+        strip_accents: as for `FullTokenizer`.
 
     Raises:
         FileNotFoundError, ValueError: the vocabulary cannot be read or lacks a special token, or
@@ -100,11 +101,12 @@ class TextToIds(tf.Module):
         do_lower_case: bool = True,
         max_seq_length: int = 128,
         parse_mask: bool = False,
+        strip_accents: bool | None = None,
     ):
         super().__init__(name="text_to_ids")
         vocab = vocabulary.load_vocab(vocab_file)
         vocabulary.check_special_tokens(vocab, vocab_file)
-        self._set_up(vocab, do_lower_case, max_seq_length, parse_mask)
+        self._set_up(vocab, do_lower_case, max_seq_length, parse_mask, strip_accents)
 
     @classmethod
     def from_vocab(
@@ -113,6 +115,7 @@ class TextToIds(tf.Module):
         do_lower_case: bool = True,
         max_seq_length: int = 128,
         parse_mask: bool = False,
+        strip_accents: bool | None = None,
     ) -> "TextToIds":
         """Make one of pieces and their ids, without a file.
 
@@ -121,6 +124,7 @@ class TextToIds(tf.Module):
             do_lower_case: as for the class.
             max_seq_length: as for the class.
             parse_mask: as for the class.
+            strip_accents: as for the class.
 
         Raises:
             ValueError: see `tokenization.check_vocab`; else as for the class.
@@ -129,11 +133,16 @@ class TextToIds(tf.Module):
         vocabulary.check_special_tokens(vocab, "vocab")
         text_to_ids = cls.__new__(cls)
         tf.Module.__init__(text_to_ids, name="text_to_ids")
-        text_to_ids._set_up(vocab, do_lower_case, max_seq_length, parse_mask)
+        text_to_ids._set_up(vocab, do_lower_case, max_seq_length, parse_mask, strip_accents)
         return text_to_ids
 
     def _set_up(
-        self, vocab: Mapping[str, int], do_lower_case: bool, max_seq_length: int, parse_mask: bool
+        self,
+        vocab: Mapping[str, int],
+        do_lower_case: bool,
+        max_seq_length: int,
+        parse_mask: bool,
+        strip_accents: bool | None,
     ) -> None:
         if max_seq_length < 3:
             raise ValueError(f"max_seq_length must be at least 3, got {max_seq_length}")
@@ -149,7 +158,8 @@ class TextToIds(tf.Module):
         self.unk_id = vocab[vocabulary.UNK_TOKEN]
         self.vocab_size = max(vocab.values()) + 1  # lines of the file
         self._tokens = tf.constant(_lines(vocab))
-        self._splitter = WordSplitter(do_lower_case, parse_mask)
+        self._splitter = WordSplitter(do_lower_case, parse_mask, strip_accents)
+        self.strip_accents = self._splitter.strip_accents
         # It takes a second to load, and Keras' models know this class whether they use it or not.
         import tensorflow_text as tf_text
 

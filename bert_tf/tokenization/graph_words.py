@@ -118,17 +118,22 @@ class WordSplitter(tf.Module):
     """Texts to words, as `tokenization.BasicTokenizer` does it.
 
     Args:
-        do_lower_case: lower-case the words and strip their accents.
+        do_lower_case: lower-case the words.
         parse_mask: take the literal text `[MASK]` for one word, MASK_CHARACTER.
+        strip_accents: decompose the words and strip their accents; None where they are lower-cased.
     """
 
-    def __init__(self, do_lower_case: bool, parse_mask: bool = False):
+    def __init__(
+        self, do_lower_case: bool, parse_mask: bool = False, strip_accents: bool | None = None
+    ):
         super().__init__(name="word_splitter")
         self.do_lower_case = do_lower_case
+        self.strip_accents = do_lower_case if strip_accents is None else strip_accents
         self.parse_mask = parse_mask
-        tables = unicode_tables.character_tables(do_lower_case)
+        self._changes = self.do_lower_case or self.strip_accents
+        tables = unicode_tables.character_tables(do_lower_case, self.strip_accents)
         self._values = self._constants(tables.values)
-        if do_lower_case:
+        if self._changes:
             self._part_starts = self._constants(tables.part_starts)
             self._parts = tf.constant(tables.parts)
 
@@ -156,7 +161,7 @@ class WordSplitter(tf.Module):
         if self.do_lower_case:
             chars = self._final_sigmas(raw_chars, chars, values)
         packed = 2 * chars + tf.bitwise.bitwise_and(values, unicode_tables.ALONE)
-        if self.do_lower_case:
+        if self._changes:
             kept = tf.cond(
                 tf.reduce_any(_has(values, unicode_tables.GENERAL)),
                 lambda: self._any_characters(raw_chars, packed, values, with_offsets),

@@ -32,6 +32,7 @@ class BertPreprocessor(keras.layers.Layer):
         do_lower_case: True for uncased models, False for cased and Chinese ones.
         max_seq_length: L.
         parse_mask: make the literal text `[MASK]` the mask's id.
+        strip_accents: strip the accents of words; None (default) where they are lower-cased.
         **kwargs: `name` and what else a Keras layer takes.
 
     Raises:
@@ -45,10 +46,11 @@ class BertPreprocessor(keras.layers.Layer):
         do_lower_case: bool = True,
         max_seq_length: int = 128,
         parse_mask: bool = False,
+        strip_accents: bool | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        arguments = do_lower_case, max_seq_length, parse_mask
+        arguments = do_lower_case, max_seq_length, parse_mask, strip_accents
         if isinstance(vocab, Mapping):
             self.text_to_ids = TextToIds.from_vocab(vocab, *arguments)
         else:
@@ -101,4 +103,5 @@ class BertPreprocessor(keras.layers.Layer):
             "do_lower_case": text_to_ids.do_lower_case,
             "max_seq_length": text_to_ids.max_seq_length,
             "parse_mask": text_to_ids.parse_mask,
+            "strip_accents": text_to_ids.strip_accents,
         }

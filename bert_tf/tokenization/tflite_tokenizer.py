@@ -30,9 +30,18 @@ class LiteTextToIds(tf.Module):
 
     Args:
         text_to_ids: the tokenizer that it stands in for.
+
+    Raises:
+        ValueError: it strips accents without lower-casing, or the other way round.
     """
 
     def __init__(self, text_to_ids: TextToIds):
+        if text_to_ids.strip_accents != text_to_ids.do_lower_case:
+            raise ValueError(
+                "strip_accents: a TFLite file that takes strings does both lower-casing and "
+                f"stripping of accents, or neither; got do_lower_case {text_to_ids.do_lower_case} "
+                f"and strip_accents {text_to_ids.strip_accents}; export with the inputs as ids"
+            )
         super().__init__(name="lite_text_to_ids")
         self._of = text_to_ids
         self._tokenizer = tf_text.FastBertTokenizer(

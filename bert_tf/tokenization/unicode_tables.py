@@ -72,7 +72,7 @@ class CharacterTables:
     Attributes:
         values: bits and difference of each code point, as named above.
         part_starts: for each code point the index in `parts` of what it becomes after lower-casing
-            and NFD, before marks are stripped; 0 if `values` says all of it.
+            and NFD, if these are done, before marks are stripped; 0 if `values` says all of it.
         parts: int32: there, their number, and then the parts.
     """
 
@@ -81,18 +81,18 @@ class CharacterTables:
     parts: np.ndarray
 
 
-def _part(char: str) -> int:
-    """Pack one character of the decomposed text."""
-    return (
-        ord(char) << PART_SHIFT
-        | unicodedata.combining(char) << PART_CLASS_SHIFT
-        | (is_punctuation(char) or is_cjk(ord(char))) << PART_ALONE_SHIFT
-        | (unicodedata.category(char) == "Mn") * PART_MARK
-    )
+def _part(char: str, is_decomposed: bool) -> int:
+    """Pack one character of the text, in which marks are ordered and stripped if decomposed."""
+    part = ord(char) << PART_SHIFT
+    part |= (is_punctuation(char) or is_cjk(ord(char))) << PART_ALONE_SHIFT
+    if is_decomposed:
+        part |= unicodedata.combining(char) << PART_CLASS_SHIFT
+        part |= (unicodedata.category(char) == "Mn") * PART_MARK
+    return part
 
 
-def _uncased_value(char: str, parts: Sequence[int]) -> int:
-    """Make bits and difference of a character that lower-casing and NFD make into these parts."""
+def _changed_value(char: str, parts: Sequence[int]) -> int:
+    """Make bits and difference of a character that lower-casing or NFD makes into these parts."""
     kept = [part for part in parts if not part & PART_MARK]
     value = (bool(parts) and bool(parts[0] & PART_MARK)) * MARK
     if kept:
@@ -110,11 +110,12 @@ def _uncased_value(char: str, parts: Sequence[int]) -> int:
 
 
 @functools.cache
-def character_tables(do_lower_case: bool) -> CharacterTables:
-    """Make the tables of all of Unicode, which takes a second; once for each casing.
+def character_tables(do_lower_case: bool, strip_accents: bool) -> CharacterTables:
+    """Make the tables of all of Unicode, which takes a second; once for each way.
 
     Args:
-        do_lower_case: whether words are lower-cased and lose their accents.
+        do_lower_case: whether words are lower-cased.
+        strip_accents: whether they are decomposed and lose their accents.
     """
     # What no rule knows stays as it is: unassigned, of private use, surrogates.
     values = np.full(sys.maxunicode + 1, KEPT, np.int32)
@@ -132,9 +133,11 @@ def character_tables(do_lower_case: bool) -> CharacterTables:
             value = PASSED
         elif cleaned == " " or char.isspace():
             value = SPACE
-        elif do_lower_case:
-            parts = [_part(part) for part in unicodedata.normalize("NFD", char.lower())]
-            value = _uncased_value(char, parts)
+        elif do_lower_case or strip_accents:
+            text = char.lower() if do_lower_case else char
+            text = unicodedata.normalize("NFD", text) if strip_accents else text
+            parts = [_part(part, strip_accents) for part in text]
+            value = _changed_value(char, parts)
             # A single part without a class is what the value says. Every mark is listed.
             if len(parts) > 1 or parts[0] & PART_MARK or value & GENERAL:
                 part_starts[codepoint] = len(all_parts)

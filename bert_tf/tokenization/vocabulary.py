@@ -3,6 +3,7 @@
 import numbers
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Literal
 
@@ -146,3 +147,13 @@ def casing_of(vocab: Mapping[str, int]) -> Literal["cased", "uncased", "caseless
         return "cased"
     with_cases = sum(piece != piece.upper() for piece in pieces)
     return "uncased" if with_cases * 2 >= len(pieces) else "caseless"
+
+
+def keeps_accents(vocab: Mapping[str, int]) -> bool:
+    """Tell whether a vocabulary has pieces that text without accents never has."""
+    return any(
+        unicodedata.category(char) == "Mn"
+        for piece in vocab
+        if not piece.isascii()
+        for char in unicodedata.normalize("NFD", piece)
+    )

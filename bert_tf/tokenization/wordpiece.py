@@ -35,26 +35,32 @@ class BasicTokenizer:
     """Text to words: cleaning, casing, accents and punctuation, before any vocabulary.
 
     Args:
-        do_lower_case: lower-case the words and strip their accents, as uncased models need.
+        do_lower_case: lower-case the words, as uncased models need.
+        strip_accents: decompose the words and drop their marks (of category Mn: accents, and vowel
+            signs of Indic scripts); None as the original does, where they are lower-cased.
 
     Reference: google-research/bert tokenization.py, BasicTokenizer.
     """
 
-    def __init__(self, do_lower_case: bool = True):
+    def __init__(self, do_lower_case: bool = True, strip_accents: bool | None = None):
         self.do_lower_case = do_lower_case
+        self.strip_accents = do_lower_case if strip_accents is None else strip_accents
 
     def tokenize(self, text: str | bytes) -> list[str]:
         """Return the words of a text, each without white space, punctuation one by one."""
         text = vocabulary.convert_to_unicode(text)
-        if not self.do_lower_case:
+        if not self.do_lower_case and not self.strip_accents:
             return text.translate(CLEAN_AND_SPLIT).split()
         if text.isascii():
-            text = text.lower()
+            text = text.lower() if self.do_lower_case else text
             return [text] if text.isalnum() else text.translate(CLEAN_AND_SPLIT).split()
         # Cleaning comes first: a character that vanishes is no context for a final sigma. Neither
         # lower() nor NFD looks across the spaces, so the words need not be parted before them.
-        text = unicodedata.normalize("NFD", text.translate(CLEAN).lower())
-        return text.translate(STRIP_AND_SPLIT).split()
+        text = text.translate(CLEAN)
+        text = text.lower() if self.do_lower_case else text
+        if not self.strip_accents:
+            return text.translate(CLEAN_AND_SPLIT).split()
+        return unicodedata.normalize("NFD", text).translate(STRIP_AND_SPLIT).split()
 
     def tokenize_with_offsets(self, text: str | bytes) -> list[tuple[str, list[tuple[int, int]]]]:
         """Return each word with the raw characters that each of its characters came from.
@@ -84,8 +90,8 @@ class BasicTokenizer:
         self, token: list[tuple[str, int, int]]
     ) -> list[tuple[str, list[tuple[int, int]]]]:
         """Casing, accents and punctuation of one token of (character, start, end)."""
-        if self.do_lower_case:
-            token = _strip_accents(_lower(token))
+        token = _lower(token) if self.do_lower_case else token
+        token = _strip_accents(token) if self.strip_accents else token
         words: list[tuple[str, list[tuple[int, int]]]] = []
         in_word = False
         for char, start, end in token:
@@ -229,6 +235,7 @@ class FullTokenizer:
     Args:
         vocab_file: path of a vocabulary, one piece a line; a line's number from 0 is its id.
         do_lower_case: True for uncased models, False for cased and Chinese ones.
+        strip_accents: as for `BasicTokenizer`.
         parse_special_tokens: where text contains literally `[MASK]` or another of SPECIAL_TOKENS
             that the vocabulary has, make it that one piece. Off, no text can produce one of them.
         max_memo_bytes: bound on the memory of the memo of `encode`, per tokenizer; 0 for none.
@@ -244,6 +251,7 @@ class FullTokenizer:
         vocab_file: str | os.PathLike[str],
         do_lower_case: bool = True,
         *,
+        strip_accents: bool | None = None,
         parse_special_tokens: bool = False,
         max_memo_bytes: int = DEFAULT_MAX_MEMO_BYTES,
     ):
@@ -253,6 +261,7 @@ class FullTokenizer:
                 "vocab_file": os.fspath(vocab_file),
                 "vocab": vocabulary.load_vocab(vocab_file),
                 "do_lower_case": do_lower_case,
+                "strip_accents": strip_accents,
                 "parse_special_tokens": parse_special_tokens,
                 "max_memo_bytes": max_memo_bytes,
             }
@@ -264,6 +273,7 @@ class FullTokenizer:
         vocab: Mapping[str, int],
         do_lower_case: bool = True,
         *,
+        strip_accents: bool | None = None,
         parse_special_tokens: bool = False,
         max_memo_bytes: int = DEFAULT_MAX_MEMO_BYTES,
     ) -> "FullTokenizer":
@@ -272,6 +282,7 @@ class FullTokenizer:
         Args:
             vocab: piece -> id.
             do_lower_case: as for the class.
+            strip_accents: as for the class.
             parse_special_tokens: as for the class.
             max_memo_bytes: as for the class.
 
@@ -286,10 +297,19 @@ class FullTokenizer:
                 "vocab_file": "",
                 "vocab": dict(vocab),
                 "do_lower_case": do_lower_case,
+                "strip_accents": strip_accents,
                 "parse_special_tokens": parse_special_tokens,
                 "max_memo_bytes": max_memo_bytes,
             }
         )
+        return tokenizer
+
+    def with_strip_accents(self, strip_accents: bool | None) -> "FullTokenizer":
+        """Return a tokenizer that does or does not strip accents; this one where None is given."""
+        if strip_accents is None:
+            return self
+        tokenizer = type(self).__new__(type(self))
+        tokenizer._set_up({**self._state, "strip_accents": strip_accents})
         return tokenizer
 
     def _set_up(self, state: dict) -> None:
@@ -300,7 +320,8 @@ class FullTokenizer:
         self.inv_vocab = {i: token for token, i in self.vocab.items()}
         self.do_lower_case: bool = state["do_lower_case"]
         self.parse_special_tokens: bool = state["parse_special_tokens"]
-        self.basic_tokenizer = BasicTokenizer(self.do_lower_case)
+        self.basic_tokenizer = BasicTokenizer(self.do_lower_case, state["strip_accents"])
+        self.strip_accents: bool = self.basic_tokenizer.strip_accents
         self.wordpiece_tokenizer = WordpieceTokenizer(self.vocab)
         # Words differ less than the chunks between spaces, which carry punctuation.
         eighth = state["max_memo_bytes"] // 8

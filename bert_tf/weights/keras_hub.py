@@ -115,7 +115,7 @@ def save_keras_hub(
             keras_hub.models.BertTokenizer(
                 vocabulary=pieces_in_order(tokenizer),
                 lowercase=tokenizer.do_lower_case,
-                strip_accents=tokenizer.do_lower_case,  # the original does both or neither
+                strip_accents=tokenizer.strip_accents,
             ).save_to_preset(temporary)
         backbone.save_to_preset(temporary)
         written = [path for path in pathlib.Path(temporary).rglob("*") if path.is_file()]

@@ -50,19 +50,27 @@ def load_tokenizer(checkpoint: Checkpoint, do_lower_case: bool | None) -> FullTo
         _part(values, "config").get("lowercase"),  # KerasHub's file of the same name
     ]
     casing = next((value for value in casings if isinstance(value, bool)), None)
-    _warn_of_another_tokenizer(checkpoint, settings, values, casing)
+    accents = [settings.get("strip_accents"), _part(values, "normalizer").get("strip_accents")]
+    strip_accents = next((value for value in accents if isinstance(value, bool)), None)
+    vocab: dict[str, int] = {}
     if checkpoint.located.vocab_file:
         vocab = vocabulary.load_vocab(checkpoint.located.vocab_file)
     elif (model := _part(values, "model")).get("type") == "WordPiece":
         vocabulary.check_vocab(model.get("vocab"), str(fast))
         vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
-    else:
-        return None
-    if casing is None:
+    if casing is None and vocab:
         casing = vocabulary.casing_of(vocab) != "cased"
+    of_keras_hub = _part(values, "config").get("strip_accents")
+    if isinstance(of_keras_hub, bool) and vocabulary.keeps_accents(vocab):
+        strip_accents = of_keras_hub  # else it is what KerasHub does by default, not BERT
+    _warn_of_another_tokenizer(
+        checkpoint, settings, values, casing if strip_accents is None else strip_accents
+    )
+    if not vocab or casing is None:
+        return None
     if checkpoint.located.vocab_file:
-        return FullTokenizer(checkpoint.located.vocab_file, casing)
-    return FullTokenizer.from_vocab(vocab, casing)
+        return FullTokenizer(checkpoint.located.vocab_file, casing, strip_accents=strip_accents)
+    return FullTokenizer.from_vocab(vocab, casing, strip_accents=strip_accents)
 
 
 def _part(values: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -75,14 +83,14 @@ _TOKENIZER_CLASSES = (None, "BertTokenizer", "BertTokenizerFast", "TokenizersBac
 
 
 def _warn_of_another_tokenizer(
-    checkpoint: Checkpoint, settings: Mapping[str, Any], fast: Mapping[str, Any], casing: Any
+    checkpoint: Checkpoint, settings: Mapping[str, Any], fast: Mapping[str, Any], accents: Any
 ) -> None:
     """Say where the tokenizer that lies with the weights does what BERT's own does not."""
     normalizer = _part(fast, "normalizer") or _part(fast, "config")
     differences = []
     for values, name, expected in (
-        (settings, "strip_accents", (None, casing)),
-        (normalizer, "strip_accents", (None, casing)),
+        (settings, "strip_accents", (None, accents)),
+        (normalizer, "strip_accents", (None, accents)),
         (settings, "tokenize_chinese_chars", (None, True)),
         (normalizer, "handle_chinese_chars", (None, True)),
         (settings, "tokenizer_class", _TOKENIZER_CLASSES),
@@ -103,7 +111,8 @@ def _warn_of_another_tokenizer(
         )
 
 
-_HF_TOKENIZER_NAMES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_SETTINGS_NAME = "tokenizer_config.json"
+_HF_TOKENIZER_NAMES = ("tokenizer.json", _SETTINGS_NAME, "special_tokens_map.json")
 
 
 def copy_vocabulary(vocab_file: str | os.PathLike | None, target: pathlib.Path) -> None:
@@ -115,7 +124,10 @@ def copy_vocabulary(vocab_file: str | os.PathLike | None, target: pathlib.Path) 
 
 
 def write_vocabulary(tokenizer: FullTokenizer | None, target: pathlib.Path) -> None:
-    """Write a tokenizer's vocabulary; byte by byte where it was read from a file."""
+    """Write a tokenizer's vocabulary, byte by byte where it was read from a file.
+
+    Beside it are settings that the vocabulary does not tell, in transformers' file for them.
+    """
     if tokenizer is None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +137,9 @@ def write_vocabulary(tokenizer: FullTokenizer | None, target: pathlib.Path) -> N
     else:
         pieces = pieces_in_order(tokenizer)
         write_text(target, "".join(f"{piece}\n" for piece in pieces))
+    if tokenizer.strip_accents != tokenizer.do_lower_case:  # else the vocabulary tells the casing
+        settings = {name: getattr(tokenizer, name) for name in ("do_lower_case", "strip_accents")}
+        write_json(target.with_name(_SETTINGS_NAME), settings)
 
 
 def pieces_in_order(tokenizer: FullTokenizer) -> list[str]:
@@ -148,8 +163,11 @@ def write_hf_tokenizer(
     import tokenizers
 
     write_vocabulary(tokenizer, folder / vocabulary.VOCAB_NAME)
+    accents = tokenizer.strip_accents
     fast = tokenizers.BertWordPieceTokenizer(
-        dict(tokenizer.vocab), lowercase=tokenizer.do_lower_case
+        dict(tokenizer.vocab),
+        lowercase=tokenizer.do_lower_case,
+        strip_accents=None if accents == tokenizer.do_lower_case else accents,
     )
     write_text(folder / "tokenizer.json", fast.to_str(pretty=True))
     names = {f"{token[1:-1].lower()}_token": token for token in vocabulary.SPECIAL_TOKENS}
@@ -157,9 +175,9 @@ def write_hf_tokenizer(
         **names,
         "do_lower_case": tokenizer.do_lower_case,
         "model_max_length": config.max_position_embeddings,
-        "strip_accents": None,
+        "strip_accents": None if accents == tokenizer.do_lower_case else accents,
         "tokenize_chinese_chars": True,
         "tokenizer_class": "BertTokenizer",
     }
-    for file, values in (("special_tokens_map.json", names), ("tokenizer_config.json", settings)):
+    for file, values in (("special_tokens_map.json", names), (_SETTINGS_NAME, settings)):
         write_json(folder / file, values)

@@ -1,5 +1,7 @@
 """Where sentences end and how long a text is, in every script, by the properties of Unicode."""
 
+import unicodedata
+
 import regex
 
 # Thai, Tibetan and Hebrew marks that end a sentence without Sentence_Terminal, and ellipses.
@@ -24,6 +26,9 @@ _WRAPPED = regex.compile(rf"(?<=[{_UNSPACED}])[ \t\r]*\n\s*(?=[{_UNSPACED}])")
 _LONGEST_ENDING = 32
 _LETTERS_PER_WORD = 3  # about two in Chinese, four in Thai
 
+# Marks that are letters in all but name, unlike accents, which the letters of many scripts take.
+_SIGN = regex.compile(r"[[\p{Mn}--[\p{Inherited}\p{Common}]]\u3099\u309a]", regex.V1)
+
 
 def ends_sentence(line: str) -> bool:
     """Tell whether a line ends as a sentence does."""
@@ -45,6 +50,11 @@ def count_characters(line: str) -> int:
 def begins_unspaced(line: str) -> bool:
     """Tell whether a line begins with a letter of a script without spaces between words."""
     return _UNSPACED_LETTER.match(line) is not None
+
+
+def stripped_signs(text: str) -> list[str]:
+    """Return the vowel signs and like marks that a text loses where accents are stripped."""
+    return [] if text.isascii() else _SIGN.findall(unicodedata.normalize("NFD", text))
 
 
 def join_wrapped(text: str) -> str:

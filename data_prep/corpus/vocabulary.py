@@ -10,9 +10,11 @@ from bert_tf.files import write_text
 from bert_tf.options import option
 from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS
 from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD, BasicTokenizer
+from data_prep.corpus import scripts
 from data_prep.corpus.extraction import expand_inputs, open_input, readable_lines
 
 _MAX_CHUNKS = 2**20  # distinct chunks held before their words are counted
+_SHARE_TO_WARN = 0.01
 _WORDS_PER_SEQUENCE = 1000  # what the trainer takes at a time
 
 
@@ -25,7 +27,10 @@ class CommandOptions:
     )
     output_file: str = option(None, "Vocabulary file to write.", required=True)
     vocab_size: int = option(30522, "Most pieces to learn, special tokens included.")
-    do_lower_case: bool = option(True, "Lower-case the text and strip accents.")
+    do_lower_case: bool = option(True, "Lower-case the text, and by default strip accents.")
+    strip_accents: bool | None = option(
+        None, "Strip accents, and with them vowel signs; by default where text is lower-cased."
+    )
     min_frequency: int = option(2, "Occurrences that a pair needs to become a piece.")
     num_unused: int = option(994, "Number of [unused] slots.")
     limit_alphabet: int = option(1000, "Most characters to keep, the frequent ones.")
@@ -43,6 +48,8 @@ class Vocabulary:
         dropped_characters: characters too rare for the alphabet, most frequent first.
         unknown_word_fraction: fraction of the text's words that are [UNK] for lack of a character,
             or are longer than the tokenizer accepts.
+        unknown_character_fraction: fraction of the words' characters that are in these.
+        long_word_character_fraction: fraction in those that are longer.
     """
 
     pieces: list[str]
@@ -51,6 +58,8 @@ class Vocabulary:
     alphabet_size: int
     dropped_characters: list[str]
     unknown_word_fraction: float
+    unknown_character_fraction: float
+    long_word_character_fraction: float
 
 
 def special_pieces(num_unused: int) -> list[str]:
@@ -79,14 +88,22 @@ def read_lines(path: str) -> Iterator[str]:
                 raise ValueError(f"{path}:{number}: not UTF-8: {error}") from None
 
 
-def count_words(lines: Iterable[str], do_lower_case: bool = True) -> collections.Counter[str]:
+def count_words(
+    lines: Iterable[str],
+    do_lower_case: bool = True,
+    strip_accents: bool | None = None,
+    signs: collections.Counter[str] | None = None,
+) -> collections.Counter[str]:
     """Count the words that BERT's basic tokenizer finds.
 
     Args:
         lines: text; no word crosses a line.
-        do_lower_case: whether words are lower-cased and lose their accents.
+        do_lower_case: whether words are lower-cased.
+        strip_accents: whether they lose their accents; None if they are lower-cased.
+        signs: is told how often each vowel sign was stripped.
     """
-    tokenize = BasicTokenizer(do_lower_case).tokenize
+    tokenizer = BasicTokenizer(do_lower_case, strip_accents)
+    tokenize = tokenizer.tokenize
     words: collections.Counter[str] = collections.Counter()
     chunks: collections.Counter[str] = collections.Counter()
 
@@ -94,6 +111,9 @@ def count_words(lines: Iterable[str], do_lower_case: bool = True) -> collections
         for chunk, count in chunks.items():
             for word in tokenize(chunk):
                 words[word] += count
+            if signs is not None and tokenizer.strip_accents:
+                for sign in scripts.stripped_signs(chunk):
+                    signs[sign] += count
         chunks.clear()
 
     for line in lines:
@@ -172,7 +192,16 @@ def learn_vocab(
         alphabet_size=len(first),
         dropped_characters=ranked[limit_alphabet:],
         unknown_word_fraction=1 - sum(count for _, count in kept) / num_words,
+        unknown_character_fraction=1 - _characters(kept) / _characters(words.items()),
+        long_word_character_fraction=_characters(
+            item for item in words.items() if len(item[0]) > MAX_CHARS_PER_WORD
+        )
+        / _characters(words.items()),
     )
+
+
+def _characters(words: Iterable[tuple[str, int]]) -> int:
+    return sum(len(word) * count for word, count in words)
 
 
 def _merge(
@@ -210,7 +239,8 @@ def run(options: CommandOptions) -> None:
     """Run the command."""
     paths = expand_inputs(options.input_file)
     lines = itertools.chain.from_iterable(map(read_lines, paths))
-    words = count_words(lines, options.do_lower_case)
+    signs: collections.Counter[str] = collections.Counter()
+    words = count_words(lines, options.do_lower_case, options.strip_accents, signs)
     if not words:
         raise ValueError(f"--input_file: no words in {', '.join(paths)}")
     vocabulary = learn_vocab(
@@ -223,8 +253,11 @@ def run(options: CommandOptions) -> None:
     write_text(options.output_file, "".join(f"{piece}\n" for piece in vocabulary.pieces))
     print(
         f"{vocabulary.num_words:,} words, {vocabulary.num_distinct_words:,} distinct, "
-        f"{vocabulary.unknown_word_fraction:.2%} [UNK] for lack of a character"
+        f"{vocabulary.unknown_word_fraction:.2%} [UNK] for lack of a character "
+        f"({vocabulary.unknown_character_fraction:.2%} of the characters)"
     )
+    for warning in _warnings(options, vocabulary, _characters(words.items()), signs):
+        print(warning)
     if dropped := vocabulary.dropped_characters:
         print(
             f"{len(dropped):,} characters beyond --limit_alphabet={options.limit_alphabet} "
@@ -239,3 +272,34 @@ def run(options: CommandOptions) -> None:
         f"wrote {options.output_file}: {len(vocabulary.pieces):,} pieces, "
         f"{vocabulary.alphabet_size:,} characters, {os.path.getsize(options.output_file):,} bytes"
     )
+
+
+def _warnings(
+    options: CommandOptions,
+    vocabulary: Vocabulary,
+    characters: int,
+    signs: collections.Counter[str],
+) -> Iterator[str]:
+    """Yield warnings of text that the vocabulary cannot hold, with the remedy."""
+    if signs.total() > _SHARE_TO_WARN * (characters + signs.total()):
+        shown = " ".join(f"\N{DOTTED CIRCLE}{sign}" for sign, _ in signs.most_common(9))
+        yield (
+            f"warning: {signs.total():,} vowel signs and like marks, "
+            f"{signs.total() / (characters + signs.total()):.1%} of the characters, were stripped "
+            f"as accents ({shown}); --strip_accents=False keeps them, here and in the commands "
+            "that use the vocabulary"
+        )
+    long = vocabulary.long_word_character_fraction
+    if long > _SHARE_TO_WARN:
+        yield (
+            f"warning: {long:.1%} of the characters stand in runs of more than "
+            f"{MAX_CHARS_PER_WORD} without a space, which become [UNK]; set spaces between the "
+            "words, or cut lines shorter with extract_corpus.py "
+            f"--max_sentence_characters={MAX_CHARS_PER_WORD}"
+        )
+    if vocabulary.unknown_character_fraction - long > _SHARE_TO_WARN:
+        yield (
+            f"warning: {vocabulary.unknown_character_fraction - long:.1%} of the characters stand "
+            "in words that lack one, and become [UNK]; raise "
+            f"--limit_alphabet={options.limit_alphabet}"
+        )

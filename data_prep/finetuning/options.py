@@ -125,6 +125,9 @@ class TaskRecordsOptions:
     output_dir: str = option(None, "Where the records are written.", required=True)
     vocab_file: str = option(None, "Vocabulary of the model, one WordPiece a line.", required=True)
     do_lower_case: bool = option(True, "True for uncased models, False for cased ones.")
+    strip_accents: bool | None = option(
+        None, "Strip accents, and with them vowel signs; by default where text is lower-cased."
+    )
     max_seq_length: int | None = option(
         None, "Tokens of a sequence; longer ones are cut. Default: the task's."
     )

@@ -60,10 +60,16 @@ class TokenizerSettings:
     Attributes:
         vocab_file: vocabulary of the model, one piece a line.
         do_lower_case: True for uncased models.
+        strip_accents: as for `FullTokenizer`.
     """
 
     vocab_file: str
     do_lower_case: bool = True
+    strip_accents: bool | None = None
+
+    def open(self) -> FullTokenizer:
+        """Make the tokenizer."""
+        return FullTokenizer(self.vocab_file, self.do_lower_case, strip_accents=self.strip_accents)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +102,7 @@ class _RecordMaker:
     """What a worker process does: examples to the bytes of records."""
 
     def __init__(self, tokenizer: TokenizerSettings, settings: FeatureSettings):
-        self._tokenizer = FullTokenizer(tokenizer.vocab_file, tokenizer.do_lower_case)
+        self._tokenizer = tokenizer.open()
         self._reader = reader_of(settings.task)
         self._settings = settings
         self._schema = features_of(settings)
@@ -224,6 +230,8 @@ class _Plan:
             "extra": dict(settings.extra),
             "unicode": unicodedata.unidata_version,
         }
+        if tokenizer.strip_accents is not None:  # a later setting
+            dependencies["strip_accents"] = tokenizer.strip_accents
         dependencies = json.loads(json.dumps(dependencies))  # as it comes back out of a manifest
         lines = sum(map(_count_lines, source.files)) if source.line_per_example else 0
         size = sum(file_bytes for file_bytes, _ in stats)
@@ -417,6 +425,13 @@ def _manifest(
         _warn(
             f"vocabulary {plan.tokenizer.vocab_file} has no upper-case letters and do_lower_case "
             "is not set: every word with a capital becomes [UNK]"
+        )
+    strips = plan.tokenizer.strip_accents
+    strips = plan.tokenizer.do_lower_case if strips is None else strips
+    if strips and vocabulary.keeps_accents(plan.vocab):
+        _warn(
+            f"vocabulary {plan.tokenizer.vocab_file} has pieces with accents or vowel signs, which "
+            "the text then never has, for they are stripped; --strip_accents=False keeps them"
         )
     if counts.get("answers_elsewhere") and not settings.extra.get("answers_at_start"):
         share = counts["answers_elsewhere"] / counts["answers"]

@@ -29,7 +29,7 @@ def run(options: TaskRecordsOptions) -> None:
         options.max_seq_length or task.max_seq_length,
         extra_settings(task, options.tagged, options.spans),
     )
-    tokenizer = TokenizerSettings(options.vocab_file, options.do_lower_case)
+    tokenizer = TokenizerSettings(options.vocab_file, options.do_lower_case, options.strip_accents)
     for source in sources:
         bad = BadExamples(records.max_bad_shown)
         prepared = write_split(

@@ -187,6 +187,7 @@ def _tokenizer(job: _Job) -> FullTokenizer:
     return FullTokenizer(
         os.path.join(beam_files.local_folder(job.work, [_VOCABULARY_NAME]), _VOCABULARY_NAME),
         job.options.do_lower_case,
+        strip_accents=job.options.strip_accents,
         max_memo_bytes=units.TOKENIZER_MEMO_BYTES,
     )
 

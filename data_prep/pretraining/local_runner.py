@@ -123,6 +123,7 @@ class _Worker:
             self._tokenizer = FullTokenizer(
                 self.options.vocab_file,
                 self.options.do_lower_case,
+                strip_accents=self.options.strip_accents,
                 max_memo_bytes=units.TOKENIZER_MEMO_BYTES,
             )
         tokenized = token_store.tokenize_piece(

@@ -1,7 +1,6 @@
 """The manifest: what records hold, counted while they are made."""
 
 import collections
-import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -161,7 +160,7 @@ def make_manifest(
     """
     vocab = load_vocab(options.vocab_file)
     records = statistics.counts
-    flags = dataclasses.asdict(options)
+    flags = options.described()
     for name in ("input_files", "output_files"):
         flags[name] = list(flags[name])
     return {
@@ -186,6 +185,7 @@ def make_manifest(
         "vocab_size": max(vocab.values()) + 1,
         "vocab_sha256": sha256(options.vocab_file),
         "do_lower_case": options.do_lower_case,
+        **({} if options.strip_accents is None else {"strip_accents": options.strip_accents}),
         "do_whole_word_mask": options.do_whole_word_mask,
         "max_token_id": statistics.max_token_id,
         # The masked language model's loss, if it knew only how often each token comes.

@@ -18,7 +18,7 @@ from bert_tf.files import sha256
 from bert_tf.options import define, option, read
 from bert_tf.records.files import output_base
 from bert_tf.records.schema import FeatureSpec, pretraining_features, unmasked_pretraining_features
-from bert_tf.tokenization.vocabulary import PAD_TOKEN, casing_of
+from bert_tf.tokenization.vocabulary import PAD_TOKEN, casing_of, keeps_accents
 from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD, FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
@@ -48,6 +48,9 @@ class Options:
     vocab_file: str = option(None, "Vocabulary of the model, one WordPiece a line.", required=True)
     do_lower_case: bool = option(
         True, "Lower-case the text: True for uncased models, False for cased ones."
+    )
+    strip_accents: bool | None = option(
+        None, "Strip accents, and with them vowel signs; by default where text is lower-cased."
     )
     do_whole_word_mask: bool = option(False, "Mask whole words instead of single pieces.")
     max_seq_length: int = option(128, "Tokens of a sequence, at least 5.")
@@ -90,6 +93,13 @@ class Options:
         if self.compatible and self.dynamic_masking:
             raise ValueError("compatible: the original has no dynamic_masking; choose one")
         _ = self.pair_rule, self.mask_rule  # which check the rest
+
+    def described(self) -> dict[str, Any]:
+        """Return the options as they are recorded; `strip_accents`, a later one, where given."""
+        described = dataclasses.asdict(self)
+        if self.strip_accents is None:
+            del described["strip_accents"]
+        return described
 
     @functools.cached_property
     def pair_rule(self) -> instances.PairRule:
@@ -238,6 +248,11 @@ def warn_about_flags(options: Options, tokenizer: FullTokenizer) -> None:
             f"do_lower_case is set, but vocabulary {options.vocab_file} has upper-case pieces, "
             "which the text can then never have; cased models need --do_lower_case=False"
         )
+    elif tokenizer.strip_accents and keeps_accents(tokenizer.vocab):
+        warn_user(
+            f"vocabulary {options.vocab_file} has pieces with accents or vowel signs, which the "
+            "text then never has, for they are stripped; --strip_accents=False keeps them"
+        )
     if tokenizer.vocab[PAD_TOKEN] != 0:
         warn_user(
             f"[PAD] is not the first line of {options.vocab_file}; padding is 0 all the same, as "
@@ -312,7 +327,7 @@ def fingerprint(options: Options, layout: str | None = None) -> str:
         16 hexadecimal digits.
     """
     dependencies = {
-        **dataclasses.asdict(options),
+        **options.described(),
         "input_files": [text_files.input_stamp(path) for path in options.input_files],
         "output_files": [os.path.abspath(path) for path in options.output_files],
         "vocab_file": sha256(options.vocab_file),

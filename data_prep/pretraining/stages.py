@@ -29,7 +29,9 @@ def open_tokenizer(options: Options) -> FullTokenizer:
         ValueError: the vocabulary lacks a special token.
         OSError: a file cannot be read.
     """
-    tokenizer = FullTokenizer(options.vocab_file, options.do_lower_case)
+    tokenizer = FullTokenizer(
+        options.vocab_file, options.do_lower_case, strip_accents=options.strip_accents
+    )
     check_special_tokens(tokenizer.vocab, options.vocab_file)
     warn_about_flags(options, tokenizer)
     for path in options.input_files:

@@ -20,3 +20,6 @@ class ModelOptions:
     do_lower_case: bool | None = option(
         None, "Casing; by default the model's, or True without --model_dir."
     )
+    strip_accents: bool | None = option(
+        None, "Whether accents are stripped; by default the model's, or as the casing."
+    )

@@ -77,6 +77,8 @@ def _print_contents(loaded: LoadedModel, opened: Checkpoint) -> None:
     transfer, tokenizer = loaded.transfer, loaded.tokenizer
     print(f"found {transfer.description}, in the layout of {transfer.layout}")
     casing = tokenizer and ("uncased" if tokenizer.do_lower_case else "cased")
+    if tokenizer and tokenizer.strip_accents != tokenizer.do_lower_case:
+        casing = f"{casing}, accents {'stripped' if tokenizer.strip_accents else 'kept'}"
     facts = [
         ("kind of model", loaded.kind),
         ("parameters", f"{loaded.model.count_params():,}"),
@@ -191,6 +193,9 @@ def run(options: ConversionOptions) -> None:
         allow_missing=options.allow_missing,
         **changes,
     )
+    if loaded.tokenizer:
+        tokenizer = loaded.tokenizer.with_strip_accents(options.strip_accents)
+        loaded = loaded._replace(tokenizer=tokenizer)
     if file_format == "keras_hub":
         check_keras_hub(loaded.config)
     _print_contents(loaded, opened)

@@ -29,6 +29,9 @@ class ConversionOptions:
     bert_config_file: str | None = option(None, "Configuration; by default the source's.")
     kind: str | None = option(None, "Kind of model; by default what the weights say.")
     do_lower_case: bool | None = option(None, "Casing; by default what the source says.")
+    strip_accents: bool | None = option(
+        None, "Whether accents are stripped; by default as the source says."
+    )
     ignore: tuple[str, ...] = option(
         (), "Regular expression of weights of the source to leave; repeatable.", repeated=True
     )

@@ -32,10 +32,13 @@ def load_model(options: FrozenModelOptions) -> FrozenModel:
         )
         if tokenizer is None:
             raise FileNotFoundError(f"--model_dir: no vocabulary lies in {source.model_dir}")
+        tokenizer = tokenizer.with_strip_accents(source.strip_accents)
     else:
         casing = True if source.do_lower_case is None else source.do_lower_case
         validate_case_matches_checkpoint(casing, source.init_checkpoint)
-        tokenizer = FullTokenizer(source.vocab_file or "", casing)
+        tokenizer = FullTokenizer(
+            source.vocab_file or "", casing, strip_accents=source.strip_accents
+        )
         config = BertConfig.from_json_file(source.bert_config_file or "")
         encoder = load_bert(source.init_checkpoint, hidden_states=True, config=config).encoder
     check_special_tokens(tokenizer.vocab, tokenizer.vocab_file)

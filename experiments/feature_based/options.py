@@ -20,7 +20,8 @@ CHOICES = (  # those of models.bilstm_tagger, which loads Keras
 # What feature_based.json tells of a run.
 SETTINGS = (
     *("train_file", "eval_file", "test_file", "model_dir", "bert_config_file", "init_checkpoint"),
-    *("vocab_file", "do_lower_case", "features", "document_context", "max_seq_length"),
+    *("vocab_file", "do_lower_case", "strip_accents", "features", "document_context"),
+    "max_seq_length",
     *("token_column", "tag_column", "tag_scheme", "num_train_epochs", "train_batch_size"),
     *("learning_rate", "dropout_rate", "lstm_size", "seeds"),
 )

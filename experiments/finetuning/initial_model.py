@@ -33,6 +33,7 @@ class InitialModel:
         config: its configuration.
         vocab_file: its vocabulary.
         do_lower_case: its casing.
+        strip_accents: whether its tokenizer strips accents; None as its casing.
         checkpoint: its weights, opened; None for random ones.
         description: one phrase.
     """
@@ -40,13 +41,14 @@ class InitialModel:
     config: BertConfig
     vocab_file: str
     do_lower_case: bool
+    strip_accents: bool | None
     checkpoint: Checkpoint | None
     description: str
 
     @functools.cached_property
     def tokenizer(self) -> FullTokenizer:
         """The tokenizer."""
-        return FullTokenizer(self.vocab_file, self.do_lower_case)
+        return FullTokenizer(self.vocab_file, self.do_lower_case, strip_accents=self.strip_accents)
 
     @functools.cached_property
     def weights_digest(self) -> str:
@@ -97,7 +99,7 @@ def initial_model(options: FineTuningOptions) -> InitialModel:
     config = config or (checkpoint.config if checkpoint else None)
     if config is None:
         raise InputError("give --model_dir, or --bert_config_file, --vocab_file, --init_checkpoint")
-    vocab_file, do_lower_case = _vocabulary_and_casing(options, checkpoint)
+    vocab_file, do_lower_case, strip_accents = _vocabulary_and_casing(options, checkpoint)
     vocab = vocabulary.load_vocab(vocab_file)
     vocabulary.check_special_tokens(vocab, vocab_file)
     if max(vocab.values()) >= config.vocab_size:
@@ -115,29 +117,33 @@ def initial_model(options: FineTuningOptions) -> InitialModel:
     if checkpoint is None:
         logging.warning("no --init_checkpoint and no --model_dir: training from random weights")
     description = checkpoint.description if checkpoint else "random weights"
-    return InitialModel(config, vocab_file, do_lower_case, checkpoint, description)
+    return InitialModel(config, vocab_file, do_lower_case, strip_accents, checkpoint, description)
 
 
 def _vocabulary_and_casing(
     options: FineTuningOptions, checkpoint: Checkpoint | None
-) -> tuple[str, bool]:
-    """Return the vocabulary and casing that the options name or the checkpoint has."""
+) -> tuple[str, bool, bool | None]:
+    """Return vocabulary, casing and stripping that the options name or the checkpoint has."""
     vocab_file, do_lower_case = options.model.vocab_file, options.model.do_lower_case
+    strip_accents = options.model.strip_accents
     if checkpoint is None:
         if not vocab_file:
             raise InputError("vocab_file: needed without --model_dir")
-        return vocab_file, do_lower_case is not False
+        return vocab_file, do_lower_case is not False, strip_accents
     tokenizer = load_tokenizer(checkpoint, do_lower_case)
     if do_lower_case is None:
         # The original's default, where the original's flags are given.
         do_lower_case = tokenizer.do_lower_case if tokenizer and vocab_file is None else True
+    if strip_accents is None and tokenizer and vocab_file is None:
+        if tokenizer.strip_accents != tokenizer.do_lower_case:
+            strip_accents = tokenizer.strip_accents
     if options.model.init_checkpoint:
         vocabulary.validate_case_matches_checkpoint(do_lower_case, options.model.init_checkpoint)
     if not vocab_file:
         if tokenizer is None:
             raise InputError(f"vocab_file: no vocabulary lies with {checkpoint.description}")
         vocab_file = _vocabulary_file(tokenizer, options.output_dir)
-    return vocab_file, do_lower_case
+    return vocab_file, do_lower_case, strip_accents
 
 
 def _vocabulary_file(tokenizer: FullTokenizer, output_dir: str) -> str:

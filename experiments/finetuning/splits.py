@@ -136,7 +136,7 @@ def make_records(
             prepared[split] = prepare(
                 source,
                 FeatureSettings(task, options.max_seq_length, extra or {}),
-                TokenizerSettings(start.vocab_file, start.do_lower_case),
+                TokenizerSettings(start.vocab_file, start.do_lower_case, start.strip_accents),
                 options.cache_dir or os.path.join(options.output_dir, "records"),
                 options.records.num_workers or None,
                 bad if options.records.skip_bad_examples else None,

@@ -97,6 +97,9 @@ class PretrainingOptions:
         None, "Vocabulary of the records: checked, and copied to output_dir."
     )
     do_lower_case: bool | None = option(None, "Casing of the records, where no manifest says it.")
+    strip_accents: bool | None = option(
+        None, "Whether their accents are stripped, where no manifest says it."
+    )
     do_whole_word_mask: bool = option(False, "Dynamic masking of records without a manifest.")
     masked_lm_prob: float = option(0.15, "Dynamic masking of records without a manifest.")
     skip_corrupt_records: bool = option(False, "Leave damaged records out, and name them.")

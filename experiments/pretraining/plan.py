@@ -22,6 +22,7 @@ from bert_tf.input_pipeline.record_checks import (
 )
 from bert_tf.models.layers import recomputed_layers
 from bert_tf.tokenization import vocabulary
+from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
 from experiments.command_line.exit_status import InputError
 from experiments.pretraining.options import PhaseOptions, PretrainingOptions
@@ -56,6 +57,7 @@ class Plan:
     eval_masking: Masking
     vocab_file: str | None
     mask_id: int | None  # of [MASK]; None without a vocabulary, or where nothing is masked
+    tokenizer: FullTokenizer | None
     init: Checkpoint | None
     sound_files: dict[str, str]  # record file -> where its sound records are read
 
@@ -109,6 +111,7 @@ def make_plan(options: PretrainingOptions) -> Plan:
         eval_masking=eval_masking,
         vocab_file=vocab_file,
         mask_id=_mask_id(config, vocab_file),
+        tokenizer=_tokenizer(options, vocab_file, manifests),
         init=init,
         sound_files={path: file.path for path, file in checked.items()},
     )
@@ -165,6 +168,10 @@ def _check_vocabulary(
         raise InputError(
             "do_lower_case: records of different casing, or another casing than the flag says"
         )
+    if len(_strip_accents(options, manifests)) > 1:
+        raise InputError(
+            "strip_accents: records with and without accents, or others than the flag says"
+        )
     if init is None or init.located is None:
         return
     for casing in casings:
@@ -176,6 +183,28 @@ def _check_vocabulary(
             f"init_checkpoint: its vocabulary {of_checkpoint} is not the one that the records "
             "were made with"
         )
+
+
+def _strip_accents(options: PretrainingOptions, manifests: Sequence[Manifest]) -> set[bool]:
+    """Return whether the text of records, by manifests and flag, lost its accents."""
+    found = {
+        m["do_lower_case"] if m.get("strip_accents") is None else m["strip_accents"]
+        for m in manifests
+        if "do_lower_case" in m
+    }
+    return found if options.strip_accents is None else found | {options.strip_accents}
+
+
+def _tokenizer(
+    options: PretrainingOptions, vocab_file: str | None, manifests: Sequence[Manifest]
+) -> FullTokenizer | None:
+    """Return the tokenizer that the records were made with, where the vocabulary is known."""
+    if vocab_file is None:
+        return None
+    casings = [options.do_lower_case, *(m.get("do_lower_case") for m in manifests), True]
+    casing = next(value for value in casings if value is not None)
+    strip_accents = next(iter(_strip_accents(options, manifests)), None)
+    return FullTokenizer(vocab_file, casing, strip_accents=strip_accents)
 
 
 def _vocab_size(vocab_file: str | None, manifests: Sequence[Manifest]) -> int | None:

@@ -18,6 +18,7 @@ from bert_tf.input_pipeline.baselines import label_counts, unigram_accuracy, uni
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.options import to_dict
+from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.training import log
 from bert_tf.training.objectives import PretrainingObjective
 from bert_tf.training.optimizers import WarmupLinearDecay
@@ -27,6 +28,7 @@ from bert_tf.weights.load import load_checkpoint
 from bert_tf.weights.locate import WEIGHTS_NAME
 from bert_tf.weights.save import save_config_and_vocabulary, save_model_directory
 from bert_tf.weights.tensor_files import checkpoint_steps
+from bert_tf.weights.tokenizers import write_vocabulary
 from data_prep.processes.folder_lock import lock_folder
 from experiments.command_line import preemption, training_setup
 from experiments.command_line.exit_status import InputError
@@ -312,7 +314,8 @@ class PretrainingRun:
     def _describe(self) -> None:
         """Write what the run is, beside the model's configuration and vocabulary."""
         log.write_config(self.folder, self.description)
-        save_config_and_vocabulary(self.folder, self.plan.config, self.plan.vocab_file)
+        save_config_and_vocabulary(self.folder, self.plan.config)
+        write_vocabulary(self.plan.tokenizer, self.folder / VOCAB_NAME)
 
     def _train_and_write(self, floor: dict[str, float]) -> list[tuple[str, str]]:
         """Train, write the model, and return what the summary says of it."""
@@ -325,7 +328,8 @@ class PretrainingRun:
         last = self.train()
         seconds = time.time() - since
         with trainer.averaged_weights():
-            save_model_directory(self.folder, self.model, self.plan.vocab_file, step=trainer.step)
+            tokenizer, step = self.plan.tokenizer, trainer.step
+            save_model_directory(self.folder, self.model, tokenizer=tokenizer, step=step)
         if not last:
             return []
         sequences = sum(

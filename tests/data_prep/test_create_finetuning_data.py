@@ -138,7 +138,9 @@ def test_tagged_words(tmp_path):
         "first record: [CLS] stop/O hello/B-X stop/O [SEP]",
         "first record: [CLS] hello now [SEP]",
     ]
-    assert [line for line in done.stderr.splitlines() if line.startswith("warning: ")] == [
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert sum("pieces with accents" in line for line in warnings) == 3  # one for each file
+    assert [line for line in warnings if "pieces with accents" not in line] == [
         f"warning: {dev}: 2 words have tags that are not among the labels (B-Y 2); "
         "no model predicts them, so they count as missed"
     ]

@@ -1097,3 +1097,34 @@ def test_the_highest_id_may_be_that_of_a_label_alone(tmp_path):
     unmasked = manifest.Statistics()
     unmasked.add({name: arrays[name] for name in list(arrays)[:2]}, np.array([4, 4]))
     assert unmasked.max_token_id == 6
+
+
+def test_accents_can_be_kept_in_lower_case(tmp_path, capsys):
+    vocab, text = tmp_path / "vocab.txt", tmp_path / "text.txt"
+    vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nżół\nzoł\nid\n")
+    text.write_text("Żół id\nId żół\n\nŻÓŁ\nid\n", encoding="utf-8")
+    made = {}
+    for strip_accents in (None, True, False):
+        options = _tiny_options(
+            tmp_path,
+            input_files=(str(text),),
+            vocab_file=str(vocab),
+            strip_accents=strip_accents,
+            masked_lm_prob=0.01,
+            mask_prob=0.0,
+            random_prob=0.0,
+            keep_prob=1.0,
+        )
+        made[strip_accents] = create_pretraining_data(options, 1, False)
+        ids = {
+            int(i)
+            for path in options.output_files
+            for example in read_examples(path, options.features)
+            for i in example["input_ids"]
+        }
+        assert ids == {0, 2, 3, 7, 6 if strip_accents is not False else 5}
+        warned = "has pieces with accents" in capsys.readouterr().err
+        assert warned == (strip_accents is not False)
+        for described in (made[strip_accents], made[strip_accents]["flags"]):
+            assert described.get("strip_accents") is strip_accents
+            assert ("strip_accents" in described) == (strip_accents is not None)

@@ -5,12 +5,21 @@ import pathlib
 import random
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 
 from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS, check_special_tokens, load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
-from data_prep.corpus.vocabulary import count_words, learn_vocab, read_lines, special_pieces
+from data_prep.corpus.vocabulary import (
+    CommandOptions,
+    count_words,
+    learn_vocab,
+    read_lines,
+    run,
+    special_pieces,
+)
+from tests.support.languages import LANGUAGES
 
 pytest.importorskip("tokenizers")
 
@@ -208,3 +217,41 @@ def test_script_says_when_pieces_are_few(tmp_path):
     assert "fewer pieces than --vocab_size=30522" in run.stdout
     expected = [*special_pieces(2), "a", "b", "c", "##b", "##c", "ab"]
     assert (tmp_path / "v").read_text().split() == expected
+
+
+# Codes of languages whose marks are letters in all but name; of others they are accents.
+WITH_SIGNS = {"bn", "bo", "dv", "gu", "hi", "ja", "jv", "km", "kn", "lo", "ml", "mr", "my", "nqo"}
+WITH_SIGNS |= {"or", "pa", "si", "ta", "te", "th", "yi"}
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_vowel_signs_that_are_stripped_are_counted_and_told(code, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text(LANGUAGES[code].paragraph * 3, encoding="utf-8")
+    for strip_accents in (None, False):
+        options = CommandOptions(
+            (str(text),),
+            str(tmp_path / "vocab.txt"),
+            300,
+            strip_accents=strip_accents,
+            num_unused=0,
+        )
+        run(options)
+        told = "vowel signs and like marks" in capsys.readouterr().out
+        assert told == (code in WITH_SIGNS and strip_accents is None)
+        pieces = "".join(load_vocab(options.output_file))
+        has_marks = "Mn" in map(unicodedata.category, unicodedata.normalize("NFD", pieces))
+        assert has_marks <= (strip_accents is False) or code in ("ko",)
+
+
+def test_characters_that_are_lost_are_counted_and_told(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("a" * 201 + " ab" * 99 + " x", encoding="utf-8")
+    run(CommandOptions((str(text),), str(tmp_path / "v"), 300, num_unused=0, limit_alphabet=2))
+    said = capsys.readouterr().out
+    assert f"({202 / 400:.2%} of the characters)" in said
+    assert f"warning: {201 / 400:.1%} of the characters stand in runs of more than 200" in said
+    assert "--limit_alphabet" not in said.replace("beyond --limit_alphabet=2", "")
+    text.write_text("ab " * 99 + "x" * 2 + " c" * 9, encoding="utf-8")
+    run(CommandOptions((str(text),), str(tmp_path / "v"), 300, num_unused=0, limit_alphabet=2))
+    assert "lack one, and become [UNK]; raise --limit_alphabet=2" in capsys.readouterr().out

@@ -611,3 +611,19 @@ def test_records_are_opened_by_their_manifest(tmp_path):
     manifest.unlink()
     with pytest.raises(FileNotFoundError):
         TaskRecords.open(made.record_file)
+
+
+def test_records_with_and_without_accents_are_others(tmp_path, capsys):
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\ncafé\t1\n", encoding="utf-8")
+    ids, folders = [], []
+    for settings in (TOKENIZER, dataclasses.replace(TOKENIZER, strip_accents=False)):
+        made = _prepare(_sst_source(tmp_path), tmp_path, tokenizer=settings)
+        (record,) = read_examples(made.record_file, made.features)
+        ids.append(record["input_ids"][1])
+        folders.append(made.record_file)
+        assert ("strip_accents" in made.manifest) == (settings.strip_accents is not None)
+        warned = "pieces with accents or vowel signs" in capsys.readouterr().err
+        assert warned == (settings.strip_accents is None)
+    tokenizer = TOKENIZER.open()
+    assert ids == [tokenizer.encode("cafe")[0], tokenizer.vocab["café"]]
+    assert folders[0] != folders[1]

@@ -406,3 +406,15 @@ def test_training_records_by_another_path_are_not_held_out(data, tmp_path, monke
     own = {"input_file": "dev.tfrecord", "eval_input_file": f"{data}/dev.tfrecord"}
     options = command_options.parse(PretrainingOptions, arguments(data, tmp_path, **own))
     assert not make_plan(options).held_out
+
+
+def test_the_tokenizer_of_the_model_is_that_of_the_records(refused, data, tmp_path):
+    shutil.copy(data / "train-0.tfrecord", tmp_path / "kept.tfrecord")
+    described = {"do_lower_case": True, "strip_accents": False, "files": ["kept.tfrecord"]}
+    (tmp_path / "kept.manifest.json").write_text(json.dumps(described))
+    names = {"input_file": f"{tmp_path}/kept.tfrecord", "eval_input_file": None}
+    given = arguments(data, tmp_path / "out", **names)
+    tokenizer = make_plan(command_options.parse(PretrainingOptions, given)).tokenizer
+    assert tokenizer.do_lower_case and not tokenizer.strip_accents
+    said = refused(**names, strip_accents=True)
+    assert said.startswith("strip_accents: records with and without accents")

@@ -17,7 +17,7 @@ from bert_tf.serving.tflite import _to_tflite, export_tflite, load_tflite
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
-from bert_tf.tokenization.vocabulary import load_vocab
+from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS, load_vocab
 from experiments.benchmarks import serving
 from tests.support import synthetic_records as synthetic
 
@@ -80,6 +80,13 @@ def test_the_tokenizer_of_tflite(length):
 
 
 @pytest.mark.slow
+def test_accents_that_the_tokenizer_of_tflite_cannot_keep_are_refused():
+    vocab = {piece: i for i, piece in enumerate(SPECIAL_TOKENS)}
+    text_to_ids = TextToIds.from_vocab(vocab, strip_accents=False)
+    with pytest.raises(ValueError, match="strip_accents: a TFLite file that takes strings"):
+        LiteTextToIds(text_to_ids)
+
+
 def test_strings_in_an_answer_out(tmp_path):
     served = served_model("classification")
     folder = export_tflite(served, tmp_path / "lite", description="made for a test")

@@ -18,6 +18,7 @@ from bert_tf.tokenization.graph_tokenizer import PiecesWithOffsets, TextToIds
 from bert_tf.tokenization.keras_preprocessor import BertPreprocessor
 from bert_tf.tokenization.packing import pack_pair
 from bert_tf.tokenization.wordpiece import FullTokenizer
+from tests.support.languages import LANGUAGES
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "tokenization"
 TINY_VOCAB = GOLDEN / "tiny_vocab.txt"
@@ -87,11 +88,14 @@ def _differences(text_to_ids, tokenizer, *batches, with_offsets=True):
     return differences
 
 
-@pytest.mark.parametrize("do_lower_case", [True, False])
-def test_hard_and_fuzzed_strings_equal_the_python_tokenizer(do_lower_case):
-    text_to_ids = TextToIds(TINY_VOCAB, do_lower_case)
-    tokenizer = FullTokenizer(TINY_VOCAB, do_lower_case)
+@pytest.mark.parametrize(
+    ("do_lower_case", "strip_accents"), [(True, None), (False, None), (True, False), (False, True)]
+)
+def test_hard_and_fuzzed_strings_equal_the_python_tokenizer(do_lower_case, strip_accents):
+    text_to_ids = TextToIds(TINY_VOCAB, do_lower_case, strip_accents=strip_accents)
+    tokenizer = FullTokenizer(TINY_VOCAB, do_lower_case, strip_accents=strip_accents)
     batches = [
+        [*"İẞΣÉ", *(language.paragraph for language in LANGUAGES.values())],
         golden.HARD_STRINGS,
         golden.fuzz_strings(0)[:500],
         _fuzz(["a", "Σ", "σ", "ʼ", "\xad", " ", "", "中", "!", "ͅ"], 300),  # final sigma
@@ -441,7 +445,9 @@ def test_layer_takes_one_text_as_it_takes_many(preprocessor):
 def test_layer_is_saved_with_its_vocabulary(tmp_path):
     vocab_file = tmp_path / "vocab.txt"
     vocab_file.write_text("[PAD]\na\n\n[UNK]\n[CLS]\na\n[SEP]\n[MASK]\nclass_name\nconfig\n##b\n")
-    layer = BertPreprocessor(vocab_file, False, 5, parse_mask=True, name="texts")
+    layer = BertPreprocessor(
+        vocab_file, False, 5, parse_mask=True, strip_accents=True, name="texts"
+    )
     text = keras.Input(shape=(), dtype="string", name="text")
     text_b = keras.Input(shape=(), dtype="string", name="text_b")
     outputs = layer({"text": text, "text_b": text_b})
@@ -450,7 +456,7 @@ def test_layer_is_saved_with_its_vocabulary(tmp_path):
     model.save(tmp_path / "model.keras")
     vocab_file.unlink()
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    texts = {"text": tf.constant(["ab [MASK]", "A"]), "text_b": tf.constant(["", "config"])}
+    texts = {"text": tf.constant(["áb [MASK]", "A"]), "text_b": tf.constant(["", "config"])}
     expected = layer(texts)
     assert expected["input_ids"].numpy().tolist() == [[4, 5, 10, 7, 6], [4, 3, 6, 9, 6]]
     _equal(loaded(texts), expected)

@@ -10,12 +10,14 @@ import sys
 import unicodedata
 
 import pytest
+import tokenizers
 
 from bert_tf.tokenization.characters import clean
 from bert_tf.tokenization.packing import pack_pair, truncate_pair
 from bert_tf.tokenization.vocabulary import (
     _CASED_MODELS,
     _UNCASED_MODELS,
+    SPECIAL_TOKENS,
     check_special_tokens,
     check_vocab,
     convert_to_unicode,
@@ -28,6 +30,7 @@ from bert_tf.tokenization.wordpiece import (
     WordpieceTokenizer,
     _Memo,
 )
+from tests.support.languages import LANGUAGES
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "tokenization"
 TINY_VOCAB = GOLDEN / "tiny_vocab.txt"
@@ -224,6 +227,40 @@ def test_offsets_of_bytes_count_decoded_characters():
         ["cafe", "it"],
         [(0, 4), (6, 8)],
     )
+
+
+@pytest.mark.parametrize(
+    ("do_lower_case", "strip_accents"),
+    [(True, None), (False, None), (True, True), (True, False), (False, True), (False, False)],
+)
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_accents_are_stripped_or_not_as_the_tokenizers_library_does(
+    code, do_lower_case, strip_accents
+):
+    """Every character is a piece, so that the pieces tell what became of the text."""
+    text = LANGUAGES[code].paragraph
+    forms = [f(text) for f in (str, str.lower, str.upper)]
+    forms += [unicodedata.normalize("NFD", form) for form in forms]
+    pieces = [*SPECIAL_TOKENS, *sorted({char for char in "".join(forms) if not char.isspace()})]
+    pieces += [f"##{piece}" for piece in pieces[len(SPECIAL_TOKENS) :]]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = FullTokenizer.from_vocab(vocab, do_lower_case, strip_accents=strip_accents)
+    theirs = tokenizers.BertWordPieceTokenizer(
+        vocab, lowercase=do_lower_case, strip_accents=strip_accents
+    )
+    expected = theirs.encode(text, add_special_tokens=False).tokens
+    assert tokenizer.tokenize(text) == expected
+    assert tokenizer.tokenize_with_offsets(text)[0] == expected
+    assert pickle.loads(pickle.dumps(tokenizer)).tokenize(text) == expected
+
+
+def test_a_tokenizer_with_other_accents():
+    vocab = {piece: i for i, piece in enumerate([*SPECIAL_TOKENS, "e", "é"])}
+    tokenizer = FullTokenizer.from_vocab(vocab)
+    assert tokenizer.strip_accents and tokenizer.tokenize("É") == ["e"]
+    assert tokenizer.with_strip_accents(None) is tokenizer
+    kept = tokenizer.with_strip_accents(False)
+    assert not kept.strip_accents and kept.tokenize("É") == ["é"]
 
 
 @pytest.mark.parametrize("do_lower_case", [True, False])

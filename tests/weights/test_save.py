@@ -1,6 +1,7 @@
 """What is written: whole or not at all, and read back to the bit."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -17,6 +18,8 @@ import tensorflow as tf
 from bert_tf.config import ACTIVATIONS, BertConfig
 from bert_tf.models.task_models import HEADS
 from bert_tf.models.variables import weights_by_name
+from bert_tf.serving.load import load_served_model
+from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights import tensor_files
 from bert_tf.weights.keras_hub import save_keras_hub, to_keras_hub
@@ -601,3 +604,41 @@ def test_a_piece_that_came_twice_leaves_an_id_that_is_written(keras_hub, models,
     save_model_directory(tmp_path / "tf", models["encoder"], tokenizer=tokenizer)
     lines = (tmp_path / "tf" / "vocab.txt").read_text().splitlines()
     assert lines == ["[UNK]", "b", "[unused_id_2]", "a"]
+
+
+@pytest.mark.parametrize("form", ["tf", "hf", ".keras", "hub"])
+@pytest.mark.parametrize("do_lower_case", [True, False])
+def test_accents_are_treated_alike_by_who_reads_the_model_again(
+    models, form, do_lower_case, tmp_path
+):
+    """Lower-cased text that keeps its accents, or cased text that loses them."""
+    if form == "hub":
+        pytest.importorskip("keras_hub")
+    letters = ["ż", "z", "ł"] if do_lower_case else ["ż", "Z", "z", "Ł"]
+    pieces = [*SPECIAL_TOKENS, *letters, *(f"q{i}" for i in range(SMALL.vocab_size))]
+    vocab = {piece: i for i, piece in enumerate(pieces[: SMALL.vocab_size])}
+    expected = ["ż", "ż", "ł"] if do_lower_case else ["Z", "z", "Ł"]
+
+    def write(tokenizer):
+        if form == "tf":
+            save_model_directory(tmp_path, models["encoder"], tokenizer=tokenizer)
+        else:
+            save(form, tmp_path, models["encoder"], tokenizer)
+        return load_bert(tmp_path).tokenizer
+
+    default = FullTokenizer.from_vocab(vocab, do_lower_case)
+    tokenizer = default.with_strip_accents(not do_lower_case)
+    assert tokenizer.tokenize("Ż ż Ł") == expected
+    read = write(tokenizer)
+    assert (read.do_lower_case, read.strip_accents) == (do_lower_case, not do_lower_case)
+    assert read.tokenize("Ż ż Ł") == expected
+    if form == "tf":
+        served = load_served_model(tmp_path, task="embeddings")
+        ids = served.text_to_ids(tf.constant(["Ż ż Ł"])).to_list()
+        assert ids == [tokenizer.convert_tokens_to_ids(expected)]
+    if form == "hf" and importlib.util.find_spec("transformers"):
+        import transformers
+
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        assert theirs.tokenize("Ż ż Ł") == expected
+    assert write(default).strip_accents == do_lower_case
