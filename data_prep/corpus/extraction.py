@@ -24,7 +24,7 @@ from data_prep.processes.progress import Progress
 from data_prep.processes.worker_pool import WorkerPool, available_cores
 
 FORMATS = ("wikiextractor", "jsonl", "text")
-LONG_SENTENCE_CHARACTERS = 1000  # some 250 tokens: more than most sequences hold
+LONG_SENTENCE_CHARACTERS = 500  # some 125 tokens: a sequence of 128 holds no more
 _SHARE_TO_WARN = 0.1
 _BATCH_BYTES = 1 << 20
 _Lines = Iterator[tuple[int, bytes]]  # numbered from 1

@@ -312,7 +312,8 @@ def warn_about_records(options: Options, counts: Mapping[str, Any]) -> None:
             f"{unused:.0%} of the text's {counts['tokens']:,} tokens are in no record: what "
             f"exceeds max_seq_length {options.max_seq_length} is cut off, and a line has "
             f"{counts['tokens'] / counts['sentences']:.0f} tokens on average; put one sentence on "
-            "a line (see extract_corpus.py), or raise dupe_factor, which cuts elsewhere each time"
+            "a line (see extract_corpus.py, and its --max_sentence_characters where no mark shows "
+            "where sentences end), or raise dupe_factor, which cuts elsewhere each time"
         )
 
 
