@@ -87,6 +87,9 @@ class TaskRecords:
     | token_classification | int32 [B, F] | [B, F], 1 where a label counts |
     | span | start_logits, end_logits int32 [B] | the same names [B] |
 
+    Training elements hold weights only where they are asked for, or labels of tokens need them:
+    Keras multiplies its `class_weight` by none.
+
     Attributes:
         lengths: int [N], tokens of each record that are not padding.
         order: which records each batch holds.
@@ -178,6 +181,7 @@ class TaskRecords:
         group_by_length: bool = True,
         pad_to_max: bool = False,
         with_mask: bool = False,
+        with_weights: bool = False,
     ) -> tf.data.Dataset:
         """Make shuffled batches, epoch after epoch.
 
@@ -189,9 +193,11 @@ class TaskRecords:
             group_by_length: whether records of like length come together.
             pad_to_max: whether F is always L.
             with_mask: for span, whether labels also hold input_mask, for a loss without padding.
+            with_weights: whether elements hold weights although all are 1, as a `Trainer` wants
+                them; a record that is not real (weight 0) stops the stream where they do not.
 
         Returns:
-            Dataset of (inputs, labels, weights).
+            Dataset of (inputs, labels), with weights of (inputs, labels, weights).
 
         Raises:
             ValueError: an argument is out of range.
@@ -212,37 +218,52 @@ class TaskRecords:
         if num_steps is None:
             endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
             steps = steps.apply(endless)
-        return self._dataset(steps, numbers, batch_size, pad_to_max, with_mask)
+        with_weights = with_weights or self._kind.labels == "token"
+        return self._dataset(steps, numbers, batch_size, pad_to_max, with_mask, with_weights)
 
     def evaluation_dataset(
-        self, *, batch_size: int, group_by_length: bool = True, pad_to_max: bool = False
+        self,
+        *,
+        batch_size: int,
+        group_by_length: bool = False,
+        pad_to_max: bool | None = None,
+        fill_last_batch: bool = False,
     ) -> tf.data.Dataset:
-        """Make one pass over all records; rows that fill the last batch have weight 0.
+        """Make one pass over all records, in the order of the file; the last batch may be short.
+
+        So the means of Keras' `evaluate` and the rows of its `predict` are of the records alone.
 
         Args:
             batch_size: B.
             group_by_length: whether records come sorted by length, as `order` tells.
-            pad_to_max: whether F is always L.
+            pad_to_max: whether F is always L; None for only where a model's outputs have that axis,
+                as Keras' `predict` joins them and the loss of a span is over padding too.
+            fill_last_batch: whether rows of weight 0 fill the last batch up, so that all batches
+                have one shape, as a `Trainer` on several devices wants it. Keras takes such rows
+                into its means, and predicts them.
 
         Returns:
             Dataset of (inputs, labels, weights).
         """
 
         def numbers(step: int) -> np.ndarray:
-            return self.order.evaluation_order(batch_size, group_by_length=group_by_length)[
-                int(step)
-            ]
+            order = self.order.evaluation_order(batch_size, group_by_length=group_by_length)
+            row = order[int(step)]
+            return row if fill_last_batch else row[row != FILLER]
 
         steps = tf.data.Dataset.range(-(-len(self) // batch_size))
-        return self._dataset(steps, numbers, batch_size, pad_to_max)
+        size = batch_size if fill_last_batch else None
+        pad_to_max = self._kind.per_token if pad_to_max is None else pad_to_max
+        return self._dataset(steps, numbers, size, pad_to_max)
 
     def _dataset(
         self,
         steps: tf.data.Dataset,
         numbers_of: Callable[[int], np.ndarray],
-        batch_size: int,
+        batch_size: int | None,
         pad_to_max: bool,
         with_mask: bool = False,
+        with_weights: bool = True,
     ) -> tf.data.Dataset:
         def fetch(step: Any):
             numbers = numbers_of(step)
@@ -263,7 +284,15 @@ class TaskRecords:
             )
             serialized.set_shape([batch_size])
             weights.set_shape([batch_size])
-            return self._element(self._parse(serialized), length, weights, pad_to_max, with_mask)
+            inputs, labels, weights = self._element(
+                self._parse(serialized), length, weights, pad_to_max, with_mask
+            )
+            if with_weights:
+                return inputs, labels, weights
+            for weight in tf.nest.flatten(weights):
+                message = f"{self.path}: a record only fills a batch up; ask for with_weights=True"
+                tf.debugging.assert_equal(weight, 1.0, message)
+            return inputs, labels
 
         dataset = steps.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         options = tf.data.Options()
@@ -315,8 +344,9 @@ class TaskRecords:
             model: of the task's kind.
             batch_size: B.
             jit_compile: whether to compile with XLA.
-            group_by_length: as in `evaluation_dataset`; results do not depend on it.
-            pad_to_max: likewise.
+            group_by_length: whether records of like length are computed together; results do not
+                depend on it.
+            pad_to_max: whether F is always L; likewise.
             reduce: outputs of a batch -> tensors or a dict of them, computed with the model, where
                 whole outputs would be large.
             fill: what stands at positions of padding.
@@ -330,7 +360,10 @@ class TaskRecords:
         per_token = _outputs_per_token(forward, self.max_seq_length) if self._kind.per_token else ()
         order = self.order.evaluation_order(batch_size, group_by_length=group_by_length)
         dataset = self.evaluation_dataset(
-            batch_size=batch_size, group_by_length=group_by_length, pad_to_max=pad_to_max
+            batch_size=batch_size,
+            group_by_length=group_by_length,
+            pad_to_max=pad_to_max,
+            fill_last_batch=True,  # one shape for XLA to compile
         )
         outputs: dict[str, np.ndarray] = {}
         for numbers, (inputs, _, _) in zip(order, dataset, strict=True):

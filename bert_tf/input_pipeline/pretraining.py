@@ -50,12 +50,12 @@ def pretraining_dataset(
     mask_id: int | None = None,
     shuffle_buffer_records: int = SHUFFLE_BUFFER_RECORDS,
     max_steps: int | None = None,
+    fill_last_batch: bool = False,
 ) -> tf.data.Dataset:
     """Make batches of pre-training examples as `keras.Model.fit` and `Trainer` take them.
 
-    Training is endless and shuffled; evaluation is one pass in order whose last batch is filled
-    up with examples of weight 0, so that each example counts once and shapes are static. Users
-    call this by keywords, so its many parameters are not a dataclass.
+    Training is endless and shuffled; evaluation is one pass in order whose last batch may be
+    short. Users call this by keywords, so its many parameters are not a dataclass.
 
     Args:
         files: record files (names, globs, comma separated), masked or unmasked.
@@ -75,6 +75,9 @@ def pretraining_dataset(
         mask_id: id of [MASK]; where given, there are weights "masked_lm_at_mask" too.
         shuffle_buffer_records: records held in memory to draw from.
         max_steps: at most this many batches; None means no limit.
+        fill_last_batch: in evaluation, whether examples of weight 0 fill the last batch up, so that
+            all have one shape, as a `Trainer` on several devices wants it. Keras takes such
+            examples into its means, and predicts them.
 
     Returns:
         (inputs, labels, sample_weights): inputs int32 input_ids, input_mask, segment_ids [B, L]
@@ -95,12 +98,7 @@ def pretraining_dataset(
     _check_start(start_step, seed)
     paths = expand_files(files)
     shape = check_record_shape(paths, max_seq_length, max_predictions_per_seq)
-    if not shape.masked and masking is None:
-        raise ValueError(
-            f"{paths[0]}: its records are unmasked, for dynamic masking; give masking= "
-            "(a MaskingRule with the vocabulary they were made with)"
-        )
-
+    _check_masked(paths, shape.masked or masking is not None)
     if is_training:
         total = sum(_counts(paths, record_counts))
         first, buffer = start_step * batch_size, min(shuffle_buffer_records, total)
@@ -124,15 +122,27 @@ def pretraining_dataset(
             batch = masking.choose(
                 batch, max_predictions_per_seq=max_predictions_per_seq, seed=draw
             )
-        inputs, labels, weights = _element(batch, batch_size, next_sentence)
+        inputs, labels, weights = _element(batch, full_size, next_sentence)
         if mask_id is not None:
             weights["masked_lm_at_mask"] = _weights_at_mask(inputs, weights, mask_id)
         return inputs, labels, weights
 
+    full_size = batch_size if is_training or fill_last_batch else None  # of every batch
     dataset = raw.enumerate(start=start_step).map(
         to_element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
+    if full_size is None:
+        batches = -(-sum(record_counts or count_records(paths)) // batch_size)
+        dataset = _of_known_length(dataset, batches, start_step, max_steps)
     return _in_this_order(dataset.prefetch(4))
+
+
+def _of_known_length(
+    dataset: tf.data.Dataset, batches: int, start_step: int, max_steps: int | None
+) -> tf.data.Dataset:
+    """Tell a dataset how many batches it has: Keras warns of an end that it did not expect."""
+    end = batches if max_steps is None else min(batches, max_steps)
+    return dataset.apply(tf.data.experimental.assert_cardinality(max(0, end - start_step)))
 
 
 def _in_this_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -148,6 +158,14 @@ def _check_start(start_step: int, seed: int) -> None:
         raise ValueError(
             f"start_step, seed: expected start_step >= 0 and 0 <= seed < 2**31, "
             f"got {start_step} and {seed}"
+        )
+
+
+def _check_masked(paths: Sequence[str], is_masked: bool) -> None:
+    if not is_masked:
+        raise ValueError(
+            f"{paths[0]}: its records are unmasked, for dynamic masking; give masking= "
+            "(a MaskingRule with the vocabulary they were made with)"
         )
 
 
@@ -243,11 +261,13 @@ def _checked_ids(batch: Mapping[str, tf.Tensor], ends: Mapping[str, int]) -> tf.
         return tf.identity(batch["input_ids"])
 
 
-def _element(batch: Mapping[str, tf.Tensor], batch_size: int, next_sentence: bool):
-    """Turn parsed features into what fit takes, filled up to `batch_size` with weight 0."""
+def _element(batch: Mapping[str, tf.Tensor], batch_size: int | None, next_sentence: bool):
+    """Turn parsed features into what fit takes, filled up with weight 0 to a `batch_size`."""
     real = tf.shape(batch["input_ids"])[0]
 
     def full(tensor: tf.Tensor) -> tf.Tensor:
+        if batch_size is None:
+            return tensor
         padding = [[0, batch_size - real]] + [[0, 0]] * (tensor.shape.rank - 1)
         tensor = tf.pad(tensor, padding)
         return tf.ensure_shape(tensor, [batch_size, *tensor.shape[1:]])
@@ -257,8 +277,7 @@ def _element(batch: Mapping[str, tf.Tensor], batch_size: int, next_sentence: boo
     weights = {"masked_lm_logits": full(batch["masked_lm_weights"])}
     if next_sentence:
         labels["next_sentence_logits"] = full(batch["next_sentence_labels"])[:, 0]
-        is_real = tf.cast(tf.range(batch_size) < real, tf.float32)
-        weights["next_sentence_logits"] = is_real
+        weights["next_sentence_logits"] = full(tf.ones([real]))
     return inputs, labels, weights
 
 

@@ -14,6 +14,9 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.training.objectives import Objective as Objective
     from bert_tf.training.objectives import PretrainingObjective as PretrainingObjective
     from bert_tf.training.objectives import (
+        finetuning_compile_arguments as finetuning_compile_arguments,
+    )
+    from bert_tf.training.objectives import (
         pretraining_compile_arguments as pretraining_compile_arguments,
     )
     from bert_tf.training.optimizers import AdamWeightDecay as AdamWeightDecay

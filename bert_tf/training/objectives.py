@@ -150,6 +150,11 @@ def pretraining_compile_arguments(config: BertConfig) -> dict[str, Any]:
     [B, P] and "next_sentence_logits" integer [B, 1], sample weights the masked LM weights [B, P]
     and ones [B, 1], under the same two names.
 
+    What Keras reports as a loss is the mean over batches, each counting by its rows, though rows
+    hold more masked pieces or fewer. The metric "cross_entropy" is the mean over all of them: let
+    callbacks monitor "val_masked_lm_logits_cross_entropy", or without next sentence prediction
+    "val_cross_entropy".
+
     Args:
         config: the model's configuration.
 
@@ -159,10 +164,73 @@ def pretraining_compile_arguments(config: BertConfig) -> dict[str, Any]:
     loss: dict[str, Any] = {"masked_lm_logits": MaskedLMLoss()}
     if config.next_sentence_prediction:
         loss["next_sentence_logits"] = NextSentenceLoss()
-    metrics = {
-        output: [keras.metrics.SparseCategoricalAccuracy(name="accuracy")] for output in loss
-    }
+    metrics = {output: [_cross_entropy_metric(), _accuracy_metric()] for output in loss}
     return {"loss": loss, "weighted_metrics": metrics}
+
+
+def _cross_entropy_metric() -> keras.metrics.Metric:
+    return keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True)
+
+
+def _accuracy_metric() -> keras.metrics.Metric:
+    return keras.metrics.SparseCategoricalAccuracy("accuracy")
+
+
+def finetuning_compile_arguments(kind: str) -> dict[str, Any]:
+    """Return the losses and metrics of a kind of task, as `Model.compile` takes them.
+
+    The dataset is one of `TaskRecords`. "val_loss" is then the mean over all examples, for a span
+    the sum of that of its start and that of its end. Only for token_classification it is the mean
+    over batches, though examples have more labels or fewer: there let callbacks monitor
+    "val_cross_entropy", the mean over all labels.
+
+    Args:
+        kind: key of `tasks.KINDS`.
+
+    Returns:
+        dict with "loss" and "weighted_metrics".
+
+    Raises:
+        ValueError: a kind that is not there.
+    """
+    return _COMPILE_ARGUMENTS[get_kind(kind).loss]()
+
+
+_BY_WEIGHT = "mean_with_sample_weight"  # so that tokens without a label do not count
+
+
+def _cross_entropy_loss() -> keras.losses.Loss:
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=_BY_WEIGHT)
+
+
+def _compile_classification() -> dict[str, Any]:
+    metrics = [_cross_entropy_metric(), _accuracy_metric()]
+    return {"loss": _cross_entropy_loss(), "weighted_metrics": metrics}
+
+
+def _compile_regression() -> dict[str, Any]:
+    return {"loss": keras.losses.MeanSquaredError(_BY_WEIGHT), "weighted_metrics": []}
+
+
+def _compile_multi_label() -> dict[str, Any]:
+    loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction=_BY_WEIGHT)
+    return {"loss": loss, "weighted_metrics": []}
+
+
+def _compile_span() -> dict[str, Any]:
+    outputs = ("start_logits", "end_logits")
+    return {
+        "loss": {output: _cross_entropy_loss() for output in outputs},
+        "weighted_metrics": {o: [_cross_entropy_metric(), _accuracy_metric()] for o in outputs},
+    }
+
+
+_COMPILE_ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "classification": _compile_classification,
+    "regression": _compile_regression,
+    "multi_label": _compile_multi_label,
+    "span": _compile_span,
+}
 
 
 @dataclasses.dataclass(frozen=True)

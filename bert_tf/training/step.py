@@ -283,7 +283,7 @@ class TrainStep:
             ValueError: B is not a multiple of R * N.
         """
         if not self._is_split:
-            return make_dataset(step)
+            return _weighted(make_dataset(step))
         distribution.check_batch_size(
             "sequences_per_batch", batch_size, self.num_replicas, self.gradient_accumulation_steps
         )
@@ -291,7 +291,7 @@ class TrainStep:
         return distribution.distribute_batches(
             self.strategy,
             # Of a stream that may end workers would ask each other at every step whether it has.
-            lambda: make_dataset(step).apply(endless),
+            lambda: _weighted(make_dataset(step)).apply(endless),
             batch_size=batch_size,
             loss_weights=self.objective.loss_weights,
             accumulation_steps=self.gradient_accumulation_steps,
@@ -305,17 +305,35 @@ class TrainStep:
             ValueError: B is not known, or not a multiple of R.
         """
         if self.strategy is None:
-            return dataset
+            return _weighted(dataset)
         size = tf.nest.flatten(dataset.element_spec)[0].shape[0]
         if size is None:
-            raise ValueError("dataset: expected batches of one size that is known, got any size")
+            raise ValueError(
+                "dataset: expected batches of one size that is known, got any size; make it with "
+                "fill_last_batch=True"
+            )
         distribution.check_batch_size("the evaluation batch", size, self.num_replicas)
         return distribution.distribute_batches(
             self.strategy,
-            lambda: dataset,
+            lambda: _weighted(dataset),
             batch_size=size,
             loss_weights=self.objective.loss_weights,
         )
+
+
+def _weighted(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Return a dataset, once its elements are known to hold weights.
+
+    Raises:
+        ValueError: they do not.
+    """
+    parts = dataset.element_spec
+    if not isinstance(parts, tuple) or len(parts) != 3:
+        raise ValueError(
+            "dataset: expected elements (inputs, labels, weights), got others; make that of "
+            "TaskRecords with with_weights=True"
+        )
+    return dataset
 
 
 def innermost(optimizer: Any) -> Any:

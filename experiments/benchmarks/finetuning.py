@@ -141,6 +141,7 @@ def measure(options: Options, name: str) -> Figures:
             num_steps=1,
             group_by_length=grouped,
             pad_to_max=not grouped,
+            with_weights=True,
         )
 
     step = tf.function(_training_step(options), input_signature=[batches(0).element_spec])

@@ -137,7 +137,9 @@ def _torch_predictions(model: Any, dev: Any) -> np.ndarray:
 
     predictions = None
     with torch.no_grad():
-        dataset = dev.evaluation_dataset(batch_size=32)
+        dataset = dev.evaluation_dataset(
+            batch_size=32, group_by_length=True, pad_to_max=False, fill_last_batch=True
+        )
         for numbers, (inputs, _, _) in zip(dev.order.evaluation_order(32), dataset, strict=True):
             logits, real = _torch_logits(model, inputs).numpy(), numbers >= 0
             if predictions is None:
@@ -298,6 +300,7 @@ def _train_both(
             num_steps=steps,
             group_by_length=options.group_by_length,
             pad_to_max=options.pad_to_max_seq_length,
+            with_weights=True,
         )
     )
     ours = train_here(model, task.kind, optimizer, batches, dev)

@@ -259,6 +259,7 @@ class SeedTraining:
                 group_by_length=options.group_by_length,
                 pad_to_max=options.pad_to_max_seq_length,
                 with_mask=job.kind == "span" and not options.pad_to_max_seq_length,
+                with_weights=True,
             ),
             # A run that stopped early but has not written its model does not continue.
             self.trainer.step if self._should_stop() else self.steps,

@@ -84,6 +84,7 @@ def evaluation_dataset(options: PretrainingOptions, plan: Plan) -> tf.data.Datas
         seed=_EVAL_SEED,
         masking=plan.eval_masking,
         max_steps=options.max_eval_steps or None,
+        fill_last_batch=True,
         vocab_size=plan.config.vocab_size,
         next_sentence=plan.config.next_sentence_prediction,
         mask_id=plan.mask_id,

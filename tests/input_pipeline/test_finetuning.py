@@ -146,7 +146,9 @@ def assert_same_elements(first, second):
 @pytest.mark.parametrize("kind", KINDS)
 def test_elements_hold_the_records(all_kinds, kind, pad_to_max):
     tasks, arrays = all_kinds[kind]
-    dataset = tasks.evaluation_dataset(batch_size=BATCH, pad_to_max=pad_to_max)
+    dataset = tasks.evaluation_dataset(
+        batch_size=BATCH, group_by_length=True, pad_to_max=pad_to_max, fill_last_batch=True
+    )
     order = tasks.order.evaluation_order(BATCH)
     assert order.shape == (15, BATCH) and (order[-1] == -1).sum() == 15 * BATCH - COUNT == 4
     longest = in_shape(kind, arrays["input_mask"]).sum(-1).reshape(COUNT, -1).max(1)
@@ -184,7 +186,8 @@ def test_elements_hold_the_records(all_kinds, kind, pad_to_max):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes_are_known_but_for_the_length(all_kinds, kind):
-    inputs, labels, weights = all_kinds[kind][0].training_dataset(batch_size=BATCH).element_spec
+    dataset = all_kinds[kind][0].training_dataset(batch_size=BATCH, with_weights=True)
+    inputs, labels, weights = dataset.element_spec
     choices = [CHOICES] if kind == "multiple_choice" else []
     for spec in inputs.values():
         assert spec.shape.as_list() == [BATCH, *choices, None]
@@ -194,7 +197,9 @@ def test_shapes_are_known_but_for_the_length(all_kinds, kind):
 
 def test_mask_comes_with_the_labels_of_spans_where_asked_for(all_kinds):
     tasks, _ = all_kinds["span"]
-    dataset = tasks.training_dataset(batch_size=BATCH, with_mask=True, num_steps=2)
+    dataset = tasks.training_dataset(
+        batch_size=BATCH, with_mask=True, with_weights=True, num_steps=2
+    )
     for inputs, labels, weights in dataset:
         np.testing.assert_array_equal(labels["input_mask"], inputs["input_mask"])
         assert set(weights) == {"start_logits", "end_logits"}
@@ -204,12 +209,49 @@ def test_mask_comes_with_the_labels_of_spans_where_asked_for(all_kinds):
     assert next(iter(dataset))[1].shape == [BATCH]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluation_is_of_the_records_alone_in_the_order_of_the_file(all_kinds, kind):
+    tasks, arrays = all_kinds[kind]
+    expected = in_shape(kind, arrays["input_ids"])
+    for size in (BATCH, COUNT, 1009):
+        begin = 0
+        for inputs, _, weights in tasks.evaluation_dataset(batch_size=size):
+            found = inputs["input_ids"].numpy()
+            rows = expected[begin : begin + size]
+            assert len(found) == len(rows)
+            np.testing.assert_array_equal(found, rows[..., : found.shape[-1]])
+            assert not rows[..., found.shape[-1] :].any()
+            if kind != "token_classification":
+                assert all(w.numpy().tolist() == [1] * len(rows) for w in tf.nest.flatten(weights))
+            begin += size
+        assert begin >= COUNT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_has_weights_where_they_are_needed_or_asked_for(all_kinds, kind):
+    options = {"batch_size": BATCH, "num_steps": 3}
+    found = all_kinds[kind][0].training_dataset(**options)
+    asked = all_kinds[kind][0].training_dataset(**options, with_weights=True)
+    if kind != "token_classification":
+        asked = asked.map(lambda inputs, labels, weights: (inputs, labels))
+    assert_same_elements(found, asked)
+
+
+def test_training_without_weights_stops_at_a_record_that_is_not_real(tmp_path):
+    arrays = make_arrays("classification", 11)
+    arrays["is_real_example"][3] = 0
+    path = write(tmp_path / "x", "classification", arrays)
+    dataset = open_records(path, "classification").training_dataset(batch_size=11)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="x: a record only fills a batch up"):
+        next(iter(dataset))
+
+
 def test_records_that_are_not_real_have_no_weight(tmp_path):
     for kind in ("classification", "regression", "multi_label", "multiple_choice"):
         arrays = make_arrays(kind, 11)
         arrays["is_real_example"][[3, 8]] = 0
         tasks = open_records(write(tmp_path / kind, kind, arrays), kind)
-        dataset = tasks.evaluation_dataset(batch_size=13, group_by_length=False)
+        dataset = tasks.evaluation_dataset(batch_size=13, fill_last_batch=True)
         ((_, _, weights),) = dataset
         assert weights.numpy().tolist() == [1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 0, 0]
 
@@ -229,10 +271,12 @@ def test_shapes_of_batches_are_few(all_kinds, kind):
     datasets = (
         tasks.training_dataset(batch_size=BATCH, num_steps=50),
         tasks.training_dataset(batch_size=BATCH, num_steps=50, group_by_length=False),
-        tasks.evaluation_dataset(batch_size=BATCH),
+        tasks.evaluation_dataset(
+            batch_size=BATCH, group_by_length=True, pad_to_max=False, fill_last_batch=True
+        ),
     )
     for dataset in datasets:
-        for inputs, _, _ in dataset:
+        for inputs, *_ in dataset:
             found.add(inputs["input_ids"].shape[-1])
             assert inputs["input_ids"].shape[0] == BATCH
     assert found <= {n for n in LENGTHS if n < LENGTH} | {LENGTH}
@@ -277,7 +321,7 @@ def test_batch_follows_from_its_number_alone(classification, tmp_path):
         for start in (83, 13, 14):
             assert_same_elements(dataset(another, start, 97 - start, **options), whole.skip(start))
     first, second = (
-        [b["input_ids"].numpy().tolist() for b, _, _ in dataset(classification, 0, 5, seed)]
+        [b["input_ids"].numpy().tolist() for b, *_ in dataset(classification, 0, 5, seed)]
         for seed in (5, 6)
     )
     assert all(one != other for one, other in zip(first, second, strict=True))

@@ -160,8 +160,17 @@ def test_weights_of_the_predictions_that_show_mask(files, unmasked):
     assert 0.6 < np.mean(shares) < 0.95  # of the last, whose masks are drawn here
 
 
+def test_evaluation_is_of_the_records_alone(files):
+    filled, found = (take(files, is_training=False, fill_last_batch=fill) for fill in (True, False))
+    rest = sum(COUNTS) % BATCH
+    assert rest
+    assert_same(found[:-1], filled[:-1])
+    assert_same(found[-1:], tf.nest.map_structure(lambda x: x[:rest], filled[-1:]))
+    assert_same(take(files, is_training=False, start_step=len(filled) - 1), found[-1:])
+
+
 def test_evaluation_counts_every_example_once_in_order(files):
-    batches = take(files, is_training=False)
+    batches = take(files, is_training=False, fill_last_batch=True)
     assert len(batches) == -(-sum(COUNTS) // BATCH)
     real = np.concatenate([weights["next_sentence_logits"] for _, _, weights in batches])
     assert real.sum() == sum(COUNTS) and (np.diff(real) <= 0).all()
@@ -176,7 +185,7 @@ def test_evaluation_counts_every_example_once_in_order(files):
     weights = np.concatenate([weights["masked_lm_logits"] for _, _, weights in batches])
     assert not weights[len(expected) :].any()
     assert len(take(files, is_training=False, max_steps=4)) == 4
-    assert_same(batches[3:], take(files, is_training=False, start_step=3))
+    assert_same(batches[3:], take(files, is_training=False, start_step=3, fill_last_batch=True))
 
 
 def test_dynamic_masks_are_fresh_each_epoch_and_the_same_on_resuming(unmasked):

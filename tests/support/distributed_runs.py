@@ -110,6 +110,7 @@ def dataset_of(case: Case, records: str, step: int = 0, is_training: bool = True
         max_seq_length=LENGTH,
         max_predictions_per_seq=PREDICTIONS,
         is_training=is_training,
+        fill_last_batch=True,
         seed=7,
         start_step=step,
     )

@@ -91,7 +91,12 @@ def test_objective_of_no_kind():
 
 def batches_of(tasks, kind, steps, with_mask=True, **options):
     return tasks.training_dataset(
-        batch_size=BATCH, seed=1, num_steps=steps, with_mask=with_mask, **options
+        batch_size=BATCH,
+        seed=1,
+        num_steps=steps,
+        with_mask=with_mask,
+        with_weights=True,
+        **options,
     )
 
 
@@ -161,7 +166,7 @@ def test_fillers_do_not_count(all_kinds):
                     FineTuningObjective(kind)(model(inputs, training=False), labels, weights)[1]
                 )
                 for inputs, labels, weights in tasks.evaluation_dataset(
-                    batch_size=size, pad_to_max=True
+                    batch_size=size, pad_to_max=True, fill_last_batch=True
                 )
             ]
             sums.append(np.sum(found, axis=0))
@@ -187,7 +192,7 @@ def make_trainer(folder, model, kind, steps=STEPS, **options):
 def run(trainer, tasks, steps=STEPS, **options):
     return trainer.train(
         lambda step: tasks.training_dataset(
-            batch_size=BATCH, seed=2, start_step=step, with_mask=True
+            batch_size=BATCH, seed=2, start_step=step, with_mask=True, with_weights=True
         ),
         steps,
         sequences_per_batch=BATCH,
@@ -238,6 +243,17 @@ def test_small_models_learn_small_tasks(all_kinds, tmp_path, kind, precision):
     assert set(trainer.objective.metric_names) < set(last)
     assert accuracy(tasks, kind, model, arrays) > 0.9
     assert not list(tmp_path.glob("model.ckpt*"))
+
+
+def test_batches_without_weights_are_refused(all_kinds, tmp_path):
+    tasks, _ = all_kinds["classification"]
+    trainer = make_trainer(tmp_path, calm_model("classification"), "classification")
+    with pytest.raises(ValueError, match="expected elements .inputs, labels, weights.*with_weight"):
+        trainer.train(
+            lambda step: tasks.training_dataset(batch_size=BATCH, start_step=step),
+            3,
+            sequences_per_batch=BATCH,
+        )
 
 
 def test_training_ends_where_it_should_stop(all_kinds, tmp_path):
@@ -294,7 +310,9 @@ def test_plain_keras_trains_evaluates_and_predicts(all_kinds, kind):
         verbose=0,
     ).history
     assert history["loss"][-1] < 0.5 * history["loss"][0]
-    dataset = tasks.evaluation_dataset(batch_size=BATCH, pad_to_max=True)
+    dataset = tasks.evaluation_dataset(
+        batch_size=BATCH, group_by_length=True, pad_to_max=True, fill_last_batch=True
+    )
     figures = model.evaluate(dataset, verbose=0, return_dict=True)
     predicted = model.predict(dataset, verbose=0)
     order = tasks.order.evaluation_order(BATCH).ravel()

@@ -45,6 +45,7 @@ def dataset_of(path, step=0, is_training=True, batch_size=BATCH):
         max_seq_length=LENGTH,
         max_predictions_per_seq=PREDICTIONS,
         is_training=is_training,
+        fill_last_batch=True,
         seed=7,
         start_step=step,
     )
