@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import functools
+import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +44,8 @@ def _plan(options: ClassifierOptions, start: InitialModel) -> Plan:
     majority = _majority_label(data, options)
     if options.do_train:
         trained_task = TrainedTask(task.kind, options.max_seq_length, task.has_pairs)
-        job = make_job(data, trained_task, evaluator)
+        weights = _class_weights(data, options.class_weights)
+        job = make_job(data, trained_task, evaluator, class_weights=weights)
     return Plan(
         task=task,
         job=job,
@@ -112,6 +115,39 @@ def _check_labels(task: Task, loaded: LoadedModel) -> None:
         raise InputError(
             f"the model has {num_outputs} outputs, and the task, {task.kind}, needs {expected}"
         )
+
+
+def _class_weights(data: Data, given: Sequence[str]) -> tuple[float, ...] | None:
+    """Return what an example weighs in the loss, by its label; None where all weigh the same.
+
+    Balanced weights are those of scikit-learn: the mean count of a label over its own.
+    """
+    if not given:
+        return None
+    if data.task.kind != "classification":
+        raise InputError(f"class_weights: is for kind classification, got {data.task.kind}")
+    names = data.task.labels or ()
+    if tuple(given) == ("balanced",):
+        labels = np.asarray(data.records("train").labels())
+        counts = np.bincount(labels, minlength=len(names))
+        weights = (counts.mean() / np.maximum(counts, 1)).tolist()
+    else:
+        try:
+            weights = [float(number) for number in given]
+        except ValueError:
+            weights = []
+        if (
+            len(weights) != len(names)
+            or not all(0 <= w < math.inf for w in weights)
+            or not any(weights)
+        ):
+            raise InputError(
+                "class_weights: expected balanced, or a number of at least 0 for each of the "
+                f"labels {', '.join(names)}; got {','.join(given)}"
+            )
+    shown = (f"{name} {weight:.4g}" for name, weight in zip(names, weights, strict=True))
+    print(f"weights of the labels in the loss: {', '.join(shown)}")
+    return tuple(weights)
 
 
 def _majority_label(data: Data, options: ClassifierOptions) -> str | None:

@@ -95,6 +95,11 @@ class ClassifierOptions(FineTuningOptions):
     """Options of run_classifier.py."""
 
     data: options.DataOptions = options.DataOptions()
+    class_weights: tuple[str, ...] = option(
+        (),
+        "Weights of the labels in the training loss: balanced, so that rare labels weigh more, or "
+        "a number for each label, in the order of labels.txt.",
+    )
     majority_class: bool | None = option(
         None,
         "Predict the commonest label of the training set; by default for WNLI alone, as the paper.",

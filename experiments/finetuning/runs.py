@@ -112,6 +112,7 @@ def _settings(
         "seed": seed,
         "kind": job.kind,
         "labels": job.labels,
+        "class_weights": job.class_weights,
         "records": job.fingerprint,
         "bert_config": start.config.to_dict(),
         "begins_with": start.weights_digest,

@@ -51,6 +51,7 @@ class Job:
         evaluate: model -> dev figures by name, with the selection metric; None not to evaluate.
         selection_metric: the figure by which weights and runs are chosen; higher is better.
         baseline: what a constant answer has in it; a run that is not above it counts as failed.
+        class_weights: what an example weighs in the loss, by its label; None for 1.
     """
 
     task: TrainedTask
@@ -61,6 +62,7 @@ class Job:
     evaluate: Callable[[keras.Model], dict[str, float]] | None
     selection_metric: str
     baseline: float | None = None
+    class_weights: tuple[float, ...] | None = None
 
     @property
     def kind(self) -> str:
@@ -252,15 +254,7 @@ class SeedTraining:
         """Take the steps that are left, and evaluate what was not evaluated yet."""
         options, job = self.options, self.job
         self.trainer.train(
-            lambda step: job.records.training_dataset(
-                batch_size=options.train_batch_size,
-                seed=self.seed,
-                start_step=step,
-                group_by_length=options.group_by_length,
-                pad_to_max=options.pad_to_max_seq_length,
-                with_mask=job.kind == "span" and not options.pad_to_max_seq_length,
-                with_weights=True,
-            ),
+            self._batches,
             # A run that stopped early but has not written its model does not continue.
             self.trainer.step if self._should_stop() else self.steps,
             sequences_per_batch=options.train_batch_size,
@@ -274,6 +268,25 @@ class SeedTraining:
                 figures = self._evaluate()
             line = {f"eval_{name}": value for name, value in figures.items()}
             self.trainer.log_line("eval", line)
+
+    def _batches(self, step: int) -> tf.data.Dataset:
+        """Return the training batches from a step on."""
+        job, options = self.job, self.options
+        dataset = job.records.training_dataset(
+            batch_size=options.train_batch_size,
+            seed=self.seed,
+            start_step=step,
+            group_by_length=options.group_by_length,
+            pad_to_max=options.pad_to_max_seq_length,
+            with_mask=job.kind == "span" and not options.pad_to_max_seq_length,
+            with_weights=True,
+        )
+        if job.class_weights is None:
+            return dataset
+        table = tf.constant(job.class_weights)
+        return dataset.map(
+            lambda inputs, labels, weights: (inputs, labels, weights * tf.gather(table, labels))
+        )
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluate the model as it is, and keep its weights if they are the best so far."""

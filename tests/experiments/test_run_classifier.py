@@ -649,6 +649,10 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
         ({"do_train": True, "early_stop_evals": 2}, "early_stop_evals: needs --do_eval"),
         ({"do_train": True, "freeze": "("}, "not a regular expression: '\\('"),
         ({"do_train": True, "freeze": "nothing"}, "no weight of the model matches 'nothing'"),
+        *(
+            ({"do_train": True, "class_weights": w}, "class_weights: expected .* no, yes; got")
+            for w in ("1", "0,0", "1,2,3", "1,-2", "1,nan", "equal", "1,inf")
+        ),
         ({"do_train": True, "init_checkpoint": "x"}, "give --model_dir or --init_checkpoint"),
         ({"do_eval": True}, "no weights of a classification head"),
     ],
@@ -656,6 +660,40 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
 def test_bad_flags_are_refused(model_dir, tables, tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
         run(model_dir, tmp_path, **own(tables), **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("balanced", (11 / 16, 11 / 6)), ("3,0.5", (3.0, 0.5))]
+)
+def test_weights_of_labels(model_dir, tmp_path, capsys, given, expected):
+    good, bad = (("the film was good", "no"), ("the film was bad", "yes"))
+    write_table(tmp_path / "train.csv", [good] * 8 + [bad] * 3)
+    table = {"train_file": tmp_path / "train.csv", "text_column": "text", "label_column": "label"}
+    # One step on all examples, whose loss is that of the model it begins with.
+    quick = {"train_batch_size": 11, "num_train_steps": 1, "do_train": True, "log_steps": 1}
+    losses = {}
+    for weights in ("8,0", "0,3", given):
+        run(model_dir, tmp_path / weights, **table, **quick, class_weights=weights)
+        line = (tmp_path / weights / "metrics.jsonl").read_text().splitlines()[0]
+        losses[weights] = json.loads(line)["loss"]
+    first, second = expected
+    assert f"in the loss: no {first:.4g}, yes {second:.4g}\n" in capsys.readouterr().out
+    mean = (8 * first * losses["8,0"] + 3 * second * losses["0,3"]) / (8 * first + 3 * second)
+    assert losses[given] == pytest.approx(mean, rel=1e-5)
+    assert read_json(tmp_path / given / "run.json")["settings"]["class_weights"] == [
+        pytest.approx(first),
+        pytest.approx(second),
+    ]
+    with pytest.raises(InputError, match="run with class_weights .*, and now it is None"):
+        run(model_dir, tmp_path / given, **table, **quick)
+
+
+def test_weights_of_labels_are_for_one_label_an_example(model_dir, tmp_path):
+    rows = [(f"the film was {word}", number) for number, word in enumerate(GOOD)]
+    write_table(tmp_path / "train.csv", rows)
+    table = {"train_file": tmp_path / "train.csv", "text_column": "text", "label_column": "label"}
+    with pytest.raises(InputError, match="class_weights: is for kind classification, got regre"):
+        run(model_dir, tmp_path / "x", **table, do_train=True, kind="regression", class_weights="1")
 
 
 def test_a_label_of_another_model_is_refused(finished, tables, tmp_path):
