@@ -18,6 +18,7 @@ setup(
         "absl-py>=2.1",
         "etils[epy]>=1.9",  # lazy imports of the packages' front doors
         "filelock>=3.12,<5",
+        "fsspec>=2024.2",  # remote paths; gs:// needs gcsfs as well, s3:// s3fs
         "google-crc32c>=1.5",  # checksums of TFRecords in workers that do not load TensorFlow
         "h5py>=3.8",
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so

@@ -9,6 +9,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from bert_tf.files import read_json, write_text
+
 _logger = logging.getLogger(__name__)
 
 # No encoder comes near these; a file that says more would take all memory before anything fails.
@@ -203,13 +205,10 @@ class BertConfig:
             ValueError: not a JSON object, a key of a Google file is unknown, or a value is wrong.
         """
         path = os.fspath(path)
-        with open(path, encoding="utf-8") as file:
-            try:
-                values = json.load(file)
-            except ValueError as error:
-                raise ValueError(f"{path}: not a JSON file: {error}") from error
-            except RecursionError as error:
-                raise ValueError(f"{path}: JSON nested too deeply") from error
+        try:
+            values = read_json(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: not a JSON file: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
         if style not in (None, "google", "hf"):
@@ -259,8 +258,7 @@ class BertConfig:
 
     def to_json_file(self, path: str | os.PathLike) -> None:
         """Write `to_json_string` to a file."""
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(self.to_json_string())
+        write_text(path, self.to_json_string())
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(BertConfig)}

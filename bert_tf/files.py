@@ -1,15 +1,28 @@
-"""Files: they appear whole or not at all; JSON, digests, and lists of files with wildcards."""
+"""Files, here or remote: they appear whole or not at all; JSON, digests, files with wildcards.
+
+A path with a scheme, as gs://bucket/file, is remote: fsspec opens it, with the package that knows
+its file system (gcsfs for gs://, s3fs for s3://). What is written there is made on this machine
+first, in the system's folder of temporary files, and then sent in one go, since object stores have
+no rename. What is read from the middle, or more than once, is copied here (`local_copy`).
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import errno
+import functools
 import glob
 import gzip
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, cast
 
 _BLOCK_BYTES = 1 << 20
@@ -18,7 +31,272 @@ _BLOCK_BYTES = 1 << 20
 _MOST_TIMES = 16
 _MOST_BYTES_IN_ANY_CASE = 1 << 26
 
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]+:/")
+
 Path = str | os.PathLike[str]
+
+
+# === Remote paths ===
+
+
+def is_remote(path: Path) -> bool:
+    """Tell whether a path names its file system by a scheme, such as gs:// or memory://."""
+    return "://" in os.fspath(path) or _SCHEME.match(os.fspath(path)) is not None
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Make of what file systems raise, which may be anything, an error that names the path."""
+    try:
+        yield
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise OSError(f"{os.fspath(path)}: {reason}") from error
+
+
+def file_system(path: Path) -> tuple[Any, str]:
+    """Return the fsspec file system of a remote path, and the path within it.
+
+    Raises:
+        ValueError: fsspec does not know the scheme, or needs another package for it.
+    """
+    import fsspec  # late: most paths are local
+
+    if "://" not in os.fspath(path):
+        raise ValueError(f"{os.fspath(path)}: expected two slashes after the scheme")
+    try:
+        return fsspec.url_to_fs(os.fspath(path))
+    except (ImportError, OSError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{os.fspath(path)}: no such file system here: {reason}") from error
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file, here or remote, for reading bytes; the stream can seek.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: as of `file_system`.
+    """
+    if not is_remote(path):
+        return open(path, "rb")
+    system, name = file_system(path)
+    with _told(path):
+        return system.open(name, "rb")
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Return what a text file, here or remote, holds."""
+    with open_file(path) as stream:
+        return stream.read().decode(encoding)
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a file is there, here or remote."""
+    if not is_remote(path):
+        return os.path.isfile(path)
+    system, name = file_system(path)
+    return system.isfile(name)
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a folder is there, here or remote."""
+    if not is_remote(path):
+        return os.path.isdir(path)
+    system, name = file_system(path)
+    return system.isdir(name)
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, here or remote."""
+    if not is_remote(path):
+        return os.path.getsize(path)
+    system, name = file_system(path)
+    return system.size(name)
+
+
+def stamp_of(path: Path) -> list[str | int]:
+    """Return what changes when a file does: its path, size and time, or a remote one's digest."""
+    if not is_remote(path):
+        stat = os.stat(path)
+        return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
+    system, name = file_system(path)
+    return [os.fspath(path), system.ukey(name)]
+
+
+def absolute(path: Path) -> str:
+    """Return a local path from the root, links followed, and a remote one as it is."""
+    return os.fspath(path) if is_remote(path) else os.path.realpath(path)
+
+
+def beside(path: Path, name: str) -> str:
+    """Return the path of another file in a file's folder."""
+    text = os.fspath(path)
+    return text[: len(text) - len(os.path.basename(text))] + name
+
+
+@functools.cache
+def _copies() -> str:
+    folder = tempfile.mkdtemp(prefix="bert-tf-copies-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def local_copy(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> str:
+    """Return a path on this machine that holds what a path does; of a remote one that is a copy.
+
+    Copies are made once, and go when the process ends.
+
+    Args:
+        path: a file or folder.
+        wanted: of the path of a file within the folder: whether it is copied.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: as of `file_system`.
+    """
+    if not is_remote(path):
+        return os.fspath(path)
+    system, name = file_system(path)
+    if os.path.exists(stand_in := local_place(path, "folders")):
+        return stand_in  # of a folder that the command works in: newer than what is there
+    copy = local_place(path, "copies")
+    with _told(path):
+        if system.isdir(name):
+            os.makedirs(copy, exist_ok=True)
+            for file in system.find(name):
+                if wanted(within := file[len(name) :].strip("/")):
+                    _download(system, file, os.path.join(copy, within))
+        else:
+            _download(system, name, copy)
+    return copy
+
+
+def local_place(path: Path, kind: str) -> str:
+    """Return where on this machine something stands in for a remote path; see `original_names`."""
+    scheme, _, rest = os.fspath(path).partition("://")
+    return os.path.join(_copies(), kind, f"{scheme}:", rest.strip("/"))
+
+
+def _download(system: Any, name: str, copy: str) -> None:
+    if os.path.exists(copy):
+        return
+    with replacing(copy) as temporary:
+        system.get_file(name, temporary)
+
+
+def original_names(text: str) -> str:
+    """Put in a text the remote paths themselves in place of those that stand in for them."""
+    if not _copies.cache_info().currsize:
+        return text
+    return re.sub(rf"{re.escape(_copies())}/\w+/([^/]+):/", r"\1://", text)
+
+
+class _OriginalNames:
+    """A stream in which the names of remote paths stand as `original_names` puts them."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(original_names(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def printing_original_names() -> Iterator[None]:
+    """Within it what is printed has the remote paths themselves; see `original_names`."""
+    out, err = (cast(IO[str], _OriginalNames(stream)) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield
+
+
+def send(source: Path, path: Path) -> None:
+    """Put a local file to a remote path, where it appears whole or not at all."""
+    system, name = file_system(path)
+    with _told(path):
+        system.makedirs(system._parent(name), exist_ok=True)
+        if (
+            "hdfs" in system.protocol
+        ):  # which can rename, but not hold back a file until it is whole
+            system.put_file(source, f"{name}.tmp-{os.getpid()}")
+            system.mv(f"{name}.tmp-{os.getpid()}", name)
+            return
+        # With it ends what a file system has for this: a rename, or the last of an upload's parts.
+        with system.transaction, open(source, "rb") as stream, system.open(name, "wb") as target:
+            shutil.copyfileobj(stream, target, _BLOCK_BYTES)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, here or remote, where it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        if not is_remote(path):
+            os.unlink(path)
+        else:
+            system, name = file_system(path)
+            system.rm_file(name)
+
+
+# === Writing ===
+
+
+def check_output(path: Path, argument: str) -> None:
+    """Make sure that a file can be written, before there is work that would be lost.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        argument: name of the flag or argument that it comes from, for the message.
+
+    Raises:
+        ValueError: it cannot be written, or is a folder, a device or a pipe.
+    """
+    text = os.fspath(path)
+    try:
+        if not os.path.basename(text) or is_folder(text):
+            raise ValueError(f"{argument}: {text} is a folder, expected a file's name")
+        _refuse_special(text)
+        probe = beside(text, f".{os.path.basename(text)}.probe")
+        if is_remote(text):
+            system, name = file_system(probe)
+            with _told(text):
+                system.makedirs(system._parent(name), exist_ok=True)
+                system.pipe_file(name, b"")
+        else:
+            os.makedirs(os.path.dirname(text) or ".", exist_ok=True)
+            with open(probe, "wb"):
+                pass
+        remove(probe)
+    except ValueError as error:
+        prefix = "" if str(error).startswith(f"{argument}: ") else f"{argument}: "
+        raise ValueError(f"{prefix}{error}") from error.__cause__
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{argument}: cannot write to {text}: {reason}") from error
+
+
+def _refuse_special(path: Path) -> None:
+    """Refuse a device or a pipe, which a file would take the place of."""
+    if not is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
+        if not os.path.isdir(path):
+            raise ValueError(
+                f"{os.fspath(path)} is a device or a pipe, which a file would take the place of; "
+                "give the name of a file"
+            )
+
+
+def local_path(path: Path) -> pathlib.Path:
+    """Return a path that must be on this machine, as of a folder that is worked in.
+
+    Raises:
+        ValueError: it is remote.
+    """
+    if is_remote(path):
+        raise ValueError(f"{os.fspath(path)}: expected a path on this machine, to copy from then")
+    return pathlib.Path(path)
 
 
 @contextlib.contextmanager
@@ -30,7 +308,17 @@ def replacing(path: Path, suffix: str = "") -> Iterator[str]:
     Args:
         path: the file; its folder is made where it is missing.
         suffix: end of the name to write to, for libraries that choose a format by it.
+
+    Raises:
+        ValueError: the path is of a device or a pipe, or as of `file_system`.
     """
+    if is_remote(path):
+        file_system(path)  # refuses one that is unknown
+        with tempfile.TemporaryDirectory(prefix="bert-tf-") as folder:
+            yield (temporary := os.path.join(folder, f"{os.path.basename(path)}{suffix}"))
+            send(temporary, path)
+        return
+    _refuse_special(path)
     os.makedirs(os.path.dirname(os.fspath(path)) or ".", exist_ok=True)
     # In the same folder, since a file can only be renamed within a file system.
     temporary = f"{os.fspath(path)}.tmp-{os.getpid()}{suffix}"
@@ -41,6 +329,20 @@ def replacing(path: Path, suffix: str = "") -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def move(source: Path, path: Path) -> None:
+    """Give a local file another name, maybe on another file system; it appears whole there."""
+    if not is_remote(path):
+        try:
+            os.replace(source, path)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+    with replacing(path) as temporary:
+        shutil.copyfile(source, temporary)
+    os.unlink(source)
 
 
 @contextlib.contextmanager
@@ -71,8 +373,7 @@ def write_text(path: Path, text: str) -> None:
 
 def read_text_or_none(path: Path) -> str | None:
     """Return what a text file holds; None where there is no such file."""
-    path = pathlib.Path(path)
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    return read_text(path) if is_file(path) else None
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2, sort_keys: bool = True) -> None:
@@ -82,7 +383,7 @@ def write_json(path: Path, value: Any, indent: int | None = 2, sort_keys: bool =
 
 def read_json(path: Path) -> Any:
     """Return the value that a JSON file holds; errors as of `parse_json`."""
-    return parse_json(pathlib.Path(path).read_text(encoding="utf-8"))
+    return parse_json(read_text(path))
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -119,10 +420,17 @@ def check_declared(num_bytes: int, file_bytes: int, what: str) -> None:
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _glob(pattern: str) -> list[str]:
+    if not is_remote(pattern):
+        return glob.glob(pattern, recursive=True)
+    system, name = file_system(pattern)
+    return [system.unstrip_protocol(path) for path in system.glob(name)]
 
 
 def expand(patterns: str | Sequence[str], argument: str) -> list[str]:
@@ -142,12 +450,11 @@ def expand(patterns: str | Sequence[str], argument: str) -> list[str]:
     texts = [patterns] if isinstance(patterns, str) else list(patterns)
     paths: list[str] = []
     for pattern in filter(None, (part.strip() for text in texts for part in text.split(","))):
-        if glob.has_magic(pattern) and not os.path.exists(pattern):
-            found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
-        else:
-            found = [pattern] if os.path.isfile(pattern) else []
+        found = [pattern] if is_file(pattern) else []
+        if not found and glob.has_magic(pattern):
+            found = [path for path in _glob(pattern) if is_file(path)]
         if not found:
-            reason = "is a folder" if os.path.isdir(pattern) else "matches no file"
+            reason = "is a folder" if is_folder(pattern) else "matches no file"
             raise FileNotFoundError(f"{argument}: {pattern!r} {reason}")
         paths += sorted(found)
     if not paths:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from absl import flags
 
+from bert_tf.files import file_system, is_remote
+
 # Flags defined here are those of the command that calls, and its --help shows them.
 flags.disclaim_key_flags()
 
@@ -55,6 +57,7 @@ def option(
     repeated: bool = False,
     flag: str | None = None,
     alias: str | None = None,
+    path: str | None = None,
 ) -> Any:
     """Make a field of a dataclass that is an option.
 
@@ -71,6 +74,9 @@ def option(
             with commas.
         flag: name of the flag where it cannot be the field's, as of a word of Python.
         alias: a second name of the flag.
+        path: of a path, where it may lie: "local" on this machine alone, "any" on each file system
+            that fsspec knows too. "folder" and "new_folder" are as "any", of a folder that the
+            command works in; of the latter it needs nothing that is there but names.
     """
     metadata = {
         "help": help,
@@ -80,6 +86,7 @@ def option(
         "repeated": repeated,
         "flag": flag,
         "alias": alias,
+        "path": path,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -147,6 +154,25 @@ def check(options: Any) -> None:
             _check(_flag_name(field), value, field.metadata)
 
 
+def any_remote(options: Any) -> bool:
+    """Tell whether a value of options is a remote path."""
+    values = to_dict(options).values()
+    texts = (x for value in values for x in (value if isinstance(value, list) else [value]))
+    return any(isinstance(text, str) and is_remote(text) for text in texts)
+
+
+def unexpected_argument(argument: str, hint: str = "") -> str:
+    """Return the message on an argument that is no flag.
+
+    Args:
+        argument: what was given.
+        hint: what may explain it, where it is not the value of a flag such as --do_train.
+    """
+    if argument.lower() in ("true", "false", "0", "1"):
+        hint = f": give it with its flag, as in --do_train={argument}"
+    return f"unexpected argument {argument!r}{hint}"
+
+
 def to_dict(options: Any) -> dict[str, Any]:
     """Return the values of options by name of the flag, as JSON can hold them: tuples as lists."""
     values: dict[str, Any] = {}
@@ -161,6 +187,8 @@ def to_dict(options: Any) -> dict[str, Any]:
 
 def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     choices = metadata["choices"]
+    if metadata["path"]:
+        _check_path(name, value, metadata["path"])
     for part in value if isinstance(value, tuple) else (value,):
         if choices and part not in choices:
             raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {part!r}")
@@ -169,6 +197,21 @@ def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         if not all(_BOUNDS[key][0](part, bound) for key, bound in bounds.items()):
             words = " and ".join(_BOUNDS[key][1].format(bound) for key, bound in bounds.items())
             raise ValueError(f"{name}: expected {words}, got {part}")
+
+
+def _check_path(name: str, value: Any, path: str) -> None:
+    for part in value if isinstance(value, tuple) else (value,):
+        if not is_remote(part):
+            continue
+        if path == "local":
+            raise ValueError(
+                f"{name}: expected a path on this machine, got {part!r}; copy what it holds, or "
+                "mount its file system"
+            )
+        try:
+            file_system(part)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error.__cause__
 
 
 def _fields(options: type) -> Iterator[tuple[dataclasses.Field, Any]]:

@@ -26,6 +26,8 @@ def newest_version(path: str) -> pathlib.Path:
     Raises:
         FileNotFoundError: neither holds a SavedModel.
     """
+    if "://" in path:
+        raise FileNotFoundError(f"--saved_model: expected a folder on this machine, got {path!r}")
     root = pathlib.Path(path)
     versions = [p for p in root.glob("*/saved_model.pb") if p.parent.name.isdecimal()]
     if (root / "saved_model.pb").is_file():

@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+from tests.support import object_store
+
 # Several pytest processes share the cores: more threads in each would only wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
@@ -42,4 +44,13 @@ def shared_data() -> pathlib.Path:
     folder = pathlib.Path(os.environ.get("BERT_TF_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"real data is not at {folder}; set BERT_TF_DATA to its folder")
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Folder of the objects of bucket://..., for this process and those that it starts."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    object_store.use(folder, monkeypatch)
     return folder

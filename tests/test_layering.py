@@ -14,8 +14,8 @@ PACKAGES = ("bert_tf", "data_prep", "experiments")
 
 # Folders and files of bert_tf from the ground up: one imports what is below it, and no sibling.
 LEVELS = {
+    "files": -1,
     "config": 0,
-    "files": 0,
     "options": 0,
     "tokenization": 1,
     "records": 1,

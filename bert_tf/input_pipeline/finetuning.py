@@ -15,14 +15,13 @@ from __future__ import annotations
 import bisect
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.files import read_json
+from bert_tf.files import beside, local_copy, read_json
 from bert_tf.input_pipeline.record_order import FILLER, RecordOrder
 from bert_tf.records.decoding import decode_example, parse_example_fn
 from bert_tf.records.files import RecordFile
@@ -161,7 +160,7 @@ class TaskRecords:
             FileNotFoundError: there is no manifest.
             ValueError: the manifest is not one of such records; or as for the class.
         """
-        arguments = _read_manifest(pathlib.Path(path))
+        arguments = _read_manifest(os.fspath(path))
         if vocab_size:
             arguments["vocab_size"] = vocab_size
         return cls(path, **arguments)
@@ -430,9 +429,9 @@ def _outputs_per_token(forward: Any, max_seq_length: int) -> frozenset[str]:
 # === Reading ===
 
 
-def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
+def _read_manifest(path: str) -> dict[str, Any]:
     """Read the arguments of `TaskRecords` from the manifest beside a record file."""
-    manifest_path = path.with_name(path.name.removesuffix(".tfrecord") + ".manifest.json")
+    manifest_path = path.removesuffix(".tfrecord") + ".manifest.json"
     try:
         manifest = read_json(manifest_path)
         kind, num_choices = get_kind(manifest["kind"]), manifest["num_choices"]
@@ -443,7 +442,7 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
             "num_choices": num_choices if kind.has_choices else None,
             "vocab_size": manifest["vocab_size"],
         }
-        lengths_file = path.with_name(manifest["lengths_file"])
+        lengths_file = local_copy(beside(path, manifest["lengths_file"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{manifest_path}: not a manifest of create_finetuning_data.py: {error!r}"

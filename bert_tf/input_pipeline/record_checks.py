@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.files import parse_json
+from bert_tf.files import expand, is_file, is_remote, local_copy, original_names, parse_json
 from bert_tf.records.decoding import decode_example, parse_example_fn
 from bert_tf.records.files import (
     RecordWriter,
@@ -42,6 +42,7 @@ def expand_files(patterns: str | Sequence[str]) -> list[str]:
     """Return files that comma-separated names and globs stand for, each glob's in sorted order.
 
     Globs pass over manifests, which lie beside records, and what a killed process left unfinished.
+    Of remote files these are copies on this machine.
 
     Args:
         patterns: "a.tfrecord,part-*.tfrecord" or a sequence of such.
@@ -56,8 +57,11 @@ def expand_files(patterns: str | Sequence[str]) -> list[str]:
         if not pattern:
             continue
         names = [pattern]
+        if is_remote(pattern):
+            found = expand(pattern, "record files")
+            names = [_local_records(name) for name in found if not _NO_RECORDS.search(name)]
         # A file whose own name holds brackets is that file.
-        if glob.has_magic(pattern) and not os.path.exists(pattern):
+        elif glob.has_magic(pattern) and not os.path.exists(pattern):
             names = [name for name in sorted(glob.glob(pattern)) if not _NO_RECORDS.search(name)]
         names = [name for name in names if os.path.isfile(name)]
         if not names:
@@ -72,6 +76,13 @@ def expand_files(patterns: str | Sequence[str]) -> list[str]:
     if twice:
         raise ValueError(f"record files named twice: {', '.join(sorted(twice))}")
     return files
+
+
+def _local_records(path: str) -> str:
+    """Copy a remote record file here, as training reads it over and over, and its manifest."""
+    if is_file(manifest_path(path)):
+        local_copy(manifest_path(path))
+    return local_copy(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +282,7 @@ def check_manifests(files: Sequence[str]) -> None:
     for path, manifest in sorted(_manifests_by_path(files).items()):
         for name in manifest["files"]:
             shard = os.path.join(os.path.dirname(path), name)
-            if not os.path.isfile(shard):
+            if not is_file(original_names(shard)):
                 raise FileNotFoundError(
                     f"{shard}: missing; {path} names {len(manifest['files'])} shards, this is one"
                 )
@@ -541,4 +552,5 @@ def compression_type(path: str) -> Any:
 
 def raw_file(path: str) -> tf.data.Dataset:
     """Return the serialized records of a file."""
+    path = local_copy(path)
     return tf.data.TFRecordDataset(path, compression_type=compression_type(path))

@@ -25,6 +25,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from bert_tf.files import local_path
 from bert_tf.models.encoder import INPUT_NAMES, layer_outputs
 from bert_tf.models.variables import bert_layer, to_numpy, weights_by_name
 
@@ -341,7 +342,7 @@ def stored_features(
     lengths = [len(window.input_ids) for window in windows]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     shape = (int(offsets[-1]), len(indexes), config.hidden_size)
-    target = pathlib.Path(folder) / features_fingerprint(encoder, windows, layers, dtype)
+    target = local_path(folder) / features_fingerprint(encoder, windows, layers, dtype)
 
     values = _open_values(target, shape, dtype)
     if values is not None:

@@ -14,6 +14,7 @@ tensorflow/core/lib/io/record_writer.h.
 """
 
 import array
+import contextlib
 import gzip
 import mmap
 import os
@@ -27,7 +28,7 @@ from typing import Any, BinaryIO, Literal
 import google_crc32c
 import numpy as np
 
-from bert_tf.files import check_declared
+from bert_tf.files import beside, check_declared, local_copy, open_file, replacing, size_of
 from bert_tf.records.encoding import (
     FOOTER_BYTES,
     HEADER_BYTES,
@@ -80,18 +81,17 @@ def output_base(record_file: str | os.PathLike) -> str:
     Returns:
         The path up to the first of `-NNNNN-of-NNNNN`, `.tfrecord(s)`, `.gz` at its end.
     """
-    folder, name = os.path.split(os.fspath(record_file))
-    name = name.removesuffix(".gz")
+    name = os.path.basename(record_file).removesuffix(".gz")
     stem = re.sub(r"\.(tfrecords?|tfr|records?)$", "", name)
     stem = re.sub(r"-\d{5,}-of-\d{5,}$", "", stem)
-    return os.path.join(folder, stem or name)
+    return beside(record_file, stem or name)
 
 
 class RecordWriter:
-    """Writes a TFRecord file that appears under its name only once it is whole.
+    """Writes a TFRecord file, here or remote, that appears under its name only once it is whole.
 
-    Use as a context manager: the temporary file (`<path>.tmp-<pid>`) is renamed on a clean exit
-    and removed when an exception leaves the block.
+    Use as a context manager: what is written so far has another name (see `files.replacing`), and
+    is removed when an exception leaves the block.
     """
 
     def __init__(self, path: str | os.PathLike, compression: Compression = None):
@@ -102,17 +102,17 @@ class RecordWriter:
             compression: None or "gzip" (tf.data's `compression_type="GZIP"`).
 
         Raises:
-            ValueError: another compression.
-            OSError: the folder does not exist or cannot be written to.
+            ValueError: another compression, or a path that `files.replacing` refuses.
+            OSError: the folder cannot be made or written to.
         """
         if compression not in (None, "gzip"):
             raise ValueError(f"compression must be None or 'gzip', got {compression!r}")
         self.path = os.fspath(path)
-        self._temporary = f"{self.path}.tmp-{os.getpid()}"
-        self._file: BinaryIO | None = open(self._temporary, "wb")
-        self._stream: Any = self._file
+        self._open = contextlib.ExitStack()
+        temporary = self._open.enter_context(replacing(path))
+        self._stream: Any = self._open.enter_context(open(temporary, "wb"))
         if compression == "gzip":
-            self._stream = gzip_stream(self._file)
+            self._stream = self._open.enter_context(gzip_stream(self._stream))
 
     def write(self, record: bytes) -> None:
         """Append one record.
@@ -132,21 +132,12 @@ class RecordWriter:
 
     def close(self) -> None:
         """Complete the file and give it its name."""
-        if self._file is None:
-            return
-        if self._stream is not self._file:
-            self._stream.close()
-        self._file.close()
-        self._file = None
-        os.replace(self._temporary, self.path)
+        self._open.close()
 
     def discard(self) -> None:
         """Give up: remove the temporary file."""
-        if self._file is None:
-            return
-        self._file.close()
-        self._file = None
-        os.unlink(self._temporary)
+        with contextlib.suppress(_Discarded), self._open:
+            raise _Discarded
 
     def __enter__(self):
         return self
@@ -158,14 +149,22 @@ class RecordWriter:
             self.discard()
 
 
-def _open_records(path: str) -> BinaryIO:
+class _Discarded(Exception):
+    """Tells what is open for writing that it shall not get its name."""
+
+
+@contextlib.contextmanager
+def _open_records(path: str) -> Iterator[BinaryIO]:
     """Open a TFRecord file for reading, gzip recognised by its content."""
-    with open(path, "rb") as raw:
+    with open_file(path) as raw:
         head = raw.read(HEADER_BYTES)
-    framed = len(head) == HEADER_BYTES and head == frame_header(struct.unpack("<Q", head[:8])[0])
-    if not framed and head[:3] == b"\x1f\x8b\x08":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    return open(path, "rb")
+        raw.seek(0)
+        length = struct.unpack("<Q", head[:8])[0] if len(head) == HEADER_BYTES else None
+        if (length is None or head != frame_header(length)) and head[:3] == b"\x1f\x8b\x08":
+            with gzip.GzipFile(fileobj=raw) as stream:
+                yield stream  # type: ignore[misc]
+        else:
+            yield raw  # type: ignore[misc]
 
 
 def compression_of(path: str | os.PathLike) -> Compression:
@@ -211,7 +210,7 @@ def read_records(
             raise ValueError(message)
         on_damage(message)
 
-    file_bytes = os.path.getsize(path)
+    file_bytes = size_of(path)
     with _open_records(path) as stream:
         while True:
             try:
@@ -314,7 +313,7 @@ class RecordFile:
                 f"{self.path}: is compressed; records are read in any order, unpack it"
             )
         offsets = array.array("q", [0])
-        with open(self.path, "rb") as file:
+        with open(local_copy(self.path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size:
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -21,7 +21,9 @@ class ServingOptions:
     """How a checkpoint is served; None stands for what training wrote down."""
 
     task: str | None = option(None, "What it is for, where the checkpoint does not say.")
-    vocab_file: str | None = option(None, "Vocabulary; by default the model directory's.")
+    vocab_file: str | None = option(
+        None, "Vocabulary; by default the model directory's.", path="any"
+    )
     do_lower_case: bool | None = option(None, "Casing; by default the model directory's.")
     strip_accents: bool | None = option(
         None, "Whether accents are stripped; by default as the model directory says."

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  (registers the operations of SavedModels that take strings)
 
+from bert_tf.files import local_copy
 from bert_tf.serving.load import load_served_model
 
 # An output that no other task has -> the task.
@@ -38,7 +39,7 @@ def newest_version(path: str | os.PathLike) -> pathlib.Path | None:
     Returns:
         None if neither holds a SavedModel.
     """
-    root = pathlib.Path(path)
+    root = pathlib.Path(local_copy(path))
     if (root / "saved_model.pb").is_file():
         return root
     versions = [p.parent for p in root.glob("*/saved_model.pb") if p.parent.name.isdecimal()]

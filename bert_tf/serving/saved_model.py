@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.files import local_path
 from bert_tf.serving import model_card
 from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.served_model import ServedModel
@@ -89,7 +90,7 @@ def new_version(
         ValueError: version is below 1.
         OSError: the folder cannot be written.
     """
-    root = pathlib.Path(path)
+    root = local_path(path)
     root.mkdir(parents=True, exist_ok=True)
     if version is None:
         version = 1 + max((int(p.name) for p in root.iterdir() if p.name.isdecimal()), default=0)

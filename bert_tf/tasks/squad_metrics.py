@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bert_tf.files import parse_json
+from bert_tf.files import parse_json, read_text
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -36,15 +36,19 @@ def read_references(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     """
     path = os.fspath(path)
     try:
-        with open(path, encoding="utf-8-sig") as reader:
-            articles = parse_json(reader.read())["data"]
+        articles = parse_json(read_text(path, "utf-8-sig"))["data"]
         rows = [
             (question["id"], tuple(answer["text"] for answer in question["answers"]))
             for article in articles
             for paragraph in article["paragraphs"]
             for question in paragraph["qas"]
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise ValueError(
+            f"{path}: a question, paragraph or article lacks {error}; to evaluate, each question "
+            "needs its answers (--do_predict takes questions alone)"
+        ) from error
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"{path}: expected the JSON of SQuAD, with data, paragraphs, qas, id, answers and "
             f"text, got {error!r}"

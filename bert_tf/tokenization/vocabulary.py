@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Literal
 
+from bert_tf.files import is_file, is_folder, open_file
+
 VOCAB_NAME = "vocab.txt"  # of the file in a model directory
 PAD_TOKEN = "[PAD]"
 UNK_TOKEN = "[UNK]"
@@ -42,9 +44,10 @@ def load_vocab(vocab_file: str | os.PathLike[str]) -> dict[str, int]:
     """
     vocab: dict[str, int] = {}
     number = 0
-    if not os.path.isfile(vocab_file):
-        raise FileNotFoundError(f"vocab_file: no such file: {os.fspath(vocab_file)}")
-    with open(vocab_file, "rb") as reader:  # only \n ends a line here
+    if not is_file(vocab_file):
+        what = "a folder, expected a file" if is_folder(vocab_file) else "no such file"
+        raise FileNotFoundError(f"vocab_file: {what}: {os.fspath(vocab_file)}")
+    with open_file(vocab_file) as reader:  # only \n ends a line here
         for number, line in enumerate(reader, start=1):
             try:
                 vocab[line.decode("utf-8").strip()] = number - 1
@@ -88,6 +91,11 @@ def check_vocab(vocab: object, source: str | os.PathLike[str]) -> None:
 def check_special_tokens(vocab: Mapping[str, int], vocab_file: str | os.PathLike[str]) -> None:
     """Raise ValueError if a vocabulary lacks one of SPECIAL_TOKENS, naming the missing ones."""
     missing = [token for token in SPECIAL_TOKENS if token not in vocab]
+    if next(iter(vocab), "").startswith("\ufeff"):
+        raise ValueError(
+            f"vocab_file {os.fspath(vocab_file)} begins with a byte order mark, which would be a "
+            "part of its first piece: save it as UTF-8 without one"
+        )
     if missing:
         raise ValueError(
             f"vocab_file {os.fspath(vocab_file)} has no {' '.join(missing)}: not a vocabulary of "

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from bert_tf.files import write_json, write_text
+from bert_tf.files import local_path, write_json, write_text
 
 METRICS_NAME = "metrics.jsonl"
 RUN_CONFIG_NAME = "config.json"
@@ -84,4 +84,4 @@ def read_metrics_or_nothing(path: str | os.PathLike, kind: str) -> list[dict[str
 
 def write_config(output_dir: str | os.PathLike, values: Mapping[str, Any]) -> None:
     """Write config.json: all that a run was begun with."""
-    write_json(pathlib.Path(output_dir) / RUN_CONFIG_NAME, values)
+    write_json(local_path(output_dir) / RUN_CONFIG_NAME, values)

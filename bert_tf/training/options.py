@@ -1,6 +1,7 @@
 """Options of the `Trainer`, without the cost of importing TensorFlow."""
 
 import dataclasses
+from collections.abc import Callable
 
 from bert_tf.options import check, option
 
@@ -43,6 +44,7 @@ class TrainerOptions:
     )
     tensorboard: bool = option(True, "Whether to write TensorBoard summaries.")
     verbose: bool = option(True, "Whether to show a progress bar.")
+    after_save: Callable[[], object] | None = None  # called when a checkpoint is written
 
     def __post_init__(self):
         if isinstance(self.jit_compile, bool):

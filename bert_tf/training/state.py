@@ -8,12 +8,12 @@ wherever a released one does; what resuming needs besides lies beside them (`<va
 import logging
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from bert_tf.files import write_text
+from bert_tf.files import local_path, write_text
 from bert_tf.models.variables import abbreviate, unique_names
 from bert_tf.weights.tensor_bundle import list_tensors, read_tensors, write_tensors
 from bert_tf.weights.tensor_files import CorruptCheckpointError, checkpoint_steps
@@ -70,22 +70,31 @@ class CheckpointKeeper:
     taken.
     """
 
-    def __init__(self, directory: str | os.PathLike, variables: Mapping[str, Any], *, keep: int):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        variables: Mapping[str, Any],
+        *,
+        keep: int,
+        after_save: Callable[[], object] | None = None,
+    ):
         """Prepare a folder.
 
         Args:
             directory: made where it is missing.
             variables: name -> Keras or TensorFlow variable; the whole state.
             keep: how many checkpoints to keep, at least 1.
+            after_save: called when a checkpoint is there whole.
 
         Raises:
             ValueError: keep is less than 1.
         """
         if keep < 1:
             raise ValueError(f"keep: expected at least 1 checkpoint, got {keep}")
-        self.directory = pathlib.Path(directory)
+        self.directory = local_path(directory)
         self.variables = dict(variables)
         self.keep = keep
+        self.after_save = after_save
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def prefix(self, step: int) -> pathlib.Path:
@@ -112,6 +121,8 @@ class CheckpointKeeper:
         self._write_index_of_checkpoints([x for x in steps if x not in old])
         for each in old:
             self._delete(each)
+        if self.after_save is not None:
+            self.after_save()
         return prefix
 
     def _write_index_of_checkpoints(self, steps: Sequence[int]) -> None:

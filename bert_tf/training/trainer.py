@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.files import local_path
 from bert_tf.training import distribution
 from bert_tf.training.errors import NonFiniteLossError, StoppedError
 from bert_tf.training.log import METRICS_NAME, append_metrics, cut_metrics, read_metrics_or_nothing
@@ -114,7 +115,7 @@ class Trainer:
         self.model = model
         self.optimizer = optimizer
         self.objective = objective
-        self.output_dir = pathlib.Path(output_dir)
+        self.output_dir = local_path(output_dir)
         self.strategy = strategy
         self.is_chief = distribution.is_chief(strategy)
         self.jit_compile = resolve_jit_compile(self.options.jit_compile)
@@ -137,6 +138,7 @@ class Trainer:
                 "training/tokens": self.train_step.tokens,
             },
             keep=self.options.keep_checkpoints,
+            after_save=self.options.after_save,
         )
         self._averaging = False
 

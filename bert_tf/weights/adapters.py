@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from bert_tf.files import write_json
+from bert_tf.files import local_path, write_json
 from bert_tf.models.lora import ADAPTER, PROJECTIONS, add_lora, base_kernel, lora_layers
 from bert_tf.models.variables import abbreviate, bert_layer, to_numpy
 from bert_tf.weights.layouts import HF
@@ -51,7 +51,7 @@ def save_adapters(directory: str | pathlib.Path, model: keras.Model) -> None:
     layers = lora_layers(model)
     if not layers:
         raise ValueError("model: expected one with LoRA adapters; see add_lora")
-    folder = pathlib.Path(directory)
+    folder = local_path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {w.path: w for w in model.weights if w.trainable or ADAPTER.search(w.path)}
     names = {path: _peft_name(path) for path in weights}

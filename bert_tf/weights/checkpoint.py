@@ -15,6 +15,7 @@ import re
 import keras
 
 from bert_tf.config import BertConfig
+from bert_tf.files import original_names
 from bert_tf.models.variables import abbreviate, config_of
 from bert_tf.weights import layouts, tensor_files
 from bert_tf.weights.hdf5 import Hdf5File, check_sizes
@@ -53,7 +54,7 @@ class Checkpoint:
     @property
     def description(self) -> str:
         """One phrase for messages."""
-        return self.located.path if self.located else f"{self.layout.name} model"
+        return original_names(self.located.path) if self.located else f"{self.layout.name} model"
 
     @property
     def state(self) -> tuple[str, ...]:

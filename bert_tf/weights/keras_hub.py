@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from bert_tf.config import BertConfig
+from bert_tf.files import local_path
 from bert_tf.models.variables import bert_layer, config_of, to_numpy, weights_by_name
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.layouts import KERAS_HUB
@@ -106,7 +107,7 @@ def save_keras_hub(
         ValueError: see `to_keras_hub`.
     """
     backbone = to_keras_hub(model)
-    folder = pathlib.Path(directory)
+    folder = local_path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp") as temporary:
         if tokenizer is not None:

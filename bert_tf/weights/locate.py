@@ -8,10 +8,22 @@ import glob
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from bert_tf.config import BertConfig
-from bert_tf.files import parse_json
+from bert_tf.files import (
+    beside,
+    expand,
+    is_file,
+    is_folder,
+    is_remote,
+    local_copy,
+    local_place,
+    original_names,
+    parse_json,
+    read_text,
+)
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.weights import tensor_files
 from bert_tf.weights.tensor_files import CorruptCheckpointError, checkpoint_steps
@@ -32,6 +44,7 @@ _OTHER_FRAMEWORKS = {
     "TensorFlow": re.compile(r"^tf_model(-\d+-of-\d+)?\.h5(\.index\.json)?$"),
     "Flax": re.compile(r"^flax_model(-\d+-of-\d+)?\.msgpack(\.index\.json)?$"),
 }
+_FROM_OTHERS = {"TensorFlow": "from_tf", "Flax": "from_flax"}
 
 
 # === What a path holds ===
@@ -69,7 +82,7 @@ def locate(path: str | os.PathLike) -> LocatedCheckpoint:
         CorruptCheckpointError: a file is not what its name says, or a pointer of git-lfs.
         ValueError: a file of another format.
     """
-    text = os.fspath(path)
+    text = _on_this_machine(os.fspath(path))
     if os.path.isdir(text):
         return _locate_in(pathlib.Path(text))
     prefix = re.sub(r"\.(index|data-\d+-of-\d+|meta)$", "", text)
@@ -102,6 +115,37 @@ def locate(path: str | os.PathLike) -> LocatedCheckpoint:
     )
 
 
+def _on_this_machine(path: str) -> str:
+    """Copy a remote checkpoint here, with what lies beside it that belongs to it."""
+    if not is_remote(path):
+        return path
+    if is_folder(path):
+        # Where the trained model is there, what its training would go on from is not needed.
+        others = r"^(records|tensorboard|seed-\d+)/"
+        if is_file(f"{path}/{WEIGHTS_NAME}.index"):
+            others += r"|^model\.ckpt-"
+        return local_copy(path, lambda name: not re.search(others, name))
+    prefix = re.sub(r"\.(index|data-\d+-of-\d+|meta)$", "", path)
+    names = ["*.json", "*.txt", "assets/tokenizer/*"]
+    if path.endswith(tensor_files.INDEX_SUFFIX):
+        names += ["*.safetensors", "*.bin"]
+    if not _copy((path, f"{prefix}.*")):
+        raise FileNotFoundError(f"{path}: no such file or directory")
+    _copy(beside(path, name) for name in names)
+    # Within a folder that a command works in nothing was copied: it is there.
+    is_there = glob.glob(f"{glob.escape(local_place(prefix, 'folders'))}*")
+    return local_place(path, "folders" if is_there else "copies")
+
+
+def _copy(patterns: Iterable[str]) -> int:
+    """Copy the remote files that patterns name, and return how many there are."""
+    count = 0
+    for pattern in patterns:
+        with contextlib.suppress(FileNotFoundError):
+            count += len(list(map(local_copy, expand(pattern, "path"))))
+    return count
+
+
 def _locate_in(folder: pathlib.Path) -> LocatedCheckpoint:
     safetensors = folder / tensor_files.SAFETENSORS_NAME
     for weights in (safetensors, folder / f"{safetensors.name}{tensor_files.INDEX_SUFFIX}"):
@@ -118,7 +162,7 @@ def _locate_in(folder: pathlib.Path) -> LocatedCheckpoint:
             LocatedCheckpoint(
                 "keras_hub",
                 str(folder),
-                f"KerasHub preset {folder}",
+                f"KerasHub preset {original_names(str(folder))}",
                 str(folder / HF_CONFIG_NAME),
                 str(vocab) if vocab.exists() else None,
             ),
@@ -158,6 +202,11 @@ def _refuse_known_folders(folder: pathlib.Path) -> None:
         _refuse_other_frameworks(path)
         if re.search(r"\.data-\d+-of-\d+$", path.name):
             _refuse_data_alone(path.with_suffix(""))
+    for snapshot in sorted((folder / "snapshots").glob(f"*/{HF_CONFIG_NAME}")):
+        raise FileNotFoundError(
+            f"{folder}: a folder of the cache of Hugging Face, whose models are in its folder "
+            f"snapshots; name {snapshot.parent}"
+        )
     # sentence-transformers keeps the encoder in a folder of its own, that modules.json names.
     names = [path.name for path in paths if re.match(r"^0_[A-Z]\w*$", path.name)]
     with contextlib.suppress(OSError, ValueError):
@@ -182,7 +231,8 @@ def _refuse_other_frameworks(path: pathlib.Path) -> None:
             raise ValueError(
                 f"{path}: weights that transformers wrote for {framework}, which are not read; "
                 f"get {tensor_files.SAFETENSORS_NAME} or {_TORCH_NAMES[0]} of the same model, or "
-                "load it with transformers and save it with save_pretrained from PyTorch"
+                "convert it with transformers 4, the last that reads it: from_pretrained(FOLDER, "
+                f"{_FROM_OTHERS[framework]}=True).save_pretrained(NEW)"
             )
 
 
@@ -226,7 +276,7 @@ def _located(kind: str, path: str | os.PathLike, description: str) -> LocatedChe
     located = LocatedCheckpoint(
         format=kind,
         path=str(path),
-        description=f"{description} {path}",
+        description=f"{description} {original_names(str(path))}",
         config_file=str(configs[0]) if configs else None,
         vocab_file=str(vocab) if vocab.exists() else None,
     )
@@ -241,8 +291,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
         CorruptCheckpointError: it is a pointer of git-lfs.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            values = parse_json(file.read())
+        values = parse_json(read_text(path))
     except ValueError as error:
         tensor_files.refuse_pointer(path)
         raise ValueError(f"{os.fspath(path)}: not a JSON file: {error}") from error

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from bert_tf.config import BertConfig
-from bert_tf.files import read_text_or_none, replacing, write_json, write_text
+from bert_tf.files import local_path, read_text_or_none, replacing, write_json, write_text
 from bert_tf.models.layers import Dropout
 from bert_tf.models.variables import bert_layer, config_of, to_numpy, weights_by_name
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
@@ -79,7 +79,7 @@ def save_model_directory(
         OSError: a file cannot be written.
         ValueError: the labels are not as many as the model has, or it has layers of another kind.
     """
-    folder, config = pathlib.Path(directory), config_of(model)
+    folder, config = local_path(directory), config_of(model)
     _check_labels(model, labels)
     weights = weights_to_write(model)
     if kind_of(model)[0] == "encoder" and not bert_layer(model).train_pooler:
@@ -99,7 +99,7 @@ def save_config_and_vocabulary(
     labels: Sequence[str] | None = None,
 ) -> None:
     """Write the files of a model directory other than the weights; see `save_model_directory`."""
-    folder = pathlib.Path(directory)
+    folder = local_path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / locate.CONFIG_NAME, config.to_json_string())
     if labels is None:
@@ -164,7 +164,7 @@ def save_hf(
         ValueError: the labels are not as many as the model has, or the problem_type is not one of
             the model.
     """
-    folder = pathlib.Path(directory)
+    folder = local_path(directory)
     config, (kind, num_labels) = config_of(model), kind_of(model)
     _check_labels(model, labels)
     if kind == "pretraining" and not config.next_sentence_prediction:
@@ -222,7 +222,7 @@ def save_keras(
         OSError: a file cannot be written.
         ValueError: another suffix, or the labels are not as many as the model has.
     """
-    target = pathlib.Path(path)
+    target = local_path(path)
     suffixes = (locate.KERAS_SUFFIX, locate.KERAS_WEIGHTS_SUFFIX)
     suffix = next((suffix for suffix in suffixes if target.name.endswith(suffix)), None)
     if suffix is None:

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.files import local_path
 from bert_tf.weights.tensor_files import CorruptCheckpointError
 
 _DATA_SUFFIX = ".data-00000-of-00001"
@@ -39,7 +40,7 @@ def write_tensors(prefix: str | os.PathLike, tensors: Mapping[str, Any]) -> None
     Raises:
         OSError: the files cannot be written; the message names the prefix.
     """
-    prefix = os.fspath(prefix)
+    prefix = os.fspath(local_path(prefix))
     os.makedirs(os.path.dirname(prefix) or ".", exist_ok=True)
     # Were an older index left in place while its data is replaced, a kill between the two renames
     # would leave an index that describes other data.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_tf.config import BertConfig
-from bert_tf.files import replacing, write_json, write_text
+from bert_tf.files import local_copy, replacing, write_json, write_text
 from bert_tf.models.variables import abbreviate
 from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -117,7 +117,10 @@ _HF_TOKENIZER_NAMES = ("tokenizer.json", _SETTINGS_NAME, "special_tokens_map.jso
 
 def copy_vocabulary(vocab_file: str | os.PathLike | None, target: pathlib.Path) -> None:
     """Copy a vocabulary file whole or not at all, unless it is there already."""
-    if vocab_file is None or (target.exists() and target.samefile(vocab_file)):
+    if vocab_file is None:
+        return
+    vocab_file = local_copy(vocab_file)
+    if target.exists() and target.samefile(vocab_file):
         return
     with replacing(target) as temporary:
         shutil.copyfile(vocab_file, temporary)

@@ -17,9 +17,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO
 
-from bert_tf.files import expand, write_whole
+from bert_tf.files import absolute, check_output, expand, open_file, size_of, write_whole
 from bert_tf.options import check, option
 from data_prep.corpus import scripts
+from data_prep.corpus.text_files import check_name
 from data_prep.processes.progress import Progress
 from data_prep.processes.worker_pool import WorkerPool, available_cores
 
@@ -109,10 +110,12 @@ class CommandOptions:
     """Options of the command."""
 
     input_file: tuple[str, ...] = option(
-        None, "Input files or globs, comma-separated.", required=True
+        None, "Input files or globs, comma-separated.", required=True, path="any"
     )
-    output_file: str = option(None, "Output text file (.gz compresses).", required=True)
-    heldout_output_file: str | None = option(None, "Output text file for held-out documents.")
+    output_file: str = option(None, "Output text file (.gz compresses).", required=True, path="any")
+    heldout_output_file: str | None = option(
+        None, "Output text file for held-out documents.", path="any"
+    )
     max_documents: int | None = option(None, "Read at most so many documents.", minimum=1)
     num_workers: int = option(0, "Worker processes; 0 means one per CPU.", minimum=0)
     extraction: Options = dataclasses.field(default_factory=Options)
@@ -187,7 +190,9 @@ def expand_inputs(patterns: Sequence[str]) -> list[str]:
 @contextlib.contextmanager
 def open_input(path: str) -> Iterator[tuple[Iterable[bytes], IO[bytes]]]:
     """Open a file: the decompressed stream, and the file itself (for progress)."""
-    with open(path, "rb") as raw:
+    with open_file(path) as raw:
+        check_name(path, raw.read(10), (".gz", ".bz2"))
+        raw.seek(0)
         if path.endswith(".gz"):
             with gzip.GzipFile(fileobj=raw) as stream:
                 yield stream, raw
@@ -414,7 +419,10 @@ def _text_of_json(document: RawDocument, options: Options) -> str:
     try:
         record = json.loads(_decode(document, options))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from error
+        hint = "; for plain text give --format=text" if options.format == "auto" else ""
+        raise ValueError(
+            f"{where}: broken JSON: {error.msg} at column {error.colno}{hint}"
+        ) from error
     except (ValueError, RecursionError) as error:  # nested too deeply, or a number too long
         raise ValueError(f"{where}: JSON cannot be read: {error}") from error
     if not isinstance(record, dict):
@@ -625,6 +633,18 @@ def _check(options: Options, output_file: str, heldout_output_file: str | None) 
     load_splitter(options.sentence_splitter, options.language)  # A wrong name fails here, at once.
 
 
+def check_outputs(output_file: str, heldout_output_file: str | None) -> list[str]:
+    """Make sure that both files can be written, and are two; return their absolute paths."""
+    outputs = {"output_file": output_file, "heldout_output_file": heldout_output_file}
+    paths = [absolute(path) for path in outputs.values() if path]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"heldout_output_file: {heldout_output_file} is also the output_file")
+    for name, path in outputs.items():
+        if path:
+            check_output(path, name)
+    return paths
+
+
 def extract_corpus(
     input_files: Sequence[str],
     output_file: str,
@@ -658,13 +678,13 @@ def extract_corpus(
     options = options or Options()
     _check(options, output_file, heldout_output_file)
     paths = expand_inputs(input_files)
-    outputs = {os.path.realpath(p) for p in (output_file, heldout_output_file) if p}
+    outputs = check_outputs(output_file, heldout_output_file)
     for path in paths:
-        if os.path.realpath(path) in outputs:
+        if absolute(path) in outputs:
             raise ValueError(f"output_file: {path} is also an input")
 
     counts = Counts()
-    total = sum(os.path.getsize(path) for path in paths)
+    total = sum(map(size_of, paths))
     with contextlib.ExitStack() as stack:
         stream, heldout_stream = stack.enter_context(write_whole(output_file)), None
         if heldout_output_file:

@@ -15,7 +15,13 @@ from collections.abc import Iterator
 
 from bert_tf.files import write_whole
 from bert_tf.options import option
-from data_prep.corpus.extraction import Counts, is_held_out, load_splitter, split_paragraph
+from data_prep.corpus.extraction import (
+    Counts,
+    check_outputs,
+    is_held_out,
+    load_splitter,
+    split_paragraph,
+)
 
 # Folders without documentation, or not of the standard library.
 _SKIPPED_FOLDERS = frozenset(
@@ -46,8 +52,10 @@ _LEGAL = re.compile(r"copyright|all rights reserved|\(c\)|licen[sc]ed? (?:to|und
 class CommandOptions:
     """Options of the command."""
 
-    output_file: str = option(None, "Output text file (.gz compresses).", required=True)
-    heldout_output_file: str | None = option(None, "Output text file for held-out documents.")
+    output_file: str = option(None, "Output text file (.gz compresses).", required=True, path="any")
+    heldout_output_file: str | None = option(
+        None, "Output text file for held-out documents.", path="any"
+    )
     heldout_fraction: float = option(
         0.05, "Fraction of documents held out, by name.", minimum=0, below=1
     )
@@ -263,6 +271,7 @@ def write_python_docs(
     """
     if not 0 <= heldout_fraction < 1:
         raise ValueError(f"heldout_fraction: expected 0 <= fraction < 1, got {heldout_fraction}")
+    check_outputs(output_file, heldout_output_file)
     splitter = load_splitter("")
     counts = Counts()
     written: set[str] = set()

@@ -3,67 +3,94 @@
 import contextlib
 import dataclasses
 import gzip
-import os
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
-from bert_tf.files import expand
+from bert_tf import files
+from bert_tf.files import is_remote
 
 PIECE_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 16  # of a file that is looked at before any work
 
 
-# === Input files, on this machine or wherever Apache Beam can read ===
+# === Input files, on this machine or wherever fsspec or Apache Beam can read ===
 
 
-def is_remote(path: str) -> bool:
-    """Tell whether a path names a file system by a scheme, such as gs:// or hdfs://."""
-    return "://" in path
-
-
-def _file_systems(path: str) -> Any:
+def _beam(path: str) -> Any:
+    """Return Apache Beam's file systems where they alone know a path's; else None."""
+    if not is_remote(path):
+        return None
     try:
-        from apache_beam.io.filesystems import FileSystems
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: only Apache Beam reads this file system; install the extra 'beam'"
-        ) from error
-    return FileSystems
+        files.file_system(path)
+    except ValueError:
+        with contextlib.suppress(ImportError, ValueError):
+            from apache_beam.io.filesystems import FileSystems
+
+            FileSystems.get_filesystem(path)
+            return FileSystems
+        raise
+    return None
 
 
-def open_input(path: str) -> BinaryIO:
+def open_input(path: str) -> IO[bytes]:
     """Open a file for reading; a compressed one is not decompressed.
 
     Args:
-        path: on this machine, or with the scheme of a file system that Beam knows.
+        path: on this machine, or of a file system that fsspec or Beam knows.
 
     Returns:
         A stream that can seek.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is remote, and Beam is not installed.
+        ValueError: its file system is not known, or needs a package that is not installed.
     """
-    if not is_remote(path):
-        return open(path, "rb")
-    # Beam would decompress by the name.
-    return _file_systems(path).open(path, compression_type="uncompressed")
+    if beam := _beam(path):
+        return beam.open(path, compression_type="uncompressed")  # else the name would decide
+    return files.open_file(path)
 
 
 def input_bytes(path: str) -> int:
     """Return the bytes of a file that `open_input` opens."""
-    if not is_remote(path):
-        return os.path.getsize(path)
-    return _file_systems(path).match([path])[0].metadata_list[0].size_in_bytes
+    if beam := _beam(path):
+        return beam.match([path])[0].metadata_list[0].size_in_bytes
+    return files.size_of(path)
 
 
 def input_stamp(path: str) -> list[str | int | float]:
     """Return what changes when a file does: its path, size and time."""
-    if not is_remote(path):
-        stat = os.stat(path)
-        return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
-    metadata = _file_systems(path).match([path])[0].metadata_list[0]
-    return [path, metadata.size_in_bytes, metadata.last_updated_in_seconds]
+    if beam := _beam(path):
+        metadata = beam.match([path])[0].metadata_list[0]
+        return [path, metadata.size_in_bytes, metadata.last_updated_in_seconds]
+    return [*files.stamp_of(path)]
+
+
+def check_name(path: str, head: bytes, known: Sequence[str]) -> None:
+    """Refuse a file whose name does not say how its content is compressed.
+
+    Args:
+        path: the file.
+        head: its first bytes.
+        known: ends of the names of those that can be read.
+
+    Raises:
+        ValueError: the name is another's, or such files are not read.
+    """
+    for suffix, is_so in {
+        ".gz": head.startswith(b"\x1f\x8b"),
+        ".bz2": head.startswith(b"BZh") and head[4:10] == b"1AY&SY",
+    }.items():
+        if is_so and suffix not in known:
+            raise ValueError(f"{path}: holds {suffix[1:]} data, which is not read here: unpack it")
+        if is_so and not path.endswith(suffix):
+            raise ValueError(
+                f"{path}: holds {suffix[1:]} data: unpack it, or give it a name in {suffix}"
+            )
+        if suffix in known and path.endswith(suffix) and not is_so and head:
+            raise ValueError(
+                f"{path}: its name ends in {suffix}, but it holds no {suffix[1:]} data"
+            )
 
 
 # === Text ===
@@ -105,12 +132,12 @@ def expand_patterns(patterns: str) -> list[str]:
     paths: list[str] = []
     for pattern in patterns.split(","):
         matches: list[str] = []
-        if is_remote(pattern):
-            (match,) = _file_systems(pattern).match([pattern])
+        if beam := _beam(pattern):
+            (match,) = beam.match([pattern])
             matches = sorted(metadata.path for metadata in match.metadata_list)
         else:
             with contextlib.suppress(FileNotFoundError):
-                matches = expand(pattern, "input_file")
+                matches = files.expand(pattern, "input_file")
         if not matches:
             raise FileNotFoundError(f"input_file: no file matches {pattern!r}")
         paths += matches
@@ -131,11 +158,30 @@ def _open_text(path: str):
             raise ValueError(f"{path}: broken gzip file: {error}") from error
 
 
-def text_pieces(files: Sequence[str], piece_bytes: int = PIECE_BYTES) -> Iterator[TextPiece]:
+def check_text(path: str) -> None:
+    """Refuse a file, before any work, that cannot be text in lines.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is compressed in another way than its name says, or has no line ends but the
+            carriage returns of old Macs, which the original drops, so that words would be glued.
+    """
+    with open_input(path) as raw:
+        check_name(path, raw.read(_HEAD_BYTES), (".gz",))
+    with _open_text(path) as (stream, _):
+        head = stream.read(_HEAD_BYTES)
+    if b"\r" in head.rstrip(b"\r") and b"\n" not in head:
+        raise ValueError(
+            f"{path}: its lines end in carriage returns alone; convert them: "
+            r"tr '\r' '\n' < FILE > CONVERTED"
+        )
+
+
+def text_pieces(paths: Sequence[str], piece_bytes: int = PIECE_BYTES) -> Iterator[TextPiece]:
     """Cut the input into pieces.
 
     Args:
-        files: input files in order; those named .gz are decompressed here, one after another.
+        paths: input files in order; those named .gz are decompressed here, one after another.
         piece_bytes: nominal size of a piece of uncompressed text.
 
     Yields:
@@ -144,7 +190,7 @@ def text_pieces(files: Sequence[str], piece_bytes: int = PIECE_BYTES) -> Iterato
     Raises:
         ValueError: a broken gzip file.
     """
-    for path in files:
+    for path in paths:
         if path.endswith(".gz"):
             line, before = 1, 0
             with _open_text(path) as (stream, raw):

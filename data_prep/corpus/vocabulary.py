@@ -3,10 +3,9 @@
 import collections
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from bert_tf.files import write_text
+from bert_tf.files import check_output, size_of, write_text
 from bert_tf.options import option
 from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS
 from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD, BasicTokenizer
@@ -23,9 +22,9 @@ class CommandOptions:
     """Options of the command; `learn_vocab` holds the numbers against their bounds."""
 
     input_file: tuple[str, ...] = option(
-        None, "Text files or globs, comma-separated; .gz is read.", required=True
+        None, "Text files or globs, comma-separated; .gz is read.", required=True, path="any"
     )
-    output_file: str = option(None, "Vocabulary file to write.", required=True)
+    output_file: str = option(None, "Vocabulary file to write.", required=True, path="any")
     vocab_size: int = option(30522, "Most pieces to learn, special tokens included.")
     do_lower_case: bool = option(True, "Lower-case the text, and by default strip accents.")
     strip_accents: bool | None = option(
@@ -238,6 +237,7 @@ def _sequences(words: Sequence[tuple[str, int]]) -> Iterator[str]:
 def run(options: CommandOptions) -> None:
     """Run the command."""
     paths = expand_inputs(options.input_file)
+    check_output(options.output_file, "output_file")
     lines = itertools.chain.from_iterable(map(read_lines, paths))
     signs: collections.Counter[str] = collections.Counter()
     words = count_words(lines, options.do_lower_case, options.strip_accents, signs)
@@ -270,7 +270,7 @@ def run(options: CommandOptions) -> None:
         )
     print(
         f"wrote {options.output_file}: {len(vocabulary.pieces):,} pieces, "
-        f"{vocabulary.alphabet_size:,} characters, {os.path.getsize(options.output_file):,} bytes"
+        f"{vocabulary.alphabet_size:,} characters, {size_of(options.output_file):,} bytes"
     )
 
 

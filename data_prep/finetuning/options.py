@@ -1,12 +1,12 @@
 """Options that name fine-tuning data, and the sources they mean."""
 
 import dataclasses
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bert_tf.files import is_file, is_remote, local_copy
 from bert_tf.options import option
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.kinds import get_kind
@@ -31,13 +31,21 @@ from data_prep.finetuning.sources import (
 class FileOptions:
     """Where the data of a task lie."""
 
-    data_dir: str | None = option(None, "The task's own folder, with its official files.")
-    train_file: str | None = option(None, "File of the train split, in place of --data_dir.")
-    dev_file: str | None = option(None, "File of the dev split, in place of --data_dir.")
-    test_file: str | None = option(None, "File of the test split, in place of --data_dir.")
+    data_dir: str | None = option(
+        None, "The task's own folder, with its official files.", path="any"
+    )
+    train_file: str | None = option(
+        None, "File of the train split, in place of --data_dir.", path="any"
+    )
+    dev_file: str | None = option(
+        None, "File of the dev split, in place of --data_dir.", path="any"
+    )
+    test_file: str | None = option(
+        None, "File of the test split, in place of --data_dir.", path="any"
+    )
 
     def by_split(self) -> dict[str, str]:
-        """Return split -> path of the files that are named.
+        """Return split -> path, on this machine, of the files that are named.
 
         Raises:
             FileNotFoundError: one is not there.
@@ -45,9 +53,14 @@ class FileOptions:
         files = {"train": self.train_file, "dev": self.dev_file, "test": self.test_file}
         named = {split: path for split, path in files.items() if path}
         for path in named.values():
-            if not os.path.isfile(path):
+            if not is_file(path):
                 raise FileNotFoundError(f"no such file: {path}")
-        return named
+        return {split: local_copy(path) for split, path in named.items()}
+
+    @property
+    def folder(self) -> str:
+        """The data_dir, on this machine."""
+        return local_copy(self.data_dir or "", lambda name: "/" not in name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +135,10 @@ class SpanOptions:
 class TaskRecordsOptions:
     """Options of create_finetuning_data.py."""
 
-    output_dir: str = option(None, "Where the records are written.", required=True)
-    vocab_file: str = option(None, "Vocabulary of the model, one WordPiece a line.", required=True)
+    output_dir: str = option(None, "Where the records are written.", required=True, path="any")
+    vocab_file: str = option(
+        None, "Vocabulary of the model, one WordPiece a line.", required=True, path="any"
+    )
     do_lower_case: bool = option(True, "True for uncased models, False for cased ones.")
     strip_accents: bool | None = option(
         None, "Strip accents, and with them vowel signs; by default where text is lower-cased."
@@ -188,6 +203,8 @@ def find_sources(
     if data.columns.text is not None or data.columns.label:
         raise ValueError(f"text_column, label_column: {task.name} has columns of its own")
     if data.tfds and files.data_dir is not None and not files.by_split():
+        if is_remote(files.data_dir):
+            raise ValueError(f"data_dir: with tfds expected a local folder, got {files.data_dir}")
         splits = data.splits or available_splits(task, files.data_dir, True)
         return task, [tfds_source(task, files.data_dir, split) for split in splits]
     if task.kind == "token_classification" and tagged is not None:
@@ -299,11 +316,11 @@ def _split_files(files: FileOptions, task: Task, splits: Sequence[str] | None) -
         if splits:
             raise ValueError("splits: the files given say which there are")
         return paths
-    splits = splits or available_splits(task, files.data_dir)
+    splits = splits or available_splits(task, files.folder)
     if not splits:
         raise FileNotFoundError(f"{task.name}: no file of the task in {files.data_dir}")
     find = reader_of(task).find_file
-    return {split: find(task, files.data_dir, split) for split in splits}
+    return {split: find(task, files.folder, split) for split in splits}
 
 
 def _own_tables(

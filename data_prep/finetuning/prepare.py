@@ -21,7 +21,6 @@ import hashlib
 import itertools
 import json
 import os
-import pathlib
 import re
 import sys
 import unicodedata
@@ -30,7 +29,20 @@ from typing import IO, Any
 
 import numpy as np
 
-from bert_tf.files import read_json, replacing, sha256, write_text, write_whole
+from bert_tf.files import (
+    check_output,
+    is_file,
+    open_file,
+    original_names,
+    read_json,
+    read_text,
+    remove,
+    replacing,
+    sha256,
+    size_of,
+    write_text,
+    write_whole,
+)
 from bert_tf.records.encoding import encode_framed_examples
 from bert_tf.records.files import RecordWriter
 from bert_tf.records.schema import FeatureSpec
@@ -248,9 +260,9 @@ def _stats(files: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _count_lines(path: str) -> int:
-    if not os.path.exists(path):
+    if not is_file(path):
         return 0
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK_BYTES), b""))
 
 
@@ -268,19 +280,18 @@ class _Paths:
 def _prepare(
     plan: _Plan, folder: str, num_workers: int | None, on_bad: OnBad, show: bool
 ) -> PreparedData:
-    os.makedirs(folder, exist_ok=True)
     paths = _Paths(folder, plan.source.split)
     manifest = _valid_manifest(paths, plan.fingerprint)
     if manifest is not None:
-        if on_bad is not None and os.path.exists(paths.bad):
-            with open(paths.bad, encoding="utf-8") as stream:
-                for line in stream:
-                    on_bad(line.rstrip("\n"))
+        if on_bad is not None and is_file(paths.bad):
+            for line in read_text(paths.bad).splitlines():
+                on_bad(line)
         return _prepared(plan, paths, manifest, from_cache=True)
     if num_workers is None:
         num_workers = available_cores() if plan.input_bytes >= WORKERS_PAY_BYTES else 1
+    check_output(paths.manifest, "output_dir")
     # From here on the old files are not whole, so they must not look so.
-    pathlib.Path(paths.manifest).unlink(missing_ok=True)
+    remove(paths.manifest)
     manifest = _write(plan, paths, num_workers, on_bad, show)
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
     write_text(paths.manifest, f"{text}\n")
@@ -309,7 +320,7 @@ def _valid_manifest(paths: _Paths, fingerprint: str) -> dict[str, Any] | None:
         manifest = read_json(paths.manifest)
         if (
             manifest["fingerprint"] == fingerprint
-            and manifest["record_bytes"] == os.path.getsize(paths.record)
+            and manifest["record_bytes"] == size_of(paths.record)
             and manifest["lengths_sha256"] == sha256(paths.lengths)
             and manifest["counts"]["bad_examples"] == _count_lines(paths.bad)
         ):
@@ -400,8 +411,8 @@ def _write(
             np.save(stream, all_lengths)
         lengths_sha256 = sha256(lengths_file)
         # Closing the stack renames: records, lengths, bad examples.
-    if not left_out.bad:  # another run with the same input may have been faster
-        pathlib.Path(paths.bad).unlink(missing_ok=True)
+    if not left_out.bad:
+        remove(paths.bad)  # which another run with the same input may have done
     manifest = _manifest(plan, paths, counts, all_lengths)
     manifest["counts"]["bad_examples"] = left_out.bad
     manifest["counts"]["without_gold_label"] = left_out.without_gold_label
@@ -450,12 +461,12 @@ def _manifest(
         "files": [os.path.basename(paths.record)],
         "lengths_file": os.path.basename(paths.lengths),
         "input_files": [
-            {"path": path, "sha256": digest}
+            {"path": original_names(path), "sha256": digest}
             for path, digest in zip(plan.source.files, digests, strict=True)
         ],
         "vocab_file": plan.tokenizer.vocab_file,
         "vocab_size": max(plan.vocab.values()) + 1,
-        "record_bytes": os.path.getsize(paths.record),
+        "record_bytes": size_of(paths.record),
         "counts": {
             "examples": counts["examples"],
             "records": len(lengths),

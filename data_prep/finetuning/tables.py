@@ -326,7 +326,8 @@ def _label_name(column: str, value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if not isinstance(value, str):
-        raise ValueError(f"column {column!r}: expected a label, got {type(value).__name__}")
+        got = repr(value) if isinstance(value, float) else type(value).__name__
+        raise ValueError(f"column {column!r}: expected a label as text or whole number, got {got}")
     name = value.strip()
     if not name:
         raise ValueError(f"column {column!r}: expected a label, got none")

@@ -1,7 +1,6 @@
 """The records of a task, made as options say, and what is said of them."""
 
-import os
-
+from bert_tf.files import size_of
 from bert_tf.records.decoding import read_examples
 from bert_tf.tokenization.vocabulary import load_vocab
 from data_prep.finetuning.kinds import FeatureSettings
@@ -87,4 +86,4 @@ def _report(prepared: PreparedData, split: str, bad: int, vocab_file: str) -> No
         print(f"{split}: left out {counts['without_gold_label']:,} examples without a gold label")
     print(first_example(prepared, vocab_file))
     state = "found" if prepared.from_cache else "wrote"
-    print(f"{state} {prepared.record_file} ({os.path.getsize(prepared.record_file):,} bytes)")
+    print(f"{state} {prepared.record_file} ({size_of(prepared.record_file):,} bytes)")

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from bert_tf.files import move
 from data_prep.corpus.text_files import is_remote, open_input
 
 exists = FileSystems.exists
@@ -50,8 +51,11 @@ def write_json(path: str, value: Any) -> None:
 
 def rename(source: str, target: str) -> None:
     """Give a file another name, in place of the file that has it."""
-    # Local files are replaced at once; not every other file system renames onto a file.
-    if is_remote(target) and exists(target):
+    if not is_remote(target):
+        move(source, target)
+        return
+    # Not every file system renames onto a file.
+    if exists(target):
         FileSystems.delete([target])
     FileSystems.rename([source], [target])
 

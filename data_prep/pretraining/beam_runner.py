@@ -25,7 +25,6 @@ import gzip
 import io
 import json
 import os
-import pathlib
 import shutil
 import signal
 import sys
@@ -137,6 +136,12 @@ def create_pretraining_data(
     """
     if options.compatible:
         raise ValueError("compatible: the original's records are made in one process; drop runner")
+    schemes = {path.rpartition("://")[0] for path in options.output_files}
+    if len(schemes) > 1:
+        raise ValueError(
+            f"output_file: expected files on one file system with runner, got "
+            f"{', '.join(options.output_files)}"
+        )
     open_tokenizer(options)
     arguments = _pipeline_arguments(runner, num_workers, beam_arguments)
     with _work_folder(options) as work:
@@ -600,7 +605,8 @@ def _run(runner: _Runner) -> dict[str, Any]:
     job = runner.job
     finished = job.path("finished.json")
     if not beam_files.exists(finished):
-        vocabulary = pathlib.Path(job.options.vocab_file).read_bytes()
+        with text_files.open_input(job.options.vocab_file) as source:
+            vocabulary = source.read()
         with beam_files.write_whole(job.path(_VOCABULARY_NAME)) as stream:
             stream.write(vocabulary)
         counts = _tokenize(runner)

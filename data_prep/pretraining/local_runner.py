@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from bert_tf.files import read_json, replacing, write_json
+from bert_tf.files import move, read_json, replacing, write_json
 from bert_tf.records.files import gzip_stream, manifest_path
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -211,7 +211,7 @@ def _run(options: Options, num_workers: int, work: str, show: bool) -> dict[str,
         )
     for index, path in enumerate(options.output_files):
         if os.path.exists(output_part_path(work, index)):
-            os.replace(output_part_path(work, index), path)
+            move(output_part_path(work, index), path)
     return read_json(finished)
 
 

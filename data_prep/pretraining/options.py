@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from bert_tf.files import sha256
+from bert_tf.files import absolute, sha256
 from bert_tf.options import define, option, read
 from bert_tf.records.files import output_base
 from bert_tf.records.schema import FeatureSpec, pretraining_features, unmasked_pretraining_features
@@ -45,7 +45,9 @@ class Options:
     input_files: tuple[str, ...]
     output_files: tuple[str, ...]
     # The rest are flags. Names and defaults are the original's where it has the flag.
-    vocab_file: str = option(None, "Vocabulary of the model, one WordPiece a line.", required=True)
+    vocab_file: str = option(
+        None, "Vocabulary of the model, one WordPiece a line.", required=True, path="any"
+    )
     do_lower_case: bool = option(
         True, "Lower-case the text: True for uncased models, False for cased ones."
     )
@@ -81,12 +83,11 @@ class Options:
         for name in ("input_files", "output_files"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: expected at least one file")
-        if len(set(map(os.path.abspath, self.output_files))) != len(self.output_files):
+        if len(set(map(absolute, self.output_files))) != len(self.output_files):
             raise ValueError(f"output_file: names must differ, got {', '.join(self.output_files)}")
-        overwritten = set(map(os.path.abspath, self.input_files)) & set(
-            map(os.path.abspath, self.output_files)
-        )
-        if overwritten:
+        if overwritten := set(map(absolute, self.input_files)) & set(
+            map(absolute, self.output_files)
+        ):
             raise ValueError(f"output_file: {overwritten.pop()} is also an input file")
         if self.dupe_factor < 1:
             raise ValueError(f"dupe_factor must be at least 1, got {self.dupe_factor}")
@@ -330,7 +331,7 @@ def fingerprint(options: Options, layout: str | None = None) -> str:
     dependencies = {
         **options.described(),
         "input_files": [text_files.input_stamp(path) for path in options.input_files],
-        "output_files": [os.path.abspath(path) for path in options.output_files],
+        "output_files": list(map(absolute, options.output_files)),
         "vocab_file": sha256(options.vocab_file),
         "format": FORMAT_VERSION,
         "sizes": [

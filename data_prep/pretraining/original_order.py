@@ -12,13 +12,14 @@ import array
 import collections
 import contextlib
 import dataclasses
-import os
 import random
+import resource
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from bert_tf.files import move
 from bert_tf.records.encoding import encode_examples
 from bert_tf.records.files import RecordWriter
 from bert_tf.tokenization.vocabulary import casing_of
@@ -198,6 +199,7 @@ def compatible_run(
     options: Options, tokenizer: FullTokenizer, work: str, show: bool
 ) -> dict[str, Any]:
     """Make the original's records: everything in memory, one generator for all draws."""
+    _allow_open_files(len(options.output_files))
     documents, tokens, counts = _read_documents(options, tokenizer, show)
     warn_about_corpus(options, counts)
     rng = random.Random(options.random_seed)
@@ -244,8 +246,25 @@ def compatible_run(
             progress.update(len(length))
     manifest = make_manifest(options, counts, statistics, output_bytes(options, work))
     for index, path in enumerate(options.output_files):
-        os.replace(output_part_path(work, index), path)
+        move(output_part_path(work, index), path)
     return manifest
+
+
+def _allow_open_files(count: int) -> None:
+    """Let this process have so many output files open, all of which are written at once.
+
+    Raises:
+        ValueError: the system does not allow it.
+    """
+    needed = count + 64  # and what is open beside them
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ValueError(
+            "num_shards: with compatible all files are written at once, and this process may have "
+            f"{hard} open (ulimit -Hn); expected at most {hard - 64} shards, got {count}"
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _read_documents(

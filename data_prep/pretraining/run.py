@@ -7,9 +7,10 @@ from typing import Any
 
 from absl import app, flags
 
+from bert_tf.files import is_remote
+from bert_tf.options import unexpected_argument
 from bert_tf.records.decoding import read_examples
 from bert_tf.tokenization.vocabulary import load_vocab
-from data_prep.corpus import text_files
 from data_prep.pretraining import local_runner
 from data_prep.pretraining.options import (
     CommandOptions,
@@ -38,7 +39,7 @@ def run(arguments: Sequence[str]) -> None:
         arguments: what `parse` left, the command's name first.
     """
     if len(arguments) > 1 and flags.FLAGS.runner == "local":
-        raise app.UsageError(f"unexpected argument {arguments[1]!r}{QUOTE_GLOBS}")
+        raise app.UsageError(unexpected_argument(arguments[1], QUOTE_GLOBS))
 
     def create() -> None:
         command, options = options_from_flags(flags.FLAGS)
@@ -74,7 +75,7 @@ def _report(options: Options, manifest: dict[str, Any]) -> None:
         f"random next {counts['random_next_fraction']:.1%}, unknown tokens "
         f"{counts['unknown_token_rate']:.2%}, padding {counts['padding_fraction']:.1%}"
     )
-    if not text_files.is_remote(options.output_files[0]):
+    if flags.FLAGS.runner == "local" or not is_remote(options.output_files[0]):
         print(first_example(options))
     for path, size in zip(options.output_files, manifest["file_bytes"], strict=True):
         print(f"wrote {path} ({size:,} bytes)")

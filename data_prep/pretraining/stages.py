@@ -26,7 +26,7 @@ def open_tokenizer(options: Options) -> FullTokenizer:
     """Load the tokenizer, and see before any work that the input can be opened.
 
     Raises:
-        ValueError: the vocabulary lacks a special token.
+        ValueError: the vocabulary lacks a special token, or a file is no text in lines.
         OSError: a file cannot be read.
     """
     tokenizer = FullTokenizer(
@@ -35,7 +35,7 @@ def open_tokenizer(options: Options) -> FullTokenizer:
     check_special_tokens(tokenizer.vocab, options.vocab_file)
     warn_about_flags(options, tokenizer)
     for path in options.input_files:
-        text_files.open_input(path).close()
+        text_files.check_text(path)
     return tokenizer
 
 

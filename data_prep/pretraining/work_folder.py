@@ -2,10 +2,13 @@
 
 import contextlib
 import glob
+import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 
+from bert_tf.files import check_output, is_remote
 from bert_tf.records.files import output_base
 from data_prep.pretraining.options import Options, fingerprint
 from data_prep.processes.folder_lock import lock_folder
@@ -19,7 +22,7 @@ def work_folder(options: Options, layout: str | None = None) -> Iterator[str]:
     is stopped or a disk is full, for the next run to continue.
 
     Args:
-        options: what is made from what; all output on this machine's file system.
+        options: what is made from what.
         layout: as for `fingerprint`.
 
     Yields:
@@ -30,20 +33,8 @@ def work_folder(options: Options, layout: str | None = None) -> Iterator[str]:
         RuntimeError: another run has the folder.
     """
     for path in options.output_files:
-        if os.path.isdir(path):
-            raise ValueError(f"output_file: {path} is a folder, expected a file's name")
-        folder = os.path.dirname(os.path.abspath(path))
-        probe = os.path.join(folder, f".{os.path.basename(path)}.probe-{os.getpid()}")
-        try:
-            os.makedirs(folder, exist_ok=True)
-            with open(probe, "wb"):
-                pass
-            os.unlink(probe)
-        except OSError as error:
-            raise ValueError(
-                f"output_file: cannot write to {path}: {error.strerror or error}"
-            ) from error
-    base = output_base(os.path.abspath(options.output_files[0])) + ".work-"
+        check_output(path, "output_file")
+    base = _base(options.output_files[0])
     work = base + fingerprint(options, layout)
     os.makedirs(work, exist_ok=True)
     lock = lock_folder(work)
@@ -63,6 +54,18 @@ def work_folder(options: Options, layout: str | None = None) -> Iterator[str]:
             _remove_folder(work)
             raise
         _remove_folder(work)
+
+
+def _base(output_file: str) -> str:
+    """Return what the paths of work folders for an output begin with: beside it, if that is here.
+
+    Of a remote one they lie in the system's folder of temporary files.
+    """
+    if not is_remote(output_file):
+        return output_base(os.path.abspath(output_file)) + ".work-"
+    digest = hashlib.sha256(output_file.encode()).hexdigest()[:16]
+    folder = os.path.join(tempfile.gettempdir(), f"bert-tf-work-{os.getuid()}")
+    return os.path.join(folder, f"{os.path.basename(output_base(output_file))}-{digest}.work-")
 
 
 def _remove_folder(work: str) -> None:

@@ -1,5 +1,6 @@
 """A command of data preparation: its options made into flags, and how its process ends."""
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Callable
@@ -7,7 +8,8 @@ from typing import TypeVar
 
 from absl import app, flags
 
-from bert_tf.options import define, read
+from bert_tf.files import original_names, printing_original_names
+from bert_tf.options import any_remote, define, read, unexpected_argument
 
 flags.disclaim_key_flags()  # as in bert_tf.options
 
@@ -29,8 +31,14 @@ def run_command(options: type[T], run: Callable[[T], None], hint: str = "") -> N
 
     def main(arguments: list[str]) -> None:
         if len(arguments) > 1:
-            raise app.UsageError(f"unexpected argument {arguments[1]!r}{hint}")
-        end_in_one_line(lambda: run(read(options, flags.FLAGS)))
+            raise app.UsageError(unexpected_argument(arguments[1], hint))
+
+        def work() -> None:
+            values = read(options, flags.FLAGS)
+            with printing_original_names() if any_remote(values) else contextlib.nullcontext():
+                run(values)
+
+        end_in_one_line(work)
 
     app.run(main)
 
@@ -41,6 +49,6 @@ def end_in_one_line(run: Callable[[], None], when_stopped: str = "stopped") -> N
     try:
         run()
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"{name}: {error}")
+        sys.exit(f"{name}: {original_names(str(error))}")
     except KeyboardInterrupt:
         sys.exit(f"{name}: {when_stopped}")

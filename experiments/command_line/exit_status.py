@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from absl import flags, logging
 
+from bert_tf.files import original_names
 from bert_tf.training.errors import NonFiniteLossError, StoppedError
 from experiments.command_line import memory, preemption
 
@@ -59,7 +60,7 @@ def exit_on_error(
             status = memory.OUT_OF_MEMORY_STATUS
         else:
             raise
-        print(f"{name}: {message}", file=sys.stderr)
+        print(f"{name}: {original_names(message)}", file=sys.stderr)
         return status
     return 0
 

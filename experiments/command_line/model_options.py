@@ -10,13 +10,15 @@ class ModelOptions:
     """A model: one place that holds all of it, or the original's three flags."""
 
     model_dir: str | None = option(
-        None, "Model: a directory or checkpoint of any format that bert_tf.load_bert reads."
+        None,
+        "Model: a directory or checkpoint of any format that bert_tf.load_bert reads.",
+        path="any",
     )
     bert_config_file: str | None = option(
-        None, "Configuration of the model, where --model_dir is not given."
+        None, "Configuration of the model, where --model_dir is not given.", path="any"
     )
-    init_checkpoint: str | None = option(None, "Its weights, likewise.")
-    vocab_file: str | None = option(None, "Its vocabulary, likewise.")
+    init_checkpoint: str | None = option(None, "Its weights, likewise.", path="any")
+    vocab_file: str | None = option(None, "Its vocabulary, likewise.", path="any")
     do_lower_case: bool | None = option(
         None, "Casing; by default the model's, or True without --model_dir."
     )

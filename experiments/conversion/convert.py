@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bert_tf.config import BertConfig
+from bert_tf.files import original_names
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trained_task
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
@@ -111,6 +112,8 @@ def _check_target(source: str, target: pathlib.Path, file_format: str, overwrite
             f"--to: {', '.join(existing)} would be replaced; name a file in another folder, or "
             "--overwrite"
         )
+    if original_names(str(target)) == source.rstrip("/"):
+        raise ValueError(f"--to: is where --from lies: {source}")
     if target.exists():
         # A file or the prefix of a TensorFlow checkpoint may lie in the folder that is written to.
         place = pathlib.Path(source)

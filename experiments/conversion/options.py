@@ -23,10 +23,14 @@ class ConfigChanges:
 class ConversionOptions:
     """What convert_checkpoint.py is asked for."""
 
-    source: str = option(None, "Directory, file or TensorFlow prefix.", required=True, flag="from")
-    target: str = option(None, "What to write.", required=True, flag="to")
+    source: str = option(
+        None, "Directory, file or TensorFlow prefix.", required=True, flag="from", path="any"
+    )
+    target: str = option(None, "What to write.", required=True, flag="to", path="new_folder")
     format: str = option(None, "The target's format.", choices=CHECKPOINT_FORMATS, required=True)
-    bert_config_file: str | None = option(None, "Configuration; by default the source's.")
+    bert_config_file: str | None = option(
+        None, "Configuration; by default the source's.", path="any"
+    )
     kind: str | None = option(None, "Kind of model; by default what the weights say.")
     do_lower_case: bool | None = option(None, "Casing; by default what the source says.")
     strip_accents: bool | None = option(
@@ -53,12 +57,13 @@ class ExportOptions:
         ValueError: the format cannot hold such weights.
     """
 
-    model_dir: str = option(None, "Model directory or checkpoint.", required=True)
+    model_dir: str = option(None, "Model directory or checkpoint.", required=True, path="any")
     output_dir: str = option(
         None,
         "Folder of the model's versions; its last part is the name.",
         required=True,
         alias="saved_model",
+        path="new_folder",
     )
     format: str = option("saved_model", "What to write.", choices=tuple(TOLERANCES))
     weights: str = option(

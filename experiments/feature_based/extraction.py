@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import cast
 
 import numpy as np
 
-from bert_tf.files import write_whole
+from bert_tf.files import check_output, open_file, size_of, write_whole
 from bert_tf.models.feature_extraction import Pooling, TokenWindow, encoder_features
 from bert_tf.records.encoding import encode_framed_examples
 from bert_tf.records.files import RecordWriter
@@ -77,7 +76,7 @@ def read_lines(path: str) -> Iterator[tuple[str, str | None]]:
     Reference: google-research/bert extract_features.py, read_examples.
     """
     number = 0
-    with open(path, "rb") as lines:  # only \n ends a line here
+    with open_file(path) as lines:  # only \n ends a line here
         for number, line in enumerate(lines, start=1):
             try:
                 text = line.decode("utf-8").strip()
@@ -208,6 +207,7 @@ def run(options: ExtractionOptions) -> None:
     Raises:
         ValueError, OSError: bad input; one line says what.
     """
+    check_output(options.output_file, "output_file")
     next(read_lines(options.input_file))  # refuses an empty file before the model is loaded
     frozen = load_model(options.model)
     check_length(options.max_seq_length, frozen.config)
@@ -249,7 +249,7 @@ def run(options: ExtractionOptions) -> None:
         for index, values in enumerate(vectors):
             write(index, waiting.popleft(), values)
             progress.update(1)
-    size = os.path.getsize(options.output_file)
+    size = size_of(options.output_file)
     print(
         f"wrote {options.output_file}: {num_lines:,} lines, {num_tokens:,} tokens, "
         f"layers {','.join(map(str, names))}, {size / 1e6:.1f} MB"

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from bert_tf.files import is_remote, size_of
 from bert_tf.options import option
 from data_prep.finetuning import ner
 from experiments.command_line.model_options import ModelOptions
@@ -70,8 +71,10 @@ class ExtractionOptions:
     """
 
     model: FrozenModelOptions
-    input_file: str = option(None, "Texts, one a line, or two as A ||| B.", required=True)
-    output_file: str = option(None, "What to write.", required=True)
+    input_file: str = option(
+        None, "Texts, one a line, or two as A ||| B.", required=True, path="any"
+    )
+    output_file: str = option(None, "What to write.", required=True, path="any")
     layers: str | None = option(
         None,
         "Layers: -1 the last, 0 the first, or embeddings; by default -1,-2,-3,-4, with pooling -1.",
@@ -96,9 +99,9 @@ class ExtractionOptions:
             raise ValueError(f"--dtype: float16 is for npz only, the format is {self.file_format}")
         # Here, since it takes seconds to import what reads and writes them.
         folder = os.path.dirname(os.path.abspath(self.output_file))
-        if not os.path.isdir(folder):
+        if not is_remote(self.output_file) and not os.path.isdir(folder):
             raise FileNotFoundError(f"--output_file: no such folder: {folder}")
-        os.stat(self.input_file)
+        size_of(self.input_file)
 
     @property
     def file_format(self) -> str:
@@ -121,12 +124,16 @@ class TaggerOptions:
     """
 
     model: FrozenModelOptions
-    train_file: str = option(None, "Tagged words to train on.", required=True)
-    eval_file: str = option(None, "Tagged words that choose the epoch.", required=True)
-    test_file: str | None = option(None, "Tagged words to evaluate each tagger on at last.")
-    output_dir: str = option(None, "Folder of results and taggers.", required=True)
+    train_file: str = option(None, "Tagged words to train on.", required=True, path="any")
+    eval_file: str = option(None, "Tagged words that choose the epoch.", required=True, path="any")
+    test_file: str | None = option(
+        None, "Tagged words to evaluate each tagger on at last.", path="any"
+    )
+    output_dir: str = option(None, "Folder of results and taggers.", required=True, path="folder")
     features: str = option(ALL_SIX, "Which hidden states.", choices=(*CHOICES, ALL_SIX))
-    cache_dir: str | None = option(None, "Folder of hidden states; by default in output_dir.")
+    cache_dir: str | None = option(
+        None, "Folder of hidden states; by default in output_dir.", path="local"
+    )
     document_context: bool = option(False, "Fill windows with the text around the sentence.")
     max_seq_length: int = option(128, "Pieces of a window at most, [CLS] and [SEP] counted.")
     token_column: int = option(0, "Column of the words, from 0, or negative from the end.")
@@ -153,4 +160,4 @@ class TaggerOptions:
             )
         for path in (self.train_file, self.eval_file, self.test_file):
             if path:
-                os.stat(path)  # here, since it takes seconds to import what reads it
+                size_of(path)  # here, since it takes seconds to import what reads it

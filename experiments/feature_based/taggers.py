@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from bert_tf.files import write_json, write_text
+from bert_tf.files import local_copy, write_json, write_text
 from bert_tf.models.bilstm_tagger import FEATURE_CHOICES, bilstm_tagger
 from bert_tf.models.feature_extraction import TokenWindow, stored_features
 from bert_tf.options import to_dict
@@ -325,7 +325,9 @@ def run(options: TaggerOptions) -> dict[str, dict[str, Any]]:
     """
     began = time.monotonic()
     paths = {"train": options.train_file, "eval": options.eval_file, "test": options.test_file}
-    sentences = {part: read_sentences(path, options) for part, path in paths.items() if path}
+    sentences = {
+        part: read_sentences(local_copy(path), options) for part, path in paths.items() if path
+    }
     labels = ner.label_names(s for part in sentences.values() for s in part)
     frozen = load_model(options.model)
     check_length(options.max_seq_length, frozen.config)

@@ -11,7 +11,7 @@ import pathlib
 from absl import logging
 
 from bert_tf.config import BertConfig
-from bert_tf.files import sha256
+from bert_tf.files import local_copy, sha256
 from bert_tf.models.layers import recomputed_layers
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.trained_task import read_trained_task
@@ -129,7 +129,7 @@ def _vocabulary_and_casing(
     if checkpoint is None:
         if not vocab_file:
             raise InputError("vocab_file: needed without --model_dir")
-        return vocab_file, do_lower_case is not False, strip_accents
+        return local_copy(vocab_file), do_lower_case is not False, strip_accents
     tokenizer = load_tokenizer(checkpoint, do_lower_case)
     if do_lower_case is None:
         # The original's default, where the original's flags are given.
@@ -143,7 +143,7 @@ def _vocabulary_and_casing(
         if tokenizer is None:
             raise InputError(f"vocab_file: no vocabulary lies with {checkpoint.description}")
         vocab_file = _vocabulary_file(tokenizer, options.output_dir)
-    return vocab_file, do_lower_case, strip_accents
+    return local_copy(vocab_file), do_lower_case, strip_accents
 
 
 def _vocabulary_file(tokenizer: FullTokenizer, output_dir: str) -> str:

@@ -24,7 +24,9 @@ class FineTuningOptions:
     """What every fine-tuning command has."""
 
     model: ModelOptions = ModelOptions()
-    output_dir: str = option(None, "Folder of the model and the results.", required=True)
+    output_dir: str = option(
+        None, "Folder of the model and the results.", required=True, path="folder"
+    )
     do_train: bool = option(False, "Whether to train.")
     do_eval: bool = option(False, "Whether to evaluate on the dev set; with --do_train each epoch.")
     do_predict: bool = option(False, "Whether to predict the test set.")
@@ -35,7 +37,9 @@ class FineTuningOptions:
     predict_batch_size: int = option(8, "Examples in a batch of the test set.", minimum=1)
     group_by_length: bool = option(True, "Put examples of like length into one batch.")
     pad_to_max_seq_length: bool = option(False, "Pad all to --max_seq_length, as the original.")
-    cache_dir: str | None = option(None, "Folder of records; output_dir/records by default.")
+    cache_dir: str | None = option(
+        None, "Folder of records; output_dir/records by default.", path="local"
+    )
     records: options.RecordOptions = options.RecordOptions()
     # --- training
     learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)
@@ -125,8 +129,8 @@ class TaggingOptions(FineTuningOptions):
 class QuestionAnsweringOptions(FineTuningOptions):
     """Options of run_squad.py."""
 
-    train_file: str | None = option(None, "SQuAD's JSON to train on.")
-    predict_file: str | None = option(None, "SQuAD's JSON to answer and evaluate.")
+    train_file: str | None = option(None, "SQuAD's JSON to train on.", path="any")
+    predict_file: str | None = option(None, "SQuAD's JSON to answer and evaluate.", path="any")
     spans: options.SpanOptions = options.SpanOptions()
     n_best_size: int = option(20, "Starts, ends and answers that are kept.", minimum=1)
     max_answer_length: int = option(30, "Longest answer, in tokens.", minimum=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from absl import logging
 from keras import ops
 
+from bert_tf.files import is_file, local_copy
 from bert_tf.tasks import squad_metrics
 from bert_tf.tasks.answer_decoding import AnswerRule, Predictions, decode_answers, write_predictions
 from bert_tf.tasks.table import get_task
@@ -148,9 +148,9 @@ def _files(options: QuestionAnsweringOptions) -> dict[str, str]:
         path = options.train_file if split == "train" else options.predict_file
         if not path:
             raise InputError(f"{name}: needed for --{option}")
-        if not os.path.isfile(path):
+        if not is_file(path):
             raise FileNotFoundError(f"{name}: no such file: {path}")
-        files[split] = path
+        files[split] = local_copy(path)
     return files
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import logging
 
-from bert_tf.files import write_json
+from bert_tf.files import original_names, write_json
 from bert_tf.training.log import METRICS_NAME
 from experiments.command_line.result_files import SEEDS_NAME
 from experiments.plots.curves import plot_curves
@@ -88,7 +88,7 @@ def summary_over_seeds(
         }
     return {
         "figures": figures,
-        "runs": [dataclasses.asdict(run) for run in runs],
+        "runs": [{**dataclasses.asdict(run), "folder": original_names(run.folder)} for run in runs],
         "failed": {str(seed): reason for seed, reason in failed.items()},
     }
 

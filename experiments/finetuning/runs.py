@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bert_tf.files import read_json, replacing, write_json
+from bert_tf.files import original_names, read_json, replacing, write_json
 from bert_tf.options import to_dict
 from bert_tf.tasks.trained_task import TRAINED_TASK_NAME
 from bert_tf.training.distribution import is_chief
@@ -133,7 +133,8 @@ def _train_one(
         return FineTuningRun(**{**stored["run"], "folder": str(folder)})
     _prepare_folder(folder, settings, overwrite=options.overwrite)
     run = SeedTraining(job, start, options, folder, seed).run()
-    write_json(finished, {"settings": settings, "run": dataclasses.asdict(run)})
+    named = {**dataclasses.asdict(run), "folder": original_names(run.folder)}
+    write_json(finished, {"settings": settings, "run": named})
     return run
 
 

@@ -28,7 +28,7 @@ from bert_tf.weights.adapters import load_adapters, save_adapters
 from bert_tf.weights.load import load_checkpoint
 from bert_tf.weights.save import save_model_directory
 from bert_tf.weights.tensor_files import checkpoint_steps
-from experiments.command_line import preemption, training_setup
+from experiments.command_line import preemption, remote_folders, training_setup
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import FineTuningOptions
@@ -176,6 +176,7 @@ class SeedTraining:
                 log_steps=options.log_steps,
                 save_checkpoints_steps=options.save_checkpoints_steps or None,
                 keep_checkpoints=1,
+                after_save=remote_folders.send_all,
                 tensorboard=options.tensorboard,
                 **training_setup.trainer_arguments(training),
             ),

@@ -126,12 +126,16 @@ class ServeOptions:
     """Options of the command."""
 
     model_base_path: tuple[str, ...] | None = option(
-        None, "Folder of a model's versions; may be given several times.", repeated=True
+        None,
+        "Folder of a model's versions; may be given several times.",
+        repeated=True,
+        path="local",
     )
     model_config_file: str | None = option(
         None,
         "File of models in place of --model_base_path, as TF Serving's: text of a "
         "ModelServerConfig, with version_labels.",
+        path="local",
     )
     model_name: tuple[str, ...] | None = option(
         None, "Name of each model; by default the last part of its path.", repeated=True

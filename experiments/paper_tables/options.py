@@ -12,7 +12,7 @@ class PaperOptions:
 
     table: str = option(None, "Its number.", choices=tuple("12345678"), required=True)
     scale: str = option("full", "Sizes: full, small, or a JSON file of what differs from one.")
-    output_dir: str = option(None, "Folder of runs and reports.", required=True)
+    output_dir: str = option(None, "Folder of runs and reports.", required=True, path="local")
     places: Places = Places()
     jobs: int | None = option(None, "Runs at once; by default one a GPU, or one a core.", minimum=1)
     device_tflops: float = option(

@@ -237,7 +237,9 @@ def _official(words: str) -> str | None:
 class Places:
     """Where data and models are; what a table does not need may be None."""
 
-    glue_dir: str | None = option(None, "Folder with a folder for each task of GLUE, by its name.")
+    glue_dir: str | None = option(
+        None, "Folder with a folder for each task of GLUE, by its name.", path="local"
+    )
     squad1_train_file: str | None = _official("squad1, train")
     squad1_dev_file: str | None = _official("squad1, dev")
     squad2_train_file: str | None = _official("squad2, train")
@@ -252,11 +254,18 @@ class Places:
         None,
         "Text to pre-train on, one sentence a line and an empty line between documents; files and "
         "globs, comma separated.",
+        path="local",
     )
-    heldout_files: str | None = option(None, "Other documents, to evaluate pre-training on.")
-    vocab_file: str | None = option(None, "Vocabulary at full scale; small models learn theirs.")
-    model_dir: str | None = option(None, "Pre-trained model to fine-tune.")
-    large_model_dir: str | None = option(None, "A second one, for the rows of BERT-LARGE.")
+    heldout_files: str | None = option(
+        None, "Other documents, to evaluate pre-training on.", path="local"
+    )
+    vocab_file: str | None = option(
+        None, "Vocabulary at full scale; small models learn theirs.", path="local"
+    )
+    model_dir: str | None = option(None, "Pre-trained model to fine-tune.", path="local")
+    large_model_dir: str | None = option(
+        None, "A second one, for the rows of BERT-LARGE.", path="local"
+    )
 
     def get(self, name: str) -> str:
         """Return a place.

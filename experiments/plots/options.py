@@ -9,15 +9,17 @@ from bert_tf.options import option
 class AttentionOptions:
     """What plot_attention.py is asked for."""
 
-    model_dir: str = option(None, "Model directory or checkpoint.", required=True)
+    model_dir: str = option(None, "Model directory or checkpoint.", required=True, path="any")
     text: str = option(None, "A sentence; [MASK] for a piece.", required=True)
     text_b: str | None = option(None, "A second sentence.")
-    output_dir: str = option(None, "Folder of the pictures.", required=True)
+    output_dir: str = option(None, "Folder of the pictures.", required=True, path="new_folder")
 
 
 @dataclasses.dataclass(frozen=True)
 class CurvesOptions:
     """What plot_curves.py is asked for."""
 
-    output_dir: str = option(None, "Folder of the run.", required=True)
-    png: str | None = option(None, "Picture to write; curves.png in the folder by default.")
+    output_dir: str = option(None, "Folder of the run.", required=True, path="local")
+    png: str | None = option(
+        None, "Picture to write; curves.png in the folder by default.", path="local"
+    )

@@ -47,13 +47,17 @@ class PretrainingOptions:
         InputError: options do not fit each other.
     """
 
-    bert_config_file: str | None = option(None, "bert_config.json of the model.")
+    bert_config_file: str | None = option(None, "bert_config.json of the model.", path="any")
     model_size: str | None = option(
         None, "Instead of bert_config_file: tiny, mini, small, medium, base, large."
     )
-    input_file: str = option(None, "Training records: names and globs, comma separated.")
-    output_dir: str = option(None, "Folder of checkpoints, logs and results.")
-    second_input_file: str | None = option(None, "Records of a second phase, of other length.")
+    input_file: str = option(
+        None, "Training records: names and globs, comma separated.", path="any"
+    )
+    output_dir: str = option(None, "Folder of checkpoints, logs and results.", path="folder")
+    second_input_file: str | None = option(
+        None, "Records of a second phase, of other length.", path="any"
+    )
     second_max_seq_length: int = option(512, "Tokens in a sequence of it.", minimum=1)
     second_max_predictions_per_seq: int = option(77, "Predictions in a sequence of it.", minimum=1)
     second_train_batch_size: int | None = option(
@@ -67,7 +71,7 @@ class PretrainingOptions:
     )
     second_num_warmup_steps: int = option(0, "Steps of its own warm-up.")
     init_checkpoint: str | None = option(
-        None, "Weights to begin with: TF1, transformers, KerasHub or ours."
+        None, "Weights to begin with: TF1, transformers, KerasHub or ours.", path="any"
     )
     init_ignore: str = option(
         "", "Regular expressions of checkpoint tensors to leave, comma separated."
@@ -89,12 +93,14 @@ class PretrainingOptions:
     save_checkpoints_steps: int = option(1000, "Steps between two checkpoints.", minimum=1)
     iterations_per_loop: int = option(1000, "Steps at most in one call of the graph.", minimum=1)
     max_eval_steps: int = option(100, "Evaluation batches at most; 0 for all records.", minimum=0)
-    eval_input_file: str | None = option(None, "Held-out records; input_file by default.")
+    eval_input_file: str | None = option(
+        None, "Held-out records; input_file by default.", path="any"
+    )
     eval_every_steps: int = option(
         0, "Also evaluate every so many training steps; 0 for never.", minimum=0
     )
     vocab_file: str | None = option(
-        None, "Vocabulary of the records: checked, and copied to output_dir."
+        None, "Vocabulary of the records: checked, and copied to output_dir.", path="any"
     )
     do_lower_case: bool | None = option(None, "Casing of the records, where no manifest says it.")
     strip_accents: bool | None = option(

@@ -1,5 +1,6 @@
 """What a pre-training run will do: options, records and checkpoint checked against each other."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any
 from absl import logging
 
 from bert_tf.config import BertConfig
-from bert_tf.files import sha256
+from bert_tf.files import is_file, local_copy, sha256
 from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule
 from bert_tf.input_pipeline.record_checks import (
     CheckedFile,
@@ -137,15 +138,16 @@ def _find_vocabulary(
 ) -> str | None:
     """Find the vocabulary file: as given, by the records' manifest, or the checkpoint's."""
     if options.vocab_file:
-        if not os.path.isfile(options.vocab_file):
+        if not is_file(options.vocab_file):
             raise InputError(f"vocab_file: no such file: {options.vocab_file}")
-        return options.vocab_file
+        return local_copy(options.vocab_file)
     sums = {m["vocab_sha256"] for m in manifests if "vocab_sha256" in m}
     places = [m.get("flags", {}).get("vocab_file") for m in manifests]
     places += [_vocabulary_beside(init), f"{options.output_dir}/vocab.txt"]
     for place in places:
-        if place and os.path.isfile(place) and sha256(place) in sums:
-            return place
+        with contextlib.suppress(ValueError, OSError):  # of a place that is remote from here
+            if place and is_file(place) and sha256(place) in sums:
+                return local_copy(place)
     return None
 
 

@@ -38,7 +38,7 @@ class QuickstartOptions:
     better from then on; and initial weights of 0.05 let attention differ from a mean sooner.
     """
 
-    output_dir: str = option("quickstart", "Folder for everything that is written.")
+    output_dir: str = option("quickstart", "Folder for everything that is written.", path="local")
     vocab_size: int = option(4000, "Pieces of the vocabulary.")
     max_seq_length: int = option(64, "Tokens in a sequence.")
     masked_lm_prob: float = option(0.4, "Share of the pieces that is predicted.")

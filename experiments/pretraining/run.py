@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from bert_tf.files import read_json
+from bert_tf.files import absolute, original_names, read_json
 from bert_tf.input_pipeline.baselines import label_counts, unigram_accuracy, unigram_cross_entropy
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.models.task_models import bert_pretrainer
@@ -30,7 +30,7 @@ from bert_tf.weights.save import save_config_and_vocabulary, save_model_director
 from bert_tf.weights.tensor_files import checkpoint_steps
 from bert_tf.weights.tokenizers import write_vocabulary
 from data_prep.processes.folder_lock import lock_folder
-from experiments.command_line import preemption, training_setup
+from experiments.command_line import preemption, remote_folders, training_setup
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.result_files import write_results
 from experiments.command_line.tables import print_table
@@ -130,13 +130,13 @@ class PretrainingRun:
         set_precision(training.precision)
         self.description = {
             "bert_config": plan.config.to_dict(),
-            "flags": dict(sorted(to_dict(options).items())),
+            "flags": _with_original_names(dict(sorted(to_dict(options).items()))),
             "train_records": {
-                path: count
+                original_names(path): count
                 for phase in plan.phases
                 for path, count in zip(phase.files, phase.counts, strict=True)
             },
-            "eval_files": plan.eval_files,
+            "eval_files": list(map(original_names, plan.eval_files)),
             "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
         }
         self._check_continuation()
@@ -161,6 +161,7 @@ class PretrainingRun:
             TrainerOptions(
                 steps_per_call=options.iterations_per_loop,
                 log_steps=options.log_steps,
+                after_save=remote_folders.send_all,
                 save_checkpoints_steps=(
                     None if options.measure_only else options.save_checkpoints_steps
                 ),
@@ -184,20 +185,7 @@ class PretrainingRun:
             )
         if not self.options.do_train:
             return
-        if before.get("train_records") != now["train_records"]:
-            logging.warning(
-                "the training records are not those that this run began with: it goes on, but not "
-                "as it would have"
-            )
-        for name in TRAJECTORY:
-            was, is_now = before.get("flags", {}).get(name), now["flags"][name]
-            if was != is_now:
-                logging.warning(
-                    "%s is %r and was %r when this run began: it goes on, but not as it would have",
-                    name,
-                    is_now,
-                    was,
-                )
+        _warn_of_changes(before, now)
 
     def _schedule_of_two_phases(self) -> dict[str, Any]:
         """Return what the optimizer takes for a second phase with a schedule of its own."""
@@ -221,6 +209,11 @@ class PretrainingRun:
         """
         options, init = self.options, self.plan.init
         if self.trainer.restore() is not None:
+            if init is not None:
+                print(
+                    f"goes on from step {self.trainer.step:,} of {self.folder}; init_checkpoint "
+                    f"{options.init_checkpoint} is not read again"
+                )
             return True
         if init is not None:
             transfer = load_checkpoint(
@@ -293,7 +286,7 @@ class PretrainingRun:
             print("this worker has finished; results are written by the chief, worker 0")
             return
         if options.do_train:
-            self._describe()
+            self._describe(continued)
         floor = baselines(options, self.plan)
         self._print_beginning(floor, continued)
         summary: list[tuple[str, str]] = []
@@ -312,9 +305,10 @@ class PretrainingRun:
         print("summary:")
         print_table([("global step", f"{trainer.step:,}"), *summary])
 
-    def _describe(self) -> None:
-        """Write what the run is, beside the model's configuration and vocabulary."""
-        log.write_config(self.folder, self.description)
+    def _describe(self, continued: bool) -> None:
+        """Write what the run was begun with, beside the model's configuration and vocabulary."""
+        if not continued or not (self.folder / log.RUN_CONFIG_NAME).exists():
+            log.write_config(self.folder, self.description)
         save_config_and_vocabulary(self.folder, self.plan.config)
         write_vocabulary(self.plan.tokenizer, self.folder / VOCAB_NAME)
 
@@ -405,6 +399,41 @@ class PretrainingRun:
         except ImportError:
             logging.warning("no curves: the package matplotlib is not installed")
             return []
+
+
+def _by_file(records: dict[str, int]) -> dict[str, int]:
+    """Return the counts of record files by paths that do not depend on how they are named."""
+    return {absolute(path): count for path, count in records.items()}
+
+
+def _with_original_names(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: original_names(v) if isinstance(v, str) else v for k, v in values.items()}
+
+
+def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Warn of what a command that goes on with a run has changed."""
+    if _by_file(before.get("train_records", {})) != _by_file(now["train_records"]):
+        logging.warning(
+            "the training records are not those that this run began with: it goes on, but not "
+            "as it would have"
+        )
+    was, is_now = before.get("flags", {}).get("init_checkpoint"), now["flags"]["init_checkpoint"]
+    if is_now and (not was or absolute(was) != absolute(is_now)):
+        logging.warning(
+            "init_checkpoint is %r and was %r when this run began: it is not read, as the run "
+            "goes on from its own weights; to begin with it use another output_dir",
+            is_now,
+            was,
+        )
+    for name in TRAJECTORY:
+        was, is_now = before.get("flags", {}).get(name), now["flags"][name]
+        if was != is_now:
+            logging.warning(
+                "%s is %r and was %r when this run began: it goes on, but not as it would have",
+                name,
+                is_now,
+                was,
+            )
 
 
 def _locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:

@@ -21,6 +21,7 @@ from bert_tf.weights.tensor_bundle import read_tensors
 from bert_tf.weights.tensor_files import checkpoint_steps
 from experiments.command_line import preemption
 from experiments.command_line.exit_status import InputError
+from experiments.pretraining import run as pretraining
 from experiments.pretraining.options import PhaseOptions, PretrainingOptions
 from experiments.pretraining.plan import make_plan, warn_of_predictions_cut_off
 from experiments.pretraining.run import PretrainingRun, training_dataset
@@ -220,6 +221,29 @@ def test_files_and_figures_of_a_run(data, whole):
     ):
         assert text in output
     assert "46/46" in output and "mlm_accuracy" in output and "tokens/s" in output
+
+
+def test_a_continued_run_stays_described_as_it_was_begun(data, tmp_path, monkeypatch, capsys):
+    told = []
+    monkeypatch.setattr(pretraining.logging, "warning", lambda *a: told.append(a[0] % a[1:]))
+    monkeypatch.chdir(data)
+    given = {"do_eval": False, "save_checkpoints_steps": 2, "num_train_steps": 2}
+    given |= {"init_checkpoint": None, "input_file": "train-0.tfrecord"}
+    for more in (
+        {},
+        {"num_train_steps": 4, "input_file": str(data / "train-0.tfrecord")},
+        {"num_train_steps": 4, "init_checkpoint": str(tmp_path / "model.ckpt-2")},
+    ):
+        flags = arguments(data, tmp_path, **{**given, **more})
+        pretraining.run(command_options.parse(PretrainingOptions, flags))
+    longer = "num_train_steps is 4 and was 2 when this run began: it goes on, but not as it would"
+    assert [text[: len(longer)] for text in told if "num_train" in text] == [longer, longer]
+    (ignored,) = [text for text in told if "num_train" not in text]
+    assert ignored.startswith("init_checkpoint is") and "it is not read" in ignored
+    assert "goes on from step 4" in capsys.readouterr().out
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["flags"]["num_train_steps"] == 2
+    assert config["train_records"] == {"train-0.tfrecord": 101}
 
 
 def test_frozen_weights_stay_and_lower_layers_learn_less(data, tmp_path):

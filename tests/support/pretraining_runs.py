@@ -46,7 +46,7 @@ def arguments(data, output_dir, **changes):
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
 
-def start(data, output_dir, *, enter=(), prelude=(), tf_config=None, **changes):
+def start(data, output_dir, *, enter=(), prelude=(), tf_config=None, cwd=None, **changes):
     """Start the command.
 
     Args:
@@ -55,19 +55,20 @@ def start(data, output_dir, *, enter=(), prelude=(), tf_config=None, **changes):
         enter: command that runs it, with arguments of its own.
         prelude: what Python runs before.
         tf_config: of one of several workers.
+        cwd: the folder that it stands in; by default that of output_dir.
         **changes: flags that differ from those of `arguments`.
     """
     script = str(REPOSITORY / "experiments" / "run_pretraining.py")
     environment = {
         **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
         "CUDA_VISIBLE_DEVICES": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         **({} if tf_config is None else {"TF_CONFIG": tf_config}),
     }
     return subprocess.Popen(  # noqa: S603
         [*enter, sys.executable, *prelude, script, *arguments(data, output_dir, **changes)],
-        cwd=output_dir.parent,
+        cwd=cwd or output_dir.parent,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -257,6 +257,15 @@ def test_weights_of_transformers_for_other_frameworks_are_told(name, framework, 
             locate(path)
         assert str(tmp_path / name) in str(error.value)
         assert "get model.safetensors or pytorch_model.bin" in str(error.value)
+        assert "with transformers 4, the last that reads it" in str(error.value)
+        assert f"from_{'tf' if framework == 'TensorFlow' else 'flax'}=True" in str(error.value)
+
+
+def test_a_folder_of_the_cache_of_hugging_face_tells_which_folder_to_name(folder, tmp_path):
+    snapshot = tmp_path / "models--bert" / "snapshots" / "0a1b"
+    shutil.copytree(folder / "hf", snapshot)
+    with pytest.raises(FileNotFoundError, match=f"of the cache of Hugging Face.*; name {snapshot}"):
+        locate(tmp_path / "models--bert")
 
 
 def test_pytorch_weights_count_before_those_for_other_frameworks(folder):

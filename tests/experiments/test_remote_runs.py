@@ -1,0 +1,182 @@
+"""Commands whose data, models and output folders lie in an object store."""
+
+import functools
+import json
+import time
+
+import pytest
+
+from bert_tf import files
+from bert_tf.serving.predictor import Predictor
+from bert_tf.weights.load import load_bert
+from experiments.command_line import remote_folders
+from experiments.command_line.remote_folders import RemoteFolder, on_this_machine
+from experiments.conversion import convert, export
+from experiments.conversion.options import ConversionOptions, ExportOptions
+from experiments.finetuning import classification
+from experiments.finetuning.options import ClassifierOptions
+from experiments.pretraining import run as pretraining
+from experiments.pretraining.options import PretrainingOptions
+from tests.experiments import test_run_classifier
+from tests.support import command_options, object_store
+from tests.support.pretraining_runs import arguments, finish, log_of, start, write_data
+
+model_dir, tables = test_run_classifier.model_dir, test_run_classifier.tables  # fixtures
+
+
+def _run(work, options, **given):
+    with on_this_machine(command_options.of(options, **given)) as made:
+        work.run(made)
+
+
+def _upload(folder, path):
+    for file in folder.rglob("*"):
+        if file.is_file():
+            object_store.put(f"{path}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+# === Folders that stand in ===
+
+
+def test_what_changed_is_sent_and_what_is_gone_is_removed(store):
+    for name in ("a", "deep/b", "records/c", "lock"):
+        object_store.put(f"b/run/{name}", name)
+    folder = RemoteFolder("bucket://b/run/")
+    here = {p.relative_to(folder.here).as_posix() for p in folder.here.rglob("*") if p.is_file()}
+    assert here == {"a", "deep/b"}
+    assert files.local_copy("bucket://b/run/a") == str(folder.here / "a")
+    (folder.here / "a").unlink()
+    (folder.here / "records").mkdir()
+    for name in ("new", "records/c", "lock", "x.tmp-1"):
+        (folder.here / name).write_text("changed")
+    before = (store / "b%2Frun%2Fdeep%2Fb").stat().st_mtime_ns
+    folder.send()
+    assert object_store.names() == ["b/run/deep/b", "b/run/lock", "b/run/new", "b/run/records/c"]
+    assert object_store.get("b/run/records/c") == b"records/c"
+    assert (store / "b%2Frun%2Fdeep%2Fb").stat().st_mtime_ns == before  # not sent again
+    folder.close()
+    assert not folder.here.exists()
+
+
+def test_the_index_of_a_checkpoint_is_sent_last_and_removed_first(store, monkeypatch):
+    for name in ("m.index", "m.data-00000-of-00001", "old.index", "old.data-00000-of-00001"):
+        object_store.put(f"b/run/{name}", name)
+    folder = RemoteFolder("bucket://b/run")
+    for name in ("m.index", "m.data-00000-of-00001"):
+        (folder.here / name).write_text(f"new {name}")
+    for path in folder.here.glob("old.*"):
+        path.unlink()
+    done = []
+
+    def noted(name, do, *arguments):
+        done.append((name, arguments[-1].rpartition("/")[-1]))
+        do(*arguments)
+
+    for name in ("send", "remove"):
+        do = functools.partial(noted, name, getattr(remote_folders, name))
+        monkeypatch.setattr(remote_folders, name, do)
+    folder.send()
+    assert done == [
+        ("remove", "m.index"),
+        ("send", "m.data-00000-of-00001"),
+        ("send", "m.index"),
+        ("remove", "old.index"),
+        ("remove", "old.data-00000-of-00001"),
+    ]
+
+
+# === Commands ===
+
+
+def test_pretraining_from_and_to_a_store(store, data, tmp_path):
+    _upload(data, "b/data")
+    given = {"num_train_steps": 4, "save_checkpoints_steps": 2, "log_steps": 2}
+    for place, output in ((data, tmp_path / "here"), ("bucket://b/data", "bucket://b/run")):
+        flags = arguments(place, output, **given)
+        with on_this_machine(command_options.parse(PretrainingOptions, flags)) as options:
+            pretraining.run(options)
+    for name in ("bert_model.ckpt.data-00000-of-00001", "eval_results.json", "vocab.txt"):
+        assert object_store.get(f"b/run/{name}") == (tmp_path / "here" / name).read_bytes()
+    assert "b/run/model.ckpt-2.index" in object_store.names()
+    config = json.loads(object_store.get("b/run/config.json"))
+    assert config["flags"]["output_dir"] == "bucket://b/run"
+    assert config["train_records"] == {
+        "bucket://b/data/train-0.tfrecord": 101,
+        "bucket://b/data/train-1.tfrecord.gz": 53,
+    }
+    assert config["eval_files"] == ["bucket://b/data/dev.tfrecord"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_the_store(store, data, tmp_path):
+    finish(start(data, tmp_path / "whole"))
+    _upload(data, "b/data")
+    process = start("bucket://b/data", "bucket://b/run", cwd=tmp_path)
+    while process.poll() is None and "b/run/model.ckpt-22.index" not in object_store.names():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert "(continued)" in finish(start("bucket://b/data", "bucket://b/run", cwd=tmp_path))
+    back = tmp_path / "back"
+    back.mkdir()
+    for name in ("metrics.jsonl", "bert_model.ckpt.data-00000-of-00001"):
+        (back / name).write_bytes(object_store.get(f"b/run/{name}"))
+    assert log_of(back) == log_of(tmp_path / "whole")
+    name = "bert_model.ckpt.data-00000-of-00001"
+    assert (back / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not any("lock" in name or "tmp" in name for name in object_store.names())
+
+
+def test_fine_tuning_conversion_and_export(store, tmp_path, capsys, model_dir, tables):
+    _upload(model_dir, "b/model")
+    _upload(tables, "b/tables")
+    given = {"text_column": "text", "label_column": "label", "max_seq_length": 13}
+    given |= {"num_train_epochs": 1, "do_train": True, "do_eval": True, "do_predict": True}
+    for model, place, output in (
+        (model_dir, tables, tmp_path / "here"),
+        ("bucket://b/model", "bucket://b/tables", "bucket://b/run"),
+    ):
+        named = {f"{x}_file": f"{place}/{x}.csv" for x in ("train", "dev", "test")}
+        _run(
+            classification,
+            ClassifierOptions,
+            model_dir=model,
+            output_dir=output,
+            **named,
+            **given,
+        )
+    for name in ("bert_model.ckpt.data-00000-of-00001", "predictions.csv", "labels.txt"):
+        assert object_store.get(f"b/run/{name}") == (tmp_path / "here" / name).read_bytes()
+    capsys.readouterr()
+    changes = {"from": "bucket://b/run", "to": "bucket://b/hf", "format": "hf"}
+    _run(convert, ConversionOptions, **changes)
+    assert "wrote bucket://b/hf (" in capsys.readouterr().out
+    assert "b/hf/model.safetensors" in object_store.names()
+    with pytest.raises(ValueError, match="--to: .* exists; --overwrite writes into it"):
+        _run(convert, ConversionOptions, **changes)
+    with pytest.raises(ValueError, match="--to: is where --from lies: bucket://b/hf"):
+        _run(convert, ConversionOptions, **{**changes, "from": "bucket://b/hf", "overwrite": True})
+    for version in (1, 2):
+        _run(export, ExportOptions, model_dir="bucket://b/hf", output_dir="bucket://b/served/cls")
+        assert f"exported to bucket://b/served/cls/{version} (" in capsys.readouterr().out
+    assert "b/served/cls/2/saved_model.pb" in object_store.names()
+    predictor = Predictor("bucket://b/served/cls")
+    assert predictor.predict(["the film was good"])["label"].tolist() == [b"yes"]
+
+
+def test_weights_of_each_format(store, tmp_path, model_dir):
+    _upload(model_dir, "b/m")
+    for path in ("bucket://b/m", "bucket://b/m/bert_model.ckpt"):
+        loaded = load_bert(path)
+        assert loaded.tokenizer is not None and loaded.config.hidden_size == 22
+    with pytest.raises(FileNotFoundError, match="^bucket://b/nothing: no such file or directory"):
+        load_bert("bucket://b/nothing")
+    with pytest.raises(ValueError, match="nowhere://x: no such file system here: Protocol not"):
+        load_bert("nowhere://x")
