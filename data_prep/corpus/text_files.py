@@ -75,7 +75,7 @@ def check_name(path: str, head: bytes, known: Sequence[str]) -> None:
         known: ends of the names of those that can be read.
 
     Raises:
-        ValueError: the name is another's, or such files are not read.
+        ValueError: it does not, or such files are not read.
     """
     for suffix, is_so in {
         ".gz": head.startswith(b"\x1f\x8b"),
@@ -86,10 +86,6 @@ def check_name(path: str, head: bytes, known: Sequence[str]) -> None:
         if is_so and not path.endswith(suffix):
             raise ValueError(
                 f"{path}: holds {suffix[1:]} data: unpack it, or give it a name in {suffix}"
-            )
-        if suffix in known and path.endswith(suffix) and not is_so and head:
-            raise ValueError(
-                f"{path}: its name ends in {suffix}, but it holds no {suffix[1:]} data"
             )
 
 

@@ -230,7 +230,7 @@ SCALES = {scale.name: scale for scale in (FULL, SMALL)}
 
 
 def _official(words: str) -> str | None:
-    return option(None, f"Official file: {words}.")
+    return option(None, f"Official file: {words}.", path="local")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,9 @@ import pytest
 
 from bert_tf import files
 from bert_tf.serving.predictor import Predictor
+from bert_tf.weights.keras_hub import save_keras_hub
 from bert_tf.weights.load import load_bert
+from bert_tf.weights.save import save_hf, save_model_directory
 from experiments.command_line import remote_folders
 from experiments.command_line.remote_folders import RemoteFolder, on_this_machine
 from experiments.conversion import convert, export
@@ -176,6 +178,9 @@ def test_weights_of_each_format(store, tmp_path, model_dir):
     for path in ("bucket://b/m", "bucket://b/m/bert_model.ckpt"):
         loaded = load_bert(path)
         assert loaded.tokenizer is not None and loaded.config.hidden_size == 22
+    for save in (save_hf, save_model_directory, save_keras_hub):
+        with pytest.raises(ValueError, match="^bucket://b/x: expected a path on this machine"):
+            save("bucket://b/x", loaded.encoder)
     with pytest.raises(FileNotFoundError, match="^bucket://b/nothing: no such file or directory"):
         load_bert("bucket://b/nothing")
     with pytest.raises(ValueError, match="nowhere://x: no such file system here: Protocol not"):
