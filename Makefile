@@ -58,8 +58,8 @@ architecture: $(VENV)/.installed
 	@$(BIN)/python -m tests.support.architecture
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else \
-	"bert-tf needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + \
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
+	"bert-tf needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is " + sys.version.split()[0] + \
 	"; name another with make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 

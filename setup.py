@@ -11,7 +11,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.14",
     packages=find_packages(include=["bert_tf*", "data_prep*", "experiments*"]),
     package_data={"bert_tf": ["py.typed"], "experiments.model_server": ["page.html"]},
     install_requires=[
