@@ -12,6 +12,7 @@ with most, H hidden size, V vocabulary.
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from bert_tf.config import BertConfig
 from bert_tf.models.variables import config_of
 from bert_tf.serving.half_precision import StoredWeights
 from bert_tf.tokenization.graph_tokenizer import TextToIds
+from bert_tf.tokenization.vocabulary import vocabulary_doubts
+
+_log = logging.getLogger(__name__)
 
 _MAX_BYTES_PER_PIECE = 4096  # on average; a word without spaces can be one piece, [UNK]
 ID_INPUTS = ("input_ids", "input_mask", "segment_ids")
@@ -88,6 +92,65 @@ def _checked(
         return [tf.identity(tensor) for tensor in ranked]
 
 
+def _limits(inputs: Mapping[str, tf.Tensor], config: BertConfig) -> dict[str, Any]:
+    """Return what the values of each input must be below."""
+    limits = {
+        "input_ids": config.vocab_size,
+        "input_mask": 2,
+        "segment_ids": config.type_vocab_size,
+        "masked_lm_positions": tf.shape(inputs["input_ids"])[-1],
+    }
+    return {name: limits[name] for name in inputs}
+
+
+def checked_ids(inputs: Mapping[str, tf.Tensor], config: BertConfig) -> dict[str, tf.Tensor]:
+    """Return ids that are there only if a model can read them: a failed check is INVALID_ARGUMENT.
+
+    Without a check the model would read the tables' ends for negative ids, or nothing for segments
+    that it does not have.
+
+    Args:
+        inputs: of `ServedModel.ids`.
+        config: of the model.
+    """
+    shape, most = tf.shape(inputs["input_ids"]), config.max_position_embeddings
+    message = [f"input_ids: expected at most {most} positions, got", shape[-1]]
+    checks = [tf.debugging.Assert(shape[-1] <= most, message)]
+    for name in ID_INPUTS[1:]:
+        other = tf.shape(inputs[name])
+        message = [f"{name}: expected the shape of input_ids", shape, "got", other]
+        checks.append(tf.debugging.Assert(tf.reduce_all(shape == other), message))
+    for name, limit in _limits(inputs, config).items():
+        values = inputs[name]
+        low, high = tf.reduce_min(values), tf.reduce_max(values)
+        message = [f"{name}: expected integers of 0 to", limit - 1, "got", low, "to", high]
+        is_empty = tf.size(values) == 0
+        checks.append(tf.debugging.Assert(is_empty | ((low >= 0) & (high < limit)), message))
+    with tf.control_dependencies(checks):
+        return {name: tf.identity(values) for name, values in inputs.items()}
+
+
+def failing_ids(inputs: Mapping[str, tf.Tensor], config: BertConfig) -> dict[str, tf.Tensor]:
+    """Return ids by which reading a table fails where `checked_ids` would refuse them.
+
+    For runtimes that have no assertions, but refuse an index beyond the end.
+
+    Args:
+        inputs: of `ServedModel.ids`.
+        config: of the model.
+    """
+    valid, changed = tf.constant(True), dict(inputs)
+    for name, limit in _limits(inputs, config).items():
+        is_valid = (inputs[name] >= 0) & (inputs[name] < limit)
+        if name == "masked_lm_positions":
+            beyond = tf.size(inputs["input_ids"])
+            changed[name] = tf.where(is_valid, inputs[name], beyond)
+        else:
+            valid &= is_valid
+    changed["input_ids"] = tf.where(valid, inputs["input_ids"], config.vocab_size)
+    return changed
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Untracked:
     """Keeps a model from being written into a SavedModel as an object.
@@ -139,6 +202,10 @@ class ServedModel(tf.Module):
                 f"vocab_file: has {text_to_ids.vocab_size} pieces, the model a vocabulary of "
                 f"{self.config.vocab_size}"
             )
+        for doubt in vocabulary_doubts(
+            text_to_ids.vocab, text_to_ids.do_lower_case, self.config.vocab_size
+        ):
+            _log.warning("%s", doubt)
         if text_to_ids.max_seq_length > self.config.max_position_embeddings:
             raise ValueError(
                 f"max_seq_length: the model has {self.config.max_position_embeddings} positions, "
@@ -214,11 +281,16 @@ class ServedModel(tf.Module):
             segment_ids: int32 [B, L].
 
         Returns:
-            What the model returns, as float32; "logits" where it has no name.
+            What the model returns, as float32; "logits" where it has no name. Ids that the model
+            cannot read are INVALID_ARGUMENT.
         """
-        return self.run(
+        return self.run_checked(
             {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": segment_ids}
         )
+
+    def run_checked(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return what `run` does, for ids of which nothing is known."""
+        return self.run(checked_ids(inputs, self.config))
 
     def run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return what `ids` gives, for a dictionary of its inputs."""

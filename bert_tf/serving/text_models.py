@@ -89,7 +89,7 @@ class FillMask(ServedModel):
             "masked_lm_logits" float32 [B, P, V] and, with next sentence prediction,
             "next_sentence_logits" float32 [B, 2].
         """
-        return self.run(
+        return self.run_checked(
             {
                 "input_ids": input_ids,
                 "input_mask": input_mask,
@@ -317,7 +317,7 @@ class MultipleChoice(ServedModel):
     @function(input_signature=integers(*ID_INPUTS, rank=3))
     def ids(self, input_ids, input_mask, segment_ids) -> dict[str, tf.Tensor]:
         """Logits float32 [B, C] for ids that were made elsewhere, int32 [B, C, L] each."""
-        return self.run(
+        return self.run_checked(
             {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": segment_ids}
         )
 

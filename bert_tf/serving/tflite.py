@@ -25,7 +25,7 @@ from bert_tf.files import read_json
 from bert_tf.serving.model_card import card_heading, tensor_table
 from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.saved_model import new_version, precision_note, sample_ids, worst_difference
-from bert_tf.serving.served_model import ServedModel, strings
+from bert_tf.serving.served_model import ServedModel, failing_ids, strings
 from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
 
@@ -137,7 +137,7 @@ def lite_module(served: ServedModel, ids_only: bool) -> tf.Module:
         names = [spec.name for spec in specs]
 
         def run(*tensors):
-            return served.run(dict(zip(names, tensors, strict=True)))
+            return served.run(failing_ids(dict(zip(names, tensors, strict=True)), served.config))
 
     else:
         module.text_to_ids = text_to_ids = LiteTextToIds(served.text_to_ids)

@@ -165,3 +165,42 @@ def keeps_accents(vocab: Mapping[str, int]) -> bool:
         if not piece.isascii()
         for char in unicodedata.normalize("NFD", piece)
     )
+
+
+# Sizes that a number of rows is rounded up to a multiple of, as for fast products.
+_ROUNDINGS = tuple(1 << k for k in range(11))
+_DOUBTFUL_SHARE = 0.02  # of pieces with capitals: an uncased vocabulary may have a few added ones
+
+
+def vocabulary_doubts(
+    vocab: Mapping[str, int], do_lower_case: bool, vocab_size: int | None = None
+) -> list[str]:
+    """Say why a vocabulary may be another model's, or its casing wrong.
+
+    Args:
+        vocab: piece -> id.
+        do_lower_case: casing that it is used with.
+        vocab_size: rows of the model's embeddings, if there is a model.
+
+    Returns:
+        Messages, each with what to do; none where nothing is doubtful.
+    """
+    doubts, size = [], max(vocab.values()) + 1
+    if vocab_size and all(-(-size // step) * step != vocab_size for step in _ROUNDINGS):
+        doubts.append(
+            f"the vocabulary has {size:,} pieces, the model embeddings for {vocab_size:,}: it is "
+            "incomplete, or that of another model; give the model's own (vocab_file)"
+        )
+    share = sum(piece != piece.lower() for piece in vocab if not _SPECIAL.fullmatch(piece))
+    share /= len(vocab)
+    if do_lower_case and share > _DOUBTFUL_SHARE:
+        doubts.append(
+            f"do_lower_case is set, but {share:.0%} of the vocabulary's pieces have capital "
+            "letters, which the text can then never have; a cased model needs do_lower_case=False"
+        )
+    if not do_lower_case and casing_of(vocab) == "uncased":
+        doubts.append(
+            "the vocabulary has no upper-case letters and do_lower_case is not set: every word "
+            "with a capital becomes [UNK]"
+        )
+    return doubts

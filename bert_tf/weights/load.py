@@ -22,6 +22,7 @@ from bert_tf.config import BertConfig
 from bert_tf.models import variables
 from bert_tf.models.layers import Dropout
 from bert_tf.models.task_models import HEADS
+from bert_tf.tokenization.vocabulary import vocabulary_doubts
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights import layouts
 from bert_tf.weights.checkpoint import Checkpoint, CheckpointLike, open_checkpoint
@@ -422,7 +423,7 @@ def load_bert(
         _log.info(
             "%s: has no trained pooler; the encoder gives no pooled output", checkpoint.description
         )
-    _warn_of_more_words(checkpoint, config, tokenizer)
+    _warn_of_vocabulary(checkpoint, config, tokenizer)
     if transfer.ignored:
         _log.info(
             "%s: left behind: %s", checkpoint.description, variables.abbreviate(transfer.ignored)
@@ -500,7 +501,7 @@ def load_model(
         transfer = _fill(model, checkpoint, ignore, allow_missing, _resizes(overrides))
     labels = _labels(checkpoint, arguments.get("num_labels"))
     tokenizer = load_tokenizer(checkpoint, do_lower_case)
-    _warn_of_more_words(checkpoint, config, tokenizer)
+    _warn_of_vocabulary(checkpoint, config, tokenizer)
     problem_type = None
     if kind == "classification":
         problem_type = _problem_type(checkpoint, arguments["num_labels"])
@@ -529,18 +530,18 @@ def _head_dropout(checkpoint: Checkpoint, config: BertConfig) -> float | None:
     return next((layer.rate for layer in layers if isinstance(layer, Dropout)), None)
 
 
-def _warn_of_more_words(
+def _warn_of_vocabulary(
     checkpoint: Checkpoint, config: BertConfig, tokenizer: FullTokenizer | None
 ) -> None:
-    """Say when the tokenizer gives ids that the model has no embeddings for."""
-    highest = max(tokenizer.vocab.values()) if tokenizer else 0
-    if highest >= config.vocab_size:
-        _log.warning(
-            "%s: its vocabulary has %d pieces, the model embeddings for %d",
-            checkpoint.description,
-            highest + 1,
-            config.vocab_size,
-        )
+    """Say where the tokenizer may not be the model's."""
+    if tokenizer is None:
+        return
+    size: int | None = config.vocab_size
+    if checkpoint.config is not None and checkpoint.config.vocab_size != size:
+        # Resized on purpose: only pieces without embeddings are a mistake.
+        size = size if max(tokenizer.vocab.values()) >= size else None
+    for doubt in vocabulary_doubts(tokenizer.vocab, tokenizer.do_lower_case, size):
+        _log.warning("%s: %s", checkpoint.description, doubt)
 
 
 def _configured(

@@ -100,8 +100,13 @@ def _warn_of_another_tokenizer(
     known = _part(_part(fast, "model"), "vocab")
     tokens = fast.get("added_tokens")
     tokens = [t for t in tokens if isinstance(t, dict)] if isinstance(tokens, list) else []
-    added = [str(t.get("content")) for t in tokens if t.get("content") not in known]
-    if added and known:
+    added = [str(t.get("content")) for t in tokens if known and t.get("content") not in known]
+    if not fast and checkpoint.located is not None and checkpoint.located.vocab_file:
+        beside = pathlib.Path(checkpoint.located.vocab_file).with_name("added_tokens.json")
+        tokens = read_json(beside) if beside.exists() else {}
+        vocab = load_vocab(checkpoint.located.vocab_file) if tokens else {}
+        added = [token for token in tokens if token not in vocab]
+    if added:
         differences.append(f"added tokens {abbreviate(added, 4)}")
     if differences:
         _log.warning(

@@ -432,11 +432,9 @@ def _manifest(
             f"{plan.tokenizer.vocab_file} is of the text's language, and "
             f"do_lower_case={plan.tokenizer.do_lower_case} right for it"
         )
-    elif not plan.tokenizer.do_lower_case and vocabulary.casing_of(plan.vocab) == "uncased":
-        _warn(
-            f"vocabulary {plan.tokenizer.vocab_file} has no upper-case letters and do_lower_case "
-            "is not set: every word with a capital becomes [UNK]"
-        )
+    else:
+        for doubt in vocabulary.vocabulary_doubts(plan.vocab, plan.tokenizer.do_lower_case):
+            _warn(f"{plan.tokenizer.vocab_file}: {doubt}")
     strips = plan.tokenizer.strip_accents
     strips = plan.tokenizer.do_lower_case if strips is None else strips
     if strips and vocabulary.keeps_accents(plan.vocab):

@@ -3,9 +3,14 @@
 from typing import NamedTuple
 
 import keras
+from absl import logging
 
 from bert_tf.config import BertConfig
-from bert_tf.tokenization.vocabulary import check_special_tokens, validate_case_matches_checkpoint
+from bert_tf.tokenization.vocabulary import (
+    check_special_tokens,
+    validate_case_matches_checkpoint,
+    vocabulary_doubts,
+)
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.load import load_bert
 from experiments.feature_based.options import FrozenModelOptions
@@ -42,6 +47,9 @@ def load_model(options: FrozenModelOptions) -> FrozenModel:
         config = BertConfig.from_json_file(source.bert_config_file or "")
         encoder = load_bert(source.init_checkpoint, hidden_states=True, config=config).encoder
     check_special_tokens(tokenizer.vocab, tokenizer.vocab_file)
+    if not source.model_dir:  # whose own vocabulary was looked at in loading
+        for doubt in vocabulary_doubts(tokenizer.vocab, tokenizer.do_lower_case, config.vocab_size):
+            logging.warning("%s: %s", tokenizer.vocab_file, doubt)
     return FrozenModel(encoder, config, tokenizer)
 
 

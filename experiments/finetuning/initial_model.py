@@ -107,6 +107,8 @@ def initial_model(options: FineTuningOptions) -> InitialModel:
             f"vocab_file: {vocab_file} has {max(vocab.values()) + 1} pieces, the model "
             f"{config.vocab_size}"
         )
+    for doubt in vocabulary.vocabulary_doubts(vocab, do_lower_case, config.vocab_size):
+        logging.warning("%s: %s", vocab_file, doubt)
     if options.max_seq_length > config.max_position_embeddings:
         raise InputError(
             f"max_seq_length: the model has {config.max_position_embeddings} positions, got "

@@ -174,8 +174,14 @@ def test_a_session_is_told_what_is_wrong(exported):
             options = config_pb2.CallableOptions(feed=feed, fetch=names)
             return session._make_callable_from_options(options)(*given.values())
 
+        def odd(number):
+            """Ids one of which is another than 0."""
+            return np.eye(3, 7, dtype=np.int32)[::-1] * [0, number, 0, 0, 0, 0, 0]
+
+        size = len(WORDS) + 5  # of the model's vocabulary
         good = {name: np.zeros((3, 7), np.int32) for name in ids}
         run("ids", **good)
+        run("ids", **{name: np.zeros((0, 7), np.int32) for name in ids})
         run("serving_default", text=np.array(SENTENCES, object))
         for name, given, message in (
             ("serving_default", {"text": [["a"], ["b"]]}, "text: expected rank 1, got rank] [2]"),
@@ -185,6 +191,29 @@ def test_a_session_is_told_what_is_wrong(exported):
                 "ids",
                 good | {"segment_ids": np.zeros((2, 7))},
                 "segment_ids: expected rows as many as of input_ids, which are] [3] [got] [2]",
+            ),
+            ("ids", good | {"input_ids": odd(-5)}, "[got] [-5] [to] [0]"),
+            (
+                "ids",
+                good | {"input_ids": odd(size)},
+                f"input_ids: expected integers of 0 to] [{size - 1}] [got] [0] [to] [{size}]",
+            ),
+            ("ids", good | {"input_mask": odd(2)}, "input_mask: expected integers of 0 to] [1] "),
+            ("ids", good | {"segment_ids": odd(7)}, "segment_ids: expected integers of 0 to] [1] "),
+            (
+                "ids",
+                good | {"masked_lm_positions": odd(7)},
+                "masked_lm_positions: expected integers of 0 to] [6] [got] [0] [to] [7]",
+            ),
+            (
+                "ids",
+                good | {"input_mask": np.ones((3, 1))},
+                "input_mask: expected the shape of input_ids] [3 7] [got] [3 1]",
+            ),
+            (
+                "ids",
+                {name: np.zeros((3, 600)) for name in ids},
+                "input_ids: expected at most 41 positions, got] [600]",
             ),
         ):
             dtype = object if "text" in given else np.int32

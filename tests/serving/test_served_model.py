@@ -176,6 +176,17 @@ def all_served(text_to_ids, vocab_file):
 
 
 @pytest.mark.slow
+def test_a_vocabulary_of_another_model_is_told(caplog):
+    model = made("classification", 2)
+    vocab = {word: i for i, word in enumerate(WORDS)}
+    Classifier(model, TextToIds.from_vocab(vocab, max_seq_length=LENGTH), ("a", "b"))
+    assert not caplog.text
+    vocab = {word.upper() if word.isalpha() else word: i for i, word in enumerate(WORDS[:-4])}
+    Classifier(model, TextToIds.from_vocab(vocab, True, LENGTH), ("a", "b"))
+    assert f"has {len(WORDS) - 4} pieces, the model embeddings for {len(WORDS)}" in caplog.text
+    assert "pieces have capital letters" in caplog.text
+
+
 def test_no_texts_and_long_ones(text_to_ids, vocab_file):
     long = "the café, \U0001f600 is " * 10_000
     for served in all_served(text_to_ids, vocab_file):

@@ -129,6 +129,20 @@ def test_ids_in(tmp_path):
     check_ids(served, run, 5e-5)  # Still.
     none = {name: array[:0] for name, array in arrays_of(sample_ids(served)).items()}
     assert {len(value) for value in run(**none).values()} == {0}
+    check_bad_ids(served, run)
+
+
+def check_bad_ids(served, run):
+    """Ids that the model cannot read are an error, where the runtime would read something else."""
+    inputs = arrays_of(sample_ids(served, 3, 5))
+    bad = {"input_ids": (-5, len(WORDS)), "segment_ids": (-1, 7), "masked_lm_positions": (-1, 5)}
+    for name, array in inputs.items():
+        for value in bad.get(name, ()):
+            changed = array.copy()
+            changed[1, 2] = value
+            with pytest.raises(Exception, match="(?i)out of.*bound|must be within"):
+                run(**{**inputs, name: changed})
+            run(**inputs)
 
 
 @pytest.mark.slow
@@ -210,6 +224,8 @@ class TestOnnx:
         folder = export_onnx(served, folder)
         session, run = self.session(folder)
         check_ids(served, run, 5e-5)
+        if task != "multiple_choice":
+            check_bad_ids(served, run)
         shapes = {value.name: value.shape for value in session.get_inputs()}
         assert shapes["input_ids"][-1] == "length" and shapes["input_ids"][0] == "batch"
         return folder

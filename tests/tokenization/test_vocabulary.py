@@ -2,7 +2,7 @@
 
 import pytest
 
-from bert_tf.tokenization.vocabulary import casing_of, load_vocab
+from bert_tf.tokenization.vocabulary import casing_of, load_vocab, vocabulary_doubts
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,27 @@ def test_a_vocabulary_with_few_letters_that_have_cases():
     assert casing_of({"[PAD]": 0, "中": 1, "文": 2, "a": 3}) == "caseless"
     assert casing_of({"[PAD]": 0, "中": 1, "a": 2}) == "uncased"
     assert casing_of({"[PAD]": 0, "中": 1, "A": 2}) == "cased"
+
+
+@pytest.mark.parametrize(
+    ("name", "do_lower_case", "vocab_size", "doubts"),
+    [
+        ("bert-base-uncased", True, 30_522, []),
+        ("bert-base-uncased", True, 30_528, []),  # rounded up to a multiple of 8
+        ("bert-base-uncased", True, 30_720, []),
+        ("bert-base-cased", False, 28_996, []),
+        ("bert-base-chinese", True, 21_128, []),
+        ("bert-base-chinese", False, 21_128, []),
+        ("bert-base-cased", False, 30_522, ["has 28,996 pieces, the model embeddings for 30,522"]),
+        ("bert-base-cased", True, None, ["29% of the vocabulary's pieces have capital letters"]),
+        ("bert-base-multilingual-cased", True, 119_547, ["16% of the vocabulary's pieces"]),
+        ("bert-base-uncased", False, None, ["every word with a capital becomes [UNK]"]),
+        ("bert-base-cased", True, 30_522, ["has 28,996 pieces", "do_lower_case=False"]),
+    ],
+)
+def test_doubts(shared_data, name, do_lower_case, vocab_size, doubts):
+    vocab = load_vocab(shared_data / "vocab" / f"{name}-vocab.txt")
+    found = vocabulary_doubts(vocab, do_lower_case, vocab_size)
+    assert len(found) == len(doubts)
+    for message, part in zip(found, doubts, strict=True):
+        assert part in message

@@ -776,6 +776,21 @@ def test_settings_that_bert_does_not_have_are_told(sources, tmp_path, caplog):
     assert "was made with hidden_act 'gelu_tanh', the model has 'relu'" in caplog.text
 
 
+def test_vocabularies_of_other_models_are_told(sources, tmp_path, caplog):
+    shutil.copytree(sources / "tf", tmp_path / "tf")
+    load_bert(tmp_path / "tf")
+    assert not caplog.text
+    vocab_file = tmp_path / "tf" / "vocab.txt"
+    lines = vocab_file.read_text().splitlines()
+    vocab_file.write_text("\n".join([*lines[:-5], *"AB"]) + "\n")
+    (tmp_path / "tf" / "added_tokens.json").write_text(json.dumps({"[NEW]": 7, "A": 8}))
+    load_bert(tmp_path / "tf", do_lower_case=True)
+    size = len(lines)
+    assert f"has {size - 3} pieces, the model embeddings for {size}: " in caplog.text
+    assert "of the vocabulary's pieces have capital letters" in caplog.text
+    assert "added tokens [NEW]" in caplog.text
+
+
 def test_another_number_of_heads_is_refused(model, tmp_path):
     save_model_directory(tmp_path, model)
     other = make("pretraining", dataclasses.replace(SMALL, num_attention_heads=1))
