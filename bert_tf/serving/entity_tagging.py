@@ -13,7 +13,7 @@ import tensorflow as tf
 from bert_tf.serving.served_model import ServedModel, function, strings
 from bert_tf.serving.text_models import checked_labels
 from bert_tf.serving.windows import run_in_parts, windows_in_graph
-from bert_tf.tasks.entity_metrics import form_and_type
+from bert_tf.tasks.tag_schemes import check_tags
 from bert_tf.tokenization.characters import is_punctuation
 from bert_tf.tokenization.graph_tokenizer import PiecesWithOffsets, TextToIds
 
@@ -28,17 +28,19 @@ class EntityTagger(ServedModel):
     A tag is that of the word's first piece, as in training. Words are what white space parts, less
     the punctuation around them, of which each mark is a word: "(Paris)." has four and "Jean-Luc"
     one. For texts whose words stand apart already, as CoNLL's, white space alone can part them.
-    Chunks of tags are conlleval's, so that tags need not be well-formed.
+    Chunks of tags are conlleval's, so that tags need not be well-formed; what a label means follows
+    from all of them together (`bert_tf.tasks.tag_schemes`).
 
     Args:
         model: as `task_models.bert_token_classifier` makes it.
         text_to_ids: the tokenizer; its max_seq_length is that of a window. Windows of a longer text
             begin half a window apart, and a word counts where most of its context shows.
-        labels: names of the K labels, such as O, B-PER, I-PER.
+        labels: names of the K labels, such as O, B-PER, I-PER, or O, PER, or NOUN, VERB.
         words: "punctuation" or "white_space": what parts the words.
 
     Raises:
-        ValueError: as for `ServedModel`; or the labels are not as many as the model's.
+        ValueError: as for `ServedModel`; or the labels are not as many as the model's, or do not go
+            together.
     """
 
     task = "token_classification"
@@ -69,12 +71,8 @@ class EntityTagger(ServedModel):
         checked_labels(labels, model)
         self.words = words
         self.label_names = tuple(labels)
-        for label in labels:
-            if not form_and_type(label)[0]:
-                raise ValueError(
-                    f"labels: expected the tag O, or B-, I-, E- or S- and a type, got {label!r}"
-                )
-        forms, types = zip(*map(form_and_type, labels), strict=True)
+        scheme = check_tags(labels, "labels")
+        forms, types = zip(*map(scheme.read, labels), strict=True)
         names = sorted(set(types))
         self._types = tf.constant(names)
         # Of each label: its type, and whether it is outside, begins a chunk, ends one.

@@ -1,14 +1,11 @@
 """Scores of tagged entities, as conlleval and seqeval count them."""
 
 import dataclasses
-import functools
-import re
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-# === Named entities ===
-
-_TAG = re.compile(r"O|[BIES]-\S+")
+from bert_tf.tasks.tag_schemes import TagScheme, check_tags, tag_scheme
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,23 +78,27 @@ def _figures(scores: ChunkScores) -> str:
 
 
 def entity_scores(
-    true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+    true: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
+    labels: Iterable[str] = (),
 ) -> EntityScores:
     """Count chunks as conlleval does: precision, recall and F1 of named entities.
 
-    Tags are O, or a form and a type: B-PER, I-PER, and also E-PER and S-PER. Any sequence of them
-    has chunks (see `chunks`), so IOB1, IOB2 and IOBES need not be told apart, and predictions need
-    not be well-formed. No chunk reaches over the end of a sentence.
+    What tags mean follows from all of them and the labels together (see `tag_schemes`). Any
+    sequence of tags has chunks (see `chunks`), so IOB1, IOB2, IOBES, BILOU and BMES need not be
+    told apart, and predictions need not be well-formed. No chunk reaches over the end of a
+    sentence. Where each word is a chunk, as of parts of speech, all figures are the accuracy.
 
     Args:
         true: tags of each sentence's words.
         predicted: as many sentences with as many tags each.
+        labels: of the model that predicted, also those that no word has here.
 
     Returns:
         The scores.
 
     Raises:
-        ValueError: no words at all, lengths that differ, or a tag of another form.
+        ValueError: no words at all, lengths that differ, or tags that do not go together.
 
     Reference: conlleval of the CoNLL-2000 and CoNLL-2003 shared tasks, version 2004-01-26; for E-
     and S-, whose chunks that version does not always part, conlleval.py of Sampo Pyysalo.
@@ -106,6 +107,8 @@ def entity_scores(
         raise ValueError(
             f"predicted: expected the tags of {len(true)} sentences, got {len(predicted)}"
         )
+    tags = itertools.chain(labels, *true, *predicted)
+    scheme = check_tags(tags, "tags")
     actual: Counter[str] = Counter()
     guessed: Counter[str] = Counter()
     correct: Counter[str] = Counter()
@@ -116,10 +119,7 @@ def entity_scores(
                 f"predicted: expected {len(true_tags)} tags of sentence {index}, "
                 f"got {len(predicted_tags)}"
             )
-        try:
-            true_chunks, predicted_chunks = chunks(true_tags), chunks(predicted_tags)
-        except ValueError as error:
-            raise ValueError(f"sentence {index}, {error}") from None
+        true_chunks, predicted_chunks = chunks(true_tags, scheme), chunks(predicted_tags, scheme)
         actual.update(name for name, _, _ in true_chunks)
         guessed.update(name for name, _, _ in predicted_chunks)
         correct.update(name for name, _, _ in set(true_chunks).intersection(predicted_chunks))
@@ -140,14 +140,15 @@ def entity_scores(
     )
 
 
-def chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+def chunks(tags: Sequence[str], scheme: TagScheme | None = None) -> list[tuple[str, int, int]]:
     """Return the chunks of one sentence's tags, by the rule of conlleval.
 
-    A chunk begins with a tag other than O that is B- or S-, or follows O, E-, S- or another type,
-    or begins the sentence. It ends where the next begins, or before O.
+    A chunk begins with a form other than O that is B or S, or follows O, E, S or another type, or
+    begins the sentence. It ends where the next begins, or before O.
 
     Args:
-        tags: O, B-, I-, E- or S- and a type, in any order.
+        tags: in any order.
+        scheme: of all tags that there are; None (default) where these show it.
 
     Returns:
         (type, first word, word after the last) in order.
@@ -155,16 +156,16 @@ def chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     Raises:
         ValueError: a tag of another form, with its place.
     """
+    scheme = scheme or tag_scheme(tags)
     spans = []
     first = -1  # of the open chunk, -1 for none
     form, name = "O", ""
     for index, tag in enumerate(tags):
         last_form, last_name = form, name
-        form, name = form_and_type(tag)
-        if not form:
-            raise ValueError(
-                f"word {index}: expected the tag O, or B-, I-, E- or S- and a type, got {tag!r}"
-            )
+        try:
+            form, name = scheme.read(tag)
+        except ValueError as error:
+            raise ValueError(f"word {index}: {error}") from None
         begins = form in "BS" or last_form in "OES" or name != last_name
         if first >= 0 and (form == "O" or begins):
             spans.append((last_name, first, index))
@@ -174,12 +175,3 @@ def chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     if first >= 0:
         spans.append((name, first, len(tags)))
     return spans
-
-
-@functools.lru_cache(maxsize=1 << 12)
-def form_and_type(tag: str) -> tuple[str, str]:
-    """Form and type of a tag; ("", "") if it is none. Types may contain hyphens."""
-    if not _TAG.fullmatch(tag):
-        return "", ""
-    form, _, name = tag.partition("-")
-    return form, name

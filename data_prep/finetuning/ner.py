@@ -9,6 +9,7 @@ Shape legend: N windows, L max_seq_length.
 """
 
 import bisect
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from bert_tf.files import write_whole
+from bert_tf.tasks.tag_schemes import OUTSIDE, TagScheme, check_tags, tag_scheme
 from bert_tf.tokenization.vocabulary import (
     CLS_TOKEN,
     PAD_TOKEN,
@@ -28,10 +30,6 @@ from bert_tf.tokenization.vocabulary import (
 from bert_tf.tokenization.wordpiece import FullTokenizer
 
 DOCUMENT_START = "-DOCSTART-"
-OUTSIDE = "O"
-
-_TAG = re.compile(r"O|[BIES]-\S+")
-_TAG_FORMS = "O, or B-, I-, E- or S- and a type"
 _WHITE_SPACE = re.compile(r"\s")
 _CONLLEVAL_BOUNDARY = "-X-"  # as a first column, the end of a sentence
 
@@ -42,7 +40,7 @@ class Sentence:
 
     Attributes:
         words: at least one.
-        tags: as many, each O, or B-, I-, E- or S- and a type.
+        tags: as many; see `bert_tf.tasks.tag_schemes`.
         document: number of the document in its file, from 0.
         path: file.
         line: number of the first word's line, from 1.
@@ -85,6 +83,7 @@ def read_sentences(
     Columns are parted by tabs if the first line has one (words may then contain spaces), else by
     any number of spaces. Lines of white space alone are blank. A line whose first column is
     -DOCSTART- begins a document and is no sentence; a file without such lines is one document.
+    Which tags there can be follows from all of the file (see `bert_tf.tasks.tag_schemes`).
 
     Args:
         path: UTF-8 text, with or without a byte order mark, lines ending in LF or CRLF.
@@ -103,6 +102,7 @@ def read_sentences(
     """
     path = os.fspath(path)
     columns: _Columns | None = None
+    scheme = scheme_of(path, token_column, tag_column)
     document, seen_start = 0, False
     words: list[str] = []
     tags: list[str] = []
@@ -131,6 +131,8 @@ def read_sentences(
                 text = line.decode("utf-8").rstrip("\r\n")
                 columns = columns or _Columns(text, token_column, tag_column)
                 word, tag = columns.split(text)
+                if tag_column is not None:
+                    scheme.read(tag)
             except LookupError as error:  # all lines lack the column, not this one
                 raise ValueError(f"{path}, line {number}: {error}") from None
             except UnicodeDecodeError as error:
@@ -150,6 +152,28 @@ def read_sentences(
             f"{path}: expected lines of a word and its tag, "
             + ("got no sentence without errors" if columns else "got none")
         )
+
+
+def scheme_of(
+    path: str | os.PathLike[str], token_column: int = 0, tag_column: int | None = -1
+) -> TagScheme:
+    """Return the scheme of the tags of a file, as far as its lines can be read.
+
+    Args:
+        path: as for `read_sentences`.
+        token_column: likewise.
+        tag_column: likewise.
+    """
+    tags, columns = set(), None
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines):
+            text = line.decode("utf-8-sig" if not number else "utf-8", "replace").rstrip("\r\n")
+            if tag_column is None or not text.strip(" \t\r") or text.split()[0] == DOCUMENT_START:
+                continue
+            with contextlib.suppress(ValueError, LookupError):
+                columns = columns or _Columns(text, token_column, tag_column)
+                tags.add(columns.split(text)[1])
+    return tag_scheme(tags)
 
 
 def has_tags(path: str | os.PathLike[str], token_column: int = 0, tag_column: int = -1) -> bool:
@@ -219,8 +243,6 @@ class _Columns:
         tag = OUTSIDE if self.tag is None else columns[self.tag]
         if not word:
             raise ValueError("expected a word, got an empty column")
-        if not _TAG.fullmatch(tag):
-            raise ValueError(f"expected a tag, {_TAG_FORMS}, got {tag!r}")
         return word, tag
 
     @property
@@ -278,26 +300,33 @@ def write_conll(
 
 
 def label_names(sentences: Iterable[Sentence]) -> list[str]:
-    """Return the distinct tags, sorted, with O in front whether it occurs or not.
+    """Return the distinct tags, sorted, with O in front.
+
+    O is one whether it occurs or not, but where each word is a chunk, as of parts of speech.
 
     Args:
         sentences: of all files that are to be trained on and evaluated.
 
     Returns:
         The labels; a label's index is its id.
+
+    Raises:
+        ValueError: tags that do not go together.
     """
     tags = {tag for sentence in sentences for tag in sentence.tags}
-    return [OUTSIDE, *sorted(tags - {OUTSIDE})]
+    names = sorted(tags - {OUTSIDE})
+    return names if check_tags(tags, "tags").kind == "words" else [OUTSIDE, *names]
 
 
-def to_bio(tags: Sequence[str]) -> tuple[str, ...]:
+def to_bio(tags: Sequence[str], scheme: TagScheme | None = None) -> tuple[str, ...]:
     """Return one sentence's tags with B- on the first word of each entity and I- on the others.
 
     The entities stay the ones that conlleval finds (see `bert_tf.tasks.entity_metrics.chunks`),
-    in IOB1, where B- only parts neighbours of one type, as in IOBES.
+    in IOB1, where B- only parts neighbours of one type, as in IOBES and BILOU.
 
     Args:
-        tags: O, or B-, I-, E- or S- and a type, of one sentence.
+        tags: of one sentence.
+        scheme: of all tags that there are; None (default) where these show it.
 
     Returns:
         As many tags, each O, or B- or I- and a type (IOB2).
@@ -307,18 +336,18 @@ def to_bio(tags: Sequence[str]) -> tuple[str, ...]:
     """
     converted = []
     last_form, last_name = OUTSIDE, ""
+    scheme = scheme or tag_scheme(tags)
     for tag in tags:
-        if not _TAG.fullmatch(tag):
-            raise ValueError(f"expected a tag, {_TAG_FORMS}, got {tag!r}")
-        form, _, name = tag.partition("-")
+        form, name = scheme.read(tag)
         begins = form in "BS" or last_form in "OES" or name != last_name
-        converted.append(tag if tag == OUTSIDE else ("B-" if begins else "I-") + name)
+        converted.append(OUTSIDE if form == OUTSIDE else ("B-" if begins else "I-") + name)
         last_form, last_name = form, name
     return tuple(converted)
 
 
-TAG_SCHEMES: dict[str, Callable[[Sequence[str]], tuple[str, ...]]] = {
-    "original": tuple,
+# (tags of a sentence, the scheme of all) -> as many tags.
+TAG_SCHEMES: dict[str, Callable[..., tuple[str, ...]]] = {
+    "original": lambda tags, scheme=None: tuple(tags),
     "bio": to_bio,
 }
 

@@ -90,19 +90,20 @@ def tagged_source(
         token_column: as for `ner.read_sentences`.
         tag_column: as for `ner.read_sentences`.
         tag_scheme: key of `ner.TAG_SCHEMES`.
-        labels: where given, tags that are not among them become O in the records. No model of these
-            labels predicts them, so `entity_scores`, of the tags of the file, counts them as
-            missed.
+        labels: where given, tags that are not among them become O in the records, or the first of
+            labels without O. No model of these labels predicts them, so `entity_scores`, of the
+            tags of the file, counts them as missed.
     """
     path = os.fspath(path)
     allowed = None if labels is None else frozenset(labels)
+    other = ner.OUTSIDE if not labels or ner.OUTSIDE in labels else labels[0]
 
     def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
         sentences = read_tagged(path, token_column, tag_column, tag_scheme, on_bad)
         if allowed is not None:
             sentences = (
                 dataclasses.replace(
-                    s, tags=tuple(tag if tag in allowed else ner.OUTSIDE for tag in s.tags)
+                    s, tags=tuple(tag if tag in allowed else other for tag in s.tags)
                 )
                 for s in sentences
             )
@@ -116,7 +117,7 @@ def tagged_source(
         "tag_scheme": tag_scheme,
     }
     if allowed is not None:
-        settings["other_tags"] = ner.OUTSIDE  # the labels themselves are the task's
+        settings["other_tags"] = other  # the labels themselves are the task's
     labelled = tag_column is not None
     return Source(split, (path,), read, settings, labelled, line_per_example=False)
 
@@ -126,10 +127,11 @@ def read_tagged(
 ) -> Iterator[ner.Sentence]:
     """Read sentences, their tags in a scheme; arguments as of `tagged_source`."""
     convert = ner.TAG_SCHEMES[tag_scheme]
+    scheme = ner.scheme_of(path, token_column, tag_column)
     for sentence in ner.read_sentences(
         path, on_bad=on_bad, token_column=token_column, tag_column=tag_column
     ):
-        yield dataclasses.replace(sentence, tags=tuple(convert(sentence.tags)))
+        yield dataclasses.replace(sentence, tags=convert(sentence.tags, scheme))
 
 
 def tfds_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> Source:

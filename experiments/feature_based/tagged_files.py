@@ -7,6 +7,7 @@ import numpy as np
 
 from bert_tf.models.feature_extraction import StoredFeatures
 from data_prep.finetuning import ner
+from data_prep.finetuning.sources import read_tagged
 from experiments.feature_based.options import TaggerOptions
 
 _SORTED_BATCHES = 32  # batches' worth of shuffled texts that are sorted by length at a time
@@ -84,10 +85,4 @@ class TaggedFile:
 
 def read_sentences(path: str, options: TaggerOptions) -> list[ner.Sentence]:
     """Read a file as the options say; ValueError and OSError as `ner.read_sentences`."""
-    convert = ner.TAG_SCHEMES[options.tag_scheme]
-    return [
-        dataclasses.replace(sentence, tags=convert(sentence.tags))
-        for sentence in ner.read_sentences(
-            path, token_column=options.token_column, tag_column=options.tag_column
-        )
-    ]
+    return [*read_tagged(path, options.token_column, options.tag_column, options.tag_scheme)]

@@ -53,7 +53,8 @@ class Tagger(NamedTuple):
 
     def scores(self, file: TaggedFile, batch_size: int) -> EntityScores:
         """Return how the predicted tags of a file compare with its own."""
-        return entity_scores([s.tags for s in file.sentences], self.predict(file, batch_size))
+        true = [s.tags for s in file.sentences]
+        return entity_scores(true, self.predict(file, batch_size), self.labels)
 
     def mix(self) -> dict[str, float]:
         """Return the weight of each hidden state, where they are summed."""

@@ -90,7 +90,8 @@ class TaggedSplit:
 
     def scores(self) -> EntityScores:
         """Return what conlleval says of the tags that were predicted last."""
-        return entity_scores([sentence.tags for sentence in self.sentences], self.predicted)
+        true = [sentence.tags for sentence in self.sentences]
+        return entity_scores(true, self.predicted, self._labels)
 
 
 def _most_likely(logits: Any) -> dict[str, Any]:

@@ -147,7 +147,7 @@ GOOD = "It O\n\n"
 BAD_LINES = {
     "Ida x B-PER\n": "expected 2 columns parted by spaces as in the first line, got 3",
     "Ida\n": "expected 2 columns .*, got 1",
-    "Ida U-PER\n": "expected a tag, O, or B-, I-, E- or S- and a type, got 'U-PER'",
+    "Ida V-PER\n": "expected a tag, O, or a form and a type such as B-PER .*, got 'V-PER'",
     "Ida B-\n": "got 'B-'",
     "Ida PER\n": "got 'PER'",
     "Ida o\n": "got 'o'",
@@ -170,7 +170,7 @@ def test_bad_lines_are_named_or_their_sentences_left_out(write, line, message):
 def test_empty_columns_between_tabs_are_bad(write):
     with pytest.raises(ValueError, match="line 2: expected a word, got an empty column"):
         list(read_sentences(write("It\tO\n\tO\n")))
-    with pytest.raises(ValueError, match="line 2: expected a tag, .* got ''"):
+    with pytest.raises(ValueError, match="line 2: expected a tag, which is one word, got ''"):
         list(read_sentences(write("It\tO\nIda\t\n")))
 
 
@@ -181,7 +181,7 @@ def test_a_bad_first_line_does_not_decide_the_columns(write):
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("text", ["", "\n \n", "-DOCSTART- -X- O O\n\n", "Ida X-PER\n"])
+@pytest.mark.parametrize("text", ["", "\n \n", "-DOCSTART- -X- O O\n\n", "Ida I-PER\nran PER\n"])
 def test_a_file_without_sentences_is_an_error_in_any_case(write, text):
     path = write(text)
     with pytest.raises(ValueError, match=f"{path}: expected lines of a word and its tag, got no"):
@@ -236,6 +236,11 @@ def test_a_sentence_needs_as_many_tags_as_words():
         ("O B-PER I-PER", "O B-PER I-PER"),
         ("B-PER E-PER S-LOC S-LOC O", "B-PER I-PER B-LOC B-LOC O"),
         ("I-a-b I-a-b I-a", "B-a-b I-a-b B-a"),
+        ("B-PER L-PER U-LOC U-LOC O", "B-PER I-PER B-LOC B-LOC O"),
+        ("B_PER M_PER E_PER S_LOC O", "B-PER I-PER I-PER B-LOC O"),
+        ("PER PER O LOC PER", "B-PER I-PER O B-LOC B-PER"),
+        ("B M E S", "B-_ I-_ I-_ B-_"),
+        ("NOUN NOUN VERB", "B-NOUN B-NOUN B-VERB"),
     ],
 )
 def test_to_bio(tags, expected):
@@ -257,7 +262,7 @@ def test_to_bio_keeps_the_entities_of_any_tags(seed):
 
 def test_to_bio_refuses_other_tags():
     with pytest.raises(ValueError, match="got 'PER'"):
-        ner.to_bio(["O", "PER"])
+        ner.to_bio(["B-LOC", "PER"])
 
 
 def test_label_names():
@@ -265,6 +270,18 @@ def test_label_names():
         ["O", "B-LOC", "B-PER", "I-LOC", "I-ORG", "I-PER"]
     )
     assert ner.label_names([Sentence(("a",), ("B-X",))]) == ["O", "B-X"]
+    assert ner.label_names([Sentence(("a", "b"), ("X", "O"))]) == ["O", "X"]
+    # Of parts of speech, none is O.
+    assert ner.label_names([Sentence(("a", "b"), ("X", "A"))]) == ["A", "X"]
+    with pytest.raises(ValueError, match="tags: .* got 'PER', among B-PER PER"):
+        ner.label_names([Sentence(("a", "b"), ("PER", "B-PER"))])
+
+
+@pytest.mark.parametrize("tags", ["U-PER O", "B_PER O", "PER O", "NOUN VERB", "B I", "S B"])
+def test_files_of_other_tag_schemes_are_read(write, tags):
+    first, second = tags.split()
+    (sentence,) = read_sentences(write(f"Ida {first}\nran {second}\n"))
+    assert sentence.tags == (first, second)
 
 
 # Windows

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from bert_tf.serving.predictor import Predictor
 from bert_tf.tasks.entity_metrics import entity_scores
 from bert_tf.weights.tensor_bundle import read_tensors
 from data_prep.finetuning import ner
@@ -293,12 +294,48 @@ def test_data_dir_and_bad_sentences(data, tmp_path, capsys):
     files = dict.fromkeys(("train_file", "dev_file", "test_file"))
     options = {**files, "data_dir": folder, "num_train_steps": 2}
     last = (data / "train.conll").read_text().count("\n") + 1
-    with pytest.raises(ValueError, match=rf"train\.txt, line {last}: expected a tag, O, or B-"):
+    with pytest.raises(ValueError, match=rf"train\.txt, line {last}: expected a tag, O, or a form"):
         run(data, tmp_path / "strict", **options)
     run(data, tmp_path / "ner", **options, skip_bad_examples=True)
     assert "left out 1 bad ones" in capsys.readouterr().out
     words, _, _ = columns(tmp_path / "ner" / "predictions_test.conll")
     assert len(words) == 23
+
+
+@pytest.mark.parametrize(
+    ("tags", "labels", "found"),
+    [
+        # BILOU with another separator; types alone; and tags of every word, as parts of speech.
+        ("B_PER I_PER U_LOC O", "O B_PER I_PER U_LOC", "PER:w0 w5 LOC:w12"),
+        ("PER PER LOC O", "O LOC PER", "PER:w0 w5 LOC:w12"),
+        ("NOUN VERB NOUN X", "NOUN VERB X", "NOUN:w0 VERB:w5 X:w40 NOUN:w12 X:w41"),
+    ],
+)
+def test_other_tag_schemes(data, tmp_path, tags, labels, found):
+    other = dict(zip(("B-PER", "I-PER", "B-LOC", "O"), tags.split(), strict=True))
+    for split in ("train", "dev", "test"):
+        lines = (data / f"{split}.conll").read_text().splitlines()
+        rows = [line.split() for line in lines]
+        (tmp_path / f"{split}.conll").write_text(
+            "".join(f"{r[0]} {other[r[1]]}\n" if r else "\n" for r in rows)
+        )
+    files = {f"{split}_file": tmp_path / f"{split}.conll" for split in ("train", "dev")}
+    untagged = tmp_path / "untagged.conll"
+    untagged.write_text(conll(3, 2, tagged=False))
+    output = tmp_path / "ner"
+    run(data, output, **files, test_file=untagged)
+    assert (output / "labels.txt").read_text().split() == labels.split()
+    assert results(output)["eval_entity_f1"] > 90
+    (entities,) = Predictor(output).entities(["w0 w5 w40 w12 w41"])
+    assert " ".join(f"{entity['type']}:{entity['text']}" for entity in entities) == found
+
+
+def test_a_vocabulary_of_another_model_is_told(data, tmp_path, caplog):
+    vocab = (data / "vocab.txt").read_text().splitlines()
+    (tmp_path / "vocab.txt").write_text("\n".join([*vocab[:-9], *"ABC"]) + "\n")
+    initial_model(options_of(data, tmp_path / "ner", vocab_file=tmp_path / "vocab.txt"))
+    assert f"vocab.txt: the vocabulary has {len(vocab) - 6} pieces, the model" in caplog.text
+    assert "do_lower_case is set, but" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -332,7 +369,7 @@ def test_bad_input_is_one_line_and_status_1(data, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"run_ner: {tmp_path}/train.conll, line 2: expected a tag, O, or B-, I-, E- or "
-        "S- and a type, got 'PER'"
+        f"run_ner: {tmp_path}/train.conll, line 2: expected a tag, O, or a form and a "
+        "type such as B-PER (forms are B I M E L S U W), got 'PER'"
     )
     assert "Traceback" not in done.stderr

@@ -10,6 +10,7 @@ import tensorflow as tf
 from bert_tf.models.task_models import bert_token_classifier
 from bert_tf.serving.entity_tagging import EntityTagger
 from bert_tf.tasks.entity_metrics import chunks
+from bert_tf.tasks.tag_schemes import tag_scheme
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import ner
@@ -148,6 +149,33 @@ def test_marks_around_words_are_words(model, vocab_file):
         found_in(text, row, answer)
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "O B-LOC I-LOC L-LOC U-PER U-LOC",
+        "O B_LOC M_LOC E_LOC S_PER S_LOC",
+        "O LOC PER ORG MISC DATE",
+        "NOUN VERB ADJ X PUNCT DET",
+        "O B I E S M",
+        "[CLS] [SEP] X O B-PER I-PER",
+    ],
+)
+def test_chunks_of_other_tag_schemes(model, vocab_file, labels):
+    labels = labels.split()
+    text_to_ids = TextToIds(vocab_file, max_seq_length=LENGTH)
+    served = EntityTagger(model, text_to_ids, labels, words="white_space")
+    ids = np.random.default_rng(2).integers(0, len(labels), 61)
+    begins, inside = (v.numpy() for v in served._chunks(tf.constant(ids), tf.zeros_like(ids)))
+    expected = chunks([labels[i] for i in ids], tag_scheme(labels))
+    assert np.flatnonzero(begins).tolist() == [first for _, first, _ in expected]
+    words = [word for _, first, last in expected for word in range(first, last)]
+    assert np.flatnonzero(inside).tolist() == words
+    types = [
+        served._types.numpy()[served._type_of.numpy()[ids[f]]].decode() for _, f, _ in expected
+    ]
+    assert types == [name for name, _, _ in expected]
+
+
 def test_a_long_text_is_tagged_to_its_end(model, vocab_file):
     served = tagger(model, vocab_file)
     text = "the list of items is empty " * 67
@@ -165,7 +193,7 @@ def test_what_does_not_fit_is_refused(model, vocab_file):
     text_to_ids = TextToIds(vocab_file, max_seq_length=LENGTH)
     with pytest.raises(ValueError, match="labels: the model has 6, got 2: O, B-LOC"):
         EntityTagger(model, text_to_ids, LABELS[:2])
-    with pytest.raises(ValueError, match="expected the tag O, or B-.* got 'PER'"):
+    with pytest.raises(ValueError, match="labels: expected a tag, O, or a form .* got 'PER'"):
         EntityTagger(model, text_to_ids, (*LABELS[:5], "PER"))
     with pytest.raises(
         ValueError, match="words: expected one of punctuation, white_space, got 'x'"
