@@ -75,6 +75,9 @@ def pearson_correlation(predictions: ArrayLike, labels: ArrayLike) -> float:
     Returns:
         -1 to 1; 0, not NaN, where predictions or labels are all equal: they say nothing of each
         other, and a NaN could not be compared with the figures of other models.
+
+    Raises:
+        ValueError: there is one example alone, of which SciPy gives none either.
     """
     from scipy import stats
 
@@ -86,6 +89,9 @@ def spearman_correlation(predictions: ArrayLike, labels: ArrayLike) -> float:
 
     Returns:
         -1 to 1; 0, not NaN, where predictions or labels are all equal (see `pearson_correlation`).
+
+    Raises:
+        ValueError: there is one example alone.
     """
     from scipy import stats
 
@@ -201,6 +207,8 @@ def _correlation(
             raise ValueError(
                 f"{name}: expected finite scores, got {values[wrong[0]]} at row {wrong[0]}"
             )
+    if len(true) < 2:
+        raise ValueError("predictions: a correlation needs at least two examples, got one")
     if _is_constant(predicted) or _is_constant(true):
         return 0.0
     with warnings.catch_warnings():

@@ -42,6 +42,8 @@ _GET = re.compile(
 )
 _JSON = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
+_BRACKET_OR_STRING = re.compile(r'[][{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
+_READ_KEYS = ("signature_name", "instances", "inputs", "examples", "context")
 _MAX_DIMENSIONS = 32
 _MAX_SHOWN = 80
 _INT64_DIGITS = 19
@@ -110,7 +112,10 @@ def parse_body(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode("utf-8-sig")
         start = _SPACE.match(text)
-        value, _ = _JSON.raw_decode(text, start.end() if start else 0)
+        try:
+            value, _ = _JSON.raw_decode(text, start.end() if start else 0)
+        except RecursionError:
+            value, _ = _JSON.raw_decode(_without_unread_values(text))
     except UnicodeDecodeError as error:
         raise invalid_argument(
             f"JSON Parse error: not UTF-8 at offset: {error.start}; "
@@ -125,6 +130,30 @@ def parse_body(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise invalid_argument(f"JSON Value: expected an object, got {_kind(value)}")
     return value
+
+
+def _without_unread_values(text: str) -> str:
+    """Return an object's text with null for lists and objects of keys that no request has.
+
+    They may be nested deeper than Python's parser can follow.
+    """
+    parts, copied, depth, key, begin = [], 0, 0, "", -1
+    for match in _BRACKET_OR_STRING.finditer(text):
+        token = match[0]
+        if token in "[{":
+            depth += 1
+            if depth == 2 and key not in _READ_KEYS:
+                begin = match.start()
+        elif token in "]}":
+            depth -= 1
+            if depth == 1 and begin >= 0:
+                parts += [text[copied:begin], "null"]
+                copied, begin = match.end(), -1
+            if depth == 0:
+                break
+        elif depth == 1:
+            key = json.loads(token, strict=False)
+    return "".join([*parts, text[copied:]]).lstrip(" \t\n\r")
 
 
 def signature_name(request: Mapping[str, Any]) -> str:

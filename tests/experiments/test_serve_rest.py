@@ -128,6 +128,18 @@ def test_lists_that_nest_too_deep():
     assert "deeper" in refused(rest.tensor_from_json, value, tf.int32)
 
 
+def test_a_key_that_is_not_read_may_nest_as_deep_as_it_likes():
+    deep = '{"a": [' * 20_000 + '"]", "\\"}"' + "]}" * 20_000
+    for body in (
+        f'{{"x\\"": {deep}, "instances": [[1, {{"k": "]"}}]], "signature_name": "s"}} more',
+        f' {{"instances": [[1, {{"k": "]"}}]], "signature_name": "s", "x": {deep}}}',
+    ):
+        read = rest.parse_body(body.encode())
+        assert read["instances"] == [[1, {"k": "]"}]] and read["signature_name"] == "s"
+    assert "JSON Parse error" in refused(rest.parse_body, f'{{"instances": {deep}}}'.encode())
+    assert "JSON Parse error" in refused(rest.parse_body, f'{{"x": {deep}'.encode())
+
+
 def test_body():
     body = rest.parse_body(b'\xef\xbb\xbf\n {"x": [NaN, Infinity, -Infinity]} and more')
     assert str(body) == "{'x': [nan, inf, -inf]}"
