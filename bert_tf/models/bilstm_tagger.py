@@ -9,6 +9,8 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
+from bert_tf.models.layers import check_policy
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureChoice:
@@ -136,7 +138,8 @@ def bilstm_tagger(
         A functional `keras.Model`.
 
     Raises:
-        ValueError: a size is not a positive integer, or dropout_rate is not in [0, 1).
+        ValueError: a size is not a positive integer, dropout_rate is not in [0, 1), or the weights
+            of the policy are not float32.
 
     Reference: the paper, section 5.3.
     """
@@ -152,6 +155,7 @@ def bilstm_tagger(
             raise ValueError(f"{argument}: expected an integer of at least 1, got {value!r}")
     if not 0 <= dropout_rate < 1:
         raise ValueError(f"dropout_rate: expected at least 0 and below 1, got {dropout_rate!r}")
+    check_policy(keras.dtype_policies.get(dtype), ("float32",))
     layers = () if layers_to_mix is None else (layers_to_mix,)
     features = keras.Input((None, *layers, feature_size), name="features")
     input_mask = keras.Input((None,), dtype="int32", name="input_mask")

@@ -82,7 +82,7 @@ class Bert(ConfiguredLayer):
 
         Returns:
             dict: "sequence_output" [B, F, D] and "pooled_output" [B, D] in the compute dtype;
-            "embedding_table" float32 [V, D], the word embeddings, for heads that share them; on
+            "embedding_table" [V, D], the word embeddings, for heads that share them; on
             request "hidden_states", a list of L + 1 [B, F, D] (embeddings first), and
             "attention_probs", a list of L float32 [B, N, F, F] (before dropout).
         """
@@ -127,7 +127,9 @@ class Bert(ConfiguredLayer):
         outputs = {
             "sequence_output": keras.KerasTensor(sequence_shape, self.compute_dtype),
             "pooled_output": keras.KerasTensor((batch, config.hidden_size), self.compute_dtype),
-            "embedding_table": keras.KerasTensor((config.vocab_size, config.hidden_size)),
+            "embedding_table": keras.KerasTensor(
+                (config.vocab_size, config.hidden_size), self.variable_dtype
+            ),
         }
         if self.hidden_states:
             outputs["hidden_states"] = [
@@ -196,7 +198,9 @@ def bert_encoder(
         pooled_output: whether to output the pooled output. Without it the pooler's variables are
             there, but not trainable.
         recompute: see `Bert`.
-        dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.
+        dtype: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16", or "bfloat16"
+            or "float16", whose weights are of half precision too, as for inference in less memory.
+            None (default) for Keras' global one.
         name: the model's name.
 
     Returns:

@@ -39,8 +39,8 @@ def layer_norm(x, gamma, beta, epsilon):
 
     Args:
         x: float [..., D].
-        gamma: float32 [D].
-        beta: float32 [D].
+        gamma: float [D].
+        beta: float [D].
         epsilon: added to the variance.
 
     Returns:
@@ -52,7 +52,8 @@ def layer_norm(x, gamma, beta, epsilon):
     x = ops.cast(x, "float32")
     centred = x - ops.mean(x, axis=-1, keepdims=True)
     variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
-    return centred * (ops.rsqrt(variance + epsilon) * gamma) + beta
+    scale = ops.rsqrt(variance + epsilon) * ops.cast(gamma, "float32")
+    return centred * scale + ops.cast(beta, "float32")
 
 
 def attention_adder(input_mask, length=None, left_to_right=False):

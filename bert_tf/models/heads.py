@@ -8,7 +8,7 @@ from keras import ops
 
 from bert_tf.config import BertConfig
 from bert_tf.models.functional import ACTIVATION_FUNCTIONS
-from bert_tf.models.layers import ConfiguredLayer, LayerNorm
+from bert_tf.models.layers import ConfiguredLayer, LayerNorm, check_policy
 
 
 def gather_positions(sequence, positions):
@@ -84,7 +84,7 @@ class MaskedLMHead(ConfiguredLayer):
         rows = self.transform(gather_positions(sequence_output, positions))  # [B * P, D]
         table = ops.cast(embedding_table, self.compute_dtype)
         logits = ops.matmul(rows, ops.transpose(table))  # [B * P, V]
-        logits = ops.cast(logits, "float32") + self.output_bias
+        logits = ops.cast(logits, "float32") + ops.cast(self.output_bias, "float32")
         return ops.reshape(logits, (*ops.shape(positions), self.config.vocab_size))
 
 
@@ -100,11 +100,15 @@ class BiLstm(ConfiguredLayer):
         return_sequences: whether to return the outputs at each position, or the last ones alone.
         **kwargs: `name` and `dtype` (a policy) of `keras.layers.Layer`.
 
+    Raises:
+        ValueError: as for `ConfiguredLayer`; or the policy has weights of half precision.
+
     Reference: the paper, section 5.1.
     """
 
     def __init__(self, config: BertConfig, return_sequences: bool, **kwargs):
         super().__init__(config, **kwargs)
+        check_policy(self.dtype_policy, ("float32",))  # Keras' initial values are in no other
         self.return_sequences = return_sequences
         lstm = keras.layers.LSTM(
             config.hidden_size // 2,
@@ -166,7 +170,8 @@ class LinearHead(ConfiguredLayer):
     def call(self, x):
         """Map [..., D] to float32 logits [..., K]."""
         x = ops.cast(x, "float32")
-        return ops.matmul(x, ops.transpose(self.output_weights)) + self.output_bias
+        weights = ops.cast(self.output_weights, "float32")
+        return ops.matmul(x, ops.transpose(weights)) + ops.cast(self.output_bias, "float32")
 
     def compute_output_spec(self, x):
         """Return the shape and type of what `call` returns."""

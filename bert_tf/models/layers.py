@@ -51,6 +51,35 @@ def kernel_initializer(config: BertConfig) -> keras.initializers.Initializer:
     return initializer or keras.initializers.TruncatedNormal(stddev=config.initializer_range)
 
 
+_FLOATS = ("float32", "bfloat16", "float16")
+
+
+def check_policy(policy: keras.DTypePolicy, weights: Sequence[str] = _FLOATS) -> None:
+    """Refuse a dtype policy that a layer does not work under.
+
+    Args:
+        policy: of the layer.
+        weights: the types that its weights can have.
+
+    Raises:
+        ValueError: the weights or the computation would be of another type.
+    """
+    names = ", ".join(["float32", "mixed_bfloat16", "mixed_float16", *weights[1:]])
+    if policy.quantization_mode is not None:
+        raise ValueError(
+            f"dtype: expected one of {names}, got {policy.name}; model.quantize("
+            f"{policy.quantization_mode!r}) makes a quantized model of another"
+        )
+    if policy.variable_dtype not in weights or policy.compute_dtype not in _FLOATS:
+        raise ValueError(f"dtype: expected one of {names}, got {policy.name}")
+
+
+def _own_policy(layer: keras.layers.Layer) -> keras.DTypePolicy:
+    """Return a layer's policy, also where it has the map of a whole model."""
+    policy = layer.dtype_policy
+    return policy[layer.path] if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else policy
+
+
 class ConfiguredLayer(keras.layers.Layer):
     """A layer whose sizes are those of a `BertConfig`.
 
@@ -59,7 +88,8 @@ class ConfiguredLayer(keras.layers.Layer):
         **kwargs: `name`, `dtype` (a policy) and `trainable` of `keras.layers.Layer`.
 
     Raises:
-        ValueError: if config is not a BertConfig.
+        ValueError: if config is not a BertConfig, or the policy is none that works (see
+            `check_policy`).
     """
 
     def __init__(self, config: BertConfig, **kwargs):
@@ -68,6 +98,7 @@ class ConfiguredLayer(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         if not isinstance(config, BertConfig):
             raise ValueError(f"config must be a BertConfig, got {type(config).__name__}")
+        check_policy(self.dtype_policy)
         self.config = config
 
     def add_weight(self, *args, **kwargs):
@@ -94,8 +125,18 @@ class ConfiguredLayer(keras.layers.Layer):
         return layer_class(self.config, name=name, dtype=self.dtype_policy, **kwargs)
 
     def get_config(self):
-        """Return the arguments."""
-        return {**super().get_config(), "config": self.config.to_dict()}
+        """Return the arguments; the policy is a map where layers within were quantized."""
+        values = {**super().get_config(), "config": self.config.to_dict()}
+        layers = self._flatten_layers(include_self=False)
+        quantized = {
+            layer.path: _own_policy(layer)
+            for layer in layers
+            if layer.quantization_mode is not None
+        }
+        if quantized:
+            default = getattr(self.dtype_policy, "default_policy", self.dtype_policy)
+            values["dtype"] = keras.dtype_policies.DTypePolicyMap(default.name, quantized)
+        return values
 
     @classmethod
     def from_config(cls, config):
@@ -167,11 +208,13 @@ class Embeddings(ConfiguredLayer):
         batch, length = ops.shape(input_ids)
         flat_ids = ops.reshape(input_ids, (-1,))  # [R]
         flat_segment_ids = ops.reshape(segment_ids, (-1,))  # [R]
-        words = ops.take(self.word_embeddings, flat_ids, axis=0)  # [R, D]
+        # Summed in float32, whatever the tables are kept in.
+        words = ops.cast(ops.take(self.word_embeddings, flat_ids, axis=0), "float32")  # [R, D]
         # Few segments: a product with one-hot rows, whose gradient is a product as well.
         one_hot = ops.one_hot(flat_segment_ids, config.type_vocab_size, dtype="float32")  # [R, S]
-        segments = ops.matmul(one_hot, self.token_type_embeddings)  # [R, D]
+        segments = ops.matmul(one_hot, ops.cast(self.token_type_embeddings, "float32"))  # [R, D]
         positions = ops.convert_to_tensor(self.position_embeddings)[None, :length]  # [1, F, D]
+        positions = ops.cast(positions, "float32")
         embedded = ops.reshape(words + segments, (batch, length, config.hidden_size)) + positions
         embedded = ops.reshape(embedded, (-1, config.hidden_size))  # [R, D]
         return dropout(self.layer_norm(embedded), config.hidden_dropout_prob, dropout_key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -73,8 +73,13 @@ def kind_of(model: keras.Model) -> tuple[str, int | None]:
 
 
 def weights_to_write(model: keras.Model) -> dict[str, keras.Variable]:
-    """Return the weights of a model by name; ValueError if some are of the user's own layers."""
+    """Return the weights of a model by name.
+
+    Raises:
+        ValueError: some are of the user's own layers, or are quantized.
+    """
     weights = weights_by_name(model)
+    refuse_quantized(weights)
     others = [n for n in weights if not re.search(rf"^bert/|{HEADS_PATTERN}", n)]
     if others:
         raise ValueError(
@@ -82,3 +87,13 @@ def weights_to_write(model: keras.Model) -> dict[str, keras.Variable]:
             f"systems have no place: {abbreviate(others)}; model.save keeps them"
         )
     return weights
+
+
+def refuse_quantized(weights: Mapping[str, keras.Variable]) -> None:
+    """Raise ValueError for weights that are integers, with scales of which others know nothing."""
+    quantized = [name for name, weight in weights.items() if "int" in str(weight.dtype)]
+    if quantized:
+        raise ValueError(
+            "model: is quantized, for which other systems have no place "
+            f"({abbreviate(quantized, 2)}); model.save keeps it"
+        )

@@ -24,7 +24,12 @@ from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights import locate, tensor_files, tokenizers
 from bert_tf.weights.layouts import HF, HF_ARCHITECTURES, HF_PROBLEM_TYPES, POOLER, TF1
-from bert_tf.weights.model_weights import import_tensor_bundle, kind_of, weights_to_write
+from bert_tf.weights.model_weights import (
+    import_tensor_bundle,
+    kind_of,
+    refuse_quantized,
+    weights_to_write,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +43,13 @@ def save_tf1(prefix: str | os.PathLike, model: keras.Model) -> None:
 
     Raises:
         OSError: the files cannot be written.
-        ValueError: the prefix is a folder.
+        ValueError: the prefix is a folder, or the model is quantized.
     """
     if not os.path.basename(os.fspath(prefix)):
         raise ValueError(f"prefix: expected a name as in .../{locate.WEIGHTS_NAME}, got {prefix}")
-    _write_tf1(prefix, weights_by_name(model))
+    weights = weights_by_name(model)
+    refuse_quantized(weights)
+    _write_tf1(prefix, weights)
 
 
 def _write_tf1(

@@ -1,0 +1,80 @@
+"""Dtype policies and quantization: what works does so everywhere, the rest is refused."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bert_tf.models.task_models import HEADS
+from bert_tf.models.variables import to_numpy
+from bert_tf.weights.load import load_model
+from bert_tf.weights.save import save_hf, save_keras, save_model_directory, save_tf1
+from tests.support import policy_checks
+from tests.support.policy_checks import HALF_PRECISION_WEIGHTS, POLICIES
+from tests.test_layering import REPOSITORY
+
+
+@pytest.mark.parametrize("is_global", [False, True])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("kind", [*HEADS, "tagger"])
+def test_policies(kind, policy, is_global):
+    if kind == "tagger" and policy in HALF_PRECISION_WEIGHTS:
+        assert policy in policy_checks.refusal(kind, policy)
+    else:
+        policy_checks.check_policy(kind, policy, is_global)
+
+
+def test_refused_policies():
+    policy_checks.check_refusals()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "policy"),
+    [
+        *((kind, "int8", "float32") for kind in HEADS),
+        ("encoder", "int8", "mixed_bfloat16"),
+        ("encoder", "int4", "float32"),
+    ],
+)
+def test_quantized_models_come_back_as_they_were(kind, mode, policy):
+    policy_checks.check_quantized(kind, mode, policy)
+
+
+def test_files_of_quantized_and_half_precision_models(tmp_path):
+    model = policy_checks.make_model("classification")
+    model.quantize("int8")
+    save_keras(tmp_path / "q.keras", model)
+    expected = policy_checks.outputs_of(model, "classification")["logits"][1]
+    loaded = load_model(tmp_path / "q.keras").model
+    found = policy_checks.outputs_of(loaded, "classification")["logits"][1]
+    np.testing.assert_array_equal(found, expected)
+    for save, path in ((save_hf, "hf"), (save_model_directory, "tf")):
+        with pytest.raises(ValueError, match="model: is quantized, .* model.save keeps it"):
+            save(tmp_path / path, model)
+    with pytest.raises(ValueError, match="model: is quantized"):
+        save_tf1(model, tmp_path / "x.ckpt")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bert_config.json", "q.keras"]
+
+    half = policy_checks.make_model("classification", dtype="bfloat16")
+    for save, path in ((save_hf, "hf"), (save_model_directory, "tf")):
+        save(tmp_path / path, half)
+        again = load_model(tmp_path / path, dtype="bfloat16").model
+        for weight, other in zip(half.weights, again.weights, strict=True):
+            np.testing.assert_array_equal(to_numpy(weight), to_numpy(other))
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param("jax", marks=pytest.mark.jax), pytest.param("torch", marks=pytest.mark.torch)],
+)
+def test_other_backends(backend):
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
+    subprocess.run(
+        [sys.executable, "-m", "tests.support.policy_checks"],
+        check=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "KERAS_BACKEND": backend},
+        timeout=600,
+    )
