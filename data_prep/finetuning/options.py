@@ -11,6 +11,7 @@ from bert_tf.options import option
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.table import TASKS, Task, get_task
+from bert_tf.tasks.tag_schemes import check_tags
 from data_prep.finetuning import glue, ner, swag, tables
 from data_prep.finetuning.kinds import reader_of
 from data_prep.finetuning.sources import (
@@ -297,6 +298,7 @@ def _warn_of_other_tags(
     path: str, sentences: Iterable[ner.Sentence], labels: Sequence[str]
 ) -> None:
     counts = Counter(tag for s in sentences for tag in s.tags if tag not in labels)
+    check_tags([*labels, *counts], f"{path}: its tags and the labels")  # before any training
     if counts:
         shown = ", ".join(f"{tag} {count:,}" for tag, count in sorted(counts.items()))
         print(

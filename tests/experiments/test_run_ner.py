@@ -330,6 +330,13 @@ def test_other_tag_schemes(data, tmp_path, tags, labels, found):
     assert " ".join(f"{entity['type']}:{entity['text']}" for entity in entities) == found
 
 
+def test_files_of_two_schemes_are_refused_before_training(data, tmp_path):
+    (tmp_path / "dev.conll").write_text("w1 PER\nw2 O\n")
+    message = r"dev\.conll: its tags and the labels: .* got 'PER', among B-LOC B-PER I-PER O PER"
+    with pytest.raises(ValueError, match=message):
+        run(data, tmp_path / "ner", dev_file=tmp_path / "dev.conll")
+
+
 def test_a_vocabulary_of_another_model_is_told(data, tmp_path, caplog):
     vocab = (data / "vocab.txt").read_text().splitlines()
     (tmp_path / "vocab.txt").write_text("\n".join([*vocab[:-9], *"ABC"]) + "\n")

@@ -9,10 +9,12 @@ import tensorflow as tf
 
 from bert_tf.models.task_models import bert_token_classifier
 from bert_tf.serving.entity_tagging import EntityTagger
+from bert_tf.serving.load import load_served_model
 from bert_tf.tasks.entity_metrics import chunks
 from bert_tf.tasks.tag_schemes import tag_scheme
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights.save import save_hf
 from data_prep.finetuning import ner
 from tests.support import synthetic_records as synthetic
 
@@ -174,6 +176,16 @@ def test_chunks_of_other_tag_schemes(model, vocab_file, labels):
         served._types.numpy()[served._type_of.numpy()[ids[f]]].decode() for _, f, _ in expected
     ]
     assert types == [name for name, _, _ in expected]
+
+
+def test_a_tagger_of_transformers_with_other_labels(model, vocab_file, tmp_path):
+    labels = ("[CLS]", "X", "B_PER", "L_PER", "U_LOC", "O")
+    save_hf(tmp_path, model, FullTokenizer(vocab_file), labels)
+    served = load_served_model(tmp_path)
+    assert served.label_names == labels
+    text = "the list of items is empty"
+    found = found_in(text, 0, {n: v.numpy() for n, v in served.answer(tf.constant([text])).items()})
+    assert {kind for kind, _ in found} <= {"PER", "LOC"}
 
 
 def test_a_long_text_is_tagged_to_its_end(model, vocab_file):
