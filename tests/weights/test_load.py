@@ -776,17 +776,18 @@ def test_settings_that_bert_does_not_have_are_told(sources, tmp_path, caplog):
     assert "was made with hidden_act 'gelu_tanh', the model has 'relu'" in caplog.text
 
 
-def test_vocabularies_of_other_models_are_told(sources, tmp_path, caplog):
+def test_vocabularies_of_other_models_are_told(sources, vocab_file, tmp_path, caplog):
     shutil.copytree(sources / "tf", tmp_path / "tf")
+    shutil.copy(vocab_file, tmp_path / "tf" / "vocab.txt")
     load_bert(tmp_path / "tf")
     assert not caplog.text
-    vocab_file = tmp_path / "tf" / "vocab.txt"
-    lines = vocab_file.read_text().splitlines()
-    vocab_file.write_text("\n".join([*lines[:-5], *"AB"]) + "\n")
+    lines = pathlib.Path(vocab_file).read_text().splitlines()
+    other = "\n".join([*lines[:-5], *"ABC"]) + "\n"
+    (tmp_path / "tf" / "vocab.txt").write_text(other)
     (tmp_path / "tf" / "added_tokens.json").write_text(json.dumps({"[NEW]": 7, "A": 8}))
     load_bert(tmp_path / "tf", do_lower_case=True)
     size = len(lines)
-    assert f"has {size - 3} pieces, the model embeddings for {size}: " in caplog.text
+    assert f"has {size - 2} pieces, the model embeddings for {size}: " in caplog.text
     assert "of the vocabulary's pieces have capital letters" in caplog.text
     assert "added tokens [NEW]" in caplog.text
 
