@@ -12,7 +12,7 @@ from keras import ops
 
 from bert_tf.config import BertConfig
 from bert_tf.models.dropout import dropout_keys
-from bert_tf.models.functional import attention_adder, check_length
+from bert_tf.models.functional import attention_adder, check_ids, check_length
 from bert_tf.models.layers import ConfiguredLayer, Embeddings, Encoder, Pooler
 
 INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")  # of every model of the package
@@ -85,10 +85,16 @@ class Bert(ConfiguredLayer):
             "embedding_table" [V, D], the word embeddings, for heads that share them; on
             request "hidden_states", a list of L + 1 [B, F, D] (embeddings first), and
             "attention_probs", a list of L float32 [B, N, F, F] (before dropout).
+
+        Raises:
+            ValueError: F is too long, or an id has no embedding (see `check_ids`).
         """
         config = self.config
         input_ids = inputs["input_ids"]
         batch, length = ops.shape(input_ids)
+        if not training:  # whose records are checked before it, and which this would slow
+            check_ids("input_ids", input_ids, config.vocab_size)
+            check_ids("segment_ids", inputs["segment_ids"], config.type_vocab_size)
         keys = None
         if training and (config.hidden_dropout_prob or config.attention_probs_dropout_prob):
             keys = dropout_keys(self.seed_generator.next(), 1 + self.encoder.num_dropouts)

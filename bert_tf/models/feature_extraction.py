@@ -127,9 +127,11 @@ def encoder_features(
     config = bert_layer(encoder).config
     indexes = hidden_state_indexes(layers, config.num_hidden_layers)
     models = _feature_models.setdefault(encoder, {})
-    model = models.get((indexes, pooling))
+    # Adapters and quantization add weights; a model that ran before would go on without them.
+    key = indexes, pooling, len(encoder.weights)
+    model = models.get(key)
     if model is None:
-        model = models[indexes, pooling] = _feature_model(encoder, indexes, pooling)
+        model = models[key] = _feature_model(encoder, indexes, pooling)
     vector_bytes = 4 * len(indexes) * config.hidden_size
 
     def generate() -> Iterator[np.ndarray]:

@@ -110,3 +110,24 @@ def check_length(length, config):
             f"input_ids has {length} positions, but max_position_embeddings of the configuration "
             f"is {config.max_position_embeddings}"
         )
+
+
+def check_ids(name, ids, size):
+    """Refuse ids that a table has no rows for, where their values are known.
+
+    They are in a call outside of a graph on TensorFlow and torch. Elsewhere nothing is checked:
+    ids below 0 then count from the table's end, and what lies beyond it depends on the backend.
+
+    Args:
+        name: of the input, for the message.
+        ids: integer tensor.
+        size: rows of the table.
+
+    Raises:
+        ValueError: an id is below 0, or not below size.
+    """
+    if not hasattr(ids, "numpy") or 0 in ids.shape:
+        return
+    low, high = int(ops.min(ids)), int(ops.max(ids))
+    if low < 0 or high >= size:
+        raise ValueError(f"{name}: expected integers of 0 to {size - 1}, got {low} to {high}")

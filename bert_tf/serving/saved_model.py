@@ -233,7 +233,7 @@ def sample_ids(served: ServedModel, rows: int = 2, length: int = 7) -> dict[str,
     values = {
         "input_ids": random.integers(0, served.text_to_ids.vocab_size, shape),
         "input_mask": np.repeat(mask[:, None], 3, 1) if choices else mask,
-        "segment_ids": random.integers(0, 2, shape),
+        "segment_ids": random.integers(0, min(2, served.config.type_vocab_size), shape),
         "masked_lm_positions": random.integers(0, 5, (rows, 3)),
     }
     return {name: tf.constant(values[name], tf.int32) for name in names}

@@ -259,6 +259,22 @@ def test_random_seed_fixes_weights_and_dropout(inputs):
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("input_ids", -5, "input_ids: expected integers of 0 to 36, got -5 to "),
+        ("input_ids", 37, "input_ids: expected integers of 0 to 36, got 0 to 37"),
+        ("segment_ids", 5, "segment_ids: expected integers of 0 to 4, got 0 to 5"),
+    ],
+)
+def test_ids_without_embeddings_are_refused_outside_of_graphs(
+    encoder, inputs, name, value, message
+):
+    inputs[name][3, 2] = value
+    with pytest.raises(ValueError, match=message):
+        encoder(inputs)
+
+
 def test_too_long_sequences_are_refused(encoder):
     ids = np.zeros((2, 17), np.int32)
     inputs = dict.fromkeys(("input_ids", "input_mask", "segment_ids"), ids)

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from bert_tf.models.feature_extraction import TokenWindow, encoder_features
 from bert_tf.models.task_models import HEADS
 from bert_tf.models.variables import to_numpy
 from bert_tf.weights.load import load_model
@@ -14,6 +15,13 @@ from bert_tf.weights.save import save_hf, save_keras, save_model_directory, save
 from tests.support import policy_checks
 from tests.support.policy_checks import HALF_PRECISION_WEIGHTS, POLICIES
 from tests.test_layering import REPOSITORY
+
+pytestmark = [
+    # Of all layers that have nothing to quantize.
+    pytest.mark.filterwarnings("ignore:.*does not have a `quantize`:UserWarning"),
+    # Keras 3.15 writes its files by way of np.array(variable), which NumPy 2 warns about.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 @pytest.mark.parametrize("is_global", [False, True])
@@ -40,6 +48,19 @@ def test_refused_policies():
 )
 def test_quantized_models_come_back_as_they_were(kind, mode, policy):
     policy_checks.check_quantized(kind, mode, policy)
+
+
+def test_features_are_those_of_the_quantized_encoder():
+    encoder = policy_checks.make_model("encoder")
+    texts = [TokenWindow((2, 3, 5, 7))]
+    (before,) = encoder_features(encoder, texts, [2])
+    encoder.quantize("int8")
+    (after,) = encoder_features(encoder, texts, [2])
+    assert (after != before).any()
+    ids = np.array([[2, 3, 5, 7]], np.int32)
+    inputs = {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": 0 * ids}
+    expected = encoder(inputs)["sequence_output"][0]
+    np.testing.assert_allclose(after[:, 0], expected, atol=1e-5)
 
 
 def test_files_of_quantized_and_half_precision_models(tmp_path):

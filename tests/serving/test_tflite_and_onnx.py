@@ -1,5 +1,6 @@
 """TFLite and ONNX files answer as the Keras model does, or are not written."""
 
+import dataclasses
 import json
 
 import keras
@@ -109,6 +110,13 @@ def test_strings_in_an_answer_out(tmp_path):
     assert card.startswith("# lite\n\nTask: classification.") and "made for a test." in card
     assert "Stored in float32: outputs for sample inputs differ" in card
     assert "| out | `probabilities` | float32 | [?, 3] |" in card and "no, maybe, yes." in card
+
+
+def test_sample_ids_fit_a_model_of_one_segment():
+    model = HEADS["classification"].make(dataclasses.replace(CONFIG, type_vocab_size=1), 3)
+    served = SERVED["classification"].make(model, made_text_to_ids(), labels=LABELS)
+    assert not sample_ids(served)["segment_ids"].numpy().any()
+    served.ids(**sample_ids(served))
 
 
 def check_ids(served, run, tolerance):
