@@ -11,7 +11,8 @@ size, I intermediate size, V vocabulary, S segments, R = B * F rows.
 import contextlib
 import contextvars
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -74,17 +75,13 @@ def check_policy(policy: keras.DTypePolicy, weights: Sequence[str] = _FLOATS) ->
         raise ValueError(f"dtype: expected one of {names}, got {policy.name}")
 
 
-def _own_policy(layer: keras.layers.Layer) -> keras.DTypePolicy:
-    """Return a layer's policy, also where it has the map of a whole model."""
-    policy = layer.dtype_policy
-    return policy[layer.path] if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else policy
-
-
 class ConfiguredLayer(keras.layers.Layer):
     """A layer whose sizes are those of a `BertConfig`.
 
     Args:
         config: the model's configuration.
+        quantized: path of a layer within -> its policy, where it is another; for models that were
+            quantized, with `model.quantize`, before they were saved.
         **kwargs: `name`, `dtype` (a policy) and `trainable` of `keras.layers.Layer`.
 
     Raises:
@@ -92,7 +89,7 @@ class ConfiguredLayer(keras.layers.Layer):
             `check_policy`).
     """
 
-    def __init__(self, config: BertConfig, **kwargs):
+    def __init__(self, config: BertConfig, quantized: Mapping[str, Any] | None = None, **kwargs):
         # What is cast to the compute dtype is said in the code below: Keras' autocasting would take
         # away the precision of attention masks and of embeddings before their LayerNorm.
         super().__init__(autocast=False, **kwargs)
@@ -100,6 +97,9 @@ class ConfiguredLayer(keras.layers.Layer):
             raise ValueError(f"config must be a BertConfig, got {type(config).__name__}")
         check_policy(self.dtype_policy)
         self.config = config
+        self.quantized = {
+            path: keras.dtype_policies.get(p) for path, p in (quantized or {}).items()
+        }
 
     def add_weight(self, *args, **kwargs):
         """Add a weight, which is not cast either.
@@ -116,27 +116,28 @@ class ConfiguredLayer(keras.layers.Layer):
     def make_dense(self, units: int, name: str) -> keras.layers.Dense:
         """Make a dense layer with the original's initial values."""
         initializer = kernel_initializer(self.config)
-        return keras.layers.Dense(
-            units, kernel_initializer=initializer, name=name, dtype=self.dtype_policy
-        )
+        policy = self.quantized.get(name, self.dtype_policy)
+        return keras.layers.Dense(units, kernel_initializer=initializer, name=name, dtype=policy)
 
     def make_layer(self, layer_class, name: str, **kwargs):
         """Make a layer of the same configuration and precision."""
-        return layer_class(self.config, name=name, dtype=self.dtype_policy, **kwargs)
+        first = f"{name}/"
+        quantized = {p[len(first) :]: v for p, v in self.quantized.items() if p.startswith(first)}
+        return layer_class(
+            self.config, name=name, dtype=self.dtype_policy, quantized=quantized, **kwargs
+        )
 
     def get_config(self):
-        """Return the arguments; the policy is a map where layers within were quantized."""
+        """Return the arguments."""
         values = {**super().get_config(), "config": self.config.to_dict()}
-        layers = self._flatten_layers(include_self=False)
         quantized = {
-            layer.path: _own_policy(layer)
-            for layer in layers
+            layer.path.removeprefix(f"{self.path}/"): keras.dtype_policies.serialize(
+                layer.dtype_policy
+            )
+            for layer in self._flatten_layers(include_self=False)
             if layer.quantization_mode is not None
         }
-        if quantized:
-            default = getattr(self.dtype_policy, "default_policy", self.dtype_policy)
-            values["dtype"] = keras.dtype_policies.DTypePolicyMap(default.name, quantized)
-        return values
+        return {**values, "quantized": quantized} if quantized else values
 
     @classmethod
     def from_config(cls, config):

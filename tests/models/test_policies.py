@@ -75,7 +75,7 @@ def test_files_of_quantized_and_half_precision_models(tmp_path):
         with pytest.raises(ValueError, match="model: is quantized, .* model.save keeps it"):
             save(tmp_path / path, model)
     with pytest.raises(ValueError, match="model: is quantized"):
-        save_tf1(model, tmp_path / "x.ckpt")
+        save_tf1(tmp_path / "x.ckpt", model)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bert_config.json", "q.keras"]
 
     half = policy_checks.make_model("classification", dtype="bfloat16")
