@@ -104,7 +104,7 @@ def _warn_of_another_tokenizer(
     if not fast and checkpoint.located is not None and checkpoint.located.vocab_file:
         beside = pathlib.Path(checkpoint.located.vocab_file).with_name("added_tokens.json")
         tokens = read_json(beside) if beside.exists() else {}
-        vocab = load_vocab(checkpoint.located.vocab_file) if tokens else {}
+        vocab = vocabulary.load_vocab(checkpoint.located.vocab_file) if tokens else {}
         added = [token for token in tokens if token not in vocab]
     if added:
         differences.append(f"added tokens {abbreviate(added, 4)}")
