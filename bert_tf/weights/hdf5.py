@@ -83,7 +83,8 @@ class Hdf5File:
             if re.search(r"/vars/\d+$", entry.name):
                 if not entry.is_float:
                     raise ValueError(
-                        f"{self.path}: {entry.name} is of a type that weights do not have"
+                        f"{self.path}: {entry.name} is of a type that weights do not have; a model "
+                        "that was quantized is read by keras.saving.load_model"
                     )
                 self.shapes[entry.name] = entry.shape
                 packed_bytes += entry.num_bytes if entry.is_packed else 0

@@ -67,10 +67,8 @@ def test_files_of_quantized_and_half_precision_models(tmp_path):
     model = policy_checks.make_model("classification")
     model.quantize("int8")
     save_keras(tmp_path / "q.keras", model)
-    expected = policy_checks.outputs_of(model, "classification")["logits"][1]
-    loaded = load_model(tmp_path / "q.keras").model
-    found = policy_checks.outputs_of(loaded, "classification")["logits"][1]
-    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="quantized is read by keras.saving.load_model"):
+        load_model(tmp_path / "q.keras")
     for save, path in ((save_hf, "hf"), (save_model_directory, "tf")):
         with pytest.raises(ValueError, match="model: is quantized, .* model.save keeps it"):
             save(tmp_path / path, model)
