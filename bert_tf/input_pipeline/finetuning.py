@@ -496,8 +496,9 @@ def _check_lengths(lengths: np.ndarray, count: int, max_seq_length: int, path: s
             f"lengths: expected one for each of the {count} records of {path}, got "
             f"shape {lengths.shape}"
         )
-    low, high = lengths.min(), lengths.max()
-    if lengths.dtype.kind not in "iu" or low < 0 or high > max_seq_length:
+    is_integer = lengths.dtype.kind in "iu"  # NumPy finds no least of some other types
+    low, high = (lengths.min(), lengths.max()) if is_integer else (None, None)
+    if low is None or high is None or low < 0 or high > max_seq_length:
         raise ValueError(
             f"lengths: expected integers from 0 to the max_seq_length {max_seq_length} of "
             f"{path}, got {lengths.dtype} from {low} to {high}"

@@ -44,7 +44,15 @@ def fuzz(name: str, folder: pathlib.Path, inputs: int, minutes: float) -> None:
         *(f"-timeout={_MOST_SECONDS}", f"-rss_limit_mb={_MOST_MEGABYTES}", "-print_final_stats=1"),
         *(f"-max_len={_MOST_BYTES}", f"-artifact_prefix={folder}/{name}-", "-verbosity=1"),
     ]
-    atheris.Setup(arguments, lambda data: target.run(data, work) and None)
+
+    def feed(data: bytes) -> None:
+        try:
+            target.run(data, work)
+        except Exception:
+            (folder / f"{name}-found").write_bytes(data)
+            raise
+
+    atheris.Setup(arguments, feed)
     atheris.Fuzz()
 
 

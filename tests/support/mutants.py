@@ -35,7 +35,7 @@ TABLE = pathlib.Path(__file__).with_suffix(".toml")
 # Imported once: each change is tried in a fork of this process, none of them has run anything.
 _PRELOADED = ("numpy", "scipy.stats", "h5py", "safetensors.numpy", "tensorflow", "keras", "pytest")
 # For one change, of a processor and of waiting; what takes longer hangs, which is noticed.
-_MOST_SECONDS, _MOST_WAITING_SECONDS = 240, 2400
+_MOST_SECONDS, _MOST_WAITING_SECONDS, _MOST_BYTES = 240, 2400, 12 << 30
 _OPERATORS = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -192,6 +192,7 @@ def run_tests(folder: pathlib.Path, arguments: list[str], log: pathlib.Path, tim
     if not child:
         os.setsid()
         resource.setrlimit(resource.RLIMIT_CPU, (times * _MOST_SECONDS,) * 2)
+        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES,) * 2)  # of a loop that does not end
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
