@@ -13,9 +13,10 @@ Shapes: B batch, F length of a batch, L max_seq_length, C choices, K labels, N r
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,10 +121,7 @@ class TaskRecords:
             OSError: the file cannot be read.
         """
         self._kind = get_kind(kind)
-        if self._kind.has_choices != (num_choices is not None):
-            raise ValueError(
-                f"num_choices: is for kind multiple_choice, got {num_choices} for {kind}"
-            )
+        _check_num_choices(kind, num_choices)
         self.kind = kind
         self.num_choices = num_choices
         self.path = os.fspath(path)
@@ -131,10 +129,7 @@ class TaskRecords:
         if not len(self._file):
             raise ValueError(f"{self.path}: no records in this file")
         self._schema = tuple(schema)
-        try:
-            decode_example(self._file.read(0), self._schema)
-        except ValueError as error:
-            raise ValueError(f"{self.path}: record 0: {error}") from error
+        _check_first(self._file, self._schema)
         self._parse = parse_example_fn(self._schema)
         self._vocab_size = vocab_size
         self._forward = functools.lru_cache(maxsize=1)(_forward_function)
@@ -310,13 +305,7 @@ class TaskRecords:
             if not pad_to_max:
                 batch[name] = batch[name][..., :length]
         if self._vocab_size is not None:
-            # On a GPU a look-up beyond the table would go on with wrong values.
-            tf.debugging.assert_less(
-                batch["input_ids"],
-                self._vocab_size,
-                f"{self.path}: an id is beyond the vocab_size {self._vocab_size} of the model; "
-                "were the records made with another vocabulary?",
-            )
+            _check_ids(batch["input_ids"], self._vocab_size, self.path)
         if "is_real_example" in batch:
             weights *= tf.cast(batch["is_real_example"][:, 0], tf.float32)
         labels, weights = _LABELS[self._kind.labels](batch, weights)
@@ -364,24 +353,10 @@ class TaskRecords:
             pad_to_max=pad_to_max,
             fill_last_batch=True,  # one shape for XLA to compile
         )
-        outputs: dict[str, np.ndarray] = {}
+        outputs = _Outputs(len(self), self.max_seq_length, per_token, fill)
         for numbers, (inputs, _, _) in zip(order, dataset, strict=True):
-            real = numbers != FILLER
-            length = inputs["input_ids"].shape[-1]
-            padding = inputs["input_mask"].numpy()[real] == 0
-            for name, tensor in forward(inputs).items():
-                values = tensor.numpy()[real]
-                if name not in outputs:
-                    shape = list(values.shape[1:])
-                    if name in per_token:
-                        shape[0] = self.max_seq_length
-                    outputs[name] = np.full([len(self), *shape], fill, values.dtype)
-                if name in per_token:
-                    values[padding] = fill  # how many are in a batch depends on the others in it
-                    outputs[name][numbers[real], :length] = values
-                else:
-                    outputs[name][numbers[real]] = values
-        return outputs
+            outputs.add(numbers, inputs["input_mask"].numpy(), forward(inputs))
+        return outputs.arrays
 
     def labels(self) -> np.ndarray | dict[str, np.ndarray]:
         """Return the labels of all records, in the order of the file; read anew at each call.
@@ -396,6 +371,42 @@ class TaskRecords:
         if self._kind.per_token:
             return arrays
         return arrays["label_ids"] if self._kind.labels == "row" else arrays["label_ids"][:, 0]
+
+
+@dataclasses.dataclass
+class _Outputs:
+    """Outputs of a model, collected by record.
+
+    Attributes:
+        count: N.
+        max_seq_length: L.
+        per_token: names of the outputs [B, F, ...].
+        fill: what stands at their positions of padding.
+        arrays: name -> [N, ...], those per token [N, L, ...].
+    """
+
+    count: int
+    max_seq_length: int
+    per_token: Collection[str]
+    fill: float
+    arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def add(self, numbers: np.ndarray, mask: np.ndarray, outputs: Mapping[str, Any]) -> None:
+        """Put the outputs of a batch at the numbers [B] of its records; the mask is [B, F]."""
+        real = numbers != FILLER
+        for name, tensor in outputs.items():
+            values, is_per_token = tensor.numpy()[real], name in self.per_token
+            if name not in self.arrays:
+                shape = (
+                    [self.max_seq_length, *values.shape[2:]] if is_per_token else values.shape[1:]
+                )
+                self.arrays[name] = np.full([self.count, *shape], self.fill, values.dtype)
+            if is_per_token:
+                # How many of padding are in a batch depends on the others in it.
+                values[mask[real] == 0] = self.fill
+                self.arrays[name][numbers[real], : mask.shape[-1]] = values
+            else:
+                self.arrays[name][numbers[real]] = values
 
 
 def _forward_function(model: Any, reduce: Callable[[Any], Any] | None, jit_compile: bool):
@@ -426,7 +437,7 @@ def _outputs_per_token(forward: Any, max_seq_length: int) -> frozenset[str]:
     return frozenset(names[0] & names[1])
 
 
-# === Reading ===
+# === Reading and checking ===
 
 
 def _read_manifest(path: str) -> dict[str, Any]:
@@ -488,6 +499,27 @@ def _count_lengths(
         # To the last token: one that is hidden in between takes its place too.
         lengths.append(((mask != 0) * ends).max(axis=(1, 2)))
     return np.concatenate(lengths)
+
+
+def _check_num_choices(kind: str, num_choices: int | None) -> None:
+    if get_kind(kind).has_choices != (num_choices is not None):
+        raise ValueError(f"num_choices: is for kind multiple_choice, got {num_choices} for {kind}")
+
+
+def _check_first(file: RecordFile, schema: Sequence[FeatureSpec]) -> None:
+    try:
+        decode_example(file.read(0), schema)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: record 0: {error}") from error
+
+
+def _check_ids(ids: tf.Tensor, vocab_size: int, path: str) -> None:
+    """Stop at an id beyond the vocabulary: on a GPU a look-up would go on with wrong values."""
+    message = (
+        f"{path}: an id is beyond the vocab_size {vocab_size} of the model; were the records made "
+        "with another vocabulary?"
+    )
+    tf.debugging.assert_less(ids, vocab_size, message)
 
 
 def _check_lengths(lengths: np.ndarray, count: int, max_seq_length: int, path: str) -> None:

@@ -99,12 +99,13 @@ def pretraining_dataset(
     paths = expand_files(files)
     shape = check_record_shape(paths, max_seq_length, max_predictions_per_seq)
     _check_masked(paths, shape.masked or masking is not None)
+    first = start_step * batch_size
     if is_training:
         total = sum(_counts(paths, record_counts))
-        first, buffer = start_step * batch_size, min(shuffle_buffer_records, total)
-        raw = _endless(paths, total, seed, first, buffer).batch(batch_size, drop_remainder=True)
+        raw = _endless(paths, total, seed, first, min(shuffle_buffer_records, total))
     else:
-        raw = _in_order(paths).skip(start_step * batch_size).batch(batch_size)
+        raw = _in_order(paths).skip(first)
+    raw = raw.batch(batch_size, drop_remainder=is_training)
     if max_steps is not None:
         raw = raw.take(max(0, max_steps - start_step))
 
@@ -119,13 +120,9 @@ def pretraining_dataset(
         batch = integers_as_int32(batch)
         if masking is not None and not shape.masked:
             draw = _mix(seed, stream, step)[:2]
-            batch = masking.choose(
-                batch, max_predictions_per_seq=max_predictions_per_seq, seed=draw
-            )
-        inputs, labels, weights = _element(batch, full_size, next_sentence)
-        if mask_id is not None:
-            weights["masked_lm_at_mask"] = _weights_at_mask(inputs, weights, mask_id)
-        return inputs, labels, weights
+            predictions = max_predictions_per_seq
+            batch = masking.choose(batch, max_predictions_per_seq=predictions, seed=draw)
+        return _element(batch, full_size, next_sentence, mask_id)
 
     full_size = batch_size if is_training or fill_last_batch else None  # of every batch
     dataset = raw.enumerate(start=start_step).map(
@@ -261,7 +258,12 @@ def _checked_ids(batch: Mapping[str, tf.Tensor], ends: Mapping[str, int]) -> tf.
         return tf.identity(batch["input_ids"])
 
 
-def _element(batch: Mapping[str, tf.Tensor], batch_size: int | None, next_sentence: bool):
+def _element(
+    batch: Mapping[str, tf.Tensor],
+    batch_size: int | None,
+    next_sentence: bool,
+    mask_id: int | None,
+):
     """Turn parsed features into what fit takes, filled up with weight 0 to a `batch_size`."""
     real = tf.shape(batch["input_ids"])[0]
 
@@ -278,12 +280,8 @@ def _element(batch: Mapping[str, tf.Tensor], batch_size: int | None, next_senten
     if next_sentence:
         labels["next_sentence_logits"] = full(batch["next_sentence_labels"])[:, 0]
         weights["next_sentence_logits"] = full(tf.ones([real]))
+    if mask_id is not None:
+        shown = tf.gather(inputs["input_ids"], inputs["masked_lm_positions"], batch_dims=1)
+        at_mask = tf.cast(shown == mask_id, tf.float32)
+        weights["masked_lm_at_mask"] = weights["masked_lm_logits"] * at_mask
     return inputs, labels, weights
-
-
-def _weights_at_mask(
-    inputs: Mapping[str, tf.Tensor], weights: Mapping[str, tf.Tensor], mask_id: int
-) -> tf.Tensor:
-    """Return the weights of the predictions whose position shows [MASK], float32 [B, P]."""
-    shown = tf.gather(inputs["input_ids"], inputs["masked_lm_positions"], batch_dims=1)
-    return weights["masked_lm_logits"] * tf.cast(shown == mask_id, tf.float32)
