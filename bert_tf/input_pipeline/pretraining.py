@@ -106,9 +106,7 @@ def pretraining_dataset(
     else:
         raw = _in_order(paths).skip(first)
     raw = raw.batch(batch_size, drop_remainder=is_training)
-    if max_steps is not None:
-        raw = raw.take(max(0, max_steps - start_step))
-
+    raw = raw if max_steps is None else raw.take(max(0, max_steps - start_step))
     parse = parse_example_fn(shape.features, as_stored=True)
     limits = None if vocab_size is None else ModelLimits(vocab_size, next_sentence=next_sentence)
     stream = _TRAIN_MASK_STREAM if is_training else _EVAL_MASK_STREAM
@@ -129,8 +127,8 @@ def pretraining_dataset(
         to_element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     if full_size is None:
-        batches = -(-sum(record_counts or count_records(paths)) // batch_size)
-        dataset = _of_known_length(dataset, batches, start_step, max_steps)
+        records = sum(record_counts or count_records(paths))
+        dataset = _of_known_length(dataset, -(-records // batch_size), start_step, max_steps)
     return _in_this_order(dataset.prefetch(4))
 
 
