@@ -139,8 +139,10 @@ def test_tagged_words(tmp_path):
         "first record: [CLS] hello now [SEP]",
     ]
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
-    assert sum("pieces with accents" in line for line in warnings) == 3  # one for each file
-    assert [line for line in warnings if "pieces with accents" not in line] == [
+    doubts = ("pieces with accents", "pieces have capital letters")  # of the vocabulary
+    for doubt in doubts:
+        assert sum(doubt in line for line in warnings) == 3  # one for each file
+    assert [line for line in warnings if not any(doubt in line for doubt in doubts)] == [
         f"warning: {dev}: 2 words have tags that are not among the labels (B-Y 2); "
         "no model predicts them, so they count as missed"
     ]

@@ -198,7 +198,7 @@ BAD_ROWS = [
     ("jsonl", '{"text": 5, "label": "x"}', "classification", "column 'text': expected text, got"),
     ("jsonl", '{"text": "a", "label": null}', "classification", "column 'label': expected a label"),
     ("jsonl", b'{"text": "\xff", "label": "x"}', "classification", "not UTF-8"),
-    ("jsonl", '{"text": "a", "label": [["x"]]}', "multi_label", "expected a label, got list"),
+    ("jsonl", '{"text": "a", "label": [["x"]]}', "multi_label", "whole number, got list"),
 ]
 
 

@@ -194,7 +194,7 @@ def test_bad_input_is_named(evaluate, references, rest, said):
     [
         ("", "expected the JSON of SQuAD"),
         ("[]", "expected the JSON of SQuAD"),
-        ('{"data": [{"paragraphs": [{"qas": [{"id": "q"}]}]}]}', "got KeyError.'answers'"),
+        ('{"data": [{"paragraphs": [{"qas": [{"id": "q"}]}]}]}', "lacks 'answers'; to evaluate"),
         ('{"data": []}', "expected questions, got none"),
         (
             '{"data": [{"paragraphs": [{"qas": [{"id": "q", "answers": []},'
