@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,7 +109,9 @@ class BertConfig:
                 is_number = isinstance(value, int | float) and not isinstance(value, bool)
                 if name.endswith("_prob") and not (is_number and 0 <= value < 1):
                     raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
-                if not name.endswith("_prob") and not (is_number and value > 0):
+                if not name.endswith("_prob") and not (
+                    is_number and 0 < value <= sys.float_info.max
+                ):
                     raise ValueError(f"{name} must be a positive number, got {value!r}")
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(

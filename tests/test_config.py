@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import math
 
 import pytest
 
@@ -192,6 +193,8 @@ def test_broken_file_is_named(tmp_path, text):
         ("hidden_dropout_prob", 1.0),
         ("attention_probs_dropout_prob", "0.1"),
         ("initializer_range", 0),
+        pytest.param("initializer_range", 10**400, id="too large for a float"),
+        ("layer_norm_eps", math.inf),
         ("left_to_right", 1),
     ],
 )

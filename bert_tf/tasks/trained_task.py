@@ -1,8 +1,8 @@
 """What a fine-tuned model is for, kept beside its weights."""
 
 import dataclasses
-import math
 import os
+import sys
 
 from bert_tf.files import read_json, write_json
 from bert_tf.tasks.kinds import get_kind
@@ -54,7 +54,7 @@ class TrainedTask:
                 raise ValueError(f"{field.name} must be true or false, got {value!r}")
             if isinstance(field.default, float):
                 is_number = isinstance(value, int | float) and not isinstance(value, bool)
-                if not is_number or not math.isfinite(value):
+                if not is_number or not abs(value) <= sys.float_info.max:
                     raise ValueError(f"{field.name} must be a finite number, got {value!r}")
         for name, least in _LEAST.items():
             value = getattr(self, name)

@@ -8,9 +8,9 @@ Reference: arXiv 2106.09685.
 
 from __future__ import annotations
 
-import math
 import pathlib
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -142,8 +142,10 @@ def _check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
         if config.get(name, expected) != expected:
             raise ValueError(f"{path}: {name}: expected {expected!r}, got {config[name]!r}")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    is_rank, is_bool = type(rank) is int and rank > 0, isinstance(alpha, bool)
-    if not is_rank or is_bool or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+    most = sys.float_info.max
+    is_rank = type(rank) is int and 0 < rank <= most
+    is_bool = isinstance(alpha, bool)
+    if not is_rank or is_bool or not isinstance(alpha, int | float) or not 0 < alpha <= most:
         raise ValueError(
             f"{path}: r, lora_alpha: expected an integer and a number above 0, got {rank!r} and "
             f"{alpha!r}"

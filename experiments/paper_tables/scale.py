@@ -1,5 +1,6 @@
 """Sizes of one's own for the paper's tables: a JSON file of what differs from a named scale."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -112,7 +113,8 @@ def _converted(value: Any, kind: Any, current: Any, where: str) -> Any:
         }
         return {**current, **changed}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        with contextlib.suppress(OverflowError):  # then refused as what it is
+            value = float(value)
     if type(value) is not kind or (kind in (int, float) and value < 0):
         words = {int: "an integer of at least 0", float: "a number of at least 0"}
         expected = words.get(kind) or {bool: "true or false", str: "a text"}.get(kind)

@@ -74,6 +74,7 @@ def test_own_sizes_are_run_and_stand_beside_the_papers_of_the_same_size(tmp_path
         ({"pretraining": 3}, "pretraining: expected an object, got 3"),
         ({"recipes": {"mmli": {}}}, "recipes: unknown 'mmli'; known are mnli, qqp"),
         ({"recipes": {"mnli": {"learning_rates": [True]}}}, r"learning_rates\[0\]: expected a num"),
+        ({"recipes": {"mnli": {"learning_rates": [10**400]}}}, r"\[0\]: expected a number of at"),
         ({"recipes": {"": {"bias_correction": 1}}}, "'': bias_correction: expected true or false"),
         (
             {"pretraining": {"config": {"hidden_size": 100}}},

@@ -184,6 +184,8 @@ def test_adapters_of_another_shape_are_refused(tmp_path, arguments, differs):
         ({"lora_alpha": "7"}, "r, lora_alpha: expected an integer"),
         ({"lora_alpha": float("nan")}, "r, lora_alpha: expected an integer"),
         ({"lora_alpha": True}, "r, lora_alpha: expected an integer"),
+        ({"lora_alpha": 10**400}, "r, lora_alpha: expected an integer"),
+        ({"r": 10**400}, "r, lora_alpha: expected an integer"),
         # No layers of that size are made.
         ({"r": 10**12}, "no adapter there has the rank 1000000000000"),
     ],

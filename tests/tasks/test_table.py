@@ -137,7 +137,11 @@ def test_what_a_model_is_for_comes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [TRAINED_TASK_NAME]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"kind": "x"}', '{"kind": "span", "more": 1}', "{}"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"kind": "x"}', '{"kind": "span", "more": 1}', "{}"]
+    + [f'{{"kind": "span", "null_score_diff_threshold": {x}}}' for x in ("1" + "0" * 400, "NaN")],
+)
 def test_a_damaged_file_of_what_a_model_is_for_is_named(tmp_path, text):
     path = tmp_path / TRAINED_TASK_NAME
     path.write_text(text)
