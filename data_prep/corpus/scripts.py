@@ -11,7 +11,9 @@ _ENDS = r"[\p{Sentence_Terminal}…⋯׃๚๛།-༑༔]"
 _CLOSERS = r"(?:\s*[\p{Quotation_Mark}\p{Pe}\p{Pf}\p{Pi}\p{Cf}])*"
 _ENDING = regex.compile(rf"(?:{_ENDS}|\p{{Greek}}\s?[;\u037e]){_CLOSERS}$")
 # Sentence ends of Khmer, Tibetan, Thai and Hebrew at which sentencex does not cut.
-_PASSED_OVER = regex.compile(rf"([។៕׃๚๛།-༑༔]+{_CLOSERS})\s*(?=[\p{{L}}\p{{N}}\p{{Ps}}])")
+_MARKS = "[។៕׃๚๛།-༑༔]"
+# A run of marks is tried once and whole: from each mark in turn, a long one would take hours.
+_PASSED_OVER = regex.compile(rf"(?<!{_MARKS})({_MARKS}++{_CLOSERS})\s*(?=[\p{{L}}\p{{N}}\p{{Ps}}])")
 
 # Letters of the scripts that set no spaces between words.
 _UNSPACED = "".join(

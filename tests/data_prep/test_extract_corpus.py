@@ -498,6 +498,13 @@ def test_hard_wrapped_lines_of_scripts_without_spaces_or_case(tmp_path):
         assert extract_corpus([path], str(tmp_path / "o")).text_lines_inside == 0
 
 
+def test_long_runs_of_marks_take_no_time():
+    run = "\u0f0d" * 1_000_000
+    for end in ("", ".", " ”", run + "."):
+        assert scripts.cut_passed_over(f"\u0f40{run}{end}") == [f"\u0f40{run}{end}"]
+    assert scripts.cut_passed_over(f"\u0f40{run} \u0f41") == [f"\u0f40{run}", "\u0f41"]
+
+
 def test_long_sentences_can_be_cut(tmp_path):
     thai = "".join(LANGUAGES["th"].sentences)
     path = write(tmp_path / "t.txt", thai * 20 + " ไหม " + "a" * 7 + "\nOne two.\n")
