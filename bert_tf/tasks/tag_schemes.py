@@ -70,6 +70,13 @@ class TagScheme:
             return OUTSIDE, ""
         raise ValueError(f"expected a tag, {EXPECTED}, got {tag!r}")
 
+    def reads(self, tags: Iterable[str]) -> bool:
+        """Tell whether all of some tags are of the scheme."""
+        try:
+            return all(map(self.read, tags))
+        except ValueError:
+            return False
+
 
 def tag_scheme(tags: Iterable[str]) -> TagScheme:
     """Tell the scheme of a set of tags, by the rule above; see `check_tags` for doubtful ones."""

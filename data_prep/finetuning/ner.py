@@ -77,19 +77,21 @@ def read_sentences(
     on_bad: Callable[[str], None] | None = None,
     token_column: int = 0,
     tag_column: int | None = -1,
+    scheme: TagScheme | None = None,
 ) -> Iterator[Sentence]:
     """Read a file of one word a line with blank lines between sentences, as CoNLL-2003 has it.
 
     Columns are parted by tabs if the first line has one (words may then contain spaces), else by
     any number of spaces. Lines of white space alone are blank. A line whose first column is
     -DOCSTART- begins a document and is no sentence; a file without such lines is one document.
-    Which tags there can be follows from all of the file (see `bert_tf.tasks.tag_schemes`).
 
     Args:
         path: UTF-8 text, with or without a byte order mark, lines ending in LF or CRLF.
         on_bad: called with a message for each bad sentence, which is then left out; None to raise.
         token_column: column of the words, from 0, or from the end if negative.
         tag_column: column of the tags, likewise; None for a file without, whose words are all O.
+        scheme: of all tags that there are (see `bert_tf.tasks.tag_schemes`); None (default) for
+            those of this file alone.
 
     Yields:
         The sentences. Tags are kept as they are (see `TAG_SCHEMES`).
@@ -102,7 +104,7 @@ def read_sentences(
     """
     path = os.fspath(path)
     columns: _Columns | None = None
-    scheme = scheme_of(path, token_column, tag_column)
+    scheme = scheme or scheme_of(path, token_column, tag_column)
     document, seen_start = 0, False
     words: list[str] = []
     tags: list[str] = []
@@ -154,26 +156,43 @@ def read_sentences(
         )
 
 
-def scheme_of(
+def _lines_of_words(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """Yield the lines of a file that are neither blank nor begin a document."""
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines):
+            line = line if number else line.removeprefix(b"\xef\xbb\xbf")
+            starts_document = line.split(maxsplit=1)[:1] == [DOCUMENT_START.encode()]
+            if line.strip(b" \t\r\n") and not starts_document:
+                yield line.rstrip(b"\r\n")
+
+
+def tags_in(
     path: str | os.PathLike[str], token_column: int = 0, tag_column: int | None = -1
-) -> TagScheme:
-    """Return the scheme of the tags of a file, as far as its lines can be read.
+) -> set[str]:
+    """Return the distinct tags of a file, as far as its lines can be read.
 
     Args:
         path: as for `read_sentences`.
         token_column: likewise.
         tag_column: likewise.
     """
-    tags, columns = set(), None
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines):
-            text = line.decode("utf-8-sig" if not number else "utf-8", "replace").rstrip("\r\n")
-            if tag_column is None or not text.strip(" \t\r") or text.split()[0] == DOCUMENT_START:
-                continue
-            with contextlib.suppress(ValueError, LookupError):
-                columns = columns or _Columns(text, token_column, tag_column)
-                tags.add(columns.split(text)[1])
-    return tag_scheme(tags)
+    tags: set[str] = set()
+    if tag_column is None:
+        return tags
+    columns = None
+    for line in _lines_of_words(path):
+        with contextlib.suppress(ValueError, LookupError):
+            text = line.decode("utf-8")
+            columns = columns or _Columns(text, token_column, tag_column)
+            tags.add(columns.split(text)[1])
+    return tags
+
+
+def scheme_of(
+    path: str | os.PathLike[str], token_column: int = 0, tag_column: int | None = -1
+) -> TagScheme:
+    """Return the scheme that the tags of a file alone show; see `tags_in`."""
+    return tag_scheme(tags_in(path, token_column, tag_column))
 
 
 def has_tags(path: str | os.PathLike[str], token_column: int = 0, tag_column: int = -1) -> bool:
@@ -187,16 +206,12 @@ def has_tags(path: str | os.PathLike[str], token_column: int = 0, tag_column: in
     Returns:
         False where the lines have no such column, or no other than that of the words.
     """
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines):
-            line = line if number else line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip(b" \t\r\n") or line.split()[:1] == [DOCUMENT_START.encode()]:
-                continue
-            try:
-                _Columns(line.decode("utf-8", "replace").rstrip("\r\n"), token_column, tag_column)
-            except LookupError:
-                return False
-            return True
+    for line in _lines_of_words(path):
+        try:
+            _Columns(line.decode("utf-8", "replace"), token_column, tag_column)
+        except LookupError:
+            return False
+        return True
     return True  # an empty file is for the reader to refuse
 
 

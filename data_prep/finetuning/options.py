@@ -19,6 +19,7 @@ from data_prep.finetuning.sources import (
     available_splits,
     file_source,
     read_tagged,
+    schemes_of_all,
     table_source,
     table_task,
     tagged_source,
@@ -268,27 +269,40 @@ def tagged_sources(
     token_column, tag_column = tagged.token_column, tagged.tag_column
     on_bad = (lambda message: None) if skip_bad_examples else None
 
-    def read(path: str) -> Iterable[ner.Sentence]:
-        return read_tagged(path, token_column, tag_column, tagged.tag_scheme, on_bad)
+    with_tags = {
+        split: path
+        for split, path in paths.items()
+        if not glue.is_test_split(split) or ner.has_tags(path, token_column, tag_column)
+    }
+    # As they are, tags are the same in any scheme, and so are records that were made before.
+    schemes = (
+        schemes_of_all(with_tags, token_column, tag_column)
+        if tagged.tag_scheme != "original"
+        else {}
+    )
+
+    def read(split: str) -> Iterable[ner.Sentence]:
+        how = (token_column, tag_column, tagged.tag_scheme, on_bad, schemes.get(split))
+        return read_tagged(paths[split], *how)
 
     if labels is None:
         if "train" not in paths:
             raise ValueError("labels: ner needs a training file, or the labels themselves")
-        labels = ner.label_names(read(paths["train"]))
+        labels = ner.label_names(read("train"))
     sources = []
     for split, path in paths.items():
-        has_tags = not glue.is_test_split(split) or ner.has_tags(path, token_column, tag_column)
-        if has_tags and split != "train":
-            _warn_of_other_tags(path, read(path), labels)
+        if split in with_tags and split != "train":
+            _warn_of_other_tags(path, read(split), labels)
         sources.append(
             tagged_source(
                 path,
                 split,
                 document_context=tagged.document_context,
                 token_column=token_column,
-                tag_column=tag_column if has_tags else None,
+                tag_column=tag_column if split in with_tags else None,
                 tag_scheme=tagged.tag_scheme,
                 labels=None if split == "train" else labels,
+                scheme=schemes.get(split),
             )
         )
     return dataclasses.replace(task, labels=tuple(labels)), sources

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bert_tf.tasks.table import Task, custom_task
+from bert_tf.tasks.tag_schemes import TagScheme, tag_scheme
 from data_prep.finetuning import glue, ner, tables
 from data_prep.finetuning.glue import OnBad
 from data_prep.finetuning.kinds import reader_of
@@ -79,6 +80,7 @@ def tagged_source(
     tag_column: int | None = -1,
     tag_scheme: str = "original",
     labels: Sequence[str] | None = None,
+    scheme: TagScheme | None = None,
 ) -> Source:
     """Name a file of tagged words as a source.
 
@@ -93,13 +95,14 @@ def tagged_source(
         labels: where given, tags that are not among them become O in the records, or the first of
             labels without O. No model of these labels predicts them, so `entity_scores`, of the
             tags of the file, counts them as missed.
+        scheme: as for `read_tagged`.
     """
     path = os.fspath(path)
     allowed = None if labels is None else frozenset(labels)
     other = ner.OUTSIDE if not labels or ner.OUTSIDE in labels else labels[0]
 
     def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
-        sentences = read_tagged(path, token_column, tag_column, tag_scheme, on_bad)
+        sentences = read_tagged(path, token_column, tag_column, tag_scheme, on_bad, scheme)
         if allowed is not None:
             sentences = (
                 dataclasses.replace(
@@ -118,20 +121,63 @@ def tagged_source(
     }
     if allowed is not None:
         settings["other_tags"] = other  # the labels themselves are the task's
+    if scheme is not None:
+        settings["scheme"] = scheme.kind
     labelled = tag_column is not None
     return Source(split, (path,), read, settings, labelled, line_per_example=False)
 
 
 def read_tagged(
-    path: str, token_column: int, tag_column: int | None, tag_scheme: str, on_bad: OnBad = None
+    path: str,
+    token_column: int,
+    tag_column: int | None,
+    tag_scheme: str,
+    on_bad: OnBad = None,
+    scheme: TagScheme | None = None,
 ) -> Iterator[ner.Sentence]:
-    """Read sentences, their tags in a scheme; arguments as of `tagged_source`."""
+    """Read sentences, and write their tags in a scheme.
+
+    Args:
+        path: as for `tagged_source`.
+        token_column: likewise.
+        tag_column: likewise.
+        tag_scheme: likewise.
+        on_bad: as for `ner.read_sentences`.
+        scheme: of all tags that there are; None (default) for those of this file alone.
+    """
     convert = ner.TAG_SCHEMES[tag_scheme]
-    scheme = ner.scheme_of(path, token_column, tag_column)
+    scheme = scheme or ner.scheme_of(path, token_column, tag_column)
     for sentence in ner.read_sentences(
-        path, on_bad=on_bad, token_column=token_column, tag_column=tag_column
+        path, on_bad=on_bad, token_column=token_column, tag_column=tag_column, scheme=scheme
     ):
         yield dataclasses.replace(sentence, tags=convert(sentence.tags, scheme))
+
+
+def schemes_of_all(
+    paths: Mapping[str, str], token_column: int, tag_column: int
+) -> dict[str, TagScheme]:
+    """Find the files whose tags mean something else than the file alone shows.
+
+    Tags without forms are types beside O and words without it, and a small file may have no O. The
+    tags of the training file say what they are, or without one those of all files together.
+
+    Args:
+        paths: split -> file, of files with tags.
+        token_column: as for `tagged_source`.
+        tag_column: likewise.
+
+    Returns:
+        Split -> the scheme to read its file with.
+    """
+    tags = {split: ner.tags_in(path, token_column, tag_column) for split, path in paths.items()}
+    of_all = tag_scheme(tags["train"] if "train" in tags else set().union(*tags.values()))
+    own = {split: tag_scheme(found) for split, found in tags.items()}
+    # Forms say by themselves what they mean, and other files may have them.
+    return {
+        split: of_all
+        for split, found in tags.items()
+        if own[split] != of_all and own[split].kind != "forms" and of_all.reads(found)
+    }
 
 
 def tfds_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> Source:

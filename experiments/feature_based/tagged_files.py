@@ -7,7 +7,7 @@ import numpy as np
 
 from bert_tf.models.feature_extraction import StoredFeatures
 from data_prep.finetuning import ner
-from data_prep.finetuning.sources import read_tagged
+from data_prep.finetuning.sources import read_tagged, schemes_of_all
 from experiments.feature_based.options import TaggerOptions
 
 _SORTED_BATCHES = 32  # batches' worth of shuffled texts that are sorted by length at a time
@@ -83,6 +83,13 @@ class TaggedFile:
         return batches
 
 
-def read_sentences(path: str, options: TaggerOptions) -> list[ner.Sentence]:
-    """Read a file as the options say; ValueError and OSError as `ner.read_sentences`."""
-    return [*read_tagged(path, options.token_column, options.tag_column, options.tag_scheme)]
+def read_sentences(
+    paths: Mapping[str, str], options: TaggerOptions
+) -> dict[str, list[ner.Sentence]]:
+    """Read files as the options say; ValueError and OSError as `ner.read_sentences`."""
+    columns = (options.token_column, options.tag_column)
+    schemes = schemes_of_all(paths, *columns)
+    return {
+        part: [*read_tagged(path, *columns, options.tag_scheme, scheme=schemes.get(part))]
+        for part, path in paths.items()
+    }

@@ -326,9 +326,9 @@ def run(options: TaggerOptions) -> dict[str, dict[str, Any]]:
     """
     began = time.monotonic()
     paths = {"train": options.train_file, "eval": options.eval_file, "test": options.test_file}
-    sentences = {
-        part: read_sentences(local_copy(path), options) for part, path in paths.items() if path
-    }
+    sentences = read_sentences(
+        {part: local_copy(path) for part, path in paths.items() if path}, options
+    )
     labels = ner.label_names(s for part in sentences.values() for s in part)
     frozen = load_model(options.model)
     check_length(options.max_seq_length, frozen.config)

@@ -12,6 +12,7 @@ from keras import ops
 from bert_tf.files import write_text
 from bert_tf.tasks.entity_metrics import EntityScores, entity_scores
 from bert_tf.tasks.table import TASKS, Task
+from bert_tf.tasks.tag_schemes import TagScheme
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
 from data_prep.finetuning import ner
@@ -57,6 +58,7 @@ class TaggedSplit:
         self._options, self._labels = options, data.task.labels or ()
         source = data.sources[split]
         self.labelled: bool = source.labelled
+        scheme = source.settings.get("scheme")
         self.sentences = list(
             read_tagged(
                 source.files[0],
@@ -64,6 +66,7 @@ class TaggedSplit:
                 tagged.tag_column if source.labelled else None,
                 tagged.tag_scheme,
                 data.on_bad,
+                scheme and TagScheme(scheme),
             )
         )
         # The same as in the records, which hold no trace of the words.

@@ -123,6 +123,37 @@ def test_flags_of_own_tables(tmp_path):
     assert found == [("train-1", "a\tb", ("u", "v")), ("train-2", "c", ("w",))]
 
 
+def _gold(*arguments):
+    _, sources = _sources("--task_name=ner", "--tag_scheme=bio", *arguments)
+    return {s.split: [" ".join(one.tags) for x in s.read(None, None) for one in x] for s in sources}
+
+
+def test_what_tags_mean_is_one_in_all_files(tmp_path):
+    train = _write(tmp_path, "a.conll", "New LOC\nYork LOC\nis O\n\nIda PER\n")
+    dev = _write(tmp_path, "b.conll", "New LOC\nYork LOC\n\nIda PER\n")
+    test = _write(tmp_path, "c.conll", "New LOC\nYork LOC\nis O\n")
+    files = [f"--dev_file={dev}", f"--test_file={test}"]
+    expected = {"dev": ["B-LOC I-LOC", "B-PER"], "test": ["B-LOC I-LOC O"]}
+    assert _gold(*files, "--labels=O,B-LOC,I-LOC,B-PER") == expected
+    assert _gold(*files, f"--train_file={train}") == {
+        "train": ["B-LOC I-LOC O", "B-PER"],
+        **expected,
+    }
+    # Parts of speech are words, and tags with forms are what they say, whatever those of train are.
+    words = _write(tmp_path, "d.conll", "a LOC\nb LOC\nc PER\n")
+    forms = _write(tmp_path, "e.conll", "New B-LOC\nYork U-LOC\nis O\n")
+    found = _gold(f"--train_file={words}", f"--dev_file={dev}", f"--test_file={forms}")
+    assert (found["dev"], found["test"]) == (["B-LOC B-LOC", "B-PER"], ["B-LOC B-LOC O"])
+    assert _gold(f"--train_file={train}", f"--dev_file={forms}")["dev"] == ["B-LOC B-LOC O"]
+    _, sources = _sources("--task_name=ner", f"--train_file={train}", *files)
+    assert not any("scheme" in source.settings for source in sources)  # caches stay
+    mixed = _write(tmp_path, "f.conll", "New B-LOC\n\nYork LOC\n")
+    with pytest.raises(ValueError, match=rf"{mixed}, line 3: expected a tag, .* got 'LOC'"):
+        _gold(f"--train_file={mixed}", f"--dev_file={dev}")
+    with pytest.raises(ValueError, match=f"{forms}: its tags and the labels: .* got 'LOC', among"):
+        _sources("--task_name=ner", f"--train_file={train}", f"--dev_file={forms}")
+
+
 def test_tagged_words(tmp_path):
     train = _write(tmp_path, "a.conll", "-DOCSTART-\nhello I-X\nworld I-X\nnow O\n\nstop I-A\n")
     dev = _write(tmp_path, "b.conll", "stop B-Y\nhello B-X\nstop B-Y\n")

@@ -152,6 +152,7 @@ BAD_LINES = {
     "Ida PER\n": "got 'PER'",
     "Ida o\n": "got 'o'",
     b"\xff\xfe O\n": "not UTF-8",
+    "\u00a0\n": "expected 2 columns .*, got 1",
 }
 
 
@@ -179,6 +180,8 @@ def test_a_bad_first_line_does_not_decide_the_columns(write):
     path = write(b"\xff x y O\n\nIt O\n")
     assert words_and_tags(read_sentences(path, on_bad=told.append)) == [("It", "O")]
     assert len(told) == 1
+    path = write(b"\xff x y O\n\nIda PER\nran O\n")
+    assert words_and_tags(read_sentences(path, on_bad=told.append)) == [("Ida ran", "PER O")]
 
 
 @pytest.mark.parametrize("text", ["", "\n \n", "-DOCSTART- -X- O O\n\n", "Ida I-PER\nran PER\n"])

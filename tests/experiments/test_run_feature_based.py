@@ -18,7 +18,7 @@ from bert_tf.weights.save import save_model_directory
 from data_prep.finetuning import ner
 from experiments.feature_based import taggers
 from experiments.feature_based.options import CHOICES, TaggerOptions
-from experiments.feature_based.tagged_files import TaggedFile
+from experiments.feature_based.tagged_files import TaggedFile, read_sentences
 from experiments.feature_based.taggers import failed_taggers
 from tests.support import command_options
 from tests.support import synthetic_records as synthetic
@@ -102,6 +102,18 @@ def test_taggers_that_tag_nothing_have_failed(one_run):
     assert list(failed_taggers(found)) == ["last-seed-1"]
     written = json.loads((folder / "feature_based.json").read_text(encoding="utf-8"))
     assert written["failed"] == failed_taggers(results) == {}
+
+
+def test_what_tags_mean_is_one_in_all_files(tmp_path):
+    paths = {part: str(tmp_path / part) for part in ("train", "eval")}
+    for part, last in (("train", "is O\n"), ("eval", "")):
+        (tmp_path / part).write_text(f"New LOC\nYork LOC\n{last}")
+    given = {f"{part}_file": path for part, path in paths.items()}
+    options = command_options.of(
+        TaggerOptions, **given, model_dir="m", output_dir="o", tag_scheme="bio"
+    )
+    found = read_sentences(paths, options)
+    assert [s.tags for s in found["eval"]] == [("B-LOC", "I-LOC")]
 
 
 def test_the_kept_tagger_gives_the_figures(one_run, data):

@@ -330,6 +330,16 @@ def test_other_tag_schemes(data, tmp_path, tags, labels, found):
     assert " ".join(f"{entity['type']}:{entity['text']}" for entity in entities) == found
 
 
+def test_the_training_file_says_what_tags_mean(data, tmp_path):
+    """Of a dev file without O, whose tags alone could be each a chunk by itself."""
+    (tmp_path / "train.conll").write_text("w0 PER\nw5 PER\nw40 O\n\n" * 31)
+    (tmp_path / "dev.conll").write_text("w0 PER\nw5 PER\n\n" * 3)
+    files = {f"{split}_file": tmp_path / f"{split}.conll" for split in ("train", "dev")}
+    run(data, tmp_path / "ner", **files, tag_scheme="bio", num_train_steps=2)
+    _, true, _ = columns(tmp_path / "ner" / "predictions_dev.conll")
+    assert true == [["B-PER", "I-PER"]] * 3
+
+
 def test_files_of_two_schemes_are_refused_before_training(data, tmp_path):
     (tmp_path / "dev.conll").write_text("w1 PER\nw2 O\n")
     message = r"dev\.conll: its tags and the labels: .* got 'PER', among B-LOC B-PER I-PER O PER"
