@@ -57,10 +57,13 @@ fuzz: $(VENV_FUZZ)/.installed
 architecture: $(VENV)/.installed
 	@$(BIN)/python -m tests.support.architecture
 
-$(VENV)/bin/python:
+.PHONY: python-version
+python-version:
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
 	"bert-tf needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is " + sys.version.split()[0] + \
 	"; name another with make PYTHON=python3.11")'
+
+$(VENV)/bin/python: | python-version
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python setup.py constraints.txt
@@ -72,14 +75,14 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable '.[test]'
 	touch $@
 
-$(VENV_ALL)/.installed: setup.py constraints.txt
+$(VENV_ALL)/.installed: setup.py constraints.txt | python-version
 	@echo "Installing every extra into $(VENV_ALL): about 5 GB and 7 minutes, once"
 	$(PYTHON) -m venv $(VENV_ALL)
 	$(VENV_ALL)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		torch --editable '.[test,beam,browser,onnx,peers,serving,weights]'
 	touch $@
 
-$(VENV_FUZZ)/.installed: setup.py constraints.txt
+$(VENV_FUZZ)/.installed: setup.py constraints.txt | python-version
 	$(PYTHON) -m venv $(VENV_FUZZ)
 	$(VENV_FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[fuzz,serving]'

@@ -34,7 +34,7 @@ def wiki_extract(path: pathlib.Path) -> None:
     path.write_bytes(gzip.compress("".join(articles).encode()))
 
 
-@pytest.mark.timeout(1800)  # seven processes, each of which imports TensorFlow on a busy machine
+@pytest.mark.timeout(840)  # seven processes, each of which imports TensorFlow on a busy machine
 def test_text_to_filled_sentence(tmp_path, capfd):
     wiki_extract(tmp_path / "wiki_00.gz")
 

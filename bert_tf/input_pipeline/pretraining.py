@@ -109,13 +109,12 @@ def pretraining_dataset(
     raw = raw if max_steps is None else raw.take(max(0, max_steps - start_step))
     parse = parse_example_fn(shape.features, as_stored=True)
     limits = None if vocab_size is None else ModelLimits(vocab_size, next_sentence=next_sentence)
+    ends = {} if limits is None else limits.ends(shape.features)
     stream = _TRAIN_MASK_STREAM if is_training else _EVAL_MASK_STREAM
 
     def to_element(step: tf.Tensor, serialized: tf.Tensor):
         batch = parse(serialized)
-        if limits is not None:
-            batch["input_ids"] = _checked_ids(batch, limits.ends(shape.features))
-        batch = integers_as_int32(batch)
+        batch = integers_as_int32({**batch, "input_ids": _checked_ids(batch, ends)})
         if masking is not None and not shape.masked:
             draw = _mix(seed, stream, step)[:2]
             predictions = max_predictions_per_seq

@@ -57,8 +57,8 @@ class PretrainingObjective:
     Attributes:
         next_sentence: whether the model predicts the next sentence.
         at_mask: whether evaluation also reports the predictions that show [MASK] apart, by the
-            weights masked_lm_at_mask of `pretraining_dataset`: a tenth of the others stand in the
-            text as they are, and to copy them is no knowledge of language.
+            weights masked_lm_at_mask of `pretraining_dataset`: half of the others stand in the text
+            as they are, and to copy them is no knowledge of language.
 
     Reference:
         google-research/bert run_pretraining.py, lines 140-148 and 245-305.

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from bert_tf.tokenization.vocabulary import MASK_TOKEN
+from bert_tf.tokenization.wordpiece import FullTokenizer
 
-_NUM_WORDS = range(8, 21)  # of a sentence: enough context, and no more than the model sees
+_NUM_WORDS = range(8, 21)  # of a sentence: enough context for its middle
 _SHOWN_WORDS = 5  # on each side of the hidden one
 
 
@@ -45,20 +46,23 @@ class HiddenWord:
         return f"{dots}{' '.join(near)}{more}"
 
 
-def hide_words(lines: Iterable[str], vocab: Collection[str], count: int) -> list[HiddenWord]:
+def hide_words(
+    lines: Iterable[str], tokenizer: FullTokenizer, count: int, max_seq_length: int
+) -> list[HiddenWord]:
     """Hide the middle words of sentences that stand at equal distances in a text.
 
     The middle word is the one nearest to the middle that has letters only and is a word piece.
 
     Args:
         lines: sentences of 8 to 20 words count, others are passed over.
-        vocab: word pieces of an uncased model.
+        tokenizer: of an uncased model.
         count: sentences to take.
+        max_seq_length: of the model, which is to see a sentence whole.
 
     Returns:
         At most `count` sentences, in the order of the text.
     """
-    hidden = []
+    hidden, vocab = [], tokenizer.vocab
     for line in lines:
         words = tuple(line.split())
         if len(words) not in _NUM_WORDS:
@@ -66,7 +70,8 @@ def hide_words(lines: Iterable[str], vocab: Collection[str], count: int) -> list
         from_middle = sorted(range(len(words)), key=lambda i: abs(i - len(words) // 2))
         fit = (i for i in from_middle if words[i].isalpha() and words[i].lower() in vocab)
         place = next(fit, None)
-        if place is not None:
+        # [CLS] and [SEP] stand around it; a [MASK] that is cut off gets no answer.
+        if place is not None and len(tokenizer.encode(line)) <= max_seq_length - 2:
             hidden.append(HiddenWord(words, place))
     distance = max(1, len(hidden) // count)
     return hidden[::distance][:count]

@@ -17,6 +17,7 @@ from bert_tf.config import BertConfig
 from bert_tf.files import read_json
 from bert_tf.options import option
 from bert_tf.tokenization.vocabulary import load_vocab
+from bert_tf.tokenization.wordpiece import FullTokenizer
 from experiments.command_line.tables import print_rows
 from experiments.pretraining.hidden_words import (
     HiddenWord,
@@ -222,7 +223,7 @@ def train_and_try(out: pathlib.Path, options: QuickstartOptions) -> dict[str, fl
         saved_model=out / "fill_mask",
         max_seq_length=options.max_seq_length,
     )
-    hidden = _hidden_words(out)
+    hidden = _hidden_words(out, options)
     seconds["fill in"] = run_step(
         "sentences of the held-out documents, filled in by the SavedModel in a new process",
         "experiments/fill_mask.py",
@@ -233,18 +234,19 @@ def train_and_try(out: pathlib.Path, options: QuickstartOptions) -> dict[str, fl
     return seconds
 
 
-def _hidden_words(out: pathlib.Path) -> list[HiddenWord]:
-    vocab = load_vocab(out / "vocab.txt")
-    return hide_words(_lines(out / "text/heldout.txt"), vocab, NUM_HIDDEN_WORDS)
+def _hidden_words(out: pathlib.Path, options: QuickstartOptions) -> list[HiddenWord]:
+    tokenizer = FullTokenizer(out / "vocab.txt")
+    lines = _lines(out / "text/heldout.txt")
+    return hide_words(lines, tokenizer, NUM_HIDDEN_WORDS, options.max_seq_length)
 
 
 def _lines(path: pathlib.Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def print_answers(out: pathlib.Path) -> None:
+def print_answers(out: pathlib.Path, options: QuickstartOptions) -> None:
     """Print the table of hidden words, and how many a model without context would find."""
-    hidden = _hidden_words(out)
+    hidden = _hidden_words(out, options)
     answers = [json.loads(line) for line in _lines(out / "answers.jsonl")]
     print_rows(
         "held-out sentences, each with its middle word hidden", rows_of_answers(hidden, answers)
@@ -282,7 +284,7 @@ def run(options: QuickstartOptions) -> None:
     seconds = {**prepare_data(out, options), **train_and_try(out, options)}
     print("\n== result\n")
     print("\n".join(summary_lines(out, seconds)))
-    print_answers(out)
+    print_answers(out, options)
     print(
         "\nA BERT-Tiny after minutes has begun to use what stands around a word. More text, a "
         "larger model\nand more steps, by the same commands, make one that knows more: README.md."

@@ -1,5 +1,8 @@
 """Words hidden in held-out sentences by a rule, and the table of answers."""
 
+import pytest
+
+from bert_tf.tokenization.wordpiece import FullTokenizer
 from experiments.pretraining.hidden_words import (
     HiddenWord,
     hide_words,
@@ -19,19 +22,32 @@ LINES = [
 ]
 
 
-def test_the_middle_word_that_is_a_piece_is_hidden():
-    hidden = hide_words(LINES, VOCAB, 10)
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(VOCAB)]))
+    return FullTokenizer(path)
+
+
+def test_the_middle_word_that_is_a_piece_is_hidden(tokenizer):
+    hidden = hide_words(LINES, tokenizer, 10, 64)
     assert [(x.word, x.place) for x in hidden] == [("sat", 5), ("dog", 6), ("cat", 4), ("mat", 5)]
     assert hidden[0].text == "The cat and the dog [MASK] on a mat today"
     assert hidden[0].excerpt == "The cat and the dog ____ on a mat today"
 
 
-def test_sentences_stand_at_equal_distances():
+def test_sentences_that_the_model_does_not_see_whole_are_passed_over(tokenizer):
+    line = "the cat and the dog sat on a mat"  # nine pieces, [CLS] and [SEP]
+    assert len(hide_words([line], tokenizer, 1, 11)) == 1
+    assert hide_words([line], tokenizer, 1, 10) == []
+
+
+def test_sentences_stand_at_equal_distances(tokenizer):
     lines = [f"the cat and the {'dog' if i % 2 else 'cat'} sat on a mat" for i in range(10)]
-    assert hide_words(lines, VOCAB, 3) == [
+    assert hide_words(lines, tokenizer, 3, 64) == [
         HiddenWord(tuple(lines[i].split()), 4) for i in (0, 3, 6)
     ]
-    assert hide_words([], VOCAB, 3) == []
+    assert hide_words([], tokenizer, 3, 64) == []
 
 
 def test_long_sentences_are_cut_around_the_hidden_word():

@@ -11,6 +11,7 @@ such inputs to tests/golden/fuzz/<target>/, from where the tests take them.
 import argparse
 import contextlib
 import importlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -32,9 +33,7 @@ def fuzz(name: str, folder: pathlib.Path, inputs: int, minutes: float) -> None:
     work, corpus = pathlib.Path(tempfile.mkdtemp(prefix="fuzz-")), folder / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(ImportError):
-        importlib.import_module(
-            "torch"
-        )  # which readers import on use, longer than an input may take
+        importlib.import_module("torch")  # readers do on use, longer than an input may take
     for number, seed in enumerate(target.seeds(work)):
         (corpus / f"seed-{number}").write_bytes(seed)
         with contextlib.suppress(*target.refusals):
@@ -74,9 +73,15 @@ def main() -> None:
         command = [sys.executable, "-m", "tests.support.fuzz", f"--only={name}"]
         command += [f"--output={folder}", f"--inputs={options.inputs}"]
         command += [f"--minutes={options.minutes}"]
-        done = subprocess.run(  # noqa: S603
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        )
+        with tempfile.TemporaryDirectory(prefix="fuzz-") as work:  # the process removes nothing
+            done = subprocess.run(  # noqa: S603
+                command,
+                env={**os.environ, "TMPDIR": work},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
         (folder / f"{name}.log").write_text(done.stdout)
         told = dict(
             line.removeprefix("stat::").split(":", 1)
