@@ -220,6 +220,10 @@ def test_files_and_figures_of_a_run(data, whole):
         "curves.png",
     ):
         assert text in output
+    assert f"accuracy at [MASK]   {results['masked_lm_accuracy_at_mask']:.1%}" in output
+    for name in ("masked_lm_loss", "masked_lm_loss_at_mask"):
+        gain = baseline[0]["unigram_loss"] - results[name]
+        assert f"; {gain:+.4f} better than unigram)" in output
     assert "46/46" in output and "mlm_accuracy" in output and "tokens/s" in output
 
 

@@ -169,6 +169,19 @@ def test_evaluation_is_of_the_records_alone(files):
     assert_same(take(files, is_training=False, start_step=len(filled) - 1), found[-1:])
 
 
+def test_what_only_fills_a_row_up_does_not_count_as_mask(tmp_path):
+    arrays = synthetic.make_arrays(2, 5, True)
+    arrays["input_ids"][:, 0] = VOCAB["[MASK]"]  # which positions of padding, 0, show
+    path = tmp_path / "x.tfrecord"
+    features = pretraining_features(LENGTH, PREDICTIONS)
+    with RecordWriter(path) as writer:
+        for record in encode_examples(features, arrays):
+            writer.write(record)
+    ((_, _, weights),) = take(str(path), is_training=False, mask_id=VOCAB["[MASK]"])
+    assert (weights["masked_lm_logits"] == 0).any()
+    assert (weights["masked_lm_at_mask"] <= weights["masked_lm_logits"]).all()
+
+
 def test_evaluation_counts_every_example_once_in_order(files):
     batches = take(files, is_training=False, fill_last_batch=True)
     assert len(batches) == -(-sum(COUNTS) // BATCH)
