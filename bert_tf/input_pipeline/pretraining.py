@@ -126,7 +126,7 @@ def pretraining_dataset(
         to_element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     if full_size is None:
-        records = sum(record_counts or count_records(paths))
+        records = sum(_counts(paths, record_counts))
         dataset = _of_known_length(dataset, -(-records // batch_size), start_step, max_steps)
     return _in_this_order(dataset.prefetch(4))
 

@@ -16,7 +16,7 @@ from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.vocabulary import casing_of, load_vocab
 from bert_tf.weights.checkpoint import CheckpointLike, open_checkpoint
-from bert_tf.weights.layouts import HF_PROBLEM_TYPES
+from bert_tf.weights.layouts import HF_KINDS
 from bert_tf.weights.load import DType, LoadedModel, load_bert, load_model
 
 
@@ -91,7 +91,7 @@ def load_served_model(path: CheckpointLike, *, dtype: DType = None, **options: A
     kind = SERVED[task].head if task else None
     loaded = load_model(checkpoint, kind=kind, do_lower_case=serving.do_lower_case, dtype=dtype)
     if task is None and loaded.problem_type is not None:
-        task = next(k for k, theirs in HF_PROBLEM_TYPES.items() if theirs == loaded.problem_type)
+        task = HF_KINDS[loaded.problem_type]
     if task is None:
         task = next(name for name, row in SERVED.items() if row.head == loaded.kind)
     if trained and task in _TRAINED_TASKS and task != KINDS[trained.kind].served_by:

@@ -83,8 +83,10 @@ class Hdf5File:
             if re.search(r"/vars/\d+$", entry.name):
                 if not entry.is_float:
                     raise ValueError(
-                        f"{self.path}: {entry.name} is of a type that weights do not have; a model "
-                        "that was quantized is read by keras.saving.load_model"
+                        f"{self.path}: {entry.name} is of a type that weights do not have; a "
+                        ".keras file of a model that was quantized is read by "
+                        "keras.saving.load_model, a .weights.h5 by load_weights of a model that is "
+                        "quantized alike"
                     )
                 self.shapes[entry.name] = entry.shape
                 packed_bytes += entry.num_bytes if entry.is_packed else 0

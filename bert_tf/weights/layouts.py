@@ -162,6 +162,7 @@ HF_PROBLEM_TYPES = {
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
+HF_KINDS = {theirs: kind for kind, theirs in HF_PROBLEM_TYPES.items()}
 
 # The class of transformers for each kind of model, and whether it has a pooler. Without next
 # sentence prediction the kind "pretraining" is BertForMaskedLM.

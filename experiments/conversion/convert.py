@@ -12,7 +12,7 @@ from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trai
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
 from bert_tf.weights.keras_hub import check_keras_hub, save_keras_hub
-from bert_tf.weights.layouts import HF_PROBLEM_TYPES
+from bert_tf.weights.layouts import HF_KINDS, HF_PROBLEM_TYPES
 from bert_tf.weights.load import LoadedModel, Transfer, load_model
 from bert_tf.weights.locate import (
     CONFIG_NAME,
@@ -131,8 +131,7 @@ def _trained_task(loaded: LoadedModel, source: LocatedCheckpoint | None) -> Trai
     if source is not None:
         trained = read_trained_task(pathlib.Path(source.path).parent)
     if trained is None and loaded.problem_type is not None:
-        kinds = {theirs: kind for kind, theirs in HF_PROBLEM_TYPES.items()}
-        trained = TrainedTask(kinds[loaded.problem_type])
+        trained = TrainedTask(HF_KINDS[loaded.problem_type])
     if trained is None or get_kind(trained.kind).head != loaded.kind:
         return None
     return trained

@@ -14,7 +14,7 @@ from bert_tf.models.variables import to_numpy, weights_by_name
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.checkpoint import open_checkpoint
-from bert_tf.weights.layouts import HF_ARCHITECTURES, HF_PROBLEM_TYPES, OURS
+from bert_tf.weights.layouts import HF_ARCHITECTURES, HF_KINDS, OURS
 from bert_tf.weights.load import LoadedModel, load_model
 from bert_tf.weights.locate import LocatedCheckpoint, locate
 from experiments.command_line.tables import print_rows
@@ -125,7 +125,7 @@ def _task_of_hf(config: Any) -> str | None:
     if config.problem_type is None:
         # Of one output the model makes a number and the pipeline a probability: nothing to compare.
         return "classification" if config.num_labels > 1 else None
-    return next(kind for kind, name in HF_PROBLEM_TYPES.items() if name == config.problem_type)
+    return HF_KINDS[config.problem_type]
 
 
 def _answers(outputs: Arrays, task: str | None) -> Arrays:

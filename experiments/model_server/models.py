@@ -213,8 +213,9 @@ def load_servable(
                 session, [tf.saved_model.SERVING], str(folder)
             )
         definitions = dict(meta_graph.signature_def)
+        # Loading may take longer than a request.
+        _warm_up(Servable(model_name, version, folder, session, definitions), folder / WARMUP_FILE)
         servable = Servable(model_name, version, folder, session, definitions, timeout_seconds)
-        _warm_up(servable, folder / WARMUP_FILE)
     except BaseException:
         session.close()
         raise

@@ -54,6 +54,8 @@ def _models(options: ServeOptions) -> list[tuple[str, str, VersionPolicy]]:
     if options.model_config_file:
         if names:
             raise ValueError("--model_name: the names are those of --model_config_file")
+        if options.server.num_versions != 1:
+            raise ValueError("--num_versions: --model_config_file says which versions are served")
         # Only where the extra is known to be there.
         config_file = importlib.import_module("experiments.model_server.config_file")
         return config_file.read_model_config(options.model_config_file)

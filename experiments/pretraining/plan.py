@@ -57,7 +57,7 @@ class Plan:
     held_out: bool
     eval_masking: Masking
     vocab_file: str | None
-    mask_id: int | None  # of [MASK]; None without a vocabulary, or where nothing is masked
+    mask_id: int | None  # of [MASK]; None without a vocabulary, or where none is shown
     tokenizer: FullTokenizer | None
     init: Checkpoint | None
     sound_files: dict[str, str]  # record file -> where its sound records are read
@@ -111,7 +111,7 @@ def make_plan(options: PretrainingOptions) -> Plan:
         held_out=not {*map(os.path.realpath, eval_files)} & {*map(os.path.realpath, train_files)},
         eval_masking=eval_masking,
         vocab_file=vocab_file,
-        mask_id=_mask_id(config, vocab_file),
+        mask_id=_mask_id(config, vocab_file, manifests_of(eval_files)),
         tokenizer=_tokenizer(options, vocab_file, manifests),
         init=init,
         sound_files={path: file.path for path, file in checked.items()},
@@ -217,9 +217,13 @@ def _vocab_size(vocab_file: str | None, manifests: Sequence[Manifest]) -> int | 
     return manifests[0].get("vocab_size") if manifests else None
 
 
-def _mask_id(config: BertConfig, vocab_file: str | None) -> int | None:
+def _mask_id(
+    config: BertConfig, vocab_file: str | None, manifests: Sequence[Manifest]
+) -> int | None:
     if vocab_file is None or config.left_to_right:
         return None
+    if any(m.get("flags", {}).get("mask_prob") == 0 for m in manifests):
+        return None  # as of an ablation that shows [MASK] nowhere
     return vocabulary.load_vocab(vocab_file)[vocabulary.MASK_TOKEN]
 
 

@@ -42,6 +42,7 @@ from tensorflow_serving.apis import (  # noqa: E402
 )
 
 from bert_tf.records.encoding import frame_record  # noqa: E402
+from experiments.model_server.models import load_servable  # noqa: E402
 from experiments.model_server.server import (  # noqa: E402
     Ports,
     ServerOptions,
@@ -703,11 +704,15 @@ def test_bounds_on_work(exported):
 
 
 class Slow(tf.Module):
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
     def run(self, x):
         large = tf.random.stateless_uniform([800, 800], [0, 0])
         final = tf.while_loop(
-            lambda i, value: i < 20_000,
+            lambda i, value: i < self.steps,
             lambda i, value: (i + 1, tf.tanh(tf.matmul(value, large))),
             (0, large),
         )
@@ -715,7 +720,7 @@ class Slow(tf.Module):
 
 
 def test_request_that_takes_too_long(tmp_path):
-    module = Slow()
+    module = Slow(20_000)
     tf.saved_model.save(module, str(tmp_path / "m" / "1"), {"serving_default": module.run})
     bounds = {"request_timeout_seconds": 0.5, "num_batch_threads": 1}
     with stand_ins.running([("m", str(tmp_path / "m"))], **bounds) as server:
@@ -724,6 +729,18 @@ def test_request_that_takes_too_long(tmp_path):
         assert status == 504 and len(answer["error"].splitlines()) == 1
     # The computation itself has ended too: the server waits for it, which alone takes minutes.
     assert time.monotonic() - begun < 30
+
+
+def test_warm_up_may_take_longer_than_a_request(tmp_path):
+    module = Slow(50)
+    folder = tmp_path / "m" / "1"
+    tf.saved_model.save(module, str(folder), {"serving_default": module.run})
+    log = prediction_log_pb2.PredictionLog()
+    log.predict_log.request.CopyFrom(predict_request("m", x=np.float32([1])))
+    (folder / "assets.extra").mkdir()
+    file = folder / "assets.extra" / "tf_serving_warmup_requests"
+    file.write_bytes(frame_record(log.SerializeToString()))
+    assert load_servable("m", 1, folder, 1e-3).version == 1
 
 
 def test_port_that_is_taken(server, exported):

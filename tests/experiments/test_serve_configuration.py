@@ -143,6 +143,10 @@ def test_file_that_is_wrong(tmp_path, text, message):
         ({}, "expected --model_base_path or --model_config_file, got neither"),
         ({"model_base_path": ("a",), "model_config_file": "b"}, "got both"),
         ({"model_config_file": "b", "model_name": ("c",)}, "--model_name: the names are those"),
+        (
+            {"model_config_file": "b", "server": ServerOptions(num_versions=2)},
+            "--num_versions: --model_config_file says",
+        ),
     ],
 )
 def test_models_are_named_once(given, message):
