@@ -12,6 +12,7 @@ import filelock
 import numpy as np
 import pytest
 
+from bert_tf.config import BertConfig
 from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule
 from bert_tf.records.encoding import encode_examples, encode_framed_examples
 from bert_tf.records.files import RecordWriter, scan_records
@@ -21,6 +22,7 @@ from bert_tf.weights.tensor_bundle import read_tensors
 from bert_tf.weights.tensor_files import checkpoint_steps
 from experiments.command_line import preemption
 from experiments.command_line.exit_status import InputError
+from experiments.pretraining import plan
 from experiments.pretraining import run as pretraining
 from experiments.pretraining.options import PhaseOptions, PretrainingOptions
 from experiments.pretraining.plan import make_plan, warn_of_predictions_cut_off
@@ -28,7 +30,7 @@ from experiments.pretraining.run import PretrainingRun, training_dataset
 from tests.support import command_options
 from tests.support import synthetic_records as synthetic
 from tests.support.pretraining_runs import STEPS, arguments, finish, log_of, start, write_data
-from tests.support.synthetic_records import LENGTH, PREDICTIONS, VOCAB_SIZE
+from tests.support.synthetic_records import LENGTH, PREDICTIONS, VOCAB, VOCAB_SIZE
 
 # Runs the command, but dies within the write of the checkpoint of step 22: the kernel kills the
 # process when a file grows beyond the limit, which leaves the data file half written.
@@ -248,6 +250,16 @@ def test_a_continued_run_stays_described_as_it_was_begun(data, tmp_path, monkeyp
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["flags"]["num_train_steps"] == 2
     assert config["train_records"] == {"train-0.tfrecord": 101}
+
+
+def test_nothing_is_told_of_mask_where_none_is_shown(data):
+    config = BertConfig.from_size("tiny", vocab_size=VOCAB_SIZE)
+    vocab_file = str(data / "vocab.txt")
+    manifests = [{"flags": {"mask_prob": 0.0}}]  # its loss there would be 0 / 0
+    assert plan._mask_id(config, vocab_file, manifests) is None
+    assert plan._mask_id(config, vocab_file, [{"flags": {"mask_prob": 0.8}}]) == VOCAB["[MASK]"]
+    assert plan._mask_id(config, vocab_file, []) == VOCAB["[MASK]"]
+    assert plan._mask_id(config, None, []) is None
 
 
 def test_frozen_weights_stay_and_lower_layers_learn_less(data, tmp_path):
