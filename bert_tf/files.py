@@ -16,6 +16,7 @@ import glob
 import gzip
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -35,6 +36,9 @@ _SCHEME = re.compile(r"[A-Za-z][\w+.-]+:/")
 
 Path = str | os.PathLike[str]
 
+# Folders of this machine that a command works in, in the place of remote ones.
+stand_ins: set[str] = set()
+
 
 # === Remote paths ===
 
@@ -45,8 +49,12 @@ def is_remote(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Make of what file systems raise, which may be anything, an error that names the path."""
+def errors_naming(path: Path) -> Iterator[None]:
+    """Make of what file systems raise, which may be anything, an error that names the path.
+
+    Raises:
+        OSError: in place of what is neither that nor a ValueError.
+    """
     try:
         yield
     except (OSError, ValueError):
@@ -68,7 +76,7 @@ def file_system(path: Path) -> tuple[Any, str]:
         raise ValueError(f"{os.fspath(path)}: expected two slashes after the scheme")
     try:
         return fsspec.url_to_fs(os.fspath(path))
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # a file system may want credentials already here
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{os.fspath(path)}: no such file system here: {reason}") from error
 
@@ -83,7 +91,7 @@ def open_file(path: Path) -> IO[bytes]:
     if not is_remote(path):
         return open(path, "rb")
     system, name = file_system(path)
-    with _told(path):
+    with errors_naming(path):
         return system.open(name, "rb")
 
 
@@ -98,7 +106,9 @@ def is_file(path: Path) -> bool:
     if not is_remote(path):
         return os.path.isfile(path)
     system, name = file_system(path)
-    return system.isfile(name)
+    with errors_naming(path), contextlib.suppress(OSError):
+        return system.info(name)["type"] == "file"  # isfile says no to wrong credentials too
+    return False
 
 
 def is_folder(path: Path) -> bool:
@@ -106,7 +116,8 @@ def is_folder(path: Path) -> bool:
     if not is_remote(path):
         return os.path.isdir(path)
     system, name = file_system(path)
-    return system.isdir(name)
+    with errors_naming(path):
+        return system.isdir(name)
 
 
 def size_of(path: Path) -> int:
@@ -114,7 +125,8 @@ def size_of(path: Path) -> int:
     if not is_remote(path):
         return os.path.getsize(path)
     system, name = file_system(path)
-    return system.size(name)
+    with errors_naming(path):
+        return system.size(name)
 
 
 def stamp_of(path: Path) -> list[str | int]:
@@ -123,7 +135,8 @@ def stamp_of(path: Path) -> list[str | int]:
         stat = os.stat(path)
         return [os.path.abspath(path), stat.st_size, stat.st_mtime_ns]
     system, name = file_system(path)
-    return [os.fspath(path), system.ukey(name)]
+    with errors_naming(path):
+        return [os.fspath(path), system.ukey(name)]
 
 
 def absolute(path: Path) -> str:
@@ -160,10 +173,10 @@ def local_copy(path: Path, wanted: Callable[[str], bool] = lambda name: True) ->
     if not is_remote(path):
         return os.fspath(path)
     system, name = file_system(path)
-    if os.path.exists(stand_in := local_place(path, "folders")):
-        return stand_in  # of a folder that the command works in: newer than what is there
+    if (place := worked_on_place(path)) and os.path.exists(place):
+        return place  # newer than what is there
     copy = local_place(path, "copies")
-    with _told(path):
+    with errors_naming(path):
         if system.isdir(name):
             os.makedirs(copy, exist_ok=True)
             for file in system.find(name):
@@ -178,6 +191,12 @@ def local_place(path: Path, kind: str) -> str:
     """Return where on this machine something stands in for a remote path; see `original_names`."""
     scheme, _, rest = os.fspath(path).partition("://")
     return os.path.join(_copies(), kind, f"{scheme}:", rest.strip("/"))
+
+
+def worked_on_place(path: Path) -> str | None:
+    """Return where a remote path lies in a folder of `stand_ins`; None where it is in none."""
+    place = local_place(path, "folders")
+    return place if any(f"{place}/".startswith(f"{folder}/") for folder in stand_ins) else None
 
 
 def _download(system: Any, name: str, copy: str) -> None:
@@ -209,16 +228,23 @@ class _OriginalNames:
 
 @contextlib.contextmanager
 def printing_original_names() -> Iterator[None]:
-    """Within it what is printed has the remote paths themselves; see `original_names`."""
+    """Within it what is printed or logged has the remote paths themselves; see `original_names`."""
     out, err = (cast(IO[str], _OriginalNames(stream)) for stream in (sys.stdout, sys.stderr))
+    handlers = [getattr(x, "python_handler", x) for x in logging.root.handlers]  # absl's has one
+    handlers = [
+        x for x in handlers if isinstance(x, logging.StreamHandler) and x.stream is sys.stderr
+    ]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        yield
+        with contextlib.ExitStack() as stack:
+            for handler in handlers:
+                stack.callback(handler.setStream, handler.setStream(err))
+            yield
 
 
 def send(source: Path, path: Path) -> None:
     """Put a local file to a remote path, where it appears whole or not at all."""
     system, name = file_system(path)
-    with _told(path):
+    with errors_naming(path):
         system.makedirs(system._parent(name), exist_ok=True)
         if (
             "hdfs" in system.protocol
@@ -238,7 +264,8 @@ def remove(path: Path) -> None:
             os.unlink(path)
         else:
             system, name = file_system(path)
-            system.rm_file(name)
+            with errors_naming(path):
+                system.rm_file(name)
 
 
 # === Writing ===
@@ -262,7 +289,7 @@ def check_output(path: Path, argument: str) -> None:
         probe = beside(text, f".{os.path.basename(text)}.probe")
         if is_remote(text):
             system, name = file_system(probe)
-            with _told(text):
+            with errors_naming(text):
                 system.makedirs(system._parent(name), exist_ok=True)
                 system.pipe_file(name, b"")
         else:
@@ -274,7 +301,7 @@ def check_output(path: Path, argument: str) -> None:
         prefix = "" if str(error).startswith(f"{argument}: ") else f"{argument}: "
         raise ValueError(f"{prefix}{error}") from error.__cause__
     except OSError as error:
-        reason = error.strerror or error
+        reason = error.strerror or str(error).removeprefix(f"{text}: ")
         raise ValueError(f"{argument}: cannot write to {text}: {reason}") from error
 
 
@@ -430,7 +457,8 @@ def _glob(pattern: str) -> list[str]:
     if not is_remote(pattern):
         return glob.glob(pattern, recursive=True)
     system, name = file_system(pattern)
-    return [system.unstrip_protocol(path) for path in system.glob(name)]
+    with errors_naming(pattern):
+        return [system.unstrip_protocol(path) for path in system.glob(name)]
 
 
 def expand(patterns: str | Sequence[str], argument: str) -> list[str]:

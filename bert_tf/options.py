@@ -10,6 +10,7 @@ dataclass itself is a group of options: its fields become flags beside the other
 """
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -200,7 +201,10 @@ def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
 
 
 def _check_path(name: str, value: Any, path: str) -> None:
-    for part in value if isinstance(value, tuple) else (value,):
+    parts = value if isinstance(value, tuple) else (value,)
+    if path in ("any", "local"):  # which may be a list; a folder is one path
+        parts = [text.strip() for part in parts for text in os.fspath(part).split(",")]
+    for part in parts:
         if not is_remote(part):
             continue
         if path == "local":

@@ -14,6 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from bert_tf import files
 from bert_tf.options import check, option
 from bert_tf.records.files import RecordWriter, output_base, read_records
+from experiments.command_line.remote_folders import RemoteFolder
 from tests.support import object_store
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -92,14 +93,43 @@ def test_files_that_cannot_be_held_back_are_renamed(monkeypatch):
     assert [name for name in system.store if "renamed" in name] == ["/renamed/x"]
 
 
-def test_what_a_file_system_raises_names_the_path(store, monkeypatch):
-    def refuse(self, path, **kwargs):
-        raise RuntimeError("no credentials\nin 7 places")
+@pytest.mark.parametrize(
+    ("method", "use"),
+    [
+        ("_open", files.read_text),
+        ("_open", files.local_copy),
+        ("info", files.is_file),
+        ("info", files.is_folder),
+        ("info", files.size_of),
+        ("info", files.stamp_of),
+        ("_rm", files.remove),
+        ("info", lambda path: files.expand(path, "input_file")),
+        ("isdir", RemoteFolder),
+        ("find", RemoteFolder),
+        ("_open", RemoteFolder),
+    ],
+)
+def test_what_a_file_system_raises_names_the_path(store, monkeypatch, method, use):
+    object_store.put("b/x/y", "y")
+    monkeypatch.setattr(object_store.ObjectStore, method, _refuse)
+    with pytest.raises(OSError, match="^bucket://b/x: no credentials$"):
+        use("bucket://b/x")
 
-    monkeypatch.setattr(object_store.ObjectStore, "_open", refuse)
-    for read in (files.read_text, files.local_copy):
-        with pytest.raises(OSError, match="^bucket://b/x: no credentials$"):
-            read("bucket://b/x")
+
+def test_what_a_file_system_raises_names_the_pattern_or_flag(store, monkeypatch):
+    monkeypatch.setattr(object_store.ObjectStore, "find", _refuse)
+    with pytest.raises(OSError, match=r"^bucket://b/x\*: no credentials$"):
+        files.expand("bucket://b/x*", "input_file")
+    monkeypatch.setattr(object_store.ObjectStore, "isdir", _refuse)
+    with pytest.raises(ValueError, match="^output_file: cannot write to bucket://b/x: no cred"):
+        files.check_output("bucket://b/x", "output_file")
+    monkeypatch.setattr(object_store.ObjectStore, "__init__", _refuse)
+    with pytest.raises(ValueError, match="^bucket://b/x: no such file system here: no cred"):
+        files.file_system("bucket://b/x")
+
+
+def _refuse(self, *arguments, **kwargs):
+    raise RuntimeError("no credentials\nin 7 places")
 
 
 def test_stamps_change_with_the_object(store):
@@ -120,6 +150,28 @@ def test_copies_are_told_by_the_names_of_what_they_are_of(store):
     message = files.original_names(f"{copy}/vocab.txt, line 1: not UTF-8")
     assert message == "bucket://b/model/vocab.txt, line 1: not UTF-8"
     assert files.local_copy(VOCAB) == str(VOCAB)
+
+
+def test_log_lines_have_the_original_names(store):
+    object_store.put("b/x", "x")
+    script = """
+import logging
+from absl import app
+from bert_tf import files
+
+def main(_):
+    copy = files.local_copy("bucket://b/x")
+    with files.printing_original_names():
+        logging.warning("within: %s", copy)
+    logging.warning("after: %s", copy)
+
+app.run(main)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    within, after = done.stderr.splitlines()
+    assert within.endswith("within: bucket://b/x")
+    assert after.endswith("/copies/bucket:/b/x")  # the stream is what it was
 
 
 @pytest.mark.parametrize("compression", [None, "gzip"])
@@ -266,6 +318,7 @@ def test_text_vocabulary_and_task_records(store, tmp_path):
 class _Options:
     there: str | None = option(None, "Anywhere.", path="any")
     here: tuple[str, ...] | None = option(None, "On this machine.", path="local")
+    folder: str | None = option(None, "To work in.", path="folder")
 
 
 @pytest.mark.parametrize(
@@ -273,12 +326,16 @@ class _Options:
     [
         ({"here": ("a", "gs://b/x")}, "here: expected a path on this machine, got 'gs://b/x'"),
         ({"there": "nowhere://b/x"}, "there: nowhere://b/x: no such file system here: Protocol"),
+        ({"there": "memory://b/x, nowhere://b/x"}, "there: nowhere://b/x: no such file system"),
+        ({"here": ("a, gs://b/x",)}, "here: expected a path on this machine, got 'gs://b/x'"),
+        ({"folder": "a,memory://b/x"}, "folder: a,memory://b/x: no such file system"),
     ],
 )
 def test_options_refuse_paths_that_cannot_serve(given, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         check(_Options(**given))
     check(_Options(there="memory://b/x,memory://b/y", here=("a", "b")))
+    check(_Options(there="here/a.txt, memory://b/x"))
 
 
 def test_every_path_says_where_it_may_lie():

@@ -23,6 +23,7 @@ from bert_tf.files import (
     original_names,
     parse_json,
     read_text,
+    worked_on_place,
 )
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.weights import tensor_files
@@ -133,7 +134,8 @@ def _on_this_machine(path: str) -> str:
         raise FileNotFoundError(f"{path}: no such file or directory")
     _copy(beside(path, name) for name in names)
     # Within a folder that a command works in nothing was copied: it is there.
-    is_there = glob.glob(f"{glob.escape(local_place(prefix, 'folders'))}*")
+    place = worked_on_place(prefix)
+    is_there = place and glob.glob(f"{glob.escape(place)}*")
     return local_place(path, "folders" if is_there else "copies")
 
 

@@ -18,12 +18,14 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from bert_tf.files import (
+    errors_naming,
     file_system,
     is_remote,
     local_place,
     printing_original_names,
     remove,
     send,
+    stand_ins,
 )
 from bert_tf.options import any_remote
 
@@ -56,6 +58,16 @@ class RemoteFolder:
         self.path = path.rstrip("/")
         self.here = pathlib.Path(local_place(self.path, "names" if names_only else "folders"))
         self.here.mkdir(parents=True)
+        try:
+            with errors_naming(self.path):
+                self._copy(names_only)
+        except BaseException:
+            shutil.rmtree(self.here)
+            raise
+        self._sent = self._state()
+        stand_ins.add(str(self.here))
+
+    def _copy(self, names_only: bool) -> None:
         system, name = file_system(self.path)
         found = system.find(name, detail=True) if system.isdir(name) else {}
         for file, info in found.items():
@@ -68,7 +80,6 @@ class RemoteFolder:
                 copy.touch()
             else:
                 system.get_file(file, copy)
-        self._sent = self._state()
 
     def _state(self) -> dict[str, tuple[int, int]]:
         """Return size and time of each file that is to be in the remote folder."""
@@ -101,6 +112,7 @@ class RemoteFolder:
     def close(self) -> None:
         """Remove the folder on this machine."""
         shutil.rmtree(self.here)
+        stand_ins.discard(str(self.here))
 
 
 def _is_last(name: str) -> bool:
@@ -131,15 +143,15 @@ def on_this_machine(options: T) -> Iterator[T]:
         OSError: a folder cannot be read or written.
     """
     values: dict[str, str] = {}
-    for field in dataclasses.fields(typing.cast(typing.Any, options)):
-        kind, value = field.metadata.get("path"), getattr(options, field.name)
-        if kind in ("folder", "new_folder") and value and is_remote(value):
-            # A model in one file has others beside it.
-            parent, _, name = value.rstrip("/").rpartition("/")
-            path, rest = (parent, name) if re.search(r"\.(keras|h5)$", name) else (value, "")
-            _active.append(folder := RemoteFolder(path, names_only=kind == "new_folder"))
-            values[field.name] = os.path.join(folder.here, rest) if rest else str(folder.here)
     try:
+        for field in dataclasses.fields(typing.cast(typing.Any, options)):
+            kind, value = field.metadata.get("path"), getattr(options, field.name)
+            if kind in ("folder", "new_folder") and value and is_remote(value):
+                # A model in one file has others beside it.
+                parent, _, name = value.rstrip("/").rpartition("/")
+                path, rest = (parent, name) if re.search(r"\.(keras|h5)$", name) else (value, "")
+                _active.append(folder := RemoteFolder(path, names_only=kind == "new_folder"))
+                values[field.name] = os.path.join(folder.here, rest) if rest else str(folder.here)
         with printing_original_names() if any_remote(options) else contextlib.nullcontext():
             yield dataclasses.replace(typing.cast(typing.Any, options), **values)
     finally:

@@ -1,15 +1,19 @@
 """Commands whose data, models and output folders lie in an object store."""
 
+import dataclasses
 import functools
 import json
+import pathlib
 import time
 
 import pytest
 
 from bert_tf import files
+from bert_tf.options import option
 from bert_tf.serving.predictor import Predictor
 from bert_tf.weights.keras_hub import save_keras_hub
 from bert_tf.weights.load import load_bert
+from bert_tf.weights.locate import locate
 from bert_tf.weights.save import save_hf, save_model_directory
 from experiments.command_line import remote_folders
 from experiments.command_line.remote_folders import RemoteFolder, on_this_machine
@@ -92,6 +96,44 @@ def test_the_index_of_a_checkpoint_is_sent_last_and_removed_first(store, monkeyp
         ("remove", "old.index"),
         ("remove", "old.data-00000-of-00001"),
     ]
+
+
+def test_what_lies_around_a_folder_that_stands_in_is_copied(store):
+    for name in ("vocab.txt", "m.index", "m.data-00000-of-00001", "ft/a", "m.index-ft/b"):
+        object_store.put(f"b/m/{name}", name)
+    folders = [RemoteFolder(f"bucket://b/m/{name}") for name in ("ft", "m.index-ft")]
+    copy = pathlib.Path(files.local_copy("bucket://b/m"))
+    assert (copy / "vocab.txt").exists() and (copy / "ft" / "a").exists()
+    assert pathlib.Path(locate("bucket://b/m/m").path) == copy / "m"
+    assert files.local_copy("bucket://b/m/ft/a") == str(folders[0].here / "a")
+    for folder in folders:
+        folder.close()
+    assert files.local_copy("bucket://b/m/ft/a") == str(copy / "ft" / "a")
+
+
+def test_folders_are_closed_where_another_cannot_be_read(store, monkeypatch):
+    for name in ("a", "b"):
+        object_store.put(f"b/{name}/x", name)
+    read = object_store.ObjectStore._open
+
+    def refuse_b(self, path, *arguments, **kwargs):
+        if path == "b/b/x":
+            raise RuntimeError("no credentials")
+        return read(self, path, *arguments, **kwargs)
+
+    monkeypatch.setattr(object_store.ObjectStore, "_open", refuse_b)
+    options = _TwoFolders("bucket://b/a", "bucket://b/b")
+    for _ in range(2):  # nothing of the first is in the way of the second
+        with pytest.raises(OSError, match="^bucket://b/b: no cred"), on_this_machine(options):
+            pass
+        assert not remote_folders._active
+        assert not pathlib.Path(files.local_place("bucket://b/a", "folders")).exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class _TwoFolders:
+    one: str = option(None, "To work in.", path="folder")
+    other: str = option(None, "To work in.", path="folder")
 
 
 # === Commands ===
