@@ -9,6 +9,7 @@ of labels run_classifier.py of google-research/bert, for names of metrics gluebe
 
 import dataclasses
 import re
+from typing import Any
 
 from bert_tf.tasks.kinds import get_kind
 
@@ -83,119 +84,77 @@ class Task:
 _NLI_LABELS = ("contradiction", "entailment", "neutral")
 _ENTAILMENT_LABELS = ("entailment", "not_entailment")
 
+
+def _glue(
+    folder: str,
+    tfds_name: str,
+    metrics: tuple[str, ...] = ("accuracy",),
+    labels: tuple[str, ...] | None = ("0", "1"),
+    **others: Any,
+) -> Task:
+    """Make the row of a task of GLUE: where no others say so, classes of pairs of sentences."""
+    usual = {"kind": "classification", "selection_metric": metrics[0], "has_pairs": True}
+    names = {"name": folder.lower(), "folder": folder, "tfds_name": f"glue/{tfds_name}"}
+    return Task(metrics=metrics, labels=labels, **{**names, **usual, **others})
+
+
+def _squad(version: str, **others: Any) -> Task:
+    """Make the row of a version of SQuAD; 384 tokens is run_squad.py's default."""
+    return Task(
+        name=f"squad{version}",
+        kind="span",
+        labels=None,
+        metrics=("exact_match", "f1"),
+        selection_metric="f1",
+        has_pairs=True,
+        folder="SQuAD",
+        test_splits=(),
+        tfds_name=f"squad/v{version}",
+        learning_rates=(5e-5,),
+        max_seq_length=384,
+        **others,
+    )
+
+
 # The paper fine-tuned all of GLUE alike (section 4.1): batch 32, 3 epochs, the best of four
 # learning rates; its metrics are F1 for QQP and MRPC, Spearman for STS-B, accuracy for the rest
 # (and Matthews for CoLA, GLUE's own). 128 tokens is run_classifier.py's setting.
-TASKS: dict[str, Task] = {
-    "cola": Task(
-        name="cola",
-        kind="classification",
-        labels=("0", "1"),
-        metrics=("matthews_correlation", "accuracy"),
-        selection_metric="matthews_correlation",
-        has_pairs=False,
-        folder="CoLA",
-        tfds_name="glue/cola",
-    ),
-    "sst-2": Task(
-        name="sst-2",
-        kind="classification",
-        labels=("0", "1"),
-        metrics=("accuracy",),
-        selection_metric="accuracy",
-        has_pairs=False,
-        folder="SST-2",
-        tfds_name="glue/sst2",
-    ),
-    "mrpc": Task(
-        name="mrpc",
-        kind="classification",
-        labels=("0", "1"),
-        metrics=("f1", "accuracy"),
-        selection_metric="f1",
-        has_pairs=True,
-        folder="MRPC",
-        tfds_name="glue/mrpc",
-    ),
-    "sts-b": Task(
-        name="sts-b",
+_ROWS = (
+    _glue("CoLA", "cola", ("matthews_correlation", "accuracy"), has_pairs=False),
+    _glue("SST-2", "sst2", has_pairs=False),
+    _glue("MRPC", "mrpc", ("f1", "accuracy")),
+    _glue(
+        "STS-B",
+        "stsb",
+        ("pearson_correlation", "spearman_correlation"),
+        None,
         kind="regression",
-        labels=None,
-        metrics=("pearson_correlation", "spearman_correlation"),
         selection_metric="spearman_correlation",
-        has_pairs=True,
-        folder="STS-B",
-        tfds_name="glue/stsb",
     ),
-    "qqp": Task(
-        name="qqp",
-        kind="classification",
-        labels=("0", "1"),
-        metrics=("f1", "accuracy"),
-        selection_metric="f1",
-        has_pairs=True,
-        folder="QQP",
-        tfds_name="glue/qqp",
-    ),
-    "mnli": Task(
-        name="mnli",
-        kind="classification",
+    _glue("QQP", "qqp", ("f1", "accuracy")),
+    _glue(
+        "MNLI",
+        "mnli",
         labels=_NLI_LABELS,
-        metrics=("accuracy",),
-        selection_metric="accuracy",
-        has_pairs=True,
-        folder="MNLI",
         eval_splits=("dev_matched", "dev_mismatched"),
         test_splits=("test_matched", "test_mismatched"),
-        tfds_name="glue/mnli",
     ),
-    "qnli": Task(
-        name="qnli",
-        kind="classification",
-        labels=_ENTAILMENT_LABELS,
-        metrics=("accuracy",),
-        selection_metric="accuracy",
-        has_pairs=True,
-        folder="QNLI",
-        tfds_name="glue/qnli",
-    ),
-    "rte": Task(
-        name="rte",
-        kind="classification",
-        labels=_ENTAILMENT_LABELS,
-        metrics=("accuracy",),
-        selection_metric="accuracy",
-        has_pairs=True,
-        folder="RTE",
-        tfds_name="glue/rte",
-    ),
+    _glue("QNLI", "qnli", labels=_ENTAILMENT_LABELS),
+    _glue("RTE", "rte", labels=_ENTAILMENT_LABELS),
     # The paper trained no model for it but predicted the majority class (appendix B.1).
-    "wnli": Task(
-        name="wnli",
-        kind="classification",
-        labels=("0", "1"),
-        metrics=("accuracy",),
-        selection_metric="accuracy",
-        has_pairs=True,
-        folder="WNLI",
-        tfds_name="glue/wnli",
-    ),
+    _glue("WNLI", "wnli"),
     # GLUE's diagnostic set: predicted by a model of MNLI, scored on the server only.
-    "ax": Task(
-        name="ax",
-        kind="classification",
-        labels=_NLI_LABELS,
-        metrics=("matthews_correlation",),
-        selection_metric="matthews_correlation",
-        has_pairs=True,
-        folder="AX",
+    _glue(
+        "AX",
+        "ax",
+        ("matthews_correlation",),
+        _NLI_LABELS,
         train_split=None,
         eval_splits=(),
-        tfds_name="glue/ax",
         model_task="mnli",
     ),
     # Section 4.4; the paper does not give the length.
-    "swag": Task(
+    Task(
         name="swag",
         kind="multiple_choice",
         labels=None,
@@ -207,39 +166,11 @@ TASKS: dict[str, Task] = {
         train_batch_size=16,
         num_choices=4,
     ),
-    # Section 4.2; 384 tokens is run_squad.py's default.
-    "squad1.1": Task(
-        name="squad1.1",
-        kind="span",
-        labels=None,
-        metrics=("exact_match", "f1"),
-        selection_metric="f1",
-        has_pairs=True,
-        folder="SQuAD",
-        test_splits=(),
-        tfds_name="squad/v1.1",
-        learning_rates=(5e-5,),
-        max_seq_length=384,
-    ),
-    # Section 4.3.
-    "squad2.0": Task(
-        name="squad2.0",
-        kind="span",
-        labels=None,
-        metrics=("exact_match", "f1"),
-        selection_metric="f1",
-        has_pairs=True,
-        folder="SQuAD",
-        test_splits=(),
-        tfds_name="squad/v2.0",
-        learning_rates=(5e-5,),
-        num_train_epochs=2.0,
-        train_batch_size=48,
-        max_seq_length=384,
-    ),
+    _squad("1.1"),  # section 4.2
+    _squad("2.0", num_train_epochs=2.0, train_batch_size=48),  # section 4.3
     # Section 5.3; learning rates and batch are of appendix A.3, whose lists hold for all tasks.
     # The tags are those of the training file.
-    "ner": Task(
+    Task(
         name="ner",
         kind="token_classification",
         labels=None,
@@ -250,7 +181,8 @@ TASKS: dict[str, Task] = {
         tfds_name="conll2003",
         learning_rates=(5e-5, 3e-5, 2e-5),
     ),
-}
+)
+TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 
 # Other names in use; those that differ only in case and signs (sst2, SST_2, stsb) need no entry.
 _ALIASES = {

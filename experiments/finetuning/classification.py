@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -34,42 +33,43 @@ from experiments.plots.predictions import plot_confusion, plot_regression
 
 def run(options: ClassifierOptions) -> None:
     """Train, evaluate and predict as the options say; raises what `fine_tune` does."""
-    fine_tune(options, lambda start: _plan(options, start))
+    fine_tune(options, _Classification)
 
 
-def _plan(options: ClassifierOptions, start: InitialModel) -> Plan:
-    data = prepare(options, start)
-    task, job = data.task, None
-    evaluator = Evaluator(data, options) if options.do_eval else None
-    majority = _majority_label(data, options)
-    if options.do_train:
-        trained_task = TrainedTask(task.kind, options.max_seq_length, task.has_pairs)
-        weights = _class_weights(data, options.class_weights)
-        job = make_job(data, trained_task, evaluator, class_weights=weights)
-    return Plan(
-        task=task,
-        job=job,
-        check=functools.partial(_check_labels, task),
-        evaluate=functools.partial(_evaluate, evaluator, options) if evaluator else None,
-        predict=functools.partial(_predict, data, majority, options)
-        if options.do_predict
-        else None,
-    )
+class _Classification(Plan):
+    def __init__(self, options: ClassifierOptions, start: InitialModel):
+        self.options, self.data = options, prepare(options, start)
+        self.task = task = self.data.task
+        self.majority, evaluate = _majority_label(self.data, options), None
+        if options.do_eval:
+            evaluate = self.evaluator = Evaluator(self.data, options)
+        if options.do_train:
+            trained_task = TrainedTask(task.kind, options.max_seq_length, task.has_pairs)
+            weights = _class_weights(self.data, options.class_weights)
+            self.job = make_job(self.data, trained_task, evaluate, class_weights=weights)
 
+    def check(self, loaded: LoadedModel) -> None:
+        labels = self.task.labels
+        if labels is not None and loaded.labels is not None and loaded.labels != labels:
+            raise InputError(
+                f"the model's labels are {', '.join(loaded.labels)}, the task's {', '.join(labels)}"
+            )
+        num_outputs, expected = loaded.model.output_shape[-1], len(labels) if labels else 1
+        if num_outputs != expected:
+            raise InputError(
+                f"the model has {num_outputs} outputs, and the task, {self.task.kind}, needs "
+                f"{expected}"
+            )
 
-def _evaluate(evaluator: Evaluator, options: ClassifierOptions, loaded: LoadedModel) -> None:
-    folder = pathlib.Path(options.output_dir)
-    evaluator.report(folder, loaded)
-    _draw(evaluator, folder)
+    def evaluate(self, loaded: LoadedModel) -> None:
+        self.evaluator.report(loaded)
+        _draw(self.evaluator, pathlib.Path(self.options.output_dir))
 
-
-def _predict(
-    data: Data, majority: str | None, options: ClassifierOptions, loaded: LoadedModel
-) -> None:
-    for split in data.splits("test"):
-        logits = test_logits(data, split, loaded.model, options)
-        for path in write_predictions(data, split, logits, options, majority):
-            print(f"wrote {path}")
+    def predict(self, loaded: LoadedModel) -> None:
+        for split in self.data.splits("test"):
+            logits = test_logits(self.data, split, loaded.model, self.options)
+            for path in write_predictions(self.data, split, logits, self.options, self.majority):
+                print(f"wrote {path}")
 
 
 # === Data ===
@@ -102,19 +102,6 @@ def prepare(
     )
     extra = extra_settings(task, tagged)
     return make_records(task, sources, options, start, extra=extra)
-
-
-def _check_labels(task: Task, loaded: LoadedModel) -> None:
-    if task.labels is not None and loaded.labels is not None and loaded.labels != task.labels:
-        raise InputError(
-            f"the model's labels are {', '.join(loaded.labels)}, the task's "
-            f"{', '.join(task.labels)}"
-        )
-    num_outputs, expected = loaded.model.output_shape[-1], len(task.labels) if task.labels else 1
-    if num_outputs != expected:
-        raise InputError(
-            f"the model has {num_outputs} outputs, and the task, {task.kind}, needs {expected}"
-        )
 
 
 def _class_weights(data: Data, given: Sequence[str]) -> tuple[float, ...] | None:

@@ -1,10 +1,9 @@
 """The way of every fine-tuning command: data, training, evaluation, predictions."""
 
-import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 
@@ -21,37 +20,39 @@ from experiments.finetuning.runs import train_all
 from experiments.finetuning.seed_training import Job
 from experiments.finetuning.splits import Data
 
-# What is done with a fine-tuned model.
-Use = Callable[[LoadedModel], None]
+Options = TypeVar("Options", bound=FineTuningOptions)
 
 
-@dataclasses.dataclass(frozen=True)
 class Plan:
     """What a command does once its data are there.
 
     Attributes:
         task: the task, with its labels.
         job: what is trained; None without --do_train.
-        check: refuses a model that does not fit the data.
-        evaluate: writes and prints the figures of a model; None without --do_eval.
-        predict: writes the predictions of a model; None without --do_predict.
         loaded: the model, where preparing the data has loaded it already.
     """
 
     task: Task
-    job: Job | None
-    check: Use | None = None
-    evaluate: Use | None = None
-    predict: Use | None = None
+    job: Job | None = None
     loaded: LoadedModel | None = None
 
+    def check(self, loaded: LoadedModel) -> None:
+        """Refuse a model that does not fit the data."""
 
-def fine_tune(options: FineTuningOptions, make_plan: Callable[[InitialModel], Plan]) -> None:
+    def evaluate(self, loaded: LoadedModel) -> None:
+        """Write and print the figures of a model."""
+
+    def predict(self, loaded: LoadedModel) -> None:
+        """Write the predictions of a model."""
+
+
+def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Plan]) -> None:
     """Train, evaluate and predict as the options say.
 
     Args:
         options: of the command.
-        make_plan: the model to begin with -> the data, made ready, and what to do with them.
+        make_plan: options and the model to begin with -> the data, made ready, and what to do with
+            them.
 
     Raises:
         InputError, ValueError, OSError, RuntimeError: bad options, data or model; one line says
@@ -61,18 +62,20 @@ def fine_tune(options: FineTuningOptions, make_plan: Callable[[InitialModel], Pl
     check_options(options)
     folder = pathlib.Path(options.output_dir)
     start = initial_model(options)
-    plan = make_plan(start)
+    plan = make_plan(options, start)
     if plan.job is not None:
         print(f"{plan.task.name}: begins with {start.description}")
         runs = train_all(plan.job, start, options)
         report_runs(runs, folder, plan.job.selection_metric, plan.job.baseline)
         start = start.trained(folder)
-    if plan.evaluate or plan.predict:
+    if options.do_eval or options.do_predict:
         folder.mkdir(parents=True, exist_ok=True)
         loaded = plan.loaded or load_trained(options, start, plan.task.kind)
-        for use in (plan.check, plan.evaluate, plan.predict):
-            if use is not None:
-                use(loaded)
+        plan.check(loaded)
+        if options.do_eval:
+            plan.evaluate(loaded)
+        if options.do_predict:
+            plan.predict(loaded)
     print(f"{folder}: {time.time() - began:.0f} s in all")
 
 

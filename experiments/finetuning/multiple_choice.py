@@ -1,7 +1,6 @@
 """Fine-tuning on multiple choice: SWAG."""
 
 import csv
-import functools
 import pathlib
 
 import numpy as np
@@ -19,30 +18,29 @@ from experiments.finetuning.options import MultipleChoiceOptions
 
 def run(options: MultipleChoiceOptions) -> None:
     """Train, evaluate and predict as the options say; raises what `fine_tune` does."""
-    fine_tune(options, lambda start: _plan(options, start))
+    fine_tune(options, _MultipleChoice)
 
 
-def _plan(options: MultipleChoiceOptions, start: InitialModel) -> Plan:
-    task, sources = file_sources(options.files, TASKS["swag"])
-    print(f"{task.num_choices} choices")
-    data, job = splits.make_records(task, sources, options, start), None
-    evaluator = splits.Evaluator(data, options) if options.do_eval else None
-    folder = pathlib.Path(options.output_dir)
-    if options.do_train:
-        trained_task = TrainedTask(task.kind, options.max_seq_length, has_pairs=True)
-        job = make_job(data, trained_task, evaluator)
-    return Plan(
-        task=task,
-        job=job,
-        evaluate=functools.partial(evaluator.report, folder) if evaluator else None,
-        predict=functools.partial(_predict, data, options) if options.do_predict else None,
-    )
+class _MultipleChoice(Plan):
+    def __init__(self, options: MultipleChoiceOptions, start: InitialModel):
+        self.options, evaluate = options, None
+        self.task, sources = file_sources(options.files, TASKS["swag"])
+        print(f"{self.task.num_choices} choices")
+        self.data = splits.make_records(self.task, sources, options, start)
+        if options.do_eval:
+            evaluate = self.evaluator = splits.Evaluator(self.data, options)
+        if options.do_train:
+            trained_task = TrainedTask(self.task.kind, options.max_seq_length, has_pairs=True)
+            self.job = make_job(self.data, trained_task, evaluate)
 
+    def evaluate(self, loaded: LoadedModel) -> None:
+        self.evaluator.report(loaded)
 
-def _predict(data: splits.Data, options: MultipleChoiceOptions, loaded: LoadedModel) -> None:
-    path = pathlib.Path(options.output_dir) / "predictions.csv"
-    write_predictions(path, data, splits.test_logits(data, "test", loaded.model, options))
-    print(f"wrote {path}")
+    def predict(self, loaded: LoadedModel) -> None:
+        path = pathlib.Path(self.options.output_dir) / "predictions.csv"
+        logits = splits.test_logits(self.data, "test", loaded.model, self.options)
+        write_predictions(path, self.data, logits)
+        print(f"wrote {path}")
 
 
 def write_predictions(path: pathlib.Path, data: splits.Data, logits: np.ndarray) -> None:

@@ -42,37 +42,29 @@ LOGGED = ("exact_match", "f1", "HasAns_f1", "NoAns_f1", "best_f1", "tuned_f1")
 
 def run(options: QuestionAnsweringOptions) -> None:
     """Train, evaluate and predict as the options say; raises what `fine_tune` does."""
-    fine_tune(options, lambda start: _plan(options, start))
+    fine_tune(options, _QuestionAnswering)
 
 
-def _plan(options: QuestionAnsweringOptions, start: InitialModel) -> Plan:
-    data, answerer = prepare(options, start), None
-    if options.do_eval or options.do_predict:
-        answerer = Answerer(data, start, options)
-    return Plan(
-        task=data.task,
-        job=_job(options, data, answerer) if options.do_train else None,
-        evaluate=functools.partial(_evaluate, answerer, options)
-        if answerer and options.do_eval
-        else None,
-        predict=functools.partial(_predict, answerer, options)
-        if answerer and options.do_predict
-        else None,
-    )
+class _QuestionAnswering(Plan):
+    def __init__(self, options: QuestionAnsweringOptions, start: InitialModel):
+        self.options, self.folder = options, pathlib.Path(options.output_dir)
+        data, answerer = prepare(options, start), None
+        self.task = data.task
+        if options.do_eval or options.do_predict:
+            answerer = self.answerer = Answerer(data, start, options)
+        if options.do_train:
+            self.job = _job(options, data, answerer)
 
+    def evaluate(self, loaded: LoadedModel) -> None:
+        figures = self.answerer.figures(self.answerer.final_spans(loaded.model))
+        write_results(self.folder, with_step(figures, loaded.transfer.step))
+        _print_figures(figures, self.answerer, self.options)
 
-def _evaluate(answerer: Answerer, options: QuestionAnsweringOptions, loaded: LoadedModel) -> None:
-    figures = answerer.figures(answerer.final_spans(loaded.model))
-    folder = pathlib.Path(options.output_dir)
-    write_results(folder, with_step(figures, loaded.transfer.step))
-    _print_figures(figures, answerer, options)
-
-
-def _predict(answerer: Answerer, options: QuestionAnsweringOptions, loaded: LoadedModel) -> None:
-    best_spans, folder = answerer.final_spans(loaded.model), pathlib.Path(options.output_dir)
-    predictions = with_threshold(best_spans, options.null_score_diff_threshold)
-    for path in write_predictions(predictions, folder):
-        print(f"wrote {path}")
+    def predict(self, loaded: LoadedModel) -> None:
+        best_spans = self.answerer.final_spans(loaded.model)
+        predictions = with_threshold(best_spans, self.options.null_score_diff_threshold)
+        for path in write_predictions(predictions, self.folder):
+            print(f"wrote {path}")
 
 
 def _job(options: QuestionAnsweringOptions, data: Data, answerer: Answerer | None) -> Job:

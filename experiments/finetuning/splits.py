@@ -252,12 +252,12 @@ class Evaluator:
         labels = next(iter(self.labels.values()))
         return get_kind(self.task.kind).constant_figure(labels, self.task.selection_metric)
 
-    def report(self, folder: pathlib.Path, loaded: LoadedModel) -> None:
+    def report(self, loaded: LoadedModel) -> None:
         """Evaluate a model, write eval_results.txt and .json, and print them."""
         figures = self(loaded.model)
         results = {f"eval_{name}": value for name, value in figures.items()}
-        step = loaded.transfer.step
-        write_results(folder, with_step({**results, "loss": figures["loss"]}, step))
+        results_file = with_step({**results, "loss": figures["loss"]}, loaded.transfer.step)
+        write_results(pathlib.Path(self._options.output_dir), results_file)
         print("evaluation:")
         rows = [(name, f"{value:.6g}") for name, value in results.items()]
         if self.baseline is not None:

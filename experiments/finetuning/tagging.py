@@ -1,6 +1,5 @@
 """Fine-tuning on tagged words."""
 
-import functools
 import pathlib
 from typing import Any
 
@@ -11,7 +10,7 @@ from keras import ops
 
 from bert_tf.files import write_text
 from bert_tf.tasks.entity_metrics import EntityScores, entity_scores
-from bert_tf.tasks.table import TASKS, Task
+from bert_tf.tasks.table import TASKS
 from bert_tf.tasks.tag_schemes import TagScheme
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
@@ -126,82 +125,72 @@ def write_scores(scores: EntityScores, folder: pathlib.Path, suffix: str = "") -
 
 def run(options: TaggingOptions) -> None:
     """Train, evaluate and predict as the options say; raises what `fine_tune` does."""
-    fine_tune(options, lambda start: _plan(options, start))
+    fine_tune(options, _Tagging)
 
 
-def _plan(options: TaggingOptions, start: InitialModel) -> Plan:
-    loaded = None if options.do_train else load_trained(options, start, TASKS["ner"].kind)
-    task, sources = tagged_sources(
-        options.files,
-        options.tagged,
-        loaded and loaded.labels,
-        skip_bad_examples=options.records.skip_bad_examples,
-    )
-    extra = extra_settings(task, options.tagged)
-    data = make_records(task, sources, options, start, extra=extra)
-    dev = TaggedSplit(data, "dev", options, options.tagged, start) if options.do_eval else None
-    job = None
-    if options.do_train:
-        job = make_job(
-            data,
-            TrainedTask(task.kind, options.max_seq_length),
-            functools.partial(_dev_figures, dev, options) if dev else None,
-            baseline=0.0,
-            # An epoch is a pass over the sequences: long sentences make several, and with
-            # --document_context the examples are whole documents.
-            num_examples=data.prepared["train"].num_records,
+class _Tagging(Plan):
+    def __init__(self, options: TaggingOptions, start: InitialModel):
+        self.options, self.start, self.folder = options, start, pathlib.Path(options.output_dir)
+        if not options.do_train:
+            self.loaded = load_trained(options, start, TASKS["ner"].kind)
+        self.task, sources = tagged_sources(
+            options.files,
+            options.tagged,
+            self.loaded and self.loaded.labels,
+            skip_bad_examples=options.records.skip_bad_examples,
         )
-    return Plan(
-        task=task,
-        job=job,
-        check=functools.partial(_check_labels, task),
-        evaluate=functools.partial(_evaluate, dev, options) if dev else None,
-        predict=functools.partial(_predict, data, options, start) if options.do_predict else None,
-        loaded=loaded,
-    )
+        extra = extra_settings(self.task, options.tagged)
+        self.data = make_records(self.task, sources, options, start, extra=extra)
+        if options.do_eval:
+            self.dev = self._split("dev")
+        if options.do_train:
+            self.job = make_job(
+                self.data,
+                TrainedTask(self.task.kind, options.max_seq_length),
+                self._dev_figures if options.do_eval else None,
+                baseline=0.0,
+                # An epoch is a pass over the sequences: long sentences make several, and with
+                # --document_context the examples are whole documents.
+                num_examples=self.data.prepared["train"].num_records,
+            )
 
+    def _split(self, name: str) -> TaggedSplit:
+        return TaggedSplit(self.data, name, self.options, self.options.tagged, self.start)
 
-def _dev_figures(dev: TaggedSplit, options: TaggingOptions, model: keras.Model) -> dict[str, float]:
-    dev.tag(model, options.eval_batch_size)
-    return figures_of(dev.scores())
+    def _dev_figures(self, model: keras.Model) -> dict[str, float]:
+        self.dev.tag(model, self.options.eval_batch_size)
+        return figures_of(self.dev.scores())
 
+    def check(self, loaded: LoadedModel) -> None:
+        # Labels of a training file may not be those of a model that has no names.
+        num_labels, labels = loaded.model.output_shape[-1], self.task.labels or ()
+        if num_labels != len(labels):
+            raise InputError(
+                f"the model has {num_labels} labels, the training file {len(labels)}: "
+                f"{', '.join(labels)}"
+            )
 
-def _evaluate(dev: TaggedSplit, options: TaggingOptions, loaded: LoadedModel) -> None:
-    """Write the tags of the dev set and their scores."""
-    folder = pathlib.Path(options.output_dir)
-    figures, path = _dev_figures(dev, options, loaded.model), folder / "predictions_dev.conll"
-    results = {f"eval_{name}": value for name, value in figures.items()}
-    write_results(folder, with_step(results, loaded.transfer.step))
-    print("evaluation:")
-    write_scores(dev.scores(), folder)
-    ner.write_conll(path, dev.sentences, dev.predicted)
-    print(f"wrote {path}")
+    def evaluate(self, loaded: LoadedModel) -> None:
+        results = {f"eval_{n}": value for n, value in self._dev_figures(loaded.model).items()}
+        write_results(self.folder, with_step(results, loaded.transfer.step))
+        print("evaluation:")
+        write_scores(self.dev.scores(), self.folder)
+        path = self.folder / "predictions_dev.conll"
+        ner.write_conll(path, self.dev.sentences, self.dev.predicted)
+        print(f"wrote {path}")
 
-
-def _predict(data: Data, options: TaggingOptions, start: InitialModel, loaded: LoadedModel) -> None:
-    """Write the tags of the test set, and their scores if its own tags are known."""
-    test = TaggedSplit(data, "test", options, options.tagged, start)
-    test.tag(loaded.model, options.predict_batch_size)
-    folder = pathlib.Path(options.output_dir)
-    path = folder / "predictions_test.conll"
-    ner.write_conll(path, test.sentences, test.predicted, with_true=test.labelled)
-    if not test.labelled:
-        logging.info("the test file has no tags to compare with")
-    elif not (scores := test.scores()).num_true:
-        print("the test file has tags but no entity; predictions are not scored")
-    else:
-        results = {f"test_{name}": value for name, value in figures_of(scores).items()}
-        write_results(folder, results, "test_results")
-        print("test:")
-        write_scores(scores, folder, "_test")
-    print(f"wrote {path}")
-
-
-def _check_labels(task: Task, loaded: LoadedModel) -> None:
-    """Refuse labels, of a training file, that are not those of a model that has no names."""
-    num_labels, labels = loaded.model.output_shape[-1], task.labels or ()
-    if num_labels != len(labels):
-        raise InputError(
-            f"the model has {num_labels} labels, the training file {len(labels)}: "
-            f"{', '.join(labels)}"
-        )
+    def predict(self, loaded: LoadedModel) -> None:
+        """Write the tags of the test set, and their scores if its own tags are known."""
+        test, path = self._split("test"), self.folder / "predictions_test.conll"
+        test.tag(loaded.model, self.options.predict_batch_size)
+        ner.write_conll(path, test.sentences, test.predicted, with_true=test.labelled)
+        if not test.labelled:
+            logging.info("the test file has no tags to compare with")
+        elif not (scores := test.scores()).num_true:
+            print("the test file has tags but no entity; predictions are not scored")
+        else:
+            results = {f"test_{name}": value for name, value in figures_of(scores).items()}
+            write_results(self.folder, results, "test_results")
+            print("test:")
+            write_scores(scores, self.folder, "_test")
+        print(f"wrote {path}")
