@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 
 from experiments.model_server.metrics import ServingMetrics
+from experiments.model_server.options import ServerOptions
 from experiments.model_server.status import ServingError
 
 Arrays = dict[str, np.ndarray]
@@ -32,26 +33,6 @@ class Batchable(Protocol):
     def __call__(self, inputs: Arrays) -> Arrays:
         """Return the outputs by name for inputs by name."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchingOptions:
-    """Named as in TF Serving's batching parameters, where it has them."""
-
-    max_batch_size: int  # Rows of a batch at most; a larger request runs alone.
-    batch_timeout_micros: int  # How long the first request of a batch waits for others.
-    num_batch_threads: int  # Batches that run at once.
-    max_enqueued_requests: int  # Requests that wait; one more is refused.
-
-    def __post_init__(self):
-        for name, least in (
-            ("max_batch_size", 1),
-            ("batch_timeout_micros", 0),
-            ("num_batch_threads", 1),
-            ("max_enqueued_requests", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(eq=False)
@@ -110,7 +91,7 @@ class Batcher:
         draining: whether the server ends.
     """
 
-    def __init__(self, options: BatchingOptions, metrics: ServingMetrics):
+    def __init__(self, options: ServerOptions, metrics: ServingMetrics):
         self._options, self._metrics = options, metrics
         self._groups: dict[object, collections.deque[_Request]] = {}
         self._waiting, self.draining = 0, False
@@ -184,7 +165,7 @@ class Batcher:
 
     def _set_waiting(self, requests: int) -> None:
         self._waiting = requests
-        self._metrics.waiting(requests)
+        self._metrics.waiting.set(requests)
 
     def _ready_at(self, group: collections.deque[_Request]) -> float:
         rows = self._options.max_batch_size if self.draining else 0
@@ -252,5 +233,5 @@ class Batcher:
             together = _run_together(signature, [request.inputs for request in batch])
             if together is not None:
                 return together
-            self._metrics.ran_singly(signature.model_name)
+            self._metrics.run_singly.labels(signature.model_name).inc()
         return [_run(signature, request.inputs) for request in batch]

@@ -176,7 +176,7 @@ class _RestApi:
     def __init__(self, core: ServingCore, metrics: ServingMetrics, options: ServerOptions):
         self._core, self._metrics, self._options = core, metrics, options
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         begun = time.perf_counter()
         code, name, method = grpc.StatusCode.OK, "", ""
         try:
@@ -193,9 +193,6 @@ class _RestApi:
         except ClientDisconnect:
             code = grpc.StatusCode.CANCELLED
             return Response(status_code=499)
-        except ServingError as error:
-            code = error.code
-            return _error(error)
         except Exception as error:
             failure = as_serving_error(error)
             code = failure.code
@@ -279,10 +276,6 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
         return _json(error_response(message), 404)
 
     rest = _RestApi(core, metrics, options)
-
-    async def rest_api(request: Request) -> Response:
-        return await rest(request)
-
     return Starlette(
         routes=[
             Route("/", page),
@@ -291,7 +284,7 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
             Route("/models", models),
             Route("/models/{name:path}/card", card),
             Route("/monitoring/prometheus/metrics", prometheus),
-            Route("/v1/{rest:path}", rest_api, methods=_METHODS),
+            Route("/v1/{rest:path}", rest.answer, methods=_METHODS),
             Route("/{rest:path}", other, methods=_METHODS),
         ],
         middleware=_cors(options.cors_origin),

@@ -11,7 +11,12 @@ _ROWS = tuple(2.0**i for i in range(13))
 
 
 class ServingMetrics:
-    """One server's metrics; a registry of its own, so that several servers fit one process."""
+    """One server's metrics; a registry of its own, so that several servers fit one process.
+
+    Attributes:
+        waiting: gauge of the requests that wait.
+        run_singly: gauge, by model, of the batches that failed whole.
+    """
 
     def __init__(self):
         self.registry = prometheus_client.CollectorRegistry()
@@ -19,11 +24,10 @@ class ServingMetrics:
         prometheus_client.PlatformCollector(registry=self.registry)
         # A gauge that only grows: prometheus_client would end the name of a counter in "_total",
         # which TF Serving's has not.
-        self._requests = prometheus_client.Gauge(
+        self._requests = self._gauge(
             ":tensorflow:serving:request_count",
             "The total number of requests.",
             ["model_name", "status"],
-            registry=self.registry,
         )
         self._latency = self._histogram(
             ":tensorflow:serving:request_latency",
@@ -43,17 +47,17 @@ class ServingMetrics:
         self._batch_size = self._histogram(
             "bert_tf:serving:batch_size", "Rows of the batches run.", ["model_name"], _ROWS
         )
-        self._waiting = prometheus_client.Gauge(
-            "bert_tf:serving:waiting_requests",
-            "Requests that wait for a batch.",
-            registry=self.registry,
+        self.waiting = self._gauge(
+            "bert_tf:serving:waiting_requests", "Requests that wait for a batch."
         )
-        self._alone = prometheus_client.Gauge(
+        self.run_singly = self._gauge(
             "bert_tf:serving:batches_run_singly",
             "Batches that failed whole, so that each of their requests ran alone.",
             ["model_name"],
-            registry=self.registry,
         )
+
+    def _gauge(self, name, documentation, labels=()):
+        return prometheus_client.Gauge(name, documentation, labels, registry=self.registry)
 
     def _histogram(self, name, documentation, labels, buckets=_MICROSECONDS):
         return prometheus_client.Histogram(
@@ -84,17 +88,7 @@ class ServingMetrics:
         for wait in waited:
             queuing.observe(wait * 1e6)
 
-    def ran_singly(self, model_name: str) -> None:
-        """Count a batch that failed whole."""
-        self._alone.labels(model_name).inc()
-
-    def waiting(self, requests: int) -> None:
-        """Set the number of requests that wait."""
-        self._waiting.set(requests)
-
     def page(self) -> tuple[bytes, str]:
         """Return the metrics in Prometheus' text format, and its content type."""
-        return (
-            prometheus_client.generate_latest(self.registry),
-            prometheus_client.CONTENT_TYPE_LATEST,
-        )
+        page = prometheus_client.generate_latest(self.registry)
+        return page, prometheus_client.CONTENT_TYPE_LATEST

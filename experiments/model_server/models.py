@@ -15,7 +15,6 @@ import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
@@ -27,7 +26,12 @@ from bert_tf.records.files import read_records
 from bert_tf.serving.options import MODEL_CARD_NAME
 from experiments.model_server.batching import Arrays
 from experiments.model_server.options import VersionPolicy
-from experiments.model_server.status import ServingError, as_serving_error, invalid_argument
+from experiments.model_server.status import (
+    ServingError,
+    as_serving_error,
+    invalid_argument,
+    not_found,
+)
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 # Where TF Serving looks for requests to run before a version takes any, and how many it allows.
@@ -340,9 +344,7 @@ class ModelManager:
             return loaded[max(loaded)]
         if version not in loaded:
             servable = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-            raise ServingError(
-                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {servable}"
-            )
+            raise not_found(f"Servable not found for request: {servable}")
         return loaded[version]
 
     def labelled(self, name: str, label: str) -> int:
@@ -365,14 +367,10 @@ class ModelManager:
         known = self._statuses.get(name, {})
         if version is not None:
             if version not in known:
-                raise ServingError(
-                    grpc.StatusCode.NOT_FOUND, f"Could not find version {version} of model {name}"
-                )
+                raise not_found(f"Could not find version {version} of model {name}")
             return [known[version]]
         if not known:
-            raise ServingError(
-                grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {name}"
-            )
+            raise not_found(f"Could not find any versions of model {name}")
         return [known[number] for number in sorted(known, reverse=True)]
 
     async def refresh(self) -> None:

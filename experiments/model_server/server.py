@@ -19,7 +19,7 @@ import tensorflow as tf
 import uvicorn
 
 from bert_tf.options import check
-from experiments.model_server.batching import Batcher, BatchingOptions
+from experiments.model_server.batching import Batcher
 from experiments.model_server.connections import BoundedProtocol
 from experiments.model_server.core import ServingCore
 from experiments.model_server.grpc import grpc_server
@@ -90,7 +90,13 @@ async def serve(
     check(options)
     check_folders(options)
     metrics = ServingMetrics()
-    models, batcher = _models_and_batcher(options, metrics)
+    default = VersionPolicy(options.num_versions)
+    sources = [
+        ModelSource(name, pathlib.Path(folder), options.policies.get(name, default))
+        for name, folder in options.models
+    ]
+    models = ModelManager(sources, options.request_timeout_seconds)
+    batcher = Batcher(options, metrics)
     core = ServingCore(models, batcher, options)
     rpc_server = rpc_port = None
     if options.port >= 0:
@@ -121,24 +127,6 @@ async def serve(
         stopping.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await models.close()
-
-
-def _models_and_batcher(
-    options: ServerOptions, metrics: ServingMetrics
-) -> tuple[ModelManager, Batcher]:
-    batching = BatchingOptions(
-        options.max_batch_size,
-        options.batch_timeout_micros,
-        options.num_batch_threads,
-        options.max_enqueued_requests,
-    )
-    default = VersionPolicy(options.num_versions)
-    sources = [
-        ModelSource(name, pathlib.Path(folder), options.policies.get(name, default))
-        for name, folder in options.models
-    ]
-    manager = ModelManager(sources, options.request_timeout_seconds)
-    return manager, Batcher(batching, metrics)
 
 
 def _listener(options: ServerOptions) -> socket.socket | None:

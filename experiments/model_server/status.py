@@ -50,6 +50,11 @@ def invalid_argument(message: str) -> ServingError:
     return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
+def not_found(message: str) -> ServingError:
+    """Return the error of a request for what is not loaded."""
+    return ServingError(grpc.StatusCode.NOT_FOUND, message)
+
+
 def as_serving_error(error: BaseException) -> ServingError:
     """Return the error that a client gets for an exception, TensorFlow's with their own code."""
     if isinstance(error, ServingError):

@@ -20,8 +20,9 @@ from tensorflow_serving.apis import (  # noqa: E402
 )
 
 from bert_tf.serving.saved_model import export_saved_model  # noqa: E402
-from experiments.model_server.batching import Batcher, BatchingOptions  # noqa: E402
+from experiments.model_server.batching import Batcher  # noqa: E402
 from experiments.model_server.metrics import ServingMetrics  # noqa: E402
+from experiments.model_server.options import ServerOptions  # noqa: E402
 from experiments.model_server.status import ServingError  # noqa: E402
 from tests.serving import test_saved_model  # noqa: E402
 from tests.serving.test_saved_model import model, vocab_file  # noqa: E402, F401  (fixtures)
@@ -73,7 +74,13 @@ def test_a_fault_of_the_batcher_itself_is_an_answer_too(monkeypatch):
 
 
 def batcher(size=4, micros=HOUR, threads=1, room=100):
-    return Batcher(BatchingOptions(size, micros, threads, room), ServingMetrics())
+    options = ServerOptions(
+        max_batch_size=size,
+        batch_timeout_micros=micros,
+        num_batch_threads=threads,
+        max_enqueued_requests=room,
+    )
+    return Batcher(options, ServingMetrics())
 
 
 async def gathered(*coroutines):
