@@ -21,7 +21,6 @@ system that Beam knows; the work folder must be one that all workers reach.
 import contextlib
 import dataclasses
 import functools
-import gzip
 import io
 import json
 import os
@@ -32,25 +31,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import apache_beam as beam
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from bert_tf.records.files import gzip_stream, manifest_path, output_base
+from bert_tf.records.files import manifest_path, output_base
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
-from data_prep.pretraining import beam_files, instances, token_store, units
+from data_prep.pretraining import beam_files, instances, token_store
 from data_prep.pretraining.manifest import Statistics, make_manifest
 from data_prep.pretraining.options import (
-    PAIRS_STAGE,
-    RECORDS_STAGE,
     Options,
     fingerprint,
-    generator,
     refuses_upper_case,
     warn_about_corpus,
     warn_about_records,
@@ -61,6 +57,7 @@ from data_prep.pretraining.stages import (
     chunk_sizes,
     deal_pairs,
     open_tokenizer,
+    worker_tokenizer,
     write_chunk_records,
 )
 from data_prep.pretraining.work_folder import work_folder
@@ -187,21 +184,18 @@ def _work_folder(options: Options) -> Iterator[str]:
     FileSystems.delete([work + "/"])
 
 
+def _vocab_file(job: _Job) -> str:
+    return os.path.join(beam_files.local_folder(job.work, [_VOCABULARY_NAME]), _VOCABULARY_NAME)
+
+
 @functools.lru_cache(maxsize=1)
 def _tokenizer(job: _Job) -> FullTokenizer:
-    return FullTokenizer(
-        os.path.join(beam_files.local_folder(job.work, [_VOCABULARY_NAME]), _VOCABULARY_NAME),
-        job.options.do_lower_case,
-        strip_accents=job.options.strip_accents,
-        max_memo_bytes=units.TOKENIZER_MEMO_BYTES,
-    )
+    return worker_tokenizer(job.options, _vocab_file(job))
 
 
 @functools.lru_cache(maxsize=1)
 def _vocabulary(job: _Job) -> instances.VocabularyTable:
-    folder = beam_files.local_folder(job.work, [_VOCABULARY_NAME])
-    vocab = load_vocab(os.path.join(folder, _VOCABULARY_NAME))
-    return instances.VocabularyTable.from_vocab(vocab)
+    return instances.VocabularyTable.from_vocab(load_vocab(_vocab_file(job)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -293,9 +287,8 @@ def _draw_block(block: tuple[int, int, int], job: _Job) -> tuple[int, list[int]]
     if not beam_files.exists(path):
         with beam_files.lock:
             index = _index(job)
-        rng = generator(job.options, PAIRS_STAGE, number)
         counts: list[int] = []
-        for pairs in block_pairs(index, job.options, range(first, end), rng):
+        for pairs in block_pairs(index, job.options, number, range(first, end)):
             with beam_files.write_whole(job.path(_pairs_name(number, len(counts)))) as stream:
                 stream.write(pairs.tobytes())
             counts.append(len(pairs))
@@ -442,18 +435,15 @@ def _write_chunk(
     if len(pairs) != (size := beam_files.read_json(job.path("sizes.json"))[number]):
         raise RuntimeError(f"a chunk got {len(pairs)} of its {size} pairs")
     buffer = io.BytesIO()
-    with contextlib.ExitStack() as stack:
-        stream: IO[bytes] | gzip.GzipFile = buffer
-        if job.options.output_files[file].endswith(".gz"):
-            stream = stack.enter_context(gzip_stream(buffer))
-        statistics = write_chunk_records(
-            job.options,
-            vocabulary,
-            pairs,
-            lambda batch: (tokens, batch),
-            generator(job.options, RECORDS_STAGE, number),
-            stream,
-        )
+    statistics = write_chunk_records(
+        job.options,
+        vocabulary,
+        pairs,
+        lambda batch: (tokens, batch),
+        number,
+        buffer,
+        job.options.output_files[file].endswith(".gz"),
+    )
     shares = b"".join(data for part, data, _ in received if part != _TOKENS)
     statistics.hold(np.frombuffer(shares, instances.PAIR_DTYPE), index.counts["tokens"])
     _save(f"{path}.npz", statistics)

@@ -14,28 +14,23 @@ used.
 """
 
 import collections
-import contextlib
 import functools
-import gzip
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from bert_tf.files import move, read_json, replacing, write_json
-from bert_tf.records.files import gzip_stream, manifest_path
+from bert_tf.records.files import manifest_path
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
-from data_prep.pretraining import instances, token_store, units
+from data_prep.pretraining import instances, token_store
 from data_prep.pretraining.manifest import Statistics, make_manifest
 from data_prep.pretraining.options import (
-    PAIRS_STAGE,
-    RECORDS_STAGE,
     Options,
-    generator,
     refuses_upper_case,
     warn_about_corpus,
     warn_about_records,
@@ -47,6 +42,7 @@ from data_prep.pretraining.stages import (
     chunk_sizes,
     deal_pairs,
     open_tokenizer,
+    worker_tokenizer,
     write_chunk_records,
 )
 from data_prep.pretraining.work_folder import (
@@ -120,12 +116,7 @@ class _Worker:
         if os.path.exists(piece_path(self.work, index)):
             return
         if self._tokenizer is None:
-            self._tokenizer = FullTokenizer(
-                self.options.vocab_file,
-                self.options.do_lower_case,
-                strip_accents=self.options.strip_accents,
-                max_memo_bytes=units.TOKENIZER_MEMO_BYTES,
-            )
+            self._tokenizer = worker_tokenizer(self.options, self.options.vocab_file)
         tokenized = token_store.tokenize_piece(
             piece, self._tokenizer, refuses_upper_case(self.options, self._tokenizer.vocab)
         )
@@ -137,9 +128,8 @@ class _Worker:
             return
         self._tokenizer = None  # its memo is of no more use
         documents = range(first_document, end_document)
-        rng = generator(self.options, PAIRS_STAGE, block)
         counts: list[int] = []
-        for pairs in block_pairs(self._store, self.options, documents, rng):
+        for pairs in block_pairs(self._store, self.options, block, documents):
             with replacing(pairs_path(self.work, block, len(counts))) as temporary:
                 pairs.tofile(temporary)
             counts.append(len(pairs))
@@ -151,17 +141,13 @@ class _Worker:
         if os.path.exists(path):
             return
         self._tokenizer = None
-        rng = generator(self.options, RECORDS_STAGE, chunk)
+        pairs = self._chunk_pairs(chunk)
         with replacing(path) as temporary:
-            with open(temporary, "wb") as raw, contextlib.ExitStack() as stack:
-                stream: IO[bytes] | gzip.GzipFile = raw
-                if compress:
-                    stream = stack.enter_context(gzip_stream(raw))
-                pairs = self._chunk_pairs(chunk)
+            with open(temporary, "wb") as raw:
                 statistics = write_chunk_records(
-                    self.options, self._vocabulary, pairs, self._gather, rng, stream
+                    self.options, self._vocabulary, pairs, self._gather, chunk, raw, compress
                 )
-                statistics.hold(pairs, self._store.counts["tokens"])
+            statistics.hold(pairs, self._store.counts["tokens"])
             statistics.counts["bytes"] = os.path.getsize(temporary)
             # Before the records get their name, which says that the chunk is whole.
             statistics.save(statistics_path(self.work, chunk))

@@ -1,19 +1,22 @@
 """The stages of data preparation as functions that any runner calls."""
 
-import gzip
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from bert_tf.records.encoding import encode_framed_examples
+from bert_tf.records.files import gzip_stream
 from bert_tf.tokenization.vocabulary import check_special_tokens
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
 from data_prep.pretraining.manifest import Statistics
 from data_prep.pretraining.options import (
+    PAIRS_STAGE,
     PLAN_STAGE,
+    RECORDS_STAGE,
     Options,
     generator,
     instances_of_files,
@@ -39,6 +42,16 @@ def open_tokenizer(options: Options) -> FullTokenizer:
     return tokenizer
 
 
+def worker_tokenizer(options: Options, vocab_file: str) -> FullTokenizer:
+    """Load the tokenizer of a worker, which remembers more, from a file with the vocabulary."""
+    return FullTokenizer(
+        vocab_file,
+        options.do_lower_case,
+        strip_accents=options.strip_accents,
+        max_memo_bytes=units.TOKENIZER_MEMO_BYTES,
+    )
+
+
 def block_bounds(store: token_store.TokenStore, options: Options) -> list[tuple[int, int]]:
     """Cut the corpus into blocks of documents whose pairs are drawn together.
 
@@ -56,20 +69,21 @@ def block_bounds(store: token_store.TokenStore, options: Options) -> list[tuple[
 
 
 def block_pairs(
-    store: token_store.TokenStore, options: Options, documents: range, rng: np.random.Generator
+    store: token_store.TokenStore, options: Options, block: int, documents: range
 ) -> Iterator[np.ndarray]:
     """Draw the pairs of a block of documents, shuffled.
 
     Args:
         store: the corpus; its tokens are not looked at.
         options: for the rule of pairs and dupe_factor.
-        documents: the block.
-        rng: `generator` of the block.
+        block: number of the block, for the seed.
+        documents: of the block.
 
     Yields:
         PAIR_DTYPE arrays of about SHUFFLED_PAIRS pairs, each in random order.
     """
     waiting: list[np.ndarray] = []
+    rng = generator(options, PAIRS_STAGE, block)
     lanes = (
         units.LOCKSTEP_DOCUMENTS_OF_LARGE if store.has_large_offsets else units.LOCKSTEP_DOCUMENTS
     )
@@ -97,8 +111,9 @@ def write_chunk_records(
     vocabulary: instances.VocabularyTable,
     pairs: np.ndarray,
     gather: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-    rng: np.random.Generator,
-    stream: IO[bytes] | gzip.GzipFile,
+    chunk: int,
+    raw: IO[bytes],
+    compress: bool,
 ) -> Statistics:
     """Shuffle, pack, mask and encode the pairs of one chunk of the output.
 
@@ -107,24 +122,28 @@ def write_chunk_records(
         vocabulary: of the model.
         pairs: PAIR_DTYPE [B], in the order of the plan.
         gather: pairs -> tokens, and the pairs with their starts in those tokens.
-        rng: `generator` of the chunk.
-        stream: where the framed records are written.
+        chunk: its number, for the seed.
+        raw: where the framed records are written.
+        compress: whether as gzip.
 
     Returns:
         Counts of what was written, without "bytes".
     """
+    rng = generator(options, RECORDS_STAGE, chunk)
     pairs = rng.permutation(pairs)
     statistics = Statistics()
     batch = max(1, units.BATCH_TOKENS // options.max_seq_length)
-    for start in range(0, len(pairs), batch):
-        tokens, here = gather(pairs[start : start + batch])
-        packed = instances.pack_pairs(tokens, here, options.max_seq_length, vocabulary)
-        masks = {}
-        if not options.dynamic_masking:
-            masks = instances.mask_pairs(packed, vocabulary, options.mask_rule, rng)
-        arrays = {**packed.features(), **masks}
-        statistics.add(arrays, packed.length)
-        stream.write(encode_framed_examples(options.features, arrays))
+    opened: Any = gzip_stream(raw) if compress else contextlib.nullcontext(raw)
+    with opened as stream:
+        for start in range(0, len(pairs), batch):
+            tokens, here = gather(pairs[start : start + batch])
+            packed = instances.pack_pairs(tokens, here, options.max_seq_length, vocabulary)
+            masks = {}
+            if not options.dynamic_masking:
+                masks = instances.mask_pairs(packed, vocabulary, options.mask_rule, rng)
+            arrays = {**packed.features(), **masks}
+            statistics.add(arrays, packed.length)
+            stream.write(encode_framed_examples(options.features, arrays))
     return statistics
 
 
