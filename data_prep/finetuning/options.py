@@ -16,6 +16,7 @@ from data_prep.finetuning import glue, ner, swag, tables
 from data_prep.finetuning.kinds import reader_of
 from data_prep.finetuning.sources import (
     Source,
+    TaggedOptions,
     available_splits,
     file_source,
     read_tagged,
@@ -97,22 +98,6 @@ class DataOptions:
         choices=("classification", "regression", "multi_label"),
     )
     columns: tables.Columns = tables.Columns()
-
-
-@dataclasses.dataclass(frozen=True)
-class TaggedOptions:
-    """How tagged words are read and shown to a model."""
-
-    token_column: int = option(0, "Column of the words, from 0; from the end if negative.")
-    tag_column: int = option(-1, "Column of the tags, likewise.")
-    tag_scheme: str = option(
-        "original",
-        "Tags as they are in the files, or with B- on the first word of every entity.",
-        choices=tuple(ner.TAG_SCHEMES),
-    )
-    document_context: bool = option(
-        False, "Fill sequences up with the words around the sentence in its document."
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,24 +251,19 @@ def tagged_sources(
     """
     task = TASKS["ner"]
     paths = _split_files(files, task, splits)
-    token_column, tag_column = tagged.token_column, tagged.tag_column
     on_bad = (lambda message: None) if skip_bad_examples else None
 
     with_tags = {
         split: path
         for split, path in paths.items()
-        if not glue.is_test_split(split) or ner.has_tags(path, token_column, tag_column)
+        if not glue.is_test_split(split)
+        or ner.has_tags(path, tagged.token_column, tagged.tag_column)
     }
     # As they are, tags are the same in any scheme, and so are records that were made before.
-    schemes = (
-        schemes_of_all(with_tags, token_column, tag_column)
-        if tagged.tag_scheme != "original"
-        else {}
-    )
+    schemes = schemes_of_all(with_tags, tagged) if tagged.tag_scheme != "original" else {}
 
     def read(split: str) -> Iterable[ner.Sentence]:
-        how = (token_column, tag_column, tagged.tag_scheme, on_bad, schemes.get(split))
-        return read_tagged(paths[split], *how)
+        return read_tagged(paths[split], tagged, on_bad, schemes.get(split))
 
     if labels is None:
         if "train" not in paths:
@@ -293,18 +273,9 @@ def tagged_sources(
     for split, path in paths.items():
         if split in with_tags and split != "train":
             _warn_of_other_tags(path, read(split), labels)
-        sources.append(
-            tagged_source(
-                path,
-                split,
-                document_context=tagged.document_context,
-                token_column=token_column,
-                tag_column=tag_column if split in with_tags else None,
-                tag_scheme=tagged.tag_scheme,
-                labels=None if split == "train" else labels,
-                scheme=schemes.get(split),
-            )
-        )
+        how = tagged if split in with_tags else tagged.without_tags()
+        known = None if split == "train" else labels
+        sources.append(tagged_source(path, split, how, known, schemes.get(split)))
     return dataclasses.replace(task, labels=tuple(labels)), sources
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bert_tf.options import option
 from bert_tf.tasks.table import Task, custom_task
 from bert_tf.tasks.tag_schemes import TagScheme, tag_scheme
 from data_prep.finetuning import glue, ner, tables
@@ -71,14 +72,30 @@ def folder_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> S
     return file_source(task, reader_of(task).find_file(task, os.fspath(data_dir), split), split)
 
 
+@dataclasses.dataclass(frozen=True)
+class TaggedOptions:
+    """How tagged words are read and shown to a model."""
+
+    token_column: int = option(0, "Column of the words, from 0; from the end if negative.")
+    tag_column: int | None = option(-1, "Column of the tags, likewise.")
+    tag_scheme: str = option(
+        "original",
+        "Tags as they are in the files, or with B- on the first word of every entity.",
+        choices=tuple(ner.TAG_SCHEMES),
+    )
+    document_context: bool = option(
+        False, "Fill sequences up with the words around the sentence in its document."
+    )
+
+    def without_tags(self) -> "TaggedOptions":
+        """Return how a file is read that has no column of tags."""
+        return dataclasses.replace(self, tag_column=None)
+
+
 def tagged_source(
     path: str | os.PathLike[str],
     split: str,
-    *,
-    document_context: bool = False,
-    token_column: int = 0,
-    tag_column: int | None = -1,
-    tag_scheme: str = "original",
+    tagged: TaggedOptions = TaggedOptions(),
     labels: Sequence[str] | None = None,
     scheme: TagScheme | None = None,
 ) -> Source:
@@ -87,11 +104,8 @@ def tagged_source(
     Args:
         path: see `ner.read_sentences`.
         split: the split it holds.
-        document_context: whether documents are kept together, to be shown around each sentence; the
-            task's settings must say so too.
-        token_column: as for `ner.read_sentences`.
-        tag_column: as for `ner.read_sentences`.
-        tag_scheme: key of `ner.TAG_SCHEMES`.
+        tagged: how it is read; for words of the document around each sentence the task's settings
+            must say so too.
         labels: where given, tags that are not among them become O in the records, or the first of
             labels without O. No model of these labels predicts them, so `entity_scores`, of the
             tags of the file, counts them as missed.
@@ -102,7 +116,7 @@ def tagged_source(
     other = ner.OUTSIDE if not labels or ner.OUTSIDE in labels else labels[0]
 
     def read(on_bad: OnBad, on_skip: OnBad) -> Iterator[Any]:
-        sentences = read_tagged(path, token_column, tag_column, tag_scheme, on_bad, scheme)
+        sentences = read_tagged(path, tagged, on_bad, scheme)
         if allowed is not None:
             sentences = (
                 dataclasses.replace(
@@ -110,28 +124,20 @@ def tagged_source(
                 )
                 for s in sentences
             )
-        return ner.documents(sentences) if document_context else ((s,) for s in sentences)
+        return ner.documents(sentences) if tagged.document_context else ((s,) for s in sentences)
 
-    settings = {
-        "reader": "token_classification",
-        "document_context": document_context,
-        "token_column": token_column,
-        "tag_column": tag_column,
-        "tag_scheme": tag_scheme,
-    }
+    settings = {"reader": "token_classification", **dataclasses.asdict(tagged)}
     if allowed is not None:
         settings["other_tags"] = other  # the labels themselves are the task's
     if scheme is not None:
         settings["scheme"] = scheme.kind
-    labelled = tag_column is not None
+    labelled = tagged.tag_column is not None
     return Source(split, (path,), read, settings, labelled, line_per_example=False)
 
 
 def read_tagged(
     path: str,
-    token_column: int,
-    tag_column: int | None,
-    tag_scheme: str,
+    tagged: TaggedOptions,
     on_bad: OnBad = None,
     scheme: TagScheme | None = None,
 ) -> Iterator[ner.Sentence]:
@@ -139,23 +145,18 @@ def read_tagged(
 
     Args:
         path: as for `tagged_source`.
-        token_column: likewise.
-        tag_column: likewise.
-        tag_scheme: likewise.
+        tagged: likewise.
         on_bad: as for `ner.read_sentences`.
         scheme: of all tags that there are; None (default) for those of this file alone.
     """
-    convert = ner.TAG_SCHEMES[tag_scheme]
-    scheme = scheme or ner.scheme_of(path, token_column, tag_column)
-    for sentence in ner.read_sentences(
-        path, on_bad=on_bad, token_column=token_column, tag_column=tag_column, scheme=scheme
-    ):
+    convert = ner.TAG_SCHEMES[tagged.tag_scheme]
+    columns = {"token_column": tagged.token_column, "tag_column": tagged.tag_column}
+    scheme = scheme or ner.scheme_of(path, **columns)
+    for sentence in ner.read_sentences(path, on_bad=on_bad, scheme=scheme, **columns):
         yield dataclasses.replace(sentence, tags=convert(sentence.tags, scheme))
 
 
-def schemes_of_all(
-    paths: Mapping[str, str], token_column: int, tag_column: int
-) -> dict[str, TagScheme]:
+def schemes_of_all(paths: Mapping[str, str], tagged: TaggedOptions) -> dict[str, TagScheme]:
     """Find the files whose tags mean something else than the file alone shows.
 
     Tags without forms are types beside O and words without it, and a small file may have no O. The
@@ -163,13 +164,13 @@ def schemes_of_all(
 
     Args:
         paths: split -> file, of files with tags.
-        token_column: as for `tagged_source`.
-        tag_column: likewise.
+        tagged: as for `tagged_source`.
 
     Returns:
         Split -> the scheme to read its file with.
     """
-    tags = {split: ner.tags_in(path, token_column, tag_column) for split, path in paths.items()}
+    columns = (tagged.token_column, tagged.tag_column)
+    tags = {split: ner.tags_in(path, *columns) for split, path in paths.items()}
     of_all = tag_scheme(tags["train"] if "train" in tags else set().union(*tags.values()))
     own = {split: tag_scheme(found) for split, found in tags.items()}
     # Forms say by themselves what they mean, and other files may have them.

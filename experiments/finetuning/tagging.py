@@ -61,9 +61,7 @@ class TaggedSplit:
         self.sentences = list(
             read_tagged(
                 source.files[0],
-                tagged.token_column,
-                tagged.tag_column if source.labelled else None,
-                tagged.tag_scheme,
+                tagged if source.labelled else tagged.without_tags(),
                 data.on_bad,
                 scheme and TagScheme(scheme),
             )

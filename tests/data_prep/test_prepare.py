@@ -29,6 +29,7 @@ from data_prep.finetuning.prepare import (
     write_split,
 )
 from data_prep.finetuning.sources import (
+    TaggedOptions,
     available_splits,
     folder_source,
     table_source,
@@ -544,7 +545,7 @@ def test_records_of_tagged_words_are_the_features_in_order(tmp_path, document_co
     path = tmp_path / "train.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     task = custom_task("token_classification", ("O", "B-X"), False, "own")
-    source = tagged_source(path, "train", document_context=document_context)
+    source = tagged_source(path, "train", TaggedOptions(document_context=document_context))
     sentences = list(ner.read_sentences(path))
     tokenizer = FullTokenizer(VOCAB)
     expected, windows = ner.make_features(
