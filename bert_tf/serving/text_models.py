@@ -106,6 +106,9 @@ class _TextModel(ServedModel):
     the features "text" and, of pairs, "text_b".
     """
 
+    # TF Serving's signature of tf.train.Examples, where there is one for the answer.
+    examples_signature = ""
+
     def __init__(self, model: keras.Model, text_to_ids: TextToIds, texts: Sequence[str]):
         super().__init__(model, text_to_ids)
         self.texts = tuple(texts)
@@ -115,6 +118,17 @@ class _TextModel(ServedModel):
         self.answer = function(
             one if len(texts) == 1 else two, input_signature=strings(*self.texts)
         )
+        if self.examples_signature:  # a SavedModel traces every function it finds
+            self.from_examples = function(
+                lambda inputs: self._answer_examples(inputs), input_signature=strings("inputs")
+            )
+
+    def signatures(self) -> dict[str, Any]:
+        """Return the signatures, with TF Serving's of examples."""
+        signatures = super().signatures()
+        if self.examples_signature:
+            signatures[self.examples_signature] = self.from_examples
+        return signatures
 
     @property
     def example(self) -> dict[str, list[str]]:
@@ -127,12 +141,6 @@ class _TextModel(ServedModel):
 
     def _answer_examples(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         raise NotImplementedError
-
-    def _take_examples(self) -> None:
-        """Make `from_examples`, for those that can: a SavedModel traces every function it finds."""
-        self.from_examples = function(
-            lambda inputs: self._answer_examples(inputs), input_signature=strings("inputs")
-        )
 
     def _parse(self, inputs: tf.Tensor) -> list[Any]:
         description = {name: tf.io.FixedLenFeature([], tf.string) for name in self.texts}
@@ -162,6 +170,7 @@ class Classifier(_TextModel):
     """
 
     task = "classification"
+    examples_signature = "classify"
     descriptions = {
         "text": "text, or the first of a pair",
         "text_b": "second text",
@@ -181,11 +190,6 @@ class Classifier(_TextModel):
         super().__init__(model, text_to_ids, _texts(has_pairs))
         self.labels = checked_labels(labels, model)
         self.label_names = tuple(labels)
-        self._take_examples()
-
-    def signatures(self) -> dict[str, Any]:
-        """Return the signatures, with TF Serving's "classify"."""
-        return {**super().signatures(), "classify": self.from_examples}
 
     def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return what `answer` gives, for texts that are ids already."""
@@ -237,6 +241,7 @@ class Regressor(_TextModel):
     """
 
     task = "regression"
+    examples_signature = "regress"
     descriptions = {
         "text": "text, or the first of a pair",
         "text_b": "second text",
@@ -249,11 +254,6 @@ class Regressor(_TextModel):
             raise ValueError(
                 f"model: a regression has one output, this model {model.output_shape[-1]}"
             )
-        self._take_examples()
-
-    def signatures(self) -> dict[str, Any]:
-        """Return the signatures, with TF Serving's "regress"."""
-        return {**super().signatures(), "regress": self.from_examples}
 
     def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return what `answer` gives, for texts that are ids already."""

@@ -84,66 +84,33 @@ class TextToIds(tf.Module):
     The vocabulary is part of the graph: an exported model needs no file.
 
     Args:
-        vocab_file: path of a vocabulary, one piece a line, with BERT's special tokens.
+        vocab_file: path of a vocabulary, one piece a line, with BERT's special tokens; or the
+            pieces themselves, with their ids.
         do_lower_case: True for uncased models, False for cased and Chinese ones.
         max_seq_length: L, the length that `pack` gives.
         parse_mask: make the literal text `[MASK]` the mask's id. Nothing else is ever parsed.
         strip_accents: as for `FullTokenizer`.
 
     Raises:
-        FileNotFoundError, ValueError: the vocabulary cannot be read or lacks a special token, or
-            max_seq_length is less than 3.
+        FileNotFoundError, ValueError: the vocabulary cannot be read, is refused by
+            `tokenization.check_vocab` or lacks a special token, or max_seq_length is less than 3.
     """
 
     def __init__(
         self,
-        vocab_file: str | os.PathLike[str],
+        vocab_file: str | os.PathLike[str] | Mapping[str, int],
         do_lower_case: bool = True,
         max_seq_length: int = 128,
         parse_mask: bool = False,
         strip_accents: bool | None = None,
     ):
         super().__init__(name="text_to_ids")
-        vocab = vocabulary.load_vocab(vocab_file)
-        vocabulary.check_special_tokens(vocab, vocab_file)
-        self._set_up(vocab, do_lower_case, max_seq_length, parse_mask, strip_accents)
-
-    @classmethod
-    def from_vocab(
-        cls,
-        vocab: Mapping[str, int],
-        do_lower_case: bool = True,
-        max_seq_length: int = 128,
-        parse_mask: bool = False,
-        strip_accents: bool | None = None,
-    ) -> "TextToIds":
-        """Make one of pieces and their ids, without a file.
-
-        Args:
-            vocab: piece -> id, with BERT's special tokens.
-            do_lower_case: as for the class.
-            max_seq_length: as for the class.
-            parse_mask: as for the class.
-            strip_accents: as for the class.
-
-        Raises:
-            ValueError: see `tokenization.check_vocab`; else as for the class.
-        """
-        vocabulary.check_vocab(vocab, "vocab")
-        vocabulary.check_special_tokens(vocab, "vocab")
-        text_to_ids = cls.__new__(cls)
-        tf.Module.__init__(text_to_ids, name="text_to_ids")
-        text_to_ids._set_up(vocab, do_lower_case, max_seq_length, parse_mask, strip_accents)
-        return text_to_ids
-
-    def _set_up(
-        self,
-        vocab: Mapping[str, int],
-        do_lower_case: bool,
-        max_seq_length: int,
-        parse_mask: bool,
-        strip_accents: bool | None,
-    ) -> None:
+        if isinstance(vocab_file, str | os.PathLike):
+            vocab, source = vocabulary.load_vocab(vocab_file), vocab_file
+        else:
+            vocab, source = vocab_file, "vocab"
+            vocabulary.check_vocab(vocab, source)
+        vocabulary.check_special_tokens(vocab, source)
         if max_seq_length < 3:
             raise ValueError(f"max_seq_length must be at least 3, got {max_seq_length}")
         # A proxy, since TensorFlow would make a dictionary part of what is saved.
@@ -171,6 +138,29 @@ class TextToIds(tf.Module):
             unknown_token=vocabulary.UNK_TOKEN,
             no_pretokenization=True,
         )
+
+    @classmethod
+    def from_vocab(
+        cls,
+        vocab: Mapping[str, int],
+        do_lower_case: bool = True,
+        max_seq_length: int = 128,
+        parse_mask: bool = False,
+        strip_accents: bool | None = None,
+    ) -> "TextToIds":
+        """Make one of pieces and their ids, without a file.
+
+        Args:
+            vocab: piece -> id, with BERT's special tokens.
+            do_lower_case: as for the class.
+            max_seq_length: as for the class.
+            parse_mask: as for the class.
+            strip_accents: as for the class.
+
+        Raises:
+            ValueError: as for the class.
+        """
+        return cls(vocab, do_lower_case, max_seq_length, parse_mask, strip_accents)
 
     @as_written
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:

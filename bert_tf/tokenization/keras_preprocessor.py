@@ -51,10 +51,7 @@ class BertPreprocessor(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         arguments = do_lower_case, max_seq_length, parse_mask, strip_accents
-        if isinstance(vocab, Mapping):
-            self.text_to_ids = TextToIds.from_vocab(vocab, *arguments)
-        else:
-            self.text_to_ids = TextToIds(vocab, *arguments)
+        self.text_to_ids = TextToIds(vocab, *arguments)
         # Keras would make floating-point tensors of lists and arrays of strings.
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True

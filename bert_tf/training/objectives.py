@@ -164,16 +164,14 @@ def pretraining_compile_arguments(config: BertConfig) -> dict[str, Any]:
     loss: dict[str, Any] = {"masked_lm_logits": MaskedLMLoss()}
     if config.next_sentence_prediction:
         loss["next_sentence_logits"] = NextSentenceLoss()
-    metrics = {output: [_cross_entropy_metric(), _accuracy_metric()] for output in loss}
-    return {"loss": loss, "weighted_metrics": metrics}
+    return {"loss": loss, "weighted_metrics": {output: _class_metrics() for output in loss}}
 
 
-def _cross_entropy_metric() -> keras.metrics.Metric:
-    return keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True)
-
-
-def _accuracy_metric() -> keras.metrics.Metric:
-    return keras.metrics.SparseCategoricalAccuracy("accuracy")
+def _class_metrics() -> list[keras.metrics.Metric]:
+    return [
+        keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True),
+        keras.metrics.SparseCategoricalAccuracy("accuracy"),
+    ]
 
 
 def finetuning_compile_arguments(kind: str) -> dict[str, Any]:
@@ -193,44 +191,16 @@ def finetuning_compile_arguments(kind: str) -> dict[str, Any]:
     Raises:
         ValueError: a kind that is not there.
     """
-    return _COMPILE_ARGUMENTS[get_kind(kind).loss]()
+    loss, metrics = LOSSES[get_kind(kind).loss].compiled()
+    return {"loss": loss, "weighted_metrics": metrics}
 
 
+_SPAN_OUTPUTS = ("start_logits", "end_logits")
 _BY_WEIGHT = "mean_with_sample_weight"  # so that tokens without a label do not count
 
 
 def _cross_entropy_loss() -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=_BY_WEIGHT)
-
-
-def _compile_classification() -> dict[str, Any]:
-    metrics = [_cross_entropy_metric(), _accuracy_metric()]
-    return {"loss": _cross_entropy_loss(), "weighted_metrics": metrics}
-
-
-def _compile_regression() -> dict[str, Any]:
-    return {"loss": keras.losses.MeanSquaredError(_BY_WEIGHT), "weighted_metrics": []}
-
-
-def _compile_multi_label() -> dict[str, Any]:
-    loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction=_BY_WEIGHT)
-    return {"loss": loss, "weighted_metrics": []}
-
-
-def _compile_span() -> dict[str, Any]:
-    outputs = ("start_logits", "end_logits")
-    return {
-        "loss": {output: _cross_entropy_loss() for output in outputs},
-        "weighted_metrics": {o: [_cross_entropy_metric(), _accuracy_metric()] for o in outputs},
-    }
-
-
-_COMPILE_ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "classification": _compile_classification,
-    "regression": _compile_regression,
-    "multi_label": _compile_multi_label,
-    "span": _compile_span,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,10 +210,12 @@ class TaskLoss:
     Attributes:
         metric_names: names of the metrics, in the order of the log.
         figures: (outputs, labels, weights) -> name -> (sum, weight); "loss" is the loss.
+        compiled: makes the losses and the weighted metrics that `Model.compile` takes.
     """
 
     metric_names: tuple[str, ...]
     figures: Callable[[Any, Any, Any], Figures]
+    compiled: Callable[[], tuple[Any, Any]]
 
 
 def _classification(outputs: Any, labels: Any, weights: Any) -> Figures:
@@ -251,14 +223,6 @@ def _classification(outputs: Any, labels: Any, weights: Any) -> Figures:
         "loss": losses.classification_loss(outputs, labels, weights),
         "accuracy": losses.classification_accuracy(outputs, labels, weights),
     }
-
-
-def _regression(outputs: Any, labels: Any, weights: Any) -> Figures:
-    return {"loss": losses.regression_loss(outputs, labels, weights)}
-
-
-def _multi_label(outputs: Any, labels: Any, weights: Any) -> Figures:
-    return {"loss": losses.multi_label_loss(outputs, labels, weights)}
 
 
 def _span(outputs: Any, labels: Any, weights: Any) -> Figures:
@@ -276,10 +240,27 @@ def _span(outputs: Any, labels: Any, weights: Any) -> Figures:
 
 
 LOSSES: dict[str, TaskLoss] = {
-    "classification": TaskLoss(("loss", "accuracy"), _classification),
-    "regression": TaskLoss(("loss",), _regression),
-    "multi_label": TaskLoss(("loss",), _multi_label),
-    "span": TaskLoss(("loss", "start_accuracy", "end_accuracy"), _span),
+    "classification": TaskLoss(
+        ("loss", "accuracy"), _classification, lambda: (_cross_entropy_loss(), _class_metrics())
+    ),
+    "regression": TaskLoss(
+        ("loss",),
+        lambda *batch: {"loss": losses.regression_loss(*batch)},
+        lambda: (keras.losses.MeanSquaredError(_BY_WEIGHT), []),
+    ),
+    "multi_label": TaskLoss(
+        ("loss",),
+        lambda *batch: {"loss": losses.multi_label_loss(*batch)},
+        lambda: (keras.losses.BinaryCrossentropy(from_logits=True, reduction=_BY_WEIGHT), []),
+    ),
+    "span": TaskLoss(
+        ("loss", "start_accuracy", "end_accuracy"),
+        _span,
+        lambda: (
+            {output: _cross_entropy_loss() for output in _SPAN_OUTPUTS},
+            {output: _class_metrics() for output in _SPAN_OUTPUTS},
+        ),
+    ),
 }
 
 

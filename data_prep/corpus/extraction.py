@@ -342,6 +342,7 @@ _CUTTERS = {"wikiextractor": _cut_wiki, "jsonl": _cut_jsonl, "text": _cut_text}
 # === One document ===
 
 
+@functools.cache
 def load_splitter(name: str, language: str = "en") -> Callable[[str], Sequence[str]]:
     """Return the function that splits a paragraph into sentences.
 
@@ -519,11 +520,6 @@ def is_held_out(data: bytes, fraction: float) -> bool:
 # === Batches of documents, in worker processes ===
 
 
-@functools.lru_cache(maxsize=1)
-def _cached_splitter(name: str, language: str) -> Callable[[str], Sequence[str]]:
-    return load_splitter(name, language)
-
-
 def _is_inside(before: str, line: str) -> bool:
     """Tell whether a line goes on with the sentence of the line before it."""
     first = line[:1]
@@ -549,7 +545,7 @@ def process_batch(batch: Sequence[RawDocument], options: Options) -> tuple[bytes
         UTF-8 lines for training, UTF-8 lines held out, and the counts of both. Each document is
         followed by an empty line.
     """
-    splitter = _cached_splitter(options.sentence_splitter, options.language)
+    splitter = load_splitter(options.sentence_splitter, options.language)
     parts: tuple[list[str], list[str]] = ([], [])
     counts = Counts()
     for document in batch:

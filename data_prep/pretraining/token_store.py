@@ -187,36 +187,25 @@ class StoreWriter:
             self._last_document = int(starts[-1])
             self._counts["documents"] += starts.size
 
-    def close(self) -> dict[str, int]:
-        """Complete the store.
-
-        Returns:
-            Numbers of tokens, sentences, documents and unknown_tokens, and CHARACTER_COUNTS where
-            every piece had them.
-        """
+    def _end_offsets(self) -> None:
         counts = self._counts
         np.array([counts["tokens"]], np.int64).tofile(self._files[_SENTENCES])
         if self._last_document == counts["sentences"]:  # blank lines at the end of the corpus
             counts["documents"] -= 1
         else:
             np.array([counts["sentences"]], np.int64).tofile(self._files[_DOCUMENTS])
-        self._close_files()
-        described = {**counts, "token_dtype": self._dtype.name}
-        write_text(os.path.join(self._folder, _COUNTS), json.dumps(described))
-        return counts
-
-    def _close_files(self) -> None:
-        for stream in self._files.values():
-            stream.close()
 
     def __enter__(self):
         return self
 
     def __exit__(self, exception_type, exception, traceback):
         if exception_type is None:
-            self.close()
-        else:
-            self._close_files()
+            self._end_offsets()
+        for stream in self._files.values():
+            stream.close()
+        if exception_type is None:
+            described = {**self._counts, "token_dtype": self._dtype.name}
+            write_text(os.path.join(self._folder, _COUNTS), json.dumps(described))
 
 
 def is_complete(folder: str) -> bool:
