@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.serving.options import WORDS
 from bert_tf.serving.served_model import ServedModel, function, strings
 from bert_tf.serving.text_models import checked_labels
 from bert_tf.serving.windows import run_in_parts, windows_in_graph
@@ -17,7 +18,6 @@ from bert_tf.tasks.tag_schemes import check_tags
 from bert_tf.tokenization.characters import is_punctuation
 from bert_tf.tokenization.graph_tokenizer import PiecesWithOffsets, TextToIds
 
-WORDS = ("punctuation", "white_space")
 # What conlleval asks of a form: whether a chunk always begins there, and whether it always ends.
 _BEGINS, _ENDS = "BS", "ES"
 

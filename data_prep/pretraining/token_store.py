@@ -135,7 +135,7 @@ OFFSET_FILES = (_SENTENCES, _DOCUMENTS, _COUNTS)  # what a store without tokens 
 class StoreWriter:
     """Puts tokenized pieces together into the files of a store.
 
-    Use as a context manager; the store is complete once `close` has written its counts.
+    Use as a context manager; the store is complete once its counts are written, at the end.
     """
 
     def __init__(self, folder: str):

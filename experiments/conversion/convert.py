@@ -148,28 +148,22 @@ def _write(
     loaded: LoadedModel, target: pathlib.Path, file_format: str, trained: TrainedTask | None
 ) -> Sequence[str]:
     """Write a model in a format; return the weights that the format has no place for."""
-    skipped = _write_weights(loaded, target, file_format, trained)
+    model, tokenizer, labels = loaded.model, loaded.tokenizer, loaded.labels
+    skipped: Sequence[str] = ()
+    if file_format == "tf1":
+        save_model_directory(target, model, labels=labels, tokenizer=tokenizer)
+    elif file_format == "hf":
+        skipped = save_hf(target, model, tokenizer, labels, _problem_type(trained))
+    elif file_format == "keras_hub":
+        skipped = save_keras_hub(target, model, tokenizer)
+    else:
+        save_keras(target, model, tokenizer, labels)
     folder = target.parent if file_format == "keras" else target
     if trained is not None and file_format != "keras_hub":
         trained.write(folder)
     else:
         (folder / TRAINED_TASK_NAME).unlink(missing_ok=True)  # of a model that was here before
     return skipped
-
-
-def _write_weights(
-    loaded: LoadedModel, target: pathlib.Path, file_format: str, trained: TrainedTask | None
-) -> Sequence[str]:
-    model, tokenizer, labels = loaded.model, loaded.tokenizer, loaded.labels
-    if file_format == "tf1":
-        save_model_directory(target, model, labels=labels, tokenizer=tokenizer)
-    elif file_format == "hf":
-        return save_hf(target, model, tokenizer, labels, _problem_type(trained))
-    elif file_format == "keras_hub":
-        return save_keras_hub(target, model, tokenizer)
-    else:
-        save_keras(target, model, tokenizer, labels)
-    return ()
 
 
 def run(options: ConversionOptions) -> None:

@@ -75,7 +75,8 @@ class Data:
             parts: "train", "dev", "test": of which splits.
         """
         splits = [split for part in parts for split in self.splits(part) if split in self.prepared]
-        return digest_of(*(self.prepared[split].manifest["fingerprint"] for split in splits))
+        text = json.dumps([self.prepared[split].manifest["fingerprint"] for split in splits])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def splits(self, part: str) -> list[str]:
         """Return the names of the splits for "train", "dev" or "test"."""
@@ -157,12 +158,6 @@ def describe_examples(prepared: PreparedData) -> str:
         + f"{counts['tokens'] / max(1, counts['records']):.1f} tokens each, "
         f"{counts['full_length_records']:,} of full length"
     )
-
-
-def digest_of(*parts: Any) -> str:
-    """Return a short digest of values that JSON can hold."""
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # === Figures ===

@@ -21,6 +21,15 @@ from experiments.paper_tables.results import Result, result_of
 from experiments.paper_tables.runs import TAGGER_RESULT, Cell
 from experiments.paper_tables.tables import Table
 
+_CURVES = (
+    "Held-out text is masked as the text of training: losses and accuracies of models that mask "
+    "otherwise, or predict every next piece, do not compare."
+)
+_FINETUNING = (
+    "Training loss, a line for each seed of the choice that is shown above. The folder of each run "
+    "has its own, with figures on dev, as curves.png."
+)
+
 
 def _ours(result: Result) -> str:
     if result.mean is None:
@@ -69,22 +78,12 @@ def write_report(
     title = f"Table {table.number}: {table.title} ({scale.name} scale: {scale.words})"
     blocks = [_figures(table, results), *_searches(table, results)]
     blocks.append(Block("Bars", picture=("bars.png", draw_bars(table, results))))
-    curves = draw_curves(table, root)
-    if curves is not None:
-        words = (
-            "Held-out text is masked as the text of training: losses and accuracies of models that "
-            "mask otherwise, or predict every next piece, do not compare."
-        )
+    if (curves := draw_curves(table, root)) is not None:
         picture = ("curves.png", curves)
-        blocks.append(Block("Learning curves of pre-training", (words,), picture=picture))
-    curves = draw_finetuning_curves(table, results, root)
-    if curves is not None:
-        words = (
-            "Training loss, a line for each seed of the choice that is shown above. The folder of "
-            "each run has its own, with figures on dev, as curves.png."
-        )
+        blocks.append(Block("Learning curves of pre-training", (_CURVES,), picture=picture))
+    if (curves := draw_finetuning_curves(table, results, root)) is not None:
         picture = ("finetuning_curves.png", curves)
-        blocks.append(Block("Learning curves of fine-tuning", (words,), picture=picture))
+        blocks.append(Block("Learning curves of fine-tuning", (_FINETUNING,), picture=picture))
     for number, (heading, words, picture) in enumerate(pictures):
         blocks.append(Block(heading, (words,), picture=(f"picture{number}.png", picture)))
     blocks += [

@@ -15,7 +15,7 @@ from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
 from bert_tf.weights.layouts import kinds_of_heads
 from bert_tf.weights.load import load_bert, load_model
-from experiments.plots.figures import save_figure
+from experiments.plots.figures import save_figure, subplots
 from experiments.plots.options import AttentionOptions
 
 if TYPE_CHECKING:
@@ -117,18 +117,11 @@ def _logits(checkpoint: Checkpoint, states: np.ndarray, masks: tuple[int, ...]) 
 
 def attention_figure(activations: Activations) -> Figure:
     """Draw a panel for each layer (rows) and head (columns): queries down, keys across."""
-    from matplotlib import pyplot
-
     layers, heads, length, _ = activations.attention.shape
     side = max(1.1, min(2.6, 0.11 * length))
     size = min(8, 55 * side / length)
-    figure, axes = pyplot.subplots(
-        layers,
-        heads,
-        figsize=(1.0 + side * heads, 0.8 + side * layers),
-        squeeze=False,
-        layout="constrained",
-    )
+    figsize = (1.0 + side * heads, 0.8 + side * layers)
+    figure, axes = subplots(layers, heads, figsize=figsize, squeeze=False)
     for (layer, head), axis in np.ndenumerate(axes):
         axis.imshow(activations.attention[layer, head], cmap="viridis", vmin=0, vmax=1)
         axis.set_xticks([])
@@ -138,11 +131,8 @@ def attention_figure(activations: Activations) -> Figure:
         if head == 0:
             axis.set_ylabel(f"layer {layer + 1}", fontsize=8)
             if length <= 24:
-                axis.set_yticks(
-                    range(length), activations.tokens, fontsize=min(8, 55 * side / length)
-                )
+                axis.set_yticks(range(length), activations.tokens, fontsize=size)
         if layer == layers - 1 and length <= 24:
-            size = min(8, 55 * side / length)
             axis.set_xticks(range(length), activations.tokens, fontsize=size, rotation=90)
     figure.suptitle("attention: from each token (down) to all tokens (across)", fontsize=9)
     return figure
@@ -150,14 +140,11 @@ def attention_figure(activations: Activations) -> Figure:
 
 def embedding_figure(activations: Activations) -> Figure:
     """Draw the tokens of a few layers in the plane of their two largest principal components."""
-    from matplotlib import pyplot
     from sklearn.decomposition import PCA
 
     count = len(activations.embeddings)
     chosen = sorted({0, count // 3, 2 * count // 3, count - 1})
-    figure, axes = pyplot.subplots(
-        1, len(chosen), figsize=(3.4 * len(chosen), 3.4), squeeze=False, layout="constrained"
-    )
+    figure, axes = subplots(1, len(chosen), figsize=(3.4 * len(chosen), 3.4), squeeze=False)
     for axis, layer in zip(axes[0], chosen, strict=True):
         points = PCA(n_components=2).fit_transform(activations.embeddings[layer])
         axis.scatter(points[:, 0], points[:, 1], s=8, color="#4c72b0")
@@ -176,20 +163,13 @@ def prediction_figure(activations: Activations) -> Figure:
     Raises:
         ValueError: there is no [MASK], or the model has no head to predict it.
     """
-    from matplotlib import pyplot
-
     if not activations.masks:
         raise ValueError("text: expected a [MASK] to predict, got none")
     if not activations.pieces:
         raise ValueError("model_dir: the model has no head of a masked language model")
     layers, masks, count = activations.probabilities.shape
-    figure, axes = pyplot.subplots(
-        1,
-        masks,
-        figsize=(0.8 + 1.0 * count * masks, 0.9 + 0.32 * layers),
-        squeeze=False,
-        layout="constrained",
-    )
+    figsize = (0.8 + 1.0 * count * masks, 0.9 + 0.32 * layers)
+    figure, axes = subplots(1, masks, figsize=figsize, squeeze=False)
     for number, axis in enumerate(axes[0]):
         shares = activations.probabilities[:, number]
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -211,9 +191,6 @@ def run(options: AttentionOptions) -> None:
     Raises:
         ValueError, OSError: bad options, model or text.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     activations = activations_of(options.model_dir, options.text, options.text_b)
     figures = {
         "attention": attention_figure(activations),
