@@ -271,7 +271,7 @@ class ServingCore:
         values = await self._run(servable, signature, {EXAMPLES: examples})
         return answered_by(servable, name), len(examples), values
 
-    def status(self, spec: ModelSpec) -> GetModelStatusResponse:
+    async def status(self, spec: ModelSpec) -> GetModelStatusResponse:
         """Return the state of a version, or of all versions, of a model.
 
         Raises:
@@ -280,7 +280,7 @@ class ServingCore:
         statuses = self.models.statuses(spec.name, self._version(spec))
         return GetModelStatusResponse(model_version_status=statuses)
 
-    def metadata(self, spec: ModelSpec, fields: Sequence[str]) -> GetModelMetadataResponse:
+    async def metadata(self, spec: ModelSpec, fields: Sequence[str]) -> GetModelMetadataResponse:
         """Return the signatures of a version of a model.
 
         Raises:

@@ -186,7 +186,7 @@ class _RestApi:
             call = parse_path(request.method, path)
             name, method = call.spec.name, call.method.title()
             if request.method == "GET":
-                return _json(self._look_up(call))
+                return _json(await self._look_up(call))
             self._core.batcher.check_room()
             body = await read_body(request, self._options)
             return _json(await _unless_gone(request, self._compute(call, body)))
@@ -201,10 +201,10 @@ class _RestApi:
             name = name if name in self._core.models.names else ""
             self._metrics.request(name, method, "REST", code, time.perf_counter() - begun)
 
-    def _look_up(self, call: Call) -> bytes:
+    async def _look_up(self, call: Call) -> bytes:
         if call.method == "metadata":
-            return metadata_response(self._core.metadata(call.spec, [SIGNATURE_DEF]))
-        return status_response(self._core.status(call.spec))
+            return metadata_response(await self._core.metadata(call.spec, [SIGNATURE_DEF]))
+        return status_response(await self._core.status(call.spec))
 
     async def _compute(self, call: Call, body: bytes) -> bytes:
         # The body first, as in TF Serving: what is no JSON is that whatever model it is for.
