@@ -338,35 +338,24 @@ def _size(num_hidden_layers: int, hidden_size: int, parameters: int) -> Size:
     return Size(num_hidden_layers, hidden_size, hidden_size // 64, hidden_size * 4, parameters)
 
 
-# BASE and LARGE: arXiv 1810.04805, section 3. The 24 small models ("layers/width"): arXiv
-# 1908.08962, and the table in the README of google-research/bert (12/768 is BASE).
-SIZES: dict[str, Size] = {
-    "2/128": _size(2, 128, 4_385_920),
-    "2/256": _size(2, 256, 9_591_040),
-    "2/512": _size(2, 512, 22_458_880),
-    "2/768": _size(2, 768, 38_603_520),
-    "4/128": _size(4, 128, 4_782_464),
-    "4/256": _size(4, 256, 11_170_560),
-    "4/512": _size(4, 512, 28_763_648),
-    "4/768": _size(4, 768, 52_779_264),
-    "6/128": _size(6, 128, 5_179_008),
-    "6/256": _size(6, 256, 12_750_080),
-    "6/512": _size(6, 512, 35_068_416),
-    "6/768": _size(6, 768, 66_955_008),
-    "8/128": _size(8, 128, 5_575_552),
-    "8/256": _size(8, 256, 14_329_600),
-    "8/512": _size(8, 512, 41_373_184),
-    "8/768": _size(8, 768, 81_130_752),
-    "10/128": _size(10, 128, 5_972_096),
-    "10/256": _size(10, 256, 15_909_120),
-    "10/512": _size(10, 512, 47_677_952),
-    "10/768": _size(10, 768, 95_306_496),
-    "12/128": _size(12, 128, 6_368_640),
-    "12/256": _size(12, 256, 17_488_640),
-    "12/512": _size(12, 512, 53_982_720),
-    "12/768": _size(12, 768, 109_482_240),
-    "24/1024": _size(24, 1024, 335_141_888),
+# Parameters of the 24 small models (arXiv 1908.08962, and the table in the README of
+# google-research/bert): a row for each number of layers, a column for each width.
+_WIDTHS = (128, 256, 512, 768)
+_PARAMETERS = {
+    2: (4_385_920, 9_591_040, 22_458_880, 38_603_520),
+    4: (4_782_464, 11_170_560, 28_763_648, 52_779_264),
+    6: (5_179_008, 12_750_080, 35_068_416, 66_955_008),
+    8: (5_575_552, 14_329_600, 41_373_184, 81_130_752),
+    10: (5_972_096, 15_909_120, 47_677_952, 95_306_496),
+    12: (6_368_640, 17_488_640, 53_982_720, 109_482_240),
 }
+SIZES: dict[str, Size] = {
+    f"{layers}/{width}": _size(layers, width, parameters)
+    for layers, row in _PARAMETERS.items()
+    for width, parameters in zip(_WIDTHS, row, strict=True)
+}
+# BASE, which is 12/768, and LARGE: arXiv 1810.04805, section 3.
+SIZES["24/1024"] = _size(24, 1024, 335_141_888)
 SIZES |= {
     "tiny": SIZES["2/128"],
     "mini": SIZES["4/256"],
