@@ -21,7 +21,9 @@ setup(
         "fsspec>=2024.2",  # remote paths; gs:// needs gcsfs as well, s3:// s3fs
         "google-crc32c>=1.5",  # checksums of TFRecords in workers that do not load TensorFlow
         "h5py>=3.8",
+        "huggingface_hub>=0.30",  # models by name: hf://
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
+        "kagglehub>=0.3",  # kaggle://
         "keras>=3.13,<4",
         "keras-nlp>=0.26",
         "markdown-it-py>=3,<5",  # pages of the paper's tables
@@ -29,6 +31,7 @@ setup(
         "ml_dtypes>=0.4",  # bfloat16 for NumPy
         "numpy>=1.26",
         "regex>=2024.4.16",  # properties of Unicode: where sentences end
+        "requests>=2.31",  # google://
         "safetensors>=0.4.3",
         "scikit-learn>=1.5",  # figures of merit
         "scipy>=1.13",  # correlations, and statistical tests

@@ -48,9 +48,11 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.weights.load import load_bert as load_bert
     from bert_tf.weights.load import load_checkpoint as load_checkpoint
     from bert_tf.weights.load import load_model as load_model
+    from bert_tf.weights.released import presets as presets
     from bert_tf.weights.save import save_hf as save_hf
     from bert_tf.weights.save import save_keras as save_keras
     from bert_tf.weights.save import save_model_directory as save_model_directory
     from bert_tf.weights.save import save_tf1 as save_tf1
+    from bert_tf.weights.upload import upload_hf as upload_hf
 
 _keras_registration.register_with_keras()

@@ -33,6 +33,8 @@ _MOST_TIMES = 16
 _MOST_BYTES_IN_ANY_CASE = 1 << 26
 
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]+:/")
+# hf:// also names what is not a model: data sets and the like, which fsspec reads.
+_PUBLISHED = re.compile(r"(hf://(?!(datasets|spaces|buckets)/)|kaggle://|google://)")
 
 Path = str | os.PathLike[str]
 
@@ -46,6 +48,14 @@ stand_ins: set[str] = set()
 def is_remote(path: Path) -> bool:
     """Tell whether a path names its file system by a scheme, such as gs:// or memory://."""
     return "://" in os.fspath(path) or _SCHEME.match(os.fspath(path)) is not None
+
+
+def is_published(path: Path) -> bool:
+    """Tell whether a path is the name of a published model, as hf://OWNER/NAME.
+
+    `weights.published` brings these here; to the rest of this module they are remote paths.
+    """
+    return _PUBLISHED.match(os.fspath(path)) is not None
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from bert_tf.files import file_system, is_remote
+from bert_tf.files import file_system, is_published, is_remote
 
 # Flags defined here are those of the command that calls, and its --help shows them.
 flags.disclaim_key_flags()
@@ -76,8 +76,9 @@ def option(
         flag: name of the flag where it cannot be the field's, as of a word of Python.
         alias: a second name of the flag.
         path: of a path, where it may lie: "local" on this machine alone, "any" on each file system
-            that fsspec knows too. "folder" and "new_folder" are as "any", of a folder that the
-            command works in; of the latter it needs nothing that is there but names.
+            that fsspec knows too; "model" is as "any", or the name of a published model. "folder"
+            and "new_folder" are as "any", of a folder that the command works in; of the latter it
+            needs nothing that is there but names.
     """
     metadata = {
         "help": help,
@@ -205,7 +206,7 @@ def _check_path(name: str, value: Any, path: str) -> None:
     if path in ("any", "local"):  # which may be a list; a folder is one path
         parts = [text.strip() for part in parts for text in os.fspath(part).split(",")]
     for part in parts:
-        if not is_remote(part):
+        if not is_remote(part) or (path == "model" and is_published(part)):
             continue
         if path == "local":
             raise ValueError(

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  (registers the operations of SavedModels that take strings)
 
-from bert_tf.files import local_copy
+from bert_tf.files import is_published, local_copy
 from bert_tf.serving.load import load_served_model
 
 # An output that no other task has -> the task.
@@ -39,6 +39,8 @@ def newest_version(path: str | os.PathLike) -> pathlib.Path | None:
     Returns:
         None if neither holds a SavedModel.
     """
+    if is_published(path):
+        return None  # of checkpoints
     root = pathlib.Path(local_copy(path))
     if (root / "saved_model.pb").is_file():
         return root
@@ -59,7 +61,7 @@ class Predictor:
 
         Args:
             path: a SavedModel of export_model.py, the folder of its versions (the newest is taken),
-                or a model directory or checkpoint that `load_served_model` reads.
+                or a model directory, checkpoint or name that `load_served_model` reads.
             batch_size: rows that are run together; texts of like length come together.
             **options: of `load_served_model`, for a model directory.
 

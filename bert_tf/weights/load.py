@@ -384,7 +384,8 @@ def load_bert(
     after pre-training without next sentence prediction, the encoder has no "pooled_output".
 
     Args:
-        path: a directory, file or TensorFlow prefix (see `locate`), or a KerasHub BertBackbone.
+        path: a directory, file or TensorFlow prefix, or the name of a published model, as
+            "hf://google-bert/bert-base-uncased" (see `locate`), or a KerasHub BertBackbone.
         hidden_states: whether the encoder outputs the hidden states of all layers.
         attention_probs: whether the encoder outputs the attention probabilities of all layers.
         dtype: a Keras dtype policy, as "mixed_bfloat16"; None (default) for Keras' global one.

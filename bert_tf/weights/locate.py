@@ -27,6 +27,7 @@ from bert_tf.files import (
 )
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.weights import tensor_files
+from bert_tf.weights.published import fetched
 from bert_tf.weights.tensor_files import CorruptCheckpointError, checkpoint_steps
 
 CONFIG_NAME = "bert_config.json"
@@ -74,6 +75,9 @@ class LocatedCheckpoint:
 def locate(path: str | os.PathLike) -> LocatedCheckpoint:
     """Find the checkpoint that a user means: a file, a TensorFlow prefix, or a directory.
 
+    Or the name of a published model, as hf://OWNER/NAME, which is fetched unless it is here; see
+    `published`.
+
     In a directory the first of these counts: bert_model.ckpt, model.safetensors (also in shards), a
     KerasHub preset, the newest `model.ckpt-<step>` of a run, pytorch_model.bin, and a .keras or
     .weights.h5 file if there is only one.
@@ -83,7 +87,7 @@ def locate(path: str | os.PathLike) -> LocatedCheckpoint:
         CorruptCheckpointError: a file is not what its name says, or a pointer of git-lfs.
         ValueError: a file of another format.
     """
-    text = _on_this_machine(os.fspath(path))
+    text = _on_this_machine(fetched(path))
     if os.path.isdir(text):
         return _locate_in(pathlib.Path(text))
     prefix = re.sub(r"\.(index|data-\d+-of-\d+|meta)$", "", text)

@@ -11,13 +11,14 @@ class ModelOptions:
 
     model_dir: str | None = option(
         None,
-        "Model: a directory or checkpoint of any format that bert_tf.load_bert reads.",
-        path="any",
+        "Model: a directory or checkpoint of any format that bert_tf.load_bert reads, or the name "
+        "of a published one: hf://, kaggle:// or google://.",
+        path="model",
     )
     bert_config_file: str | None = option(
         None, "Configuration of the model, where --model_dir is not given.", path="any"
     )
-    init_checkpoint: str | None = option(None, "Its weights, likewise.", path="any")
+    init_checkpoint: str | None = option(None, "Its weights, likewise.", path="model")
     vocab_file: str | None = option(None, "Its vocabulary, likewise.", path="any")
     do_lower_case: bool | None = option(
         None, "Casing; by default the model's, or True without --model_dir."

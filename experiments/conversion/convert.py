@@ -23,6 +23,7 @@ from bert_tf.weights.locate import (
     locate,
 )
 from bert_tf.weights.save import save_hf, save_keras, save_model_directory
+from bert_tf.weights.upload import upload_hf
 from experiments.command_line.tables import print_rows
 from experiments.conversion.options import ConversionOptions
 from experiments.conversion.verify import shape_text, verify
@@ -209,3 +210,5 @@ def run(options: ConversionOptions) -> None:
         tolerance, changed = options.tolerance, bool(changes)
         kind = trained.kind if trained is not None else None
         verify(loaded, original, str(target), written, skipped, tolerance, changed, kind)
+    if options.upload_to is not None:
+        print(f"\nuploaded: {upload_hf(options.upload_to, target)}")

@@ -21,10 +21,18 @@ class ConfigChanges:
 
 @dataclasses.dataclass(frozen=True)
 class ConversionOptions:
-    """What convert_checkpoint.py is asked for."""
+    """What convert_checkpoint.py is asked for.
+
+    Raises:
+        ValueError: there is nothing for the Hub to take.
+    """
 
     source: str = option(
-        None, "Directory, file or TensorFlow prefix.", required=True, flag="from", path="any"
+        None,
+        "Directory, file, TensorFlow prefix, or name as in hf://OWNER/NAME.",
+        required=True,
+        flag="from",
+        path="model",
     )
     target: str = option(None, "What to write.", required=True, flag="to", path="new_folder")
     format: str = option(None, "The target's format.", choices=CHECKPOINT_FORMATS, required=True)
@@ -44,9 +52,16 @@ class ConversionOptions:
     )
     changes: ConfigChanges = ConfigChanges()
     overwrite: bool = option(False, "Write into a target that exists.")
+    upload_to: str | None = option(
+        None, "Repository to put what was written into, as hf://OWNER/NAME; for --format=hf."
+    )
     all_weights: bool = option(False, "List every layer's weights, not one line for all.")
     verify: bool = option(True, "Compare source and target.")
     tolerance: float = option(1e-4, "Largest absolute difference of outputs.")
+
+    def __post_init__(self) -> None:
+        if self.upload_to is not None and self.format != "hf":
+            raise ValueError(f"upload_to: needs --format=hf, got {self.format}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +72,9 @@ class ExportOptions:
         ValueError: the format cannot hold such weights.
     """
 
-    model_dir: str = option(None, "Model directory or checkpoint.", required=True, path="any")
+    model_dir: str = option(
+        None, "Model directory, checkpoint or name.", required=True, path="model"
+    )
     output_dir: str = option(
         None,
         "Folder of the model's versions; its last part is the name.",

@@ -262,9 +262,9 @@ class Places:
     vocab_file: str | None = option(
         None, "Vocabulary at full scale; small models learn theirs.", path="local"
     )
-    model_dir: str | None = option(None, "Pre-trained model to fine-tune.", path="local")
+    model_dir: str | None = option(None, "Pre-trained model to fine-tune.", path="model")
     large_model_dir: str | None = option(
-        None, "A second one, for the rows of BERT-LARGE.", path="local"
+        None, "A second one, for the rows of BERT-LARGE.", path="model"
     )
 
     def get(self, name: str) -> str:

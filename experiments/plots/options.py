@@ -9,7 +9,9 @@ from bert_tf.options import option
 class AttentionOptions:
     """What plot_attention.py is asked for."""
 
-    model_dir: str = option(None, "Model directory or checkpoint.", required=True, path="any")
+    model_dir: str = option(
+        None, "Model directory, checkpoint or name.", required=True, path="model"
+    )
     text: str = option(None, "A sentence; [MASK] for a piece.", required=True)
     text_b: str | None = option(None, "A second sentence.")
     output_dir: str = option(None, "Folder of the pictures.", required=True, path="new_folder")

@@ -71,7 +71,7 @@ class PretrainingOptions:
     )
     second_num_warmup_steps: int = option(0, "Steps of its own warm-up.")
     init_checkpoint: str | None = option(
-        None, "Weights to begin with: TF1, transformers, KerasHub or ours.", path="any"
+        None, "Weights to begin with: TF1, transformers, KerasHub or ours.", path="model"
     )
     init_ignore: str = option(
         "", "Regular expressions of checkpoint tensors to leave, comma separated."

@@ -1,0 +1,269 @@
+"""Stand-ins on this machine for the places that have models: the Hub, Kaggle, Google's storage.
+
+Each answers the requests that the ecosystem's own libraries send, as far as downloads (and one
+commit to the Hub) need them. Files can be cut off on their way, or come damaged.
+"""
+
+import base64
+import contextlib
+import hashlib
+import http.server
+import io
+import json
+import pathlib
+import re
+import threading
+import urllib.parse
+import zipfile
+from collections.abc import Iterator
+
+import pytest
+from huggingface_hub import constants
+
+NOBODY = "http://127.0.0.1:9"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A server of files.
+
+    Attributes:
+        files: path -> content.
+        cuts: path -> how many bytes to send before the connection ends, for each of the next
+            answers.
+        damaged: paths of files that come with a wrong byte.
+        refused: status that every answer has, or None.
+        requests: (method, path, headers) of what was asked.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, handler: type["Handler"]):
+        super().__init__(("127.0.0.1", 0), handler)
+        self.files: dict[str, bytes] = {}
+        self.cuts: dict[str, list[int]] = {}
+        self.damaged: set[str] = set()
+        self.refused: int | None = None
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def ranges_asked(self) -> list[str]:
+        """Return the ranges of files that were asked for, but for those from the beginning."""
+        asked = [headers["Range"] for *_, headers in self.requests if "Range" in headers]
+        return [text for text in asked if text != "bytes=0-"]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """What all have in common."""
+
+    server: Server
+
+    def log_message(self, format, *arguments):
+        pass
+
+    def handle(self):
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def do_GET(self):
+        # A proxy is asked for the whole address.
+        address = urllib.parse.urlsplit(self.path)
+        path = urllib.parse.unquote(address.path)
+        self.server.requests.append((self.command, path, dict(self.headers)))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.refused is not None:
+            self.send(b"{}", self.server.refused)
+        else:
+            self.answer(path, body)
+
+    do_HEAD = do_POST = do_GET
+
+    def answer(self, path: str, body: bytes):
+        self.send_file(path)
+
+    def send(self, content: bytes, status: int = 200, **headers: str):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def send_json(self, value, status: int = 200, **headers: str):
+        headers["Content-Type"] = "application/json"
+        self.send(json.dumps(value).encode(), status, **headers)
+
+    def send_file(self, path: str, **headers: str):
+        if path not in self.server.files:
+            self.send(b"", 404)
+            return
+        content = self.server.files[path]
+        if path in self.server.damaged:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        size, status, headers = len(content), 200, {"Accept-Ranges": "bytes", **headers}
+        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+            start = int(match[1])
+            if start >= size:
+                self.send(b"", 416, Content_Range=f"bytes */{size}", **headers)
+                return
+            status, headers["Content-Range"] = 206, f"bytes {start}-{size - 1}/{size}"
+            content = content[start:]
+        headers["Content-Length"] = str(len(content))
+        cuts = self.server.cuts.get(path)
+        if cuts and self.command == "GET":
+            content = content[: cuts.pop(0)]
+        self.send(content, status, **headers)
+
+
+@contextlib.contextmanager
+def running(handler: type[Handler]) -> Iterator[Server]:
+    with Server(handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Storage(Handler):
+    """Google's storage, which tells the MD5 of each file."""
+
+    def answer(self, path, body):
+        digest = base64.b64encode(hashlib.md5(self.server.files.get(path, b"")).digest()).decode()
+        self.send_file(path, x_goog_hash=f"crc32c=AAAAAA==,md5={digest}")
+
+
+class PlainStorage(Handler):
+    """One that tells no digest, and sends whole files alone."""
+
+    def answer(self, path, body):
+        del self.headers["Range"]
+        self.send_file(path)
+
+
+class Kaggle(Handler):
+    """Kaggle's model service, asked as a proxy for http://localhost; files are OWNER/.../FILE."""
+
+    def answer(self, path, body):
+        if self.command == "GET":
+            digest = hashlib.md5(self.server.files.get(path, b"")).digest()
+            self.send_file(path, x_goog_hash=f"md5={base64.b64encode(digest).decode()}")
+            return
+        asked = json.loads(body)
+        model = f"/{asked['ownerSlug']}/{asked['modelSlug']}/{asked['instanceSlug']}/"
+        names = [p.removeprefix(model) for p in self.server.files if p.startswith(model)]
+        if not names:
+            self.send_json({}, 404)
+        elif path.endswith("/GetModelInstance"):
+            self.send_json({"versionNumber": 3})
+        elif path.endswith("/ListModelInstanceVersionFiles"):
+            self.send_json({"files": [{"name": name} for name in names], "nextPageToken": ""})
+        else:
+            self.send(b"", 302, Location=f"http://localhost{model}{asked['path']}")
+
+
+class Hub(Handler):
+    """The Hugging Face Hub: /OWNER/NAME/FILE are the files of a repository, at one commit."""
+
+    GATED = "of/those-who-agree"
+
+    def answer(self, path, body):
+        if self.command == "POST":
+            self.take(path, body)
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path):
+            self.tell(match[1], match[2] == "tree", match[3] or "main")
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            if match[1] == self.GATED and "Authorization" not in self.headers:
+                self.send(b"", 403, X_Error_Code="GatedRepo")
+                return
+            name = f"/{match[1]}/{match[3]}"
+            content = self.server.files.get(name, b"")
+            digest = hashlib.sha256(content).hexdigest()
+            if not name.endswith("safetensors"):
+                digest = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            self.send_file(name, ETag=f'"{digest}"', X_Repo_Commit=COMMIT)
+        else:
+            self.send(b"", 404)
+
+    def tell(self, repository: str, tree: bool, revision: str):
+        prefix = f"/{repository}/"
+        names = [p.removeprefix(prefix) for p in self.server.files if p.startswith(prefix)]
+        if not names:
+            self.send(b"", 401, X_Error_Code="RepoNotFound")
+        elif revision not in ("main", COMMIT):
+            self.send(b"", 404, X_Error_Code="RevisionNotFound")
+        elif tree:
+            sizes = {name: len(self.server.files[prefix + name]) for name in names}
+            self.send_json(
+                [{"type": "file", "path": n, "size": s, "oid": "0"} for n, s in sizes.items()]
+            )
+        else:
+            siblings = [{"rfilename": name} for name in names]
+            self.send_json({"id": repository, "sha": COMMIT, "siblings": siblings})
+
+    def take(self, path: str, body: bytes):
+        """Take a commit, whose files all come within the request."""
+        if "Authorization" not in self.headers:
+            self.send(b"", 401)
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            self.send_json({"url": f"{self.server.url}/{asked['organization']}/{asked['name']}"})
+        elif "/preupload/" in path:
+            files = [file["path"] for file in json.loads(body)["files"]]
+            told = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+            self.send_json({"files": [{"path": name, **told} for name in files]})
+        else:
+            repository = path.split("/models/")[1].partition("/commit/")[0]
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    self.server.files[f"/{repository}/{line['value']['path']}"] = content
+            url = f"{self.server.url}/{repository}/commit/{COMMIT}"
+            self.send_json({"commitUrl": url, "commitOid": COMMIT})
+
+
+# === What the tests do with them ===
+
+
+def keep_apart(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    """Keep all caches in a folder, and ask nobody until a stand-in is named."""
+    monkeypatch.setenv("BERT_TF_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("BERT_TF_GOOGLE_MIRROR", NOBODY)
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(folder / "kaggle"))
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(folder))
+    proxies = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
+    for name in ("HF_TOKEN", "KAGGLE_API_TOKEN", *proxies):
+        monkeypatch.delenv(name, raising=False)
+    use_hub(NOBODY, monkeypatch)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # before huggingface_hub asks again
+
+
+def use_hub(url: str, monkeypatch: pytest.MonkeyPatch):
+    """Do what HF_ENDPOINT does, which is read once a process."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def contents(folder: str | pathlib.Path) -> dict[str, bytes]:
+    """Return what the files of a folder hold, by their paths in it."""
+    paths = [path for path in pathlib.Path(folder).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def zipped(files: dict[str, bytes], prefix: str = "") -> bytes:
+    """Return a ZIP archive of files."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(prefix + name, content)
+    return stream.getvalue()
