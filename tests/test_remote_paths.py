@@ -319,6 +319,7 @@ class _Options:
     there: str | None = option(None, "Anywhere.", path="any")
     here: tuple[str, ...] | None = option(None, "On this machine.", path="local")
     folder: str | None = option(None, "To work in.", path="folder")
+    model: str | None = option(None, "Of weights.", path="model")
 
 
 @pytest.mark.parametrize(
@@ -329,6 +330,8 @@ class _Options:
         ({"there": "memory://b/x, nowhere://b/x"}, "there: nowhere://b/x: no such file system"),
         ({"here": ("a, gs://b/x",)}, "here: expected a path on this machine, got 'gs://b/x'"),
         ({"folder": "a,memory://b/x"}, "folder: a,memory://b/x: no such file system"),
+        ({"model": "nowhere://b/x"}, "model: nowhere://b/x: no such file system here: Protocol"),
+        ({"there": "google://x"}, "there: google://x: no such file system here: Protocol"),
     ],
 )
 def test_options_refuse_paths_that_cannot_serve(given, message):
@@ -336,6 +339,8 @@ def test_options_refuse_paths_that_cannot_serve(given, message):
         check(_Options(**given))
     check(_Options(there="memory://b/x,memory://b/y", here=("a", "b")))
     check(_Options(there="here/a.txt, memory://b/x"))
+    for model in ("a,b", "memory://b/x", "google://x", "kaggle://a/b/c/d", "hf://a/b@main/c"):
+        check(_Options(model=model))
 
 
 def test_every_path_says_where_it_may_lie():

@@ -170,7 +170,7 @@ def _unpack(name: str, path: pathlib.Path, folder: pathlib.Path) -> None:
                 check_declared(total, path.stat().st_size, "the archive")
                 digests = {f: _write(archive, m, made / f) for f, m in members.items()}
             _check(made, folder.name, digests, DIGESTS.get(f"{folder.parent.name}/{folder.name}"))
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
             raise CorruptCheckpointError(
                 f"{name}: not the archive that it should be ({error}), and removed; try again"
             ) from error
@@ -186,6 +186,8 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             continue
         if file in members:
             raise ValueError(f"it has {file} twice")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{file} is compressed in another way than Google's")
         members[file] = entry
     missing = set(FILES) - set(members) - {_OPTIONAL}
     if missing:

@@ -56,7 +56,8 @@ def fetch(name: str) -> str:
     """Return the path of a model's weights in the cache of huggingface_hub; see `published`."""
     repository, revision, folder = Name.of(name)
     try:
-        info = HfApi().repo_info(repository, revision=revision)
+        seconds = constants.HF_HUB_ETAG_TIMEOUT
+        info = HfApi().repo_info(repository, revision=revision, timeout=seconds)
     except (errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise _explained(name, error) from error
     except Exception as error:  # of the Hub, of httpx, of sockets

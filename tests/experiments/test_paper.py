@@ -18,6 +18,7 @@ from absl import app, flags
 from bert_tf.config import BertConfig
 from bert_tf.options import define, read
 from bert_tf.tasks.table import TASKS
+from bert_tf.weights.locate import LocatedCheckpoint
 from data_prep.processes import folder_lock
 from experiments.command_line import preemption
 from experiments.paper_tables import cost, make, pages, pictures, recipes, report, tables
@@ -223,6 +224,14 @@ def places(tmp_path):
         model_dir=str(model),
         large_model_dir=str(model),
     )
+
+
+def test_a_model_may_be_given_by_its_name(tmp_path, monkeypatch):
+    found = LocatedCheckpoint("tf", "x", "x", str(tmp_path / "model/bert_config.json"), None)
+    given = dataclasses.replace(places(tmp_path), model_dir="hf://a/b", large_model_dir=None)
+    monkeypatch.setattr(tables, "locate", lambda name: {"hf://a/b": found}[name])
+    table = tables.make_table(1, recipes.SMALL, given, tmp_path / "runs")
+    assert {dict(run.flags)["model_dir"] for run in table.runs} == {"hf://a/b"}
 
 
 @pytest.mark.parametrize("scale", recipes.SCALES)

@@ -4,6 +4,7 @@ The files are not weights; `test_published_models` loads some that are.
 """
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import huggingface_hub
 import pytest
@@ -162,6 +164,23 @@ def test_nothing_is_written_outside_of_the_folder(storage, tmp_path, outside):
     with pytest.raises(CorruptCheckpointError, match="it lacks bert_config.json, bert_model.ckpt"):
         fetched(GOOGLE)
     assert set(contents(tmp_path)) - set(before) == {f"cache/google/{ARCHIVE}.lock"}
+
+
+def test_an_archive_is_refused_that_google_has_not_made(storage):
+    twice = io.BytesIO(zipped(GOOGLE_FILES))
+    with zipfile.ZipFile(twice, "a") as archive:
+        archive.writestr("a/vocab.txt", b"other")
+    bzip2 = io.BytesIO()
+    with zipfile.ZipFile(bzip2, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("vocab.txt", b"other")
+    for content, message in (
+        (twice.getvalue(), "it has vocab.txt twice"),
+        (bzip2.getvalue(), "vocab.txt is compressed in another way"),
+        (b"<html>Log in</html>", "File is not a zip file"),
+    ):
+        storage.files[f"/{ARCHIVE}.zip"] = content
+        with pytest.raises(CorruptCheckpointError, match=message):
+            fetched(GOOGLE)
 
 
 def test_an_archive_that_would_fill_the_disk_is_refused(storage, tmp_path):
