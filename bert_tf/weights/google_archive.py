@@ -65,7 +65,7 @@ def fetch(name: str) -> str:
 
 def _archive(name: str) -> str:
     """Return the folder and name of an archive at Google."""
-    archives = {preset.names[0]: preset.archive for preset in presets()}
+    archives = {preset.names[0]: preset.archive for preset in presets() if preset.archive}
     archives |= {f"google://{archive}": archive for archive in archives.values()}
     if name.rstrip("/") not in archives:
         near = difflib.get_close_matches(name, archives, 3, 0.3)

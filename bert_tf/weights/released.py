@@ -26,7 +26,7 @@ class Preset:
             score" is the leaderboard's, "GLUE average" the paper's, without WNLI; both of the test
             sets. MNLI-m and CoNLL-2003 F1 are of test sets too where the paper has them, SQuAD 1.1
             F1 is of the development set, XNLI of training on the text translated to the language.
-        archive: folder and name of Google's archive.
+        archive: folder and name of Google's archive; empty where there is none.
     """
 
     title: str
