@@ -98,11 +98,11 @@ def upload_hf(
     if _CARD_NAME in present:
         files.append(_CARD_NAME)
     adding = [CommitOperationAdd(file, folder / file) for file in files]
+    card = _card(repository, folder, files[0], description, license, language)
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         if _CARD_NAME not in files and not api.file_exists(repository, _CARD_NAME):
-            card = _card(repository, folder, files[0], description, license, language)
             adding.append(CommitOperationAdd(_CARD_NAME, card.encode()))
         title = f"Add {os.path.basename(repository)}"
         return api.create_commit(repository, adding, commit_message=title).commit_url

@@ -182,7 +182,10 @@ class Hub(Handler):
                 self.send(b"", 403, X_Error_Code="GatedRepo")
                 return
             name = f"/{match[1]}/{match[3]}"
-            content = self.server.files.get(name, b"")
+            if name not in self.server.files:
+                self.send(b"", 404, X_Error_Code="EntryNotFound")
+                return
+            content = self.server.files[name]
             digest = hashlib.sha256(content).hexdigest()
             if not name.endswith("safetensors"):
                 digest = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -213,6 +216,8 @@ class Hub(Handler):
         elif path == "/api/repos/create":
             asked = json.loads(body)
             self.send_json({"url": f"{self.server.url}/{asked['organization']}/{asked['name']}"})
+        elif path == "/api/validate-yaml":
+            self.send_json({"warnings": [], "errors": []})
         elif "/preupload/" in path:
             files = [file["path"] for file in json.loads(body)["files"]]
             told = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
