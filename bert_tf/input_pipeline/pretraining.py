@@ -2,8 +2,9 @@
 
 A training stream is a function of (files, seed, batch size): epoch after epoch, each with its own
 order of files and of records drawn from (seed, epoch), cut into batches without regard to where an
-epoch ends. Beginning at step s gives exactly the batches that follow s steps from the beginning,
-so a run can be resumed from its step number and no iterator state needs to be kept.
+epoch ends, and then perhaps sorted by length within pools of batches. Beginning at step s gives
+exactly the batches that follow s steps from the beginning, so a run can be resumed from its step
+number and no iterator state needs to be kept.
 
 Shapes: B batch, L sequence length, P predictions per sequence.
 """
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 import tensorflow as tf
 
+from bert_tf.input_pipeline.length_bins import cut_padding, group_by_length, last_places
 from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule
 from bert_tf.input_pipeline.record_checks import (
     ModelLimits,
@@ -25,8 +27,9 @@ from bert_tf.input_pipeline.record_checks import (
     expand_files,
     raw_file,
 )
+from bert_tf.input_pipeline.record_order import POOL_BATCHES
 from bert_tf.records.decoding import integers_as_int32, parse_example_fn
-from bert_tf.records.schema import INPUT_NAMES
+from bert_tf.records.schema import INPUT_NAMES, FeatureSpec
 
 SHUFFLE_BUFFER_RECORDS = 65_536  # about 50 MB of records of 128 tokens; the original's is 100
 _READ_FILES = 8  # read in turns, record by record, so that neighbours come from several files
@@ -51,6 +54,8 @@ def pretraining_dataset(
     shuffle_buffer_records: int = SHUFFLE_BUFFER_RECORDS,
     max_steps: int | None = None,
     fill_last_batch: bool = False,
+    length_bins: int = 0,
+    pad_to_max: bool = False,
 ) -> tf.data.Dataset:
     """Make batches of pre-training examples as `keras.Model.fit` and `Trainer` take them.
 
@@ -78,6 +83,11 @@ def pretraining_dataset(
         fill_last_batch: in evaluation, whether examples of weight 0 fill the last batch up, so that
             all have one shape, as a `Trainer` on several devices wants it. Keras takes such
             examples into its means, and predicts them.
+        length_bins: in training, tokens: sequences of like length come together, and a batch is cut
+            to its longest, rounded up to a multiple of so many; its predictions likewise. 0 for
+            batches as they come, all of L and P.
+        pad_to_max: whether batches of `length_bins`, too, are of L and P, for compilers of one
+            shape: the same batches otherwise.
 
     Returns:
         (inputs, labels, sample_weights): inputs int32 input_ids, input_mask, segment_ids [B, L]
@@ -96,16 +106,22 @@ def pretraining_dataset(
         shuffle_buffer_records=shuffle_buffer_records,
     )
     _check_start(start_step, seed)
+    _check_length_bins(length_bins, max_seq_length, is_training)
     paths = expand_files(files)
     shape = check_record_shape(paths, max_seq_length, max_predictions_per_seq)
     _check_masked(paths, shape.masked or masking is not None)
-    first = start_step * batch_size
     if is_training:
-        total = sum(_counts(paths, record_counts))
-        raw = _endless(paths, total, seed, first, min(shuffle_buffer_records, total))
+        raw = _shuffled(
+            paths,
+            sum(_counts(paths, record_counts)),
+            batch_size=batch_size,
+            seed=seed,
+            start_step=start_step,
+            buffer_records=shuffle_buffer_records,
+            grouped_by=shape.features if length_bins else None,
+        )
     else:
-        raw = _in_order(paths).skip(first)
-    raw = raw.batch(batch_size, drop_remainder=is_training)
+        raw = _in_order(paths).skip(start_step * batch_size).batch(batch_size)
     raw = raw if max_steps is None else raw.take(max(0, max_steps - start_step))
     parse = parse_example_fn(shape.features, as_stored=True)
     limits = None if vocab_size is None else ModelLimits(vocab_size, next_sentence=next_sentence)
@@ -119,6 +135,8 @@ def pretraining_dataset(
             draw = _mix(seed, stream, step)[:2]
             predictions = max_predictions_per_seq
             batch = masking.choose(batch, max_predictions_per_seq=predictions, seed=draw)
+        if length_bins and not pad_to_max:
+            batch = cut_padding(batch, length_bins)
         return _element(batch, full_size, next_sentence, mask_id)
 
     full_size = batch_size if is_training or fill_last_batch else None  # of every batch
@@ -152,6 +170,18 @@ def _check_start(start_step: int, seed: int) -> None:
         raise ValueError(
             f"start_step, seed: expected start_step >= 0 and 0 <= seed < 2**31, "
             f"got {start_step} and {seed}"
+        )
+
+
+def _check_length_bins(length_bins: int, max_seq_length: int, is_training: bool) -> None:
+    if not 0 <= length_bins <= max_seq_length:
+        raise ValueError(
+            f"length_bins: expected 0 to max_seq_length, {max_seq_length}, got {length_bins}"
+        )
+    if length_bins and not is_training:
+        raise ValueError(
+            f"length_bins: is for training, since evaluation is in the order of the records, "
+            f"got {length_bins}"
         )
 
 
@@ -189,6 +219,37 @@ def _in_order(paths: Sequence[str]) -> tf.data.Dataset:
     for path in paths[1:]:
         dataset = dataset.concatenate(raw_file(path))
     return dataset
+
+
+def _shuffled(
+    paths: Sequence[str],
+    epoch_records: int,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    buffer_records: int,
+    grouped_by: Sequence[FeatureSpec] | None,
+) -> tf.data.Dataset:
+    """Return batches of records, string [B], grouped by length where their schema is given."""
+
+    def stream(step: int) -> tf.data.Dataset:
+        buffer = min(buffer_records, epoch_records)
+        records = _endless(paths, epoch_records, seed, step * batch_size, buffer)
+        return records.batch(batch_size, drop_remainder=True)
+
+    if grouped_by is None:
+        return stream(start_step)
+    parse = parse_example_fn([feature for feature in grouped_by if feature.name == "input_mask"])
+    return group_by_length(
+        stream,
+        lambda records: last_places(parse(records)["input_mask"] != 0),
+        num_records=epoch_records,
+        batch_size=batch_size,
+        start_step=start_step,
+        seed=seed,
+        most_batches=max(1, min(POOL_BATCHES, buffer_records // batch_size)),
+    )
 
 
 def _endless(

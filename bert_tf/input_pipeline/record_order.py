@@ -7,8 +7,50 @@ import threading
 
 import numpy as np
 
-_POOL_BATCHES = 64  # batches, at most, whose records are sorted by length together
+POOL_BATCHES = 64  # batches, at most, whose records are sorted by length together
 FILLER = -1  # in place of a record's number: a row of weight 0
+
+
+def pool_of(step: int, num_records: int, batch_size: int, most_batches: int) -> tuple[int, int]:
+    """Tell which training batches are sorted by length together.
+
+    Batches of one epoch alone: were others with them, a batch could hold a record of few in it
+    twice, since its length stays the same. So a batch of two epochs is a pool of its own.
+
+    Args:
+        step: number of a batch, from 0.
+        num_records: N, records of an epoch.
+        batch_size: B.
+        most_batches: of a pool.
+
+    Returns:
+        The numbers of the first batch of its pool and of the one after the last.
+    """
+    epoch, offset = divmod(step * batch_size, num_records)
+    if offset + batch_size > num_records:
+        return step, step + 1
+    first = -(-epoch * num_records // batch_size)
+    count = (epoch + 1) * num_records // batch_size - first
+    per_pool = -(-count // -(-count // most_batches))  # as even as can be
+    start = step - (step - first) % per_pool
+    return start, min(start + per_pool, first + count)
+
+
+def draw_batches(lengths: np.ndarray, batch_size: int, seed: int, start: int) -> np.ndarray:
+    """Sort the records of a pool into batches of like length, which come in any order.
+
+    Args:
+        lengths: int [n * B], of the records as they were shuffled.
+        batch_size: B.
+        seed: of the order.
+        start: number of the first batch of the pool.
+
+    Returns:
+        int64 [n, B], places within `lengths`.
+    """
+    # Of equal lengths the shuffled order remains.
+    batches = np.argsort(lengths, kind="stable").reshape(-1, batch_size)
+    return np.random.default_rng([seed, 1, start]).permutation(batches)
 
 
 class RecordOrder:
@@ -41,19 +83,11 @@ class RecordOrder:
             int64 [B].
         """
         begin, end = step * batch_size, (step + 1) * batch_size
-        epoch, offset = divmod(begin, len(self._lengths))
-        if not group_by_length or offset + batch_size > len(self._lengths):
+        if not group_by_length or begin % len(self._lengths) + batch_size > len(self._lengths):
             return self._stream(seed, begin, end)
-        # Batches of this epoch alone are sorted among themselves. Were others, a batch could hold
-        # a record of few in it twice, since its length stays the same.
-        first = -(-epoch * len(self._lengths) // batch_size)
-        count = (epoch + 1) * len(self._lengths) // batch_size - first
-        per_pool = -(-count // -(-count // _POOL_BATCHES))  # as even as can be
-        pool, place = divmod(step - first, per_pool)
-        start = first + pool * per_pool
-        stop = min(start + per_pool, first + count)
+        start, stop = pool_of(step, len(self._lengths), batch_size, POOL_BATCHES)
         with self._drawing:
-            return self._pool(start, stop, batch_size, seed)[place]
+            return self._pool(start, stop, batch_size, seed)[step - start]
 
     def _stream(self, seed: int, begin: int, end: int) -> np.ndarray:
         """Return the records begin to end of the endless sequence of shuffled epochs."""
@@ -74,12 +108,9 @@ class RecordOrder:
         return np.random.default_rng([seed, 0, epoch]).permutation(numbers)
 
     def _draw_pool(self, start: int, stop: int, batch_size: int, seed: int) -> np.ndarray:
-        """Draw batches start to stop, which are all of one epoch, sorted by length and shuffled."""
+        """Draw batches start to stop, which are all of one epoch."""
         drawn = self._stream(seed, start * batch_size, stop * batch_size)
-        # Of equal lengths the shuffled order remains.
-        by_length = drawn[np.argsort(self._lengths[drawn], kind="stable")]
-        batches = by_length.reshape(stop - start, batch_size)
-        return np.random.default_rng([seed, 1, start]).permutation(batches)
+        return drawn[draw_batches(self._lengths[drawn], batch_size, seed, start)]
 
     def evaluation_order(self, batch_size: int, *, group_by_length: bool = True) -> np.ndarray:
         """Tell the numbers of the records of each batch of one pass; -1 where a row fills the last.

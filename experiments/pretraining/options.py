@@ -11,9 +11,10 @@ from experiments.command_line.training_options import TRAJECTORY_NAMES, Training
 TRAJECTORY = (
     *("train_batch_size", "learning_rate", "num_train_steps", "num_warmup_steps", "seed"),
     *("second_train_batch_size", "second_phase_steps"),
-    *("second_learning_rate", "second_num_warmup_steps"),
+    *("second_learning_rate", "second_num_warmup_steps", "length_bins"),
     *TRAJECTORY_NAMES,
 )
+_MOST_BINS, _WIDEST_BIN = 8, 64  # of length_bins: few shapes, and little padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class PhaseOptions:
         batch_size: sequences in a batch.
         begin: steps before it.
         end: steps when it has ended.
+        length_bins: tokens in steps of which its batches are padded; 0 for batches as they come.
     """
 
     prefix: str
@@ -37,6 +39,7 @@ class PhaseOptions:
     batch_size: int
     begin: int
     end: int
+    length_bins: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +90,12 @@ class PretrainingOptions:
     do_eval: bool = option(False, "Whether to evaluate.")
     train_batch_size: int = option(32, "Sequences in a training batch.", minimum=1)
     eval_batch_size: int = option(8, "Sequences in an evaluation batch.", minimum=1)
+    length_bins: int | None = option(
+        None,
+        "Tokens in steps of which training batches of sequences of like length are padded; 0 for "
+        "batches as they come, padded to max_seq_length. By default an eighth of it, 64 at most.",
+        minimum=0,
+    )
     learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)
     num_train_steps: int = option(100000, "Training steps in all.", minimum=1)
     num_warmup_steps: int = option(10000, "Steps of linear warm-up.", minimum=0)
@@ -133,6 +142,11 @@ class PretrainingOptions:
             raise InputError(
                 f"second_learning_rate: expected above 0, with --second_input_file, got {rate}"
             )
+        shortest = min(phase.max_seq_length for phase in self.phases)
+        if (self.length_bins or 0) > shortest:
+            raise InputError(
+                f"length_bins: expected at most max_seq_length, {shortest}, got {self.length_bins}"
+            )
         several_hosts = self.training.distribution_strategy == "multi_worker_mirrored"
         if self.find_batch_size and several_hosts:
             raise InputError(
@@ -162,6 +176,7 @@ class PretrainingOptions:
             self.train_batch_size,
             0,
             boundary,
+            self._length_bins_of(self.max_seq_length),
         )
         if not self.second_input_file:
             return (first,)
@@ -173,5 +188,11 @@ class PretrainingOptions:
             self.second_train_batch_size or self.train_batch_size,
             boundary,
             steps,
+            self._length_bins_of(self.second_max_seq_length),
         )
         return first, second
+
+    def _length_bins_of(self, max_seq_length: int) -> int:
+        if self.length_bins is not None:
+            return self.length_bins
+        return min(_WIDEST_BIN, -(-max_seq_length // _MOST_BINS))

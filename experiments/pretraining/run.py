@@ -1,6 +1,7 @@
 """A pre-training run: data, model, training, evaluation."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import pathlib
@@ -41,6 +42,7 @@ from experiments.pretraining.plan import Phase, Plan, make_plan
 
 _EVAL_SEED = 12345  # of dynamic masks: the same at every evaluation, whatever --seed
 _UNIGRAM_RECORDS = 102_400  # training records looked at for the unigram baseline
+_BEGUN_WITHOUT = {"length_bins": 0}  # flag that earlier versions had not -> what they did
 _EVAL_NAMES = {  # ours -> the original's
     "loss": "loss",
     "mlm_loss": "masked_lm_loss",
@@ -55,12 +57,14 @@ _EVAL_NAMES = {  # ours -> the original's
 
 
 def training_dataset(
-    options: PretrainingOptions, plan: Plan, phase: Phase, step: int, batch_size: int | None = None
+    options: PretrainingOptions, plan: Plan, phase: Phase, step: int
 ) -> tf.data.Dataset:
     """Batches of a phase from a step on, which is counted from the beginning of training."""
+    # One shape for a TPU, and the largest where the memory of a step is measured.
+    pad_to_max = options.measure_only or options.training.distribution_strategy == "tpu"
     return pretraining_dataset(
         [plan.sound_files[path] for path in phase.files],
-        batch_size=batch_size or phase.batch_size,
+        batch_size=phase.batch_size,
         max_seq_length=phase.max_seq_length,
         max_predictions_per_seq=phase.max_predictions_per_seq,
         is_training=True,
@@ -70,6 +74,8 @@ def training_dataset(
         record_counts=phase.counts,
         vocab_size=plan.config.vocab_size,
         next_sentence=plan.config.next_sentence_prediction,
+        length_bins=phase.length_bins,
+        pad_to_max=pad_to_max,
     )
 
 
@@ -96,7 +102,9 @@ def baselines(options: PretrainingOptions, plan: Plan) -> dict[str, float]:
     phase = plan.phases[0]
     records = min(sum(phase.counts), _UNIGRAM_RECORDS)
     batch = min(512, records)
-    dataset = training_dataset(options, plan, phase, 0, batch)
+    # A sample of records as they come: of some batches of like length it would be of some lengths.
+    sample = dataclasses.replace(phase, batch_size=batch, length_bins=0)
+    dataset = training_dataset(options, plan, sample, 0)
     counts = label_counts(dataset, plan.config.vocab_size, records // batch)
     held_out = label_counts(evaluation_dataset(options, plan), plan.config.vocab_size)
     return {
@@ -426,7 +434,8 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
             was,
         )
     for name in TRAJECTORY:
-        was, is_now = before.get("flags", {}).get(name), now["flags"][name]
+        was = before.get("flags", {}).get(name, _BEGUN_WITHOUT.get(name))
+        is_now = now["flags"][name]
         if was != is_now:
             logging.warning(
                 "%s is %r and was %r when this run began: it goes on, but not as it would have",
@@ -434,6 +443,18 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
                 is_now,
                 was,
             )
+
+
+def _as_begun(options: PretrainingOptions) -> PretrainingOptions:
+    """Let a run that an earlier version began go on to the bit, where no flag says otherwise."""
+    folder = pathlib.Path(options.output_dir)
+    path = folder / log.RUN_CONFIG_NAME
+    if not checkpoint_steps(folder) or not path.exists():
+        return options
+    flags = read_json(path).get("flags", {})
+    given = to_dict(options)
+    without = {n: x for n, x in _BEGUN_WITHOUT.items() if n not in flags and given[n] is None}
+    return dataclasses.replace(options, **without)
 
 
 def _locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:
@@ -467,6 +488,7 @@ def _name_of_eval_records(plan: Plan) -> str:
 def _rows_of(phase: Phase) -> list[tuple[str, str]]:
     """Return what the table at the beginning says of a phase."""
     records, steps = sum(phase.counts), phase.end - phase.begin
+    bins = f", of like length in steps of {phase.length_bins} tokens" if phase.length_bins else ""
     return [
         (
             "training records",
@@ -475,7 +497,7 @@ def _rows_of(phase: Phase) -> list[tuple[str, str]]:
         (
             "steps",
             f"{steps:,} of {phase.batch_size} sequences "
-            f"({steps * phase.batch_size / records:.2f} epochs)",
+            f"({steps * phase.batch_size / records:.2f} epochs){bins}",
         ),
     ]
 
@@ -490,6 +512,7 @@ def run(options: PretrainingOptions) -> None:
     if options.find_batch_size:
         find_batch_size(options)
         return
+    options = _as_begun(options)
     # Before anything else of TensorFlow runs.
     strategy = training_setup.strategy_of(options.training)
     shared = {"eval_batch_size": options.eval_batch_size} if options.do_eval else {}

@@ -252,6 +252,36 @@ def test_a_continued_run_stays_described_as_it_was_begun(data, tmp_path, monkeyp
     assert config["train_records"] == {"train-0.tfrecord": 101}
 
 
+def test_batches_are_of_like_length_but_for_runs_begun_without(data, tmp_path):
+    def parse(**flags):
+        return command_options.parse(PretrainingOptions, arguments(data, tmp_path, **flags))
+
+    def shapes(options):
+        plan = make_plan(options)
+        batches = training_dataset(options, plan, plan.phases[0], 0).take(9)
+        return {tuple(inputs["input_ids"].shape) for inputs, _, _ in batches}
+
+    assert {length for _, length in shapes(parse())} <= {12, 16, 20, 24, 28, LENGTH}
+    whole = {(13, LENGTH)}
+    assert len(shapes(parse())) > 3
+    assert shapes(parse(length_bins=0)) == whole
+    # A TPU has one shape; and the largest is what memory is measured of.
+    assert shapes(parse(distribution_strategy="tpu")) == whole
+    assert shapes(parse(measure_only=True)) == whole
+    longer = {"second_input_file": "x", "second_max_seq_length": 512, "max_seq_length": 128}
+    assert [phase.length_bins for phase in parse(**longer).phases] == [16, 64]
+    assert [phase.length_bins for phase in parse(**longer, length_bins=8).phases] == [8, 8]
+    # A run of an earlier version, in whose configuration there is no such flag.
+    (tmp_path / "model.ckpt-3.index").touch()
+    for flags, given, expected in (
+        ({}, None, 0),
+        ({}, 8, 8),
+        ({"length_bins": None}, None, None),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"flags": flags}))
+        assert pretraining._as_begun(parse(length_bins=given)).length_bins == expected
+
+
 def test_nothing_is_told_of_mask_where_none_is_shown(data):
     config = BertConfig.from_size("tiny", vocab_size=VOCAB_SIZE)
     vocab_file = str(data / "vocab.txt")
@@ -328,6 +358,8 @@ def test_flags_that_do_not_fit_are_refused(refused, data):
     assert "layer_wise_decay: expected above 0 and at most 1, got 0" in refused(layer_wise_decay=0)
     assert "TPUs" in refused(master="grpc://x")
     assert refused(train_batch_size=0) == "train_batch_size: expected at least 1, got 0"
+    assert "length_bins: expected at most max_seq_length, 31, got 32" in refused(length_bins=32)
+    assert "length_bins: expected at least 0" in refused(length_bins=-1)
     assert "num_warmup_steps: expected at least 0" in refused(num_warmup_steps=-1)
     assert "learning_rate" in refused(learning_rate=0)
     assert "got both" in refused(model_size="tiny")
@@ -419,7 +451,7 @@ def test_damaged_records_are_left_out_counted_and_named(refused, data, tmp_path,
 
 def test_predictions_that_dynamic_masking_cuts_off_are_warned_of(caplog):
     """As create_pretraining_data warns where masks are drawn beforehand."""
-    phase = PhaseOptions("second_", "x", 32, 5, 8, 0, 9)
+    phase = PhaseOptions("second_", "x", 32, 5, 8, 0, 9, 4)
     warn_of_predictions_cut_off(phase, MaskingRule(synthetic.VOCAB, masked_lm_prob=0.8))
     (record,) = caplog.records
     assert record.getMessage() == (

@@ -292,7 +292,7 @@ def test_shapes_of_batches_are_few(all_kinds, kind):
 def test_each_epoch_has_every_record_once(
     classification, monkeypatch, batch_size, group_by_length, pool_batches
 ):
-    monkeypatch.setattr(record_order, "_POOL_BATCHES", pool_batches)
+    monkeypatch.setattr(record_order, "POOL_BATCHES", pool_batches)
     classification.order._pool.cache_clear()
     batches = [
         classification.order.training_batch(

@@ -37,6 +37,7 @@ class Case:
     ema_momentum: float | None = None
     is_scale_seen: bool = False  # neither clipping nor Adam hides the scale of the gradients
     evaluate: bool = True
+    length_bins: int = 0
     fit: bool = False  # Keras' own loop, with this package's losses and optimizer
 
     @property
@@ -113,6 +114,7 @@ def dataset_of(case: Case, records: str, step: int = 0, is_training: bool = True
         fill_last_batch=True,
         seed=7,
         start_step=step,
+        length_bins=case.length_bins if is_training else 0,
     )
     if not case.poison:
         return dataset

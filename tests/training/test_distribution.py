@@ -81,6 +81,22 @@ def test_gradients_of_replicas_and_accumulation_are_summed(records_file, tmp_pat
     assert moved > 1e-2
 
 
+@pytest.mark.parametrize(
+    "strategy", ["mirrored", pytest.param("multi_worker_mirrored", marks=pytest.mark.slow)]
+)
+def test_batches_of_like_length_are_shared_as_others(records_file, tmp_path, strategy):
+    case = Case(length_bins=4, is_scale_seen=True, evaluate=False)
+    lengths = {
+        batch[0]["input_ids"].shape[1]
+        for batch in runs.dataset_of(case, records_file).take(case.steps)
+    }
+    assert len(lengths) > 2
+    expected = runs.result_of(runs.run(case, records_file, tmp_path / "one"), case, records_file)
+    divided = dataclasses.replace(case, accumulation=2)
+    runs.finish(runs.start(strategy, records_file, tmp_path, [divided]))
+    assert_close(results(tmp_path, [divided])[divided], expected)
+
+
 @pytest.mark.slow
 def test_two_workers(records_file, expected, tmp_path):
     case = Case(evaluate=False)

@@ -38,7 +38,7 @@ def records_file(tmp_path_factory):
     return synthetic.write(tmp_path_factory.mktemp("records") / "t.tfrecord", 101, 1)
 
 
-def dataset_of(path, step=0, is_training=True, batch_size=BATCH):
+def dataset_of(path, step=0, is_training=True, batch_size=BATCH, **settings):
     return pretraining_dataset(
         path,
         batch_size=batch_size,
@@ -48,6 +48,7 @@ def dataset_of(path, step=0, is_training=True, batch_size=BATCH):
         fill_last_batch=True,
         seed=7,
         start_step=step,
+        **settings,
     )
 
 
@@ -222,6 +223,32 @@ def test_continued_run_is_the_unbroken_one_to_the_bit(records_file, tmp_path, se
         assert lines[0]["loss_scale"] < 2.0**20
         assert lines[-1]["skipped_steps"] == skipped == unbroken.skipped_steps
     assert all(np.isfinite(line["loss"]) for line in lines)
+
+
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_of_length_bins_is_continued_to_the_bit(records_file, tmp_path, jit):
+    def run(folder, steps=STEPS, **settings):
+        trainer = make_trainer(tmp_path / folder, jit_compile=jit, **settings)
+        began = trainer.restore()
+        trainer.train(
+            lambda step: dataset_of(records_file, step, length_bins=4),
+            steps,
+            sequences_per_batch=BATCH,
+        )
+        return began, trainer
+
+    _, unbroken = run("a")
+    run("b", steps=7)
+    (tmp_path / "b" / "model.ckpt-7.index").unlink()
+    began, second = run("b", seed=17)
+    assert began == 5
+    assert_same_state(second, unbroken)
+    assert log_of(tmp_path / "b") == log_of(unbroken.output_dir)
+    batches = dataset_of(records_file, length_bins=4).take(STEPS).as_numpy_iterator()
+    inputs = [inputs["input_mask"] for inputs, _, _ in batches]
+    assert len({mask.shape for mask in inputs}) > 2
+    # Padding does not count, wherever it is left.
+    assert log_of(tmp_path / "b")[-1]["tokens"] == sum(mask.sum() for mask in inputs)
 
 
 def test_log_line_holds_means_over_its_window(records_file, whole):

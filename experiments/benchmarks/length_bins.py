@@ -1,0 +1,145 @@
+"""Measure what batches of like length save in pre-training.
+
+    python experiments/benchmarks/length_bins.py --input_file=records512/train.tfrecord \
+        --vocab_file=vocab.txt --max_seq_length=512 --max_predictions_per_seq=77 --batch_size=8
+
+Training steps of one model on a whole pool of batches, as the command takes them, in turn with
+batches of the same records as they come, padded to max_seq_length. CPU seconds are those of the
+whole process, all threads together, input pipeline included; that of the pipeline alone is told
+beside. On a machine with other work they are steadier than wall time. The first steps, which trace,
+do not count.
+"""
+
+import dataclasses
+import os
+from typing import Any
+
+from bert_tf.config import BertConfig
+from bert_tf.options import option
+from bert_tf.tokenization.vocabulary import load_vocab
+from experiments.benchmarks import harness
+from experiments.benchmarks.harness import Figures, Spent
+
+_NUM_WARMUP_STEPS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(harness.BenchmarkOptions):
+    """Options of the benchmark."""
+
+    input_file: str = option(None, "Training records, masked.", required=True)
+    vocab_file: str = option(None, "Vocabulary of the records.", required=True)
+    batch_size: int = option(32, "Sequences in a batch.", minimum=1)
+    max_seq_length: int = option(128, "Word pieces in a sequence.", minimum=1)
+    max_predictions_per_seq: int = option(20, "Masked positions in a sequence.", minimum=1)
+    length_bins: int = option(16, "As of run_pretraining.py.", minimum=1)
+    num_hidden_layers: int = option(4, "Transformer layers.", minimum=1)
+    hidden_size: int = option(256, "Width of the encoder; four times that in between.", minimum=1)
+    num_attention_heads: int = option(4, "Attention heads.", minimum=1)
+    num_steps: int = option(32, "Steps, and the batches of a pool.", minimum=1)
+    jit_compile: bool = option(False, "Whether XLA compiles the step.")
+
+
+def _batches(options: Options, length_bins: int) -> Any:
+    """Return the batches of the steps, the first of an epoch."""
+    from bert_tf.input_pipeline.pretraining import pretraining_dataset
+
+    return pretraining_dataset(
+        options.input_file,
+        batch_size=options.batch_size,
+        max_seq_length=options.max_seq_length,
+        max_predictions_per_seq=options.max_predictions_per_seq,
+        is_training=True,
+        length_bins=length_bins,
+        shuffle_buffer_records=options.num_steps * options.batch_size,
+        max_steps=options.num_steps,
+    )
+
+
+def _train_step(options: Options) -> Any:
+    from bert_tf.models.task_models import bert_pretrainer
+    from bert_tf.training.objectives import PretrainingObjective
+    from bert_tf.training.optimizers import create_optimizer
+    from bert_tf.training.step import TrainStep
+
+    config = BertConfig(
+        vocab_size=len(load_vocab(options.vocab_file)),
+        hidden_size=options.hidden_size,
+        num_hidden_layers=options.num_hidden_layers,
+        num_attention_heads=options.num_attention_heads,
+        intermediate_size=4 * options.hidden_size,
+        max_position_embeddings=max(512, options.max_seq_length),
+    )
+    return TrainStep(
+        bert_pretrainer(config),
+        create_optimizer(1e-4, 1000, 10),
+        PretrainingObjective(),
+        None,
+        jit_compile=options.jit_compile,
+        gradient_accumulation_steps=1,
+        loss_normalization="global",
+    )
+
+
+def _figures(options: Options, dataset: Any, steps: list[Spent]) -> Figures:
+    """Return seconds a sequence, and what the batches are like."""
+    sequences = len(steps) * options.batch_size
+    with harness.timed() as spent:
+        batches = list(dataset.as_numpy_iterator())
+    masks = [inputs["input_mask"] for inputs, _, _ in batches]
+    labels = [labels["masked_lm_logits"] for _, labels, _ in batches]
+    positions = sum(mask.size for mask in masks)
+    return {
+        "cpu_seconds": sum(step.cpu for step in steps) / sequences,
+        "wall_seconds": sum(step.wall for step in steps) / sequences,
+        "data_cpu_seconds": spent.cpu / sequences,
+        "padding": 1 - sum(int(mask.sum()) for mask in masks) / positions,
+        "mean_length": positions / sequences,
+        "mean_predictions": sum(x.size for x in labels) / sequences,
+        "shapes": len({(x.shape, y.shape) for x, y in zip(masks, labels, strict=True)}),
+    }
+
+
+def compare(options: Options) -> None:
+    """Measure both in turn, step by step, and print a table."""
+    import tensorflow as tf
+
+    train_step, one = _train_step(options), tf.constant(1)
+    datasets = {"of like length": _batches(options, options.length_bins)}
+    datasets["padded"] = _batches(options, 0)
+    # XLA compiles each shape when it comes.
+    for dataset in datasets.values():
+        steps = options.num_steps if options.jit_compile else _NUM_WARMUP_STEPS
+        batches = iter(dataset)
+        for _ in range(min(steps, options.num_steps)):
+            train_step.run(batches, one)
+    taken: dict[str, list[Spent]] = {name: [] for name in datasets}
+    iterators = {name: iter(dataset) for name, dataset in datasets.items()}
+    for _ in range(options.num_steps):
+        for name, batches in iterators.items():
+            with harness.timed() as spent:
+                train_step.run(batches, one)
+                float(train_step.learning_rate.numpy())
+            taken[name].append(spent)
+    print(
+        f"{options.num_steps} x {options.batch_size} of {options.max_seq_length}, "
+        f"L{options.num_hidden_layers} H{options.hidden_size}, steps of {options.length_bins}, "
+        f"{'XLA' if options.jit_compile else 'graph'}, {os.cpu_count()} CPUs"
+    )
+    table = harness.Table(
+        "name cpu_seconds:.4f wall_seconds:.4f data_cpu_seconds:.5f padding:.1% mean_length:.1f "
+        "mean_predictions:.1f shapes:d"
+    )
+    results = {}
+    for name, dataset in datasets.items():
+        results[name] = _figures(options, dataset, taken[name])
+        table.row({"name": name, **results[name]})
+    binned, padded = results.values()
+    for clock in ("cpu", "wall"):
+        ratio = binned[f"{clock}_seconds"] / padded[f"{clock}_seconds"]
+        print(f"{clock} time of a sequence, of like length / padded: {ratio:.3f}")
+    harness.write_figures(options, results=results)
+
+
+if __name__ == "__main__":
+    harness.run_benchmark(Options, compare)
