@@ -1,7 +1,8 @@
-"""Measure what batches of like length save in pre-training.
+r"""Measure what batches of like length save in pre-training.
 
     python experiments/benchmarks/length_bins.py --input_file=records512/train.tfrecord \
-        --vocab_file=vocab.txt --max_seq_length=512 --max_predictions_per_seq=77 --batch_size=8
+        --vocab_file=vocab.txt --max_seq_length=512 --max_predictions_per_seq=77 --batch_size=8 \
+        --length_bins=32
 
 Training steps of one model on a whole pool of batches, as the command takes them, in turn with
 batches of the same records as they come, padded to max_seq_length. CPU seconds are those of the
@@ -32,7 +33,7 @@ class Options(harness.BenchmarkOptions):
     batch_size: int = option(32, "Sequences in a batch.", minimum=1)
     max_seq_length: int = option(128, "Word pieces in a sequence.", minimum=1)
     max_predictions_per_seq: int = option(20, "Masked positions in a sequence.", minimum=1)
-    length_bins: int = option(16, "As of run_pretraining.py.", minimum=1)
+    length_bins: int = option(8, "As of run_pretraining.py.", minimum=1)
     num_hidden_layers: int = option(4, "Transformer layers.", minimum=1)
     hidden_size: int = option(256, "Width of the encoder; four times that in between.", minimum=1)
     num_attention_heads: int = option(4, "Attention heads.", minimum=1)

@@ -14,7 +14,6 @@ TRAJECTORY = (
     *("second_learning_rate", "second_num_warmup_steps", "length_bins"),
     *TRAJECTORY_NAMES,
 )
-_MOST_BINS, _WIDEST_BIN = 8, 64  # of length_bins: few shapes, and little padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,6 @@ class PhaseOptions:
         batch_size: sequences in a batch.
         begin: steps before it.
         end: steps when it has ended.
-        length_bins: tokens in steps of which its batches are padded; 0 for batches as they come.
     """
 
     prefix: str
@@ -39,7 +37,6 @@ class PhaseOptions:
     batch_size: int
     begin: int
     end: int
-    length_bins: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +90,8 @@ class PretrainingOptions:
     length_bins: int | None = option(
         None,
         "Tokens in steps of which training batches of sequences of like length are padded; 0 for "
-        "batches as they come, padded to max_seq_length. By default an eighth of it, 64 at most.",
+        "batches as they come, padded to max_seq_length. By default a sixteenth of it, an eighth "
+        "with XLA, 64 at most.",
         minimum=0,
     )
     learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)
@@ -176,7 +174,6 @@ class PretrainingOptions:
             self.train_batch_size,
             0,
             boundary,
-            self._length_bins_of(self.max_seq_length),
         )
         if not self.second_input_file:
             return (first,)
@@ -188,11 +185,5 @@ class PretrainingOptions:
             self.second_train_batch_size or self.train_batch_size,
             boundary,
             steps,
-            self._length_bins_of(self.second_max_seq_length),
         )
         return first, second
-
-    def _length_bins_of(self, max_seq_length: int) -> int:
-        if self.length_bins is not None:
-            return self.length_bins
-        return min(_WIDEST_BIN, -(-max_seq_length // _MOST_BINS))

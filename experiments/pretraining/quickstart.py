@@ -214,6 +214,7 @@ def train_and_try(out: pathlib.Path, options: QuickstartOptions) -> dict[str, fl
         num_warmup_steps=steps // 10,
         log_steps=100,
         jit_compile=options.jit_compile,
+        length_bins=0,  # short sequences have little padding, and each length would be compiled
         output_dir=out / "model",
     )
     seconds["export"] = run_step(

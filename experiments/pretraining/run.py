@@ -24,7 +24,7 @@ from bert_tf.training import log
 from bert_tf.training.objectives import PretrainingObjective
 from bert_tf.training.optimizers import WarmupLinearDecay
 from bert_tf.training.options import TrainerOptions
-from bert_tf.training.trainer import Trainer, set_precision
+from bert_tf.training.trainer import Trainer, resolve_jit_compile, set_precision
 from bert_tf.weights.load import load_checkpoint
 from bert_tf.weights.locate import WEIGHTS_NAME
 from bert_tf.weights.save import save_config_and_vocabulary, save_model_directory
@@ -37,10 +37,11 @@ from experiments.command_line.result_files import write_results
 from experiments.command_line.tables import print_table
 from experiments.plots.curves import plot_curves
 from experiments.pretraining.batch_size import find_batch_size
-from experiments.pretraining.options import TRAJECTORY, PretrainingOptions
+from experiments.pretraining.options import TRAJECTORY, PhaseOptions, PretrainingOptions
 from experiments.pretraining.plan import Phase, Plan, make_plan
 
 _EVAL_SEED = 12345  # of dynamic masks: the same at every evaluation, whatever --seed
+_WIDEST_BIN = 64  # tokens, of length_bins where no flag says it
 _UNIGRAM_RECORDS = 102_400  # training records looked at for the unigram baseline
 _BEGUN_WITHOUT = {"length_bins": 0}  # flag that earlier versions had not -> what they did
 _EVAL_NAMES = {  # ours -> the original's
@@ -54,6 +55,14 @@ _EVAL_NAMES = {  # ours -> the original's
 }
 
 # === Data ===
+
+
+def length_bins_of(options: PretrainingOptions, phase: PhaseOptions) -> int:
+    """Tokens in steps of which the batches of a phase are padded; 0 for batches as they come."""
+    if options.length_bins is not None:
+        return options.length_bins
+    lengths = 8 if resolve_jit_compile(options.training.jit_compile) else 16  # XLA compiles each
+    return min(_WIDEST_BIN, -(-phase.max_seq_length // lengths))
 
 
 def training_dataset(
@@ -74,7 +83,7 @@ def training_dataset(
         record_counts=phase.counts,
         vocab_size=plan.config.vocab_size,
         next_sentence=plan.config.next_sentence_prediction,
-        length_bins=phase.length_bins,
+        length_bins=length_bins_of(options, phase),
         pad_to_max=pad_to_max,
     )
 
@@ -103,8 +112,9 @@ def baselines(options: PretrainingOptions, plan: Plan) -> dict[str, float]:
     records = min(sum(phase.counts), _UNIGRAM_RECORDS)
     batch = min(512, records)
     # A sample of records as they come: of some batches of like length it would be of some lengths.
-    sample = dataclasses.replace(phase, batch_size=batch, length_bins=0)
-    dataset = training_dataset(options, plan, sample, 0)
+    as_they_come = dataclasses.replace(options, length_bins=0)
+    sample = dataclasses.replace(phase, batch_size=batch)
+    dataset = training_dataset(as_they_come, plan, sample, 0)
     counts = label_counts(dataset, plan.config.vocab_size, records // batch)
     held_out = label_counts(evaluation_dataset(options, plan), plan.config.vocab_size)
     return {
@@ -380,7 +390,7 @@ class PretrainingRun:
         print_table(
             [
                 ("parameters", f"{self.model.count_params():,}{frozen}"),
-                *(row for phase in self.plan.phases for row in _rows_of(phase)),
+                *(row for x in self.plan.phases for row in _rows_of(x, self.options)),
                 ("begins at", f"step {trainer.step:,}" + (" (continued)" if continued else "")),
                 ("device", training_setup.describe_devices(self.strategy)),
                 ("precision", self.options.training.precision + xla),
@@ -485,10 +495,11 @@ def _name_of_eval_records(plan: Plan) -> str:
     return "held-out" if plan.held_out else "training (no eval_input_file)"
 
 
-def _rows_of(phase: Phase) -> list[tuple[str, str]]:
+def _rows_of(phase: Phase, options: PretrainingOptions) -> list[tuple[str, str]]:
     """Return what the table at the beginning says of a phase."""
     records, steps = sum(phase.counts), phase.end - phase.begin
-    bins = f", of like length in steps of {phase.length_bins} tokens" if phase.length_bins else ""
+    tokens = length_bins_of(options, phase)
+    bins = f", of like length in steps of {tokens} tokens" if tokens else ""
     return [
         (
             "training records",

@@ -100,13 +100,9 @@ PIPELINES = {
     "length_bins_dynamic": batches(
         ["u.tfrecord"], masking=MaskingRule(synthetic.VOCAB), length_bins=3
     ),
-    "length_bins_causal": batches(
-        ["u.tfrecord"], masking=NextPieceRule(), next_sentence=False, length_bins=8
-    ),
     "length_bins_small_pools": batches(
         ["a.tfrecord", "b.tfrecord.gz"], length_bins=4, shuffle_buffer_records=2 * BATCH
     ),
-    "length_bins_padded": batches(["a.tfrecord"], length_bins=4, pad_to_max=True),
     "evaluation": batches(
         ["u.tfrecord", "v.tfrecord"],
         masking=MaskingRule(synthetic.VOCAB),
