@@ -15,6 +15,7 @@ from bert_tf.config import BertConfig
 from bert_tf.models import heads
 from bert_tf.models.encoder import Bert, bert_encoder, encoder_inputs
 from bert_tf.models.layers import Dropout
+from bert_tf.models.reported_loss import PredictionModel
 
 
 def _encode(config: BertConfig, inputs: dict, output: str, recompute, dtype):
@@ -59,7 +60,7 @@ def bert_pretrainer(
     encoded = bert(inputs)
     positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
     outputs = heads.PretrainingHeads(config, name="cls", dtype=dtype)(encoded, positions)
-    return keras.Model({**inputs, "masked_lm_positions": positions}, outputs, name=name)
+    return PredictionModel({**inputs, "masked_lm_positions": positions}, outputs, name=name)
 
 
 # The original's dropout before a classifier, whatever the configuration says.
@@ -129,7 +130,7 @@ def bert_token_classifier(
     head = heads.TokenClassificationHead(
         config, num_labels, name="token_classification", dtype=dtype
     )
-    return keras.Model(inputs, head(sequence), name=name)
+    return PredictionModel(inputs, head(sequence), name=name)
 
 
 def bert_multiple_choice(

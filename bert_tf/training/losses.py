@@ -141,6 +141,8 @@ def _weighted_sum(values, weights):
 class _SumOverWeight(keras.losses.Loss):
     """A Keras loss that divides a weighted sum by its weight itself."""
 
+    is_mean_cross_entropy = True  # for `models.reported_loss`
+
     def __init__(self, name=None, **kwargs):
         # Keras' own reductions divide by counts, or by weights without the epsilon.
         kwargs.setdefault("reduction", "sum")

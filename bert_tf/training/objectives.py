@@ -150,10 +150,10 @@ def pretraining_compile_arguments(config: BertConfig) -> dict[str, Any]:
     [B, P] and "next_sentence_logits" integer [B, 1], sample weights the masked LM weights [B, P]
     and ones [B, 1], under the same two names.
 
-    What Keras reports as a loss is the mean over batches, each counting by its rows, though rows
-    hold more masked pieces or fewer. The metric "cross_entropy" is the mean over all of them: let
-    callbacks monitor "val_masked_lm_logits_cross_entropy", or without next sentence prediction
-    "val_cross_entropy".
+    "val_loss" is then the mean over all predictions, whatever the batches, and without the 1e-5.
+    Of a model of your own around the encoder it is one over batches, each counting by its rows,
+    though rows hold more masked pieces or fewer: there let callbacks monitor the metric
+    "cross_entropy".
 
     Args:
         config: the model's configuration.
@@ -177,10 +177,10 @@ def _class_metrics() -> list[keras.metrics.Metric]:
 def finetuning_compile_arguments(kind: str) -> dict[str, Any]:
     """Return the losses and metrics of a kind of task, as `Model.compile` takes them.
 
-    The dataset is one of `TaskRecords`. "val_loss" is then the mean over all examples, for a span
-    the sum of that of its start and that of its end. Only for token_classification it is the mean
-    over batches, though examples have more labels or fewer: there let callbacks monitor
-    "val_cross_entropy", the mean over all labels.
+    The dataset is one of `TaskRecords`. "val_loss" is then the mean over all examples, or labels of
+    tokens; for a span the sum of that of its start and that of its end. Of a tagger of your own
+    around the encoder it is a mean over batches, though examples have more labels or fewer: there
+    let callbacks monitor "val_cross_entropy".
 
     Args:
         kind: key of `tasks.KINDS`.

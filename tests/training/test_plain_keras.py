@@ -62,7 +62,7 @@ def test_evaluate_and_predict_are_of_the_records_whatever_the_batch_size(all_kin
     # Keras adds the losses of outputs, of which the objective takes the mean.
     expected = {"loss": exact["loss"] * (2 if kind == "span" else 1)}
     if kind == "token_classification":
-        expected = {"cross_entropy": exact["loss"]}
+        expected["cross_entropy"] = exact["loss"]
     if kind == "span":
         labels, names = whole(tasks)[1], ("start_logits", "end_logits")
         outputs = model(whole(tasks)[0], training=False)
@@ -124,14 +124,49 @@ def test_evaluate_and_predict_in_pretraining(tmp_path, next_sentence):
     if next_sentence:
         expected["next_sentence_logits_cross_entropy"] = exact["nsp_loss"]
         expected["next_sentence_logits_accuracy"] = exact["nsp_accuracy"]
+        expected["masked_lm_logits_loss"] = exact["mlm_loss"]
+        expected["next_sentence_logits_loss"] = exact["nsp_loss"]
+    expected["loss"] = exact["loss"]
     outputs = model(batch[0], training=False)
     for size in (7, 13, count):
         found = model.evaluate(dataset(size), verbose=0, return_dict=True)
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5), size
-        assert found["loss"] == pytest.approx(exact["loss"], rel=0.1)
+        listed = model.evaluate(dataset(size), verbose=0)
+        assert listed[0] == pytest.approx(exact["loss"], rel=1e-5)
         predicted = model.predict(dataset(size), verbose=0)
         for name, values in outputs.items():
             np.testing.assert_allclose(predicted[name], values, atol=2e-5)
+
+
+def test_a_loss_that_is_not_the_mean_is_reported_as_it_is(all_kinds):
+    """With weights of losses, or a loss of the user's own."""
+    tasks, _ = all_kinds["token_classification"]
+    arguments = finetuning_compile_arguments("token_classification")
+    own = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    labels = float(ops.sum(whole(tasks)[2]))
+    model = make("token_classification")
+    for changed, times in (({}, 1.0), ({"loss_weights": 3.0}, 3.0), ({"loss": own}, labels)):
+        model.compile(**{**arguments, **changed}, jit_compile=False)
+        dataset = tasks.evaluation_dataset(batch_size=COUNT)
+        found = model.evaluate(dataset, verbose=0, return_dict=True)
+        assert found["loss"] == pytest.approx(times * found["cross_entropy"], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_loaded_model_reports_the_same(all_kinds, tmp_path, suffix):
+    tasks, _ = all_kinds["token_classification"]
+    model = make("token_classification", initializer_range=0.5)
+    model.compile("sgd", **finetuning_compile_arguments("token_classification"), jit_compile=False)
+    model.save(tmp_path / f"m.{suffix}")
+    loaded = keras.saving.load_model(tmp_path / f"m.{suffix}")
+    exact = means(FineTuningObjective("token_classification"), model, *whole(tasks))
+    for tagger in (loaded, keras.models.clone_model(model)):
+        tagger.set_weights(model.get_weights())
+        if not tagger.compiled:
+            tagger.compile(**finetuning_compile_arguments("token_classification"))
+        found = tagger.evaluate(tasks.evaluation_dataset(batch_size=7), verbose=0, return_dict=True)
+        assert found["loss"] == pytest.approx(exact["loss"], rel=1e-5)
 
 
 # === Weights of classes and of examples ===

@@ -1,0 +1,44 @@
+"""The loss that Keras reports: its mean over what is predicted, whatever the batches."""
+
+from typing import Any
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class PredictionModel(keras.Model):
+    """A functional model of which a row holds any number of predictions.
+
+    Keras reports the mean of the losses of batches, each counting by its rows. Where a loss is the
+    mean cross entropy of a batch, and the metric "cross_entropy" of the same output measures that
+    of all batches, this model reports the latter: in `fit`, `evaluate` and to callbacks. Gradients
+    are of the loss of a batch, as ever.
+    """
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Return what is reported, by name; see `keras.Model`."""
+        results = super().get_metrics_result()
+        loss = getattr(self, "loss", None)
+        losses = loss if isinstance(loss, dict) else {"": loss}
+        several = len(losses) > 1
+        means = {
+            f"{output}_loss": results.get(f"{output}_cross_entropy" if several else "cross_entropy")
+            for output in losses
+        }
+        is_weighted = getattr(self._compile_loss, "_user_loss_weights", None) is not None
+        if is_weighted or self.losses or None in means.values():
+            return results
+        if not all(map(_is_mean_of_batch, losses.values())):
+            return results
+        return {**results, **(means if several else {}), "loss": sum(means.values())}
+
+
+# Keras' older format (.h5) has the names of models alone.
+keras.saving.get_custom_objects()["PredictionModel"] = PredictionModel
+
+
+def _is_mean_of_batch(loss: Any) -> bool:
+    """Tell whether a loss is the mean cross entropy of a batch by its weights."""
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return loss.reduction == "mean_with_sample_weight"
+    return getattr(loss, "is_mean_cross_entropy", False)
