@@ -89,6 +89,7 @@ def load_served_model(path: CheckpointLike, *, dtype: DType = None, **options: A
     if task is None and trained is not None:
         task = KINDS[trained.kind].served_by
     kind = SERVED[task].head if task else None
+    checkpoint.doubts_told = True  # by the served model, of the vocabulary that it has
     loaded = load_model(checkpoint, kind=kind, do_lower_case=serving.do_lower_case, dtype=dtype)
     if task is None and loaded.problem_type is not None:
         task = HF_KINDS[loaded.problem_type]

@@ -43,6 +43,7 @@ class Checkpoint:
         source: its tensors.
         config: the configuration that lies with it, or None.
         model: the model, where the format holds one.
+        doubts_told: whether the doubts about its vocabulary are, or will be, logged.
     """
 
     located: LocatedCheckpoint | None
@@ -50,6 +51,7 @@ class Checkpoint:
     source: TensorSource
     config: BertConfig | None
     model: keras.Model | None = None
+    doubts_told: bool = False
 
     @property
     def description(self) -> str:

@@ -31,6 +31,7 @@ class _Entry(NamedTuple):
         name: path within the file.
         shape: None for a dataset of nothing at all, which HDF5 has.
         is_float: whether it is of a type that weights have.
+        is_quantized: whether it is of one that quantized weights have.
         num_bytes: size of what its shape claims.
         num_stored: the most that the bytes which the file holds of it can stand for.
         is_packed: whether filters, as compression, stand before its values.
@@ -40,6 +41,7 @@ class _Entry(NamedTuple):
     name: str
     shape: tuple[int, ...] | None
     is_float: bool
+    is_quantized: bool
     num_bytes: int
     num_stored: int
     is_packed: bool
@@ -82,12 +84,7 @@ class Hdf5File:
                 )
             if re.search(r"/vars/\d+$", entry.name):
                 if not entry.is_float:
-                    raise ValueError(
-                        f"{self.path}: {entry.name} is of a type that weights do not have; a "
-                        ".keras file of a model that was quantized is read by "
-                        "keras.saving.load_model, a .weights.h5 by load_weights of a model that is "
-                        "quantized alike"
-                    )
+                    raise ValueError(f"{self.path}: {_what_it_is(entry, self.path)}")
                 self.shapes[entry.name] = entry.shape
                 packed_bytes += entry.num_bytes if entry.is_packed else 0
                 if entry.is_packed:
@@ -149,10 +146,24 @@ def _entry(name: str, dataset: h5py.Dataset) -> _Entry:
         name=name,
         shape=dataset.shape,
         is_float=dataset.dtype.kind == "f" or dataset.attrs.get("dtype") == "bfloat16",
+        is_quantized=dataset.dtype.kind in "iu" and dataset.dtype.itemsize == 1,
         num_bytes=0 if dataset.shape is None else math.prod(dataset.shape) * dataset.dtype.itemsize,
         num_stored=stored * _MOST_COMPRESSED if is_packed else stored,
         is_packed=is_packed,
         is_elsewhere=bool(dataset.external) or dataset.is_virtual,
+    )
+
+
+def _what_it_is(entry: _Entry, path: str) -> str:
+    """Say of an entry that is no float what reads it."""
+    if not entry.is_quantized:
+        return f"{entry.name} is of a type that weights do not have"
+    reader = "keras.saving.load_model(path)"
+    if path.endswith(".weights.h5"):
+        reader = "load_weights(path) of a model that was quantized alike"
+    return (
+        f"holds a quantized model ({entry.name} is of integers), which Keras alone reads, with "
+        f"{reader}; for all else save the model before model.quantize"
     )
 
 

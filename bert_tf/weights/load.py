@@ -27,7 +27,7 @@ from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights import layouts
 from bert_tf.weights.checkpoint import Checkpoint, CheckpointLike, open_checkpoint
 from bert_tf.weights.locate import CONFIG_NAME, HF_CONFIG_NAME, LABELS_NAME, read_config, read_json
-from bert_tf.weights.model_weights import kind_of, without_initial_values
+from bert_tf.weights.model_weights import kind_of, refuse_quantized, without_initial_values
 from bert_tf.weights.tensor_files import TensorSource
 from bert_tf.weights.tokenizers import load_tokenizer
 
@@ -111,6 +111,7 @@ def load_checkpoint(
             the number of attention heads.
     """
     config = variables.config_of(model)
+    refuse_quantized(variables.weights_by_name(model))
     checkpoint = open_checkpoint(path, config=config)
     _compare_configurations(config, checkpoint)
     if not heads:
@@ -535,8 +536,9 @@ def _warn_of_vocabulary(
     checkpoint: Checkpoint, config: BertConfig, tokenizer: FullTokenizer | None
 ) -> None:
     """Say where the tokenizer may not be the model's."""
-    if tokenizer is None:
+    if tokenizer is None or checkpoint.doubts_told:
         return
+    checkpoint.doubts_told = True
     size: int | None = config.vocab_size
     if checkpoint.config is not None and checkpoint.config.vocab_size != size:
         # Resized on purpose: only pieces without embeddings are a mistake.

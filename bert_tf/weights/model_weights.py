@@ -21,6 +21,7 @@ class ModelSource:
 
     def __init__(self, model: keras.Model):
         self._weights = weights_by_name(model)
+        refuse_quantized(self._weights)
         self.shapes = {name: tuple(weight.shape) for name, weight in self._weights.items()}
 
     def check(self, names: list[str]) -> None:
@@ -90,10 +91,10 @@ def weights_to_write(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def refuse_quantized(weights: Mapping[str, keras.Variable]) -> None:
-    """Raise ValueError for weights that are integers, with scales of which others know nothing."""
+    """Raise ValueError for weights that are integers, with scales that no other model has."""
     quantized = [name for name, weight in weights.items() if "int" in str(weight.dtype)]
     if quantized:
         raise ValueError(
-            "model: is quantized, for which other systems have no place "
-            f"({abbreviate(quantized, 2)}); model.save keeps it"
+            f"model: is quantized, and integers ({abbreviate(quantized, 2)}) are no weights for "
+            "another; model.save keeps it, and keras.saving.load_model reads that"
         )

@@ -109,6 +109,8 @@ def initial_model(options: FineTuningOptions) -> InitialModel:
         )
     for doubt in vocabulary.vocabulary_doubts(vocab, do_lower_case, config.vocab_size):
         logging.warning("%s: %s", vocab_file, doubt)
+    if checkpoint is not None:
+        checkpoint.doubts_told = True
     if options.max_seq_length > config.max_position_embeddings:
         raise InputError(
             f"max_seq_length: the model has {config.max_position_embeddings} positions, got "

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from bert_tf.models.feature_extraction import TokenWindow, encoder_features
 from bert_tf.models.task_models import HEADS
 from bert_tf.models.variables import to_numpy
-from bert_tf.weights.load import load_model
+from bert_tf.serving.predictor import Predictor
+from bert_tf.weights.load import load_bert, load_checkpoint, load_model
 from bert_tf.weights.save import save_hf, save_keras, save_model_directory, save_tf1
 from tests.support import policy_checks
 from tests.support.policy_checks import HALF_PRECISION_WEIGHTS, POLICIES
@@ -64,19 +66,28 @@ def test_features_are_those_of_the_quantized_encoder():
 
 
 def test_files_of_quantized_and_half_precision_models(tmp_path):
+    half = policy_checks.make_model("classification", dtype="bfloat16")
     model = policy_checks.make_model("classification")
     model.quantize("int8")
     save_keras(tmp_path / "q.keras", model)
-    with pytest.raises(ValueError, match="quantized is read by keras.saving.load_model"):
-        load_model(tmp_path / "q.keras")
+    save_keras(tmp_path / "q" / "model.weights.h5", model)
+    for name, reader in (("q.keras", "keras.saving.load_model"), ("q", "load_weights")):
+        for load in (load_model, load_bert, Predictor, partial(load_checkpoint, half)):
+            with pytest.raises(ValueError, match="holds a quantized model .* Keras alone") as error:
+                load(tmp_path / name)
+            assert f"reads, with {reader}(path)" in str(error.value)
+            assert "save the model before model.quantize" in str(error.value)
+    for load in (load_model, load_bert, partial(load_checkpoint, half)):
+        with pytest.raises(ValueError, match="model: is quantized, .* keras.saving.load_model"):
+            load(model)
+    with pytest.raises(ValueError, match="model: is quantized"):
+        load_checkpoint(model, half)
     for save, path in ((save_hf, "hf"), (save_model_directory, "tf")):
         with pytest.raises(ValueError, match="model: is quantized, .* model.save keeps it"):
             save(tmp_path / path, model)
     with pytest.raises(ValueError, match="model: is quantized"):
         save_tf1(tmp_path / "x.ckpt", model)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bert_config.json", "q.keras"]
-
-    half = policy_checks.make_model("classification", dtype="bfloat16")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bert_config.json", "q", "q.keras"]
     for save, path in ((save_hf, "hf"), (save_model_directory, "tf")):
         save(tmp_path / path, half)
         again = load_model(tmp_path / path, dtype="bfloat16").model

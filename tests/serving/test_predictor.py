@@ -132,6 +132,18 @@ def test_embeddings(tmp_path):
     assert predictor.embed([]).shape == (0, 22)
 
 
+@pytest.mark.parametrize("layer", [-1, -2])
+def test_doubts_about_the_vocabulary_are_told_once(tmp_path, caplog, layer):
+    folder = model_directory(tmp_path / "m", "encoder")
+    words = [word.upper() for word in WORDS[:-4]]
+    (folder / "vocab.txt").write_text("".join(word + "\n" for word in words))
+    load_served_model(folder, do_lower_case=True, layer=layer)
+    doubts = [record.getMessage() for record in caplog.records if "pieces" in record.getMessage()]
+    assert len(doubts) == 2
+    assert f"has {len(WORDS) - 4} pieces, the model embeddings for {len(WORDS)}" in doubts[0]
+    assert "of the vocabulary's pieces have capital letters" in doubts[1]
+
+
 def test_what_it_cannot_load_is_refused(tmp_path):
     folder = model_directory(tmp_path / "encoder", "encoder")
     export_saved_model(load_served_model(folder), tmp_path / "ids", ids_only=True)
