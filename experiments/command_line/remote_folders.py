@@ -43,6 +43,7 @@ class RemoteFolder:
     Attributes:
         path: the remote folder.
         here: the one on this machine.
+        names_only: whether it holds copies of small files only.
     """
 
     def __init__(self, path: str, names_only: bool = False):
@@ -56,6 +57,7 @@ class RemoteFolder:
             OSError: it cannot be read.
         """
         self.path = path.rstrip("/")
+        self.names_only = names_only
         self.here = pathlib.Path(local_place(self.path, "names" if names_only else "folders"))
         self.here.mkdir(parents=True)
         try:
@@ -126,6 +128,18 @@ def send_all() -> None:
         folder.send()
 
 
+def _stand_in(path: str, names_only: bool) -> str:
+    """Return what stands in for a remote path: in a folder that there is, or in one of its own."""
+    for folder in _active:
+        if folder.names_only == names_only and f"{path}/".startswith(f"{folder.path}/"):
+            return os.path.join(folder.here, path[len(folder.path) + 1 :]).rstrip("/")
+    # A model in one file has others beside it.
+    parent, _, name = path.rpartition("/")
+    root, rest = (parent, name) if re.search(r"\.(keras|h5)$", name) else (path, "")
+    _active.append(folder := RemoteFolder(root, names_only))
+    return os.path.join(folder.here, rest).rstrip("/")
+
+
 @contextlib.contextmanager
 def on_this_machine(options: T) -> Iterator[T]:
     """Put folders of this machine in the place of remote ones that a command writes to.
@@ -144,14 +158,14 @@ def on_this_machine(options: T) -> Iterator[T]:
     """
     values: dict[str, str] = {}
     try:
-        for field in dataclasses.fields(typing.cast(typing.Any, options)):
-            kind, value = field.metadata.get("path"), getattr(options, field.name)
-            if kind in ("folder", "new_folder") and value and is_remote(value):
-                # A model in one file has others beside it.
-                parent, _, name = value.rstrip("/").rpartition("/")
-                path, rest = (parent, name) if re.search(r"\.(keras|h5)$", name) else (value, "")
-                _active.append(folder := RemoteFolder(path, names_only=kind == "new_folder"))
-                values[field.name] = os.path.join(folder.here, rest) if rest else str(folder.here)
+        remote = [
+            (getattr(options, field.name), field.name, field.metadata["path"] == "new_folder")
+            for field in dataclasses.fields(typing.cast(typing.Any, options))
+            if field.metadata.get("path") in ("folder", "new_folder")
+            and is_remote(getattr(options, field.name) or "")
+        ]
+        for path, name, names_only in sorted(remote):  # a folder before those within it
+            values[name] = _stand_in(path.rstrip("/"), names_only)
         with printing_original_names() if any_remote(options) else contextlib.nullcontext():
             yield dataclasses.replace(typing.cast(typing.Any, options), **values)
     finally:

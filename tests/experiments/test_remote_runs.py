@@ -130,6 +130,30 @@ def test_folders_are_closed_where_another_cannot_be_read(store, monkeypatch):
         assert not pathlib.Path(files.local_place("bucket://b/a", "folders")).exists()
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "within"),
+    [
+        ("bucket://b/a", "bucket://b/a", "."),
+        ("bucket://b/a/", "bucket://b/a/deep", "deep"),
+        ("bucket://b/a", "bucket://b/ab", "../ab"),
+        ("bucket://b/a/m.keras", "bucket://b/a", ".."),
+    ],
+)
+def test_two_options_may_name_one_folder(store, one, other, within):
+    for name in ("a/x", "a/deep/y", "ab/z"):
+        object_store.put(f"b/{name}", name)
+    for options in (_TwoFolders(one, other), _TwoFolders(other, one)):
+        with on_this_machine(options) as made:
+            first, second = pathlib.Path(made.one), pathlib.Path(made.other)
+            if options.one == other:
+                first, second = second, first
+            assert second == (first / within).resolve()
+            (second / "new").write_text(other)
+            written = f"{second}/new".partition("/b/")[2]
+        assert object_store.get(f"b/{written}") == other.encode()
+        assert object_store.get("b/a/x") == b"a/x" and not remote_folders._active
+
+
 @dataclasses.dataclass(frozen=True)
 class _TwoFolders:
     one: str = option(None, "To work in.", path="folder")
