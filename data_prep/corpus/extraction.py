@@ -44,7 +44,8 @@ _TAG = re.compile(
 _FILE_LINK = re.compile(r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", re.IGNORECASE)
 _LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
 _TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
-_EMPTY_BRACKETS = re.compile(r"\s*[(（][\s,;:/–—、，；：،؛፣፤-]*[)）]")
+# Not "main()", which is code: what was a template has a space before its brackets.
+_EMPTY_BRACKETS = re.compile(r"\s*[(（](?!(?<=[A-Za-z0-9_\]>]\()\))[\s,;:/–—、，；：،؛፣፤-]*[)）]")
 _BRACKET_LEFTOVER = re.compile(r"([(（])(?:\s*[,;:、，；：،؛፣፤])+\s*")
 _DOUBLE_PUNCTUATION = re.compile(r"\s+([,;،؛፣፤])(?:\s*[,;،؛፣፤])*")
 _BULLET = re.compile(r"^(?:BULLET::::[-*#:;.\d]*|[*#:;]+(?=\s)|[•·])\s*")

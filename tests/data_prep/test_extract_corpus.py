@@ -318,6 +318,11 @@ def test_documents_that_are_too_long_are_named_in_every_format(tmp_path, name, d
         ("It is {{convert|3|km}} long.", "It is  long."),
         ("The @@@bold@@@ and @@slanted@@ words.".replace("@", "'"), "The bold and slanted words."),
         ("See [[File:x.jpg|thumb|a picture]] there.", "See  there."),
+        (
+            "Call main() and x[0]() of C++ (; ) or Rust (), not f(a).",
+            "Call main() and x[0]() of C++ or Rust, not f(a).",
+        ),
+        ("Лев () and 東京（、）, Rome(;), are names.", "Лев and 東京, Rome, are names."),
     ],
 )
 def test_markup_that_the_extractor_left_is_taken_out(line, expected):
