@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bert_tf.files import is_file, is_remote, local_copy
@@ -268,7 +268,9 @@ def tagged_sources(
     if labels is None:
         if "train" not in paths:
             raise ValueError("labels: ner needs a training file, or the labels themselves")
-        labels = ner.label_names(read("train"))
+        counts: Counter[str] = Counter()
+        labels = ner.label_names(_counted(read("train"), counts))
+        tables.tell_labels(f"{paths['train']}: column {tag_column}", labels, counts)
     sources = []
     for split, path in paths.items():
         if split in with_tags and split != "train":
@@ -277,6 +279,13 @@ def tagged_sources(
         known = None if split == "train" else labels
         sources.append(tagged_source(path, split, how, known, schemes.get(split)))
     return dataclasses.replace(task, labels=tuple(labels)), sources
+
+
+def _counted(sentences: Iterable[ner.Sentence], counts: Counter[str]) -> Iterator[ner.Sentence]:
+    """Yield sentences, and count their tags."""
+    for sentence in sentences:
+        counts.update(sentence.tags)
+        yield sentence
 
 
 def _warn_of_other_tags(

@@ -480,27 +480,35 @@ def infer_labels(
         return None
     if not columns.label:
         raise ValueError(f"label: {kind} needs a column of labels, or the labels themselves")
-    column, *others = columns.label
-    if others:
-        return columns.label
     labels: Counter[str] = Counter()
     rows = 0
     for example in read_examples(path, columns, kind, on_bad=on_bad):
         labels.update(example.label if kind == "multi_label" else (example.label,))  # type: ignore[arg-type]
         rows += 1
-    if len(labels) < least:
+    column, *others = columns.label
+    where = f"{os.fspath(path)}: column{'s' * bool(others)} {', '.join(map(repr, columns.label))}"
+    if len(labels) < least and not others:
         raise ValueError(
-            f"{os.fspath(path)}: column {column!r}: expected at least {least} labels, "
-            f"got {', '.join(labels) or 'none'}"
+            f"{where}: expected at least {least} labels, got {', '.join(labels) or 'none'}"
         )
-    ordered = sort_labels(set(labels))
-    shown = [f"{label} {labels[label]:,}" for label in ordered[:_LABELS_SHOWN]]
-    more = f" and {len(ordered) - len(shown)} more" if len(ordered) > len(shown) else ""
-    where = f"{os.fspath(path)}: column {column!r}"
-    print(f"{where}: {len(ordered)} labels: {', '.join(shown)}{more}", file=sys.stderr, flush=True)
-    for doubt in label_doubts(ordered, rows):
+    ordered = columns.label if others else sort_labels(set(labels))
+    tell_labels(where, ordered, labels)
+    for doubt in label_doubts(ordered, rows) if not others else ():
         print(f"warning: {where}: {doubt}", file=sys.stderr, flush=True)
     return ordered
+
+
+def tell_labels(where: str, labels: Sequence[str], counts: Mapping[str, int]) -> None:
+    """Print on standard error the labels that training data have, and how often each is.
+
+    Args:
+        where: file and column.
+        labels: their names, in order.
+        counts: how often each stands there.
+    """
+    shown = [f"{label} {counts.get(label, 0):,}" for label in labels[:_LABELS_SHOWN]]
+    more = f" and {len(labels) - len(shown)} more" if len(labels) > len(shown) else ""
+    print(f"{where}: {len(labels)} labels: {', '.join(shown)}{more}", file=sys.stderr, flush=True)
 
 
 def label_doubts(labels: Sequence[str], rows: int) -> list[str]:

@@ -1,15 +1,19 @@
 """What follows from the options of training: devices, frozen weights, the optimizer."""
 
 import contextlib
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from bert_tf.models.freezing import freeze, frozen_layers
 from bert_tf.training import distribution
 from bert_tf.training.optimizers import create_optimizer, layer_wise_rules
+from data_prep.processes.folder_lock import lock_folder
+from experiments.command_line.exit_status import InputError
 from experiments.command_line.training_options import TrainingOptions
 
 
@@ -121,6 +125,26 @@ def describe_devices(strategy: tf.distribute.Strategy | None) -> str:
     if strategy is not None:
         return f"{strategy.num_replicas_in_sync} replicas, {type(strategy).__name__}"
     return "1 GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
+
+def locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:
+    """Keep another training out of an output folder, as long as this process is there.
+
+    Raises:
+        InputError: one is there already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = lock_folder(folder)
+    except (NotImplementedError, OSError) as error:  # file systems without locks
+        logging.warning("%s cannot be locked against a second training: %s", folder, error)
+        return contextlib.nullcontext()
+    if lock is None:
+        raise InputError(
+            f"output_dir: another process trains in {folder}; wait for its end, or use another "
+            "folder"
+        )
+    return lock
 
 
 @contextlib.contextmanager

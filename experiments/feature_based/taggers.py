@@ -3,6 +3,7 @@
 import pathlib
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ from bert_tf.models.feature_extraction import TokenWindow, stored_features
 from bert_tf.options import to_dict
 from bert_tf.tasks.entity_metrics import EntityScores, entity_scores
 from data_prep.finetuning import ner
+from data_prep.finetuning.tables import tell_labels
 from data_prep.processes.progress import Progress
+from experiments.command_line import training_setup
 from experiments.feature_based.model import FrozenModel, check_length, load_model
 from experiments.feature_based.options import ALL_SIX, CHOICES, SETTINGS, TaggerOptions
 from experiments.feature_based.tagged_files import TaggedFile, read_sentences
@@ -323,6 +326,7 @@ def run(options: TaggerOptions) -> dict[str, dict[str, Any]]:
 
     Raises:
         ValueError, OSError: bad input; one line says what.
+        InputError: another process trains in the output folder.
     """
     began = time.monotonic()
     paths = {"train": options.train_file, "eval": options.eval_file, "test": options.test_file}
@@ -330,23 +334,26 @@ def run(options: TaggerOptions) -> dict[str, dict[str, Any]]:
         {part: local_copy(path) for part, path in paths.items() if path}, options
     )
     labels = ner.label_names(s for part in sentences.values() for s in part)
+    counts = Counter(tag for sentence in sentences["train"] for tag in sentence.tags)
+    tell_labels(f"{options.train_file}: column {options.tag_column}", labels, counts)
     frozen = load_model(options.model)
     check_length(options.max_seq_length, frozen.config)
     num_layers = frozen.config.num_hidden_layers
     names = CHOICES if options.features == ALL_SIX else (options.features,)
     states = sorted({s for name in names for s in FEATURE_CHOICES[name].hidden_states(num_layers)})
     folder = pathlib.Path(options.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        part: _with_features(options, part, sentences[part], frozen, states) for part in sentences
-    }
-    write_text(folder / "labels.txt", "".join(f"{label}\n" for label in labels))
-    results: dict[str, dict[str, Any]] = {}
-    reports: list[str] = []
-    for name in names:
-        results[name], of_choice = _train_choice(options, name, files, labels, num_layers)
-        reports += of_choice
-        _write_results(options, labels, results, reports)
+    with training_setup.locked(folder):
+        files = {
+            part: _with_features(options, part, sentences[part], frozen, states)
+            for part in sentences
+        }
+        write_text(folder / "labels.txt", "".join(f"{label}\n" for label in labels))
+        results: dict[str, dict[str, Any]] = {}
+        reports: list[str] = []
+        for name in names:
+            results[name], of_choice = _train_choice(options, name, files, labels, num_layers)
+            reports += of_choice
+            _write_results(options, labels, results, reports)
     print(f"\n{table(results)}\n" + "\n".join(reports))
     failed = failed_taggers(results)
     for reason in failed.values():

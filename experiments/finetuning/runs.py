@@ -46,7 +46,8 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
         options: of the command.
 
     Raises:
-        InputError: the folder holds a run of other settings, or a model of other origin.
+        InputError: the folder holds a run of other settings, or a model of other origin, or another
+            process trains in it.
         ValueError: the replicas cannot share a batch evenly.
         SystemExit: this is not the chief, and its part is done.
     """
@@ -61,16 +62,17 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
         print("this worker has finished; results are written by the chief, worker 0")
         sys.exit(0)
     _check_not_source(start, output)
-    if several:
-        _prepare_folder_of_best(output, overwrite=options.overwrite)
-    runs = [_train_one(job, start, options, folder, seed) for seed, folder in folders.items()]
-    best = best_run(job, runs)
-    if several:
-        _copy_model(pathlib.Path(best.folder), output)
-        shutil.rmtree(output / ADAPTER_NAME, ignore_errors=True)
-        if options.lora_rank:
-            shutil.copytree(pathlib.Path(best.folder) / ADAPTER_NAME, output / ADAPTER_NAME)
-    job.task.write(output)
+    with training_setup.locked(output):
+        if several:
+            _prepare_folder_of_best(output, overwrite=options.overwrite)
+        runs = [_train_one(job, start, options, folder, seed) for seed, folder in folders.items()]
+        best = best_run(job, runs)
+        if several:
+            _copy_model(pathlib.Path(best.folder), output)
+            shutil.rmtree(output / ADAPTER_NAME, ignore_errors=True)
+            if options.lora_rank:
+                shutil.copytree(pathlib.Path(best.folder) / ADAPTER_NAME, output / ADAPTER_NAME)
+        job.task.write(output)
     return runs
 
 

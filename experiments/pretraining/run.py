@@ -30,7 +30,6 @@ from bert_tf.weights.locate import WEIGHTS_NAME
 from bert_tf.weights.save import save_config_and_vocabulary, save_model_directory
 from bert_tf.weights.tensor_files import checkpoint_steps
 from bert_tf.weights.tokenizers import write_vocabulary
-from data_prep.processes.folder_lock import lock_folder
 from experiments.command_line import preemption, remote_folders, training_setup
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.result_files import write_results
@@ -287,7 +286,7 @@ class PretrainingRun:
             InputError: another process trains in the output folder.
         """
         writes = self.options.do_train and self.trainer.is_chief
-        with _locked(self.folder) if writes else contextlib.nullcontext():
+        with training_setup.locked(self.folder) if writes else contextlib.nullcontext():
             self._run()
 
     def _run(self) -> None:
@@ -465,22 +464,6 @@ def _as_begun(options: PretrainingOptions) -> PretrainingOptions:
     given = to_dict(options)
     without = {n: x for n, x in _BEGUN_WITHOUT.items() if n not in flags and given[n] is None}
     return dataclasses.replace(options, **without)
-
-
-def _locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:
-    """Keep another training out of an output folder, as long as this process is there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = lock_folder(folder)
-    except (NotImplementedError, OSError) as error:  # file systems without locks
-        logging.warning("%s cannot be locked against a second training: %s", folder, error)
-        return contextlib.nullcontext()
-    if lock is None:
-        raise InputError(
-            f"output_dir: another process trains in {folder}; wait for its end, or use another "
-            "folder"
-        )
-    return lock
 
 
 def _beside_unigram(loss: float, floor: dict[str, float]) -> str:

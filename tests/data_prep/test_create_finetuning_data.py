@@ -169,6 +169,8 @@ def test_tagged_words(tmp_path):
         "first record: [CLS] stop/O hello/B-X stop/O [SEP]",
         "first record: [CLS] hello now [SEP]",
     ]
+    told = f"{train}: column -1: 4 labels: O 1, B-A 1, B-X 1, I-X 1"
+    assert told in done.stderr.splitlines()
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     doubts = ("pieces with accents", "pieces have capital letters")  # of the vocabulary
     for doubt in doubts:

@@ -300,6 +300,14 @@ def test_labels_are_told_with_their_counts(tmp_path, capsys):
     assert "warning" not in told
 
 
+def test_labels_that_have_a_column_each_are_told_with_their_counts(tmp_path, capsys):
+    path = _write(tmp_path, "t.csv", "text,z,a,none\none,1,0,0\ntwo,1,1,0\nthree,1,0,0\n")
+    columns = Columns(text="text", label=("z", "a", "none"))
+    assert tables.infer_labels(path, columns, "multi_label") == ("z", "a", "none")
+    told = capsys.readouterr().err
+    assert told == f"{path}: columns 'z', 'a', 'none': 3 labels: z 3, a 1, none 0\n"
+
+
 def test_doubtful_labels_are_warned_of(tmp_path, capsys):
     told = _told(tmp_path, capsys, [f"some text {i}" for i in range(12)])
     assert "warning: " in told and "12 different labels in 12 rows" in told

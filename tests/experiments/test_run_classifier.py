@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+import filelock
 import keras
 import numpy as np
 import pytest
@@ -686,6 +687,13 @@ def test_weights_of_labels(model_dir, tmp_path, capsys, given, expected):
     ]
     with pytest.raises(InputError, match="run with class_weights .*, and now it is None"):
         run(model_dir, tmp_path / given, **table, **quick)
+
+
+def test_two_processes_do_not_train_in_one_folder(model_dir, tables, tmp_path):
+    with filelock.FileLock(tmp_path / "lock"):
+        with pytest.raises(InputError, match="output_dir: another process trains in "):
+            run(model_dir, tmp_path, **own(tables), do_train=True)
+        assert not any(path.suffix == ".index" for path in tmp_path.iterdir())
 
 
 def test_weights_of_labels_are_for_one_label_an_example(model_dir, tmp_path):

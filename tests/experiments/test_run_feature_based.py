@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import filelock
 import keras
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from bert_tf.models.feature_extraction import StoredFeatures, TokenWindow, encod
 from bert_tf.tasks.entity_metrics import entity_scores
 from bert_tf.weights.save import save_model_directory
 from data_prep.finetuning import ner
+from experiments.command_line.exit_status import InputError
 from experiments.feature_based import taggers
 from experiments.feature_based.options import CHOICES, TaggerOptions
 from experiments.feature_based.tagged_files import TaggedFile, read_sentences
@@ -249,6 +251,13 @@ def test_what_is_refused(data, tmp_path, changes, message, monkeypatch):
     with pytest.raises((ValueError, OSError), match=message):
         run(data, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_do_not_train_in_one_folder(data, tmp_path):
+    with filelock.FileLock(tmp_path / "lock"):
+        with pytest.raises(InputError, match="output_dir: another process trains in "):
+            run(data, tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_too_few_layers(data, tmp_path):
