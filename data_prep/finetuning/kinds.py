@@ -44,6 +44,7 @@ class Reader:
         test_is_labelled: whether official test files have labels.
         line_per_example: whether lines of a file tell, nearly, how many examples it has.
         count: (examples, tokenizer) -> further counts for the manifest.
+        texts: example -> its texts, as they are tokenized.
     """
 
     find_file: Callable[[Task, str, str], str]
@@ -54,6 +55,7 @@ class Reader:
     test_is_labelled: bool = False
     line_per_example: bool = True
     count: Callable[[Sequence[Any], FullTokenizer], dict[str, int]] = lambda examples, tokenizer: {}
+    texts: Callable[[Any], Sequence[str]] = lambda example: (example.text_a, example.text_b or "")
 
 
 def _text_features(
@@ -153,6 +155,7 @@ READERS: dict[str, Reader] = {
         lambda examples, tokenizer, settings, first: swag.make_features(
             examples, tokenizer, settings.max_seq_length, _num_choices(settings.task)
         ),
+        texts=lambda example: (example.context, *example.choices),
     ),
     "token_classification": Reader(
         lambda task, folder, split: _first_file(
@@ -164,6 +167,7 @@ READERS: dict[str, Reader] = {
         _tagged_features,
         test_is_labelled=True,
         line_per_example=False,
+        texts=lambda sentences: [" ".join(sentence.words) for sentence in sentences],
     ),
     "span": Reader(
         lambda task, folder, split: _first_file(folder, split, _SQUAD_NAMES[task.name]),
@@ -177,6 +181,7 @@ READERS: dict[str, Reader] = {
         _span_features,
         line_per_example=False,
         count=squad.count_answers,
+        texts=lambda example: (example.question_text, " ".join(example.doc_tokens)),
     ),
 }
 

@@ -47,7 +47,7 @@ from bert_tf.records.encoding import encode_framed_examples
 from bert_tf.records.files import RecordWriter
 from bert_tf.records.schema import FeatureSpec
 from bert_tf.tokenization import vocabulary
-from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD, FullTokenizer
 from data_prep.finetuning.glue import OnBad
 from data_prep.finetuning.kinds import FeatureSettings, features_of, reader_of
 from data_prep.finetuning.sources import Source
@@ -58,6 +58,7 @@ FORMAT_VERSION = 1  # of the records and what lies beside them
 CHUNK_EXAMPLES = 256  # made into records at once
 WORKERS_PAY_BYTES = 8 << 20  # of input, about 5 s of work; less is done before processes are up
 UNKNOWN_RATE_TO_WARN = 0.05
+LONG_WORD_RATE_TO_WARN = 0.01
 ELSEWHERE_RATE_TO_WARN = 0.01
 _BLOCK_BYTES = 1 << 20
 
@@ -128,8 +129,8 @@ class _RecordMaker:
             first: index of its first example in the input.
 
         Returns:
-            Framed records, int32 [M] lengths, and counts: tokens, unknown ones, and what the
-            reader counts.
+            Framed records, int32 [M] lengths, and counts: tokens, unknown ones, the characters of
+            the texts (see `FullTokenizer.count_unknown`), and what the reader counts.
         """
         arrays = self._reader.make_features(examples, self._tokenizer, self._settings, first)
         mask = np.asarray(arrays["input_mask"])
@@ -143,7 +144,18 @@ class _RecordMaker:
         unknown = int(np.count_nonzero(np.asarray(arrays["input_ids"]) == self._unknown_id))
         framed = encode_framed_examples(self._schema, arrays)
         counts = {"tokens": int(of_sequences.sum()), "unknown_tokens": unknown}
+        counts |= self._count_characters(examples, unknown > 0)
         return framed, lengths, {**counts, **self._reader.count(examples, self._tokenizer)}
+
+    def _count_characters(self, examples: Sequence[Any], has_unknown: bool) -> dict[str, int]:
+        characters = unknown = in_long_words = 0
+        for text in (text for example in examples for text in self._reader.texts(example)):
+            characters += len("".join(text.split()))
+            if has_unknown:
+                of_text = self._tokenizer.count_unknown(text)
+                unknown, in_long_words = unknown + of_text[0], in_long_words + of_text[1]
+        names = ("characters", "unknown_characters", "long_word_characters")
+        return dict(zip(names, (characters, unknown, in_long_words), strict=True))
 
 
 def prepare(
@@ -426,6 +438,13 @@ def _manifest(
     settings, digests = plan.settings, plan.dependencies["input_sha256"]
     sequences = len(lengths) * (settings.task.num_choices or 1)
     unknown_rate = counts["unknown_tokens"] / max(counts["tokens"], 1)
+    long_rate = counts["long_word_characters"] / max(counts["characters"], 1)
+    if long_rate > LONG_WORD_RATE_TO_WARN:
+        _warn(
+            f"{', '.join(plan.source.files)}: {long_rate:.1%} of the characters stand in runs of "
+            f"more than {MAX_CHARS_PER_WORD} without a space, each of which becomes a single "
+            "[UNK]; set spaces between the words"
+        )
     if unknown_rate > UNKNOWN_RATE_TO_WARN:
         _warn(
             f"{', '.join(plan.source.files)}: {unknown_rate:.1%} of tokens are [UNK]; check that "
@@ -474,6 +493,7 @@ def _manifest(
             # These are of max_seq_length or were cut to it.
             "full_length_records": int((lengths == settings.max_seq_length).sum()),
             **{name: counts[name] for name in ("answers", "answers_elsewhere") if name in counts},
+            **({"long_word_character_rate": long_rate} if long_rate else {}),
         },
     }
 

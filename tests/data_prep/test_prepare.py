@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -395,6 +396,29 @@ def test_many_unknown_tokens_are_warned_of(tmp_path, capsys):
     assert message.startswith(f"warning: {tmp_path}/train.tsv: 50.0% of tokens are [UNK]; check")
 
 
+def test_characters_of_long_runs_are_counted_and_told(tmp_path, capsys):
+    lines = [f"{'a b ' * 70}\t0\n"] * 9 + [f"{'ab' * 130} a\t1\n"]
+    (tmp_path / "train.tsv").write_text("".join(["sentence\tlabel\n", *lines]))
+    made = _prepare(_sst_source(tmp_path), tmp_path)
+    rate = 260 / (9 * 140 + 261)
+    assert made.manifest["counts"]["long_word_character_rate"] == rate
+    assert made.manifest["counts"]["unknown_token_rate"] < 0.01
+    told = capsys.readouterr().err
+    assert f"{tmp_path}/train.tsv: {rate:.1%} of the characters stand in runs of more than" in told
+    assert "200 without a space, each of which becomes a single [UNK]" in told
+
+
+@pytest.mark.parametrize("task", ["mrpc", "swag", "ner", "squad1.1"])
+def test_every_kind_tells_the_texts_that_it_tokenizes(task):
+    example = {
+        "mrpc": glue.TextExample("g", "one", "two", "0", "x"),
+        "swag": swag.ChoiceExample("g", "one", ("two",), 0, "x"),
+        "ner": [ner.Sentence((word,), ("O",), 0, "x", 1) for word in ("one", "two")],
+        "squad1.1": types.SimpleNamespace(question_text="one", doc_tokens=("two",)),
+    }[task]
+    assert list(READERS[TASKS[task].kind].texts(example)) == ["one", "two"]
+
+
 def test_small_input_starts_no_processes(tmp_path, monkeypatch):
     started = []
 
@@ -415,6 +439,7 @@ def test_small_input_starts_no_processes(tmp_path, monkeypatch):
 
 _SCRIPT = """
 import sys
+import types
 print("script runs", flush=True)
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.table import TASKS
