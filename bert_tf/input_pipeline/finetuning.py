@@ -520,6 +520,7 @@ def _check_ids(ids: tf.Tensor, vocab_size: int, path: str) -> None:
         "with another vocabulary?"
     )
     tf.debugging.assert_less(ids, vocab_size, message)
+    tf.debugging.assert_non_negative(ids, f"{path}: an id is below 0")
 
 
 def _check_lengths(lengths: np.ndarray, count: int, max_seq_length: int, path: str) -> None:

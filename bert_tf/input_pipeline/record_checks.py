@@ -45,7 +45,7 @@ def expand_files(patterns: str | Sequence[str]) -> list[str]:
     Of remote files these are copies on this machine.
 
     Args:
-        patterns: "a.tfrecord,part-*.tfrecord" or a sequence of such.
+        patterns: "a.tfrecord,part-*.tfrecord" or a sequence of such; `**` crosses folders.
 
     Raises:
         FileNotFoundError: a name or glob matches nothing; the message names it.
@@ -62,7 +62,11 @@ def expand_files(patterns: str | Sequence[str]) -> list[str]:
             names = [_local_records(name) for name in found if not _NO_RECORDS.search(name)]
         # A file whose own name holds brackets is that file.
         elif glob.has_magic(pattern) and not os.path.exists(pattern):
-            names = [name for name in sorted(glob.glob(pattern)) if not _NO_RECORDS.search(name)]
+            names = [
+                name
+                for name in sorted(glob.glob(pattern, recursive=True))
+                if not _NO_RECORDS.search(name)
+            ]
         names = [name for name in names if os.path.isfile(name)]
         if not names:
             raise FileNotFoundError(f"{pattern}: no such record file")

@@ -466,6 +466,26 @@ def test_predictions_that_dynamic_masking_cuts_off_are_warned_of(caplog):
     assert not caplog.records
 
 
+def test_a_plan_warns_of_predictions_that_are_cut_off(data, tmp_path, caplog):
+    given = {"input_file": f"{data}/unmasked.tfrecord", "masked_lm_prob": 0.8}
+    given = arguments(data, tmp_path / "out", **given, max_predictions_per_seq=5)
+    make_plan(command_options.parse(PretrainingOptions, given))
+    assert "max_predictions_per_seq 5 cuts off predictions: " in caplog.text
+
+
+def test_a_plan_leaves_empty_shards_out(data, tmp_path):
+    names = [f"t-{i:05}-of-00002.tfrecord" for i in range(2)]
+    shutil.copy(data / "train-0.tfrecord", tmp_path / names[0])
+    (tmp_path / names[1]).write_bytes(b"")
+    described = {"files": names, "file_instances": [101, 0]}
+    (tmp_path / "t.manifest.json").write_text(json.dumps(described))
+    files = dict.fromkeys(("input_file", "eval_input_file"), f"{tmp_path}/t-*.tfrecord")
+    given = arguments(data, tmp_path / "out", **files)
+    plan = make_plan(command_options.parse(PretrainingOptions, given))
+    assert plan.phases[0].files == plan.eval_files == [str(tmp_path / names[0])]
+    assert plan.phases[0].counts == [101]
+
+
 def test_two_processes_do_not_train_in_one_folder(data, tmp_path):
     with filelock.FileLock(tmp_path / "lock"):
         options = command_options.parse(PretrainingOptions, arguments(data, tmp_path))

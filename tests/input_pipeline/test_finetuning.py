@@ -566,6 +566,11 @@ def test_ids_beyond_the_vocabulary_stop_the_stream(tmp_path):
         list(tasks.evaluation_dataset(batch_size=2))
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         list(tasks.training_dataset(batch_size=2, num_steps=4))
+    arrays["input_ids"][3, 4] = -1
+    path = write(tmp_path / "y", "classification", arrays)
+    tasks = open_records(path, "classification", vocab_size=synthetic.VOCAB_SIZE)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="y: an id is below 0"):
+        list(tasks.evaluation_dataset(batch_size=2))
 
 
 def test_damaged_files(tmp_path):

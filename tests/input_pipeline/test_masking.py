@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule, mask_batch
+from data_prep.pretraining.instances import MaskRule
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
     ("##" if i % 3 == 2 else "") + f"p{i}" for i in range(92)
@@ -147,6 +148,16 @@ def test_the_next_piece_is_the_label_of_each_position():
             position = out["masked_lm_positions"][row, place]
             assert position == place
             assert out["masked_lm_ids"][row, place] == features["input_ids"][row, place + 1]
+
+
+def test_thirds_are_a_mix_here_and_where_records_are_made():
+    thirds = dict.fromkeys(("mask_prob", "random_prob", "keep_prob"), 0.3333333)
+    MaskingRule(VOCAB, **thirds)
+    MaskRule(**thirds)
+    less = {**thirds, "keep_prob": 0.3333}
+    for refused in (lambda: MaskingRule(VOCAB, **less), lambda: MaskRule(**less)):
+        with pytest.raises(ValueError, match="sum to 1, got 0.3333333, 0.3333333, 0.3333"):
+            refused()
 
 
 def test_bad_rules_are_named():

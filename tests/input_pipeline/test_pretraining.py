@@ -279,6 +279,7 @@ def test_files_are_expanded_in_order_and_missing_ones_named(tmp_path):
         "x-1.tfrecord",
         "y.tfrecord",
     ]
+    assert expand_files(f"{tmp_path.parent}/**/y.tfrecord") == [f"{tmp_path}/y.tfrecord"]
     with pytest.raises(FileNotFoundError, match="z-\\*"):
         expand_files([f"{tmp_path}/y.tfrecord", f"{tmp_path}/z-*"])
     with pytest.raises(FileNotFoundError, match="no record files"):
