@@ -60,6 +60,8 @@ def main(argv: list[str]) -> None:
         for sentence in sentences:
             if MASK_TOKEN not in sentence:
                 raise ValueError(f"--text: expected {MASK_TOKEN} in {sentence!r}")
+        if not pathlib.Path(values.output_file or "x").absolute().parent.is_dir():
+            raise ValueError(f"--output_file: no such folder here: {values.output_file}")
         folder = newest_version(values.saved_model)
     except (ValueError, OSError) as error:
         sys.exit(f"fill_mask: {error}")

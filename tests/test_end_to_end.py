@@ -142,3 +142,15 @@ def test_unusable_folder_is_named(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("quickstart: ")
+
+
+def test_a_remote_output_of_fill_mask_is_refused_before_any_work():
+    arguments = ["--saved_model=none", "--text=a [MASK]", "--output_file=gs://b/x"]
+    done = subprocess.run(
+        [sys.executable, "experiments/fill_mask.py", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["fill_mask: --output_file: no such folder here: gs://b/x"]
