@@ -279,13 +279,19 @@ def test_files_are_expanded_in_order_and_missing_ones_named(tmp_path):
         "x-1.tfrecord",
         "y.tfrecord",
     ]
-    assert expand_files(f"{tmp_path.parent}/**/y.tfrecord") == [f"{tmp_path}/y.tfrecord"]
     with pytest.raises(FileNotFoundError, match="z-\\*"):
         expand_files([f"{tmp_path}/y.tfrecord", f"{tmp_path}/z-*"])
     with pytest.raises(FileNotFoundError, match="no record files"):
         expand_files("")
     with pytest.raises(ValueError, match="twice.*y.tfrecord"):
         expand_files([f"{tmp_path}/y.tfrecord", f"{tmp_path}/*.tfrecord"])
+
+
+def test_two_stars_cross_folders(tmp_path):
+    record = tmp_path / "a" / "b" / "y.tfrecord"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(b"")
+    assert expand_files(f"{tmp_path}/**/y.tfrecord") == [str(record)]
 
 
 def test_globs_take_records_only(tmp_path):
