@@ -22,6 +22,8 @@ from huggingface_hub import constants
 
 NOBODY = "http://127.0.0.1:9"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OLDER_COMMIT = COMMIT[::-1]
+_COMMITS = {"main": COMMIT, "older": OLDER_COMMIT, COMMIT: COMMIT, OLDER_COMMIT: OLDER_COMMIT}
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -168,7 +170,7 @@ class Kaggle(Handler):
 
 
 class Hub(Handler):
-    """The Hugging Face Hub: /OWNER/NAME/FILE are the files of a repository, at one commit."""
+    """The Hugging Face Hub: /OWNER/NAME/FILE are the files of a repository, at each commit."""
 
     GATED = "of/those-who-agree"
 
@@ -189,7 +191,7 @@ class Hub(Handler):
             digest = hashlib.sha256(content).hexdigest()
             if not name.endswith("safetensors"):
                 digest = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            self.send_file(name, ETag=f'"{digest}"', X_Repo_Commit=COMMIT)
+            self.send_file(name, ETag=f'"{digest}"', X_Repo_Commit=_COMMITS[match[2]])
         else:
             self.send(b"", 404)
 
@@ -198,7 +200,7 @@ class Hub(Handler):
         names = [p.removeprefix(prefix) for p in self.server.files if p.startswith(prefix)]
         if not names:
             self.send(b"", 401, X_Error_Code="RepoNotFound")
-        elif revision not in ("main", COMMIT):
+        elif revision not in _COMMITS:
             self.send(b"", 404, X_Error_Code="RevisionNotFound")
         elif tree:
             sizes = {name: len(self.server.files[prefix + name]) for name in names}
@@ -207,7 +209,7 @@ class Hub(Handler):
             )
         else:
             siblings = [{"rfilename": name} for name in names]
-            self.send_json({"id": repository, "sha": COMMIT, "siblings": siblings})
+            self.send_json({"id": repository, "sha": _COMMITS[revision], "siblings": siblings})
 
     def take(self, path: str, body: bytes):
         """Take a commit, whose files all come within the request."""

@@ -25,7 +25,15 @@ from bert_tf.weights.locate import locate
 from bert_tf.weights.published import fetched
 from bert_tf.weights.tensor_files import CorruptCheckpointError
 from tests.support import model_servers
-from tests.support.model_servers import COMMIT, NOBODY, contents, running, use_hub, zipped
+from tests.support.model_servers import (
+    COMMIT,
+    NOBODY,
+    OLDER_COMMIT,
+    contents,
+    running,
+    use_hub,
+    zipped,
+)
 
 GOOGLE, ARCHIVE = "google://uncased_L-2_H-128_A-2", "2020_02_20/uncased_L-2_H-128_A-2"
 HF, REPOSITORY = "hf://someone/bert", "/someone/bert/"
@@ -96,10 +104,20 @@ def test_a_download_that_is_cut_off_goes_on_where_it_ended(storage, monkeypatch)
     assert storage.ranges_asked() == 5 * ["bytes=1000-"] + ["bytes=6000-"]
 
 
-def test_a_server_that_knows_no_ranges_sends_all_again(plain_storage):
+def test_a_server_that_knows_no_ranges_sends_all_again(plain_storage, monkeypatch):
+    monkeypatch.setattr(google_archive, "_PIECE_BYTES", 500)
+    unpack, archives = google_archive._unpack, []
+
+    def seen(name, path, folder):
+        archives.append(path.read_bytes())
+        unpack(name, path, folder)
+
+    monkeypatch.setattr(google_archive, "_unpack", seen)
     plain_storage.cuts[f"/{ARCHIVE}.zip"] = [1000]
     assert contents(fetched(GOOGLE)) == GOOGLE_FILES
     assert len(plain_storage.requests) == 2
+    # The first 1,000 bytes are not there twice, which a reader of archives would overlook.
+    assert archives == [plain_storage.files[f"/{ARCHIVE}.zip"]]
 
 
 def test_what_was_whole_when_the_process_ended_is_not_sent_again(storage, tmp_path):
@@ -251,6 +269,7 @@ def test_of_a_repository_the_best_weights_come_and_what_belongs_to_them(hub):
 @pytest.mark.parametrize("name", [f"{HF}@{COMMIT}", f"{HF}@main", "hf://someone/bert/"])
 def test_a_revision_may_be_given(hub, name):
     assert pathlib.Path(fetched(name)).parent.name == COMMIT
+    assert pathlib.Path(fetched(f"{HF}@older")).parent.name == OLDER_COMMIT
     with pytest.raises(FileNotFoundError, match=f"{hub.url}/someone/bert has no revision v9"):
         fetched(f"{HF}@v9")
 
@@ -262,6 +281,12 @@ def test_a_model_may_lie_in_a_folder(hub):
     assert (found.format, pathlib.Path(found.path).parent.name) == ("tf", "sub")
     with pytest.raises(ValueError, match=r"expected one of model.safetensors, .* got nothing"):
         fetched(f"{HF}/none")
+    for other in ("nested/deeper/model.keras", "two/a.keras", "two/b.keras"):
+        hub.files[REPOSITORY + other] = b"other"
+    for name in ("nested", "two"):  # which is meant does not show
+        with pytest.raises(ValueError, match="expected one of model.safetensors"):
+            fetched(f"{HF}/{name}")
+    assert fetched(f"{HF}/nested/deeper").endswith("model.keras")
 
 
 def test_weights_in_shards_come_whole(hub):
