@@ -23,7 +23,7 @@ FOOTER_BYTES = 4  # masked crc32c of the data
 # === Encoding ===
 
 
-def varint(value: int) -> bytes:
+def _varint(value: int) -> bytes:
     """Encode one non-negative integer as a varint."""
     out = bytearray()
     while value >= 0x80:
@@ -173,7 +173,7 @@ def _encode_feature(feature: FeatureSpec, values: np.ndarray) -> _EncodedFeature
     else:
         size = used.reshape(rows, -1).sum(axis=1, dtype=np.int64)
     key = feature.name.encode("utf-8")
-    head = bytes([_LENGTH_DELIMITED_1]) + varint(len(key)) + key + bytes([_MAP_VALUE])
+    head = bytes([_LENGTH_DELIMITED_1]) + _varint(len(key)) + key + bytes([_MAP_VALUE])
     list_size = 1 + _varint_sizes(size) + size
     feature_size = 1 + _varint_sizes(list_size) + list_size
     entry_size = len(head) + _varint_sizes(feature_size) + feature_size

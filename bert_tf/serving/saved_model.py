@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.files import local_path
-from bert_tf.records.encoding import varint
 from bert_tf.serving import model_card
 from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.served_model import ServedModel
@@ -258,7 +257,15 @@ def _compare(loaded: Any, signature: Any, inputs: Mapping[str, tf.Tensor]) -> No
 
 def _message(*fields: tuple[int, bytes]) -> bytes:
     """Encode a protocol buffer of fields that are strings, bytes or messages."""
-    return b"".join(varint(n << 3 | 2) + varint(len(content)) + content for n, content in fields)
+    return b"".join(_varint(n << 3 | 2) + _varint(len(content)) + content for n, content in fields)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
 
 
 def _prediction_log(name: str, example: Mapping[str, Any]) -> bytes:

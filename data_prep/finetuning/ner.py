@@ -195,7 +195,9 @@ def scheme_of(
     return tag_scheme(tags_in(path, token_column, tag_column))
 
 
-def has_tags(path: str | os.PathLike[str], token_column: int = 0, tag_column: int = -1) -> bool:
+def has_tags(
+    path: str | os.PathLike[str], token_column: int = 0, tag_column: int | None = -1
+) -> bool:
     """Tell by its first word whether a file has a column of tags.
 
     Args:

@@ -150,9 +150,11 @@ def read_tagged(
         scheme: of all tags that there are; None (default) for those of this file alone.
     """
     convert = ner.TAG_SCHEMES[tagged.tag_scheme]
-    columns = {"token_column": tagged.token_column, "tag_column": tagged.tag_column}
-    scheme = scheme or ner.scheme_of(path, **columns)
-    for sentence in ner.read_sentences(path, on_bad=on_bad, scheme=scheme, **columns):
+    words, tags = tagged.token_column, tagged.tag_column
+    scheme = scheme or ner.scheme_of(path, words, tags)
+    for sentence in ner.read_sentences(
+        path, on_bad=on_bad, token_column=words, tag_column=tags, scheme=scheme
+    ):
         yield dataclasses.replace(sentence, tags=convert(sentence.tags, scheme))
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def write_chunk_records(
     pairs: np.ndarray,
     gather: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     chunk: int,
-    raw: IO[bytes],
+    raw: BinaryIO,
     compress: bool,
 ) -> Statistics:
     """Shuffle, pack, mask and encode the pairs of one chunk of the output.
