@@ -11,7 +11,7 @@ a batch, n batches of a pool.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -70,7 +70,7 @@ def group_by_length(
             deterministic=True,
         )
         .group_by_window(
-            lambda step, records, lengths: bound_of(step, 0),
+            cast(Any, lambda step, records, lengths: bound_of(step, 0)),
             lambda start, window: window.batch(most_batches),
             window_size_func=lambda start: bound_of(start, 1) - start,
         )
@@ -97,7 +97,8 @@ def cut_padding(batch: Mapping[str, tf.Tensor], length_bins: int) -> dict[str, t
     Returns:
         The batch with inputs [B, F] and predictions [B, Q].
     """
-    length, predictions = batch["input_ids"].shape[1], batch["masked_lm_weights"].shape[1]
+    length: Any = batch["input_ids"].shape[1]
+    predictions: Any = batch["masked_lm_weights"].shape[1]
     counts = batch["masked_lm_weights"] != 0
     # What counts for nothing may be looked up anywhere, but within the batch.
     positions = tf.where(counts, batch["masked_lm_positions"], 0)
