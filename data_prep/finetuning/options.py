@@ -270,7 +270,7 @@ def tagged_sources(
             raise ValueError("labels: ner needs a training file, or the labels themselves")
         counts: Counter[str] = Counter()
         labels = ner.label_names(_counted(read("train"), counts))
-        tables.tell_labels(f"{paths['train']}: column {tag_column}", labels, counts)
+        tables.tell_labels(f"{paths['train']}: column {tagged.tag_column}", labels, counts)
     sources = []
     for split, path in paths.items():
         if split in with_tags and split != "train":
