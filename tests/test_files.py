@@ -1,12 +1,23 @@
 """Files appear whole or not at all, and wildcards name the files that they should."""
 
+import errno
 import gzip
 import hashlib
 import os
 
 import pytest
 
-from bert_tf.files import expand, read_json, replacing, sha256, write_json, write_text, write_whole
+from bert_tf.files import (
+    check_output,
+    expand,
+    move,
+    read_json,
+    replacing,
+    sha256,
+    write_json,
+    write_text,
+    write_whole,
+)
 
 
 def test_nothing_is_left_of_a_file_that_failed(tmp_path):
@@ -31,6 +42,47 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
         stream.write(b"after")
         assert path.read_text() == "before"
     assert path.read_text() == "after"
+
+
+def test_folders_are_made_and_none_is_needed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_text("here.txt", "x")
+    write_text("new/er/there.txt", "y")
+    assert (tmp_path / "here.txt").read_text() == "x"
+    assert (tmp_path / "new" / "er" / "there.txt").read_text() == "y"
+
+
+def test_an_unknown_file_system_is_refused_before_there_is_anything_to_write():
+    reason = "^nosuch://b/x: no such file system"
+    with pytest.raises(ValueError, match=reason), write_whole("nosuch://b/x"):
+        pytest.fail("work would be lost")
+
+
+@pytest.mark.parametrize("name", ["deep", "new/"])
+def test_a_folder_is_no_output_file(tmp_path, name):
+    (tmp_path / "deep").mkdir()
+    with pytest.raises(ValueError, match=f"^output_file: {tmp_path}/{name} is a folder, expected"):
+        check_output(f"{tmp_path}/{name}", "output_file")
+    assert os.listdir(tmp_path) == ["deep"]
+
+
+def test_a_file_moves_to_another_file_system(tmp_path, monkeypatch):
+    source, path = tmp_path / "a.txt", tmp_path / "b.txt"
+    source.write_text("moved")
+    rename, error = os.replace, errno.EACCES
+
+    def replace(one, other):
+        if one == source:
+            raise OSError(error, os.strerror(error))
+        rename(one, other)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(PermissionError):
+        move(source, path)
+    assert source.read_text() == "moved" and not path.exists()
+    error = errno.EXDEV
+    move(source, path)
+    assert os.listdir(tmp_path) == ["b.txt"] and path.read_text() == "moved"
 
 
 def test_compressed_bytes_depend_on_the_content_alone(tmp_path):
