@@ -264,6 +264,12 @@ def test_padded_lengths():
     assert padded_length(2049, 4099) == 4099
 
 
+def test_lengths_rise_in_steps_of_a_third_to_a_half():
+    assert all(length % 8 == 0 for length in LENGTHS)
+    ratios = np.array(LENGTHS[1:]) / LENGTHS[:-1]
+    assert ((ratios >= 4 / 3) & (ratios <= 1.5)).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes_of_batches_are_few(all_kinds, kind):
     tasks, _ = all_kinds[kind]
@@ -343,6 +349,31 @@ def test_grouping_saves_padding(tmp_path):
     assert means[True] < 0.72 * means[False]
     # Long batches come at any time.
     assert abs(spreads[True]) < 0.4
+
+
+def test_orders_are_those_of_their_generators():
+    """And stay so: a run of an earlier version continues to the same bits."""
+    lengths = np.random.default_rng(2).integers(3, 30, 97)
+    order = record_order.RecordOrder(lengths)
+
+    def drawn(*numbers):
+        return np.random.default_rng([5, *numbers])
+
+    stream = np.concatenate([drawn(0, epoch).permutation(97) for epoch in range(3)])
+    for step in range(3 * 97 // 13):
+        found = order.training_batch(step, batch_size=13, seed=5, group_by_length=False)
+        np.testing.assert_array_equal(found, stream[13 * step : 13 * (step + 1)])
+    # The batches of one epoch alone: 0 to 6, 8 to 13, 15 to 21; those between hold two epochs.
+    for start, stop in ((0, 7), (8, 14), (15, 22)):
+        numbers = stream[13 * start : 13 * stop]
+        batches = numbers[np.argsort(lengths[numbers], kind="stable")].reshape(-1, 13)
+        batches = drawn(1, start).permutation(batches)
+        for step in range(start, stop):
+            found = order.training_batch(step, batch_size=13, seed=5)
+            np.testing.assert_array_equal(found, batches[step - start])
+    for step in (7, 14):
+        found = order.training_batch(step, batch_size=13, seed=5)
+        np.testing.assert_array_equal(found, stream[13 * step : 13 * (step + 1)])
 
 
 def test_evaluation_order(classification):

@@ -117,6 +117,28 @@ def test_shuffling_mixes_files_and_depends_on_the_seed(files):
     assert len(orders) > 1
 
 
+def test_the_order_of_a_seed_stays_what_it_was(files):
+    """Else a run of an earlier version would not continue to the same bits."""
+    arrays = [synthetic.make_arrays(n, i + 1)["input_ids"] for i, n in enumerate(COUNTS)]
+    numbers = {row.tobytes(): i for i, row in enumerate(np.concatenate(arrays).astype(np.int32))}
+    first, later = (
+        [numbers[row] for row in rows(take(files, 1, start_step=step))] for step in (0, 29)
+    )
+    assert first == [73, 134, 154, 88, 153, 2, 30, 131, 56, 44, 145, 116, 123]
+    assert later == [78, 14, 54, 89, 47, 26, 123, 129, 79, 70, 137, 106, 6]
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_no_stage_that_runs_in_parallel_gives_up_the_order(files, is_training):
+    """What a race would show now and then only."""
+    sizes = {"max_seq_length": LENGTH, "max_predictions_per_seq": PREDICTIONS}
+    dataset = pretraining_dataset(files, batch_size=BATCH, is_training=is_training, **sizes)
+    graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    stages = {n.op: n.attr["deterministic"].s for n in nodes if "deterministic" in n.attr}
+    assert len(stages) == 1 + is_training and set(stages.values()) == {b"true"}
+
+
 def test_element_is_what_fit_takes(files):
     inputs, labels, weights = take(files[0], 1)[0]
     shapes = {name: (a.shape, a.dtype.name) for name, a in inputs.items()}

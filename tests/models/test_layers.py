@@ -241,6 +241,21 @@ def test_dropout_keys_differ():
     assert len(np.unique(words)) >= expected - 2
 
 
+def test_keys_and_masks_by_their_definition():
+    """A run of yesterday continues to the same bits today: every number of the draw is fixed."""
+    seed, count = np.array([7, 2**32 - 11], np.uint32), 5
+    second = reference_hash(seed[1:], np.array([seed[0], 0x9E3779B9], np.uint32))
+    first = reference_hash(seed[:1], np.array([second[0], 0x85EBCA6B], np.uint32))
+    words = reference_hash(np.arange(2 * count), np.concatenate([first, second]))
+    np.testing.assert_array_equal(dropout_keys(seed, count), words.reshape(count, 2))
+    # An element is dropped where the hash of its number is below the rate, in 32 bits.
+    for rate in (0.1, 0.3):
+        bits = reference_hash(np.arange(7 * 11), words[:2]).reshape(7, 11)
+        kept = (bits >= round(rate * 2**32)).astype(np.float32)
+        expected = kept * np.float32(1 / (1 - rate))
+        np.testing.assert_array_equal(dropout(tf.ones((7, 11)), rate, words[:2]), expected)
+
+
 def test_dropout_gradient_is_the_mask():
     x = tf.ones((7, 11))
     with tf.GradientTape() as tape:
