@@ -1,6 +1,7 @@
 """Questions answered inside the graph: windows, spans and texts as `span_decoding` has them."""
 
 import dataclasses
+import inspect
 import json
 
 import keras
@@ -241,3 +242,9 @@ def test_what_does_not_fit_is_refused(vocab_file, model):
     rule = dataclasses.replace(RULE, max_seq_length=19)
     with pytest.raises(ValueError, match="n_best_size must be at least 1, got 0"):
         QuestionAnswerer(model, text_to_ids, rule, n_best_size=0)
+
+
+def test_defaults_are_those_of_spans_that_python_reads():
+    parameters = inspect.signature(QuestionAnswerer).parameters
+    expected = dataclasses.asdict(AnswerRule())
+    assert {name: parameters[name].default for name in expected} == expected

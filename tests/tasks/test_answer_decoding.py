@@ -403,6 +403,12 @@ def test_bad_input_is_named(tokenizer):
             decode_answers(*arguments, tokenizer, AnswerRule(**options))
 
 
+def test_defaults_are_the_flags_of_run_squad():
+    assert WindowRule() == WindowRule(max_seq_length=384, doc_stride=128, max_query_length=64)
+    expected = {"n_best_size": 20, "max_answer_length": 30, "version_2_with_negative": False}
+    assert AnswerRule() == AnswerRule(**expected, null_score_diff_threshold=0.0)
+
+
 def test_files_have_the_original_format(tokenizer, tmp_path):
     text = "Caf\u00e9 b"
     windows = windows_of(text, tokenizer)

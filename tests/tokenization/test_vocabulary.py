@@ -54,3 +54,10 @@ def test_doubts(shared_data, name, do_lower_case, vocab_size, doubts):
     assert len(found) == len(doubts)
     for message, part in zip(found, doubts, strict=True):
         assert part in message
+
+
+def test_one_piece_in_fifty_may_have_a_capital():
+    pieces = ["A", *(f"w{i}" for i in range(49))]
+    assert not vocabulary_doubts({piece: i for i, piece in enumerate(pieces)}, True, None)
+    (doubt,) = vocabulary_doubts({piece: i for i, piece in enumerate(pieces[:49])}, True, None)
+    assert "2% of the vocabulary's pieces have capital letters" in doubt

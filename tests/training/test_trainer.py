@@ -267,6 +267,30 @@ def test_log_line_holds_means_over_its_window(records_file, whole):
     assert checkpoint_steps(whole.output_dir) == [5, 10, 11]
 
 
+def test_a_batch_in_parts_makes_the_steps_and_the_figures_of_the_whole(records_file, tmp_path):
+    config = synthetic.small_config(
+        num_hidden_layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    logs, states = [], []
+    for parts in (1, 5):
+        folder = tmp_path / str(parts)
+        trainer = make_trainer(
+            folder, config=config, log_steps=1, gradient_accumulation_steps=parts
+        )
+        trainer.train(
+            lambda step: dataset_of(records_file, step, batch_size=20), 3, sequences_per_batch=20
+        )
+        timed = read_metrics(folder / METRICS_NAME, "train")
+        tokens = [x["tokens_per_second"] / x["sequences_per_second"] for x in timed]
+        logs.append([{**x, "tokens": n} for x, n in zip(log_of(folder), tokens, strict=True)])
+        states.append(state_of(trainer))
+    for whole, divided in zip(*logs, strict=True):
+        assert whole.pop("kind") == divided.pop("kind") == "train"
+        assert whole == pytest.approx(divided, rel=1e-5)
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, atol=2e-5, err_msg=name)
+
+
 def test_evaluation_counts_each_example_once_whatever_the_batch(records_file, whole):
     figures = {
         size: whole.evaluate(dataset_of(records_file, is_training=False, batch_size=size))

@@ -24,6 +24,7 @@ from bert_tf.weights.load import RESIZABLE, load_bert, load_checkpoint, load_mod
 from bert_tf.weights.save import save_hf, save_keras, save_model_directory, save_tf1
 from bert_tf.weights.tensor_bundle import read_tensors, write_tensors
 from bert_tf.weights.tokenizers import load_tokenizer
+from bert_tf.weights.uninitialized import Uninitialized
 from tests.support import synthetic_records as synthetic
 
 # Keras of itself reads its variables in a way that NumPy is about to give up.
@@ -817,6 +818,33 @@ def test_load_bert_may_leave_weights_at_their_initial_values(encoder, tmp_path):
     found = values(load_bert(tmp_path, allow_missing=[TYPES]).encoder)
     assert np.abs(found.pop(TYPES)).max() > 0
     assert_same(found, weights)
+
+
+def test_what_no_checkpoint_fills_has_an_initial_value(encoder, heads, tmp_path, monkeypatch):
+    """Memory that was reserved without a value shows as NaN here, in a run as anything."""
+
+    def nan(self, shape, dtype=None):
+        return keras.ops.full(shape, np.nan, dtype or "float32")
+
+    monkeypatch.setattr(Uninitialized, "__call__", nan)
+    weights = {n: a for n, a in values(encoder).items() if n != TYPES}
+    write_tensors(tmp_path / "encoder" / "bert_model.ckpt", weights)
+    (tmp_path / "encoder" / "bert_config.json").write_text(SMALL.to_json_string())
+    save_model_directory(tmp_path / "classifier", heads["classification"])
+    save_model_directory(
+        tmp_path / "unpooled",
+        make("pretraining", dataclasses.replace(SMALL, next_sentence_prediction=False)),
+    )
+    spans = {"ignore": ["^output_"], "allow_missing": ["^cls/squad/"]}
+    for model in (
+        load_bert(tmp_path / "encoder", allow_missing=[TYPES]).encoder,
+        load_model(tmp_path / "classifier", kind="span", **spans).model,
+        load_bert(tmp_path / "unpooled").encoder,
+        load_model(tmp_path / "unpooled").model,
+        load_bert(tmp_path / "classifier").encoder,
+    ):
+        for name, array in values(model).items():
+            assert np.isfinite(array).all(), name
 
 
 def test_the_head_of_a_task_preset_of_keras_hub_is_not_lost_silently(encoder, tmp_path):
