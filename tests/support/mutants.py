@@ -6,16 +6,23 @@
 Changes are operators, constants, comparisons and left out statements of the files that
 `mutants.toml` names, drawn with a fixed seed, or those that it lists itself. A room's tests run
 once with coverage; each change is then tried against those of them that reach its line, the quick
-ones first, in a copy of the repository. The results are appended to the output as they come: what
-is there already is not tried again.
+ones first, in a copy of the repository; a drawn change that the table lists is tried against the
+tests that stand there. The results are appended to the output as they come: what is there already
+is not tried again. Each runs in a fork of a process that has imported all but the product and its
+tests, which takes a fifth of a second.
 """
 
 import argparse
 import ast
 import collections
+import contextlib
+import gc
+import hashlib
 import importlib
+import io
 import itertools
 import json
+import math
 import os
 import pathlib
 import random
@@ -23,7 +30,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 import xml.etree.ElementTree
@@ -36,6 +42,9 @@ TABLE = pathlib.Path(__file__).with_suffix(".toml")
 _PRELOADED = ("numpy", "scipy.stats", "h5py", "safetensors.numpy", "tensorflow", "keras", "pytest")
 # For one change, of a processor and of waiting; what takes longer hangs, which is noticed.
 _MOST_SECONDS, _MOST_WAITING_SECONDS, _MOST_BYTES = 240, 2400, 12 << 30
+_STAMPS = itertools.count(10**9)  # seconds
+# Arguments that check only, or change how fast or how small something becomes.
+_OF_NO_CONSEQUENCE = ("strict", "stacklevel", "validate", "compresslevel", "num_parallel_calls")
 _OPERATORS = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -97,18 +106,30 @@ def changes_of(file: str, text: str) -> list[Change]:
         for new in _others(node):
             begin = starts[node.lineno - 1] + node.col_offset
             old = data[begin : starts[node.end_lineno - 1] + node.end_col_offset].decode()
-            found.add(Change(file, node.lineno, node.col_offset, old, new))
+            if not _is_same_constant(old, new):
+                found.add(Change(file, node.lineno, node.col_offset, old, new))
     return sorted(found)
+
+
+def _is_same_constant(old: str, new: str) -> bool:
+    with contextlib.suppress(Exception):
+        return eval(old, {"__builtins__": {}}) == eval(new, {"__builtins__": {}})
+    return False
 
 
 def _changeable(node: ast.AST) -> Iterator[Any]:
     """Yield the nodes that decide results: not messages, types, decorators or docstrings."""
     if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Assert)):
         return
-    if isinstance(node, ast.keyword) and node.arg in ("strict", "stacklevel"):
+    if isinstance(node, ast.keyword) and node.arg in _OF_NO_CONSEQUENCE:
         return
-    if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("_log.", "logging.")):
-        return
+    if isinstance(node, ast.Call):
+        function = ast.unparse(node.func)
+        if function.startswith(("_log.", "logging.")):
+            return
+        if function.endswith(".reshape"):  # NumPy's: any number below 0 is the same
+            arguments = [x for x in node.args if not isinstance(x, ast.UnaryOp)]
+            node = ast.copy_location(_copy(node, args=arguments), node)
     if hasattr(node, "lineno"):
         yield node
     for name, value in ast.iter_fields(node):
@@ -176,6 +197,14 @@ def listed_changes(table: dict) -> list[tuple[list[str], Change]]:
     return found
 
 
+def is_same(change: Change, other: Change) -> bool:
+    """Tell whether two changes make the same of a file, whatever parts of it they name."""
+    if change.file != other.file or not 0 <= change.line - other.line <= other.old.count("\n"):
+        return False
+    text = (REPOSITORY / change.file).read_text()
+    return len({ast.dump(ast.parse(each.applied(text))) for each in (change, other)}) == 1
+
+
 # === Tests ===
 
 
@@ -203,7 +232,8 @@ def run_tests(folder: pathlib.Path, arguments: list[str], log: pathlib.Path, tim
         os.environ["PYTHONPATH"] = str(folder)
         status = 70
         try:
-            arguments = ["-q", "-p", "no:cacheprovider", "--timeout=0", *arguments]
+            options = ["-q", "-p", "no:cacheprovider", "--timeout=0", "--assert=plain", "--tb=line"]
+            arguments = [*options, *arguments]
             status = int(importlib.import_module("pytest").main(arguments))
         finally:
             sys.stdout.flush()
@@ -223,20 +253,29 @@ def run_tests(folder: pathlib.Path, arguments: list[str], log: pathlib.Path, tim
 class Reach:
     """Which tests of a room reach which lines, and how long each takes."""
 
-    def __init__(self, folder: pathlib.Path, room: str, tests: list[str]):
+    def __init__(self, folder: pathlib.Path, room: str, files: list[str], tests: list[str]):
         """Run the tests once, with coverage; those that fail without any change are left out.
+
+        What comes is kept in the folder for as long as neither files nor tests change.
 
         Raises:
             RuntimeError: they cannot be run.
         """
         import coverage
 
-        data, times, log = (folder / f"{room}.{name}" for name in ("coverage", "xml", "log"))
-        os.environ["COVERAGE_FILE"] = str(data)
-        sources = [f"--cov={name}" for name in ("bert_tf", "data_prep", "experiments")]
-        arguments = [*tests, *sources, "--cov-context=test", "--cov-report=", f"--junitxml={times}"]
-        if run_tests(folder, arguments, log, times=10) not in (0, 1):
-            raise RuntimeError(f"{room}: its tests cannot be run: {log.read_text()[-3000:]}")
+        content = hashlib.sha256()
+        for pattern in (*files, *(test.partition("::")[0] for test in tests)):
+            for path in sorted(folder.glob(pattern if "." in pattern else f"{pattern}/*.py")):
+                content.update(path.read_bytes())
+        stem = folder / "reach" / f"{room}-{content.hexdigest()[:16]}"
+        data, times, log = (stem.with_suffix(f".{name}") for name in ("coverage", "xml", "log"))
+        if not times.exists():
+            stem.parent.mkdir(exist_ok=True)
+            os.environ["COVERAGE_FILE"] = str(data)
+            sources = [f"--cov={name}" for name in ("bert_tf", "data_prep", "experiments")]
+            report = ["--cov-context=test", "--cov-report=", f"--junitxml={times}"]
+            if run_tests(folder, [*tests, *sources, *report], log, times=10) not in (0, 1):
+                raise RuntimeError(f"{room}: its tests cannot be run: {log.read_text()[-3000:]}")
         self._folder, self._data = folder, coverage.CoverageData(str(data))
         self._data.read()
         self._seconds: dict[str, float] = collections.defaultdict(float)
@@ -245,34 +284,42 @@ class Reach:
             if not {"failure", "error", "skipped"} & {part.tag for part in case}:
                 self._seconds[f"{path}::{case.get('name')}"] += float(case.get("time", 0))
 
-    def tests_of(self, change: Change) -> list[str]:
-        """Return the tests that reach a change, file by file, the quick files first."""
+    def tests_of(self, change: Change, most_seconds: float) -> list[str]:
+        """Return the tests that reach a change: the quick files first, in each the quick tests.
+
+        Args:
+            change: the change.
+            most_seconds: those that come after so many are left out.
+        """
         contexts = self._data.contexts_by_lineno(str(self._folder / change.file))
         lines = range(change.line, change.line + change.old.count("\n") + 1)
         names = {name for line in lines for name in contexts.get(line, ())}
         tests = {name.rpartition("|")[0] for name in names if name} & set(self._seconds)
-        if "" in names or not tests:  # of a module's own lines, which its import runs
+        if "" in names:  # of a module's own lines, which its import runs
             tests = set(self._seconds)
         seconds = collections.Counter()
         for test in tests:
             seconds[test.partition("::")[0]] += self._seconds[test]
-        order = {test: number for number, test in enumerate(self._seconds)}
-        return sorted(tests, key=lambda t: (seconds[t.partition("::")[0]], order[t]))
+        tests = sorted(tests, key=lambda t: (seconds[t.partition("::")[0]], self._seconds[t], t))
+        ends = itertools.accumulate(self._seconds[test] for test in tests)
+        return [t for t, end in zip(tests, ends, strict=True) if end <= most_seconds] or tests[:1]
 
 
 def try_change(folder: pathlib.Path, change: Change, tests: list[str]) -> dict[str, Any]:
     """Try one change; return what became of it."""
     path, begin = folder / change.file, time.monotonic()
-    text = path.read_text()
+    text, modified = path.read_text(), path.stat().st_mtime_ns
     listed, log = folder / "tests.txt", folder / "change.log"
     listed.write_text("\n".join(tests))
     path.write_text(change.applied(text))
+    os.utime(path, (stamp := next(_STAMPS), stamp))  # so that no other's bytecode is taken
     os.environ.pop("COVERAGE_FILE", None)
     try:
-        status = run_tests(folder, ["-x", f"@{listed}"], log)
+        status = run_tests(folder, ["-x", f"@{listed}"], log) if tests else 0
     finally:
         path.write_text(text)
-    lines = log.read_text(errors="replace").splitlines()
+        os.utime(path, ns=(modified, modified))
+    lines = log.read_text(errors="replace").splitlines() if tests else []
     if status == 5:
         raise RuntimeError(f"{change.name}: no test was run: {lines[-3:]}")
     told = [line for line in lines if line.startswith(("FAILED", "ERROR"))][:1]
@@ -287,40 +334,62 @@ def try_change(folder: pathlib.Path, change: Change, tests: list[str]) -> dict[s
 
 
 def copy_repository(folder: pathlib.Path) -> None:
-    """Copy what git knows of, and what is new, to another folder."""
+    """Copy what git knows of, and what is new, to another folder, unless it is there already."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True).stdout  # noqa: S603
-    command = ["cp", "--parents", "-t", str(folder), *names.decode().splitlines()]
+    command = ["cp", "-u", "--preserve=timestamps", "--parents", "-t", str(folder)]
+    command += names.decode().splitlines()
+    folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(command, cwd=REPOSITORY, check=True)  # noqa: S603
 
 
 def summary(results: list[dict[str, Any]], accepted: dict[str, str]) -> str:
-    """Say how many were noticed, and which survived."""
-    counts = collections.Counter(result["outcome"] for result in results)
-    lines = []
+    """Say how many were noticed, room by room, and which survived."""
+    lines, counts = [], collections.Counter()
     for result in results:
+        counts[result["room"], result["outcome"] == "survived"] += 1
         if result["outcome"] == "survived":
             reason = next((why for what, why in accepted.items() if what in result["source"]), "")
             lines.append(f"survived: {result['name']}{reason and f' ({reason})'}")
-    noticed = counts["noticed"] + counts["hung"]
+    lines += ["| room | drawn | noticed | |", "|---|---:|---:|---:|"]
+    for room in dict.fromkeys(result["room"] for result in results):
+        noticed, drawn = counts[room, False], counts[room, False] + counts[room, True]
+        lines.append(f"| {room} | {drawn} | {noticed} | {noticed / drawn:.0%} |")
+    noticed = sum(number for (_, survived), number in counts.items() if not survived)
     return "\n".join([*lines, f"{noticed} of {len(results)} changes noticed"])
+
+
+def import_all_but_the_product() -> None:
+    """Import what tests need, so that no fork has to, nor has to look at it for garbage."""
+    sys.dont_write_bytecode = False  # of the copy
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    with contextlib.redirect_stdout(io.StringIO()):
+        importlib.import_module("pytest").main(["--version"])  # loads the plugins
+    gc.collect()
+    gc.freeze()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="mutants.jsonl", help="results, a line each")
+    parser.add_argument("--folder", default="build/mutants", help="of the copy, kept for next time")
     parser.add_argument(
         "--rooms", default="", help="of mutants.toml, parted by commas; all if none"
     )
     parser.add_argument("--count", type=int, default=300, help="changes to draw")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--minutes", type=float, default=60, help="begin no change after these")
+    parser.add_argument(
+        "--most_seconds", type=float, default=math.inf, help="of tests, begin no other for a change"
+    )
     parser.add_argument("--listed", action="store_true", help="the changes of mutants.toml instead")
     options = parser.parse_args()
     table = tomllib.loads(TABLE.read_text())
     rooms = options.rooms.split(",") if options.rooms else list(table["rooms"])
+    listed = listed_changes(table)
     if options.listed:
-        chosen = listed_changes(table)
+        chosen = [("listed", change) for _, change in listed]
     else:
         chosen = drawn_changes(table, rooms, options.count, options.seed)
         chosen.sort(key=lambda entry: rooms.index(entry[0]))
@@ -331,21 +400,20 @@ def main() -> None:
     done, end = {result["name"] for result in results}, time.monotonic() + 60 * options.minutes
     left = [entry for entry in chosen if entry[1].name not in done]
     os.environ.setdefault("BERT_TF_DATA", str(REPOSITORY.parent / "shared" / "data"))
-    for name in _PRELOADED:
-        importlib.import_module(name)
-    with tempfile.TemporaryDirectory(prefix="mutants-") as name, output.open("a") as file:
-        folder = pathlib.Path(name)
-        copy_repository(folder)
+    import_all_but_the_product()
+    folder = pathlib.Path(options.folder).resolve()
+    copy_repository(folder)
+    with output.open("a") as file:
         reaches: dict[str, Reach] = {}
         for room, change in left:
             if time.monotonic() > end:
                 break
-            tests = room
-            if isinstance(room, str):
+            tests = next((names for names, other in listed if is_same(change, other)), None)
+            if tests is None:
                 if room not in reaches:
-                    reaches[room] = Reach(folder, room, table["rooms"][room]["tests"])
-                tests = reaches[room].tests_of(change)
-            result = try_change(folder, change, tests)
+                    reaches[room] = Reach(folder, room, **table["rooms"][room])
+                tests = reaches[room].tests_of(change, options.most_seconds)
+            result = {"room": room, **try_change(folder, change, tests)}
             results.append(result)
             file.write(json.dumps(result) + "\n")
             file.flush()
