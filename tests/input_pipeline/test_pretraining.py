@@ -683,12 +683,15 @@ def test_shards_are_those_of_their_manifest(shards, tmp_path):
         _check(paths)
     checked = _check(paths, skip=True)
     assert [file.num_records for file in checked] == [11, 11] and len(checked[1].damage) == 1
-    # As many records of another run.
-    synthetic.write(pathlib.Path(paths[1]), 12, 5)
-    if pathlib.Path(paths[1]).stat().st_size != len(whole):
+    # As many records of another run, which are not as long.
+    pathlib.Path(paths[1]).write_bytes(whole)
+    for more in (-1, 1):
+        sizes = [manifest["file_bytes"][0], len(whole) + more]
+        (tmp_path / "m.manifest.json").write_text(json.dumps({**manifest, "file_bytes": sizes}))
         for skip in (False, True):
             with pytest.raises(ValueError, match="00001-of-00002.tfrecord: has .* bytes, but"):
                 _check(paths, skip)
+    (tmp_path / "m.manifest.json").write_text(json.dumps(manifest))
     pathlib.Path(paths[1]).write_bytes(whole + framed[0])
     for skip in (False, True):
         with pytest.raises(ValueError, match="has 13 records"):

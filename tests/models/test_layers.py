@@ -249,9 +249,10 @@ def test_keys_and_masks_by_their_definition():
     words = reference_hash(np.arange(2 * count), np.concatenate([first, second]))
     np.testing.assert_array_equal(dropout_keys(seed, count), words.reshape(count, 2))
     # An element is dropped where the hash of its number is below the rate, in 32 bits.
-    for rate in (0.1, 0.3):
-        bits = reference_hash(np.arange(7 * 11), words[:2]).reshape(7, 11)
-        kept = (bits >= round(rate * 2**32)).astype(np.float32)
+    bits = reference_hash(np.arange(7 * 11), words[:2]).reshape(7, 11)
+    for threshold in (429496730, int(bits[3, 5]), int(bits[3, 5]) + 1):
+        kept = (bits >= threshold).astype(np.float32)
+        rate = threshold / 2**32
         expected = kept * np.float32(1 / (1 - rate))
         np.testing.assert_array_equal(dropout(tf.ones((7, 11)), rate, words[:2]), expected)
 
