@@ -349,7 +349,8 @@ def summary(results: list[dict[str, Any]], accepted: dict[str, str]) -> str:
     for result in results:
         counts[result["room"], result["outcome"] == "survived"] += 1
         if result["outcome"] == "survived":
-            reason = next((why for what, why in accepted.items() if what in result["source"]), "")
+            change = f"{result['source']}: {result['name'].partition(': ')[2]}"
+            reason = next((why for what, why in accepted.items() if what in change), "")
             lines.append(f"survived: {result['name']}{reason and f' ({reason})'}")
     lines += ["| room | drawn | noticed | |", "|---|---:|---:|---:|"]
     for room in dict.fromkeys(result["room"] for result in results):

@@ -43,6 +43,17 @@ def test_the_defaults_of_a_trained_task_are_the_originals():
     assert (task.null_score_diff_threshold, task.version_2_with_negative) == (0.0, False)
 
 
+@pytest.mark.parametrize(
+    "name", ["max_seq_length", "doc_stride", "max_query_length", "max_answer_length", "n_best_size"]
+)
+def test_bounds_of_the_whole_numbers_of_a_trained_task(name):
+    for value in (1, 2**20):
+        assert getattr(TrainedTask("span", **{name: value}), name) == value
+    for value in (0, 2**20 + 1):
+        with pytest.raises(ValueError, match=f"{name} must be an integer of 1 to 1,048,576, got"):
+            TrainedTask("span", **{name: value})
+
+
 def test_an_unknown_name_lists_all():
     with pytest.raises(ValueError, match="unknown task 'squad'") as error:
         get_task("squad")

@@ -48,6 +48,13 @@ def test_doubtful_mixtures_are_refused(tags, message):
         check_tags(tags.split(), "labels")
 
 
+@pytest.mark.parametrize(("count", "rest"), [(11, "B-10 PER$"), (12, "B-10 B-11 and 1 more$")])
+def test_a_message_names_a_dozen_tags(count, rest):
+    tags = [f"B-{number:02}" for number in range(count)]
+    with pytest.raises(ValueError, match=f"got 'PER', among B-00 B-01 .* {rest}"):
+        check_tags([*tags, "PER"], "labels")
+
+
 @pytest.mark.parametrize(
     ("tags", "expected"),
     [

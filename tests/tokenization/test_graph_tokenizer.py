@@ -17,6 +17,7 @@ from bert_tf.tasks.document_windows import split_words
 from bert_tf.tokenization.graph_tokenizer import PiecesWithOffsets, TextToIds
 from bert_tf.tokenization.keras_preprocessor import BertPreprocessor
 from bert_tf.tokenization.packing import pack_pair
+from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from tests.support.languages import LANGUAGES
 
@@ -262,6 +263,15 @@ def test_spans_cut_the_raw_text(text, spans, tmp_path):
         ends = pieces.char_ends.to_list()[0]
         found = [text[a:b] for a, b in zip(pieces.char_starts.to_list()[0], ends, strict=True)]
         assert found == spans
+
+
+def test_a_sigma_is_final_where_a_word_ends_and_at_the_end_of_all_texts():
+    vocab = {piece: i for i, piece in enumerate([*SPECIAL_TOKENS, "οδος", "οδοσ", "σ", "ς", "α"])}
+    tokenizer, text_to_ids = FullTokenizer.from_vocab(vocab), TextToIds.from_vocab(vocab)
+    for texts in (["ΟΔΟΣ"], ["ΟΔΟΣ", "ΟΔΟΣ Α", "Σ"], ["Α", "ΟΔΟΣ\u00ad"]):
+        found = text_to_ids(tf.constant(texts)).to_list()
+        assert found == [tokenizer.encode(text) for text in texts]
+    assert text_to_ids(tf.constant(["ΟΔΟΣ"])).to_list() == [[vocab["οδος"]]]
 
 
 def test_words_that_spaces_part_have_the_pieces_that_each_has_alone():
