@@ -349,8 +349,10 @@ def summary(results: list[dict[str, Any]], accepted: dict[str, str]) -> str:
     for result in results:
         counts[result["room"], result["outcome"] == "survived"] += 1
         if result["outcome"] == "survived":
-            change = f"{result['source']}: {result['name'].partition(': ')[2]}"
-            reason = next((why for what, why in accepted.items() if what in change), "")
+            source = result["source"]
+            whole = f"{source}: {result['name'].partition(': ')[2]}"
+            reasons = [w for k, w in accepted.items() if k in (whole if "->" in k else source)]
+            reason = "".join(reasons[:1])
             lines.append(f"survived: {result['name']}{reason and f' ({reason})'}")
     lines += ["| room | drawn | noticed | |", "|---|---:|---:|---:|"]
     for room in dict.fromkeys(result["room"] for result in results):
