@@ -126,7 +126,7 @@ def _opened(prefix: str | os.PathLike) -> Iterator[Any]:
             name = stack.enter_context(_linked(prefix))
         try:
             reader = tf.train.load_checkpoint(name)
-        except _READ_ERRORS as error:
+        except (*_READ_ERRORS, MemoryError) as error:  # a damaged size, taken at its word
             reason = str(error).replace(name, prefix)
             raise CorruptCheckpointError(
                 f"{prefix}: cannot read the checkpoint: {reason}"

@@ -6,16 +6,23 @@
 A process for each target; an input that ends in an exception which the reader does not document,
 takes too much memory or too long stops its target, and lies in the folder of outputs then. Give
 such inputs to tests/golden/fuzz/<target>/, from where the tests take them.
+
+Memory is counted exactly for one input in some, and for each that makes the process's peak rise:
+to count it for all would make everything several times slower.
 """
 
 import argparse
 import contextlib
+import gc
 import importlib
+import itertools
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
+import time
 
 import atheris
 
@@ -24,7 +31,27 @@ with atheris.instrument_imports(include=["bert_tf", "experiments"]):
 
 _MOST_SECONDS = 30  # for one input
 _MOST_MEGABYTES = 6000  # of a whole process, TensorFlow and what it keeps included
-_MOST_BYTES = 1 << 15  # of one input
+_COUNTED_EVERY = 50  # inputs
+_RISE_KILOBYTES = 1 << 10  # of the peak, after which an input is looked at
+_IN_MEMORY = "/dev/shm"  # noqa: S108  where inputs lie as files, if it is there
+
+
+class _Peaks:
+    """The most memory and address space that this process has had."""
+
+    def __init__(self):
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets what importing took
+        self._status = os.open("/proc/self/status", os.O_RDONLY)
+        self._known = self._kilobytes()
+
+    def _kilobytes(self) -> list[int]:
+        text = os.pread(self._status, 4096, 0)
+        return [int(size) for size in re.findall(rb"(?:VmPeak|VmHWM):\s+(\d+)", text)]
+
+    def rose(self) -> bool:
+        """Tell whether they have risen since this was asked last."""
+        known, self._known = self._known, self._kilobytes()
+        return any(b - a > _RISE_KILOBYTES for a, b in zip(known, self._known, strict=True))
 
 
 def fuzz(name: str, folder: pathlib.Path, inputs: int, minutes: float) -> None:
@@ -35,24 +62,63 @@ def fuzz(name: str, folder: pathlib.Path, inputs: int, minutes: float) -> None:
     with contextlib.suppress(ImportError):
         importlib.import_module("torch")  # readers do on use, longer than an input may take
     for number, seed in enumerate(target.seeds(work)):
+        if len(seed) > target.most_bytes:
+            raise ValueError(f"{name}: seed {number} has {len(seed)} bytes and would be cut off")
         (corpus / f"seed-{number}").write_bytes(seed)
-        with contextlib.suppress(*target.refusals):
-            target.read(seed, work)  # imports what it needs, which takes time and memory once
+        target.refuses(seed, work)  # imports what it needs, which takes time and memory once
     arguments = [
         *("fuzz", str(corpus), f"-runs={inputs}", f"-max_total_time={int(60 * minutes)}"),
         *(f"-timeout={_MOST_SECONDS}", f"-rss_limit_mb={_MOST_MEGABYTES}", "-print_final_stats=1"),
-        *(f"-max_len={_MOST_BYTES}", f"-artifact_prefix={folder}/{name}-", "-verbosity=1"),
+        *(f"-max_len={target.most_bytes}", f"-artifact_prefix={folder}/{name}-", "-verbosity=1"),
     ]
+    turns, peaks = itertools.cycle(range(_COUNTED_EVERY)), _Peaks()
 
     def feed(data: bytes) -> None:
         try:
-            target.run(data, work)
+            if not next(turns):
+                target.run(data, work)
+            target.refuses(data, work)
+            if peaks.rose():
+                target.run(data, work)
         except Exception:
             (folder / f"{name}-found").write_bytes(data)
             raise
 
+    gc.collect()
+    gc.freeze()  # what is there now stays: a reader that collects garbage need not go through it
     atheris.Setup(arguments, feed)
     atheris.Fuzz()
+
+
+def run(name: str, options: argparse.Namespace) -> bool:
+    """Feed one target in a process of its own, print its row, and return whether all was well."""
+    folder = pathlib.Path(options.output)
+    command = [sys.executable, "-m", "tests.support.fuzz", f"--only={name}", f"--output={folder}"]
+    command += [f"--inputs={options.inputs}", f"--minutes={options.minutes}"]
+    begin = time.monotonic()
+    memory = _IN_MEMORY if os.path.isdir(_IN_MEMORY) else None
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory) as work:  # it removes nothing
+        done = subprocess.run(  # noqa: S603
+            command,
+            env={**os.environ, "TMPDIR": work},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    (folder / f"{name}.log").write_text(done.stdout)
+    told = dict(re.findall(r"^stat::(\w+):\s*(\d+)", done.stdout, re.MULTILINE))
+    reached = re.findall(r"\bcov: (\d+)", done.stdout)
+    figures = [int(told.get(key, 0)) for key in ("number_of_executed_units", "average_exec_per_sec")]
+    minutes, outcome = (time.monotonic() - begin) / 60, "a fault" if done.returncode else "no fault"
+    print(
+        f"{name:15}{figures[0]:10,}{figures[1]:10,}{minutes:9.1f}"
+        f"{reached[-1] if reached else '-':>8}  {outcome}",
+        flush=True,
+    )
+    if done.returncode:
+        print(done.stdout[-3000:], flush=True)
+    return not done.returncode
 
 
 def main() -> None:
@@ -61,38 +127,17 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(TARGETS), help="parted by commas")
     parser.add_argument("--inputs", type=int, default=20_000, help="for each target")
     parser.add_argument("--minutes", type=float, default=10, help="for each target, at most")
-    parser.add_argument("--only", help="feed this target in this process")
+    parser.add_argument("--only", choices=TARGETS, help="feed this target in this process")
     options = parser.parse_args()
-    folder = pathlib.Path(options.output)
+    names, folder = options.targets.split(","), pathlib.Path(options.output)
+    if unknown := set(names) - set(TARGETS):
+        parser.error(f"--targets: no {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
     folder.mkdir(parents=True, exist_ok=True)
     if options.only:
         fuzz(options.only, folder, options.inputs, options.minutes)
         return
-    faults = []
-    for name in options.targets.split(","):
-        command = [sys.executable, "-m", "tests.support.fuzz", f"--only={name}"]
-        command += [f"--output={folder}", f"--inputs={options.inputs}"]
-        command += [f"--minutes={options.minutes}"]
-        with tempfile.TemporaryDirectory(prefix="fuzz-") as work:  # the process removes nothing
-            done = subprocess.run(  # noqa: S603
-                command,
-                env={**os.environ, "TMPDIR": work},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            )
-        (folder / f"{name}.log").write_text(done.stdout)
-        told = dict(
-            line.removeprefix("stat::").split(":", 1)
-            for line in done.stdout.splitlines()
-            if line.startswith("stat::")
-        )
-        count = told.get("number_of_executed_units", "no").strip()
-        print(f"{name}: {count} inputs, {'a fault' if done.returncode else 'no fault'}", flush=True)
-        if done.returncode:
-            faults.append(name)
-            print(done.stdout[-3000:], flush=True)
+    print(f"{'':15}{'inputs':>10}{'a second':>10}{'minutes':>9}{'places':>8}  outcome", flush=True)
+    faults = [name for name in names if not run(name, options)]
     sys.exit(f"faults in {', '.join(faults)}: see {folder}" if faults else 0)
 
 

@@ -16,7 +16,9 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 
+import h5py
 import keras
+import ml_dtypes
 import numpy as np
 
 from bert_tf.config import BertConfig
@@ -24,7 +26,13 @@ from bert_tf.input_pipeline import record_checks
 from bert_tf.input_pipeline.finetuning import TaskRecords
 from bert_tf.models.encoder import bert_encoder
 from bert_tf.records.decoding import decode_example
-from bert_tf.records.encoding import encode_examples, encode_framed_examples, frame_record
+from bert_tf.records.encoding import (
+    encode_examples,
+    encode_framed_examples,
+    frame_header,
+    frame_record,
+    masked_crc,
+)
 from bert_tf.records.files import RecordFile, read_records
 from bert_tf.records.schema import classification_features, pretraining_features
 from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trained_task
@@ -52,28 +60,38 @@ class Target:
         seeds: folder to write to -> inputs to begin with.
         refusals: the exceptions that the reader documents.
         most_extra_bytes: of memory, beside that for the input.
+        most_bytes: of an input that fuzzing makes; the fewer, the more of them a second.
     """
 
     read: Callable[[bytes, pathlib.Path], object]
     seeds: Callable[[pathlib.Path], list[bytes]]
     refusals: tuple[type[Exception], ...] = (ValueError,)
     most_extra_bytes: int = 1 << 23
+    most_bytes: int = 1 << 12
 
-    def run(self, data: bytes, folder: pathlib.Path) -> bool:
+    def refuses(self, data: bytes, folder: pathlib.Path) -> bool:
         """Read an input; return whether it was refused.
 
         Raises:
-            MemoryError: it takes more memory than it may.
             Exception: what the reader does not document.
+        """
+        try:
+            self.read(data, folder)
+        except self.refusals as error:
+            if not str(error):
+                raise AssertionError(f"a refusal without a message: {error!r}") from error
+            return True
+        return False
+
+    def run(self, data: bytes, folder: pathlib.Path) -> bool:
+        """Do as `refuses` does, and look at the memory that it takes.
+
+        Raises:
+            MemoryError: it takes more memory than it may.
         """
         tracemalloc.start(1)
         try:
-            self.read(data, folder)
-            refused = False
-        except self.refusals as error:
-            refused = True
-            if not str(error):
-                raise AssertionError(f"a refusal without a message: {error!r}") from error
+            refused = self.refuses(data, folder)
         finally:
             most = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
@@ -124,7 +142,7 @@ def index_seeds(_: pathlib.Path) -> list[bytes]:
     return [json.dumps({"weight_map": {"a": name}}).encode() for name in ("a.safetensors", "../a")]
 
 
-_BUNDLE_PARTS = {b"i": "index", b"d": "data-00000-of-00001"}
+_BUNDLE_PARTS = {b"i": "index", b"c": "index", b"d": "data-00000-of-00001"}
 
 
 def bundle_seeds(folder: pathlib.Path) -> list[bytes]:
@@ -134,15 +152,37 @@ def bundle_seeds(folder: pathlib.Path) -> list[bytes]:
 
 
 def read_bundle(data: bytes, folder: pathlib.Path) -> None:
-    """Read an input of which the first byte says whether it is the index or the data."""
+    """Read an input of which the first byte says what it is.
+
+    That is the index, one whose checksums are made right first, or the data.
+    """
     if not (folder / "whole.index").exists():
         bundle_seeds(folder)
-    for part in _BUNDLE_PARTS.values():
+    for part in ("index", "data-00000-of-00001"):
         shutil.copyfile(folder / f"whole.{part}", folder / f"x.{part}")
-    put(folder, f"x.{_BUNDLE_PARTS.get(data[:1], 'index')}", data[1:])
+    content = with_block_checksums(data[1:]) if data[:1] == b"c" else data[1:]
+    put(folder, f"x.{_BUNDLE_PARTS.get(data[:1], 'index')}", content)
     source = TensorBundle(folder / "x")
     for _ in source.read(list(source.shapes)):
         pass
+
+
+def with_block_checksums(table: bytes) -> bytes:
+    """Return a table file of one block of data with the checksums that its blocks have."""
+    data, numbers = bytearray(table), []
+    value = shift = 0
+    for byte in table[-48:-8]:  # its footer names two more blocks, each by place and size
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(value)
+            value = shift = 0
+    begin = numbers[0] if numbers else 0
+    for place, size in ((0, begin - 5), *zip(numbers[0:4:2], numbers[1:4:2])):
+        end = place + size + 1
+        if place < end <= len(data) - 4:
+            data[end : end + 4] = struct.pack("<I", masked_crc(bytes(data[place:end])))
+    return bytes(data)
 
 
 def read_hdf5(data: bytes, folder: pathlib.Path) -> None:
@@ -152,8 +192,31 @@ def read_hdf5(data: bytes, folder: pathlib.Path) -> None:
 
 
 def hdf5_seeds(folder: pathlib.Path) -> list[bytes]:
-    save_keras(folder / "seed.weights.h5", small_model(), None)
-    return [(folder / "seed.weights.h5").read_bytes()]
+    seeds = []
+    for kinds in ({}, {"compression": 9}):  # which a whole model would make slow to read
+        with h5py.File(folder / "seed.weights.h5", "w", libver="latest") as file:
+            weights = file.create_group("layers/a/vars")
+            weights.create_dataset("0", data=np.ones((7, 3), np.float32), **kinds)
+            weights.create_dataset("1", data=np.ones(5, ml_dtypes.bfloat16), **kinds)
+            weights["1"].attrs["dtype"] = "bfloat16"
+        seeds.append((folder / "seed.weights.h5").read_bytes())
+    return seeds
+
+
+def compact(path: pathlib.Path) -> bytes:
+    """Return an HDF5 file of Keras in a third of its bytes, in the layout of newer libraries."""
+    small = path.with_suffix(".small")
+    with h5py.File(path) as source, h5py.File(small, "w", libver="latest") as target:
+
+        def copy(name: str, node: object) -> None:
+            if isinstance(node, h5py.Dataset):
+                target.create_dataset(name, data=node[()])
+            else:
+                target.require_group(name)
+            target[name].attrs.update(node.attrs)
+
+        source.visititems(copy)
+    return small.read_bytes()
 
 
 def read_keras(data: bytes, folder: pathlib.Path) -> None:
@@ -175,17 +238,23 @@ def read_keras(data: bytes, folder: pathlib.Path) -> None:
 
 
 def keras_seeds(folder: pathlib.Path) -> list[bytes]:
-    save_keras(folder / "whole.keras", small_model(), None)
-    with zipfile.ZipFile(folder / "whole.keras") as archive:
-        parts = {b"c": "config.json", b"w": "model.weights.h5"}
-        return [first + archive.read(name) for first, name in parts.items()]
+    path = folder / "whole.keras"
+    save_keras(path, small_model(), None)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["model.weights.h5"] = compact(put(folder, "whole.h5", parts["model.weights.h5"]))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return [path.read_bytes(), b"c" + parts["config.json"], b"w" + parts["model.weights.h5"]]
 
 
 # === Records ===
 
 
 def read_tfrecords(data: bytes, folder: pathlib.Path) -> None:
-    path = put(folder, "x.tfrecord", data)
+    """Read a file, or where it begins with "c" the rest with the checksums made right."""
+    path = put(folder, "x.tfrecord", with_checksums(data[1:]) if data[:1] == b"c" else data)
     told: list[str] = []
     found = list(read_records(path, told.append))
     try:
@@ -200,7 +269,18 @@ def read_tfrecords(data: bytes, folder: pathlib.Path) -> None:
 def tfrecord_seeds(folder: pathlib.Path) -> list[bytes]:
     plain = frame_record(b"one") + frame_record(b"") + frame_record(bytes(300))
     packed = synthetic.write(folder / "seed.tfrecord.gz", 3, 1)
-    return [plain, pathlib.Path(packed).read_bytes()]
+    return [plain, b"c" + plain, pathlib.Path(packed).read_bytes()]
+
+
+def with_checksums(data: bytes) -> bytes:
+    """Return what the lengths in a TFRecord file say, with the checksums that it would have."""
+    framed = b""
+    while len(data) >= 16:
+        size = int.from_bytes(data[:8], "little")
+        record = data[12 : 12 + size]
+        framed += frame_header(size) + record + struct.pack("<I", masked_crc(record))
+        data = data[16 + size :]
+    return framed + data
 
 
 def read_example(data: bytes, _: pathlib.Path) -> None:
@@ -221,11 +301,12 @@ def read_manifest(data: bytes, folder: pathlib.Path) -> None:
     record_checks.check_records([str(record)], vocab_size=synthetic.VOCAB_SIZE)
 
 
-def manifest_seeds(_: pathlib.Path) -> list[bytes]:
+def manifest_seeds(folder: pathlib.Path) -> list[bytes]:
+    size = pathlib.Path(synthetic.write(folder / "m.tfrecord", 3, 1)).stat().st_size
     manifest = {
         "files": ["m.tfrecord"],
         "file_instances": [3],
-        "file_bytes": [1],
+        "file_bytes": [size],
         "vocab_sha256": "x",
         "max_token_id": 96,
         "do_lower_case": True,
@@ -302,11 +383,13 @@ def vocabulary_seeds(_: pathlib.Path) -> list[bytes]:
 
 
 TARGETS = {
-    "safetensors": Target(read_safetensors, safetensors_seeds, DAMAGE),
+    "safetensors": Target(read_safetensors, safetensors_seeds, DAMAGE, most_bytes=1 << 13),
     "index": Target(read_index, index_seeds, (*DAMAGE, FileNotFoundError)),
     "tensor_bundle": Target(read_bundle, bundle_seeds, DAMAGE),
-    "hdf5": Target(read_hdf5, hdf5_seeds, DAMAGE),
-    "keras": Target(read_keras, keras_seeds, DAMAGE, most_extra_bytes=1 << 26),
+    "hdf5": Target(read_hdf5, hdf5_seeds, DAMAGE, most_bytes=1 << 13),
+    "keras": Target(
+        read_keras, keras_seeds, DAMAGE, most_extra_bytes=1 << 26, most_bytes=1 << 15
+    ),
     "tfrecords": Target(read_tfrecords, tfrecord_seeds),
     "examples": Target(read_example, example_seeds),
     "manifests": Target(read_manifest, manifest_seeds, (ValueError, FileNotFoundError)),
