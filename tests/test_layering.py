@@ -62,6 +62,7 @@ EXPERIMENTS_LEVELS = {
 LIGHT = ("config", "files", "options", "records", "tasks")  # load neither TensorFlow nor Keras
 NEUTRAL = ("models", "weights")  # use keras.ops only, so that they run on JAX and torch too
 ON_TENSORFLOW = {  # files of such folders that need TensorFlow, imported on that backend alone
+    "weights/bundle_index.py",
     "weights/tensor_bundle.py",
     "weights/uninitialized.py",
 }

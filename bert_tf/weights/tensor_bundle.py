@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.files import local_path
+from bert_tf.weights.bundle_index import check_index
 from bert_tf.weights.tensor_files import CorruptCheckpointError
 
 _DATA_SUFFIX = ".data-00000-of-00001"
@@ -125,8 +126,10 @@ def _opened(prefix: str | os.PathLike) -> Iterator[Any]:
         if re.search(r"[\[\\]", prefix):
             name = stack.enter_context(_linked(prefix))
         try:
+            check_index(prefix + ".index")
             reader = tf.train.load_checkpoint(name)
-        except (*_READ_ERRORS, MemoryError) as error:  # a damaged size, taken at its word
+            reader.get_variable_to_shape_map()  # a name may be no text
+        except _READ_ERRORS as error:
             reason = str(error).replace(name, prefix)
             raise CorruptCheckpointError(
                 f"{prefix}: cannot read the checkpoint: {reason}"

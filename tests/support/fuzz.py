@@ -19,10 +19,10 @@ import itertools
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 import atheris
 
@@ -92,33 +92,34 @@ def fuzz(name: str, folder: pathlib.Path, inputs: int, minutes: float) -> None:
 
 def run(name: str, options: argparse.Namespace) -> bool:
     """Feed one target in a process of its own, print its row, and return whether all was well."""
-    folder = pathlib.Path(options.output)
-    command = [sys.executable, "-m", "tests.support.fuzz", f"--only={name}", f"--output={folder}"]
-    command += [f"--inputs={options.inputs}", f"--minutes={options.minutes}"]
-    begin = time.monotonic()
+    folder, begin = pathlib.Path(options.output), time.monotonic()
+    log = folder / f"{name}.log"
     memory = _IN_MEMORY if os.path.isdir(_IN_MEMORY) else None
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory) as work:  # it removes nothing
-        done = subprocess.run(  # noqa: S603
-            command,
-            env={**os.environ, "TMPDIR": work},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    (folder / f"{name}.log").write_text(done.stdout)
-    told = dict(re.findall(r"^stat::(\w+):\s*(\d+)", done.stdout, re.MULTILINE))
-    reached = re.findall(r"\bcov: (\d+)", done.stdout)
+        child = os.fork()  # what is imported and instrumented need not be so again
+        if not child:
+            with open(log, "wb") as stream:
+                os.dup2(stream.fileno(), 1)
+                os.dup2(stream.fileno(), 2)
+            tempfile.tempdir = work
+            try:
+                fuzz(name, folder, options.inputs, options.minutes)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)  # libFuzzer ends the process itself
+        failed = os.waitpid(child, 0)[1] != 0
+    text = log.read_text(errors="replace")
+    told = dict(re.findall(r"^stat::(\w+):\s*(\d+)", text, re.MULTILINE))
+    reached = re.findall(r"\bcov: (\d+)", text)
     figures = [int(told.get(key, 0)) for key in ("number_of_executed_units", "average_exec_per_sec")]
-    minutes, outcome = (time.monotonic() - begin) / 60, "a fault" if done.returncode else "no fault"
     print(
-        f"{name:15}{figures[0]:10,}{figures[1]:10,}{minutes:9.1f}"
-        f"{reached[-1] if reached else '-':>8}  {outcome}",
+        f"{name:15}{figures[0]:10,}{figures[1]:10,}{(time.monotonic() - begin) / 60:9.1f}"
+        f"{reached[-1] if reached else '-':>8}  {'a fault' if failed else 'no fault'}",
         flush=True,
     )
-    if done.returncode:
-        print(done.stdout[-3000:], flush=True)
-    return not done.returncode
+    if failed:
+        print(text[-3000:], flush=True)
+    return not failed
 
 
 def main() -> None:
@@ -127,15 +128,11 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(TARGETS), help="parted by commas")
     parser.add_argument("--inputs", type=int, default=20_000, help="for each target")
     parser.add_argument("--minutes", type=float, default=10, help="for each target, at most")
-    parser.add_argument("--only", choices=TARGETS, help="feed this target in this process")
     options = parser.parse_args()
     names, folder = options.targets.split(","), pathlib.Path(options.output)
     if unknown := set(names) - set(TARGETS):
         parser.error(f"--targets: no {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
     folder.mkdir(parents=True, exist_ok=True)
-    if options.only:
-        fuzz(options.only, folder, options.inputs, options.minutes)
-        return
     print(f"{'':15}{'inputs':>10}{'a second':>10}{'minutes':>9}{'places':>8}  outcome", flush=True)
     faults = [name for name in names if not run(name, options)]
     sys.exit(f"faults in {', '.join(faults)}: see {folder}" if faults else 0)

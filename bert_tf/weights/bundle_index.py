@@ -1,0 +1,138 @@
+"""The index of a TensorFlow checkpoint, checked before TensorFlow reads it.
+
+An index that is damaged in spite of right checksums makes TensorFlow end the whole process.
+
+The index is a table: blocks of keys and values, a last block that lists the others, and a footer of
+48 bytes with that one's place. Values are protocol buffers.
+
+References: doc/table_format.md of LevelDB, and tensorflow/core/protobuf/tensor_bundle.proto.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+import struct
+from collections.abc import Iterator
+
+import google_crc32c
+from tensorflow.core.framework.types_pb2 import DataType
+from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleHeaderProto
+
+from bert_tf.files import check_declared
+
+_FOOTER_BYTES, _HANDLES_BYTES, _TRAILER_BYTES = 48, 40, 5
+_MAGIC = bytes.fromhex("57fb808b247547db")
+_MOST_DIMENSIONS = 254  # of TensorFlow's shapes
+_FIRST_REFERENCE_TYPE = 100
+_CRC_DELTA = 0xA282EAD8
+
+
+def check_index(path: str | os.PathLike) -> None:
+    """Raise ValueError, with the reason, unless an index is one that TensorFlow can be given."""
+    table = pathlib.Path(path).read_bytes()
+    entries = _entries(table)
+    key, value = next(entries, (None, b""))
+    if key != b"":
+        raise ValueError("its index has no header")
+    try:
+        num_shards = BundleHeaderProto.FromString(value).num_shards
+        for key, value in entries:
+            _check_entry(BundleEntryProto.FromString(value), num_shards)
+    except Exception as error:  # protobuf's DecodeError has no public home across its versions
+        raise ValueError(f"its index is damaged at {key[:60]!r}: {error}") from error
+
+
+def _check_entry(entry: BundleEntryProto, num_shards: int) -> None:
+    """Raise ValueError unless an entry describes a tensor."""
+    shape = [dimension.size for dimension in entry.shape.dim]
+    if (
+        entry.shape.unknown_rank
+        or len(shape) > _MOST_DIMENSIONS
+        or min(shape, default=0) < 0
+        or math.prod(max(size, 1) for size in shape) >= 1 << 63
+    ):
+        raise ValueError(f"no tensor has shape {shape[:12]}")
+    if entry.dtype not in DataType.values() or not 0 < entry.dtype < _FIRST_REFERENCE_TYPE:
+        raise ValueError(f"no tensor has type {entry.dtype}")
+    if not 0 <= entry.shard_id < num_shards or entry.offset < 0 or entry.size < 0:
+        raise ValueError(
+            f"{entry.size} bytes at {entry.offset} of file {entry.shard_id} of {num_shards}"
+        )
+    # Of a variable in parts the shape is that of all, and each part has an entry of its own.
+    parts = [
+        tuple((e.start, e.length if e.HasField("length") else -1) for e in part.extent)
+        for part in entry.slices
+    ]
+    whole = all(
+        len(part) == len(shape)
+        and all(0 <= a and -1 <= n <= size - a for (a, n), size in zip(part, shape, strict=True))
+        for part in parts
+    )
+    if not whole or len(set(parts)) < len(parts):
+        raise ValueError(f"its parts are none of shape {shape[:12]}")
+
+
+def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and values of a table, in the order of the file."""
+    if len(table) < _FOOTER_BYTES or not table.endswith(_MAGIC):
+        raise ValueError("its index is not whole: it has no footer")
+    footer, position, handles = table[-_FOOTER_BYTES:][:_HANDLES_BYTES], 0, []
+    for _ in range(4):
+        number, position = _varint(footer, position)
+        handles.append(number)
+    end = total = 0
+    for _, handle in _block(table, *handles[2:]):
+        place, position = _varint(handle, 0)
+        size, _ = _varint(handle, position)
+        if place < end:
+            raise ValueError("blocks of its index overlap")
+        end = place + size
+        for key, value in _block(table, place, size):
+            total += len(key)  # that may have most of it from the key before
+            check_declared(total, len(table), "its index")
+            yield key, value
+
+
+def _block(table: bytes, place: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and values of one block."""
+    end = place + size
+    trailer = table[end : end + _TRAILER_BYTES]
+    if end + _TRAILER_BYTES > len(table) - _FOOTER_BYTES or size < 8:
+        raise ValueError("a block of its index is cut off")
+    crc = google_crc32c.value(table[place : end + 1])
+    if ((crc >> 15 | crc << 17) + _CRC_DELTA) & 0xFFFFFFFF != struct.unpack("<I", trailer[1:])[0]:
+        raise ValueError("a checksum of its index differs")
+    if trailer[0]:
+        raise ValueError("its index is compressed, which no version of TensorFlow writes")
+    content = table[place:end]
+    # The block ends in the places of entries with a whole key, and their number.
+    num_whole = struct.unpack("<I", content[-4:])[0]
+    limit, position, key, whole = size - 4 - 4 * num_whole, 0, b"", {0}
+    if num_whole < 1 or limit < 0:
+        raise ValueError("a block of its index is damaged")
+    while position < limit:
+        begin = position
+        shared, position = _varint(content, position)
+        own, position = _varint(content, position)
+        length, position = _varint(content, position)
+        if shared > len(key) or position + own + length > limit:
+            raise ValueError("an entry of its index reaches beyond its block")
+        if not shared:
+            whole.add(begin)
+        key = key[:shared] + content[position : position + own]
+        position += own + length
+        yield key, content[position - length : position]
+    if not whole.issuperset(struct.unpack(f"<{num_whole}I", content[limit:-4])):
+        raise ValueError("a block of its index is damaged")
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """Read a number of 64 bits, seven to a byte; return it and the place behind it."""
+    value = 0
+    for k, byte in enumerate(data[position : position + 10]):
+        value |= (byte & 0x7F) << 7 * k
+        if byte < 0x80:
+            return value, position + k + 1
+    raise ValueError("a number of its index does not end")
