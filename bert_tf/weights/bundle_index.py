@@ -15,15 +15,16 @@ import os
 import pathlib
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import google_crc32c
 from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleHeaderProto
 
 from bert_tf.files import check_declared
+from bert_tf.weights.tensor_files import TABLE_MAGIC
 
 _FOOTER_BYTES, _HANDLES_BYTES, _TRAILER_BYTES = 48, 40, 5
-_MAGIC = bytes.fromhex("57fb808b247547db")
 _MOST_DIMENSIONS = 254  # of TensorFlow's shapes
 _FIRST_REFERENCE_TYPE = 100
 _CRC_DELTA = 0xA282EAD8
@@ -36,16 +37,23 @@ def check_index(path: str | os.PathLike) -> None:
     key, value = next(entries, (None, b""))
     if key != b"":
         raise ValueError("its index has no header")
+    header = _message(BundleHeaderProto, value)
+    for key, value in entries:
+        try:
+            _check_entry(_message(BundleEntryProto, value), header.num_shards)
+        except ValueError as error:
+            raise ValueError(f"its index is damaged at {key[:60]!r}: {error}") from error
+
+
+def _message(kind: Any, value: bytes) -> Any:
     try:
-        num_shards = BundleHeaderProto.FromString(value).num_shards
-        for key, value in entries:
-            _check_entry(BundleEntryProto.FromString(value), num_shards)
+        return kind.FromString(value)
     except Exception as error:  # protobuf's DecodeError has no public home across its versions
-        raise ValueError(f"its index is damaged at {key[:60]!r}: {error}") from error
+        raise ValueError(f"no {kind.__name__}: {error}") from error
 
 
-def _check_entry(entry: BundleEntryProto, num_shards: int) -> None:
-    """Raise ValueError unless an entry describes a tensor."""
+def _check_entry(entry: Any, num_shards: int) -> None:
+    """Raise ValueError unless a BundleEntryProto describes a tensor."""
     shape = [dimension.size for dimension in entry.shape.dim]
     if (
         entry.shape.unknown_rank
@@ -76,7 +84,7 @@ def _check_entry(entry: BundleEntryProto, num_shards: int) -> None:
 
 def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys and values of a table, in the order of the file."""
-    if len(table) < _FOOTER_BYTES or not table.endswith(_MAGIC):
+    if len(table) < _FOOTER_BYTES or not table.endswith(TABLE_MAGIC):
         raise ValueError("its index is not whole: it has no footer")
     footer, position, handles = table[-_FOOTER_BYTES:][:_HANDLES_BYTES], 0, []
     for _ in range(4):

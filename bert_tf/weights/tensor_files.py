@@ -27,7 +27,7 @@ from bert_tf.files import check_declared, parse_json, replacing
 SAFETENSORS_NAME = "model.safetensors"
 INDEX_SUFFIX = ".index.json"
 
-_TF1_MAGIC = bytes.fromhex("57fb808b247547db")  # the end of a table file, LevelDB's
+TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # the end of a table file, LevelDB's
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _LFS_MAGIC = b"version https://git-lfs"
@@ -80,7 +80,7 @@ def recognise(path: str | os.PathLike) -> str | None:
         tail = file.read(8)
     if head.startswith(_LFS_MAGIC):
         return "git_lfs"
-    if tail == _TF1_MAGIC:
+    if tail == TABLE_MAGIC:
         return "tf_index"
     if head.startswith(_HDF5_MAGIC):
         return "hdf5"

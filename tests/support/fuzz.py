@@ -33,6 +33,7 @@ _MOST_SECONDS = 30  # for one input
 _MOST_MEGABYTES = 6000  # of a whole process, TensorFlow and what it keeps included
 _COUNTED_EVERY = 50  # inputs
 _RISE_KILOBYTES = 1 << 10  # of the peak, after which an input is looked at
+_FIGURES = ("number_of_executed_units", "average_exec_per_sec")  # that libFuzzer prints
 _IN_MEMORY = "/dev/shm"  # noqa: S108  where inputs lie as files, if it is there
 
 
@@ -111,9 +112,9 @@ def run(name: str, options: argparse.Namespace) -> bool:
     text = log.read_text(errors="replace")
     told = dict(re.findall(r"^stat::(\w+):\s*(\d+)", text, re.MULTILINE))
     reached = re.findall(r"\bcov: (\d+)", text)
-    figures = [int(told.get(key, 0)) for key in ("number_of_executed_units", "average_exec_per_sec")]
+    count, rate = (int(told.get(key, 0)) for key in _FIGURES)
     print(
-        f"{name:15}{figures[0]:10,}{figures[1]:10,}{(time.monotonic() - begin) / 60:9.1f}"
+        f"{name:15}{count:10,}{rate:10,}{(time.monotonic() - begin) / 60:9.1f}"
         f"{reached[-1] if reached else '-':>8}  {'a fault' if failed else 'no fault'}",
         flush=True,
     )

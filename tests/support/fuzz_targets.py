@@ -191,7 +191,7 @@ def with_block_checksums(table: bytes) -> bytes:
             numbers.append(value)
             value = shift = 0
     begin = numbers[0] if numbers else 0
-    for place, size in ((0, begin - 5), *zip(numbers[0:4:2], numbers[1:4:2])):
+    for place, size in ((0, begin - 5), *zip(numbers[0:4:2], numbers[1:4:2], strict=False)):
         end = place + size + 1
         if place < end <= len(data) - 4:
             data[end : end + 4] = struct.pack("<I", masked_crc(bytes(data[place:end])))
@@ -400,9 +400,7 @@ TARGETS = {
     "index": Target(read_index, index_seeds, (*DAMAGE, FileNotFoundError)),
     "tensor_bundle": Target(read_bundle, bundle_seeds, DAMAGE),
     "hdf5": Target(read_hdf5, hdf5_seeds, DAMAGE, most_bytes=1 << 13),
-    "keras": Target(
-        read_keras, keras_seeds, DAMAGE, most_extra_bytes=1 << 26, most_bytes=1 << 15
-    ),
+    "keras": Target(read_keras, keras_seeds, DAMAGE, most_extra_bytes=1 << 26, most_bytes=1 << 15),
     "tfrecords": Target(read_tfrecords, tfrecord_seeds),
     "examples": Target(read_example, example_seeds),
     "manifests": Target(read_manifest, manifest_seeds, (ValueError, FileNotFoundError)),

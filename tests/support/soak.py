@@ -6,6 +6,9 @@ Each row of the table is a command. It runs once without interruption; then it i
 after a random time, started again and killed again, until it is let finish; what it then leaves is
 compared with the first run, byte by byte. Of what consists of several processes one is killed, or
 all. The kills are shared out over the rows of each kind, data preparation and training.
+
+A training run is a fork of this process, which has imported what it needs: so most of its time, in
+which the kill comes, is its work.
 """
 
 import argparse
@@ -15,16 +18,19 @@ import json
 import os
 import pathlib
 import random
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+import experiments.pretraining.run  # noqa: F401  that forks have it
 from bert_tf.weights.tensor_bundle import read_tensors
 from tests.support import distributed_runs, pretraining_runs
 from tests.support import synthetic_records as synthetic
@@ -34,7 +40,54 @@ GOLDEN = REPOSITORY / "tests" / "golden" / "pretraining_data"
 _MOST_KILLS = 4  # of one run, which is then let finish
 _PATIENCE_SECONDS = 900  # for a process that should end by itself
 
-Processes = list[subprocess.Popen]
+
+class Fork:
+    """A script that runs in a fork of this process, with what is wanted of `subprocess.Popen`."""
+
+    def __init__(self, script: str, arguments: list[str], cwd: pathlib.Path, changes: dict):
+        """Start it, with some changes to the environment; its output goes into a file in cwd."""
+        self.returncode: int | None = None
+        self._log = tempfile.TemporaryFile()
+        self.pid = os.fork()
+        if not self.pid:
+            status = 1
+            try:
+                os.dup2(self._log.fileno(), 1)
+                os.dup2(self._log.fileno(), 2)
+                os.chdir(cwd)
+                os.environ.update(changes)
+                sys.argv = [script, *arguments]
+                runpy.run_path(script, run_name="__main__")
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+
+    def kill(self) -> None:
+        """Kill it, if it runs."""
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Wait for its end; return what it printed."""
+        end = time.monotonic() + timeout
+        while self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > end:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            else:
+                time.sleep(0.02)
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace"), ""
+
+
+Processes = Sequence[subprocess.Popen | Fork]
 
 
 @dataclasses.dataclass
@@ -112,8 +165,14 @@ def start_training(data: pathlib.Path, folder: pathlib.Path, workers: int, **fla
     configs = [None]
     if workers > 1:
         configs = distributed_runs.tf_configs(distributed_runs.free_addresses(workers))
+    arguments = pretraining_runs.arguments(data, folder, save_checkpoints_steps=5, **flags)
     return [
-        pretraining_runs.start(data, folder, tf_config=config, save_checkpoints_steps=5, **flags)
+        Fork(
+            str(REPOSITORY / "experiments" / "run_pretraining.py"),
+            arguments,
+            folder.parent,
+            {"CUDA_VISIBLE_DEVICES": "", **({"TF_CONFIG": config} if config else {})},
+        )
         for config in configs
     ]
 
@@ -191,9 +250,10 @@ def kill(processes: Processes, rng: random.Random) -> None:
     alone = rng.random() < 0.5
     victims = [rng.choice(processes)] if alone else processes
     for process in victims:
-        if not alone and os.getpgid(process.pid) == process.pid:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
+        if process.returncode is None:
+            if not alone and os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
     if not wait(processes, _PATIENCE_SECONDS):
         for process in processes:
             process.kill()

@@ -4,9 +4,6 @@ import struct
 
 import google_crc32c
 import pytest
-
-pytest.importorskip("tensorflow")
-
 from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleHeaderProto
 
 from bert_tf.weights.bundle_index import check_index
@@ -84,7 +81,7 @@ def test_a_table_made_here_is_one_of_tensorflow(tmp_path):
         "part beyond": (index_of(entry(parts=[[(4, 4), (0, 3)]])), "parts are none of shape"),
         "flat part": (index_of(entry(parts=[[(0, 4)]])), "parts are none of shape"),
         "no header": (table(block([(b"a", entry())])), "no header"),
-        "header": (table(block([(b"", b"\xff")])), "damaged at b''"),
+        "header": (table(block([(b"", b"\xff")])), "no BundleHeaderProto"),
         "compressed": (index_of(entry(), kind=1), "compressed"),
         "key before": (index_of(entry(), shared=1), "reaches beyond its block"),
         "start of an entry": (index_of(entry(), restart=3), "a block of its index is damaged"),
@@ -105,7 +102,7 @@ def test_what_would_end_the_process_is_refused(tmp_path, content, reason):
 
 def test_names_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "x.index").write_bytes(table(block([(b"", HEADER), (b"\xff", entry())])))
-    with pytest.raises(CorruptCheckpointError, match="x: cannot read the checkpoint: 'utf-8' codec"):
+    with pytest.raises(CorruptCheckpointError, match="x: cannot read .*: 'utf-8' codec"):
         list_tensors(tmp_path / "x")
 
 
