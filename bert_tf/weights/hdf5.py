@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import re
 import textwrap
@@ -20,6 +21,9 @@ from bert_tf.weights.tensor_files import CorruptCheckpointError
 
 # Deflate, the one compression in use that takes much out, never makes less of bytes than this.
 _MOST_COMPRESSED = 1032
+_BFLOAT16 = "bfloat16"  # as Keras notes it
+_HEAP_MAGIC = b"GCOL\1"  # with the version that there is
+_HEAP_HEADER_BYTES = 16  # of the heap, and of each string
 _SEED_NAME = "layers/bert/vars/dropout_seed"
 _WEIGHTS_PER_LAYER = 16  # four matrices of attention, two of the rest, two normalizations
 
@@ -66,6 +70,7 @@ class Hdf5File:
         self.path = path or self._file
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._packed: set[str] = set()
+        self._are_heaps_checked = False
         packed_bytes = 0
         for entry in self._entries():
             if entry.is_elsewhere:
@@ -100,7 +105,7 @@ class Hdf5File:
         def visit(name: str, node: Any) -> None:
             # Beside "layers" lie the optimizer and metrics of a model that was compiled.
             if name.startswith("layers/") and isinstance(node, h5py.Dataset):
-                entries.append(_entry(name, node))
+                entries.append(_entry(name, node, self._note(node)))
 
         try:
             with h5py.File(self._file, "r") as file:
@@ -108,6 +113,15 @@ class Hdf5File:
         except Exception as error:  # damage makes h5py raise any of half a dozen types
             raise self._damage(error) from error
         return entries
+
+    def _note(self, dataset: h5py.Dataset) -> Any:
+        """Return what Keras notes of a type that h5py has no name for; None where it did not."""
+        if "dtype" not in dataset.attrs:
+            return None
+        if not self._are_heaps_checked:
+            _check_heaps(self._file, dataset.file.id.get_create_plist().get_sizes())
+            self._are_heaps_checked = True
+        return dataset.attrs["dtype"]
 
     def _damage(self, error: Exception) -> CorruptCheckpointError:
         reason = one_line(error).replace(self._file, self.path)
@@ -132,20 +146,44 @@ class Hdf5File:
         try:
             with h5py.File(self._file, "r") as file:
                 dataset: Any = file[name]
-                # h5py has no name for bfloat16; Keras leaves a note.
-                is_bfloat16 = dataset.attrs.get("dtype") == "bfloat16"
+                is_bfloat16 = self._note(dataset) == _BFLOAT16
                 return np.array(dataset, ml_dtypes.bfloat16 if is_bfloat16 else None)
         except Exception as error:  # as in `_entries`
             raise self._damage(error) from error
 
 
-def _entry(name: str, dataset: h5py.Dataset) -> _Entry:
+def _check_heaps(path: str, sizes: tuple[int, int]) -> None:
+    """Refuse a heap of strings in which HDF5 would go round for ever, to find one.
+
+    Args:
+        path: the file.
+        sizes: bytes of its addresses and of its lengths.
+    """
+    if sizes != (8, 8):
+        raise ValueError(f"its addresses and lengths have {sizes} bytes")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        place = data.find(_HEAP_MAGIC)
+        while place >= 0:
+            position = place + _HEAP_HEADER_BYTES
+            end = place + int.from_bytes(data[place + 8 : position], "little")
+            while position + _HEAP_HEADER_BYTES <= end:
+                head = data[position : position + _HEAP_HEADER_BYTES]
+                size = int.from_bytes(head[8:], "little")
+                if head[:2] != bytes(2):  # 0 is the number of what is free, header included
+                    size = _HEAP_HEADER_BYTES + -(-size // 8) * 8
+                position += size
+                if size < _HEAP_HEADER_BYTES or position > min(end, len(data)):
+                    raise ValueError("a heap of strings is damaged")
+            place = data.find(_HEAP_MAGIC, place + 1)
+
+
+def _entry(name: str, dataset: h5py.Dataset, note: Any) -> _Entry:
     stored = dataset.id.get_storage_size()
     is_packed = dataset.id.get_create_plist().get_nfilters() > 0
     return _Entry(
         name=name,
         shape=dataset.shape,
-        is_float=dataset.dtype.kind == "f" or dataset.attrs.get("dtype") == "bfloat16",
+        is_float=dataset.dtype.kind == "f" or note == _BFLOAT16,
         is_quantized=dataset.dtype.kind in "iu" and dataset.dtype.itemsize == 1,
         num_bytes=0 if dataset.shape is None else math.prod(dataset.shape) * dataset.dtype.itemsize,
         num_stored=stored * _MOST_COMPRESSED if is_packed else stored,
