@@ -76,7 +76,7 @@ LAYERS = [
     (NextSentenceScope, OF_CONFIG, (5, WIDTH), (5, 2), {}),
     (ScalarMix, {}, (2, 5, 3, WIDTH), (2, 5, WIDTH), {"expected_num_trainable_weights": 2}),
     (Dropout, {"rate": 0.3}, (5, WIDTH), (5, WIDTH), WITHOUT_WEIGHTS),
-    (MergeChoices, {}, (2, 5, 3), (10, 3), WITHOUT_WEIGHTS),
+    (MergeChoices, {}, (2, 5, 3), (None, 3), WITHOUT_WEIGHTS),
     (ToMask, {}, (2, 5), (2, 5), WITHOUT_WEIGHTS),
 ]
 
