@@ -149,6 +149,7 @@ def save_hf(
     tokenizer: FullTokenizer | None = None,
     labels: Sequence[str] | None = None,
     problem_type: str | None = None,
+    dtype: str = "float32",
 ) -> tuple[str, ...]:
     """Write a directory that transformers' `from_pretrained` reads.
 
@@ -162,16 +163,19 @@ def save_hf(
         labels: names of a classifier's labels.
         problem_type: what transformers makes of a classifier's logits: a value of
             HF_PROBLEM_TYPES; None (default) leaves it to their number.
+        dtype: what the file holds the weights in: "float32", or "float16" for half the size.
 
     Returns:
         Names of weights that transformers' class has no place for, and that were not written.
 
     Raises:
         OSError: a file cannot be written.
-        ValueError: the labels are not as many as the model has, or the problem_type is not one of
-            the model.
+        ValueError: the labels are not as many as the model has, the problem_type is not one of the
+            model, or a weight is too large for the dtype.
     """
     folder = local_path(directory)
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype: expected float32 or float16, got {dtype!r}")
     config, (kind, num_labels) = config_of(model), kind_of(model)
     _check_labels(model, labels)
     if kind == "pretraining" and not config.next_sentence_prediction:
@@ -198,7 +202,7 @@ def save_hf(
         name = layout.theirs(path)
         # A bare encoder's names begin at the encoder.
         name = str(name).removeprefix("bert.") if kind == "encoder" else str(name)
-        tensors[name] = layout.to_theirs(path, to_numpy(weight), config)
+        tensors[name] = _rounded(name, layout.to_theirs(path, to_numpy(weight), config), dtype)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / tensor_files.SAFETENSORS_NAME
     with replacing(target) as temporary:
@@ -207,6 +211,14 @@ def save_hf(
         write_json(folder / locate.HF_CONFIG_NAME, values)
         tokenizers.write_hf_tokenizer(folder, config, tokenizer)
     return tuple(skipped)
+
+
+def _rounded(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """Return an array in the dtype of a file; refuse one that it cannot hold."""
+    largest = float(np.max(np.abs(array), initial=0.0))
+    if np.isfinite(largest) and largest > float(np.finfo(dtype).max):
+        raise ValueError(f"dtype: {name} has the value {largest:g}, too large for {dtype}")
+    return array.astype(dtype, copy=False)
 
 
 def save_keras(

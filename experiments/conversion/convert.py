@@ -26,7 +26,7 @@ from bert_tf.weights.save import save_hf, save_keras, save_model_directory
 from bert_tf.weights.upload import upload_hf
 from experiments.command_line.tables import print_rows
 from experiments.conversion.options import ConversionOptions
-from experiments.conversion.verify import shape_text, verify
+from experiments.conversion.verify import round_weights, shape_text, verify
 
 # Format of a directory -> the file in it that holds the weights.
 _WEIGHTS_FILES = {"tf1": "bert_model.ckpt", "hf": "model.safetensors"}
@@ -146,25 +146,39 @@ def _problem_type(trained: TrainedTask | None) -> str | None:
 
 
 def _write(
-    loaded: LoadedModel, target: pathlib.Path, file_format: str, trained: TrainedTask | None
+    loaded: LoadedModel,
+    target: pathlib.Path,
+    options: ConversionOptions,
+    trained: TrainedTask | None,
 ) -> Sequence[str]:
     """Write a model in a format; return the weights that the format has no place for."""
-    model, tokenizer, labels = loaded.model, loaded.tokenizer, loaded.labels
-    skipped: Sequence[str] = ()
-    if file_format == "tf1":
-        save_model_directory(target, model, labels=labels, tokenizer=tokenizer)
-    elif file_format == "hf":
-        skipped = save_hf(target, model, tokenizer, labels, _problem_type(trained))
-    elif file_format == "keras_hub":
-        skipped = save_keras_hub(target, model, tokenizer)
-    else:
-        save_keras(target, model, tokenizer, labels)
+    file_format = options.format
+    skipped = _write_weights(loaded, target, options, trained)
     folder = target.parent if file_format == "keras" else target
     if trained is not None and file_format != "keras_hub":
         trained.write(folder)
     else:
         (folder / TRAINED_TASK_NAME).unlink(missing_ok=True)  # of a model that was here before
     return skipped
+
+
+def _write_weights(
+    loaded: LoadedModel,
+    target: pathlib.Path,
+    options: ConversionOptions,
+    trained: TrainedTask | None,
+) -> Sequence[str]:
+    model, tokenizer, labels = loaded.model, loaded.tokenizer, loaded.labels
+    if options.format == "tf1":
+        save_model_directory(target, model, labels=labels, tokenizer=tokenizer)
+    elif options.format == "hf":
+        problem_type = _problem_type(trained)
+        return save_hf(target, model, tokenizer, labels, problem_type, options.weights)
+    elif options.format == "keras_hub":
+        return save_keras_hub(target, model, tokenizer)
+    else:
+        save_keras(target, model, tokenizer, labels)
+    return ()
 
 
 def run(options: ConversionOptions) -> None:
@@ -198,16 +212,19 @@ def run(options: ConversionOptions) -> None:
     _print_contents(loaded, opened)
     print_transfer(loaded.transfer, options.all_weights)
     trained = _trained_task(loaded, opened.located)
-    skipped = _write(loaded, target, file_format, trained)
+    skipped = _write(loaded, target, options, trained)
     print_rows(f"the target has no place for: {len(skipped)}", [(name,) for name in skipped])
     files = [target] if target.is_file() else [p for p in target.rglob("*") if p.is_file()]
     size = sum(path.stat().st_size for path in files)
     print(f"\nwrote {target} ({size / 1e6:.1f} MB)")
     if options.verify:
+        if options.weights != "float32":
+            round_weights(loaded, options.weights)
         name = _WEIGHTS_FILES.get(file_format)
         written = str(target / name) if name else str(target)
         original = locate(options.source)
-        tolerance, changed = options.tolerance, bool(changes)
+        tolerance = options.tolerance
+        changed = bool(changes) or options.weights != "float32"
         kind = trained.kind if trained is not None else None
         verify(loaded, original, str(target), written, skipped, tolerance, changed, kind)
     if options.upload_to is not None:

@@ -24,7 +24,7 @@ class ConversionOptions:
     """What convert_checkpoint.py is asked for.
 
     Raises:
-        ValueError: there is nothing for the Hub to take.
+        ValueError: the format cannot hold such weights, or the Hub cannot take it.
     """
 
     source: str = option(
@@ -36,6 +36,11 @@ class ConversionOptions:
     )
     target: str = option(None, "What to write.", required=True, flag="to", path="new_folder")
     format: str = option(None, "The target's format.", choices=CHECKPOINT_FORMATS, required=True)
+    weights: str = option(
+        "float32",
+        "What the file holds the weights in; float16 is for hf.",
+        choices=("float32", "float16"),
+    )
     bert_config_file: str | None = option(
         None, "Configuration; by default the source's.", path="any"
     )
@@ -62,6 +67,8 @@ class ConversionOptions:
     def __post_init__(self) -> None:
         if self.upload_to is not None and self.format != "hf":
             raise ValueError(f"upload_to: needs --format=hf, got {self.format}")
+        if self.weights != "float32" and self.format != "hf":
+            raise ValueError(f"weights: {self.weights} is for --format=hf, got {self.format}")
 
 
 @dataclasses.dataclass(frozen=True)

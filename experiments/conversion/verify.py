@@ -1,6 +1,7 @@
 """A converted checkpoint compared with the original on the same inputs."""
 
 import importlib.util
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -198,6 +199,16 @@ def compare(what: str, first: Arrays, second: Arrays, tolerance: float) -> tuple
     return (what, text, "equal" if equal else "DIFFERS"), equal
 
 
+def round_weights(loaded: LoadedModel, dtype: str) -> None:
+    """Round the weights of a model to those that a file holds, and print what that changes."""
+    batch = fixed_batch(loaded.config, loaded.kind)
+    before = our_outputs(loaded.model, batch)
+    for weight in loaded.model.weights:
+        weight.assign(to_numpy(weight).astype(dtype).astype(weight.dtype))
+    row, _ = compare("outputs", before, our_outputs(loaded.model, batch), math.inf)
+    print_rows(f"weights rounded to {dtype} (largest absolute differences)", [row[:2]])
+
+
 def _compare_weights(
     ours: keras.Model, theirs: keras.Model, skipped: Sequence[str]
 ) -> tuple[Row, bool]:
@@ -278,8 +289,8 @@ def verify(
         written: what holds the weights in it.
         skipped: weights that the target has no place for.
         tolerance: of absolute differences of outputs.
-        changed: whether the configuration was changed on the way, so that the source's own system
-            would give other outputs.
+        changed: whether the configuration was changed on the way, or weights rounded, so that the
+            source's own system would give other outputs.
         task: key of `tasks.KINDS` that a classifier is for, where known: what it makes of its
             logits is compared, too.
 
@@ -291,7 +302,7 @@ def verify(
     comparisons = _Comparisons(loaded, tolerance)
     layout = loaded.transfer.layout
     if changed:
-        text = "the configuration was changed on the way"
+        text = "configuration or weights were changed on the way"
         comparisons.rows.append(("source", text, "not compared"))
     else:
         comparisons.add_own_system("source", layout, original, loaded.kind, expected, batch, task)

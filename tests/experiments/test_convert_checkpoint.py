@@ -69,6 +69,18 @@ def test_around_all_formats_to_the_same_bytes(classifier, tmp_path, capsys):
         assert (tmp_path / "tf1" / name).read_bytes() == (classifier / name).read_bytes(), name
 
 
+def test_half_precision(classifier, tmp_path, capsys):
+    convert(classifier, tmp_path / "half", "hf", weights="float16")
+    printed = capsys.readouterr().out
+    assert "weights rounded to float16" in printed and "outputs  logits " in printed
+    assert "41 weights equal to the bit" in printed and "DIFFERS" not in printed
+    for weight in load_model(tmp_path / "half").model.weights:
+        value = weight.numpy()
+        np.testing.assert_array_equal(value, value.astype(np.float16), err_msg=weight.path)
+    with pytest.raises(ValueError, match="weights: float16 is for --format=hf, got tf1"):
+        convert(classifier, tmp_path / "tf1", "tf1", weights="float16")
+
+
 def test_what_has_no_place_in_the_target_is_listed(tmp_path, capsys):
     convert(TF1, tmp_path / "hub", "keras_hub")
     printed = capsys.readouterr().out

@@ -589,6 +589,30 @@ def test_formats_are_told_from_what_they_hold(models, tmp_path):
     ]
 
 
+def test_half_precision_is_rounded_and_refused_where_it_cannot_hold_a_weight(tmp_path):
+    model = make("pretraining")
+    save_hf(tmp_path / "full", model)
+    save_hf(tmp_path / "half", model, dtype="float16")
+    full, half = (
+        safetensors.numpy.load_file(tmp_path / name / "model.safetensors")
+        for name in ("full", "half")
+    )
+    assert full.keys() == half.keys()
+    for name, array in full.items():
+        assert (array.dtype, half[name].dtype) == (np.float32, np.float16), name
+        # Half of a unit in the last place: 11 bits, down to the least number of 2 ** -24.
+        assert (np.abs(half[name] - array) <= np.maximum(2.0**-11 * abs(array), 2.0**-25)).all()
+    loaded = load_model(tmp_path / "half").model
+    assert {weight.dtype for weight in loaded.weights} == {"float32"}
+    kernel = model.weights[0]
+    kernel.assign(np.where(np.arange(kernel.shape[-1]) == 3, 7e4, kernel.numpy()))
+    with pytest.raises(ValueError, match="dtype: bert.* has the value 70000, too large for float1"):
+        save_hf(tmp_path / "half", model, dtype="float16")
+    assert load_model(tmp_path / "half").transfer.moved
+    with pytest.raises(ValueError, match="dtype: expected float32 or float16, got 'int8'"):
+        save_hf(tmp_path / "half", model, dtype="int8")
+
+
 def test_labels_that_are_alike_and_a_folder_for_a_prefix_are_refused(models, tmp_path):
     with pytest.raises(ValueError, match="labels: expected different names"):
         save_hf(tmp_path, models["classification"], None, ["a"] * 3)
