@@ -13,7 +13,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["bert_tf*", "data_prep*", "experiments*"]),
-    package_data={"bert_tf": ["py.typed"], "experiments.model_server": ["page.html"]},
+    package_data={
+        "bert_tf": ["py.typed", "weights/shipped_models/*/*"],
+        "experiments.model_server": ["page.html"],
+    },
     install_requires=[
         "absl-py>=2.1",
         "etils[epy]>=1.9",  # lazy imports of the packages' front doors

@@ -28,6 +28,7 @@ from bert_tf.files import (
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.weights import tensor_files
 from bert_tf.weights.published import fetched
+from bert_tf.weights.shipped import shipped_models
 from bert_tf.weights.tensor_files import CorruptCheckpointError, checkpoint_steps
 
 CONFIG_NAME = "bert_config.json"
@@ -73,7 +74,10 @@ class LocatedCheckpoint:
 
 
 def locate(path: str | os.PathLike) -> LocatedCheckpoint:
-    """Find the checkpoint that a user means: a file, a TensorFlow prefix, or a directory.
+    """Find the checkpoint that a user means: a file, a TensorFlow prefix, a directory, or a name.
+
+    The name is that of a model which comes with the package ("tiny-wikipedia"); what lies at a path
+    of the same name goes first.
 
     Or the name of a published model, as hf://OWNER/NAME, which is fetched unless it is here; see
     `published`.
@@ -95,9 +99,13 @@ def locate(path: str | os.PathLike) -> LocatedCheckpoint:
         return _located("tf", prefix, "TensorFlow checkpoint")
     _refuse_data_alone(pathlib.Path(prefix))
     if not os.path.isfile(text):
+        models = shipped_models()
+        if text in models:
+            return _locate_in(models[text])
         raise FileNotFoundError(
-            f"{text}: no such file or directory; expected a model directory, a weights file, or "
-            f"the prefix of a TensorFlow checkpoint (as in .../{WEIGHTS_NAME})"
+            f"{text}: no such file or directory; expected a model directory, a weights file, the "
+            f"prefix of a TensorFlow checkpoint (as in .../{WEIGHTS_NAME}), or the name of a model "
+            f"that comes with this package ({', '.join(models)})"
         )
     _refuse_other_frameworks(pathlib.Path(text))
     tensor_files.refuse_pointer(text)
