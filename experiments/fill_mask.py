@@ -1,16 +1,19 @@
-r"""Fills in [MASK] with a SavedModel that `export_model.py` wrote.
+r"""Fills in [MASK] with a SavedModel that `export_model.py` wrote, or with a model directory.
 
-It needs TensorFlow and tensorflow_text and nothing of this package: what the SavedModel holds is
-enough.
+For a SavedModel it needs TensorFlow and tensorflow_text and nothing of this package: what the
+SavedModel holds is enough.
 
     python experiments/fill_mask.py --saved_model=quickstart/fill_mask \
       --text='Return the [MASK] of the list.'
+    python experiments/fill_mask.py --model_dir=tiny-wikipedia \
+      --text='The film was released in the United [MASK] in 1995.'
 
 Without --text it reads sentences from standard input, one a line. --output_file writes the answers
 as JSON too, a line a sentence.
 """
 
 import json
+import logging
 import pathlib
 import sys
 
@@ -48,6 +51,34 @@ def filled(sentence: str, pieces: list[str]) -> str:
     return MASK_TOKEN.join([text, *parts[len(pieces) + 1 :]])
 
 
+def answers_of_saved_model(path: str, sentences: list[str]) -> dict:
+    """Return tokens [B, masks, k], scores [B, masks, k] and mask_count [B] for sentences.
+
+    Raises:
+        FileNotFoundError: there is no SavedModel.
+    """
+    folder = newest_version(path)
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401  (registers the operations of the tokenizer)
+
+    model = tf.saved_model.load(str(folder))
+    output = model.signatures["serving_default"](text=tf.constant(sentences))
+    return {name: value.numpy() for name, value in output.items()}
+
+
+def answers_of_model(path: str, sentences: list[str]) -> dict:
+    """Return the same of a model directory, checkpoint or name.
+
+    Raises:
+        ImportError: this package is not installed.
+        OSError, ValueError: there is no such model, or it has no head for this.
+    """
+    from bert_tf.serving.predictor import Predictor
+
+    logging.getLogger("bert_tf").setLevel(logging.WARNING)
+    return Predictor(path, task="fill_mask").predict(sentences)
+
+
 def main(argv: list[str]) -> None:
     """Run the script."""
     if len(argv) > 1:
@@ -62,20 +93,19 @@ def main(argv: list[str]) -> None:
                 raise ValueError(f"--text: expected {MASK_TOKEN} in {sentence!r}")
         if not pathlib.Path(values.output_file or "x").absolute().parent.is_dir():
             raise ValueError(f"--output_file: no such folder here: {values.output_file}")
-        folder = newest_version(values.saved_model)
-    except (ValueError, OSError) as error:
+        if bool(values.saved_model) == bool(values.model_dir):
+            raise ValueError("expected --saved_model or --model_dir")
+        if values.saved_model:
+            output = answers_of_saved_model(values.saved_model, sentences)
+        else:
+            output = answers_of_model(values.model_dir, sentences)
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"fill_mask: {error}")
-
-    import tensorflow as tf
-    import tensorflow_text  # noqa: F401  (registers the operations of the tokenizer)
-
-    model = tf.saved_model.load(str(folder))
-    output = model.signatures["serving_default"](text=tf.constant(sentences))
     answers = []
     for i, sentence in enumerate(sentences):
         masks = int(output["mask_count"][i])
-        tokens = [[t.decode() for t in row] for row in output["tokens"][i, :masks].numpy()]
-        scores = output["scores"][i, :masks].numpy()
+        tokens = [[t.decode() for t in row] for row in output["tokens"][i, :masks]]
+        scores = output["scores"][i, :masks]
         print(sentence)
         print("  " + filled(sentence, [row[0] for row in tokens]))
         for row, row_scores in zip(tokens, scores, strict=True):
@@ -87,8 +117,25 @@ def main(argv: list[str]) -> None:
         pathlib.Path(values.output_file).write_text(lines, encoding="utf-8")
 
 
+def define_flags(values: flags.FlagValues) -> None:
+    """Define the script's flags."""
+    for define, name, text in (
+        (flags.DEFINE_string, "saved_model", "SavedModel, or folder of versions."),
+        (
+            flags.DEFINE_string,
+            "model_dir",
+            "In its place, a model directory, checkpoint or name, which this package reads.",
+        ),
+        (flags.DEFINE_multi_string, "text", "Sentence with [MASK]; may be given several times."),
+        (
+            flags.DEFINE_string,
+            "output_file",
+            "JSON lines: text, and tokens and scores by [MASK].",
+        ),
+    ):
+        define(name, None, text, flag_values=values)
+
+
 if __name__ == "__main__":
-    flags.DEFINE_string("saved_model", None, "SavedModel, or folder of versions.", required=True)
-    flags.DEFINE_multi_string("text", None, "Sentence with [MASK]; may be given several times.")
-    flags.DEFINE_string("output_file", None, "JSON lines: text, and tokens and scores by [MASK].")
+    define_flags(flags.FLAGS)
     app.run(main)

@@ -7,6 +7,10 @@ models on at http://127.0.0.1:8501/. Each --model_base_path is a folder of versi
 (exported/mini/1/saved_model.pb); its last part is the model's name, unless --model_name, given as
 often, says another. A newer version that appears there takes over once it is loaded.
 
+    python experiments/serve.py --model_dir=tiny-wikipedia
+
+exports a model directory or checkpoint first, here the small model that comes with the package.
+
     curl -d '{"instances": ["Return the [MASK] of the list."]}' \
       http://127.0.0.1:8501/v1/models/mini:predict
 
@@ -18,4 +22,4 @@ from experiments.command_line.command import run_command
 from experiments.model_server.options import ServeOptions
 
 if __name__ == "__main__":
-    run_command(ServeOptions, "experiments.model_server.start")
+    run_command(ServeOptions, "experiments.model_server.start", "warning")

@@ -22,6 +22,10 @@ from tests.support.synthetic_records import small_config
 from tests.test_end_to_end import wiki_extract
 
 GUIDES = ("README.md", "CONTRIBUTING.md", *(f"docs/{x.name}" for x in REPOSITORY.glob("docs/*.md")))
+CARDS = [
+    path.relative_to(REPOSITORY).as_posix()
+    for path in sorted(REPOSITORY.glob("bert_tf/weights/shipped_models/*/README.md"))
+]
 SCRIPTS = [
     f"{folder}/{path.name}"
     for folder in ("data_prep", "experiments")
@@ -65,6 +69,7 @@ RUN = {
     "experiments/plot_attention.py": "",
     "experiments/export_model.py": "",
     "experiments/convert_checkpoint.py": "",
+    "experiments/fill_mask.py": "",
 }
 # Part of a command of README -> why it does not run here. The flags of our scripts are checked.
 NOT_RUN = {
@@ -114,7 +119,7 @@ def test_all_code_runs_or_is_listed():
     assert all(any(old in code.text for code in README) for old in SMALLER)
 
 
-@pytest.mark.parametrize("name", [*GUIDES, *SCRIPTS])
+@pytest.mark.parametrize("name", [*GUIDES, *CARDS, *SCRIPTS])
 def test_flags_of_commands(name):
     """Also of those in the scripts' own docstrings."""
     text = read(name)

@@ -76,11 +76,9 @@ class LocatedCheckpoint:
 def locate(path: str | os.PathLike) -> LocatedCheckpoint:
     """Find the checkpoint that a user means: a file, a TensorFlow prefix, a directory, or a name.
 
-    The name is that of a model which comes with the package ("tiny-wikipedia"); what lies at a path
-    of the same name goes first.
-
-    Or the name of a published model, as hf://OWNER/NAME, which is fetched unless it is here; see
-    `published`.
+    The name is that of a model which comes with the package ("tiny-wikipedia"; what lies at a path
+    of the same name goes first), or of a published one, as hf://OWNER/NAME, which is fetched unless
+    it is here; see `published`.
 
     In a directory the first of these counts: bert_model.ckpt, model.safetensors (also in shards), a
     KerasHub preset, the newest `model.ckpt-<step>` of a run, pytorch_model.bin, and a .keras or

@@ -131,14 +131,23 @@ class ServeOptions:
         repeated=True,
         path="local",
     )
+    model_dir: tuple[str, ...] | None = option(
+        None,
+        "Model directory, checkpoint or name (tiny-wikipedia) to export and serve; may be given "
+        "several times.",
+        repeated=True,
+        path="any",
+    )
     model_config_file: str | None = option(
         None,
-        "File of models in place of --model_base_path, as TF Serving's: text of a "
+        "File of models in place of both, as TF Serving's: text of a "
         "ModelServerConfig, with version_labels.",
         path="local",
     )
     model_name: tuple[str, ...] | None = option(
-        None, "Name of each model; by default the last part of its path.", repeated=True
+        None,
+        "Name of the model of each --model_base_path; by default the last part of the path.",
+        repeated=True,
     )
     tensorflow_text: bool = option(True, "Load the operations of tensorflow_text.")
     server: ServerOptions = ServerOptions()

@@ -7,7 +7,10 @@ import importlib
 import importlib.util
 import os
 import pathlib
+import tempfile
+from collections.abc import Sequence
 
+from bert_tf.weights.locate import locate
 from experiments.model_server.options import ServeOptions, ServerOptions, VersionPolicy
 
 _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
@@ -32,25 +35,59 @@ def run(options: ServeOptions) -> None:
     for module in NEEDED:
         if importlib.util.find_spec(module) is None:
             raise ImportError(f"{module} is missing: pip install -e '.[serving]'")
-    models = _models(options)
+    models, model_dirs = _models(options), options.model_dir or ()
     server_options = dataclasses.replace(
         options.server,
         models=[(name, folder) for name, folder, _ in models],
         policies={name: policy for name, _, policy in models},
     )
     check_folders(server_options)
+    for path in model_dirs:
+        locate(path)  # refuses what is none
     if options.tensorflow_text:
         # Its import registers the operations of the tokenizer.
         importlib.import_module("tensorflow_text")
-    importlib.import_module("experiments.model_server.server").run(server_options)
+    with tempfile.TemporaryDirectory(prefix="bert-tf-serve-") as folder:
+        exported = export(model_dirs, folder)
+        server_options = dataclasses.replace(
+            server_options, models=[*server_options.models, *exported]
+        )
+        importlib.import_module("experiments.model_server.server").run(server_options)
+
+
+def export(model_dirs: Sequence[str], folder: str) -> list[tuple[str, str]]:
+    """Export models as SavedModels, each for the task that it has a head for.
+
+    Args:
+        model_dirs: model directories, checkpoints or names.
+        folder: where the folders of their versions go.
+
+    Returns:
+        Name and folder of each.
+
+    Raises:
+        OSError, ValueError: a model cannot be read, or cannot be served.
+    """
+    serving = importlib.import_module("bert_tf.serving")
+    models = []
+    for path in model_dirs:
+        name = os.path.basename(os.path.abspath(path))
+        print(f"exporting {path}", flush=True)
+        served = serving.load_served_model(path)
+        target = os.path.join(folder, str(len(models)), name)
+        serving.export_saved_model(served, target, description=f"read from {path}")
+        models.append((name, target))
+    return models
 
 
 def _models(options: ServeOptions) -> list[tuple[str, str, VersionPolicy]]:
-    """Return name, folder and versions of each model."""
+    """Return name, folder and versions of each model that is a SavedModel already."""
     paths, names = options.model_base_path or (), options.model_name
-    if bool(paths) == bool(options.model_config_file):
-        got = "both" if paths else "neither"
-        raise ValueError(f"expected --model_base_path or --model_config_file, got {got}")
+    if bool(paths or options.model_dir) == bool(options.model_config_file):
+        got = "both" if options.model_config_file else "none"
+        raise ValueError(
+            f"expected --model_base_path or --model_dir, or --model_config_file, got {got}"
+        )
     if options.model_config_file:
         if names:
             raise ValueError("--model_name: the names are those of --model_config_file")

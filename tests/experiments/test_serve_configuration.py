@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from experiments.model_server.start import NEEDED, _models
+from experiments.model_server.start import NEEDED, _models, export, run
 
 for module in NEEDED:
     pytest.importorskip(module, reason=f"the extra `serving` is not installed: no {module}")
@@ -111,6 +111,18 @@ def test_file_of_models(base, tmp_path, caplog):
     assert "every: label 'gone' is version 9, which is not loaded" in caplog.text
 
 
+def test_model_directories_are_exported_first(tmp_path):
+    with pytest.raises(FileNotFoundError, match="tiny-wikipeda: no such file or directory"):
+        run(ServeOptions(model_dir=("tiny-wikipeda",)))
+    models = export(["tiny-wikipedia"], str(tmp_path))
+    assert models == [("tiny-wikipedia", f"{tmp_path}/0/tiny-wikipedia")]
+    with stand_ins.running(models) as server:
+        request = {"instances": ["The film was released in the United [MASK] in 1995."]}
+        status, answer = server.post("/v1/models/tiny-wikipedia:predict", request)
+        assert status == 200 and answer["predictions"][0]["mask_count"] == 1
+        assert b"read from tiny-wikipedia" in server.send("GET", "/models/tiny-wikipedia/card")[2]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -140,7 +152,7 @@ def test_file_that_is_wrong(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "expected --model_base_path or --model_config_file, got neither"),
+        ({}, "expected --model_base_path or --model_dir, or --model_config_file, got none"),
         ({"model_base_path": ("a",), "model_config_file": "b"}, "got both"),
         ({"model_config_file": "b", "model_name": ("c",)}, "--model_name: the names are those"),
         (

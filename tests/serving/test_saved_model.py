@@ -18,6 +18,7 @@ from bert_tf.serving.saved_model import WARMUP_NAME, export_saved_model
 from bert_tf.serving.text_models import Classifier, Embedder, FillMask, MultipleChoice
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights.save import save_model_directory
 from experiments import fill_mask
 from tests.support import synthetic_records as synthetic
 
@@ -395,6 +396,17 @@ def test_filled_sentence():
     assert fill_mask.filled("[MASK] and [MASK]", ["one"]) == "one and [MASK]"
 
 
+def test_script_takes_a_model_too(model, vocab_file, tmp_path):
+    save_model_directory(tmp_path, model, vocab_file)
+    answers = fill_mask.answers_of_model(str(tmp_path), SENTENCES[:3])
+    for i, sentence in enumerate(SENTENCES[:3]):
+        tokens, scores = expected(model, vocab_file, sentence)
+        count = answers["mask_count"][i]
+        found = [[token.decode() for token in row] for row in answers["tokens"][i, :count]]
+        assert [row[:TOP_K] for row in found] == tokens
+        np.testing.assert_allclose(answers["scores"][i, :count, :TOP_K], scores, atol=1e-6)
+
+
 def test_fresh_process_needs_tensorflow_alone(model, vocab_file, exported, tmp_path):
     # A copy of the script outside of the repository cannot import this package by accident.
     script = tmp_path / "fill_mask.py"
@@ -434,6 +446,8 @@ def test_fresh_process_needs_tensorflow_alone(model, vocab_file, exported, tmp_p
         (["--saved_model=nowhere", "--text=a [MASK]"], "no saved_model.pb in 'nowhere'"),
         (["--saved_model=nowhere", "--text=a"], "expected [MASK] in 'a'"),
         (["--saved_model=nowhere"], "no sentences"),
+        (["--text=a [MASK]"], "expected --saved_model or --model_dir"),
+        (["--saved_model=a", "--model_dir=b", "--text=a [MASK]"], "--saved_model or --model_dir"),
     ],
 )
 def test_bad_input_of_the_script(arguments, message, tmp_path):
