@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
-from bert_tf.config import SIZES
+from bert_tf.config import SIZES, BertConfig
+from bert_tf.files import read_json
+from bert_tf.weights.shipped import shipped_models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +199,27 @@ def _small(size: str) -> Preset:
 _RELEASED += [_small(f"{n}/{width}") for n in range(2, 13, 2) for width in (128, 256, 512, 768)]
 
 
+def _shipped(name: str, folder: pathlib.Path) -> Preset:
+    """Describe a model that comes with the package."""
+    config = BertConfig.from_json_file(folder / "config.json", style="hf")
+    layers, width = config.num_hidden_layers, config.hidden_size
+    # SIZES counts 30,522 pieces and 512 positions.
+    rows = config.vocab_size - _UNCASED + config.max_position_embeddings - 512
+    return Preset(
+        title=name,
+        num_layers=layers,
+        hidden_size=width,
+        num_attention_heads=config.num_attention_heads,
+        vocab_size=config.vocab_size,
+        num_parameters=SIZES[f"{layers}/{width}"].parameters + rows * width,
+        cased=not read_json(folder / "tokenizer_config.json")["do_lower_case"],
+        language="English",
+        names=(name,),
+        scores={},
+        archive="",
+    )
+
+
 def presets() -> Presets:
-    """Return the released models, each with its size, casing, names and scores."""
-    return Presets(_RELEASED)
+    """Return the models that come with the package and the released ones, with all about them."""
+    return Presets([_shipped(*item) for item in shipped_models().items()] + _RELEASED)

@@ -471,6 +471,13 @@ def test_other_paths_are_left_alone():
         assert fetched(path) == path
 
 
+def test_shipped_models_are_listed():
+    tiny = next(preset for preset in bert_tf.presets() if preset.names == ("tiny-wikipedia",))
+    # Of its card: with heads (dense 128 x 128, LayerNorm, a bias a piece; two outputs) 1,478,978.
+    heads = 128 * 128 + 128 + 2 * 128 + 8000 + 2 * 128 + 2
+    assert tiny.num_parameters + heads == 1_478_978 and not tiny.cased
+
+
 def test_released_models():
     presets = [preset for preset in bert_tf.presets() if preset.archive]
     assert len(presets) == 9 + 24
