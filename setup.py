@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["bert_tf*", "data_prep*", "experiments*"]),
+    entry_points={"console_scripts": ["bert-tf = experiments.command_line.entry_point:main"]},
     package_data={
         "bert_tf": ["py.typed", "weights/shipped_models/*/*"],
         "experiments.model_server": ["page.html"],
@@ -75,6 +76,8 @@ setup(
         "browser": ["playwright>=1.49"],
         # Data preparation on a cluster: create_pretraining_data.py --runner=...
         "beam": ["apache-beam>=2.70,<3"],
+        # The guides as a site (make docs).
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
         # Inputs found by coverage (make fuzz).
         "fuzz": ["atheris>=3"],
         # What results and speed are compared with; the tests that need one skip without it.

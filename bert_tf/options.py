@@ -59,6 +59,7 @@ def option(
     flag: str | None = None,
     alias: str | None = None,
     path: str | None = None,
+    group: str | None = None,
 ) -> Any:
     """Make a field of a dataclass that is an option.
 
@@ -79,6 +80,7 @@ def option(
             that fsspec knows too; "model" is as "any", or the name of a published model. "folder"
             and "new_folder" are as "any", of a folder that the command works in; of the latter it
             needs nothing that is there but names.
+        group: heading of --help for this option and those after it, up to the next that names one.
     """
     metadata = {
         "help": help,
@@ -89,6 +91,7 @@ def option(
         "flag": flag,
         "alias": alias,
         "path": path,
+        "group": group,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -154,6 +157,24 @@ def check(options: Any) -> None:
             check(value)
         elif field.metadata and value is not None:
             _check(_flag_name(field), value, field.metadata)
+
+
+def flag_groups(options: type, group: str = "options") -> dict[str, list[str]]:
+    """Return the names of the flags by their group, in the order of the fields.
+
+    Args:
+        options: see `define`.
+        group: of those before the first that names one.
+    """
+    groups: dict[str, list[str]] = {}
+    for field, kind in _fields(options):
+        if dataclasses.is_dataclass(kind):
+            for inner, names in flag_groups(typing.cast(type, kind), group).items():
+                groups.setdefault(inner, []).extend(names)
+        elif field.metadata:
+            group = field.metadata["group"] or group
+            groups.setdefault(group, []).append(_flag_name(field))
+    return groups
 
 
 def any_remote(options: Any) -> bool:

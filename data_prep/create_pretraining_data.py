@@ -8,6 +8,10 @@ line and blank lines between documents (extract_corpus.py makes it):
       --input_file='corpus/*.txt' --output_file=records/wiki.tfrecord \
       --vocab_file=bert-base-uncased-vocab.txt --num_shards=16
 
+    python data_prep/create_pretraining_data.py \
+      --input_file=train.txt --output_file=records/train.tfrecord --vocab_file=vocab.txt \
+      --max_seq_length=512 --max_predictions_per_seq=77 --dynamic_masking --do_whole_word_mask
+
 The random choices have the original's distribution. With --compatible they are the original's own:
 the same records in the same order, for the same seed and order of input files (the original leaves
 the order of a glob's files to the file system; here they are sorted).

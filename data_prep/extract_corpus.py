@@ -7,6 +7,9 @@ after each document. For example, the output folder of WikiExtractor:
       --input_file='extracted/*/wiki_*' --output_file=corpus/train.txt \
       --heldout_output_file=corpus/heldout.txt --heldout_fraction=0.01
 
+    python data_prep/extract_corpus.py --input_file='books/*.txt' --output_file=books.txt \
+      --text_documents=file --join_lines --language=de
+
 Formats, recognised file by file from the first line (or given by --format):
 
 * wikiextractor: `<doc id=... url=... title=...>`, the title, one paragraph a line, `</doc>`.

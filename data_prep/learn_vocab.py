@@ -3,6 +3,9 @@ r"""Learns a WordPiece vocabulary from text.
     python data_prep/learn_vocab.py --input_file='corpus/*.txt.gz' --output_file=vocab.txt \
       --vocab_size=30522 --do_lower_case
 
+    python data_prep/learn_vocab.py --input_file=hindi.txt --output_file=vocab.txt \
+      --vocab_size=16000 --strip_accents=False
+
 Words are what `bert_tf.tokenization.BasicTokenizer` makes of the text, so that the pieces fit what
 will be looked up. Pieces are merged most frequent pair first by the trainer of the `tokenizers`
 library (as its BertWordPieceTokenizer; Google's own learner was never released). The file begins as

@@ -10,6 +10,8 @@ enough to make a useful model.
     python data_prep/python_docs.py --output_file=docs/train.txt \
       --heldout_output_file=docs/heldout.txt
 
+    python data_prep/python_docs.py --output_file=docs/all.txt.gz --heldout_fraction=0
+
 The text depends on the version of Python, and on nothing else.
 """
 

@@ -4,6 +4,9 @@ r"""Make a table of the paper: run all that it needs, and write a report with pi
         --corpus_files=wiki/train.txt --heldout_files=wiki/heldout.txt --glue_dir=$GLUE_DIR \
         --squad1_train_file=train-v1.1.json --squad1_dev_file=dev-v1.1.json
 
+    python experiments/paper.py --table=1 --scale=full --model_dir=uncased_L-12_H-768_A-12 \
+        --glue_dir=$GLUE_DIR --output_dir=runs/paper --dry_run
+
 Tables 1 to 4 (GLUE, SQuAD 1.1 and 2.0, SWAG) and 7 (named entities) fine-tune the models of
 --model_dir and --large_model_dir; 5 (pre-training tasks), 6 (model size) and 8 (masking) pre-train
 their own on --corpus_files. --scale=full is the paper's recipe, with its search over rates, and

@@ -3,6 +3,9 @@ r"""Pictures of what a model does with a pair of sentences: its attention, and i
     python experiments/plot_attention.py --model_dir=runs/mini --text="He went to the [MASK]." \
         --text_b="There he bought milk." --output_dir=pictures
 
+    python experiments/plot_attention.py --model_dir=runs/mini --text="The [MASK] barked." \
+        --output_dir=pictures
+
 In a notebook:
 
     from experiments.plots.attention import activations_of, attention_figure, prediction_figure

@@ -6,6 +6,8 @@ runs: learn a vocabulary, make records, pre-train a BERT-Tiny, evaluate it on he
 export a SavedModel that takes plain strings, and fill in masked sentences with it in a new process.
 
     python experiments/quickstart.py --output_dir=quickstart
+
+    python experiments/quickstart.py --output_dir=longer --num_train_steps=20000 --dupe_factor=20
 """
 
 from experiments.command_line.command import run_command

@@ -4,7 +4,8 @@ r"""Fine-tunes BERT on GLUE, or on sentences and pairs of one's own, evaluates a
         --data_dir=$GLUE_DIR/MRPC --model_dir=uncased_L-12_H-768_A-12 --output_dir=runs/mrpc
 
     python experiments/run_classifier.py --train_file=train.csv --dev_file=dev.csv \
-        --text_column=review --label_column=stars --do_train --do_eval \
+        --text_column=review --label_column=stars --do_train --do_eval --seeds=1,2,3 \
+        --train_batch_size=32 --learning_rate=3e-5 --num_train_epochs=3 \
         --model_dir=uncased_L-12_H-768_A-12 --output_dir=runs/reviews
 
 Flags and defaults are those of google-research/bert's run_classifier.py wherever it has the flag,

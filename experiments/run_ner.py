@@ -1,7 +1,8 @@
 r"""Fine-tunes BERT to tag words, such as the names in a text, evaluates as conlleval and predicts.
 
     python experiments/run_ner.py --train_file=train.conll --dev_file=dev.conll \
-        --test_file=test.conll --do_train --do_eval --do_predict \
+        --test_file=test.conll --do_train --do_eval --do_predict --document_context \
+        --train_batch_size=32 --learning_rate=5e-5 --num_train_epochs=3 --seeds=1,2,3 \
         --model_dir=cased_L-12_H-768_A-12 --output_dir=runs/ner
 
     python experiments/run_ner.py --test_file=words.conll --do_predict --output_dir=runs/ner

@@ -1,7 +1,8 @@
 r"""Fine-tunes BERT on SQuAD 1.1 or 2.0, answers the questions of a file and scores the answers.
 
     python experiments/run_squad.py --do_train --train_file=train-v1.1.json \
-        --do_eval --do_predict --predict_file=dev-v1.1.json \
+        --do_eval --do_predict --predict_file=dev-v1.1.json --max_seq_length=384 \
+        --train_batch_size=12 --learning_rate=3e-5 --num_train_epochs=2 \
         --model_dir=uncased_L-12_H-768_A-12 --output_dir=runs/squad
 
     python experiments/run_squad.py --version_2_with_negative --do_eval --do_predict \

@@ -2,6 +2,9 @@ r"""A development server with TF Serving's APIs, for SavedModels of this package
 
     python experiments/serve.py --model_base_path=exported/mini
 
+    python experiments/serve.py --model_base_path=exported/squad --model_base_path=exported/ner \
+        --rest_api_port=8501 --port=8500 --max_batch_size=32 --batch_timeout_micros=2000
+
 answers TF Serving's REST API on port 8501 and its gRPC API on port 8500, and has a page to try the
 models on at http://127.0.0.1:8501/. Each --model_base_path is a folder of versions
 (exported/mini/1/saved_model.pb); its last part is the model's name, unless --model_name, given as

@@ -17,6 +17,7 @@ LEVELS = {
     "files": -1,
     "config": 0,
     "options": 0,
+    "command_help": 1,
     "tokenization": 1,
     "records": 1,
     "models": 2,
@@ -34,6 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "config": set(),
     "files": set(),
     "options": set(),
+    "command_help": set(),
     "tokenization": set(),
     "records": set(),
     "models": {"config"},
@@ -59,7 +61,14 @@ EXPERIMENTS_LEVELS = {
     "benchmarks": 3,
     COMMANDS: 4,
 }
-LIGHT = ("config", "files", "options", "records", "tasks")  # load neither TensorFlow nor Keras
+LIGHT = (
+    "command_help",
+    "config",
+    "files",
+    "options",
+    "records",
+    "tasks",
+)  # load neither TensorFlow nor Keras
 NEUTRAL = ("models", "weights")  # use keras.ops only, so that they run on JAX and torch too
 ON_TENSORFLOW = {  # files of such folders that need TensorFlow, imported on that backend alone
     "weights/bundle_index.py",

@@ -20,7 +20,9 @@ WORDS = ("punctuation", "white_space")
 class ServingOptions:
     """How a checkpoint is served; None stands for what training wrote down."""
 
-    task: str | None = option(None, "What it is for, where the checkpoint does not say.")
+    task: str | None = option(
+        None, "What it is for, where the checkpoint does not say.", group="serving"
+    )
     vocab_file: str | None = option(
         None, "Vocabulary; by default the model directory's.", path="any"
     )

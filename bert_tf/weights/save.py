@@ -65,10 +65,11 @@ def _write_tf1(
 def save_model_directory(
     directory: str | os.PathLike,
     model: keras.Model,
-    vocab_file: str | os.PathLike | None = None,
+    tokenizer: FullTokenizer | str | os.PathLike | None = None,
     labels: Sequence[str] | None = None,
-    tokenizer: FullTokenizer | None = None,
     step: int | None = None,
+    *,
+    vocab_file: str | os.PathLike | None = None,
 ) -> None:
     """Write a model directory: bert_config.json, bert_model.ckpt.*, vocab.txt, labels.txt.
 
@@ -77,16 +78,18 @@ def save_model_directory(
     Args:
         directory: made where it is missing.
         model: a model of this package.
-        vocab_file: copied as vocab.txt.
+        tokenizer: its tokenizer, written as vocab.txt; or the path of a vocabulary, to be copied.
         labels: names of a classifier's labels; without them labels.txt is removed.
-        tokenizer: in place of vocab_file.
         step: training steps that the weights have seen, written as `global_step`.
+        vocab_file: the path of a vocabulary, in place of the tokenizer.
 
     Raises:
         OSError: a file cannot be written.
         ValueError: the labels are not as many as the model has, or it has layers of another kind.
     """
     folder, config = local_path(directory), config_of(model)
+    if isinstance(tokenizer, str | os.PathLike):
+        tokenizer, vocab_file = None, tokenizer
     _check_labels(model, labels)
     weights = weights_to_write(model)
     if kind_of(model)[0] == "encoder" and not bert_layer(model).train_pooler:

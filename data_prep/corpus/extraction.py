@@ -61,7 +61,9 @@ _WORD = re.compile(r"\w")
 class Options:
     """How documents are turned into sentences."""
 
-    format: str = option("auto", "Format of the input files.", choices=("auto", *FORMATS))
+    format: str = option(
+        "auto", "Format of the input files.", choices=("auto", *FORMATS), group="data"
+    )
     text_field: str = option("text", "Field of a JSON line with the text.")
     text_documents: str = option(
         "file",
@@ -73,7 +75,7 @@ class Options:
     )
     unescape_html: bool = option(True, "Turn HTML entities to characters.")
     # The next three are for articles, which WikiExtractor writes.
-    clean_wiki: bool = option(True, "Remove leftovers of wiki markup.")
+    clean_wiki: bool = option(True, "Remove leftovers of wiki markup.", group="cleaning")
     drop_titles: bool = option(True, "Drop the title line of an article.")
     drop_fragments: bool = option(
         True, "Drop headings and list items of articles: short lines that do not end as a sentence."
@@ -84,8 +86,11 @@ class Options:
         "Cut longer sentences, at a space where there is one; 0 for never. For scripts in which "
         "nothing marks where sentences end, such as Thai.",
         minimum=0,
+        group="sentences",
     )
-    min_document_sentences: int = option(1, "Drop documents with fewer sentences.", minimum=1)
+    min_document_sentences: int = option(
+        1, "Drop documents with fewer sentences.", minimum=1, group="documents"
+    )
     max_document_bytes: int = option(
         256 << 20, "A longer document is an error, since a document is held in memory.", minimum=1
     )
@@ -93,8 +98,9 @@ class Options:
         "strict",
         "What to do with bytes that are not UTF-8.",
         choices=("strict", "replace", "ignore"),
+        group="data",
     )
-    language: str = option("en", "Language code for sentencex.")
+    language: str = option("en", "Language code for sentencex.", group="sentences")
     sentence_splitter: str = option(
         "", "module:function from a paragraph to a list of sentences; empty means sentencex."
     )
@@ -103,6 +109,7 @@ class Options:
         "Fraction of documents held out, whole, chosen by a hash of their bytes.",
         minimum=0,
         below=1,
+        group="output",
     )
 
 
@@ -111,13 +118,17 @@ class CommandOptions:
     """Options of the command."""
 
     input_file: tuple[str, ...] = option(
-        None, "Input files or globs, comma-separated.", required=True, path="any"
+        None, "Input files or globs, comma-separated.", required=True, path="any", group="data"
     )
-    output_file: str = option(None, "Output text file (.gz compresses).", required=True, path="any")
+    output_file: str = option(
+        None, "Output text file (.gz compresses).", required=True, path="any", group="output"
+    )
     heldout_output_file: str | None = option(
         None, "Output text file for held-out documents.", path="any"
     )
-    max_documents: int | None = option(None, "Read at most so many documents.", minimum=1)
+    max_documents: int | None = option(
+        None, "Read at most so many documents.", minimum=1, group="data"
+    )
     num_workers: int = option(0, "Worker processes; 0 means one per CPU.", minimum=0)
     extraction: Options = dataclasses.field(default_factory=Options)
 

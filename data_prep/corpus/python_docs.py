@@ -52,7 +52,9 @@ _LEGAL = re.compile(r"copyright|all rights reserved|\(c\)|licen[sc]ed? (?:to|und
 class CommandOptions:
     """Options of the command."""
 
-    output_file: str = option(None, "Output text file (.gz compresses).", required=True, path="any")
+    output_file: str = option(
+        None, "Output text file (.gz compresses).", required=True, path="any", group="output"
+    )
     heldout_output_file: str | None = option(
         None, "Output text file for held-out documents.", path="any"
     )

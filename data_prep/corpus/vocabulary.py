@@ -22,10 +22,18 @@ class CommandOptions:
     """Options of the command; `learn_vocab` holds the numbers against their bounds."""
 
     input_file: tuple[str, ...] = option(
-        None, "Text files or globs, comma-separated; .gz is read.", required=True, path="any"
+        None,
+        "Text files or globs, comma-separated; .gz is read.",
+        required=True,
+        path="any",
+        group="data",
     )
-    output_file: str = option(None, "Vocabulary file to write.", required=True, path="any")
-    vocab_size: int = option(30522, "Most pieces to learn, special tokens included.")
+    output_file: str = option(
+        None, "Vocabulary file to write.", required=True, path="any", group="output"
+    )
+    vocab_size: int = option(
+        30522, "Most pieces to learn, special tokens included.", group="vocabulary"
+    )
     do_lower_case: bool = option(True, "Lower-case the text, and by default strip accents.")
     strip_accents: bool | None = option(
         None, "Strip accents, and with them vowel signs; by default where text is lower-cased."

@@ -35,7 +35,7 @@ class FileOptions:
     """Where the data of a task lie."""
 
     data_dir: str | None = option(
-        None, "The task's own folder, with its official files.", path="any"
+        None, "The task's own folder, with its official files.", path="any", group="data"
     )
     train_file: str | None = option(
         None, "File of the train split, in place of --data_dir.", path="any"
@@ -71,7 +71,10 @@ class RecordOptions:
     """How records are made, and what becomes of bad examples."""
 
     num_workers: int = option(
-        0, "Worker processes; 0 for one per core, or none if the input is small.", minimum=0
+        0,
+        "Worker processes; 0 for one per core, or none if the input is small.",
+        minimum=0,
+        group="data",
     )
     skip_bad_examples: bool = option(False, "Leave bad examples out, and list them in a file.")
     max_bad_shown: int = option(10, "Most bad examples shown of a split.", minimum=0)
@@ -82,7 +85,7 @@ class DataOptions:
     """What the data are: a task with official files, or tables of one's own."""
 
     task_name: str | None = option(
-        None, f"One of {', '.join(TASKS)}; leave it out for tables of your own."
+        None, f"One of {', '.join(TASKS)}; leave it out for tables of your own.", group="data"
     )
     files: FileOptions = FileOptions()
     splits: tuple[str, ...] | None = option(
@@ -105,7 +108,7 @@ class SpanOptions:
     """How questions on documents become windows, as in run_squad.py."""
 
     doc_stride: int = option(
-        WindowRule.doc_stride, "Tokens between the starts of two windows.", minimum=1
+        WindowRule.doc_stride, "Tokens between the starts of two windows.", minimum=1, group="data"
     )
     max_query_length: int = option(
         WindowRule.max_query_length, "Tokens of a question that are kept.", minimum=1
@@ -122,9 +125,15 @@ class SpanOptions:
 class TaskRecordsOptions:
     """Options of create_finetuning_data.py."""
 
-    output_dir: str = option(None, "Where the records are written.", required=True, path="any")
+    output_dir: str = option(
+        None, "Where the records are written.", required=True, path="any", group="output"
+    )
     vocab_file: str = option(
-        None, "Vocabulary of the model, one WordPiece a line.", required=True, path="any"
+        None,
+        "Vocabulary of the model, one WordPiece a line.",
+        required=True,
+        path="any",
+        group="model",
     )
     do_lower_case: bool = option(True, "True for uncased models, False for cased ones.")
     strip_accents: bool | None = option(

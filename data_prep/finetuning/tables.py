@@ -45,7 +45,9 @@ class Columns:
         ValueError: settings that cannot be.
     """
 
-    text: str = option(None, "Column of the text, or of a pair's first text.", flag="text_column")
+    text: str = option(
+        None, "Column of the text, or of a pair's first text.", flag="text_column", group="data"
+    )
     text_b: str | None = option(None, "Column of a pair's second text.", flag="text_b_column")
     # Empty where labels are not known.
     label: tuple[str, ...] = option(

@@ -46,7 +46,11 @@ class Options:
     output_files: tuple[str, ...]
     # The rest are flags. Names and defaults are the original's where it has the flag.
     vocab_file: str = option(
-        None, "Vocabulary of the model, one WordPiece a line.", required=True, path="any"
+        None,
+        "Vocabulary of the model, one WordPiece a line.",
+        required=True,
+        path="any",
+        group="vocabulary",
     )
     do_lower_case: bool = option(
         True, "Lower-case the text: True for uncased models, False for cased ones."
@@ -54,29 +58,35 @@ class Options:
     strip_accents: bool | None = option(
         None, "Strip accents, and with them vowel signs; by default where text is lower-cased."
     )
-    do_whole_word_mask: bool = option(False, "Mask whole words instead of single pieces.")
-    max_seq_length: int = option(128, "Tokens of a sequence, at least 5.")
+    do_whole_word_mask: bool = option(
+        False, "Mask whole words instead of single pieces.", group="masks"
+    )
+    max_seq_length: int = option(128, "Tokens of a sequence, at least 5.", group="sequences")
     max_predictions_per_seq: int = option(
         20, "Most masked tokens in a sequence; about max_seq_length * masked_lm_prob."
     )
-    random_seed: int = option(12345, "Seed of all random choices.")
+    random_seed: int = option(12345, "Seed of all random choices.", alias="seed")
     dupe_factor: int = option(
         10,
         "How often the text is gone through, with other pairs and masks each time. Default: 10, "
         "or 1 with --dynamic_masking.",
     )
-    masked_lm_prob: float = option(0.15, "Fraction of tokens to predict.")
+    masked_lm_prob: float = option(0.15, "Fraction of tokens to predict.", group="masks")
     short_seq_prob: float = option(
-        0.1, "Probability that a document is cut into shorter sequences."
+        0.1, "Probability that a document is cut into shorter sequences.", group="sequences"
     )
-    mask_prob: float = option(0.8, "Fraction of predicted tokens that become [MASK].")
+    mask_prob: float = option(
+        0.8, "Fraction of predicted tokens that become [MASK].", group="masks"
+    )
     random_prob: float = option(0.1, "Fraction of predicted tokens that become a random piece.")
     keep_prob: float = option(0.1, "Fraction of predicted tokens that stay.")
     dynamic_masking: bool = option(
         False, "Write unmasked pairs; masks are drawn anew in each epoch of training."
     )
     compatible: bool = option(
-        False, "Make exactly the original script's records, in one process and in memory."
+        False,
+        "Make exactly the original script's records, in one process and in memory.",
+        group="sequences",
     )
 
     def __post_init__(self):
@@ -135,24 +145,28 @@ class CommandOptions:
         None,
         "Input text files or globs, comma-separated; files named .gz are decompressed.",
         required=True,
+        group="data",
     )
     output_file: str = option(
         None,
         "Output TFRecord file, or several, comma-separated; files named .gz are compressed.",
         required=True,
+        group="output",
     )
     num_shards: int = option(
         1,
         "Number of output files to make of one --output_file: NAME-00000-of-00016.tfrecord, ...",
         minimum=1,
     )
-    num_workers: int = option(0, "Worker processes; 0 for one per core.", minimum=0)
+    num_workers: int = option(0, "Worker processes; 0 for one per core.", minimum=0, group="work")
     runner: str = option(
         "local",
         "local for processes of this machine, or a runner of Apache Beam, such as DirectRunner, "
         "DataflowRunner, FlinkRunner or SparkRunner; it takes the flags that are not known here.",
     )
-    gzip: bool = option(False, "Compress the output; .gz is added to names that lack it.")
+    gzip: bool = option(
+        False, "Compress the output; .gz is added to names that lack it.", group="output"
+    )
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -1,12 +1,12 @@
 """A run of create_pretraining_data: on this machine or on Apache Beam, and what is told of it."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from bert_tf.command_help import CommandHelp
 from bert_tf.files import is_remote
 from bert_tf.options import unexpected_argument
 from bert_tf.records.decoding import read_examples
@@ -24,12 +24,9 @@ from data_prep.processes.command import QUOTE_GLOBS, end_in_one_line
 def parse(arguments: list[str]) -> list[str]:
     """Parse the flags; where a runner of Beam is named, those that are unknown are its."""
     names = [argument.lstrip("-").split("=")[0] for argument in arguments[1:]]
-    if "runner" not in names or "--runner=local" in arguments:
-        return app.parse_flags_with_usage(arguments)
-    try:
-        return flags.FLAGS(arguments, known_only=True)
-    except flags.Error as error:
-        sys.exit(f"create_pretraining_data: {error}")
+    on_beam = "runner" in names and "--runner=local" not in arguments
+    command_help = CommandHelp.of_this_process(CommandOptions, Options)
+    return command_help.parse(arguments, flags.FLAGS, known_only=on_beam)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -38,10 +35,10 @@ def run(arguments: Sequence[str]) -> None:
     Args:
         arguments: what `parse` left, the command's name first.
     """
-    if len(arguments) > 1 and flags.FLAGS.runner == "local":
-        raise app.UsageError(unexpected_argument(arguments[1], QUOTE_GLOBS))
 
     def create() -> None:
+        if len(arguments) > 1 and flags.FLAGS.runner == "local":
+            raise ValueError(unexpected_argument(arguments[1], QUOTE_GLOBS))
         command, options = options_from_flags(flags.FLAGS)
         _report(options, _create(command, options, arguments))
 

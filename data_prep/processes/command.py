@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from absl import app, flags
 
+from bert_tf.command_help import CommandHelp
 from bert_tf.files import original_names, printing_original_names
 from bert_tf.options import any_remote, define, read, unexpected_argument
 
@@ -30,17 +31,21 @@ def run_command(options: type[T], run: Callable[[T], None], hint: str = "") -> N
     define(options, flags.FLAGS)
 
     def main(arguments: list[str]) -> None:
-        if len(arguments) > 1:
-            raise app.UsageError(unexpected_argument(arguments[1], hint))
-
         def work() -> None:
+            if len(arguments) > 1:
+                raise ValueError(unexpected_argument(arguments[1], hint))
             values = read(options, flags.FLAGS)
             with printing_original_names() if any_remote(values) else contextlib.nullcontext():
                 run(values)
 
         end_in_one_line(work)
 
-    app.run(main)
+    app.run(main, flags_parser=parser_of(options))
+
+
+def parser_of(*options: type) -> Callable[[list[str]], list[str]]:
+    """Return what reads this process' flags, answers --help and tells what is wrong with a flag."""
+    return lambda arguments: CommandHelp.of_this_process(*options).parse(arguments, flags.FLAGS)
 
 
 def end_in_one_line(run: Callable[[], None], when_stopped: str = "stopped") -> None:

@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 from absl import app, flags
 
 from bert_tf.files import write_json
-from bert_tf.options import define, option, read
+from bert_tf.options import define, option, read, unexpected_argument
+from data_prep.processes.command import parser_of
 from experiments.command_line.exit_status import exit_on_error
 
 flags.disclaim_key_flags()  # as in bert_tf.options
@@ -95,7 +96,7 @@ def run_benchmark(
 
     def main(arguments: list[str]) -> int:
         if len(arguments) > 1:
-            raise app.UsageError(f"unexpected arguments: {' '.join(arguments[1:])}")
+            sys.exit(unexpected_argument(arguments[1]))
         if measure is not None and flags.FLAGS[flag].value:
             # Errors keep their traceback here: the other process shows it.
             print(json.dumps(measure(read(options, flags.FLAGS), str(flags.FLAGS[flag].value))))
@@ -104,7 +105,7 @@ def run_benchmark(
             pathlib.Path(sys.argv[0]).stem, lambda: compare(read(options, flags.FLAGS))
         )
 
-    app.run(main)
+    app.run(main, flags_parser=parser_of(options))
 
 
 def in_process(

@@ -8,7 +8,8 @@ import sys
 from absl import app, flags, logging
 
 from bert_tf.options import define, read, unexpected_argument
-from experiments.command_line.exit_status import exit_on_error
+from data_prep.processes.command import parser_of
+from experiments.command_line.exit_status import InputError, exit_on_error
 from experiments.command_line.remote_folders import on_this_machine
 
 flags.disclaim_key_flags()  # as in bert_tf.options
@@ -30,17 +31,17 @@ def run_command(options: type, work: str, log: str = "info", /, **defaults: obje
     define(options, flags.FLAGS, **defaults)
 
     def main(arguments: list[str]) -> int:
-        if len(arguments) > 1:
-            raise app.UsageError(unexpected_argument(arguments[1]))
         if log == "warning" and not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
             python_logging.getLogger("bert_tf").setLevel(python_logging.WARNING)
 
         def run() -> None:
+            if len(arguments) > 1:
+                raise InputError(unexpected_argument(arguments[1]))
             values = read(options, flags.FLAGS)  # before the import, which takes seconds
             with on_this_machine(values) as values:
                 importlib.import_module(work).run(values)
 
         return exit_on_error(name, run)
 
-    app.run(main)
+    app.run(main, flags_parser=parser_of(options))

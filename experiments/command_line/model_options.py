@@ -14,6 +14,7 @@ class ModelOptions:
         "Model: a directory or checkpoint of any format that bert_tf.load_bert reads, or the name "
         "of a published one: hf://, kaggle:// or google://.",
         path="model",
+        group="model",
     )
     bert_config_file: str | None = option(
         None, "Configuration of the model, where --model_dir is not given.", path="any"

@@ -25,6 +25,7 @@ class TrainingOptions:
         "float32",
         "Computation: the last with dynamic loss scaling. Weights stay float32.",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        group="training",
     )
     jit_compile: str = same(TrainerOptions, "jit_compile")
     deterministic: bool = option(

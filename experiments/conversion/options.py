@@ -12,7 +12,9 @@ CHECKPOINT_FORMATS = ("tf1", "hf", "keras_hub", "keras")
 class ConfigChanges:
     """Fields of the model's configuration that may be changed on the way."""
 
-    hidden_act: str | None = option(None, "Activation to take in place of the source's.")
+    hidden_act: str | None = option(
+        None, "Activation to take in place of the source's.", group="model"
+    )
     layer_norm_eps: float | None = option(None, "Epsilon to take in place of the source's.")
     vocab_size: int | None = option(None, "Cut or extend the word embeddings to this.")
     max_position_embeddings: int | None = option(None, "Cut or extend the positions to this.")
@@ -33,8 +35,11 @@ class ConversionOptions:
         required=True,
         flag="from",
         path="model",
+        group="model",
     )
-    target: str = option(None, "What to write.", required=True, flag="to", path="new_folder")
+    target: str = option(
+        None, "What to write.", required=True, flag="to", path="new_folder", group="output"
+    )
     format: str = option(None, "The target's format.", choices=CHECKPOINT_FORMATS, required=True)
     weights: str = option(
         "float32",
@@ -42,7 +47,7 @@ class ConversionOptions:
         choices=("float32", "float16"),
     )
     bert_config_file: str | None = option(
-        None, "Configuration; by default the source's.", path="any"
+        None, "Configuration; by default the source's.", path="any", group="model"
     )
     kind: str | None = option(None, "Kind of model; by default what the weights say.")
     do_lower_case: bool | None = option(None, "Casing; by default what the source says.")
@@ -56,7 +61,7 @@ class ConversionOptions:
         (), "Regular expression of weights that it may lack; repeatable.", repeated=True
     )
     changes: ConfigChanges = ConfigChanges()
-    overwrite: bool = option(False, "Write into a target that exists.")
+    overwrite: bool = option(False, "Write into a target that exists.", group="output")
     upload_to: str | None = option(
         None, "Repository to put what was written into, as hf://OWNER/NAME; for --format=hf."
     )
@@ -80,7 +85,7 @@ class ExportOptions:
     """
 
     model_dir: str = option(
-        None, "Model directory, checkpoint or name.", required=True, path="model"
+        None, "Model directory, checkpoint or name.", required=True, path="model", group="model"
     )
     output_dir: str = option(
         None,
@@ -88,6 +93,7 @@ class ExportOptions:
         required=True,
         alias="saved_model",
         path="new_folder",
+        group="output",
     )
     format: str = option("saved_model", "What to write.", choices=tuple(TOLERANCES))
     weights: str = option(

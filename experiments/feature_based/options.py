@@ -38,7 +38,7 @@ class FrozenModelOptions:
     """
 
     source: ModelOptions = ModelOptions()
-    use_tpu: bool = option(False, "Not supported.")
+    use_tpu: bool = option(False, "Not supported.", group="model")
     num_tpu_cores: int = option(8, "Without effect.")
     use_one_hot_embeddings: bool = option(False, "Without effect: the results are the same.")
     master: str | None = option(None, "Not supported.")
@@ -72,20 +72,24 @@ class ExtractionOptions:
 
     model: FrozenModelOptions
     input_file: str = option(
-        None, "Texts, one a line, or two as A ||| B.", required=True, path="any"
+        None, "Texts, one a line, or two as A ||| B.", required=True, path="any", group="data"
     )
-    output_file: str = option(None, "What to write.", required=True, path="any")
+    output_file: str = option(None, "What to write.", required=True, path="any", group="output")
     layers: str | None = option(
         None,
         "Layers: -1 the last, 0 the first, or embeddings; by default -1,-2,-3,-4, with pooling -1.",
+        group="features",
     )
     max_seq_length: int = option(128, "Pieces of a line at most, [CLS] and [SEP] counted.")
     batch_size: int = option(32, "Lines computed at once.", minimum=1)
     output_format: str | None = option(
-        None, "json, or with pooling npz, by default.", choices=EXTRACTION_FORMATS
+        None, "json, or with pooling npz, by default.", choices=EXTRACTION_FORMATS, group="output"
     )
     pooling: str | None = option(
-        None, "One vector a line, over all its tokens.", choices=("mean", "cls", "max")
+        None,
+        "One vector a line, over all its tokens.",
+        choices=("mean", "cls", "max"),
+        group="features",
     )
     dtype: str = option("float32", "Of the values in npz.", choices=("float32", "float16"))
 
@@ -124,24 +128,34 @@ class TaggerOptions:
     """
 
     model: FrozenModelOptions
-    train_file: str = option(None, "Tagged words to train on.", required=True, path="any")
-    eval_file: str = option(None, "Tagged words that choose the epoch.", required=True, path="any")
+    train_file: str = option(
+        None, "Tagged words to train on.", required=True, path="any", group="data"
+    )
+    eval_file: str = option(
+        None, "Tagged words that choose the epoch.", required=True, path="any", alias="dev_file"
+    )
     test_file: str | None = option(
         None, "Tagged words to evaluate each tagger on at last.", path="any"
     )
-    output_dir: str = option(None, "Folder of results and taggers.", required=True, path="folder")
-    features: str = option(ALL_SIX, "Which hidden states.", choices=(*CHOICES, ALL_SIX))
+    output_dir: str = option(
+        None, "Folder of results and taggers.", required=True, path="folder", group="output"
+    )
+    features: str = option(
+        ALL_SIX, "Which hidden states.", choices=(*CHOICES, ALL_SIX), group="features"
+    )
     cache_dir: str | None = option(
         None, "Folder of hidden states; by default in output_dir.", path="local"
     )
-    document_context: bool = option(False, "Fill windows with the text around the sentence.")
+    document_context: bool = option(
+        False, "Fill windows with the text around the sentence.", group="data"
+    )
     max_seq_length: int = option(128, "Pieces of a window at most, [CLS] and [SEP] counted.")
     token_column: int = option(0, "Column of the words, from 0, or negative from the end.")
     tag_column: int = option(-1, "Column of the tags, likewise.")
     tag_scheme: str = option(
         "original", "Tags as they are, or made IOB2.", choices=tuple(ner.TAG_SCHEMES)
     )
-    num_train_epochs: int = option(20, "Epochs of each tagger.", minimum=1)
+    num_train_epochs: int = option(20, "Epochs of each tagger.", minimum=1, group="training")
     train_batch_size: int = option(32, "Windows in a training batch.", minimum=1)
     eval_batch_size: int = option(64, "Windows in an evaluation batch.", minimum=1)
     encoder_batch_size: int = option(32, "Windows in a batch of the encoder.", minimum=1)
@@ -150,7 +164,7 @@ class TaggerOptions:
         0.3, "Of features, between LSTM layers and before the classifier.", minimum=0, below=1
     )
     lstm_size: int = option(768, "Units of each direction of an LSTM layer.", minimum=1)
-    seeds: tuple[str, ...] = option(("1",), "One run for each, parted by commas.")
+    seeds: tuple[str, ...] = option(("1",), "One run for each, parted by commas.", alias="seed")
 
     def __post_init__(self) -> None:
         numbers = [int(text) for text in self.seeds if text.strip().isdecimal()]

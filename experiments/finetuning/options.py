@@ -25,24 +25,30 @@ class FineTuningOptions:
 
     model: ModelOptions = ModelOptions()
     output_dir: str = option(
-        None, "Folder of the model and the results.", required=True, path="folder"
+        None, "Folder of the model and the results.", required=True, path="folder", group="output"
     )
-    do_train: bool = option(False, "Whether to train.")
+    do_train: bool = option(False, "Whether to train.", group="training")
     do_eval: bool = option(False, "Whether to evaluate on the dev set; with --do_train each epoch.")
     do_predict: bool = option(False, "Whether to predict the test set.")
     # --- data
-    max_seq_length: int = option(128, "Tokens of a sequence; longer ones are cut.", minimum=1)
-    train_batch_size: int = option(32, "Examples in a training batch.", minimum=1)
+    max_seq_length: int = option(
+        128, "Tokens of a sequence; longer ones are cut.", minimum=1, group="data"
+    )
+    train_batch_size: int = option(32, "Examples in a training batch.", minimum=1, group="training")
     eval_batch_size: int = option(8, "Examples in an evaluation batch.", minimum=1)
     predict_batch_size: int = option(8, "Examples in a batch of the test set.", minimum=1)
-    group_by_length: bool = option(True, "Put examples of like length into one batch.")
+    group_by_length: bool = option(
+        True, "Put examples of like length into one batch.", group="data"
+    )
     pad_to_max_seq_length: bool = option(False, "Pad all to --max_seq_length, as the original.")
     cache_dir: str | None = option(
         None, "Folder of records; output_dir/records by default.", path="local"
     )
     records: options.RecordOptions = options.RecordOptions()
     # --- training
-    learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)
+    learning_rate: float = option(
+        5e-5, "Peak learning rate.", above=0, below=math.inf, group="training"
+    )
     num_train_epochs: float = option(
         3.0, "Passes over the training set.", minimum=0, below=math.inf
     )
@@ -53,7 +59,10 @@ class FineTuningOptions:
     save_checkpoints_steps: int = option(1000, "Steps between two checkpoints to continue from.")
     iterations_per_loop: int = option(1000, "Steps at most in one call of the graph.", minimum=1)
     seeds: tuple[int, ...] = option(
-        (12345,), "Seeds of initial head, dropout and order; a run each.", minimum=0
+        (12345,),
+        "Seeds of initial head, dropout and order; a run each.",
+        minimum=0,
+        alias="seed",
     )
     eval_every_steps: int = option(
         0, "Steps between two evaluations; 0 for once an epoch.", minimum=0
@@ -74,7 +83,7 @@ class FineTuningOptions:
         ("query", "value"),
         "What has adapters: query, key, value, attention_output, intermediate, output.",
     )
-    log_steps: int = option(25, "Steps between two log lines.", minimum=1)
+    log_steps: int = option(25, "Steps between two log lines.", minimum=1, group="output")
     tensorboard: bool = option(False, "Whether to write TensorBoard summaries.")
     overwrite: bool = option(False, "Train anew in a folder that holds a finished or another run.")
     training: TrainingOptions = TrainingOptions()
@@ -103,6 +112,7 @@ class ClassifierOptions(FineTuningOptions):
         (),
         "Weights of the labels in the training loss: balanced, so that rare labels weigh more, or "
         "a number for each label, in the order of labels.txt.",
+        group="training",
     )
     majority_class: bool | None = option(
         None,
@@ -129,10 +139,12 @@ class TaggingOptions(FineTuningOptions):
 class QuestionAnsweringOptions(FineTuningOptions):
     """Options of run_squad.py."""
 
-    train_file: str | None = option(None, "SQuAD's JSON to train on.", path="any")
+    train_file: str | None = option(None, "SQuAD's JSON to train on.", path="any", group="data")
     predict_file: str | None = option(None, "SQuAD's JSON to answer and evaluate.", path="any")
     spans: options.SpanOptions = options.SpanOptions()
-    n_best_size: int = option(20, "Starts, ends and answers that are kept.", minimum=1)
+    n_best_size: int = option(
+        20, "Starts, ends and answers that are kept.", minimum=1, group="output"
+    )
     max_answer_length: int = option(30, "Longest answer, in tokens.", minimum=1)
     version_2_with_negative: bool = option(False, "SQuAD 2.0: questions may have no answer.")
     null_score_diff_threshold: float = option(

@@ -36,7 +36,9 @@ class ServerOptions:
 
     models: Sequence[tuple[str, str]] = ()
     policies: Mapping[str, VersionPolicy] = dataclasses.field(default_factory=dict)
-    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
+    host: str = option(
+        "127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.", group="addresses"
+    )
     rest_api_port: int = option(
         8501, "Port of HTTP; 0 takes a free one, below 0 there is none.", maximum=65535
     )
@@ -44,13 +46,13 @@ class ServerOptions:
         8500, "Port of gRPC; 0 takes a free one, below 0 there is none.", maximum=65535
     )
     num_versions: int = option(
-        1, "How many of a model's newest versions are loaded; 0 for all.", minimum=0
+        1, "How many of a model's newest versions are loaded; 0 for all.", minimum=0, group="models"
     )
     file_system_poll_wait_seconds: float = option(
         1.0, "Seconds between looks for new versions.", above=0, maximum=_MAX_SECONDS
     )
     max_batch_size: int = option(
-        32, "Rows of a batch at most; a larger request runs alone.", minimum=1
+        32, "Rows of a batch at most; a larger request runs alone.", minimum=1, group="batches"
     )
     batch_timeout_micros: int = option(
         1000,
@@ -67,6 +69,7 @@ class ServerOptions:
         "Size of a request, decompressed; a larger one gets status 413.",
         minimum=1,
         maximum=_MAX_INT32,
+        group="limits",
     )
     max_request_rows: int = option(
         1024, "Rows of a request; one of more gets status 400.", minimum=1
@@ -109,6 +112,7 @@ class ServerOptions:
         "Origin whose pages may call the REST API from a browser, as https://app.example, or * for "
         "any; may be given several times.",
         repeated=True,
+        group="addresses",
     )
 
     def __post_init__(self) -> None:
@@ -130,6 +134,7 @@ class ServeOptions:
         "Folder of a model's versions; may be given several times.",
         repeated=True,
         path="local",
+        group="models",
     )
     model_dir: tuple[str, ...] | None = option(
         None,

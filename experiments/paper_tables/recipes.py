@@ -238,7 +238,7 @@ class Places:
     """Where data and models are; what a table does not need may be None."""
 
     glue_dir: str | None = option(
-        None, "Folder with a folder for each task of GLUE, by its name.", path="local"
+        None, "Folder with a folder for each task of GLUE, by its name.", path="local", group="data"
     )
     squad1_train_file: str | None = _official("squad1, train")
     squad1_dev_file: str | None = _official("squad1, dev")
@@ -262,7 +262,9 @@ class Places:
     vocab_file: str | None = option(
         None, "Vocabulary at full scale; small models learn theirs.", path="local"
     )
-    model_dir: str | None = option(None, "Pre-trained model to fine-tune.", path="model")
+    model_dir: str | None = option(
+        None, "Pre-trained model to fine-tune.", path="model", group="model"
+    )
     large_model_dir: str | None = option(
         None, "A second one, for the rows of BERT-LARGE.", path="model"
     )

@@ -47,16 +47,20 @@ class PretrainingOptions:
         InputError: options do not fit each other.
     """
 
-    bert_config_file: str | None = option(None, "bert_config.json of the model.", path="any")
+    bert_config_file: str | None = option(
+        None, "bert_config.json of the model.", path="any", group="model"
+    )
     model_size: str | None = option(
         None, "Instead of bert_config_file: tiny, mini, small, medium, base, large."
     )
     input_file: str = option(
-        None, "Training records: names and globs, comma separated.", path="any"
+        None, "Training records: names and globs, comma separated.", path="any", group="data"
     )
-    output_dir: str = option(None, "Folder of checkpoints, logs and results.", path="folder")
+    output_dir: str = option(
+        None, "Folder of checkpoints, logs and results.", path="folder", group="output"
+    )
     second_input_file: str | None = option(
-        None, "Records of a second phase, of other length.", path="any"
+        None, "Records of a second phase, of other length.", path="any", group="second phase"
     )
     second_max_seq_length: int = option(512, "Tokens in a sequence of it.", minimum=1)
     second_max_predictions_per_seq: int = option(77, "Predictions in a sequence of it.", minimum=1)
@@ -71,7 +75,10 @@ class PretrainingOptions:
     )
     second_num_warmup_steps: int = option(0, "Steps of its own warm-up.")
     init_checkpoint: str | None = option(
-        None, "Weights to begin with: TF1, transformers, KerasHub or ours.", path="model"
+        None,
+        "Weights to begin with: TF1, transformers, KerasHub, ours, or a name.",
+        path="model",
+        group="model",
     )
     init_ignore: str = option(
         "", "Regular expressions of checkpoint tensors to leave, comma separated."
@@ -79,11 +86,13 @@ class PretrainingOptions:
     init_allow_missing: str = option(
         "", "Regular expressions of weights that it may lack, likewise."
     )
-    max_seq_length: int = option(128, "Tokens in a sequence, as in the records.", minimum=1)
+    max_seq_length: int = option(
+        128, "Tokens in a sequence, as in the records.", minimum=1, group="data"
+    )
     max_predictions_per_seq: int = option(
         20, "Predictions in a sequence; must be the records'.", minimum=1
     )
-    do_train: bool = option(False, "Whether to train.")
+    do_train: bool = option(False, "Whether to train.", group="training")
     do_eval: bool = option(False, "Whether to evaluate.")
     train_batch_size: int = option(32, "Sequences in a training batch.", minimum=1)
     eval_batch_size: int = option(8, "Sequences in an evaluation batch.", minimum=1)
@@ -97,17 +106,26 @@ class PretrainingOptions:
     learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)
     num_train_steps: int = option(100000, "Training steps in all.", minimum=1)
     num_warmup_steps: int = option(10000, "Steps of linear warm-up.", minimum=0)
-    save_checkpoints_steps: int = option(1000, "Steps between two checkpoints.", minimum=1)
-    iterations_per_loop: int = option(1000, "Steps at most in one call of the graph.", minimum=1)
-    max_eval_steps: int = option(100, "Evaluation batches at most; 0 for all records.", minimum=0)
+    save_checkpoints_steps: int = option(
+        1000, "Steps between two checkpoints.", minimum=1, group="output"
+    )
+    iterations_per_loop: int = option(
+        1000, "Steps at most in one call of the graph.", minimum=1, group="training"
+    )
+    max_eval_steps: int = option(
+        100, "Evaluation batches at most; 0 for all records.", minimum=0, group="training"
+    )
     eval_input_file: str | None = option(
-        None, "Held-out records; input_file by default.", path="any"
+        None, "Held-out records; input_file by default.", path="any", group="data"
     )
     eval_every_steps: int = option(
-        0, "Also evaluate every so many training steps; 0 for never.", minimum=0
+        0, "Also evaluate every so many training steps; 0 for never.", minimum=0, group="training"
     )
     vocab_file: str | None = option(
-        None, "Vocabulary of the records: checked, and copied to output_dir.", path="any"
+        None,
+        "Vocabulary of the records: checked, and copied to output_dir.",
+        path="any",
+        group="data",
     )
     do_lower_case: bool | None = option(None, "Casing of the records, where no manifest says it.")
     strip_accents: bool | None = option(
@@ -116,11 +134,15 @@ class PretrainingOptions:
     do_whole_word_mask: bool = option(False, "Dynamic masking of records without a manifest.")
     masked_lm_prob: float = option(0.15, "Dynamic masking of records without a manifest.")
     skip_corrupt_records: bool = option(False, "Leave damaged records out, and name them.")
-    seed: int = option(12345, "Of initial weights, dropout, order and dynamic masks.", minimum=0)
-    log_steps: int = option(25, "Steps between two log lines.", minimum=1)
+    seed: int = option(
+        12345, "Of initial weights, dropout, order and dynamic masks.", minimum=0, group="training"
+    )
+    log_steps: int = option(25, "Steps between two log lines.", minimum=1, group="output")
     keep_checkpoints: int = option(5, "Newest checkpoints to keep, beside the best.", minimum=1)
     tensorboard: bool = option(True, "Whether to write TensorBoard summaries.")
-    find_batch_size: bool = option(False, "Measure the largest batch that fits, and end.")
+    find_batch_size: bool = option(
+        False, "Measure the largest batch that fits, and end.", group="training"
+    )
     memory_limit_gib: float | None = option(
         None, "Of find_batch_size; by default what the machine has left.", above=0
     )

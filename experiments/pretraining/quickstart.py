@@ -39,12 +39,14 @@ class QuickstartOptions:
     better from then on; and initial weights of 0.05 let attention differ from a mean sooner.
     """
 
-    output_dir: str = option("quickstart", "Folder for everything that is written.", path="local")
-    vocab_size: int = option(4000, "Pieces of the vocabulary.")
+    output_dir: str = option(
+        "quickstart", "Folder for everything that is written.", path="local", group="output"
+    )
+    vocab_size: int = option(4000, "Pieces of the vocabulary.", group="data")
     max_seq_length: int = option(64, "Tokens in a sequence.")
     masked_lm_prob: float = option(0.4, "Share of the pieces that is predicted.")
     dupe_factor: int = option(10, "Times that the text is cut, each time into other pairs.")
-    train_batch_size: int = option(32, "Sequences in a training batch.")
+    train_batch_size: int = option(32, "Sequences in a training batch.", group="training")
     num_train_steps: int = option(4000, "Steps of pre-training.")
     learning_rate: float = option(2e-3, "Peak learning rate.")
     initializer_range: float = option(0.05, "Standard deviation of initial weights.")
