@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_ALL ?= .venv-all
 VENV_FUZZ ?= .venv-fuzz
+VENV_DOCS ?= .venv-docs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Two processes share small machines well: each test file stays in one of them.
 PYTEST := -m pytest -n 2 --dist loadfile --max-worker-restart 1
 
-.PHONY: quickstart test test-all test-slow lint format wheel architecture mutants soak fuzz clean
+.PHONY: quickstart test test-all test-slow lint format wheel docs architecture mutants soak fuzz clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python experiments/quickstart.py --output_dir=quickstart
@@ -40,6 +41,11 @@ wheel: $(VENV)/.installed-test
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	PYTHON=$(PYTHON) .ci/try-wheel dist/*.whl
+
+# The guides as a site in build/site, in an environment without TensorFlow: docstrings are read from
+# the sources. What links or names nothing is an error.
+docs: $(VENV_DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --site-dir build/site
 
 # Which of many small changes to the product its tests notice.
 mutants: $(VENV)/.installed-test
@@ -88,5 +94,12 @@ $(VENV_FUZZ)/.installed: setup.py constraints.txt | python-version
 		--editable '.[fuzz,serving]'
 	touch $@
 
+# The extra "docs" alone; the package's own requirements are not needed.
+$(VENV_DOCS)/.installed: setup.py constraints.txt | python-version
+	$(PYTHON) -m venv $(VENV_DOCS)
+	$(VENV_DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		mkdocs-material 'mkdocstrings[python]' ruff
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_ALL) $(VENV_FUZZ) quickstart fuzz mutants.jsonl *.egg-info
+	rm -rf $(VENV) $(VENV_ALL) $(VENV_FUZZ) $(VENV_DOCS) quickstart fuzz mutants.jsonl *.egg-info

@@ -77,7 +77,7 @@ setup(
         # Data preparation on a cluster: create_pretraining_data.py --runner=...
         "beam": ["apache-beam>=2.70,<3"],
         # The guides as a site (make docs).
-        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27", "ruff>=0.9"],
         # Inputs found by coverage (make fuzz).
         "fuzz": ["atheris>=3"],
         # What results and speed are compared with; the tests that need one skip without it.

