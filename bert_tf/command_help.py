@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import itertools
+import os
 import pathlib
 import re
 import shlex
@@ -59,7 +60,7 @@ class CommandHelp:
         for argument in arguments[1:]:
             if argument in _HELP or argument in _HELP_IN_FULL:
                 full = argument in _HELP_IN_FULL
-                print(self.all_of_it(values) if full else self.screen(values))
+                show(self.all_of_it(values) if full else self.screen(values))
                 sys.exit(0)
         try:
             return values(arguments, known_only=known_only)
@@ -143,6 +144,14 @@ class CommandHelp:
             if others := [name for name in names if name not in explained]:
                 lines += _wrapped(others, "  also ")
         return [*lines, "", "--help=all explains every flag."]
+
+
+def show(text: str) -> None:
+    """Print to standard output, whose reader may be gone before the end, as `head` is."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _as_typed(name: str, values: flags.FlagValues) -> str:

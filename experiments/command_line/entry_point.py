@@ -8,6 +8,7 @@ import runpy
 import sys
 
 import bert_tf
+from bert_tf.command_help import show
 
 # Heading -> commands, in the order in which a user meets them.
 COMMANDS = {
@@ -33,7 +34,7 @@ def main() -> None:
     """Run the command that the first argument names, or list them all."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(listing())
+        show(listing())
     elif arguments[0] == "--version":
         print(bert_tf.__version__)
     elif arguments[0] in MODULES:

@@ -139,6 +139,20 @@ def test_bert_tf_runs_a_command(tmp_path):
     assert len(text.read_text(encoding="utf-8").splitlines()) > 1000
 
 
+def test_help_may_be_read_in_part():
+    script = f"{sys.executable} experiments/run_classifier.py --help=all | head -1"
+    done = subprocess.run(  # noqa: S602
+        script,
+        shell=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("run_classifier: ") and not done.stderr
+
+
 def test_bert_tf_shows_examples_as_they_are_typed_with_it():
     done = run("export_model", "--help")
     assert "  bert-tf export_model --model_dir=runs/mrpc" in done.stdout and done.returncode == 0
