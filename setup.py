@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["bert_tf*", "data_prep*", "experiments*"]),
-    entry_points={"console_scripts": ["bert-tf = experiments.command_line.entry_point:main"]},
+    entry_points={"console_scripts": ["bert-tf = experiments.__main__:main"]},
     package_data={
         "bert_tf": ["py.typed", "weights/shipped_models/*/*"],
         "experiments.model_server": ["page.html"],

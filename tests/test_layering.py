@@ -44,7 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "input_pipeline": {"records", "tasks", "tokenization"},
     "training": {"config", "models", "tasks", "weights"},
     "serving": {"config", "models", "tasks", "tokenization", "weights"},
-    "data_prep": {"config", "tokenization", "records", "tasks"},
+    "data_prep": {"command_help", "config", "tokenization", "records", "tasks"},
 }
 # The same for the other two packages, whose commands lie above their folders.
 COMMANDS = "commands"

@@ -52,6 +52,7 @@ SMALLER = {
     "--model_size=mini": "--model_size=tiny",
     'from_size("mini"': 'from_size("tiny"',
     "batch_size=32": "batch_size=5",
+    "(2e-5, 5e-5)": "(2e-5,)",
     "len(train) // 32": "len(train) // 5",
     "--train_file=train.txt --dev_file=valid.txt": "--train_file=ner.txt --dev_file=ner.txt",
 }

@@ -12,11 +12,13 @@ from absl import flags
 
 from bert_tf.command_help import COLUMNS, CommandHelp
 from bert_tf.options import flag_groups
-from experiments.command_line import entry_point
+from experiments import __main__ as entry_point
 from tests.support.code_blocks import REPOSITORY, flags_of
 
 SCREEN = 50
-MODULES = sorted(set(entry_point.MODULES.values()) - {"experiments.fill_mask"})
+MODULES = sorted(
+    entry_point.module_of(name).name for name in set(entry_point.NAMES) - {"fill_mask"}
+)
 
 
 def help_of(module: str) -> tuple[CommandHelp, flags.FlagValues]:
@@ -33,8 +35,7 @@ def help_of(module: str) -> tuple[CommandHelp, flags.FlagValues]:
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     """Run `bert-tf` as the one that is installed does."""
-    code = "import sys; sys.orig_argv[1:] = ['bert-tf']; from experiments.command_line import "
-    code += "entry_point; entry_point.main()"
+    code = "import sys; sys.orig_argv[1:] = ['bert-tf']; import experiments.__main__ as x; x.main()"
     return subprocess.run(  # noqa: S603
         [sys.executable, "-c", code, *arguments],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -124,12 +125,10 @@ def test_bert_tf_lists_every_command():
         path.stem
         for folder in ("data_prep", "experiments")
         for path in (REPOSITORY / folder).glob("*.py")
-        if path.stem != "__init__"
+        if not path.stem.startswith("__")
     }
     assert set(re.findall(r"^  (\w+)  ", done.stdout, re.MULTILINE)) == scripts
-    assert scripts == set(entry_point.MODULES) and done.returncode == 0
-    for module in entry_point.MODULES.values():
-        assert (REPOSITORY / (module.replace(".", "/") + ".py")).is_file()
+    assert scripts == set(entry_point.NAMES) and done.returncode == 0
 
 
 def test_bert_tf_runs_a_command(tmp_path):
