@@ -138,7 +138,7 @@ class CommandHelp:
                 if name in explained:
                     left = f"  {_as_typed(name, values):<{width}}  "
                     text = textwrap.shorten(
-                        values[name].help, COLUMNS - len(left), placeholder=" ..."
+                        _meaning(name, values), COLUMNS - len(left), placeholder=" ..."
                     )
                     lines.append(left + text)
             if others := [name for name in names if name not in explained]:
@@ -164,8 +164,9 @@ def _as_typed(name: str, values: flags.FlagValues) -> str:
 
 
 def _meaning(name: str, values: flags.FlagValues) -> str:
-    """Return the help of a flag, without the choices that absl puts before it."""
-    return re.sub(r"^<.*?>: ", "", values[name].help or "")
+    """Return the help of a flag, without what absl puts around it."""
+    text = re.sub(r"^<.*?>: ", "", values[name].help or "")
+    return re.sub(r";\s+repeat this option to specify a list of values$", "", text)
 
 
 def _wrapped(names: list[str], indent: str) -> list[str]:

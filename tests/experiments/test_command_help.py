@@ -156,6 +156,7 @@ def test_bert_tf_shows_examples_as_they_are_typed_with_it():
     done = run("export_model", "--help")
     assert "  bert-tf export_model --model_dir=runs/mrpc" in done.stdout and done.returncode == 0
     assert "python experiments" not in done.stdout
+    assert re.search(r"--format=saved_model  +What to write\.\n", done.stdout)
 
 
 def test_bert_tf_knows_what_was_meant():
