@@ -34,7 +34,11 @@ SIGNATURE_DEF = "signature_def"
 _FIELDS = {
     tf.float32: "float_val",
     tf.float64: "double_val",
-    **dict.fromkeys((tf.int32, tf.int16, tf.int8, tf.uint8, tf.uint16), "int_val"),
+    tf.int32: "int_val",
+    tf.int16: "int_val",
+    tf.int8: "int_val",
+    tf.uint8: "int_val",
+    tf.uint16: "int_val",
     tf.int64: "int64_val",
     tf.uint32: "uint32_val",
     tf.uint64: "uint64_val",
@@ -225,13 +229,20 @@ class ServingCore:
         Raises:
             ServingError: the signature is none of this API; see `servable` and `predict`.
         """
-        spec, rows, outputs = await self._run_examples(request, (CLASSES, SCORES), "Classify")
-        size = (rows, *next(iter(outputs.values())).shape[1:2])
-        for name, kind in ((CLASSES, object), (SCORES, np.float32)):
-            if name in outputs:
-                _check_output(name, outputs[name], kind, [size] if len(size) == 2 else [])
-        response = ClassificationResponse(model_spec=spec)
-        for row in range(rows):
+        servable = self.servable(request.model_spec)
+        name = request.model_spec.signature_name
+        signature = servable.signature(name)
+        _check_examples_signature(signature, (CLASSES, SCORES), "Classify")
+        examples = serialized_examples(request.input)
+        # Not checked: half_plus_three of TF Serving's documentation calls this input a float.
+        outputs = await self._run(servable, signature, {EXAMPLES: examples})
+        size = (len(examples), *next(iter(outputs.values())).shape[1:2])
+        if CLASSES in outputs:
+            _check_output(CLASSES, outputs[CLASSES], object, [size] if len(size) == 2 else [])
+        if SCORES in outputs:
+            _check_output(SCORES, outputs[SCORES], np.float32, [size] if len(size) == 2 else [])
+        response = ClassificationResponse(model_spec=answered_by(servable, name))
+        for row in range(len(examples)):
             classes = response.result.classifications.add().classes
             for column in range(size[1]):
                 label = classes.add()
@@ -248,30 +259,20 @@ class ServingCore:
         Raises:
             ServingError: the signature is none of this API; see `servable` and `predict`.
         """
-        spec, rows, outputs = await self._run_examples(request, (VALUES,), "Regress")
-        _check_output(VALUES, outputs[VALUES], np.float32, [(rows,), (rows, 1)])
-        response = RegressionResponse(model_spec=spec)
-        for value in outputs[VALUES].ravel():
+        servable = self.servable(request.model_spec)
+        name = request.model_spec.signature_name
+        signature = servable.signature(name)
+        _check_examples_signature(signature, (VALUES,), "Regress")
+        examples = serialized_examples(request.input)
+        rows = len(examples)
+        values = (await self._run(servable, signature, {EXAMPLES: examples}))[VALUES]
+        _check_output(VALUES, values, np.float32, [(rows,), (rows, 1)])
+        response = RegressionResponse(model_spec=answered_by(servable, name))
+        for value in values.ravel():
             response.result.regressions.add().value = value
         return response
 
-    async def _run_examples(
-        self,
-        request: ClassificationRequest | RegressionRequest,
-        outputs: Sequence[str],
-        method: str,
-    ) -> tuple[ModelSpec, int, Arrays]:
-        """Run what a request names on its examples; return who answers, how many, the outputs."""
-        name = request.model_spec.signature_name
-        servable = self.servable(request.model_spec)
-        signature = servable.signature(name)
-        _check_examples_signature(signature, outputs, method)
-        examples = serialized_examples(request.input)
-        # Not checked: half_plus_three of TF Serving's documentation calls this input a float.
-        values = await self._run(servable, signature, {EXAMPLES: examples})
-        return answered_by(servable, name), len(examples), values
-
-    async def status(self, spec: ModelSpec) -> GetModelStatusResponse:
+    def status(self, spec: ModelSpec) -> GetModelStatusResponse:
         """Return the state of a version, or of all versions, of a model.
 
         Raises:
@@ -280,7 +281,7 @@ class ServingCore:
         statuses = self.models.statuses(spec.name, self._version(spec))
         return GetModelStatusResponse(model_version_status=statuses)
 
-    async def metadata(self, spec: ModelSpec, fields: Sequence[str]) -> GetModelMetadataResponse:
+    def metadata(self, spec: ModelSpec, fields: Sequence[str]) -> GetModelMetadataResponse:
         """Return the signatures of a version of a model.
 
         Raises:

@@ -16,6 +16,8 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
     model_service_pb2,
     model_service_pb2_grpc,
     predict_pb2,
@@ -91,12 +93,10 @@ class _Services(
         return await self._answer("Regress", request, context, self._core.regress(request))
 
     async def GetModelMetadata(self, request, context):
-        answer = self._core.metadata(request.model_spec, request.metadata_field)
-        return await self._answer("Metadata", request, context, answer)
+        return await self._answer("Metadata", request, context, self._metadata(request))
 
     async def GetModelStatus(self, request, context):
-        answer = self._core.status(request.model_spec)
-        return await self._answer("Status", request, context, answer)
+        return await self._answer("Status", request, context, self._status(request))
 
     async def _predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
         servable = self._core.servable(request.model_spec)
@@ -108,6 +108,16 @@ class _Services(
         for output, array in outputs.items():
             response.outputs[output].CopyFrom(tensor_proto(array))
         return response
+
+    async def _metadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        return self._core.metadata(request.model_spec, request.metadata_field)
+
+    async def _status(
+        self, request: get_model_status_pb2.GetModelStatusRequest
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        return self._core.status(request.model_spec)
 
     async def _answer(self, api: str, request: Any, context: Any, answer: Awaitable) -> Any:
         begun, code = time.perf_counter(), grpc.StatusCode.CANCELLED

@@ -176,7 +176,7 @@ class _RestApi:
     def __init__(self, core: ServingCore, metrics: ServingMetrics, options: ServerOptions):
         self._core, self._metrics, self._options = core, metrics, options
 
-    async def answer(self, request: Request) -> Response:
+    async def __call__(self, request: Request) -> Response:
         begun = time.perf_counter()
         code, name, method = grpc.StatusCode.OK, "", ""
         try:
@@ -186,13 +186,16 @@ class _RestApi:
             call = parse_path(request.method, path)
             name, method = call.spec.name, call.method.title()
             if request.method == "GET":
-                return _json(await self._look_up(call))
+                return _json(self._look_up(call))
             self._core.batcher.check_room()
             body = await read_body(request, self._options)
             return _json(await _unless_gone(request, self._compute(call, body)))
         except ClientDisconnect:
             code = grpc.StatusCode.CANCELLED
             return Response(status_code=499)
+        except ServingError as error:
+            code = error.code
+            return _error(error)
         except Exception as error:
             failure = as_serving_error(error)
             code = failure.code
@@ -201,10 +204,10 @@ class _RestApi:
             name = name if name in self._core.models.names else ""
             self._metrics.request(name, method, "REST", code, time.perf_counter() - begun)
 
-    async def _look_up(self, call: Call) -> bytes:
+    def _look_up(self, call: Call) -> bytes:
         if call.method == "metadata":
-            return metadata_response(await self._core.metadata(call.spec, [SIGNATURE_DEF]))
-        return status_response(await self._core.status(call.spec))
+            return metadata_response(self._core.metadata(call.spec, [SIGNATURE_DEF]))
+        return status_response(self._core.status(call.spec))
 
     async def _compute(self, call: Call, body: bytes) -> bytes:
         # The body first, as in TF Serving: what is no JSON is that whatever model it is for.
@@ -276,6 +279,10 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
         return _json(error_response(message), 404)
 
     rest = _RestApi(core, metrics, options)
+
+    async def rest_api(request: Request) -> Response:
+        return await rest(request)
+
     return Starlette(
         routes=[
             Route("/", page),
@@ -284,7 +291,7 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
             Route("/models", models),
             Route("/models/{name:path}/card", card),
             Route("/monitoring/prometheus/metrics", prometheus),
-            Route("/v1/{rest:path}", rest.answer, methods=_METHODS),
+            Route("/v1/{rest:path}", rest_api, methods=_METHODS),
             Route("/{rest:path}", other, methods=_METHODS),
         ],
         middleware=_cors(options.cors_origin),
