@@ -76,7 +76,9 @@ def folder_source(task: Task, data_dir: str | os.PathLike[str], split: str) -> S
 class TaggedOptions:
     """How tagged words are read and shown to a model."""
 
-    token_column: int = option(0, "Column of the words, from 0; from the end if negative.")
+    token_column: int = option(
+        0, "Column of the words, from 0; from the end if negative.", group="data"
+    )
     tag_column: int | None = option(-1, "Column of the tags, likewise.")
     tag_scheme: str = option(
         "original",
