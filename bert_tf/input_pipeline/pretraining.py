@@ -11,7 +11,7 @@ Shapes: B batch, L sequence length, P predictions per sequence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import tensorflow as tf
@@ -111,26 +111,19 @@ def pretraining_dataset(
     shape = check_record_shape(paths, max_seq_length, max_predictions_per_seq)
     _check_masked(paths, shape.masked or masking is not None)
     if is_training:
+        records = sum(_counts(paths, record_counts))
+        grouped_by = shape.features if length_bins else None
         raw = _shuffled(
-            paths,
-            sum(_counts(paths, record_counts)),
-            batch_size=batch_size,
-            seed=seed,
-            start_step=start_step,
-            buffer_records=shuffle_buffer_records,
-            grouped_by=shape.features if length_bins else None,
+            paths, records, batch_size, seed, start_step, shuffle_buffer_records, grouped_by
         )
     else:
         raw = _in_order(paths).skip(start_step * batch_size).batch(batch_size)
     raw = raw if max_steps is None else raw.take(max(0, max_steps - start_step))
-    parse = parse_example_fn(shape.features, as_stored=True)
-    limits = None if vocab_size is None else ModelLimits(vocab_size, next_sentence=next_sentence)
-    ends = {} if limits is None else limits.ends(shape.features)
+    parse = _parser(shape.features, vocab_size, next_sentence)
     stream = _TRAIN_MASK_STREAM if is_training else _EVAL_MASK_STREAM
 
     def to_element(step: tf.Tensor, serialized: tf.Tensor):
         batch = parse(serialized)
-        batch = integers_as_int32({**batch, "input_ids": _checked_ids(batch, ends)})
         if masking is not None and not shape.masked:
             draw = _mix(seed, stream, step)[:2]
             predictions = max_predictions_per_seq
@@ -147,6 +140,21 @@ def pretraining_dataset(
         records = sum(_counts(paths, record_counts))
         dataset = _of_known_length(dataset, -(-records // batch_size), start_step, max_steps)
     return _in_this_order(dataset.prefetch(4))
+
+
+def _parser(
+    features: Sequence[FeatureSpec], vocab_size: int | None, next_sentence: bool
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Return what reads serialized records, string [B], and refuses ids beyond the vocabulary."""
+    parse = parse_example_fn(features, as_stored=True)
+    limits = None if vocab_size is None else ModelLimits(vocab_size, next_sentence=next_sentence)
+    ends = {} if limits is None else limits.ends(features)
+
+    def parsed(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch = parse(serialized)
+        return integers_as_int32({**batch, "input_ids": _checked_ids(batch, ends)})
+
+    return parsed
 
 
 def _of_known_length(
@@ -224,7 +232,6 @@ def _in_order(paths: Sequence[str]) -> tf.data.Dataset:
 def _shuffled(
     paths: Sequence[str],
     epoch_records: int,
-    *,
     batch_size: int,
     seed: int,
     start_step: int,

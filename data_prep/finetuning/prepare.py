@@ -439,39 +439,7 @@ def _manifest(
     sequences = len(lengths) * (settings.task.num_choices or 1)
     unknown_rate = counts["unknown_tokens"] / max(counts["tokens"], 1)
     long_rate = counts["long_word_characters"] / max(counts["characters"], 1)
-    if long_rate > LONG_WORD_RATE_TO_WARN:
-        _warn(
-            f"{', '.join(plan.source.files)}: {long_rate:.1%} of the characters stand in runs of "
-            f"more than {MAX_CHARS_PER_WORD} without a space, each of which becomes a single "
-            "[UNK]; set spaces between the words"
-        )
-    if unknown_rate > UNKNOWN_RATE_TO_WARN:
-        _warn(
-            f"{', '.join(plan.source.files)}: {unknown_rate:.1%} of tokens are [UNK]; check that "
-            f"{plan.tokenizer.vocab_file} is of the text's language, and "
-            f"do_lower_case={plan.tokenizer.do_lower_case} right for it"
-        )
-    else:
-        for doubt in vocabulary.vocabulary_doubts(plan.vocab, plan.tokenizer.do_lower_case):
-            _warn(f"{plan.tokenizer.vocab_file}: {doubt}")
-    strips = plan.tokenizer.strip_accents
-    strips = plan.tokenizer.do_lower_case if strips is None else strips
-    if strips and vocabulary.keeps_accents(plan.vocab):
-        _warn(
-            f"vocabulary {plan.tokenizer.vocab_file} has pieces with accents or vowel signs, which "
-            "the text then never has, for they are stripped; --strip_accents=False keeps them"
-        )
-    if counts.get("answers_elsewhere") and not settings.extra.get("answers_at_start"):
-        share = counts["answers_elsewhere"] / counts["answers"]
-        print(
-            f"{'warning: ' if share > ELSEWHERE_RATE_TO_WARN else ''}"
-            f"{', '.join(plan.source.files)}: of {counts['answers_elsewhere']:,} of "
-            f"{counts['answers']:,} answers other text is learned than that at answer_start: the "
-            "same words before it, or more of them, as in the original; --answers_at_start learns "
-            "the right text",
-            file=sys.stderr,
-            flush=True,
-        )
+    _warn_of_text(plan, counts, unknown_rate, long_rate)
     return {
         **{name: value for name, value in plan.dependencies.items() if name != "input_sha256"},
         "fingerprint": plan.fingerprint,
@@ -496,6 +464,45 @@ def _manifest(
             **({"long_word_character_rate": long_rate} if long_rate else {}),
         },
     }
+
+
+def _warn_of_text(
+    plan: _Plan, counts: Mapping[str, int], unknown_rate: float, long_rate: float
+) -> None:
+    """Warn of what the vocabulary or the text lets a model not see."""
+    if long_rate > LONG_WORD_RATE_TO_WARN:
+        _warn(
+            f"{', '.join(plan.source.files)}: {long_rate:.1%} of the characters stand in runs of "
+            f"more than {MAX_CHARS_PER_WORD} without a space, each of which becomes a single "
+            "[UNK]; set spaces between the words"
+        )
+    if unknown_rate > UNKNOWN_RATE_TO_WARN:
+        _warn(
+            f"{', '.join(plan.source.files)}: {unknown_rate:.1%} of tokens are [UNK]; check that "
+            f"{plan.tokenizer.vocab_file} is of the text's language, and "
+            f"do_lower_case={plan.tokenizer.do_lower_case} right for it"
+        )
+    else:
+        for doubt in vocabulary.vocabulary_doubts(plan.vocab, plan.tokenizer.do_lower_case):
+            _warn(f"{plan.tokenizer.vocab_file}: {doubt}")
+    strips = plan.tokenizer.strip_accents
+    strips = plan.tokenizer.do_lower_case if strips is None else strips
+    if strips and vocabulary.keeps_accents(plan.vocab):
+        _warn(
+            f"vocabulary {plan.tokenizer.vocab_file} has pieces with accents or vowel signs, which "
+            "the text then never has, for they are stripped; --strip_accents=False keeps them"
+        )
+    if counts.get("answers_elsewhere") and not plan.settings.extra.get("answers_at_start"):
+        share = counts["answers_elsewhere"] / counts["answers"]
+        print(
+            f"{'warning: ' if share > ELSEWHERE_RATE_TO_WARN else ''}"
+            f"{', '.join(plan.source.files)}: of {counts['answers_elsewhere']:,} of "
+            f"{counts['answers']:,} answers other text is learned than that at answer_start: the "
+            "same words before it, or more of them, as in the original; --answers_at_start learns "
+            "the right text",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _warn(message: str) -> None:

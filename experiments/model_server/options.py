@@ -141,7 +141,7 @@ class ServeOptions:
         "Model directory, checkpoint or name (tiny-wikipedia) to export and serve; may be given "
         "several times.",
         repeated=True,
-        path="any",
+        path="model",
     )
     model_config_file: str | None = option(
         None,
