@@ -8,9 +8,6 @@ SavedModel holds is enough.
     python experiments/fill_mask.py --model_dir=tiny-wikipedia \
       --text='The film was released in the United [MASK] in 1995.'
 
-    python experiments/fill_mask.py --saved_model=quickstart/fill_mask \
-      --output_file=answers.jsonl <sentences.txt
-
 Without --text it reads sentences from standard input, one a line. --output_file writes the answers
 as JSON too, a line a sentence.
 """

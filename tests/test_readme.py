@@ -22,6 +22,9 @@ from tests.support.code_blocks import REPOSITORY, Code
 from tests.support.synthetic_records import small_config
 from tests.test_end_to_end import wiki_extract
 
+# Of Keras' variables, where it copies weights.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 SITE = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
 PAGES = [f"docs/{page}" for page in re.findall(r"^ +- .*: (\S+\.md)$", SITE, re.MULTILINE)]
 READ = (*PAGES, "README.md")  # in the order in which it runs

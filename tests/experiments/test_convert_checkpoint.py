@@ -117,7 +117,7 @@ def test_positions_are_extended_on_request(classifier, tmp_path, capsys):
 def test_a_difference_is_noticed(classifier, tmp_path, monkeypatch, capsys):
     write = save_hf
 
-    def write_another(directory, model, tokenizer, labels, problem_type):
+    def write_another(directory, model, tokenizer, labels, problem_type, dtype):
         other = bert_classifier(synthetic.small_config(), 3)
         other.set_weights(model.get_weights())
         weight = next(w for w in other.weights if w.path.endswith("layer_1/output/dense/bias"))
@@ -301,7 +301,7 @@ def test_verification_compares_what_a_user_gets(tmp_path, monkeypatch, capsys):
         [theirs[f"label {i}"] for i in range(3)], ours["probabilities"][0], atol=1e-5
     )
 
-    def write_without(directory, model, tokenizer, labels, problem_type):
+    def write_without(directory, model, tokenizer, labels, problem_type, dtype):
         return save_hf(directory, model, tokenizer, labels)
 
     monkeypatch.setattr(conversion, "save_hf", write_without)
