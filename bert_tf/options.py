@@ -63,6 +63,8 @@ def option(
 ) -> Any:
     """Make a field of a dataclass that is an option.
 
+    More than eight arguments, since a field's line says all of its option, each by its name.
+
     Args:
         default: its value where none is given.
         help: what it means, with the unit; shown by --help.
