@@ -125,9 +125,8 @@ def pretraining_dataset(
     def to_element(step: tf.Tensor, serialized: tf.Tensor):
         batch = parse(serialized)
         if masking is not None and not shape.masked:
-            draw = _mix(seed, stream, step)[:2]
-            predictions = max_predictions_per_seq
-            batch = masking.choose(batch, max_predictions_per_seq=predictions, seed=draw)
+            most, draw = max_predictions_per_seq, _mix(seed, stream, step)[:2]
+            batch = masking.choose(batch, max_predictions_per_seq=most, seed=draw)
         if length_bins and not pad_to_max:
             batch = cut_padding(batch, length_bins)
         return _element(batch, full_size, next_sentence, mask_id)
