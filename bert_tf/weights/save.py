@@ -68,8 +68,6 @@ def save_model_directory(
     tokenizer: FullTokenizer | str | os.PathLike | None = None,
     labels: Sequence[str] | None = None,
     step: int | None = None,
-    *,
-    vocab_file: str | os.PathLike | None = None,
 ) -> None:
     """Write a model directory: bert_config.json, bert_model.ckpt.*, vocab.txt, labels.txt.
 
@@ -81,13 +79,13 @@ def save_model_directory(
         tokenizer: its tokenizer, written as vocab.txt; or the path of a vocabulary, to be copied.
         labels: names of a classifier's labels; without them labels.txt is removed.
         step: training steps that the weights have seen, written as `global_step`.
-        vocab_file: the path of a vocabulary, in place of the tokenizer.
 
     Raises:
         OSError: a file cannot be written.
         ValueError: the labels are not as many as the model has, or it has layers of another kind.
     """
     folder, config = local_path(directory), config_of(model)
+    vocab_file = None
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer, vocab_file = None, tokenizer
     _check_labels(model, labels)
