@@ -102,4 +102,4 @@ $(VENV_DOCS)/.installed: setup.py constraints.txt | python-version
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_ALL) $(VENV_FUZZ) $(VENV_DOCS) quickstart fuzz mutants.jsonl *.egg-info
+	rm -rf $(VENV) $(VENV_ALL) $(VENV_FUZZ) $(VENV_DOCS) quickstart fuzz build dist mutants.jsonl *.egg-info

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from bert_tf.options import flag_groups
+from bert_tf.options import flag_aliases, flag_groups
 
 LINES, COLUMNS = 48, 100  # of a screen, less the prompt's
 _ORDER = ("data", "model", "training", "output")  # groups of other names come after these
-_HELP = ("-h", "-help", "--help", "--helpshort")
-_HELP_IN_FULL = ("-helpfull", "--helpfull", "--help=all", "--help=full")
+_HELP = re.compile(r"--?(h|\?|help|helpshort)(=true)?")
+_HELP_IN_FULL = re.compile(r"--?(helpfull|help=all|help=full)")
 _EXAMPLE = re.compile(r"^ {4}((?:python|bert-tf) (?:.*\\\n)*.*)$", re.MULTILINE)
 
 
@@ -57,9 +57,9 @@ class CommandHelp:
         Returns:
             What is no flag, the command's name first.
         """
-        for argument in arguments[1:]:
-            if argument in _HELP or argument in _HELP_IN_FULL:
-                full = argument in _HELP_IN_FULL
+        for argument in itertools.takewhile(lambda x: x != "--", arguments[1:]):
+            if _HELP_IN_FULL.fullmatch(argument) or _HELP.fullmatch(argument):
+                full = _HELP_IN_FULL.fullmatch(argument)
                 show(self.all_of_it(values) if full else self.screen(values))
                 sys.exit(0)
         try:
@@ -93,6 +93,7 @@ class CommandHelp:
         """Return the docstring, and each flag with its help in full."""
         lines = [f"{self.name}: {self.text.strip()}"]
         groups = self._groups()
+        aliases = {name: of for one in self.options for name, of in flag_aliases(one).items()}
         for group, names in groups.items():
             lines += ["", group]
             for name in names:
@@ -101,12 +102,12 @@ class CommandHelp:
                     f" One of {', '.join(choices)}." if choices else ""
                 )
                 needed = " (required)" if _is_missing(name, values) else ""
-                others = [f" or --{other}" for other, of in _aliases(values).items() if of == name]
+                others = [f" or --{other}" for other, of in aliases.items() if of == name]
                 lines.append(f"  {_as_typed(name, values)}{''.join(others)}{needed}")
                 lines += textwrap.wrap(
                     text, COLUMNS, initial_indent=" " * 6, subsequent_indent=" " * 6
                 )
-        known = {name for names in groups.values() for name in names} | set(_aliases(values))
+        known = {name for names in groups.values() for name in names} | set(aliases)
         lines += ["", "of absl, which reads the flags"]
         others = [name for name in sorted(set(values) - known) if not re.match(r"help|\?", name)]
         return "\n".join(lines + _wrapped(others, "  "))
@@ -160,7 +161,8 @@ def _as_typed(name: str, values: flags.FlagValues) -> str:
     if default is None or default is False or default == []:
         return f"--{name}"
     text = ",".join(map(str, default)) if isinstance(default, list) else str(default)
-    return f"--{name}={shlex.quote(text.lower() if default is True else text)}"
+    typed = f"--{name}={shlex.quote(text.lower() if default is True else text)}"
+    return typed if len(typed) <= COLUMNS // 2 else f"--{name}=..."
 
 
 def _meaning(name: str, values: flags.FlagValues) -> str:
@@ -175,12 +177,6 @@ def _wrapped(names: list[str], indent: str) -> list[str]:
     return textwrap.wrap(
         text, COLUMNS, initial_indent=indent, subsequent_indent=later, break_on_hyphens=False
     )
-
-
-def _aliases(values: flags.FlagValues) -> dict[str, str]:
-    """Return second names of flags -> the first."""
-    words = {name: (values[name].help or "").split("Alias for --") for name in values}
-    return {name: parts[1].rstrip(".") for name, parts in words.items() if len(parts) == 2}
 
 
 def _is_missing(name: str, values: flags.FlagValues) -> bool:
@@ -201,7 +197,8 @@ def _message(error: flags.Error, values: flags.FlagValues) -> str:
         error
     ):
         return f"missing: {', '.join(_missing(values))}; --help has examples"
-    return str(error)
+    # What Python says of a word that is no bool is a tuple.
+    return re.sub(r"\('Non-boolean argument .*', '(.*)'\)", "expected true or false", str(error))
 
 
 def _meant(name: str, known: list[str]) -> list[str]:

@@ -179,6 +179,17 @@ def flag_groups(options: type, group: str = "options") -> dict[str, list[str]]:
     return groups
 
 
+def flag_aliases(options: type) -> dict[str, str]:
+    """Return second names of flags -> the first."""
+    aliases: dict[str, str] = {}
+    for field, kind in _fields(options):
+        if dataclasses.is_dataclass(kind):
+            aliases |= flag_aliases(typing.cast(type, kind))
+        elif field.metadata and field.metadata["alias"]:
+            aliases[field.metadata["alias"]] = _flag_name(field)
+    return aliases
+
+
 def any_remote(options: Any) -> bool:
     """Tell whether a value of options is a remote path."""
     values = to_dict(options).values()

@@ -1,7 +1,7 @@
 r"""Exports a model as a SavedModel that takes plain strings and gives finished answers.
 
-    python experiments/export_model.py --model_dir=runs/mrpc --saved_model=exported/mrpc
-    python experiments/export_model.py --model_dir=runs/squad --saved_model=exported/squad
+    python experiments/export_model.py --model_dir=runs/mrpc --output_dir=exported/mrpc
+    python experiments/export_model.py --model_dir=runs/squad --output_dir=exported/squad
 
 The model directory is one of run_pretraining.py, of the fine-tuning scripts, or any checkpoint
 that bert_tf.load_model reads. What it is for, its labels, lengths and thresholds are those of

@@ -82,7 +82,7 @@ def answers_of_model(path: str, sentences: list[str]) -> dict:
 def main(argv: list[str]) -> None:
     """Run the script."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}: use --text")
+        sys.exit(f"fill_mask: unexpected argument {argv[1]!r}: use --text")
     values = flags.FLAGS
     sentences = values.text or [line.strip() for line in sys.stdin if line.strip()]
     try:
@@ -136,6 +136,17 @@ def define_flags(values: flags.FlagValues) -> None:
         define(name, None, text, flag_values=values)
 
 
+def parse(arguments: list[str]) -> list[str]:
+    """Parse the flags, as other commands do, but without this package."""
+    if {"-h", "--help", "--helpfull", "--help=all"} & set(arguments[1:]):
+        print(f"{(__doc__ or '').strip()}\n{flags.FLAGS.main_module_help()}")
+        sys.exit(0)
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        sys.exit(f"fill_mask: {error}; --help lists the flags")
+
+
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -223,7 +223,7 @@ def beam_arguments(arguments: Sequence[str], values: flags.FlagValues) -> list[s
                 "Beam's options as --name=value"
             )
         if meant := difflib.get_close_matches(name, list(values), 1, 0.9):
-            raise ValueError(f"{name}: unknown flag; did you mean {meant[0]}?")
+            raise ValueError(f"unknown flag --{name}; did you mean --{meant[0]}?")
     return list(arguments[1:])
 
 

@@ -1,6 +1,7 @@
 """A run of create_pretraining_data: on this machine or on Apache Beam, and what is told of it."""
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +24,8 @@ from data_prep.processes.command import QUOTE_GLOBS, end_in_one_line
 
 def parse(arguments: list[str]) -> list[str]:
     """Parse the flags; where a runner of Beam is named, those that are unknown are its."""
-    names = [argument.lstrip("-").split("=")[0] for argument in arguments[1:]]
-    on_beam = "runner" in names and "--runner=local" not in arguments
+    runners = re.findall(r"(?<!\S)--?runner[= ](\S+)", " ".join(arguments[1:]))
+    on_beam = runners[-1:] not in ([], ["local"])
     command_help = CommandHelp.of_this_process(CommandOptions, Options)
     return command_help.parse(arguments, flags.FLAGS, known_only=on_beam)
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from bert_tf.command_help import CommandHelp
 from bert_tf.files import original_names, printing_original_names
@@ -49,11 +49,16 @@ def parser_of(*options: type) -> Callable[[list[str]], list[str]]:
 
 
 def end_in_one_line(run: Callable[[], None], when_stopped: str = "stopped") -> None:
-    """Run a command's work; where it fails or is stopped, end the process with one line."""
+    """Run a command's work; where it fails or is stopped, end the process with one line.
+
+    With --verbosity=1 errors keep their traceback.
+    """
     name = pathlib.Path(sys.argv[0]).stem
     try:
         run()
     except (ValueError, OSError, RuntimeError) as error:
+        if logging.level_debug():
+            raise
         sys.exit(f"{name}: {original_names(str(error))}")
     except KeyboardInterrupt:
         sys.exit(f"{name}: {when_stopped}")

@@ -66,7 +66,7 @@ class ConversionOptions:
         None, "Repository to put what was written into, as hf://OWNER/NAME; for --format=hf."
     )
     all_weights: bool = option(False, "List every layer's weights, not one line for all.")
-    verify: bool = option(True, "Compare source and target.")
+    verify: bool = option(True, "Compare source and target.", group="verification")
     tolerance: float = option(1e-4, "Largest absolute difference of outputs.")
 
     def __post_init__(self) -> None:

@@ -146,15 +146,19 @@ class QuestionAnsweringOptions(FineTuningOptions):
         20, "Starts, ends and answers that are kept.", minimum=1, group="output"
     )
     max_answer_length: int = option(30, "Longest answer, in tokens.", minimum=1)
-    version_2_with_negative: bool = option(False, "SQuAD 2.0: questions may have no answer.")
+    version_2_with_negative: bool = option(
+        False, "SQuAD 2.0: questions may have no answer.", group="data"
+    )
     null_score_diff_threshold: float = option(
         0.0,
         "No answer is given where the score of none exceeds the best answer's by more than this.",
         minimum=-math.inf,  # which NaN is not
+        group="output",
     )
     verbose_logging: bool = option(
         False,
         "Show each training question that is left out because its answer is not at its place.",
+        group="data",
     )
 
     @property

@@ -272,7 +272,7 @@ def test_flags_of_the_runner_pass_through():
     direct = beam_runner._pipeline_arguments("DirectRunner", 2, [])
     assert direct[1:3] == ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     assert "PrismRunner" not in direct[0]  # which would be downloaded
-    with pytest.raises(ValueError, match="dup_factor: unknown flag; did you mean dupe_factor?"):
+    with pytest.raises(ValueError, match="unknown flag --dup_factor; did you mean --dupe_factor?"):
         _arguments(["--runner=FlinkRunner", "--dup_factor=3"])
     with pytest.raises(ValueError, match="unexpected argument 'more.txt': quote globs"):
         _arguments(["--runner=FlinkRunner", "more.txt"])

@@ -67,9 +67,17 @@ def test_flags_of_training_are_grouped(name):
     assert headings[:4] == ["data", "model", "training", "output"]
 
 
-def test_fill_mask_which_stands_alone_fits_a_screen_too():
-    done = run("fill_mask", "--help")
+@pytest.mark.parametrize("flag", ["--help", "--help=all"])
+def test_fill_mask_which_stands_alone_fits_a_screen_too(flag):
+    done = run("fill_mask", flag)
     assert len(done.stdout.splitlines()) <= SCREEN and "--saved_model" in done.stdout
+    assert done.returncode == 0 and not done.stderr
+
+
+def test_fill_mask_says_in_one_line_which_flag_is_wrong():
+    done = run("fill_mask", "--epochs=3")
+    assert done.returncode == 1 and not done.stdout
+    assert re.fullmatch("fill_mask: Unknown command line flag 'epochs'.*\n", done.stderr)
 
 
 @pytest.mark.parametrize(
