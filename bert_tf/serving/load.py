@@ -82,14 +82,14 @@ def load_served_model(path: CheckpointLike, *, dtype: DType = None, **options: A
     task = serving.task
     if task is not None and task not in SERVED:
         raise ValueError(f"task: expected one of {', '.join(SERVED)}, got {task!r}")
-    checkpoint = open_checkpoint(path)
+    # The served model tells the doubts about the vocabulary that it has.
+    checkpoint = dataclasses.replace(open_checkpoint(path), doubts_told=True)
     trained = None
     if checkpoint.located is not None:
         trained = read_trained_task(pathlib.Path(checkpoint.located.path).parent)
     if task is None and trained is not None:
         task = KINDS[trained.kind].served_by
     kind = SERVED[task].head if task else None
-    checkpoint.doubts_told = True  # by the served model, of the vocabulary that it has
     loaded = load_model(checkpoint, kind=kind, do_lower_case=serving.do_lower_case, dtype=dtype)
     if task is None and loaded.problem_type is not None:
         task = HF_KINDS[loaded.problem_type]

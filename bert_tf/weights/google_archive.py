@@ -12,7 +12,7 @@ import hashlib
 import os
 import pathlib
 import re
-import tempfile
+import shutil
 import zipfile
 import zlib
 
@@ -69,9 +69,9 @@ def _archive(name: str) -> str:
     archives |= {f"google://{archive}": archive for archive in archives.values()}
     if name.rstrip("/") not in archives:
         near = difflib.get_close_matches(name, archives, 3, 0.3)
+        meant = f"is it one of {', '.join(near)}? " if near else ""
         raise ValueError(
-            f"{name}: no such model of google-research/bert; is it one of {', '.join(near)}? "
-            "bert_tf.presets() lists all"
+            f"{name}: no such model of google-research/bert; {meant}bert_tf.presets() lists all"
         )
     return archives[name.rstrip("/")]
 
@@ -83,14 +83,18 @@ def _download(name: str, url: str, part: pathlib.Path, folder: pathlib.Path) -> 
     """Fetch an archive, from where an earlier attempt ended."""
     reason = "the connection ended early"
     for _ in range(_ATTEMPTS):
+        before = _size(part)
         try:
             if _receive(name, url, part):
                 return
         except requests.HTTPError as error:
-            raise OSError(f"{name}: {url} cannot be had: {error}") from error
-        except requests.ConnectionError as error:  # there is no network, or no more
+            if error.response.status_code < 500 and error.response.status_code != 429:
+                raise OSError(f"{name}: {url} cannot be had: {error}") from error
             reason = reason_of(error)
-            break
+        except requests.ConnectionError as error:  # no network; or nothing more came for a minute
+            reason = reason_of(error)
+            if _size(part) <= before:
+                break
         except requests.RequestException as error:
             reason = reason_of(error)
     raise OSError(
@@ -160,21 +164,23 @@ def _unpack(name: str, path: pathlib.Path, folder: pathlib.Path) -> None:
     Raises:
         CorruptCheckpointError: it is not the archive of this model.
     """
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacked-") as temporary:
-        made = pathlib.Path(temporary, "model")
-        made.mkdir()
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = _members(archive)
-                total = sum(member.file_size for member in members.values())
-                check_declared(total, path.stat().st_size, "the archive")
-                digests = {f: _write(archive, m, made / f) for f, m in members.items()}
-            _check(made, folder.name, digests, DIGESTS.get(f"{folder.parent.name}/{folder.name}"))
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
-            raise CorruptCheckpointError(
-                f"{name}: not the archive that it should be ({error}), and removed; try again"
-            ) from error
+    made = folder.with_name(f".unpacked-{folder.name}")
+    shutil.rmtree(made, ignore_errors=True)  # of a process that was killed
+    made.mkdir()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(archive)
+            total = sum(member.file_size for member in members.values())
+            check_declared(total, path.stat().st_size, "the archive")
+            digests = {f: _write(archive, m, made / f) for f, m in members.items()}
+        _check(made, folder.name, digests, DIGESTS.get(f"{folder.parent.name}/{folder.name}"))
         os.replace(made, folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
+        raise CorruptCheckpointError(
+            f"{name}: not the archive that it should be ({error}), and removed; try again"
+        ) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -214,5 +220,5 @@ def _check(
             raise ValueError(f"SHA-256 of {file} is {digests.get(file)}, expected {digest}")
     config = BertConfig.from_json_file(made / "bert_config.json")
     sizes = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
-    if "L-{}_H-{}_A-{}".format(*sizes) not in name:
+    if not name.endswith("L-{}_H-{}_A-{}".format(*sizes)):
         raise ValueError(f"its bert_config.json has {sizes} layers, width and heads")

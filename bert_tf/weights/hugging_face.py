@@ -66,11 +66,15 @@ def fetch(name: str) -> str:
     known = {f for f in wanted if try_to_load_from_cache(repository, f, revision=info.sha)}
     try:
         # By the name, not the commit: the cache then knows what the name means without a network.
-        found = snapshot_download(repository, revision=revision, allow_patterns=wanted)
+        # The file to open comes last: where it is, the others are.
+        for part in (wanted[1:], wanted[:1]):
+            found = snapshot_download(repository, revision=revision, allow_patterns=part)
     except Exception as error:
         raise _explained(name, error) from error
-    for file in set(wanted) - known:
-        _check_digest(name, os.path.join(found, file))
+    finally:  # also of a download that ended early: what came of it is not fetched again
+        now = (try_to_load_from_cache(repository, f, revision=info.sha) for f in wanted)
+        came = [path for file, path in zip(wanted, now, strict=True) if file not in known]
+        _check_digests(name, [path for path in came if isinstance(path, str)])
     return os.path.join(found, wanted[0])
 
 
@@ -98,7 +102,7 @@ def _cached(name: str, error: Exception) -> str:
     """Return the path of a model's weights that are in the cache without the Hub's help."""
     repository, revision, folder = Name.of(name)
     try:
-        # The patterns match nothing: whether all is there is seen below.
+        # The patterns match nothing: the file to open, fetched last, tells whether all is there.
         found = snapshot_download(
             repository, revision=revision, local_files_only=True, allow_patterns=[]
         )
@@ -135,23 +139,26 @@ def _explained(name: str, error: Exception) -> OSError:
     )
 
 
-def _check_digest(name: str, path: str) -> None:
-    """Compare a file that came with the digest that the Hub calls it by; remove it if they differ.
+def _check_digests(name: str, paths: Iterable[str]) -> None:
+    """Compare files that came with the digests that the Hub calls them by; remove the damaged.
 
-    In the cache its name is a link to the digest: SHA-256 of large files, git's of others.
+    In the cache a file's name is a link to the digest: SHA-256 of large files, git's of others.
     """
-    file = pathlib.Path(path).resolve()
-    if re.fullmatch(r"[0-9a-f]{64}", file.name):
-        digest = sha256(file)
-    elif re.fullmatch(r"[0-9a-f]{40}", file.name):
-        content = file.read_bytes()
-        digest = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324
-    else:
-        return
-    if digest != file.name:
-        file.unlink()
-        os.unlink(path)
-        raise CorruptCheckpointError(
-            f"{name}: {os.path.basename(path)} came damaged (digest {digest}, expected "
-            f"{file.name}), and was removed; try again"
-        )
+    damaged = []
+    for path in paths:
+        file = pathlib.Path(path).resolve()
+        if re.fullmatch(r"[0-9a-f]{64}", file.name):
+            digest = sha256(file)
+        elif re.fullmatch(r"[0-9a-f]{40}", file.name):
+            content = file.read_bytes()
+            digest = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324
+        else:
+            continue
+        if digest != file.name:
+            file.unlink()
+            os.unlink(path)
+            damaged.append(
+                f"{os.path.basename(path)} came damaged (digest {digest}, expected {file.name})"
+            )
+    if damaged:
+        raise CorruptCheckpointError(f"{name}: {', '.join(damaged)}, and was removed; try again")

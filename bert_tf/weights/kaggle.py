@@ -5,6 +5,7 @@ Its settings hold: KAGGLEHUB_CACHE, and the token of KAGGLE_API_TOKEN or of `kag
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 import re
@@ -16,6 +17,8 @@ from kagglehub.exceptions import DataCorruptionError
 
 from bert_tf.weights.published import reason_of
 from bert_tf.weights.tensor_files import CorruptCheckpointError
+
+_log = logging.getLogger(__name__)
 
 
 def fetch(name: str) -> str:
@@ -33,6 +36,9 @@ def fetch(name: str) -> str:
             f"{name}: a file came damaged (its digest differs), and was removed; try again"
         ) from error
     except requests.RequestException as error:
+        if (cached := _cached(handle)) is not None:
+            _log.warning("%s: %s; the copy in the cache is taken", name, reason_of(error))
+            return cached
         status = error.response.status_code if error.response is not None else None
         page = f"https://www.kaggle.com/models/{handle}"
         if status in (401, 403):
@@ -42,8 +48,6 @@ def fetch(name: str) -> str:
             ) from error
         if status == 404:
             raise FileNotFoundError(f"{name}: no such model; see {page}") from error
-        if (cached := _cached(handle)) is not None:
-            return cached
         raise OSError(
             f"{name}: not whole in the cache {get_cache_folder()}, and Kaggle cannot be asked "
             f"({reason_of(error)}); connect and try again (what came is kept), or copy the model's "

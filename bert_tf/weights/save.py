@@ -216,8 +216,10 @@ def save_hf(
 
 def _rounded(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     """Return an array in the dtype of a file; refuse one that it cannot hold."""
-    largest = float(np.max(np.abs(array), initial=0.0))
-    if np.isfinite(largest) and largest > float(np.finfo(dtype).max):
+    if dtype == "float32":
+        return array.astype(dtype, copy=False)
+    largest = float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
+    if largest > float(np.finfo(dtype).max):
         raise ValueError(f"dtype: {name} has the value {largest:g}, too large for {dtype}")
     return array.astype(dtype, copy=False)
 

@@ -88,7 +88,7 @@ def upload_hf(
         ValueError: the name is none, or the model is in other files.
     """
     repository, revision, inner = hugging_face.Name.of(name)
-    if revision or inner:
+    if revision or inner or "/" not in repository:
         raise ValueError(f"name: expected hf://OWNER/NAME, got {name}")
     folder = pathlib.Path(local_copy(directory))
     if locate(folder).format != "hf":

@@ -1,6 +1,7 @@
 """Options of conversion between formats, and of export for serving."""
 
 import dataclasses
+import re
 
 from bert_tf.options import option
 from bert_tf.serving.options import TOLERANCES, ServingOptions
@@ -72,6 +73,8 @@ class ConversionOptions:
     def __post_init__(self) -> None:
         if self.upload_to is not None and self.format != "hf":
             raise ValueError(f"upload_to: needs --format=hf, got {self.format}")
+        if not re.fullmatch(r"hf://[^/@]+/[^/@]+/?", self.upload_to or "hf://OWNER/NAME"):
+            raise ValueError(f"upload_to: expected hf://OWNER/NAME, got {self.upload_to}")
         if self.weights != "float32" and self.format != "hf":
             raise ValueError(f"weights: {self.weights} is for --format=hf, got {self.format}")
 

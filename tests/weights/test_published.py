@@ -218,6 +218,13 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path):
         fetched("google://cased_L-12_H-768")
 
 
+def test_a_server_that_is_busy_is_asked_again(storage):
+    storage.refused = 503
+    with pytest.raises(OSError, match="BERT_TF_GOOGLE_MIRROR"):
+        fetched(GOOGLE)
+    assert len(storage.requests) == 5
+
+
 def test_an_answer_that_is_an_error_is_told(storage):
     storage.refused = 403
     with pytest.raises(OSError, match=r"zip cannot be had: 403"):
@@ -328,6 +335,33 @@ def test_a_file_of_the_hub_that_came_damaged_is_refused_and_removed(hub, name):
     assert contents(folder) == HF_FILES
 
 
+def test_files_that_came_damaged_beside_others_are_not_kept(hub):
+    names = {REPOSITORY + name for name in ("model.safetensors", "vocab.txt")}
+    hub.damaged |= names
+    with pytest.raises(CorruptCheckpointError, match="safetensors came .* vocab.txt came"):
+        fetched(HF)
+    hub.damaged.clear()
+    assert contents(pathlib.Path(fetched(HF)).parent) == HF_FILES
+
+
+def test_a_file_that_came_damaged_before_the_download_ended_is_not_kept(hub):
+    hub.damaged.add(REPOSITORY + "vocab.txt")
+    hub.cuts[REPOSITORY + "model.safetensors"] = [1000] + 6 * [0]
+    with pytest.raises(OSError):
+        fetched(HF)
+    hub.damaged.clear()
+    assert contents(pathlib.Path(fetched(HF)).parent) == HF_FILES
+
+
+def test_a_model_of_which_files_are_missing_is_not_whole_in_the_cache(hub, monkeypatch):
+    hub.cuts[REPOSITORY + "vocab.txt"] = [1] + 40 * [0]
+    with pytest.raises(OSError, match="files that came are kept"):
+        fetched(HF)
+    use_hub(NOBODY, monkeypatch)
+    with pytest.raises(OSError, match="not whole in the cache"):
+        fetched(HF)
+
+
 def test_a_gated_model_says_where_to_agree(hub, monkeypatch):
     for name, content in HF_FILES.items():
         hub.files[f"/{hub.RequestHandlerClass.GATED}/{name}"] = content
@@ -407,8 +441,8 @@ def test_a_model_of_kaggle_is_found_by_its_name(kaggle, tmp_path):
     assert (found.format, found.path) == ("keras_hub", str(place))
     assert {MODEL + name: content for name, content in contents(place).items()} == kaggle.files
     # A version that is here is not asked for, and without a network the newest is taken.
-    kaggle.refused = 503
-    assert fetched(f"{KAGGLE}/3") == fetched(KAGGLE) == str(place)
+    for kaggle.refused in (503, 403):
+        assert fetched(f"{KAGGLE}/3") == fetched(KAGGLE) == str(place)
 
 
 def test_what_keras_hub_has_fetched_is_enough(monkeypatch, kaggle, tmp_path):

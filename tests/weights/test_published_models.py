@@ -75,6 +75,8 @@ def test_a_model_is_converted_by_its_name(storage, hub, tmp_path, capsys, monkey
     assert hub.files["/me/mine/model.safetensors"] == contents(tmp_path / "hf")["model.safetensors"]
     with pytest.raises(ValueError, match="upload_to: needs --format=hf, got tf1"):
         ConversionOptions(source=GOOGLE, target="x", format="tf1", upload_to="hf://me/mine")
+    with pytest.raises(ValueError, match="upload_to: expected hf://OWNER/NAME, got me/mine"):
+        ConversionOptions(source=GOOGLE, target="x", format="hf", upload_to="me/mine")
 
 
 def test_predictor_takes_a_name(hub):
@@ -109,6 +111,8 @@ def test_what_cannot_go_up_says_why(hub, folders):
         upload_hf("hf://me/mine", folders / "google")
     with pytest.raises(ValueError, match="name: expected hf://OWNER/NAME, got hf://me/mine@v1"):
         upload_hf("hf://me/mine@v1", folders / "hf")
+    with pytest.raises(ValueError, match="name: expected hf://OWNER/NAME, got hf://mine"):
+        upload_hf("hf://mine", folders / "hf")
 
 
 def test_released_models_are_those_of_keras_hub():

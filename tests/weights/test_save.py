@@ -608,6 +608,10 @@ def test_half_precision_is_rounded_and_refused_where_it_cannot_hold_a_weight(tmp
     kernel.assign(np.where(np.arange(kernel.shape[-1]) == 3, 7e4, kernel.numpy()))
     with pytest.raises(ValueError, match="dtype: bert.* has the value 70000, too large for float1"):
         save_hf(tmp_path / "half", model, dtype="float16")
+    kernel.assign(np.where(kernel.numpy() == np.float32(7e4), np.inf, kernel.numpy()))
+    kernel.assign(np.where(np.arange(kernel.shape[-1]) == 4, 7e4, kernel.numpy()))
+    with pytest.raises(ValueError, match="dtype: bert.* has the value 70000, too large for float1"):
+        save_hf(tmp_path / "half", model, dtype="float16")
     assert load_model(tmp_path / "half").transfer.moved
     with pytest.raises(ValueError, match="dtype: expected float32 or float16, got 'int8'"):
         save_hf(tmp_path / "half", model, dtype="int8")
