@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-import numpy as np
 import tensorflow as tf
 
-from bert_tf.input_pipeline.record_order import draw_batches, pool_of
+from bert_tf.input_pipeline.record_order import pool_of
 from bert_tf.records.schema import INPUT_NAMES
 
 _PREDICTIONS = ("masked_lm_positions", "masked_lm_ids", "masked_lm_weights")
@@ -44,22 +43,22 @@ def group_by_length(
         most_batches: of a pool.
 
     Returns:
-        Dataset of string [B].
+        Dataset of string [B]. It holds up to three copies of a pool; where it begins within one,
+        it reads all of that first.
     """
     begin, _ = pool_of(start_step, num_records, batch_size, most_batches)
 
-    def bounds(step: Any) -> np.ndarray:
-        return np.array(pool_of(int(step), num_records, batch_size, most_batches), np.int64)
-
-    def bound_of(step: tf.Tensor, which: int) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(bounds, [step], tf.int64, False), [2])[which]
-
-    def drawn(start: Any, lengths: Any) -> np.ndarray:
-        return draw_batches(lengths.reshape(-1), batch_size, seed, int(start))
+    def bounds(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return pool_in_graph(step, num_records, batch_size, most_batches)
 
     def shuffled(steps: tf.Tensor, records: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        places = tf.numpy_function(drawn, [steps[0], lengths], tf.int64, False)  # [n, B]
-        return tf.gather(tf.reshape(records, [-1]), tf.ensure_shape(places, [None, batch_size]))
+        # Of equal lengths the shuffled order remains.
+        places = tf.argsort(tf.reshape(lengths, [-1]), stable=True)
+        draw = tf.random.stateless_uniform(
+            tf.shape(steps), tf.stack([seed, steps[0]]), None, None, tf.int32, alg="philox"
+        )
+        batches = tf.gather(tf.reshape(places, [-1, batch_size]), tf.argsort(draw, stable=True))
+        return tf.gather(tf.reshape(records, [-1]), batches)
 
     pools = (
         make_stream(begin)
@@ -70,14 +69,34 @@ def group_by_length(
             deterministic=True,
         )
         .group_by_window(
-            cast(Any, lambda step, records, lengths: bound_of(step, 0)),
+            cast(Any, lambda step, records, lengths: bounds(step)[0]),
             lambda start, window: window.batch(most_batches),
-            window_size_func=lambda start: bound_of(start, 1) - start,
+            window_size_func=lambda start: bounds(start)[1] - start,
         )
         .map(shuffled)
     )
     # The next pool is read while the batches of one are taken.
     return pools.prefetch(1).unbatch().skip(start_step - begin)
+
+
+def pool_in_graph(
+    step: tf.Tensor, num_records: int, batch_size: int, most_batches: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return what `pool_of` does, of a step in the graph, int64.
+
+    Python in an endless stream could keep a process from ending: the thread that runs it waits for
+    the interpreter, and this for the thread.
+    """
+    epoch = step * batch_size // num_records
+    first = -(-epoch * num_records // batch_size)
+    count = tf.maximum((epoch + 1) * num_records // batch_size - first, 1)
+    per_pool = -(-count // -(-count // most_batches))
+    start = step - (step - first) % per_pool
+    is_of_two_epochs = step * batch_size % num_records + batch_size > num_records
+    return (
+        tf.where(is_of_two_epochs, step, start),
+        tf.where(is_of_two_epochs, step + 1, tf.minimum(start + per_pool, first + count)),
+    )
 
 
 def last_places(used: tf.Tensor) -> tf.Tensor:

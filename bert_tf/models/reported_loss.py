@@ -40,5 +40,6 @@ keras.saving.get_custom_objects()["PredictionModel"] = PredictionModel
 def _is_mean_of_batch(loss: Any) -> bool:
     """Tell whether a loss is the mean cross entropy of a batch by its weights."""
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-        return loss.reduction == "mean_with_sample_weight"
+        is_of_logits = loss.from_logits and loss.ignore_class is None
+        return loss.reduction == "mean_with_sample_weight" and is_of_logits
     return getattr(loss, "is_mean_cross_entropy", False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf.input_pipeline.length_bins import cut_padding
+from bert_tf.input_pipeline.length_bins import cut_padding, pool_in_graph
 from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.input_pipeline.record_order import pool_of
@@ -68,6 +68,9 @@ def test_pools_hold_whole_batches_of_one_epoch():
             start, stop = pool_of(step, records, size, most)
             assert start == step < stop <= step + most
             assert all(pool_of(i, records, size, most) == (start, stop) for i in range(start, stop))
+            for i in range(start, stop):
+                bounds = pool_in_graph(tf.constant(i, tf.int64), records, size, most)
+                assert tuple(map(int, bounds)) == (start, stop)
             epochs = {start * size // records, (stop * size - 1) // records}
             assert len(epochs) == 1 or stop == start + 1
             step = stop

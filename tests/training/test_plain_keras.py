@@ -152,6 +152,22 @@ def test_a_loss_that_is_not_the_mean_is_reported_as_it_is(all_kinds):
         assert found["loss"] == pytest.approx(times * found["cross_entropy"], rel=1e-5)
 
 
+@pytest.mark.parametrize("changed", [{"ignore_class": 1}, {"from_logits": False}])
+def test_a_mean_of_other_predictions_is_reported_as_it_is(all_kinds, changed):
+    tasks, _ = all_kinds["token_classification"]
+    settings = {"from_logits": True, "reduction": "mean_with_sample_weight", **changed}
+    own = keras.losses.SparseCategoricalCrossentropy(**settings)
+    model = make("token_classification")
+    arguments = {**finetuning_compile_arguments("token_classification"), "loss": own}
+    model.compile(**arguments, jit_compile=False)
+    inputs, labels, weights = whole(tasks)
+    expected = float(own(labels, model(inputs), sample_weight=weights))
+    dataset = tasks.evaluation_dataset(batch_size=COUNT)
+    found = model.evaluate(dataset, verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+    assert found["loss"] != pytest.approx(found["cross_entropy"], rel=1e-4)
+
+
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 def test_a_loaded_model_reports_the_same(all_kinds, tmp_path, suffix):
