@@ -94,7 +94,8 @@ def main(argv: list[str]) -> None:
         if not pathlib.Path(values.output_file or "x").absolute().parent.is_dir():
             raise ValueError(f"--output_file: no such folder here: {values.output_file}")
         if bool(values.saved_model) == bool(values.model_dir):
-            raise ValueError("expected --saved_model or --model_dir")
+            given = "both" if values.model_dir else "neither"
+            raise ValueError(f"expected one of --saved_model and --model_dir, got {given}")
         if values.saved_model:
             output = answers_of_saved_model(values.saved_model, sentences)
         else:

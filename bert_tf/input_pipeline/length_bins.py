@@ -55,7 +55,7 @@ def group_by_length(
         # Of equal lengths the shuffled order remains.
         places = tf.argsort(tf.reshape(lengths, [-1]), stable=True)
         draw = tf.random.stateless_uniform(
-            tf.shape(steps), tf.stack([seed, steps[0]]), None, None, tf.int32, alg="philox"
+            tf.shape(steps), tf.stack([seed, steps[0]]), 0, 2**31 - 1, tf.int32, alg="philox"
         )
         batches = tf.gather(tf.reshape(places, [-1, batch_size]), tf.argsort(draw, stable=True))
         return tf.gather(tf.reshape(records, [-1]), batches)
@@ -91,8 +91,9 @@ def pool_in_graph(
     first = -(-epoch * num_records // batch_size)
     count = tf.maximum((epoch + 1) * num_records // batch_size - first, 1)
     per_pool = -(-count // -(-count // most_batches))
-    start = step - (step - first) % per_pool
-    is_of_two_epochs = step * batch_size % num_records + batch_size > num_records
+    start = step - tf.math.floormod(step - first, per_pool)
+    end = tf.math.floormod(step * batch_size, num_records) + batch_size
+    is_of_two_epochs = end > num_records
     return (
         tf.where(is_of_two_epochs, step, start),
         tf.where(is_of_two_epochs, step + 1, tf.minimum(start + per_pool, first + count)),

@@ -78,7 +78,8 @@ def pretraining_dataset(
             outside the sequence or another label than 0 and 1.
         next_sentence: leave out labels and weights of next-sentence prediction where False.
         mask_id: id of [MASK]; where given, there are weights "masked_lm_at_mask" too.
-        shuffle_buffer_records: records held in memory to draw from.
+        shuffle_buffer_records: records held in memory to draw from; with `length_bins` up to three
+            times as many.
         max_steps: at most this many batches; None means no limit.
         fill_last_batch: in evaluation, whether examples of weight 0 fill the last batch up, so that
             all have one shape, as a `Trainer` on several devices wants it. Keras takes such
@@ -187,8 +188,8 @@ def _check_length_bins(length_bins: int, max_seq_length: int, is_training: bool)
         )
     if length_bins and not is_training:
         raise ValueError(
-            f"length_bins: is for training, since evaluation is in the order of the records, "
-            f"got {length_bins}"
+            "length_bins: expected 0 in evaluation, which is in the order of the records, got "
+            f"{length_bins}"
         )
 
 

@@ -88,7 +88,8 @@ def _download(name: str, url: str, part: pathlib.Path, folder: pathlib.Path) -> 
             if _receive(name, url, part):
                 return
         except requests.HTTPError as error:
-            if error.response.status_code < 500 and error.response.status_code != 429:
+            status = error.response.status_code if error.response is not None else 0
+            if status < 500 and status != 429:
                 raise OSError(f"{name}: {url} cannot be had: {error}") from error
             reason = reason_of(error)
         except requests.ConnectionError as error:  # no network; or nothing more came for a minute

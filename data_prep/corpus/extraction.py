@@ -44,7 +44,8 @@ _TAG = re.compile(
 _FILE_LINK = re.compile(r"\[\[(?:File|Image|Category):[^\[\]]*\]\]", re.IGNORECASE)
 _LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
 _TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
-# Not "main()", which is code: what was a template has a space before its brackets.
+# Not "main()", which is code, as what ends in ASCII right before its brackets is taken to be: what
+# was a template has a space there.
 _EMPTY_BRACKETS = re.compile(r"\s*[(（](?!(?<=[A-Za-z0-9_\]>]\()\))[\s,;:/–—、，；：،؛፣፤-]*[)）]")
 _BRACKET_LEFTOVER = re.compile(r"([(（])(?:\s*[,;:、，；：،؛፣፤])+\s*")
 _DOUBLE_PUNCTUATION = re.compile(r"\s+([,;،؛፣፤])(?:\s*[,;،؛፣፤])*")

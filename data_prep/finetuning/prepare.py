@@ -476,7 +476,7 @@ def _warn_of_text(
             f"more than {MAX_CHARS_PER_WORD} without a space, each of which becomes a single "
             "[UNK]; set spaces between the words"
         )
-    if unknown_rate > UNKNOWN_RATE_TO_WARN:
+    elif unknown_rate > UNKNOWN_RATE_TO_WARN:
         _warn(
             f"{', '.join(plan.source.files)}: {unknown_rate:.1%} of tokens are [UNK]; check that "
             f"{plan.tokenizer.vocab_file} is of the text's language, and "

@@ -5,10 +5,10 @@ r"""Measure what batches of like length save in pre-training.
         --length_bins=32
 
 Training steps of one model on a whole pool of batches, as the command takes them, in turn with
-batches of the same records as they come, padded to max_seq_length. CPU seconds are those of the
-whole process, all threads together, input pipeline included; that of the pipeline alone is told
-beside. On a machine with other work they are steadier than wall time. The first steps, which trace,
-do not count.
+batches of the same records as they come, padded to max_seq_length. The batches are made beforehand,
+and the CPU seconds of that count with the steps; they are also told alone. CPU seconds are those of
+the whole process, all threads together: on a machine with other work they are steadier than wall
+time. The first steps, which trace, do not count.
 """
 
 import dataclasses
@@ -37,14 +37,18 @@ class Options(harness.BenchmarkOptions):
     num_hidden_layers: int = option(4, "Transformer layers.", minimum=1)
     hidden_size: int = option(256, "Width of the encoder; four times that in between.", minimum=1)
     num_attention_heads: int = option(4, "Attention heads.", minimum=1)
-    num_steps: int = option(32, "Steps, and the batches of a pool.", minimum=1)
+    num_steps: int = option(32, "Steps at most: those of one pool.", minimum=1, maximum=64)
     jit_compile: bool = option(False, "Whether XLA compiles the step.")
 
 
 def _batches(options: Options, length_bins: int) -> Any:
-    """Return the batches of the steps, the first of an epoch."""
+    """Return the batches of the first pool of an epoch."""
     from bert_tf.input_pipeline.pretraining import pretraining_dataset
+    from bert_tf.input_pipeline.record_checks import count_records, expand_files
+    from bert_tf.input_pipeline.record_order import pool_of
 
+    records = sum(count_records(expand_files(options.input_file)))
+    _, steps = pool_of(0, records, options.batch_size, options.num_steps)
     return pretraining_dataset(
         options.input_file,
         batch_size=options.batch_size,
@@ -53,7 +57,7 @@ def _batches(options: Options, length_bins: int) -> Any:
         is_training=True,
         length_bins=length_bins,
         shuffle_buffer_records=options.num_steps * options.batch_size,
-        max_steps=options.num_steps,
+        max_steps=steps,
     )
 
 
@@ -82,18 +86,16 @@ def _train_step(options: Options) -> Any:
     )
 
 
-def _figures(options: Options, dataset: Any, steps: list[Spent]) -> Figures:
+def _figures(options: Options, batches: list[Any], made: Spent, steps: list[Spent]) -> Figures:
     """Return seconds a sequence, and what the batches are like."""
     sequences = len(steps) * options.batch_size
-    with harness.timed() as spent:
-        batches = list(dataset.as_numpy_iterator())
-    masks = [inputs["input_mask"] for inputs, _, _ in batches]
-    labels = [labels["masked_lm_logits"] for _, labels, _ in batches]
+    masks = [inputs["input_mask"].numpy() for inputs, _, _ in batches]
+    labels = [labels["masked_lm_logits"].numpy() for _, labels, _ in batches]
     positions = sum(mask.size for mask in masks)
     return {
-        "cpu_seconds": sum(step.cpu for step in steps) / sequences,
+        "cpu_seconds": (made.cpu + sum(step.cpu for step in steps)) / sequences,
         "wall_seconds": sum(step.wall for step in steps) / sequences,
-        "data_cpu_seconds": spent.cpu / sequences,
+        "data_cpu_seconds": made.cpu / sequences,
         "padding": 1 - sum(int(mask.sum()) for mask in masks) / positions,
         "mean_length": positions / sequences,
         "mean_predictions": sum(x.size for x in labels) / sequences,
@@ -106,24 +108,28 @@ def compare(options: Options) -> None:
     import tensorflow as tf
 
     train_step, one = _train_step(options), tf.constant(1)
-    datasets = {"of like length": _batches(options, options.length_bins)}
-    datasets["padded"] = _batches(options, 0)
-    # XLA compiles each shape when it comes.
-    for dataset in datasets.values():
-        steps = options.num_steps if options.jit_compile else _NUM_WARMUP_STEPS
+    datasets = {"of like length": _batches(options, options.length_bins).cache()}
+    datasets["padded"] = _batches(options, 0).cache()
+    all_batches: dict[str, list[Any]] = {}
+    made: dict[str, Spent] = {}
+    for name, dataset in datasets.items():
+        with harness.timed() as made[name]:
+            all_batches[name] = list(dataset)
+    num_steps = len(all_batches["padded"])
+    for dataset in datasets.values():  # XLA compiles each shape when it comes
         batches = iter(dataset)
-        for _ in range(min(steps, options.num_steps)):
+        for _ in range(num_steps if options.jit_compile else _NUM_WARMUP_STEPS):
             train_step.run(batches, one)
     taken: dict[str, list[Spent]] = {name: [] for name in datasets}
     iterators = {name: iter(dataset) for name, dataset in datasets.items()}
-    for _ in range(options.num_steps):
+    for _ in range(num_steps):
         for name, batches in iterators.items():
             with harness.timed() as spent:
                 train_step.run(batches, one)
                 float(train_step.learning_rate.numpy())
             taken[name].append(spent)
     print(
-        f"{options.num_steps} x {options.batch_size} of {options.max_seq_length}, "
+        f"{num_steps} x {options.batch_size} of {options.max_seq_length}, "
         f"L{options.num_hidden_layers} H{options.hidden_size}, steps of {options.length_bins}, "
         f"{'XLA' if options.jit_compile else 'graph'}, {os.cpu_count()} CPUs"
     )
@@ -132,8 +138,8 @@ def compare(options: Options) -> None:
         "mean_predictions:.1f shapes:d"
     )
     results = {}
-    for name, dataset in datasets.items():
-        results[name] = _figures(options, dataset, taken[name])
+    for name, batches in all_batches.items():
+        results[name] = _figures(options, batches, made[name], taken[name])
         table.row({"name": name, **results[name]})
     binned, padded = results.values()
     for clock in ("cpu", "wall"):

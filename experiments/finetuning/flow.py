@@ -16,7 +16,7 @@ from experiments.command_line.training_setup import strategy_of
 from experiments.finetuning.initial_model import InitialModel, initial_model, load_trained
 from experiments.finetuning.options import FineTuningOptions
 from experiments.finetuning.results import report_runs
-from experiments.finetuning.runs import train_all
+from experiments.finetuning.runs import check_room, train_all
 from experiments.finetuning.seed_training import Job
 from experiments.finetuning.splits import Data
 
@@ -60,6 +60,8 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
     """
     began = time.time()
     check_options(options)
+    if options.do_train:
+        check_room(options)
     folder = pathlib.Path(options.output_dir)
     start = initial_model(options)
     plan = make_plan(options, start)

@@ -52,7 +52,7 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
         SystemExit: this is not the chief, and its part is done.
     """
     output, several = pathlib.Path(options.output_dir), len(options.seeds) > 1
-    folders = {seed: output / f"seed-{seed}" if several else output for seed in options.seeds}
+    folders = _folders(options)
     strategy = training_setup.strategy_of(options.training)
     training_setup.check_batch_sizes(options.training, strategy, options.train_batch_size)
     if not is_chief(strategy):
@@ -74,6 +74,30 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
                 shutil.copytree(pathlib.Path(best.folder) / ADAPTER_NAME, output / ADAPTER_NAME)
         job.task.write(output)
     return runs
+
+
+def _folders(options: FineTuningOptions) -> dict[int, pathlib.Path]:
+    output, several = pathlib.Path(options.output_dir), len(options.seeds) > 1
+    return {seed: output / f"seed-{seed}" if several else output for seed in options.seeds}
+
+
+def check_room(options: FineTuningOptions) -> None:
+    """Refuse the folder of another model before anything is written into it.
+
+    `train_all` does so again, where no other process can come between.
+
+    Raises:
+        InputError: it holds a model that is of no run of this command.
+    """
+    if options.overwrite:
+        return
+    if len(options.seeds) > 1:
+        _prepare_folder_of_best(pathlib.Path(options.output_dir), overwrite=False)
+    for folder in _folders(options).values():
+        config = folder / RUN_CONFIG_NAME
+        begun = config.exists() and "begins_with" in read_json(config)
+        if not begun and not (folder / _RUN_NAME).exists():
+            _check_no_model(folder)
 
 
 def _copy_model(source: pathlib.Path, target: pathlib.Path) -> None:

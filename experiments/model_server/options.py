@@ -145,7 +145,7 @@ class ServeOptions:
     )
     model_config_file: str | None = option(
         None,
-        "File of models in place of both, as TF Serving's: text of a "
+        "File of models in place of --model_base_path and --model_dir, as TF Serving's: text of a "
         "ModelServerConfig, with version_labels.",
         path="local",
     )

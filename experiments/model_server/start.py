@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 
 from bert_tf.weights.locate import locate
+from experiments.command_line import preemption
 from experiments.model_server.options import ServeOptions, ServerOptions, VersionPolicy
 
 _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
@@ -42,17 +43,27 @@ def run(options: ServeOptions) -> None:
         policies={name: policy for name, _, policy in models},
     )
     check_folders(server_options)
+    names = [*(name for name, _, _ in models), *map(_name_of, model_dirs)]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            "model_dir: expected a name, the last part of a path, for each model alone, got "
+            + ", ".join(names)
+        )
     for path in model_dirs:
         locate(path)  # refuses what is none
     if options.tensorflow_text:
         # Its import registers the operations of the tokenizer.
         importlib.import_module("tensorflow_text")
-    with tempfile.TemporaryDirectory(prefix="bert-tf-serve-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bert-tf-serve-") as folder, preemption.exiting():
         exported = export(model_dirs, folder)
         server_options = dataclasses.replace(
             server_options, models=[*server_options.models, *exported]
         )
         importlib.import_module("experiments.model_server.server").run(server_options)
+
+
+def _name_of(path: str) -> str:
+    return os.path.basename(os.path.abspath(path))
 
 
 def export(model_dirs: Sequence[str], folder: str) -> list[tuple[str, str]]:
@@ -71,7 +82,7 @@ def export(model_dirs: Sequence[str], folder: str) -> list[tuple[str, str]]:
     serving = importlib.import_module("bert_tf.serving")
     models = []
     for path in model_dirs:
-        name = os.path.basename(os.path.abspath(path))
+        name = _name_of(path)
         print(f"exporting {path}", flush=True)
         served = serving.load_served_model(path)
         target = os.path.join(folder, str(len(models)), name)

@@ -98,9 +98,9 @@ class PretrainingOptions:
     eval_batch_size: int = option(8, "Sequences in an evaluation batch.", minimum=1)
     length_bins: int | None = option(
         None,
-        "Tokens in steps of which training batches of sequences of like length are padded; 0 for "
-        "batches as they come, padded to max_seq_length. By default a sixteenth of it, an eighth "
-        "with XLA, 64 at most.",
+        "Training batches hold sequences of like length, padded to a multiple of so many tokens; 0 "
+        "for batches as they come, padded to max_seq_length. By default a sixteenth of that, an "
+        "eighth with XLA, 64 at most.",
         minimum=0,
     )
     learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)

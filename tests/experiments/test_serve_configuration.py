@@ -114,6 +114,8 @@ def test_file_of_models(base, tmp_path, caplog):
 def test_model_directories_are_exported_first(tmp_path):
     with pytest.raises(FileNotFoundError, match="tiny-wikipeda: no such file or directory"):
         run(ServeOptions(model_dir=("tiny-wikipeda",)))
+    with pytest.raises(ValueError, match="for each model alone, got m, m"):
+        run(ServeOptions(model_dir=("a/m", "b/m")))
     models = export(["tiny-wikipedia"], str(tmp_path))
     assert models == [("tiny-wikipedia", f"{tmp_path}/0/tiny-wikipedia")]
     with stand_ins.running(models) as server:

@@ -81,6 +81,15 @@ LAYERS = [
 ]
 
 
+def encoder_check():
+    """What is the same in both checks of the encoder."""
+    return {
+        "init_kwargs": OF_CONFIG,
+        "input_data": ops.convert_to_tensor(packed_inputs()),
+        "expected_output_shape": (2, LENGTH + 1, WIDTH),
+    }
+
+
 class KerasChecks(TestCase):
     def test_layers(self):
         for layer, arguments, shape, expected, others in LAYERS:
@@ -102,9 +111,7 @@ class KerasChecks(TestCase):
     def test_encoder(self):
         self.run_layer_test(
             PackedBert,
-            OF_CONFIG,
-            input_data=ops.convert_to_tensor(packed_inputs()),
-            expected_output_shape=(2, LENGTH + 1, WIDTH),
+            **encoder_check(),
             expected_num_seed_generators=1,
             expected_num_non_trainable_weights=0,
         )
@@ -136,9 +143,7 @@ if importlib.util.find_spec("keras_hub"):
         def test_encoder(self):
             self.run_layer_test(
                 PackedBert,
-                OF_CONFIG,
-                input_data=ops.convert_to_tensor(packed_inputs()),
-                expected_output_shape=(2, LENGTH + 1, WIDTH),
+                **encoder_check(),
                 expected_num_trainable_weights=len(make_model("encoder").trainable_weights),
                 expected_num_non_trainable_variables=1,  # the state of its masks
             )

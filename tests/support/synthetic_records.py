@@ -43,6 +43,23 @@ def make_arrays(count: int, seed: int, masked: bool = True) -> dict[str, np.ndar
     return arrays
 
 
+def assert_rows_are(arrays: dict[str, np.ndarray], inputs: dict, labels: dict, weights: dict):
+    """Check that each row of a batch, of whole width, is a record of `arrays`, labels and all."""
+    index = {row.tobytes(): i for i, row in enumerate(arrays["input_ids"].astype(np.int32))}
+    found = {
+        "input_mask": inputs["input_mask"],
+        "segment_ids": inputs["segment_ids"],
+        "masked_lm_positions": inputs["masked_lm_positions"],
+        "masked_lm_ids": labels["masked_lm_logits"],
+        "masked_lm_weights": weights["masked_lm_logits"],
+    }
+    for i, row in enumerate(inputs["input_ids"]):
+        source = index[row.tobytes()]
+        for name, values in found.items():
+            np.testing.assert_array_equal(values[i], arrays[name][source], err_msg=name)
+        assert labels["next_sentence_logits"][i] == arrays["next_sentence_labels"][source, 0]
+
+
 def write(path: pathlib.Path, count: int, seed: int, masked: bool = True) -> str:
     """Write `count` examples; gzip where the name ends in .gz."""
     features = (
