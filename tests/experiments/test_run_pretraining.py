@@ -448,7 +448,8 @@ def test_damaged_records_are_left_out_counted_and_named(refused, data, tmp_path,
     assert "7 damaged records or stretches left out, 184 records sound" in caplog.text
     dataset = training_dataset(options, plan, phase, 0)
     (inputs, _, _) = next(dataset.as_numpy_iterator())
-    assert inputs["input_ids"].shape == (13, LENGTH)
+    rows, length = inputs["input_ids"].shape
+    assert rows == 13 and length <= LENGTH  # a batch of like length
 
 
 def test_predictions_that_dynamic_masking_cuts_off_are_warned_of(caplog):
