@@ -447,7 +447,7 @@ def test_fresh_process_needs_tensorflow_alone(model, vocab_file, exported, tmp_p
         (["--saved_model=nowhere", "--text=a"], "expected [MASK] in 'a'"),
         (["--saved_model=nowhere"], "no sentences"),
         (["--text=a [MASK]"], "expected one of --saved_model and --model_dir, got neither"),
-        (["--saved_model=a", "--model_dir=b", "--text=a [MASK]"], "--saved_model and --model_dir, got both"),
+        (["--saved_model=a", "--model_dir=b", "--text=a [MASK]"], "and --model_dir, got both"),
     ],
 )
 def test_bad_input_of_the_script(arguments, message, tmp_path):
