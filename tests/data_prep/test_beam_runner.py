@@ -28,7 +28,7 @@ pytest.importorskip("apache_beam", reason="Apache Beam is not installed: pip ins
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.localfilesystem import LocalFileSystem
 
-from data_prep.pretraining import beam_files, beam_runner
+from data_prep.pretraining import beam_runner, cluster_jobs, cluster_steps
 
 pytestmark = [
     pytest.mark.beam,
@@ -46,8 +46,8 @@ VOCABULARY = GOLDEN / "tiny_vocab_uncased.txt"
 def small_steps(monkeypatch):
     """Many pieces, bundles, blocks, files of pairs and chunks from little text."""
     monkeypatch.setattr(text_files, "PIECE_BYTES", 601)
-    monkeypatch.setattr(beam_runner, "PIECE_BYTES", 397)
-    monkeypatch.setattr(beam_runner, "BUNDLE_PIECES", 2)
+    monkeypatch.setattr(cluster_jobs, "PIECE_BYTES", 397)
+    monkeypatch.setattr(cluster_steps, "BUNDLE_PIECES", 2)
     monkeypatch.setattr(units, "BLOCK_SENTENCES", 41)
     monkeypatch.setattr(units, "LOCKSTEP_DOCUMENTS", 31)
     monkeypatch.setattr(units, "SHUFFLED_PAIRS", 19)
@@ -201,16 +201,16 @@ def test_a_failed_job_leaves_no_output_and_is_continued(tmp_path, small_steps, m
     """Fail within each job in turn, where a file is to get its name."""
     local_runner.create_pretraining_data(options_of(tmp_path / "a"), 1, False)
     options = options_of(tmp_path / "b")
-    rename = beam_files.rename
+    rename = beam_runner.BeamFiles.rename
     left = ["tokens-000001-0000000", "block-000001.json", "chunk-0000002", "output-00001.npz"]
 
-    def failing(source, target):
+    def failing(files, source, target):
         if os.path.basename(target) == left[0]:
             raise OSError("the disk is full")
-        rename(source, target)
+        rename(files, source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(beam_files, "rename", failing)
+        patch.setattr(beam_runner.BeamFiles, "rename", failing)
         while left[1:]:
             with pytest.raises(RuntimeError, match="the job of .* failed: .*the disk is full"):
                 beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)
@@ -221,7 +221,7 @@ def test_a_failed_job_leaves_no_output_and_is_continued(tmp_path, small_steps, m
 
 
 LOST = {
-    "_file_pieces": "the job of tokens lost some of its results",
+    "file_pieces": "the job of tokens lost some of its results",
     "_part_shares": "a chunk got .* of its .*pairs",
     "_fetch": "a chunk got .* of its .* tokens",
 }
@@ -232,8 +232,8 @@ LOST = {
 )
 def test_what_a_runner_loses_is_missed(tmp_path, small_steps, monkeypatch, step):
     """The last element that a step gives goes nowhere."""
-    function = getattr(beam_runner, step)
-    monkeypatch.setattr(beam_runner, step, lambda *given: iter(list(function(*given))[:-1]))
+    function = getattr(cluster_steps, step)
+    monkeypatch.setattr(cluster_steps, step, lambda *given: iter(list(function(*given))[:-1]))
     options = options_of(tmp_path / "out", dupe_factor=1)
     with pytest.raises(RuntimeError, match=f"{LOST[step]}"):
         beam_runner.create_pretraining_data(options, "DirectRunner", 1, (), False)

@@ -1,0 +1,312 @@
+"""create_pretraining_data on a cluster: the jobs that follow each other, whatever runs them.
+
+Three jobs follow each other, with a work folder beside the output:
+
+1. Tokens: pieces of text become files of ids. Of the lengths of their sentences this process makes
+   an index of the corpus, 8 bytes a sentence and a document.
+2. Pairs: a worker draws those of a block of documents. It needs the index alone, which it maps from
+   its own disk: a random next text is any sentence of any other document of the whole corpus, found
+   by its number. Neither text nor tokens are read.
+3. Records: pairs are cut into ranges of tokens, each is sent to the bundle of text that holds it,
+   and from there its tokens go to the chunk of the output that the plan gives the pair to. A chunk
+   is shuffled, masked and encoded, and chunks are joined to output files.
+
+Files appear under their names once they are whole, and the output once all of it is: a job that
+fails leaves only its work folder, and the same command continues in it. Paths are of any file
+system that the runner knows; the work folder must be one that all workers reach.
+"""
+
+import abc
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from bert_tf.records.files import manifest_path, output_base
+from data_prep.corpus import text_files
+from data_prep.pretraining import cluster_steps, token_store
+from data_prep.pretraining.cluster_files import ClusterFiles
+from data_prep.pretraining.cluster_steps import Job
+from data_prep.pretraining.manifest import Statistics, make_manifest
+from data_prep.pretraining.options import (
+    Options,
+    fingerprint,
+    warn_about_corpus,
+    warn_about_records,
+)
+from data_prep.pretraining.stages import block_bounds, chunk_sizes, deal_pairs, open_tokenizer
+from data_prep.pretraining.work_folder import work_folder
+
+PIECE_BYTES = 1 << 23  # larger than the local runner's: on object stores each file costs time
+_LAYOUT = "beam 1"  # of the work folder; the first runner had this name
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step of a job.
+
+    Attributes:
+        label: what it is called.
+        kind: "map" gives one element for each, "flat_map" any number; "spread" deals the elements
+            out to the workers anew; "group" makes of pairs of a key and a value pairs of a key and
+            all its values.
+        function: of "map" and "flat_map": of an element and the arguments.
+        arguments: what follows the element.
+    """
+
+    label: str
+    kind: Literal["map", "flat_map", "spread", "group"]
+    function: Callable[..., Any] | None = None
+    arguments: tuple[Any, ...] = ()
+
+
+class Runner(abc.ABC):
+    """What carries out jobs.
+
+    Attributes:
+        job: what every worker is told.
+        show: report on standard error.
+    """
+
+    def __init__(self, job: Job, show: bool):
+        self.job = job
+        self.show = show
+
+    @abc.abstractmethod
+    def carry_out(self, name: str, items: Sequence[Any], steps: Sequence[Step], path: str) -> None:
+        """Run a job, and write its elements, in order, as a list to a JSON file.
+
+        Args:
+            name: of the job.
+            items: its first elements.
+            steps: what is done with them.
+            path: the file.
+
+        Raises:
+            Exception: the job failed; the first line that matters is the last.
+        """
+
+    def run(
+        self, name: str, items: Sequence[Any], steps: Sequence[Step], num_results: int | None = None
+    ) -> list[Any]:
+        """Run a job, unless an earlier run did, and return its elements in order.
+
+        Args:
+            name: of the job.
+            items: its first elements.
+            steps: what is done with them.
+            num_results: elements that there must be at its end, where that is known.
+
+        Raises:
+            ValueError: a worker found bad input.
+            RuntimeError: the job failed, or lost a result.
+        """
+        files, path = self.job.files, self.job.path(f"{name}.json")
+        if not files.exists(path):
+            begin = time.monotonic()
+            try:
+                self.carry_out(name, items, steps, path)
+            except Exception as error:  # runners raise what they like
+                error_path = self.job.path(cluster_steps.ERROR_NAME)
+                if files.exists(error_path):
+                    raise ValueError(files.read(error_path).decode()) from error
+                raise RuntimeError(f"the job of {name} failed: {self.reason_of(error)}") from error
+            if self.show:
+                seconds = time.monotonic() - begin
+                print(f"{name}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
+        results = files.read_json(path)
+        if num_results is not None and len(results) != num_results:
+            files.remove(path)
+            lost = num_results - len(results)
+            raise RuntimeError(f"the job of {name} lost {lost} of its results")
+        return results
+
+    def reason_of(self, error: Exception) -> str:
+        """Return the line of an error of the runner that says why a job failed."""
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return lines[-1]
+
+
+def check_options(options: Options) -> None:
+    """See before any work that a cluster can make the records.
+
+    Raises:
+        ValueError: it cannot, or the input cannot be read.
+        OSError: a file cannot be read.
+    """
+    if options.compatible:
+        raise ValueError("compatible: the original's records are made in one process; drop runner")
+    schemes = {path.rpartition("://")[0] for path in options.output_files}
+    if len(schemes) > 1:
+        raise ValueError(
+            f"output_file: expected files on one file system with runner, got "
+            f"{', '.join(options.output_files)}"
+        )
+    open_tokenizer(options)
+
+
+def create_pretraining_data(
+    options: Options, files: ClusterFiles, make_runner: Callable[[Job], Runner]
+) -> dict[str, Any]:
+    """Write pre-training records and their manifest.
+
+    Args:
+        options: what is made from what, as `check_options` wants them.
+        files: the runner's file systems.
+        make_runner: job -> what carries it out.
+
+    Returns:
+        The manifest, which is also written to `records.manifest_path` of the output files.
+
+    Raises:
+        ValueError: bad input, naming file and line; nothing is left behind.
+        OSError: a file cannot be read or written.
+        RuntimeError: a job failed, or another run is at work on the same output.
+    """
+    with _work_folder(options, files) as work:
+        manifest = _run(make_runner(Job(options, work, files)))
+        for path in sorted(set(map(manifest_path, options.output_files))):
+            with files.write_whole(path) as stream:
+                stream.write((json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    warn_about_records(options, manifest["counts"])
+    return manifest
+
+
+@contextlib.contextmanager
+def _work_folder(options: Options, files: ClusterFiles) -> Iterator[str]:
+    """Give the work folder, on any file system; without a lock where that has none."""
+    first = options.output_files[0]
+    if not text_files.is_remote(first):
+        with work_folder(options, _LAYOUT) as work:
+            yield work
+        return
+    work = f"{output_base(first)}.work-{fingerprint(options, _LAYOUT)}"
+    if not files.exists(work):
+        files.make_folder(work)
+    try:
+        yield work
+    except ValueError:
+        files.remove(work + "/")
+        raise
+    files.remove(work + "/")
+
+
+def _run(runner: Runner) -> dict[str, Any]:
+    """Run all jobs, each unless an earlier run did; return the manifest."""
+    job = runner.job
+    finished = job.path("finished.json")
+    if not job.files.exists(finished):
+        with text_files.open_input(job.options.vocab_file) as source:
+            vocabulary = source.read()
+        with job.files.write_whole(job.path(cluster_steps.VOCABULARY_NAME)) as stream:
+            stream.write(vocabulary)
+        counts = _tokenize(runner)
+        warn_about_corpus(job.options, counts)
+        parts = _draw_pairs(runner)
+        file_chunks = _plan(job, [pairs for _, pairs in parts])
+        statistics, sizes = _write_records(runner, [name for name, _ in parts], file_chunks)
+        job.files.write_json(finished, make_manifest(job.options, counts, statistics, sizes))
+    for index, path in enumerate(job.options.output_files):
+        part = job.path(f"output-{index:05d}")
+        if job.files.exists(part):
+            job.files.rename(part, path)
+    return job.files.read_json(finished)
+
+
+def _tokenize(runner: Runner) -> dict[str, int]:
+    """First job: text to files of tokens, and the index; returns the store's counts."""
+    job = runner.job
+    texts = list(enumerate(job.options.input_files))
+    steps = [
+        Step("spread files", "spread"),
+        Step("pieces", "flat_map", cluster_steps.file_pieces, (PIECE_BYTES,)),
+        Step("spread pieces", "spread"),
+        Step("tokenize", "map", cluster_steps.tokenize_piece, (job,)),
+    ]
+    pieces = runner.run("tokens", texts, steps)
+    ends = {file: piece for file, piece, tokens in pieces if tokens == cluster_steps.END}
+    pieces = [numbered for numbered in pieces if numbered[2] != cluster_steps.END]
+    if [(file, piece) for file, piece, _ in pieces] != [
+        (file, piece) for file, _ in texts for piece in range(ends.get(file, 1))
+    ]:
+        job.files.remove(job.path("tokens.json"))
+        raise RuntimeError("the job of tokens lost some of its results")
+    return _write_index(job, pieces)
+
+
+def _write_index(job: Job, pieces: Sequence[tuple[int, int, int]]) -> dict[str, int]:
+    """Make the index of the lengths of sentences; return the store's counts."""
+    counts_path = job.path(token_store.OFFSET_FILES[-1])
+    if not job.files.exists(counts_path):
+        with tempfile.TemporaryDirectory() as temporary:
+            remote = text_files.is_remote(job.work)
+            folder = temporary if remote else job.work
+            with token_store.StoreWriter(folder) as writer:
+                for file, piece, _ in pieces:
+                    name = f"{cluster_steps.tokens_name(file, piece)}.lengths.npz"
+                    writer.append(job.load(name, token_store.TokenizedPiece))
+            for name in token_store.OFFSET_FILES if remote else ():
+                with open(os.path.join(folder, name), "rb") as source:
+                    with job.files.write_whole(job.path(name)) as target:
+                        shutil.copyfileobj(source, target, 1 << 20)
+    counts = job.files.read_json(counts_path)
+    del counts["token_dtype"]
+    return counts
+
+
+def _draw_pairs(runner: Runner) -> list[tuple[str, int]]:
+    """Second job: documents to files of pairs; returns their names, and the pairs in each."""
+    job = runner.job
+    bounds = block_bounds(cluster_steps.index_of(job), job.options)
+    blocks = [(number, first, end) for number, (first, end) in enumerate(bounds)]
+    steps = [
+        Step("spread blocks", "spread"),
+        Step("draw", "map", cluster_steps.draw_block, (job,)),
+    ]
+    return [
+        (cluster_steps.pairs_name(block, part), pairs)
+        for block, part_pairs in runner.run("pairs", blocks, steps, len(blocks))
+        for part, pairs in enumerate(part_pairs)
+    ]
+
+
+def _plan(job: Job, part_pairs: Sequence[int]) -> list[range]:
+    """Write the plan, a file for each file of pairs; return the chunks of each output file."""
+    sizes, file_chunks = chunk_sizes(job.options, sum(part_pairs))
+    job.files.write_json(job.path("sizes.json"), sizes)
+    for number, row in enumerate(deal_pairs(job.options, part_pairs, sizes)):
+        with job.files.write_whole(job.path(f"plan-{number:06d}")) as stream:
+            stream.write(row.astype("<i8").tobytes())
+    return file_chunks
+
+
+def _write_records(
+    runner: Runner, parts: Sequence[str], file_chunks: Sequence[range]
+) -> tuple[Statistics, list[int]]:
+    """Third job: pairs to output files; returns the counts, and the bytes of each file."""
+    job = runner.job
+    numbered = list(enumerate(parts))
+    steps = [
+        Step("spread parts", "spread"),
+        Step("ranges", "flat_map", cluster_steps.part_fragments, (job,)),
+        Step("to bundles", "group"),
+        Step("send", "flat_map", cluster_steps.send, (job, numbered)),
+        Step("to chunks", "group"),
+        Step("records", "map", cluster_steps.write_chunk, (job, file_chunks)),
+        Step("to outputs", "group"),
+        Step("join", "map", cluster_steps.join_file, (job, file_chunks)),
+    ]
+    joined = runner.run("records", numbered, steps, sum(map(bool, file_chunks)))
+    for file, chunks in enumerate(file_chunks):
+        if not chunks:  # there are more files than records
+            joined.append(list(cluster_steps.join_file((file, ()), job, file_chunks)))
+    statistics = Statistics()
+    for file, _ in joined:
+        statistics.merge(job.load(f"output-{file:05d}.npz", Statistics))
+    return statistics, [size for _, size in sorted(joined)]
