@@ -74,8 +74,9 @@ setup(
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"],
         # The test of the development server's page, with a Chromium that is there already.
         "browser": ["playwright>=1.49"],
-        # Data preparation on a cluster: create_pretraining_data.py --runner=...
+        # Data preparation on a cluster: create_pretraining_data.py --runner=DataflowRunner, =spark.
         "beam": ["apache-beam>=2.70,<3"],
+        "spark": ["pyspark>=4,<5"],  # needs Java 17
         # The guides as a site (make docs).
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27", "ruff>=0.9"],
         # Inputs found by coverage (make fuzz).

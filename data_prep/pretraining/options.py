@@ -161,8 +161,13 @@ class CommandOptions:
     num_workers: int = option(0, "Worker processes; 0 for one per core.", minimum=0, group="work")
     runner: str = option(
         "local",
-        "local for processes of this machine, or a runner of Apache Beam, such as DirectRunner, "
-        "DataflowRunner, FlinkRunner or SparkRunner; it takes the flags that are not known here.",
+        "local for processes of this machine, spark for Apache Spark, or a runner of Apache Beam, "
+        "such as DirectRunner or DataflowRunner; these take the flags that are not known here.",
+    )
+    spark_master: str | None = option(
+        None,
+        "Address of the cluster of --runner=spark, such as spark://HOST:7077, yarn or local[2]; "
+        "by default what spark-submit says.",
     )
     gzip: bool = option(
         False, "Compress the output; .gz is added to names that lack it.", group="output"
@@ -205,8 +210,8 @@ def options_from_flags(values: flags.FlagValues) -> tuple[CommandOptions, Option
     return command, options
 
 
-def beam_arguments(arguments: Sequence[str], values: flags.FlagValues) -> list[str]:
-    """Return the arguments for a runner of Beam.
+def runner_arguments(arguments: Sequence[str], values: flags.FlagValues) -> list[str]:
+    """Return the arguments for Spark, or a runner of Beam.
 
     Args:
         arguments: what is left once the command's flags are parsed, the command's name first.
@@ -220,7 +225,7 @@ def beam_arguments(arguments: Sequence[str], values: flags.FlagValues) -> list[s
         if not argument.startswith("--"):
             raise ValueError(
                 f"unexpected argument {argument!r}: quote globs (--input_file='a/*'), and give "
-                "Beam's options as --name=value"
+                "the runner's options as --name=value"
             )
         if meant := difflib.get_close_matches(name, list(values), 1, 0.9):
             raise ValueError(f"unknown flag --{name}; did you mean --{meant[0]}?")

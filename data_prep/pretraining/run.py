@@ -1,8 +1,9 @@
-"""A run of create_pretraining_data: on this machine or on Apache Beam, and what is told of it."""
+"""A run of create_pretraining_data: on this machine or on a cluster, and what is told of it."""
 
+import contextlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -16,18 +17,18 @@ from data_prep.pretraining import local_runner
 from data_prep.pretraining.options import (
     CommandOptions,
     Options,
-    beam_arguments,
     options_from_flags,
+    runner_arguments,
 )
 from data_prep.processes.command import QUOTE_GLOBS, end_in_one_line
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Parse the flags; where a runner of Beam is named, those that are unknown are its."""
+    """Parse the flags; where another runner than "local" is named, those not known are its."""
     runners = re.findall(r"(?<!\S)--?runner[= ](\S+)", " ".join(arguments[1:]))
-    on_beam = runners[-1:] not in ([], ["local"])
+    on_cluster = runners[-1:] not in ([], ["local"])
     command_help = CommandHelp.of_this_process(CommandOptions, Options)
-    return command_help.parse(arguments, flags.FLAGS, known_only=on_beam)
+    return command_help.parse(arguments, flags.FLAGS, known_only=on_cluster)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -47,20 +48,36 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _create(command: CommandOptions, options: Options, arguments: Sequence[str]) -> dict[str, Any]:
+    if command.spark_master and command.runner != "spark":
+        raise ValueError(f"spark_master: needs runner spark, and runner is {command.runner}")
     if command.runner == "local":
         return local_runner.create_pretraining_data(options, command.num_workers or None)
-    try:
-        # Late: Apache Beam is an extra.
+    of_runner = runner_arguments(arguments, flags.FLAGS)
+    # Late: both engines are extras.
+    if command.runner == "spark":
+        with _needing("Apache Spark", "spark", command.runner):
+            from data_prep.pretraining import spark_runner
+        return spark_runner.create_pretraining_data(
+            options, command.spark_master, command.num_workers, of_runner
+        )
+    with _needing("Apache Beam", "beam", command.runner):
         from data_prep.pretraining import beam_runner
-    except ImportError as error:
-        raise ValueError(
-            f"runner: {command.runner} needs Apache Beam: pip install 'bert-tf[beam]' ({error})"
-        ) from error
     if command.runner == "DirectRunner":  # on a cluster Beam's notes tell where to look
         logging.getLogger("apache_beam").setLevel(logging.WARNING)
     return beam_runner.create_pretraining_data(
-        options, command.runner, command.num_workers, beam_arguments(arguments, flags.FLAGS)
+        options, command.runner, command.num_workers, of_runner
     )
+
+
+@contextlib.contextmanager
+def _needing(package: str, extra: str, runner: str) -> Iterator[None]:
+    """Say of what cannot be imported with which extra it comes."""
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(
+            f"runner: {runner} needs {package}: pip install 'bert-tf[{extra}]' ({error})"
+        ) from error
 
 
 def _report(options: Options, manifest: dict[str, Any]) -> None:

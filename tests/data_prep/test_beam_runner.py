@@ -1,7 +1,6 @@
 """Records made on Apache Beam are those of the local runner, whatever happens to the workers."""
 
 import gzip
-import json
 import os
 import pathlib
 import shutil
@@ -15,20 +14,17 @@ from absl import flags
 
 from bert_tf.records.files import scan_records
 from data_prep.corpus import text_files
-from data_prep.pretraining import local_runner, units
-from data_prep.pretraining.options import (
-    Options,
-    beam_arguments,
-    define_flags,
-    shard_names,
-)
+from data_prep.pretraining import local_runner
+from data_prep.pretraining.options import define_flags, runner_arguments, shard_names
+from tests.support import cluster_records
+from tests.support.cluster_records import GOLDEN, REPOSITORY, VOCABULARY, files_of, options_of
 
 pytest.importorskip("apache_beam", reason="Apache Beam is not installed: pip install '.[beam]'")
 
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.localfilesystem import LocalFileSystem
 
-from data_prep.pretraining import beam_runner, cluster_jobs, cluster_steps
+from data_prep.pretraining import beam_runner, cluster_steps
 
 pytestmark = [
     pytest.mark.beam,
@@ -37,46 +33,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning:apache_beam"),
 ]
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "pretraining_data"
-VOCABULARY = GOLDEN / "tiny_vocab_uncased.txt"
-
 
 @pytest.fixture
 def small_steps(monkeypatch):
     """Many pieces, bundles, blocks, files of pairs and chunks from little text."""
-    monkeypatch.setattr(text_files, "PIECE_BYTES", 601)
-    monkeypatch.setattr(cluster_jobs, "PIECE_BYTES", 397)
-    monkeypatch.setattr(cluster_steps, "BUNDLE_PIECES", 2)
-    monkeypatch.setattr(units, "BLOCK_SENTENCES", 41)
-    monkeypatch.setattr(units, "LOCKSTEP_DOCUMENTS", 31)
-    monkeypatch.setattr(units, "SHUFFLED_PAIRS", 19)
-    monkeypatch.setattr(units, "CHUNK_INSTANCES", 29)
-    monkeypatch.setattr(units, "BATCH_TOKENS", 47 * 13)
-
-
-def options_of(folder, **changes):
-    return Options(
-        **{
-            "input_files": (str(GOLDEN / "tiny_1.txt"), str(GOLDEN / "tiny_2.txt")),
-            "output_files": tuple(f"{folder}/{i}.tfrecord" for i in range(3)),
-            "vocab_file": str(VOCABULARY),
-            "max_seq_length": 47,
-            "max_predictions_per_seq": 7,
-            "dupe_factor": 3,
-            **changes,
-        }
-    )
-
-
-def files_of(folder):
-    """Bytes of all but the manifests, which must agree but for the folder."""
-    found = {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
-    manifests = {}
-    for name in [name for name in found if name.endswith(".json")]:
-        manifests[name] = json.loads(found.pop(name))
-        del manifests[name]["flags"]
-    return found, manifests
+    cluster_records.make_steps_small(monkeypatch.setattr)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +219,7 @@ def _arguments(line):
     values = flags.FlagValues()
     define_flags(values)
     left = values(["x", "--input_file=a", "--output_file=b", "--vocab_file=c", *line], True)
-    return beam_arguments(left, values)
+    return runner_arguments(left, values)
 
 
 def test_flags_of_the_runner_pass_through():

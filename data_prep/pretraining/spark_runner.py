@@ -1,0 +1,203 @@
+"""Jobs of data preparation on Apache Spark."""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyspark
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkRuntimeError
+
+from data_prep.pretraining import cluster_jobs
+from data_prep.pretraining.cluster_files import FsspecFiles
+from data_prep.pretraining.cluster_steps import Job
+from data_prep.pretraining.options import Options
+
+_JAVA = 17  # the oldest that Spark 4 runs on
+# Tasks of a step for each core: few enough for a driver to keep track of, many enough that a slow
+# worker or one that is lost has a small share.
+_TASKS_OF_A_CORE = 16
+
+
+def create_pretraining_data(
+    options: Options,
+    master: str | None,
+    num_workers: int = 0,
+    spark_arguments: Sequence[str] = (),
+    show_progress: bool = True,
+) -> dict[str, Any]:
+    """Write pre-training records and their manifest, on Apache Spark.
+
+    Args:
+        options: what is made from what; paths that all workers reach, of any file system that
+            fsspec knows.
+        master: of the cluster, such as spark://HOST:7077 or local[2]; None for the one that
+            spark-submit or Spark's settings give.
+        num_workers: executors; 0 for as many as the cluster gives.
+        spark_arguments: settings of Spark, each "--spark.name=value".
+        show_progress: report on standard error.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: bad input, naming file and line, or there is no Java; nothing is left behind.
+        OSError: a file cannot be read or written.
+        RuntimeError: a job failed, or another run is at work on the same output.
+    """
+    settings = _settings(master, num_workers, spark_arguments)
+    cluster_jobs.check_options(options)
+    _check_java()
+    with _context(settings) as context:
+        if show_progress and context.uiWebUrl:
+            print(f"Spark's page: {context.uiWebUrl}", file=sys.stderr, flush=True)
+        return cluster_jobs.create_pretraining_data(
+            options, FsspecFiles(), lambda job: _SparkRunner(job, show_progress, context)
+        )
+
+
+def _settings(master: str | None, num_workers: int, arguments: Sequence[str]) -> dict[str, str]:
+    settings = {
+        "spark.app.name": "create_pretraining_data",
+        "spark.ui.showConsoleProgress": "false",
+    }
+    if master:
+        settings["spark.master"] = master
+    if num_workers:
+        settings["spark.executor.instances"] = str(num_workers)
+    for argument in arguments:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--spark.") or not equals:
+            raise ValueError(
+                f"unexpected argument {argument!r}: expected settings of Spark as "
+                "--spark.executor.memory=4g"
+            )
+        settings[name] = value
+    return settings
+
+
+def _check_java() -> None:
+    """See that there is a Java that Spark runs on.
+
+    Raises:
+        ValueError: there is none, or an older one.
+    """
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    remedy = f"runner: spark needs Java {_JAVA} or newer (such as Debian's openjdk-17-jre-headless)"
+    if java is None or not os.path.exists(java):
+        where = (
+            f"in JAVA_HOME, which is {home}" if home else "on the path, and JAVA_HOME is not set"
+        )
+        raise ValueError(f"{remedy}; there is none {where}")
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(\d+)', said)
+    if version and int(version[1]) < _JAVA:
+        raise ValueError(f"{remedy}; {java} is Java {version[1]}")
+
+
+@contextlib.contextmanager
+def _context(settings: dict[str, str]) -> Iterator[pyspark.SparkContext]:
+    """Give a context of Spark; the one that is there, as in a notebook, stays open.
+
+    Raises:
+        ValueError: there is no master, or it cannot be reached.
+    """
+    logging.getLogger("py4j").setLevel(logging.ERROR)  # it says again what is raised
+    configuration = pyspark.SparkConf().setAll(list(settings.items()))
+    if not configuration.contains("spark.master"):
+        raise ValueError(
+            "spark_master: expected the address of a cluster, such as spark://HOST:7077 (or "
+            "local[2] for two processes of this machine), or spark-submit, which gives it"
+        )
+    is_local = configuration.get("spark.master", "").startswith("local")  # type: ignore[union-attr]
+    python = configuration.get("spark.pyspark.python", sys.executable if is_local else None)
+    if python:  # which spark-submit alone would heed
+        os.environ.setdefault("PYSPARK_PYTHON", python)
+    opened = pyspark.SparkContext._active_spark_context is None
+    try:
+        context = pyspark.SparkContext.getOrCreate(configuration)
+    except (Py4JJavaError, PySparkRuntimeError) as error:
+        master = configuration.get("spark.master")
+        raise ValueError(f"spark_master: cannot use {master}: {_reason(error)}") from error
+    # What failed is told in one line; on a cluster Spark's notes tell where to look too.
+    context.setLogLevel("OFF" if is_local else "ERROR")
+    try:
+        yield context
+    finally:
+        if opened:
+            context.stop()
+
+
+class _SparkRunner(cluster_jobs.Runner):
+    """Runs jobs as those of one context, whose page shows their names, stages and tasks."""
+
+    def __init__(self, job: Job, show: bool, context: pyspark.SparkContext):
+        super().__init__(job, show)
+        self._context = context
+
+    def carry_out(
+        self, name: str, items: Sequence[Any], steps: Sequence[cluster_jobs.Step], path: str
+    ) -> None:
+        """See the base class."""
+        tasks = self._context.defaultParallelism * _TASKS_OF_A_CORE
+        self._context.setJobDescription(f"{name}: {', '.join(step.label for step in steps)}")
+        elements = self._context.parallelize(items, max(1, min(len(items), tasks)))
+        for number, step in enumerate(steps):
+            if step.kind == "group":
+                elements = elements.groupByKey(tasks)
+            elif step.kind == "spread":
+                if number:  # what the first one would spread has been dealt out
+                    elements = elements.map(_with_place).partitionBy(tasks).values()
+            else:
+                elements = elements.mapPartitions(_Part(step))
+            elements.setName(step.label)
+        self.job.files.write_json(path, sorted(elements.collect()))
+
+    def reason_of(self, error: Exception) -> str:
+        """See the base class."""
+        return _reason(error)
+
+
+class _Part:
+    """Carries out a step on what a task has, one element after another."""
+
+    def __init__(self, step: cluster_jobs.Step):
+        self._step = step
+
+    def __call__(self, elements: Iterator[Any]) -> Iterator[Any]:
+        """Yield what becomes of the elements."""
+        function, arguments = self._step.function, self._step.arguments
+        assert function is not None  # noqa: S101  (of "map" and "flat_map")
+        for element in elements:
+            if self._step.kind == "map":
+                yield function(element, *arguments)
+            else:
+                yield from function(element, *arguments)
+
+
+def _with_place(element: tuple[Any, ...]) -> tuple[int, Any]:
+    """Return an element with a number for it that is the same in each attempt."""
+    return zlib.crc32(repr(element[:2]).encode()), element
+
+
+def _reason(error: Exception) -> str:
+    """Return the line that says why: of a worker's Python, or else of Java."""
+    text = str(error)
+    if isinstance(error, Py4JJavaError):
+        text = str(error.java_exception)
+    python = re.findall(r"^(?:\w+\.)*(\w+(?:Error|Exception): .+)$", text, re.MULTILINE)
+    if python and "ModuleNotFoundError" in text:
+        return (
+            f"{python[-1]}; each worker's Python needs bert-tf: name one that has it by "
+            "--spark.pyspark.python=PATH"
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (python or lines or [type(error).__name__])[-1 if python else 0]
