@@ -20,10 +20,11 @@ A run that was stopped or killed is continued by the same command, and gives the
 the records lies their manifest, <output>.manifest.json: counts, settings, and the loss of a unigram
 model. On a machine with several cores all are used; --num_workers sets how many.
 
---runner names a runner of Apache Beam (the extra "beam"), which makes the same records on a
-cluster; flags that this script does not have go to it (each as --name=value):
+--runner=spark makes the same records on Apache Spark (the extra "spark"), and a runner of Apache
+Beam (the extra "beam") on that; flags that this script does not have go to it (each as
+--name=value):
 
-    python data_prep/create_pretraining_data.py --runner=FlinkRunner --flink_master=HOST:8081 ...
+    python data_prep/create_pretraining_data.py --runner=spark --spark_master=spark://HOST:7077 ...
 """
 
 from absl import app, flags

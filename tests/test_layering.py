@@ -247,7 +247,8 @@ def light_modules() -> list[str]:
         files = files_of(package) or [REPOSITORY / f"{package}.py"]
         modules = (path.relative_to(REPOSITORY).with_suffix("") for path in files)
         names += [".".join(module.parts).removesuffix(".__init__") for module in modules]
-    return [name for name in names if ".beam_" not in name]  # they need Apache Beam
+    engines = (".beam_", ".spark_")  # they need Apache Beam and Apache Spark
+    return [name for name in names if not any(engine in name for engine in engines)]
 
 
 HEAVY = {"tensorflow", "keras", "keras_hub", "torch", "huggingface_hub", "kagglehub", "requests"}

@@ -82,8 +82,7 @@ RUN = {
 NOT_RUN = {
     "make quickstart": "takes minutes; its steps are tests/test_end_to_end.py",
     "make test": "runs this test",
-    "--runner=FlinkRunner": "needs a cluster",
-    "--runner=SparkRunner": "needs a cluster",
+    "--runner=spark": "needs Java; tests/data_prep/test_spark_runner.py runs it",
     "--runner=DataflowRunner": "needs a cluster",
     "--second_input_file": "is a piece; tests/training/test_state.py runs two phases",
     "--distribution_strategy": "needs several devices; tests/training/test_distribution.py runs it",
@@ -91,11 +90,11 @@ NOT_RUN = {
     "docker run": "needs Docker, and the image of TF Serving",
     "experiments/serve.py": "serves until it is stopped; tests/experiments/test_serve.py runs it",
 }
-# Flags of other programs (Beam's runners, TF Serving, absl), and "--name=value".
+# Flags of other programs (Spark, Beam's runners, TF Serving, absl), and "--name=value".
 OTHERS_FLAGS = {
     "name",
-    *("environment_config", "environment_type", "flink_master", "project", "region"),
-    *("sdk_container_image", "spark_master_url", "temp_location"),
+    *("project", "region", "sdk_container_image", "temp_location"),
+    *("master", "spark"),  # of spark-submit; of the names of Spark's settings what comes first
     *("enable_batching", "batching_parameters_file"),
     *("experiment", "help", "verbosity", "version"),
 }

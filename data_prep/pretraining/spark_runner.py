@@ -149,7 +149,7 @@ class _SparkRunner(cluster_jobs.Runner):
         """See the base class."""
         tasks = self._context.defaultParallelism * _TASKS_OF_A_CORE
         self._context.setJobDescription(f"{name}: {', '.join(step.label for step in steps)}")
-        elements = self._context.parallelize(items, max(1, min(len(items), tasks)))
+        elements: Any = self._context.parallelize(items, max(1, min(len(items), tasks)))
         for number, step in enumerate(steps):
             if step.kind == "group":
                 elements = elements.groupByKey(tasks)
