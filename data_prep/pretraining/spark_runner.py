@@ -40,7 +40,7 @@ def create_pretraining_data(
             fsspec knows.
         master: of the cluster, such as spark://HOST:7077 or local[2]; None for the one that
             spark-submit or Spark's settings give.
-        num_workers: executors; 0 for as many as the cluster gives.
+        num_workers: executors, of one core each; 0 for what the cluster gives.
         spark_arguments: settings of Spark, each "--spark.name=value".
         show_progress: report on standard error.
 
@@ -71,7 +71,13 @@ def _settings(master: str | None, num_workers: int, arguments: Sequence[str]) ->
     if master:
         settings["spark.master"] = master
     if num_workers:
-        settings["spark.executor.instances"] = str(num_workers)
+        if master and master.startswith("local"):
+            raise ValueError(
+                f"num_workers: of a local master they stand in brackets: "
+                f"--spark_master='local[{num_workers}]'"
+            )
+        settings["spark.executor.instances"] = settings["spark.cores.max"] = str(num_workers)
+        settings["spark.executor.cores"] = "1"
     for argument in arguments:
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--spark.") or not equals:
@@ -117,10 +123,11 @@ def _context(settings: dict[str, str]) -> Iterator[pyspark.SparkContext]:
             "spark_master: expected the address of a cluster, such as spark://HOST:7077 (or "
             "local[2] for two processes of this machine), or spark-submit, which gives it"
         )
-    is_local = configuration.get("spark.master", "").startswith("local")  # type: ignore[union-attr]
-    python = configuration.get("spark.pyspark.python", sys.executable if is_local else None)
-    if python:  # which spark-submit alone would heed
-        os.environ.setdefault("PYSPARK_PYTHON", python)
+    is_local = str(configuration.get("spark.master")).startswith("local")
+    if python := settings.get("spark.pyspark.python"):  # which spark-submit alone would heed
+        os.environ["PYSPARK_PYTHON"] = python
+    elif is_local:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     opened = pyspark.SparkContext._active_spark_context is None
     try:
         context = pyspark.SparkContext.getOrCreate(configuration)

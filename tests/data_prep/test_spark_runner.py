@@ -106,10 +106,12 @@ def test_a_missing_or_old_java_is_one_line(tmp_path, monkeypatch, java, message)
     assert not (tmp_path / "out" / "0.tfrecord").exists()
 
 
-def test_bad_settings_are_refused(tmp_path, monkeypatch):
+def test_bad_settings_are_refused(tmp_path):
     for argument in ("--executor.memory=4g", "--spark.executor.memory"):
         with pytest.raises(ValueError, match="expected settings of Spark as --spark.executor"):
             create(options_of(tmp_path), [argument])
+    with pytest.raises(ValueError, match=r"num_workers: .*--spark_master='local\[3\]'"):
+        spark_runner.create_pretraining_data(options_of(tmp_path), "local", 3)
     with pytest.raises(ValueError, match="spark_master: expected the address of a cluster"):
         spark_runner.create_pretraining_data(options_of(tmp_path / "out"), None)
 
