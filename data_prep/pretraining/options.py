@@ -167,7 +167,7 @@ class CommandOptions:
     spark_master: str | None = option(
         None,
         "Address of the cluster of --runner=spark, such as spark://HOST:7077, yarn or local[2]; "
-        "by default what spark-submit says.",
+        "by default what spark-submit or Spark's settings say, else this machine.",
     )
     gzip: bool = option(
         False, "Compress the output; .gz is added to names that lack it.", group="output"

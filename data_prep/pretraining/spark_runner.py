@@ -39,7 +39,7 @@ def create_pretraining_data(
         options: what is made from what; paths that all workers reach, of any file system that
             fsspec knows.
         master: of the cluster, such as spark://HOST:7077 or local[2]; None for the one that
-            spark-submit or Spark's settings give.
+            spark-submit or Spark's settings give, and else all cores of this machine.
         num_workers: executors, of one core each; 0 for what the cluster gives.
         spark_arguments: settings of Spark, each "--spark.name=value".
         show_progress: report on standard error.
@@ -114,33 +114,31 @@ def _context(settings: dict[str, str]) -> Iterator[pyspark.SparkContext]:
     """Give a context of Spark; the one that is there, as in a notebook, stays open.
 
     Raises:
-        ValueError: there is no master, or it cannot be reached.
+        ValueError: the master cannot be reached.
     """
     logging.getLogger("py4j").setLevel(logging.ERROR)  # it says again what is raised
-    configuration = pyspark.SparkConf().setAll(list(settings.items()))
-    if not configuration.contains("spark.master"):
-        raise ValueError(
-            "spark_master: expected the address of a cluster, such as spark://HOST:7077 (or "
-            "local[2] for two processes of this machine), or spark-submit, which gives it"
-        )
-    is_local = str(configuration.get("spark.master")).startswith("local")
     if python := settings.get("spark.pyspark.python"):  # which spark-submit alone would heed
         os.environ["PYSPARK_PYTHON"] = python
-    elif is_local:
+    elif settings.get("spark.master", "" if _is_submitted() else "local").startswith("local"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     opened = pyspark.SparkContext._active_spark_context is None
+    configuration = pyspark.SparkConf().setAll(list(settings.items()))
     try:
         context = pyspark.SparkContext.getOrCreate(configuration)
     except (Py4JJavaError, PySparkRuntimeError) as error:
-        master = configuration.get("spark.master")
+        master = settings.get("spark.master", "that of Spark's settings")
         raise ValueError(f"spark_master: cannot use {master}: {_reason(error)}") from error
     # What failed is told in one line; on a cluster Spark's notes tell where to look too.
-    context.setLogLevel("OFF" if is_local else "ERROR")
+    context.setLogLevel("OFF" if context.master.startswith("local") else "ERROR")
     try:
         yield context
     finally:
         if opened:
             context.stop()
+
+
+def _is_submitted() -> bool:
+    return "PYSPARK_GATEWAY_PORT" in os.environ  # which spark-submit sets
 
 
 class _SparkRunner(cluster_jobs.Runner):
