@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bert_tf.config import BertConfig
-from bert_tf.weights.locate import locate, read_config
+from bert_tf.weights.locate import CONFIG_NAME, locate, read_config
 from experiments.paper_tables.grid import GridError, Run
 from experiments.paper_tables.recipes import TARGETS, Places, Scale
 from experiments.paper_tables.runs import Cell, RunsOfTable, folder_of
@@ -92,17 +92,13 @@ def _models(places: Places) -> list[tuple[str, str, Mapping[str, Any]]]:
         folders.append(("large", places.large_model_dir))
     models = []
     for label, folder in folders:
-        config = _config_in(folder) or read_config(locate(folder))
+        path = pathlib.Path(folder) / CONFIG_NAME  # which is enough to show what would run
+        known = path.exists()
+        config = BertConfig.from_json_file(path) if known else read_config(locate(folder))
         if config is None:
             raise GridError(f"{folder}: expected a model directory, with bert_config.json")
         models.append((label, folder, config.to_dict()))
     return models
-
-
-def _config_in(folder: str) -> BertConfig | None:
-    paths = [pathlib.Path(folder) / name for name in ("bert_config.json", "config.json")]
-    path = next((path for path in paths if path.exists()), None)
-    return BertConfig.from_json_file(path) if path else None
 
 
 # Of a row of the paper: its name, layers and hidden size.

@@ -234,6 +234,19 @@ def test_a_model_may_be_given_by_its_name(tmp_path, monkeypatch):
     assert {dict(run.flags)["model_dir"] for run in table.runs} == {"hf://a/b"}
 
 
+def test_a_model_may_be_a_preset_of_keras_hub(tmp_path):
+    config = {"vocabulary_size": 101, "hidden_dim": 14, "num_layers": 3, "num_heads": 2}
+    backbone = {"registered_name": "keras_hub>BertBackbone"}
+    backbone["config"] = {**config, "intermediate_dim": 17, "dropout": 0.1}
+    preset = tmp_path / "preset"
+    preset.mkdir()
+    (preset / "config.json").write_text(json.dumps(backbone))
+    (preset / "model.weights.h5").touch()
+    given = dataclasses.replace(places(tmp_path), model_dir=str(preset), large_model_dir=None)
+    table = tables.make_table(1, recipes.SMALL, given, tmp_path / "runs")
+    assert [row.label for row in table.rows][-1] == "L3-H14 (for BERT-BASE)"
+
+
 @pytest.mark.parametrize("scale", recipes.SCALES)
 @pytest.mark.parametrize("number", tables.NUMBERS)
 def test_every_flag_of_every_run_is_one_of_its_script(number, scale, tmp_path):
