@@ -130,7 +130,7 @@ class _RecordMaker:
 
         Returns:
             Framed records, int32 [M] lengths, and counts: tokens, unknown ones, the characters of
-            the texts (see `FullTokenizer.count_unknown`), and what the reader counts.
+            the texts, those in words too long for any vocabulary, and what the reader counts.
         """
         arrays = self._reader.make_features(examples, self._tokenizer, self._settings, first)
         mask = np.asarray(arrays["input_mask"])
@@ -148,14 +148,14 @@ class _RecordMaker:
         return framed, lengths, {**counts, **self._reader.count(examples, self._tokenizer)}
 
     def _count_characters(self, examples: Sequence[Any], has_unknown: bool) -> dict[str, int]:
-        characters = unknown = in_long_words = 0
-        for text in (text for example in examples for text in self._reader.texts(example)):
-            characters += len("".join(text.split()))
+        # Each text once: a document stands in an example for each of its questions.
+        texts = collections.Counter(x for example in examples for x in self._reader.texts(example))
+        characters = in_long_words = 0
+        for text, times in texts.items():
+            characters += times * len("".join(text.split()))
             if has_unknown:
-                of_text = self._tokenizer.count_unknown(text)
-                unknown, in_long_words = unknown + of_text[0], in_long_words + of_text[1]
-        names = ("characters", "unknown_characters", "long_word_characters")
-        return dict(zip(names, (characters, unknown, in_long_words), strict=True))
+                in_long_words += times * self._tokenizer.count_unknown(text)[1]
+        return {"characters": characters, "long_word_characters": in_long_words}
 
 
 def prepare(

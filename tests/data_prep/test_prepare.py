@@ -408,6 +408,26 @@ def test_characters_of_long_runs_are_counted_and_told(tmp_path, capsys):
     assert "200 without a space, each of which becomes a single [UNK]" in told
 
 
+def test_a_document_is_counted_once_though_each_question_has_it(tmp_path, monkeypatch):
+    counted = []
+    count = FullTokenizer.count_unknown
+    monkeypatch.setattr(
+        FullTokenizer, "count_unknown", lambda self, x: counted.append(x) or count(self, x)
+    )
+    document = f"hello {'ab' * 130}"
+    answer = [{"text": "hello", "answer_start": 0}]
+    questions = [{"id": str(i), "question": "stop it", "answers": answer} for i in range(5)]
+    article = {"title": "t", "paragraphs": [{"context": document, "qas": questions}]}
+    text = json.dumps({"version": "1.1", "data": [article]})
+    (tmp_path / "train-v1.1.json").write_text(text)
+    task = TASKS["squad1.1"]
+    source = folder_source(task, tmp_path, "train")
+    made = _prepare(source, tmp_path, task, extra={"doc_stride": 5, "max_query_length": 7})
+    assert sorted(counted) == [document, "stop it"]
+    # As a share of what a model is shown, each time.
+    assert made.manifest["counts"]["long_word_character_rate"] == 260 / (265 + 6)
+
+
 @pytest.mark.parametrize("task", ["mrpc", "swag", "ner", "squad1.1"])
 def test_every_kind_tells_the_texts_that_it_tokenizes(task):
     example = {
@@ -439,7 +459,6 @@ def test_small_input_starts_no_processes(tmp_path, monkeypatch):
 
 _SCRIPT = """
 import sys
-import types
 print("script runs", flush=True)
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.table import TASKS
