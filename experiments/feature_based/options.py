@@ -5,7 +5,7 @@ import os
 
 from bert_tf.files import is_remote, size_of
 from bert_tf.options import option
-from data_prep.finetuning import ner
+from data_prep.finetuning.sources import TaggedOptions
 from experiments.command_line.model_options import ModelOptions
 
 EXTRACTION_FORMATS = ("json", "npz", "tfrecord")
@@ -146,15 +146,10 @@ class TaggerOptions:
     cache_dir: str | None = option(
         None, "Folder of hidden states; by default in output_dir.", path="local"
     )
-    document_context: bool = option(
-        False, "Fill windows with the text around the sentence.", group="data"
+    max_seq_length: int = option(
+        128, "Pieces of a window at most, [CLS] and [SEP] counted.", group="data"
     )
-    max_seq_length: int = option(128, "Pieces of a window at most, [CLS] and [SEP] counted.")
-    token_column: int = option(0, "Column of the words, from 0, or negative from the end.")
-    tag_column: int = option(-1, "Column of the tags, likewise.")
-    tag_scheme: str = option(
-        "original", "Tags as they are, or made IOB2.", choices=tuple(ner.TAG_SCHEMES)
-    )
+    tagged: TaggedOptions = TaggedOptions()
     num_train_epochs: int = option(20, "Epochs of each tagger.", minimum=1, group="training")
     train_batch_size: int = option(32, "Windows in a training batch.", minimum=1)
     eval_batch_size: int = option(64, "Windows in an evaluation batch.", minimum=1)

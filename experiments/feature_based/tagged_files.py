@@ -7,7 +7,7 @@ import numpy as np
 
 from bert_tf.models.feature_extraction import StoredFeatures
 from data_prep.finetuning import ner
-from data_prep.finetuning.sources import TaggedOptions, read_tagged, schemes_of_all
+from data_prep.finetuning.sources import read_tagged, schemes_of_all
 from experiments.feature_based.options import TaggerOptions
 
 _SORTED_BATCHES = 32  # batches' worth of shuffled texts that are sorted by length at a time
@@ -87,7 +87,7 @@ def read_sentences(
     paths: Mapping[str, str], options: TaggerOptions
 ) -> dict[str, list[ner.Sentence]]:
     """Read files as the options say; ValueError and OSError as `ner.read_sentences`."""
-    tagged = TaggedOptions(options.token_column, options.tag_column, options.tag_scheme)
+    tagged = options.tagged
     schemes = schemes_of_all(paths, tagged)
     return {
         part: [*read_tagged(path, tagged, scheme=schemes.get(part))] for part, path in paths.items()

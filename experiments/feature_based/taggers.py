@@ -266,7 +266,7 @@ def _with_features(
 ) -> TaggedFile:
     """Compute the features of a file, or find them in the cache."""
     windows = ner.sentence_windows(
-        sentences, frozen.tokenizer, options.max_seq_length, options.document_context
+        sentences, frozen.tokenizer, options.max_seq_length, options.tagged.document_context
     )
     with Progress(f"features of {part}", len(windows), "texts") as progress:
         stored = stored_features(
@@ -335,7 +335,7 @@ def run(options: TaggerOptions) -> dict[str, dict[str, Any]]:
     )
     labels = ner.label_names(s for part in sentences.values() for s in part)
     counts = Counter(tag for sentence in sentences["train"] for tag in sentence.tags)
-    tell_labels(f"{options.train_file}: column {options.tag_column}", labels, counts)
+    tell_labels(f"{options.train_file}: column {options.tagged.tag_column}", labels, counts)
     frozen = load_model(options.model)
     check_length(options.max_seq_length, frozen.config)
     num_layers = frozen.config.num_hidden_layers
