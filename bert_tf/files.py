@@ -58,6 +58,11 @@ def is_published(path: Path) -> bool:
     return _PUBLISHED.match(os.fspath(path)) is not None
 
 
+def reason_of(error: BaseException) -> str:
+    """Return in one line what an error says, or of which type it is where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextlib.contextmanager
 def errors_naming(path: Path) -> Iterator[None]:
     """Make of what file systems raise, which may be anything, an error that names the path.
@@ -70,8 +75,7 @@ def errors_naming(path: Path) -> Iterator[None]:
     except (OSError, ValueError):
         raise
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise OSError(f"{os.fspath(path)}: {reason}") from error
+        raise OSError(f"{os.fspath(path)}: {reason_of(error)}") from error
 
 
 def file_system(path: Path) -> tuple[Any, str]:
@@ -87,7 +91,7 @@ def file_system(path: Path) -> tuple[Any, str]:
     try:
         return fsspec.url_to_fs(os.fspath(path))
     except Exception as error:  # a file system may want credentials already here
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise ValueError(f"{os.fspath(path)}: no such file system here: {reason}") from error
 
 

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from bert_tf.config import BertConfig
 from bert_tf.files import check_declared
 from bert_tf.weights.google_digests import DIGESTS, FILES
-from bert_tf.weights.published import reason_of
-from bert_tf.weights.released import presets
+from bert_tf.weights.published import cause_of
+from bert_tf.weights.released import RELEASED
 from bert_tf.weights.tensor_files import CorruptCheckpointError
 
 STORAGE = "https://storage.googleapis.com/bert_models"
@@ -65,7 +65,7 @@ def fetch(name: str) -> str:
 
 def _archive(name: str) -> str:
     """Return the folder and name of an archive at Google."""
-    archives = {preset.names[0]: preset.archive for preset in presets() if preset.archive}
+    archives = {preset.names[0]: preset.archive for preset in RELEASED}
     archives |= {f"google://{archive}": archive for archive in archives.values()}
     if name.rstrip("/") not in archives:
         near = difflib.get_close_matches(name, archives, 3, 0.3)
@@ -91,13 +91,13 @@ def _download(name: str, url: str, part: pathlib.Path, folder: pathlib.Path) -> 
             status = error.response.status_code if error.response is not None else 0
             if status < 500 and status != 429:
                 raise OSError(f"{name}: {url} cannot be had: {error}") from error
-            reason = reason_of(error)
+            reason = cause_of(error)
         except requests.ConnectionError as error:  # no network; or nothing more came for a minute
-            reason = reason_of(error)
+            reason = cause_of(error)
             if _size(part) <= before:
                 break
         except requests.RequestException as error:
-            reason = reason_of(error)
+            reason = cause_of(error)
     raise OSError(
         f"{name}: not in {folder}, and {url} cannot be had ({reason}); connect and try again (what "
         "came is kept), name a mirror with BERT_TF_GOOGLE_MIRROR, or unpack the archive there"

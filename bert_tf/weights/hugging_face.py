@@ -18,7 +18,7 @@ from typing import NamedTuple
 from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_load_from_cache
 
 from bert_tf.files import sha256
-from bert_tf.weights.published import reason_of
+from bert_tf.weights.published import cause_of
 from bert_tf.weights.tensor_files import CorruptCheckpointError
 
 _log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _cached(name: str, error: Exception) -> str:
     except (errors.LocalEntryNotFoundError, ValueError):
         raise _explained(name, error) from error
     if not constants.HF_HUB_OFFLINE:
-        _log.warning("%s: %s; the copy in the cache is taken", name, reason_of(error))
+        _log.warning("%s: %s; the copy in the cache is taken", name, cause_of(error))
     return os.path.join(found, wanted[0])
 
 
@@ -129,13 +129,13 @@ def _explained(name: str, error: Exception) -> OSError:
     if isinstance(error, errors.RepositoryNotFoundError):
         return FileNotFoundError(f"{name}: no such model, or a private one; see {page}, or {login}")
     if isinstance(error, errors.HFValidationError):
-        return FileNotFoundError(f"{name}: {reason_of(error)}")
+        return FileNotFoundError(f"{name}: {cause_of(error)}")
     remedy = "connect and try again (files that came are kept), or name a mirror with HF_ENDPOINT"
     if constants.HF_HUB_OFFLINE:
         remedy = "unset HF_HUB_OFFLINE to fetch it"
     return OSError(
         f"{name}: not whole in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} cannot "
-        f"be asked ({reason_of(error)}); {remedy}, or copy the model's folder and give its path"
+        f"be asked ({cause_of(error)}); {remedy}, or copy the model's folder and give its path"
     )
 
 

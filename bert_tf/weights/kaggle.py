@@ -15,7 +15,7 @@ import requests
 from kagglehub.config import get_cache_folder
 from kagglehub.exceptions import DataCorruptionError
 
-from bert_tf.weights.published import reason_of
+from bert_tf.weights.published import cause_of
 from bert_tf.weights.tensor_files import CorruptCheckpointError
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def fetch(name: str) -> str:
         ) from error
     except requests.RequestException as error:
         if (cached := _cached(handle)) is not None:
-            _log.warning("%s: %s; the copy in the cache is taken", name, reason_of(error))
+            _log.warning("%s: %s; the copy in the cache is taken", name, cause_of(error))
             return cached
         status = error.response.status_code if error.response is not None else None
         page = f"https://www.kaggle.com/models/{handle}"
@@ -50,7 +50,7 @@ def fetch(name: str) -> str:
             raise FileNotFoundError(f"{name}: no such model; see {page}") from error
         raise OSError(
             f"{name}: not whole in the cache {get_cache_folder()}, and Kaggle cannot be asked "
-            f"({reason_of(error)}); connect and try again (what came is kept), or copy the model's "
+            f"({cause_of(error)}); connect and try again (what came is kept), or copy the model's "
             "folder and give its path"
         ) from error
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import os
 
-from bert_tf.files import Path, is_published
+from bert_tf.files import Path, is_published, reason_of
 
 # Scheme -> the module that knows it, and the package that it needs.
 _SOURCES = {
@@ -43,8 +43,8 @@ def fetched(path: Path) -> str:
     return source.fetch(name)
 
 
-def reason_of(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """Return in one line what an error of a network came from."""
     while error.__context__ is not None:
         error = error.__context__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return reason_of(error)

@@ -95,7 +95,7 @@ def _preset(
 
 
 # Scores of the paper (arXiv 1810.04805), tables 1, 2 and 7, or else of google-research/bert.
-_RELEASED = [
+RELEASED = [
     _preset(
         "BERT-Base, uncased",
         "base",
@@ -196,7 +196,7 @@ def _small(size: str) -> Preset:
     return _preset(title, size, archive, repository, keras_hub, scores)
 
 
-_RELEASED += [_small(f"{n}/{width}") for n in range(2, 13, 2) for width in (128, 256, 512, 768)]
+RELEASED += [_small(f"{n}/{width}") for n in range(2, 13, 2) for width in (128, 256, 512, 768)]
 
 
 def _shipped(name: str, folder: pathlib.Path) -> Preset:
@@ -222,4 +222,4 @@ def _shipped(name: str, folder: pathlib.Path) -> Preset:
 
 def presets() -> Presets:
     """Return the models that come with the package and the released ones, with all about them."""
-    return Presets([_shipped(*item) for item in shipped_models().items()] + _RELEASED)
+    return Presets([_shipped(*item) for item in shipped_models().items()] + RELEASED)

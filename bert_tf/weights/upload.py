@@ -13,7 +13,7 @@ from bert_tf.files import Path, local_copy
 from bert_tf.weights import hugging_face, tensor_files
 from bert_tf.weights.layouts import HF_ARCHITECTURES
 from bert_tf.weights.locate import HF_CONFIG_NAME, locate, read_json
-from bert_tf.weights.published import reason_of
+from bert_tf.weights.published import cause_of
 
 # Kind of model -> what the Hub calls its task.
 _TASKS = {
@@ -107,7 +107,7 @@ def upload_hf(
         title = f"Add {os.path.basename(repository)}"
         return api.create_commit(repository, adding, commit_message=title).commit_url
     except Exception as error:  # of the Hub, of httpx, of sockets
-        reason = reason_of(error)
+        reason = cause_of(error)
         raise OSError(
             f"{name}: the Hub does not take it ({reason}); log in with a token that may write "
             "(`hf auth login`, or HF_TOKEN)"
