@@ -40,8 +40,8 @@ class CommandHelp:
     def of_this_process(cls, *options: type) -> "CommandHelp":
         """Return that of the script which runs."""
         text = sys.modules["__main__"].__doc__ or ""
-        if pathlib.Path(sys.orig_argv[min(1, len(sys.orig_argv) - 1)]).stem == "bert-tf":
-            text = re.sub(r"\bpython (?:data_prep|experiments)/(\w+)\.py", r"bert-tf \1", text)
+        if typed := _entry_point():
+            text = re.sub(r"\bpython (?:data_prep|experiments)/(\w+)\.py", rf"{typed} \1", text)
         return cls(pathlib.Path(sys.argv[0]).stem, text, options)
 
     def parse(
@@ -145,6 +145,15 @@ class CommandHelp:
             if others := [name for name in names if name not in explained]:
                 lines += _wrapped(others, "  also ")
         return [*lines, "", "--help=all explains every flag."]
+
+
+def _entry_point() -> str | None:
+    """Return what was typed before the name of a command; None where that is a script's path."""
+    typed = sys.orig_argv
+    if pathlib.Path(typed[min(1, len(typed) - 1)]).stem == "bert-tf":
+        return "bert-tf"
+    is_module = ("-m", "experiments") in zip(typed, typed[1:], strict=False)
+    return "python -m experiments" if is_module else None
 
 
 def show(text: str) -> None:

@@ -59,6 +59,17 @@ def test_help_fits_a_screen_and_has_two_examples_and_all_flags(module):
         assert re.search(rf"^  --{name}\b", in_full, re.MULTILINE), name
 
 
+def test_examples_are_as_they_are_typed():
+    command = [sys.executable, "-m", "experiments", "plot_curves", "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)  # noqa: S603
+    for text, typed in (
+        (done.stdout, "python -m experiments plot_curves "),
+        (run("plot_curves", "--help").stdout, "bert-tf plot_curves "),
+    ):
+        assert text.count(f"  {typed}") == 2 and "experiments/" not in text
+
+
 @pytest.mark.parametrize("name", ["run_pretraining", "run_classifier", "run_squad", "run_ner"])
 def test_flags_of_training_are_grouped(name):
     command_help, values = help_of(f"experiments.{name}")
