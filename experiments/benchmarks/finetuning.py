@@ -88,18 +88,11 @@ def _training_step(options: Options) -> Callable[[Any], Any]:
     """Return a step that trains a model on a batch and returns the number of its real pieces."""
     import tensorflow as tf
 
-    from bert_tf.config import BertConfig
     from bert_tf.training.finetuning import make_model
     from bert_tf.training.objectives import FineTuningObjective
     from bert_tf.training.optimizers import create_optimizer
 
-    config = BertConfig(
-        vocab_size=_VOCAB_SIZE,
-        hidden_size=options.hidden_size,
-        num_hidden_layers=options.num_hidden_layers,
-        num_attention_heads=options.num_attention_heads,
-        intermediate_size=4 * options.hidden_size,
-    )
+    config = harness.encoder_config(options, _VOCAB_SIZE)
     model = make_model("classification", config, num_labels=2)
     optimizer = create_optimizer(2e-5, 1000, 100)
     optimizer.build(model.trainable_variables)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from absl import app, flags
 
+from bert_tf.config import BertConfig
 from bert_tf.files import write_json
 from bert_tf.options import define, option, read, unexpected_argument
 from data_prep.processes.command import parser_of
@@ -37,6 +38,24 @@ class BenchmarkOptions:
     """What every benchmark is asked for."""
 
     output_file: str | None = option(None, "JSON file for the figures; none by default.")
+
+
+def encoder_config(options: Any, vocab_size: int, **others: Any) -> BertConfig:
+    """Return the configuration of the model that a benchmark is of.
+
+    Args:
+        options: with hidden_size, num_hidden_layers and num_attention_heads.
+        vocab_size: pieces.
+        **others: other fields.
+    """
+    return BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=options.hidden_size,
+        num_hidden_layers=options.num_hidden_layers,
+        num_attention_heads=options.num_attention_heads,
+        intermediate_size=4 * options.hidden_size,
+        **others,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,6 @@ import dataclasses
 import os
 from typing import Any
 
-from bert_tf.config import BertConfig
 from bert_tf.options import option
 from bert_tf.tokenization.vocabulary import load_vocab
 from experiments.benchmarks import harness
@@ -67,12 +66,9 @@ def _train_step(options: Options) -> Any:
     from bert_tf.training.optimizers import create_optimizer
     from bert_tf.training.step import TrainStep
 
-    config = BertConfig(
-        vocab_size=len(load_vocab(options.vocab_file)),
-        hidden_size=options.hidden_size,
-        num_hidden_layers=options.num_hidden_layers,
-        num_attention_heads=options.num_attention_heads,
-        intermediate_size=4 * options.hidden_size,
+    config = harness.encoder_config(
+        options,
+        len(load_vocab(options.vocab_file)),
         max_position_embeddings=max(512, options.max_seq_length),
     )
     return TrainStep(

@@ -20,7 +20,6 @@ import functools
 import os
 from collections.abc import Callable
 
-from bert_tf.config import BertConfig
 from bert_tf.options import option
 from experiments.benchmarks import harness
 from experiments.benchmarks.harness import Contender, Figures
@@ -48,12 +47,9 @@ class Options(harness.BenchmarkOptions):
 
 def make_shapes(options: Options) -> Shapes:
     """Return the shapes that the options say."""
-    config = BertConfig(
-        vocab_size=options.vocab_size,
-        hidden_size=options.hidden_size,
-        num_hidden_layers=options.num_hidden_layers,
-        num_attention_heads=options.num_attention_heads,
-        intermediate_size=4 * options.hidden_size,
+    config = harness.encoder_config(
+        options,
+        options.vocab_size,
         hidden_dropout_prob=options.dropout,
         attention_probs_dropout_prob=options.dropout,
         max_position_embeddings=max(512, options.max_seq_length),
