@@ -24,11 +24,13 @@ from bert_tf.input_pipeline.record_checks import (
 from bert_tf.models.layers import recomputed_layers
 from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.training.trainer import resolve_jit_compile
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
 from experiments.command_line.exit_status import InputError
 from experiments.pretraining.options import PhaseOptions, PretrainingOptions
 
 Manifest = dict[str, Any]
+_WIDEST_BIN = 64  # tokens, of length_bins where no flag says it
 Masking = MaskingRule | NextPieceRule | None  # None where the records are masked
 
 
@@ -40,11 +42,13 @@ class Phase(PhaseOptions):
         files: the record files.
         counts: sound records of each.
         masking: how their predictions are chosen.
+        length_bins: tokens in steps of which its batches are padded; 0 for batches as they come.
     """
 
     files: list[str]
     counts: list[int]
     masking: Masking
+    length_bins: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +108,7 @@ def make_plan(options: PretrainingOptions) -> Plan:
                 files=files,
                 counts=[checked[path].num_records for path in files],
                 masking=masking,
+                length_bins=length_bins_of(options, phase),
             )
             for files, masking, phase in zip(phase_files, maskings, options.phases, strict=True)
         ],
@@ -116,6 +121,14 @@ def make_plan(options: PretrainingOptions) -> Plan:
         init=init,
         sound_files={path: file.path for path, file in checked.items()},
     )
+
+
+def length_bins_of(options: PretrainingOptions, phase: PhaseOptions) -> int:
+    """Return the `length_bins` of a phase of a run that begins."""
+    if options.length_bins is not None:
+        return options.length_bins
+    lengths = 8 if resolve_jit_compile(options.training.jit_compile) else 16  # XLA compiles each
+    return min(_WIDEST_BIN, -(-phase.max_seq_length // lengths))
 
 
 # === Vocabulary and model ===

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from bert_tf.files import absolute, original_names, read_json
+from bert_tf.files import original_names
 from bert_tf.input_pipeline.baselines import label_counts, unigram_accuracy, unigram_cross_entropy
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.models.task_models import bert_pretrainer
@@ -24,11 +24,10 @@ from bert_tf.training import log
 from bert_tf.training.objectives import PretrainingObjective
 from bert_tf.training.optimizers import WarmupLinearDecay
 from bert_tf.training.options import TrainerOptions
-from bert_tf.training.trainer import Trainer, resolve_jit_compile, set_precision
+from bert_tf.training.trainer import Trainer, set_precision
 from bert_tf.weights.load import load_checkpoint
 from bert_tf.weights.locate import WEIGHTS_NAME
 from bert_tf.weights.save import save_config_and_vocabulary, save_model_directory
-from bert_tf.weights.tensor_files import checkpoint_steps
 from bert_tf.weights.tokenizers import write_vocabulary
 from experiments.command_line import preemption, remote_folders, training_setup
 from experiments.command_line.exit_status import InputError
@@ -36,13 +35,12 @@ from experiments.command_line.result_files import write_results
 from experiments.command_line.tables import print_table
 from experiments.plots.curves import plot_curves
 from experiments.pretraining.batch_size import find_batch_size
-from experiments.pretraining.options import TRAJECTORY, PhaseOptions, PretrainingOptions
+from experiments.pretraining.continuation import begun_with, check_continuation, with_bins_of
+from experiments.pretraining.options import PretrainingOptions
 from experiments.pretraining.plan import Phase, Plan, make_plan
 
 _EVAL_SEED = 12345  # of dynamic masks: the same at every evaluation, whatever --seed
-_WIDEST_BIN = 64  # tokens, of length_bins where no flag says it
 _UNIGRAM_RECORDS = 102_400  # training records looked at for the unigram baseline
-_BEGUN_WITHOUT = {"length_bins": 0}  # flag that earlier versions had not -> what they did
 _EVAL_NAMES = {  # ours -> the original's
     "loss": "loss",
     "mlm_loss": "masked_lm_loss",
@@ -56,20 +54,15 @@ _EVAL_NAMES = {  # ours -> the original's
 # === Data ===
 
 
-def length_bins_of(options: PretrainingOptions, phase: PhaseOptions) -> int:
-    """Tokens in steps of which the batches of a phase are padded; 0 for batches as they come."""
-    if options.length_bins is not None:
-        return options.length_bins
-    lengths = 8 if resolve_jit_compile(options.training.jit_compile) else 16  # XLA compiles each
-    return min(_WIDEST_BIN, -(-phase.max_seq_length // lengths))
+def pads_to_max(options: PretrainingOptions) -> bool:
+    """Tell whether batches have one shape, for a TPU, or where a step's memory is measured."""
+    return options.measure_only or options.training.distribution_strategy == "tpu"
 
 
 def training_dataset(
     options: PretrainingOptions, plan: Plan, phase: Phase, step: int
 ) -> tf.data.Dataset:
     """Batches of a phase from a step on, which is counted from the beginning of training."""
-    # One shape for a TPU, and the largest where the memory of a step is measured.
-    pad_to_max = options.measure_only or options.training.distribution_strategy == "tpu"
     return pretraining_dataset(
         [plan.sound_files[path] for path in phase.files],
         batch_size=phase.batch_size,
@@ -82,8 +75,8 @@ def training_dataset(
         record_counts=phase.counts,
         vocab_size=plan.config.vocab_size,
         next_sentence=plan.config.next_sentence_prediction,
-        length_bins=length_bins_of(options, phase),
-        pad_to_max=pad_to_max,
+        length_bins=phase.length_bins,
+        pad_to_max=pads_to_max(options),
     )
 
 
@@ -111,9 +104,8 @@ def baselines(options: PretrainingOptions, plan: Plan) -> dict[str, float]:
     records = min(sum(phase.counts), _UNIGRAM_RECORDS)
     batch = min(512, records)
     # A sample of records as they come: of some batches of like length it would be of some lengths.
-    as_they_come = dataclasses.replace(options, length_bins=0)
-    sample = dataclasses.replace(phase, batch_size=batch)
-    dataset = training_dataset(as_they_come, plan, sample, 0)
+    sample = dataclasses.replace(phase, batch_size=batch, length_bins=0)
+    dataset = training_dataset(options, plan, sample, 0)
     counts = label_counts(dataset, plan.config.vocab_size, records // batch)
     held_out = label_counts(evaluation_dataset(options, plan), plan.config.vocab_size)
     return {
@@ -137,9 +129,11 @@ class PretrainingRun:
         Raises:
             InputError: the output folder holds another run.
         """
-        self.options, self.plan, self.strategy = options, plan, strategy
         training = options.training
         self.folder = pathlib.Path(options.output_dir)
+        begun = begun_with(self.folder)
+        plan = with_bins_of(begun, plan, options)
+        self.options, self.plan, self.strategy = options, plan, strategy
         self.began = time.time()
         if training.deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -148,6 +142,7 @@ class PretrainingRun:
         self.description = {
             "bert_config": plan.config.to_dict(),
             "flags": _with_original_names(dict(sorted(to_dict(options).items()))),
+            "length_bins": [phase.length_bins for phase in plan.phases],
             "train_records": {
                 original_names(path): count
                 for phase in plan.phases
@@ -156,7 +151,8 @@ class PretrainingRun:
             "eval_files": list(map(original_names, plan.eval_files)),
             "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
         }
-        self._check_continuation()
+        if begun:
+            check_continuation(begun, self.description, options)
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self.model = bert_pretrainer(plan.config, recompute=training.recompute_layers)
             layers = plan.config.num_hidden_layers
@@ -189,20 +185,6 @@ class PretrainingRun:
             ),
             strategy=strategy,
         )
-
-    def _check_continuation(self) -> None:
-        """Compare this command with the one that began the run in the output folder."""
-        path, now = self.folder / log.RUN_CONFIG_NAME, self.description
-        if not checkpoint_steps(self.folder) or not path.exists():
-            return
-        before = read_json(path)
-        if before.get("bert_config") != now["bert_config"]:
-            raise InputError(
-                f"{self.folder} holds a run of another model configuration; use another output_dir"
-            )
-        if not self.options.do_train:
-            return
-        _warn_of_changes(before, now)
 
     def _schedule_of_two_phases(self) -> dict[str, Any]:
         """Return what the optimizer takes for a second phase with a schedule of its own."""
@@ -418,52 +400,8 @@ class PretrainingRun:
             return []
 
 
-def _by_file(records: dict[str, int]) -> dict[str, int]:
-    """Return the counts of record files by paths that do not depend on how they are named."""
-    return {absolute(path): count for path, count in records.items()}
-
-
 def _with_original_names(values: dict[str, Any]) -> dict[str, Any]:
     return {k: original_names(v) if isinstance(v, str) else v for k, v in values.items()}
-
-
-def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Warn of what a command that goes on with a run has changed."""
-    if _by_file(before.get("train_records", {})) != _by_file(now["train_records"]):
-        logging.warning(
-            "the training records are not those that this run began with: it goes on, but not "
-            "as it would have"
-        )
-    was, is_now = before.get("flags", {}).get("init_checkpoint"), now["flags"]["init_checkpoint"]
-    if is_now and (not was or absolute(was) != absolute(is_now)):
-        logging.warning(
-            "init_checkpoint is %r and was %r when this run began: it is not read, as the run "
-            "goes on from its own weights; to begin with it use another output_dir",
-            is_now,
-            was,
-        )
-    for name in TRAJECTORY:
-        was = before.get("flags", {}).get(name, _BEGUN_WITHOUT.get(name))
-        is_now = now["flags"][name]
-        if was != is_now:
-            logging.warning(
-                "%s is %r and was %r when this run began: it goes on, but not as it would have",
-                name,
-                is_now,
-                was,
-            )
-
-
-def _as_begun(options: PretrainingOptions) -> PretrainingOptions:
-    """Let a run that an earlier version began go on to the bit, where no flag says otherwise."""
-    folder = pathlib.Path(options.output_dir)
-    path = folder / log.RUN_CONFIG_NAME
-    if not checkpoint_steps(folder) or not path.exists():
-        return options
-    flags = read_json(path).get("flags", {})
-    given = to_dict(options)
-    without = {n: x for n, x in _BEGUN_WITHOUT.items() if n not in flags and given[n] is None}
-    return dataclasses.replace(options, **without)
 
 
 def _beside_unigram(loss: float, floor: dict[str, float]) -> str:
@@ -481,8 +419,9 @@ def _name_of_eval_records(plan: Plan) -> str:
 def _rows_of(phase: Phase, options: PretrainingOptions) -> list[tuple[str, str]]:
     """Return what the table at the beginning says of a phase."""
     records, steps = sum(phase.counts), phase.end - phase.begin
-    tokens = length_bins_of(options, phase)
-    bins = f", of like length in steps of {tokens} tokens" if tokens else ""
+    bins = ", of like length" if phase.length_bins else ""
+    if bins and not pads_to_max(options):
+        bins += f" in steps of {phase.length_bins} tokens"
     return [
         (
             "training records",
@@ -506,7 +445,6 @@ def run(options: PretrainingOptions) -> None:
     if options.find_batch_size:
         find_batch_size(options)
         return
-    options = _as_begun(options)
     # Before anything else of TensorFlow runs.
     strategy = training_setup.strategy_of(options.training)
     shared = {"eval_batch_size": options.eval_batch_size} if options.do_eval else {}

@@ -14,6 +14,7 @@ import pytest
 
 from bert_tf.config import BertConfig
 from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule
+from bert_tf.options import to_dict
 from bert_tf.records.encoding import encode_examples, encode_framed_examples
 from bert_tf.records.files import RecordWriter, scan_records
 from bert_tf.records.schema import pretraining_features
@@ -22,7 +23,7 @@ from bert_tf.weights.tensor_bundle import read_tensors
 from bert_tf.weights.tensor_files import checkpoint_steps
 from experiments.command_line import preemption
 from experiments.command_line.exit_status import InputError
-from experiments.pretraining import plan
+from experiments.pretraining import continuation, plan
 from experiments.pretraining import run as pretraining
 from experiments.pretraining.options import PhaseOptions, PretrainingOptions
 from experiments.pretraining.plan import make_plan, warn_of_predictions_cut_off
@@ -272,16 +273,55 @@ def test_batches_are_of_like_length_but_for_runs_begun_without(data, tmp_path):
     for flags, expected in (({}, [8, 32]), ({"jit_compile": "true"}, [16, 64])):
         for bins, result in ((None, expected), (4, [4, 4]), (0, [0, 0])):
             options = parse(**longer, **flags, length_bins=bins)
-            assert [pretraining.length_bins_of(options, x) for x in options.phases] == result
-    # A run of an earlier version, in whose configuration there is no such flag.
+            assert [plan.length_bins_of(options, x) for x in options.phases] == result
+
+
+@pytest.mark.parametrize(
+    "begun, given, expected",
+    [
+        ({"flags": {}}, None, 0),  # of an earlier version, which had no such flag
+        ({"flags": {}}, 8, 8),
+        ({"flags": {"length_bins": None}}, None, 2),  # of one that did not write what it took
+        ({"flags": {"length_bins": None}, "length_bins": [4]}, None, 4),
+        ({"flags": {"length_bins": None}, "length_bins": [4]}, 8, 8),
+        ({"flags": {"length_bins": 3}, "length_bins": [3]}, None, 3),
+    ],
+)
+def test_a_run_goes_on_with_batches_as_wide_as_it_began(
+    data, tmp_path, monkeypatch, begun, given, expected
+):
+    """Though the device, from which their width follows by default, may be another."""
+    options = command_options.parse(
+        PretrainingOptions, arguments(data, tmp_path, length_bins=given)
+    )
+    made = make_plan(options)
+    (tmp_path / "config.json").write_text(json.dumps(begun))
+    assert continuation.begun_with(tmp_path) is None
     (tmp_path / "model.ckpt-3.index").touch()
-    for flags, given, expected in (
-        ({}, None, 0),
-        ({}, 8, 8),
-        ({"length_bins": None}, None, None),
-    ):
-        (tmp_path / "config.json").write_text(json.dumps({"flags": flags}))
-        assert pretraining._as_begun(parse(length_bins=given)).length_bins == expected
+    found = continuation.begun_with(tmp_path)
+    (phase,) = continuation.with_bins_of(found, made, options).phases
+    assert phase.length_bins == expected
+
+    told = []
+    monkeypatch.setattr(continuation.logging, "warning", lambda *a: told.append(a[0] % a[1:]))
+    flags = to_dict(options)
+    now = {"flags": flags, "length_bins": [phase.length_bins], "train_records": {}}
+    continuation.check_continuation({**begun, "bert_config": 1}, now | {"bert_config": 1}, options)
+    was = begun.get("length_bins", [0] if "length_bins" not in begun["flags"] else [expected])
+    text = f"length_bins is [{expected}] and was {was} when this run began"
+    assert [line[: len(text)] for line in told if "length_bins" in line] == (
+        [text] if was != [expected] else []
+    )
+
+
+def test_the_table_says_in_which_steps_lengths_come(data, tmp_path):
+    def steps(**flags):
+        options = command_options.parse(PretrainingOptions, arguments(data, tmp_path, **flags))
+        return dict(pretraining._rows_of(make_plan(options).phases[0], options))["steps"]
+
+    assert steps().endswith(" epochs), of like length in steps of 2 tokens")
+    assert steps(length_bins=0).endswith(" epochs)")
+    assert steps(distribution_strategy="tpu").endswith(" epochs), of like length")  # of one shape
 
 
 def test_nothing_is_told_of_mask_where_none_is_shown(data):
@@ -362,6 +402,10 @@ def test_flags_that_do_not_fit_are_refused(refused, data):
     assert refused(train_batch_size=0) == "train_batch_size: expected at least 1, got 0"
     assert "length_bins: expected at most max_seq_length, 31, got 32" in refused(length_bins=32)
     assert "length_bins: expected at least 0" in refused(length_bins=-1)
+    assert "profile_steps: expected a first step and a last one" in refused(profile_steps="20,10")
+    assert "profile_steps: expected int values, got 1,x" in refused(profile_steps="1,x")
+    text = refused(profile_steps="10,47")
+    assert "profile_steps: expected steps of the run, which takes 46, got 10,47" in text
     assert "num_warmup_steps: expected at least 0" in refused(num_warmup_steps=-1)
     assert "learning_rate" in refused(learning_rate=0)
     assert "got both" in refused(model_size="tiny")

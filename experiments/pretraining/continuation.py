@@ -1,0 +1,107 @@
+"""What a run that goes on was begun with, as its config.json tells."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from absl import logging
+
+from bert_tf.files import absolute, read_json
+from bert_tf.training.log import RUN_CONFIG_NAME
+from bert_tf.weights.tensor_files import checkpoint_steps
+from experiments.command_line.exit_status import InputError
+from experiments.pretraining.options import TRAJECTORY, PretrainingOptions
+from experiments.pretraining.plan import Plan
+
+
+def begun_with(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Read the description of the run in a folder, if it has one and a checkpoint to go on from."""
+    path = folder / RUN_CONFIG_NAME
+    return read_json(path) if checkpoint_steps(folder) and path.exists() else None
+
+
+def with_bins_of(begun: dict[str, Any] | None, plan: Plan, options: PretrainingOptions) -> Plan:
+    """Return a plan whose batches are as wide as those of the run that it goes on with.
+
+    By default widths follow from the device, and a run may go on with another.
+
+    Args:
+        begun: of `begun_with`.
+        plan: of the command that goes on.
+        options: of this command, which may say another width.
+    """
+    if begun is None or options.length_bins is not None:
+        return plan
+    bins = _bins_of(begun) or []
+    phases = [
+        dataclasses.replace(phase, length_bins=tokens)
+        for phase, tokens in zip(plan.phases, bins, strict=False)
+    ]
+    return dataclasses.replace(plan, phases=[*phases, *plan.phases[len(phases) :]])
+
+
+def _bins_of(begun: dict[str, Any]) -> list[int] | None:
+    """Return the length_bins of a run's phases; None where it does not tell."""
+    flags = begun.get("flags", {})
+    if "length_bins" in begun:
+        return begun["length_bins"]
+    if flags.get("length_bins") is None and "length_bins" in flags:
+        return None
+    return [flags.get("length_bins", 0)] * 2  # earlier versions took batches as they come
+
+
+def check_continuation(
+    begun: dict[str, Any], description: dict[str, Any], options: PretrainingOptions
+) -> None:
+    """Compare a command with the one that began the run in its output folder.
+
+    Args:
+        begun: of `begun_with`.
+        description: of the command that goes on.
+        options: of this command.
+
+    Raises:
+        InputError: the model is another.
+    """
+    if begun.get("bert_config") != description["bert_config"]:
+        raise InputError(
+            f"{options.output_dir} holds a run of another model configuration; use another "
+            "output_dir"
+        )
+    if options.do_train:
+        _warn_of_changes(begun, description)
+
+
+def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Warn of what a command that goes on with a run has changed."""
+    if _by_file(before.get("train_records", {})) != _by_file(now["train_records"]):
+        logging.warning(
+            "the training records are not those that this run began with: it goes on, but not "
+            "as it would have"
+        )
+    was, is_now = before.get("flags", {}).get("init_checkpoint"), now["flags"]["init_checkpoint"]
+    if is_now and (not was or absolute(was) != absolute(is_now)):
+        logging.warning(
+            "init_checkpoint is %r and was %r when this run began: it is not read, as the run "
+            "goes on from its own weights; to begin with it use another output_dir",
+            is_now,
+            was,
+        )
+    changed = {name: (before.get("flags", {}).get(name), now["flags"][name]) for name in TRAJECTORY}
+    bins = _bins_of(before)
+    if bins is not None:
+        both = min(len(bins), len(now["length_bins"]))  # phases
+        changed["length_bins"] = bins[:both], now["length_bins"][:both]
+    for name, (was, is_now) in changed.items():
+        if was != is_now:
+            logging.warning(
+                "%s is %r and was %r when this run began: it goes on, but not as it would have",
+                name,
+                is_now,
+                was,
+            )
+
+
+def _by_file(records: dict[str, int]) -> dict[str, int]:
+    """Return the counts of record files by paths that do not depend on how they are named."""
+    return {absolute(path): count for path, count in records.items()}
