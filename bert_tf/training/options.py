@@ -1,7 +1,7 @@
 """Options of the `Trainer`, without the cost of importing TensorFlow."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bert_tf.options import check, option
 
@@ -43,6 +43,9 @@ class TrainerOptions:
         "kept. None for no such checkpoint.",
     )
     tensorboard: bool = option(True, "Whether to write TensorBoard summaries.")
+    profile_steps: tuple[int, ...] = option(
+        (), "First and last step of a TensorBoard profile, as in 10,20; none by default.", minimum=1
+    )
     verbose: bool = option(True, "Whether to show a progress bar.")
     after_save: Callable[[], object] | None = None  # called when a checkpoint is written
 
@@ -50,3 +53,20 @@ class TrainerOptions:
         if isinstance(self.jit_compile, bool):
             object.__setattr__(self, "jit_compile", str(self.jit_compile).lower())
         check(self)
+        check_profile_steps(self.profile_steps)
+
+
+def check_profile_steps(steps: Sequence[int]) -> None:
+    """Refuse what is no first and last step.
+
+    Args:
+        steps: none, or two.
+
+    Raises:
+        ValueError: one line names the option.
+    """
+    if len(steps) not in (0, 2) or list(steps) != sorted(steps):
+        raise ValueError(
+            "profile_steps: expected a first step and a last one, as in 10,20, got "
+            f"{','.join(map(str, steps))}"
+        )

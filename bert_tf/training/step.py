@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from bert_tf.training import distribution
@@ -81,6 +82,7 @@ class TrainStep:
         self._eval_names = getattr(objective, "evaluation_metric_names", names)
         # float64: a sum over a large evaluation exceeds float32's 24 bits.
         self.train_sums = tf.Variable(tf.zeros([len(names), 2], tf.float64), trainable=False)
+        self._sums_taken = np.zeros([len(names), 2])
         sums = tf.zeros([len(self._eval_names), 2], tf.float64)
         self._eval_sums = tf.Variable(sums, trainable=False)
         self.steps = _counter(0)
@@ -232,9 +234,22 @@ class TrainStep:
 
     def take_means(self) -> dict[str, float]:
         """Return the means of the metrics since this was called last."""
-        means = _means(self.objective.metric_names, self.train_sums)
+        sums = self.train_sums.numpy()
+        self._sums_taken += sums
         self.train_sums.assign(tf.zeros_like(self.train_sums))
-        return means
+        return _means(self.objective.metric_names, sums)
+
+    @property
+    def sums(self) -> np.ndarray:
+        """Sums and weights of the metrics, float64 [K, 2]; only their differences tell something.
+
+        They are of the steps that this object took, and of a log window that it found.
+        """
+        return self._sums_taken + self.train_sums.numpy()
+
+    def means_since(self, sums: np.ndarray) -> dict[str, float]:
+        """Return the means of the metrics since the sums were these."""
+        return _means(self.objective.metric_names, self.sums - sums)
 
     # === Evaluation ===
 
@@ -251,7 +266,7 @@ class TrainStep:
             count += 1
         if not count:
             raise ValueError("dataset: expected at least one batch to evaluate, got none")
-        return _means(self._eval_names, self._eval_sums)
+        return _means(self._eval_names, self._eval_sums.numpy())
 
     def _single_evaluation(self, batch: Any) -> None:
         self._eval_sums.assign_add(self._metrics(batch, None))
@@ -397,8 +412,8 @@ def _real_tokens(inputs: Any) -> tf.Tensor:
     return tf.constant(0, tf.int64)
 
 
-def _means(names: Sequence[str], sums: tf.Variable) -> dict[str, float]:
+def _means(names: Sequence[str], sums: np.ndarray) -> dict[str, float]:
     return {
         name: float(total / weight) if weight else math.nan
-        for name, (total, weight) in zip(names, sums.numpy(), strict=True)
+        for name, (total, weight) in zip(names, sums, strict=True)
     }

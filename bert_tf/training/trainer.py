@@ -9,6 +9,7 @@ Shapes: B batch.
 
 import contextlib
 import dataclasses
+import logging
 import math
 import os
 import pathlib
@@ -21,6 +22,7 @@ import tensorflow as tf
 
 from bert_tf.files import local_path
 from bert_tf.training import distribution
+from bert_tf.training.callbacks import FitCalls, prepare_callbacks
 from bert_tf.training.errors import NonFiniteLossError, StoppedError
 from bert_tf.training.log import METRICS_NAME, append_metrics, cut_metrics, read_metrics_or_nothing
 from bert_tf.training.objectives import Objective
@@ -28,8 +30,10 @@ from bert_tf.training.options import JIT_CHOICES, TrainerOptions
 from bert_tf.training.progress import RunLog
 from bert_tf.training.state import CheckpointKeeper, training_variables
 from bert_tf.training.step import MakeDataset, TrainStep, innermost
+from bert_tf.training.step_profile import StepProfile
 from bert_tf.weights.tensor_files import checkpoint_steps
 
+_log = logging.getLogger(__name__)
 _BATCH_PARTS = ("inputs", "labels", "weights")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -83,6 +87,7 @@ class Trainer:
 
     Attributes:
         train_step: the graphs of a step, and its counters.
+        step_profile: profiles the steps that the options name.
         keeper: saves and restores `keeper.variables`, the whole state.
         is_chief: whether this process writes logs and checkpoints; of several hosts one does.
     """
@@ -96,6 +101,7 @@ class Trainer:
         options: TrainerOptions | None = None,
         *,
         strategy: tf.distribute.Strategy | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ):
         """Build the optimizer on the model; nothing is read or written yet but the folder.
 
@@ -107,9 +113,12 @@ class Trainer:
             options: None for the defaults of TrainerOptions.
             strategy: of `distribution.create_strategy`; model and optimizer must have been made
                 within its scope. None for one device. Batches are global ones in any case.
+            callbacks: Keras callbacks; `bert_tf.training.callbacks` says what they are told. A
+                model that is not compiled is compiled with the optimizer, for them to see it. Of
+                several hosts each calls its own.
 
         Raises:
-            ValueError: model or optimizer do not suit the strategy.
+            ValueError: model or optimizer do not suit the strategy or the callbacks.
         """
         self.options = options or TrainerOptions()
         self.model = model
@@ -140,6 +149,8 @@ class Trainer:
             keep=self.options.keep_checkpoints,
             after_save=self.options.after_save,
         )
+        self.callbacks = prepare_callbacks(callbacks, model, optimizer)
+        self.step_profile = StepProfile(self.output_dir / "tensorboard", self.options.profile_steps)
         self._averaging = False
 
     # === State ===
@@ -171,6 +182,8 @@ class Trainer:
             return None
         if not self.is_chief:
             self.keeper.restore_step(step)
+        elif self.step_profile.first <= self.step_profile.last <= step:
+            _log.warning("profile_steps: all lie before step %d, so no profile is written", step)
         return step
 
     def save(self) -> pathlib.Path:
@@ -191,15 +204,6 @@ class Trainer:
         """Where `keep_best_by` was lowest of all evaluations whose checkpoint is there, if any."""
         figure = self.options.keep_best_by
         return None if figure is None else _best_step(self.output_dir, figure)
-
-    def _is_best(self, figures: Mapping[str, float]) -> bool:
-        name = self.options.keep_best_by
-        if name is None or not self.is_chief:
-            return False
-        if name not in figures:
-            raise ValueError(f"keep_best_by: expected one of {', '.join(figures)}, got {name!r}")
-        value, best = figures[name], self.best
-        return math.isfinite(value) and (best is None or value < best.value)
 
     def _check_finite(self) -> None:
         bad = int(self.train_step.first_bad_step.numpy())
@@ -236,10 +240,11 @@ class Trainer:
                 global batches, the same on each host and for any number of replicas.
             num_train_steps: where to stop, counted from the very beginning.
             sequences_per_batch: B, for the rates that are logged.
-            eval_every_steps: steps between two evaluations on the way; None means none.
+            eval_every_steps: steps between two evaluations on the way; None means none. Where there
+                are callbacks, the end of training is evaluated too.
             evaluate: what to call then; its figures are logged with the prefix "eval_".
             should_stop: asked after each such evaluation; True ends the training there, with a
-                checkpoint.
+                checkpoint, as a callback does that sets `model.stop_training`.
             interrupted: asked after each call of the graph, on each host: where any says True,
                 the machine is needed otherwise. Training saves its state and raises StoppedError;
                 it goes on from there as if it had never been stopped.
@@ -257,26 +262,31 @@ class Trainer:
             return last
         batches = iter(self.train_step.training_batches(make_dataset, step, sequences_per_batch))
         log = self._open_log(step, num_train_steps)
-        every = self.options.save_checkpoints_steps
+        every, evals = self.options.save_checkpoints_steps, eval_every_steps if evaluate else None
+        calls = FitCalls(
+            self.callbacks,
+            self.train_step,
+            num_train_steps=num_train_steps,
+            steps_per_epoch=evals or self.options.log_steps,
+        )
         try:
             while step < num_train_steps:
-                ends = (self.options.log_steps, every, eval_every_steps)
-                count = min(
-                    self.options.steps_per_call,
-                    num_train_steps - step,
-                    *(steps - step % steps for steps in ends if steps),
-                )
-                self.train_step.run(batches, tf.constant(count, tf.int32))
-                step += count
-                is_last, is_best = step == num_train_steps, False
+                step += _take_steps(self, batches, calls, step, (num_train_steps, every, evals))
+                is_last = step == num_train_steps or calls.stop_training
+                is_best, figures = False, {}
                 if step % self.options.log_steps == 0 or is_last:
                     last = self._write_log_line(log, sequences_per_batch)
-                if evaluate and eval_every_steps and step % eval_every_steps == 0 and not is_last:
+                if evaluate and evals and (bool(calls) if is_last else step % evals == 0):
                     with log.paused(), self.averaged_weights():
-                        figures = evaluate()
-                        is_best = self._is_best(figures)
+                        figures = calls.evaluate(evaluate)
+                        if self.is_chief and self.options.keep_best_by:
+                            is_best = _is_better(figures, self.options.keep_best_by, self.best)
                         log.write_eval(step, figures)
-                    is_last = should_stop is not None and should_stop()
+                    is_last = is_last or (should_stop is not None and should_stop())
+                if calls.ends_epoch(step, is_last=is_last):
+                    with log.paused(), self.averaged_weights():
+                        calls.end_epoch(figures)
+                    is_last = is_last or calls.stop_training
                 stops = interrupted is not None and distribution.any_worker(
                     self.strategy, interrupted()
                 )
@@ -292,9 +302,11 @@ class Trainer:
                         f"stopped by a signal after step {step}, whose state is saved in "
                         f"{self.output_dir}; the same command goes on from there"
                     )
+            calls.end()
         except NonFiniteLossError as error:
-            raise self._with_batch(error, make_dataset) from None
+            raise _with_batch(error, self, make_dataset) from None
         finally:
+            self.step_profile.close()
             log.close()
         return last
 
@@ -323,17 +335,6 @@ class Trainer:
             sequences_per_batch=sequences_per_batch,
             tokens=int(self.train_step.tokens.numpy()),
         )
-
-    def _with_batch(
-        self, error: NonFiniteLossError, make_dataset: MakeDataset
-    ) -> NonFiniteLossError:
-        """Save the batch of the bad step, which follows from its number."""
-        if not self.is_chief:
-            return error
-        bad = int(self.train_step.first_bad_step.numpy())
-        path = self.output_dir / f"nonfinite-batch-{bad}.npz"
-        _save_batch(path, make_dataset(bad - 1))
-        return NonFiniteLossError(f"{error}. The batch of that step is in {path}")
 
     def evaluate(self, dataset: tf.data.Dataset) -> dict[str, float]:
         """Return the mean of every metric over a finite dataset, dropout off.
@@ -377,6 +378,32 @@ class Trainer:
         return self.step - int(innermost(self.optimizer).iterations.numpy())
 
 
+def _take_steps(
+    trainer: Trainer,
+    batches: Any,
+    calls: FitCalls,
+    step: int,
+    ends: tuple[int, int | None, int | None],
+) -> int:
+    """Call the graph once after `step` steps, and return how many it took.
+
+    They go to the end of training at most, the first of `ends`, or to a multiple of the others.
+    """
+    end, *others = ends
+    count = min(
+        trainer.options.steps_per_call,
+        end - step,
+        trainer.step_profile.steps_left(step),
+        *(steps - step % steps for steps in (trainer.options.log_steps, *others) if steps),
+    )
+    calls.begin_batch(step)
+    trainer.step_profile.begin_batch(step)
+    trainer.train_step.run(batches, tf.constant(count, tf.int32))
+    trainer.step_profile.end_batch(step + count)
+    calls.end_batch(step + count)
+    return count
+
+
 @contextlib.contextmanager
 def _assigned(
     variables: Sequence[keras.Variable], values: Sequence[keras.Variable]
@@ -403,6 +430,14 @@ def _best_step(folder: pathlib.Path, figure: str) -> BestStep | None:
     return BestStep(int(best["step"]), best[name])
 
 
+def _is_better(figures: Mapping[str, float], name: str, best: BestStep | None) -> bool:
+    """Tell whether an evaluation is better than the best before it, if there was one."""
+    if name not in figures:
+        raise ValueError(f"keep_best_by: expected one of {', '.join(figures)}, got {name!r}")
+    value = figures[name]
+    return math.isfinite(value) and (best is None or value < best.value)
+
+
 def _non_finite_loss(bad: int, folder: pathlib.Path) -> NonFiniteLossError:
     steps = [step for step in checkpoint_steps(folder) if step < bad]
     last = f"model.ckpt-{steps[-1]}" if steps else "none"
@@ -411,6 +446,18 @@ def _non_finite_loss(bad: int, folder: pathlib.Path) -> NonFiniteLossError:
         "Lower the learning rate or lengthen the warm-up; under mixed_float16 try "
         "mixed_bfloat16 or float32"
     )
+
+
+def _with_batch(
+    error: NonFiniteLossError, trainer: Trainer, make_dataset: MakeDataset
+) -> NonFiniteLossError:
+    """Save the batch of the bad step, which follows from its number."""
+    if not trainer.is_chief:
+        return error
+    bad = int(trainer.train_step.first_bad_step.numpy())
+    path = trainer.output_dir / f"nonfinite-batch-{bad}.npz"
+    _save_batch(path, make_dataset(bad - 1))
+    return NonFiniteLossError(f"{error}. The batch of that step is in {path}")
 
 
 def _save_batch(path: pathlib.Path, dataset: tf.data.Dataset) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from bert_tf.options import option, same
-from bert_tf.training.options import TrainerOptions
+from bert_tf.training.options import TrainerOptions, check_profile_steps
 from experiments.command_line.exit_status import InputError
 
 # What a run's result depends on.
@@ -63,6 +63,7 @@ class TrainingOptions:
         minimum=0,
         below=1,
     )
+    profile_steps: tuple[int, ...] = same(TrainerOptions, "profile_steps")
     use_tpu: bool = option(False, "Not supported; see distribution_strategy.")
     num_tpu_cores: int = option(8, "Accepted for old commands; without effect.")
     tpu_name: str | None = option(None, "Of distribution_strategy tpu.")
@@ -71,10 +72,23 @@ class TrainingOptions:
     master: str | None = option(None, "Not supported.")
 
     def __post_init__(self) -> None:
+        check_profile_steps(self.profile_steps)
         of_tpu = self.tpu_name or self.tpu_zone or self.gcp_project
         if self.use_tpu or self.master or (of_tpu and self.distribution_strategy != "tpu"):
             raise InputError(
                 "use_tpu, tpu_name, tpu_zone, gcp_project, master: TensorFlow masters are not "
                 "supported, and TPUs with --distribution_strategy=tpu in place of --use_tpu; drop "
                 "these flags to train on this machine's GPU or CPU"
+            )
+
+    def check_profile_of(self, num_train_steps: int) -> None:
+        """Refuse to profile steps that a run does not take.
+
+        Raises:
+            InputError: one line names the option.
+        """
+        if self.profile_steps and self.profile_steps[-1] > num_train_steps:
+            raise InputError(
+                f"profile_steps: expected steps of the run, which takes {num_train_steps:,}, got "
+                f"{','.join(map(str, self.profile_steps))}"
             )

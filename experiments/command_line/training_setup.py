@@ -63,7 +63,7 @@ def check_batch_sizes(
 
 def trainer_arguments(options: TrainingOptions) -> dict[str, Any]:
     """Return what `TrainerOptions` takes of these options."""
-    names = ("jit_compile", "gradient_accumulation_steps", "loss_normalization")
+    names = "jit_compile gradient_accumulation_steps loss_normalization profile_steps".split()
     return {name: getattr(options, name) for name in names}
 
 

@@ -79,7 +79,7 @@ def num_steps(job: Job, options: FineTuningOptions) -> int:
     """Return the number of training steps, as the original counts them.
 
     Raises:
-        InputError: there would be none.
+        InputError: there would be none, or less than are to be profiled.
     """
     steps = options.num_train_steps
     if steps is None:
@@ -89,6 +89,7 @@ def num_steps(job: Job, options: FineTuningOptions) -> int:
             f"{job.num_examples} examples in batches of {options.train_batch_size} make no step; "
             "lower --train_batch_size or raise --num_train_epochs"
         )
+    options.training.check_profile_of(steps)
     return steps
 
 

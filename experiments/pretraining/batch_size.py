@@ -107,6 +107,7 @@ def find_batch_size(options: PretrainingOptions) -> None:
                 "do_train": True,
                 "do_eval": False,
                 "tensorboard": False,
+                "profile_steps": "",
             }
             arguments = [f"--{name}={value}" for name, value in changes.items()]
             command = [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:], *arguments]

@@ -11,7 +11,7 @@ from experiments.command_line.training_options import TRAJECTORY_NAMES, Training
 TRAJECTORY = (
     *("train_batch_size", "learning_rate", "num_train_steps", "num_warmup_steps", "seed"),
     *("second_train_batch_size", "second_phase_steps"),
-    *("second_learning_rate", "second_num_warmup_steps", "length_bins"),
+    *("second_learning_rate", "second_num_warmup_steps"),
     *TRAJECTORY_NAMES,
 )
 
@@ -167,6 +167,8 @@ class PretrainingOptions:
             raise InputError(
                 f"length_bins: expected at most max_seq_length, {shortest}, got {self.length_bins}"
             )
+        if self.do_train:
+            self.training.check_profile_of(self.num_train_steps)
         several_hosts = self.training.distribution_strategy == "multi_worker_mirrored"
         if self.find_batch_size and several_hosts:
             raise InputError(

@@ -55,6 +55,7 @@ def dataset_of(path, step=0, is_training=True, batch_size=BATCH, **settings):
 def make_trainer(folder, *, seed=3, precision=None, config=None, **settings):
     keras.utils.set_random_seed(seed)
     config = config or synthetic.small_config(num_hidden_layers=1)
+    callbacks = settings.pop("callbacks", ())
     momentum = settings.pop("ema_momentum", None)
     averages = {} if momentum is None else {"use_ema": True, "ema_momentum": momentum}
     optimizer = create_optimizer(1e-2, STEPS, 3, **averages)
@@ -72,6 +73,7 @@ def make_trainer(folder, *, seed=3, precision=None, config=None, **settings):
         TrainerOptions(
             tensorboard=False, jit_compile=settings.pop("jit_compile", False), **settings
         ),
+        callbacks=callbacks,
     )
 
 
