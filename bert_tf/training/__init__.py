@@ -25,4 +25,5 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.training.optimizers import create_optimizer as create_optimizer
     from bert_tf.training.optimizers import layer_wise_rules as layer_wise_rules
     from bert_tf.training.options import TrainerOptions as TrainerOptions
+    from bert_tf.training.resumable_fit import ResumableFit as ResumableFit
     from bert_tf.training.trainer import Trainer as Trainer
