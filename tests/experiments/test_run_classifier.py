@@ -640,6 +640,7 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
         ({"do_train": True, "iterations_per_loop": 0}, "iterations_per_loop: expected at least 1"),
         ({"do_train": True, "train_batch_size": 0}, "train_batch_size: expected at least 1"),
         ({"do_train": True, "num_train_epochs": 0.01}, "97 examples in batches of 7 make no step"),
+        ({"do_train": True, "profile_steps": "9,999"}, "which takes 55, got 9,999"),
         ({"do_train": True, "seeds": "1,01"}, "seeds: expected different whole numbers"),
         (
             {"do_train": True, "num_train_epochs": "inf"},
