@@ -127,7 +127,7 @@ def test_a_fit_goes_on_in_mid_epoch_to_the_bit(records_file, tmp_path, unbroken)
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_the_history_has_the_epoch_in_whose_midst_fit_went_on(records_file, tmp_path, unbroken):
+def test_fit_goes_on_from_the_checkpoint_before_a_damaged_one(records_file, tmp_path, unbroken):
     with pytest.raises(KeyboardInterrupt):
         fit(make_model(), records_file, tmp_path, Kill(after=6), save_steps=5)
     (tmp_path / "model.ckpt-5.data-00000-of-00001").write_bytes(b"damaged")
