@@ -10,3 +10,4 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.input_pipeline.pretraining import pretraining_dataset as pretraining_dataset
     from bert_tf.input_pipeline.record_checks import check_records as check_records
     from bert_tf.input_pipeline.record_checks import count_records as count_records
+    from bert_tf.input_pipeline.row_packing import count_rows as count_rows

@@ -106,6 +106,20 @@ def last_places(used: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(tf.where(used, places, 0), axis=1)
 
 
+def used_lengths(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Return how much of each row its tokens and predictions take, at least 1: int64 [B].
+
+    Args:
+        batch: input_mask [B, L], and where there are predictions their positions and weights.
+    """
+    lengths = tf.maximum(last_places(batch["input_mask"] != 0), 1)
+    if "masked_lm_weights" not in batch:
+        return lengths
+    counts = batch["masked_lm_weights"] != 0
+    positions = tf.where(counts, tf.cast(batch["masked_lm_positions"], tf.int64), 0)
+    return tf.maximum(lengths, 1 + tf.reduce_max(positions, axis=1))
+
+
 def cut_padding(batch: Mapping[str, tf.Tensor], length_bins: int) -> dict[str, tf.Tensor]:
     """Cut off the padding that all rows of a batch have.
 
@@ -122,8 +136,7 @@ def cut_padding(batch: Mapping[str, tf.Tensor], length_bins: int) -> dict[str, t
     counts = batch["masked_lm_weights"] != 0
     # What counts for nothing may be looked up anywhere, but within the batch.
     positions = tf.where(counts, batch["masked_lm_positions"], 0)
-    longest = tf.reduce_max(last_places(batch["input_mask"] != 0))
-    longest = tf.maximum(longest, 1 + tf.cast(tf.reduce_max(positions), tf.int64))
+    longest = tf.reduce_max(used_lengths(batch))
     most = tf.reduce_max(last_places(counts))
     bins = -(-longest // length_bins)
     # The least number of bins whose share of P, rounded up, is enough.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -55,6 +56,14 @@ class MaskingRule:
             np.int32,
         )
 
+    def most_predictions(self, input_mask: tf.Tensor, max_predictions_per_seq: int) -> tf.Tensor:
+        """Return how many pieces of each sequence, integer [B, L], are predicted at most: int32."""
+        length: Any = input_mask.shape[1]
+        return tf.gather(
+            tf.constant(self.num_to_predict(length, max_predictions_per_seq)),
+            tf.math.count_nonzero(input_mask > 0, axis=1),
+        )
+
     def choose(
         self, features: Mapping[str, tf.Tensor], *, max_predictions_per_seq: int, seed: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -71,6 +80,11 @@ class NextPieceRule:
     Reference:
         arXiv 1810.04805, section 5.1, LTR & No NSP.
     """
+
+    def most_predictions(self, input_mask: tf.Tensor, max_predictions_per_seq: int) -> tf.Tensor:
+        """Return how many pieces of each sequence, integer [B, L], are predicted: int32 [B]."""
+        del max_predictions_per_seq
+        return tf.math.count_nonzero(input_mask[:, 1:] > 0, axis=1, dtype=tf.int32)
 
     def choose(
         self, features: Mapping[str, tf.Tensor], *, max_predictions_per_seq: int, seed: tf.Tensor
@@ -128,10 +142,7 @@ def mask_batch(
     seeds = tf.random.split(seed, 3)
 
     word = _word_index(candidate, input_ids, rule)  # [B, L]
-    budget = tf.gather(
-        tf.constant(rule.num_to_predict(length, max_predictions_per_seq)),
-        tf.reduce_sum(tf.cast(real, tf.int32), axis=1),
-    )  # [B]
+    budget = rule.most_predictions(features["input_mask"], max_predictions_per_seq)  # [B]
     chosen_word = _choose_words(
         word, candidate, budget, length, rule.whole_word, seeds[0]
     )  # [B, L]

@@ -4,13 +4,15 @@ A training stream is a function of (files, seed, batch size): epoch after epoch,
 order of files and of records drawn from (seed, epoch), cut into batches without regard to where an
 epoch ends, and then perhaps sorted by length within pools of batches. Beginning at step s gives
 exactly the batches that follow s steps from the beginning, so a run can be resumed from its step
-number and no iterator state needs to be kept.
+number and no iterator state needs to be kept. Where rows hold several sequences, it is these rows
+that are shuffled and counted.
 
-Shapes: B batch, L sequence length, P predictions per sequence.
+Shapes: B batch, L sequence length, P predictions per sequence, K sequences per row.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -28,6 +30,7 @@ from bert_tf.input_pipeline.record_checks import (
     raw_file,
 )
 from bert_tf.input_pipeline.record_order import POOL_BATCHES
+from bert_tf.input_pipeline.row_packing import PACKED_NAMES, RowPacking, make_packing
 from bert_tf.records.decoding import integers_as_int32, parse_example_fn
 from bert_tf.records.schema import INPUT_NAMES, FeatureSpec
 
@@ -56,6 +59,8 @@ def pretraining_dataset(
     fill_last_batch: bool = False,
     length_bins: int = 0,
     pad_to_max: bool = False,
+    sequences_per_row: int | None = None,
+    row_counts: Sequence[int] | None = None,
 ) -> tf.data.Dataset:
     """Make batches of pre-training examples as `keras.Model.fit` and `Trainer` take them.
 
@@ -64,7 +69,7 @@ def pretraining_dataset(
 
     Args:
         files: record files (names, globs, comma separated), masked or unmasked.
-        batch_size: B.
+        batch_size: B: records, or rows of `sequences_per_row`.
         max_seq_length: L; must be that of the records.
         max_predictions_per_seq: P; must be that of the records where they are masked.
         is_training: endless and shuffled, or one pass.
@@ -78,8 +83,8 @@ def pretraining_dataset(
             outside the sequence or another label than 0 and 1.
         next_sentence: leave out labels and weights of next-sentence prediction where False.
         mask_id: id of [MASK]; where given, there are weights "masked_lm_at_mask" too.
-        shuffle_buffer_records: records held in memory to draw from; with `length_bins` up to three
-            times as many.
+        shuffle_buffer_records: records held in memory to draw from, or rows of `sequences_per_row`;
+            with `length_bins` up to three times as many.
         max_steps: at most this many batches; None means no limit.
         fill_last_batch: in evaluation, whether examples of weight 0 fill the last batch up, so that
             all have one shape, as a `Trainer` on several devices wants it. Keras takes such
@@ -89,45 +94,48 @@ def pretraining_dataset(
             batches as they come, all of L and P.
         pad_to_max: whether batches of `length_bins`, too, are of L and P, for compilers of one
             shape: the same batches otherwise.
+        sequences_per_row: K: a row holds up to so many sequences, if they fit into its L tokens and
+            P predictions, for a model made with `packed=True`; in evaluation 1. None for one record
+            a row, as it is.
+        row_counts: rows of each file, of `count_rows`, where known; else the files are read.
 
     Returns:
         (inputs, labels, sample_weights): inputs int32 input_ids, input_mask, segment_ids [B, L]
         and masked_lm_positions [B, P]; labels int32 masked_lm_logits [B, P] and
         next_sentence_logits [B]; sample_weights float32 of the labels' shapes, and
-        masked_lm_at_mask [B, P], which leave out predictions that do not show [MASK].
+        masked_lm_at_mask [B, P], which leave out predictions that do not show [MASK]. With
+        `sequences_per_row` also inputs sequence_ids and position_ids [B, L] and pooled_positions
+        [B, K], and next_sentence_logits are [B, K], of weight 0 where there is no sequence.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: an argument is out of range or records do not fit the arguments.
     """
-    check_positive(
-        batch_size=batch_size,
-        max_seq_length=max_seq_length,
-        max_predictions_per_seq=max_predictions_per_seq,
-        shuffle_buffer_records=shuffle_buffer_records,
-    )
+    check_positive(batch_size=batch_size, max_seq_length=max_seq_length)
+    check_positive(max_predictions_per_seq=max_predictions_per_seq)
+    check_positive(shuffle_buffer_records=shuffle_buffer_records)
     _check_start(start_step, seed)
-    _check_length_bins(length_bins, max_seq_length, is_training)
+    _check_padding(length_bins, sequences_per_row, max_seq_length, is_training)
     paths = expand_files(files)
     shape = check_record_shape(paths, max_seq_length, max_predictions_per_seq)
     _check_masked(paths, shape.masked or masking is not None)
+    masking = None if shape.masked else masking
+    packing = make_packing(shape.features, max_predictions_per_seq, sequences_per_row, masking)
     if is_training:
-        records = sum(_counts(paths, record_counts))
+        rows = sum(_counts(paths, record_counts, row_counts, packing))
         grouped_by = shape.features if length_bins else None
         raw = _shuffled(
-            paths, records, batch_size, seed, start_step, shuffle_buffer_records, grouped_by
+            paths, rows, batch_size, seed, start_step, shuffle_buffer_records, grouped_by, packing
         )
     else:
         raw = _in_order(paths).skip(start_step * batch_size).batch(batch_size)
     raw = raw if max_steps is None else raw.take(max(0, max_steps - start_step))
     parse = _parser(shape.features, vocab_size, next_sentence)
     stream = _TRAIN_MASK_STREAM if is_training else _EVAL_MASK_STREAM
+    read = _reader(parse, masking, max_predictions_per_seq, (seed, stream), packing)
 
     def to_element(step: tf.Tensor, serialized: tf.Tensor):
-        batch = parse(serialized)
-        if masking is not None and not shape.masked:
-            most, draw = max_predictions_per_seq, _mix(seed, stream, step)[:2]
-            batch = masking.choose(batch, max_predictions_per_seq=most, seed=draw)
+        batch = read(step, serialized)
         if length_bins and not pad_to_max:
             batch = cut_padding(batch, length_bins)
         return _element(batch, full_size, next_sentence, mask_id)
@@ -157,6 +165,27 @@ def _parser(
     return parsed
 
 
+def _reader(
+    parse: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    masking: MaskingRule | NextPieceRule | None,
+    max_predictions_per_seq: int,
+    seed_and_stream: tuple[int, int],
+    packing: RowPacking | None,
+) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    """Return what reads the records of a step, in rows where there is a packing, and masks them."""
+
+    def read(step: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch = parse(serialized)
+        if masking is None:
+            return batch
+        draw = _mix(*seed_and_stream, step)[:2]
+        return masking.choose(batch, max_predictions_per_seq=max_predictions_per_seq, seed=draw)
+
+    if packing is None:
+        return read
+    return lambda step, rows: packing.batch(rows, functools.partial(read, step))
+
+
 def _of_known_length(
     dataset: tf.data.Dataset, batches: int, start_step: int, max_steps: int | None
 ) -> tf.data.Dataset:
@@ -181,7 +210,9 @@ def _check_start(start_step: int, seed: int) -> None:
         )
 
 
-def _check_length_bins(length_bins: int, max_seq_length: int, is_training: bool) -> None:
+def _check_padding(
+    length_bins: int, sequences_per_row: int | None, max_seq_length: int, is_training: bool
+) -> None:
     if not 0 <= length_bins <= max_seq_length:
         raise ValueError(
             f"length_bins: expected 0 to max_seq_length, {max_seq_length}, got {length_bins}"
@@ -190,6 +221,18 @@ def _check_length_bins(length_bins: int, max_seq_length: int, is_training: bool)
         raise ValueError(
             "length_bins: expected 0 in evaluation, which is in the order of the records, got "
             f"{length_bins}"
+        )
+    if sequences_per_row is None:
+        return
+    if sequences_per_row > 1 and not is_training:
+        raise ValueError(
+            "sequences_per_row: expected 1 in evaluation, which is in the order of the records, "
+            f"got {sequences_per_row}"
+        )
+    if length_bins:
+        raise ValueError(
+            "length_bins, sequences_per_row: expected one of them, since packed rows have one "
+            f"length; got {length_bins} and {sequences_per_row}"
         )
 
 
@@ -201,12 +244,23 @@ def _check_masked(paths: Sequence[str], is_masked: bool) -> None:
         )
 
 
-def _counts(paths: Sequence[str], record_counts: Sequence[int] | None) -> list[int]:
-    """Return the records of each file: those that are given, or by a scan."""
-    counts = list(record_counts) if record_counts is not None else count_records(paths)
+def _counts(
+    paths: Sequence[str],
+    record_counts: Sequence[int] | None,
+    row_counts: Sequence[int] | None = None,
+    packing: RowPacking | None = None,
+) -> list[int]:
+    """Return the records of each file, or its rows: those that are given, or by a scan."""
+    name, counts = "record_counts", record_counts
+    if packing is not None:
+        name, counts = "row_counts", row_counts
+    if counts is None:
+        # Damaged records are an error with a name before they are one without.
+        counts = count_records(paths) if record_counts is None else record_counts
+        counts = counts if packing is None else [packing.count(path) for path in paths]
     if len(counts) != len(paths) or min(counts) < 1:
-        raise ValueError(f"record_counts: expected {len(paths)} counts above 0, got {counts[:10]}")
-    return counts
+        raise ValueError(f"{name}: expected {len(paths)} counts above 0, got {counts[:10]}")
+    return list(counts)
 
 
 def _mix(seed: int, stream: int, position: tf.Tensor) -> tf.Tensor:
@@ -237,12 +291,16 @@ def _shuffled(
     start_step: int,
     buffer_records: int,
     grouped_by: Sequence[FeatureSpec] | None,
+    packing: RowPacking | None,
 ) -> tf.data.Dataset:
-    """Return batches of records, string [B], grouped by length where their schema is given."""
+    """Return batches of records, string [B], grouped by length where their schema is given.
+
+    Where there is a packing, epochs and buffer are of rows, and batches string [B, K].
+    """
 
     def stream(step: int) -> tf.data.Dataset:
         buffer = min(buffer_records, epoch_records)
-        records = _endless(paths, epoch_records, seed, step * batch_size, buffer)
+        records = _endless(paths, epoch_records, seed, step * batch_size, buffer, packing)
         return records.batch(batch_size, drop_remainder=True)
 
     if grouped_by is None:
@@ -260,17 +318,26 @@ def _shuffled(
 
 
 def _endless(
-    paths: Sequence[str], epoch_records: int, seed: int, start_record: int, buffer_records: int
+    paths: Sequence[str],
+    epoch_records: int,
+    seed: int,
+    start_record: int,
+    buffer_records: int,
+    packing: RowPacking | None,
 ) -> tf.data.Dataset:
-    """Return serialized records from `start_record` on, through epochs of `epoch_records` each."""
+    """Return serialized records from `start_record` on, through epochs of `epoch_records` each.
+
+    Where there is a packing it is rows of records that are counted, shuffled and returned.
+    """
     start_epoch, skip_records = divmod(start_record, epoch_records)
     kinds = [compression_type(path) for path in paths]
 
     def read(path: Any, is_gzip: Any) -> Any:
         # TFRecordDataset takes its compression as a tensor, so one stage reads both kinds.
-        return tf.data.TFRecordDataset(
+        records = tf.data.TFRecordDataset(
             path, compression_type=cast(Any, tf.where(is_gzip, "GZIP", ""))
         )
+        return records if packing is None else packing.rows(records)
 
     def epoch_dataset(epoch: Any) -> Any:
         # Inside this function the graph's seed, not the process', is what shuffle combines with its
@@ -342,7 +409,13 @@ def _element(
     inputs = {name: full(batch[name]) for name in (*INPUT_NAMES, "masked_lm_positions")}
     labels = {"masked_lm_logits": full(batch["masked_lm_ids"])}
     weights = {"masked_lm_logits": full(batch["masked_lm_weights"])}
-    if next_sentence:
+    is_packed = "sequence_ids" in batch
+    if is_packed:
+        inputs |= {name: full(batch[name]) for name in PACKED_NAMES}
+    if next_sentence and is_packed:
+        labels["next_sentence_logits"] = full(batch["next_sentence_labels"])
+        weights["next_sentence_logits"] = full(batch["next_sentence_weights"])
+    elif next_sentence:
         labels["next_sentence_logits"] = full(batch["next_sentence_labels"])[:, 0]
         weights["next_sentence_logits"] = full(tf.ones([real]))
     if mask_id is not None:

@@ -77,14 +77,15 @@ class Bert(ConfiguredLayer):
 
         Args:
             inputs: dict of integer [B, F]: "input_ids"; "input_mask", 1 for tokens and 0 for
-                padding; "segment_ids".
+                padding; "segment_ids". Where rows hold several sequences also those of
+                `packed_inputs`.
             training: whether to apply dropout.
 
         Returns:
-            dict: "sequence_output" [B, F, D] and "pooled_output" [B, D] in the compute dtype;
-            "embedding_table" [V, D], the word embeddings, for heads that share them; on
-            request "hidden_states", a list of L + 1 [B, F, D] (embeddings first), and
-            "attention_probs", a list of L float32 [B, N, F, F] (before dropout).
+            dict: "sequence_output" [B, F, D] and "pooled_output" [B, D], of packed rows [B, K, D],
+            in the compute dtype; "embedding_table" [V, D], the word embeddings, for heads that
+            share them; on request "hidden_states", a list of L + 1 [B, F, D] (embeddings first),
+            and "attention_probs", a list of L float32 [B, N, F, F] (before dropout).
 
         Raises:
             ValueError: F is too long, or an id has no embedding (see `check_ids`).
@@ -95,14 +96,21 @@ class Bert(ConfiguredLayer):
         if not training:  # whose records are checked before it, and which this would slow
             check_ids("input_ids", input_ids, config.vocab_size)
             check_ids("segment_ids", inputs["segment_ids"], config.type_vocab_size)
+            if "position_ids" in inputs:
+                check_ids("position_ids", inputs["position_ids"], config.max_position_embeddings)
         keys = None
         if training and (config.hidden_dropout_prob or config.attention_probs_dropout_prob):
             keys = dropout_keys(self.seed_generator.next(), 1 + self.encoder.num_dropouts)
         embedded = self.embeddings(
-            input_ids, inputs["segment_ids"], None if keys is None else keys[0]
+            input_ids,
+            inputs["segment_ids"],
+            None if keys is None else keys[0],
+            inputs.get("position_ids"),
         )  # [R, D]
         mask = inputs["input_mask"]
-        adder = attention_adder(mask, length, config.left_to_right)  # [B, 1, 1 or F, F]
+        adder = attention_adder(
+            mask, length, config.left_to_right, inputs.get("sequence_ids")
+        )  # [B, 1, 1 or F, F]
         all_rows, all_probabilities = self.encoder(
             embedded, adder, None if keys is None else keys[1:], training=training
         )
@@ -110,7 +118,7 @@ class Bert(ConfiguredLayer):
         sequence = ops.reshape(all_rows[-1], shape)  # [B, F, D]
         outputs = {
             "sequence_output": sequence,
-            "pooled_output": self.pooler(sequence, mask),  # [B, D]
+            "pooled_output": self.pooler(sequence, mask, inputs.get("pooled_positions")),
             "embedding_table": ops.convert_to_tensor(self.embeddings.word_embeddings),  # [V, D]
         }
         if self.hidden_states:
@@ -132,7 +140,9 @@ class Bert(ConfiguredLayer):
         layers = range(config.num_hidden_layers)
         outputs = {
             "sequence_output": keras.KerasTensor(sequence_shape, self.compute_dtype),
-            "pooled_output": keras.KerasTensor((batch, config.hidden_size), self.compute_dtype),
+            "pooled_output": keras.KerasTensor(
+                (*_pooled(inputs), config.hidden_size), self.compute_dtype
+            ),
             "embedding_table": keras.KerasTensor(
                 (config.vocab_size, config.hidden_size), self.variable_dtype
             ),
@@ -172,6 +182,27 @@ def encoder_inputs() -> dict[str, keras.KerasTensor]:
         dict with input_ids, input_mask and segment_ids.
     """
     return {name: keras.Input((None,), dtype="int32", name=name) for name in INPUT_NAMES}
+
+
+def packed_inputs() -> dict[str, keras.KerasTensor]:
+    """Return the further symbolic inputs of rows that hold several sequences each.
+
+    No sequence sees another one: results are those of each in a row of its own.
+
+    Returns:
+        dict of int32: sequence_ids [B, F], the number of a token's sequence in its row, from 1, and
+        0 for padding; position_ids [B, F], its place in that; pooled_positions [B, K], places in
+        the row of what is pooled, any for sequences that are not there.
+    """
+    names = ("sequence_ids", "position_ids", "pooled_positions")
+    return {name: keras.Input((None,), dtype="int32", name=name) for name in names}
+
+
+def _pooled(inputs: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """Return the shape of what is pooled: (B,), or (B, K) of packed rows."""
+    if "pooled_positions" in inputs:
+        return tuple(inputs["pooled_positions"].shape)
+    return (inputs["input_ids"].shape[0],)
 
 
 def bert_encoder(

@@ -1,6 +1,7 @@
 """The pure functions of the encoder: activations, normalisation, attention scores.
 
-Shapes: B batch, F from-length (queries), T to-length (keys), N heads, H head size, D hidden size.
+Shapes: B batch, F from-length (queries), T to-length (keys), N heads, H head size, D hidden size,
+P positions.
 """
 
 import math
@@ -56,7 +57,7 @@ def layer_norm(x, gamma, beta, epsilon):
     return centred * scale + ops.cast(beta, "float32")
 
 
-def attention_adder(input_mask, length=None, left_to_right=False):
+def attention_adder(input_mask, length=None, left_to_right=False, sequence_ids=None):
     """Return what to add to attention scores: 0 where a query may see a key, else -10000.
 
     Args:
@@ -64,9 +65,11 @@ def attention_adder(input_mask, length=None, left_to_right=False):
             queries still attend, as in the original.
         length: F, the number of queries; only needed for `left_to_right`.
         left_to_right: whether a query sees only keys up to its own position.
+        sequence_ids: integer [B, T], where a row holds several sequences: a query sees keys of the
+            same number alone. None for one sequence a row.
 
     Returns:
-        float32 [B, 1, 1, T], or [B, 1, F, T] with `left_to_right`.
+        float32 [B, 1, 1, T], or [B, 1, F, T] with `left_to_right` or `sequence_ids`.
     """
     # Not [:, None, None, :], which cannot become TFLite where the length is free.
     mask = ops.expand_dims(ops.cast(input_mask, "float32"), (1, 2))  # [B, 1, 1, T]
@@ -74,6 +77,9 @@ def attention_adder(input_mask, length=None, left_to_right=False):
         positions = ops.arange(length)
         causal = ops.expand_dims(positions, 1) >= ops.expand_dims(positions, 0)  # [F, T]
         mask = mask * ops.cast(causal, "float32")  # [B, 1, F, T]
+    if sequence_ids is not None:
+        same = ops.equal(ops.expand_dims(sequence_ids, 2), ops.expand_dims(sequence_ids, 1))
+        mask = mask * ops.cast(ops.expand_dims(same, 1), "float32")  # [B, 1, F, T]
     return (1.0 - mask) * MASKED_SCORE
 
 
@@ -93,6 +99,22 @@ def attention_probabilities(query, key, adder):
     query = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
     scores = ops.einsum("BFNH,BTNH->BNFT", query, key)  # [B, N, F, T]
     return ops.softmax(ops.cast(scores, "float32") + adder)
+
+
+def gather_positions(sequence, positions):
+    """Pick rows of each sequence.
+
+    Args:
+        sequence: float [B, F, D].
+        positions: integer [B, P], from 0 to F - 1.
+
+    Returns:
+        float [B * P, D].
+    """
+    batch, length, width = ops.shape(sequence)
+    offsets = ops.expand_dims(ops.arange(batch, dtype="int32") * length, 1)  # [B, 1]
+    flat_positions = ops.reshape(ops.cast(positions, "int32") + offsets, (-1,))  # [B * P]
+    return ops.take(ops.reshape(sequence, (-1, width)), flat_positions, axis=0)  # [B * P, D]
 
 
 def check_length(length, config):

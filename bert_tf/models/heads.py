@@ -7,24 +7,8 @@ import keras
 from keras import ops
 
 from bert_tf.config import BertConfig
-from bert_tf.models.functional import ACTIVATION_FUNCTIONS
+from bert_tf.models.functional import ACTIVATION_FUNCTIONS, gather_positions
 from bert_tf.models.layers import ConfiguredLayer, LayerNorm, check_policy
-
-
-def gather_positions(sequence, positions):
-    """Pick rows of each sequence.
-
-    Args:
-        sequence: float [B, F, D].
-        positions: integer [B, P], from 0 to F - 1.
-
-    Returns:
-        float [B * P, D].
-    """
-    batch, length, width = ops.shape(sequence)
-    offsets = ops.expand_dims(ops.arange(batch, dtype="int32") * length, 1)  # [B, 1]
-    flat_positions = ops.reshape(ops.cast(positions, "int32") + offsets, (-1,))  # [B * P]
-    return ops.take(ops.reshape(sequence, (-1, width)), flat_positions, axis=0)  # [B * P, D]
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")
@@ -315,7 +299,7 @@ class PretrainingHeads(ConfiguredLayer):
 
         Returns:
             dict: "masked_lm_logits" float32 [B, P, V]; with next_sentence_prediction
-            "next_sentence_logits" float32 [B, 2].
+            "next_sentence_logits" float32 [B, 2], or [B, K, 2] where K are pooled of a row.
         """
         outputs = {
             "masked_lm_logits": self.predictions(
@@ -331,6 +315,6 @@ class PretrainingHeads(ConfiguredLayer):
         shape = (*positions.shape, self.config.vocab_size)
         outputs = {"masked_lm_logits": keras.KerasTensor(shape, "float32")}
         if self.seq_relationship is not None:
-            batch = encoded["pooled_output"].shape[0]
-            outputs["next_sentence_logits"] = keras.KerasTensor((batch, 2), "float32")
+            shape = (*encoded["pooled_output"].shape[:-1], 2)
+            outputs["next_sentence_logits"] = keras.KerasTensor(shape, "float32")
         return outputs

@@ -23,6 +23,7 @@ from bert_tf.models.functional import (
     ACTIVATION_FUNCTIONS,
     attention_probabilities,
     check_length,
+    gather_positions,
     layer_norm,
 )
 
@@ -190,13 +191,14 @@ class Embeddings(ConfiguredLayer):
         )
         self.layer_norm.build()
 
-    def call(self, input_ids, segment_ids, dropout_key=None):
+    def call(self, input_ids, segment_ids, dropout_key=None, position_ids=None):
         """Embed word pieces.
 
         Args:
             input_ids: integer [B, F].
             segment_ids: integer [B, F].
             dropout_key: uint32 [2], or None for no dropout.
+            position_ids: integer [B, F]; None for 0 to F - 1 in each row.
 
         Returns:
             Rows [R, D] in the compute dtype.
@@ -214,7 +216,11 @@ class Embeddings(ConfiguredLayer):
         # Few segments: a product with one-hot rows, whose gradient is a product as well.
         one_hot = ops.one_hot(flat_segment_ids, config.type_vocab_size, dtype="float32")  # [R, S]
         segments = ops.matmul(one_hot, ops.cast(self.token_type_embeddings, "float32"))  # [R, D]
-        positions = ops.convert_to_tensor(self.position_embeddings)[None, :length]  # [1, F, D]
+        positions = ops.convert_to_tensor(self.position_embeddings)  # [max_position_embeddings, D]
+        if position_ids is None:
+            positions = positions[None, :length]  # [1, F, D]
+        else:
+            positions = ops.take(positions, position_ids, axis=0)  # [B, F, D]
         positions = ops.cast(positions, "float32")
         embedded = ops.reshape(words + segments, (batch, length, config.hidden_size)) + positions
         embedded = ops.reshape(embedded, (-1, config.hidden_size))  # [R, D]
@@ -479,8 +485,21 @@ class Pooler(ConfiguredLayer):
         """Make the variables."""
         self.dense.build((None, self.config.hidden_size))
 
-    def call(self, sequence, input_mask):
-        """Pool [B, F, D] to [B, D]; input_mask is integer [B, F], with its padding at the end."""
+    def call(self, sequence, input_mask, positions=None):
+        """Pool rows.
+
+        Args:
+            sequence: float [B, F, D].
+            input_mask: integer [B, F], with its padding at the end.
+            positions: integer [B, K], what to pool of rows that hold several sequences; None for
+                the first token, or the last.
+
+        Returns:
+            [B, D], or [B, K, D] of `positions`.
+        """
+        if positions is not None:
+            pooled = ops.tanh(self.dense(gather_positions(sequence, positions)))  # [B * K, D]
+            return ops.reshape(pooled, (*ops.shape(positions), self.config.hidden_size))
         first = sequence[:, 0]
         if self.config.left_to_right:
             last = ops.sum(ops.cast(input_mask, "int32"), axis=1) - 1  # [B]

@@ -13,7 +13,7 @@ import keras
 
 from bert_tf.config import BertConfig
 from bert_tf.models import heads
-from bert_tf.models.encoder import Bert, bert_encoder, encoder_inputs
+from bert_tf.models.encoder import Bert, bert_encoder, encoder_inputs, packed_inputs
 from bert_tf.models.layers import Dropout
 from bert_tf.models.reported_loss import PredictionModel
 
@@ -35,21 +35,24 @@ def _encode(config: BertConfig, inputs: dict, output: str, recompute, dtype):
 def bert_pretrainer(
     config: BertConfig,
     *,
+    packed: bool = False,
     recompute: str | Sequence[int] = "none",
     dtype=None,
     name: str = "bert_pretrainer",
 ) -> keras.Model:
     """Make the pre-training model: encoder, masked LM head, next sentence head.
 
-    Inputs: also int32 "masked_lm_positions" [B, P].
+    Inputs: also int32 "masked_lm_positions" [B, P], and for `packed` rows, of which each holds
+    several sequences, those of `encoder.packed_inputs`. The weights are the same.
 
-    Outputs, a dict of float32: "masked_lm_logits" [B, P, V], "next_sentence_logits" [B, 2]. With
-    `next_sentence_prediction` off the latter is missing, and the pooler, though it is there for
-    fine-tuning, stays as it was initialised: nothing trains it, so its variables are not trainable.
+    Outputs, a dict of float32: "masked_lm_logits" [B, P, V], "next_sentence_logits" [B, 2], or
+    [B, K, 2] of packed rows. With `next_sentence_prediction` off the latter is missing, and the
+    pooler, though it is there for fine-tuning, stays as it was initialised: nothing trains it, so
+    its variables are not trainable.
 
     It is compiled with `pretraining_compile_arguments`.
     """
-    inputs = encoder_inputs()
+    inputs = {**encoder_inputs(), **(packed_inputs() if packed else {})}
     bert = Bert(
         config,
         train_pooler=config.next_sentence_prediction,

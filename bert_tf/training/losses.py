@@ -32,11 +32,11 @@ def next_sentence_loss(logits, labels, weights=None):
     """Sum the cross entropy of next sentence prediction, in nats.
 
     Logits are [B, 2]; labels [B] or [B, 1] are 0 for the actual next sentence and 1 for a random
-    one. The original's loss is sum / weight.
+    one. Of packed rows they are [B, K, 2] and [B, K]. The original's loss is sum / weight.
 
     Reference: `get_next_sentence_output` of google-research/bert `run_pretraining.py`.
     """
-    return _weighted_cross_entropy(logits, *_flat(labels, weights))
+    return _weighted_cross_entropy(*_flat(logits, labels, weights))
 
 
 def classification_loss(logits, labels, weights=None):
@@ -108,13 +108,15 @@ def masked_lm_accuracy(logits, ids, weights):
 
 def next_sentence_accuracy(logits, labels, weights=None):
     """Count the examples whose label is predicted; arguments as of `next_sentence_loss`."""
-    return _weighted_accuracy(logits, *_flat(labels, weights))
+    return _weighted_accuracy(*_flat(logits, labels, weights))
 
 
-def _flat(labels, weights):
-    """Return labels and weights, [B] or [B, 1], as [B]."""
+def _flat(logits, labels, weights):
+    """Return logits, labels and weights of sequences as [B, 2], [B] and [B]."""
+    if len(logits.shape) > 2:
+        logits = ops.reshape(logits, (-1, logits.shape[-1]))
     labels = ops.reshape(labels, (-1,))
-    return labels, None if weights is None else ops.reshape(weights, (-1,))
+    return logits, labels, None if weights is None else ops.reshape(weights, (-1,))
 
 
 def _weighted_cross_entropy(logits, labels, weights):
@@ -180,8 +182,8 @@ class MaskedLMLoss(_SumOverWeight):
 class NextSentenceLoss(_SumOverWeight):
     """Mean cross entropy of next sentence prediction for `Model.compile`.
 
-    `y_true` integer [B] or [B, 1], `y_pred` float [B, 2], `sample_weight` float [B] or [B, 1]. A
-    batch whose weights are all 0 has loss 0.
+    `y_true` integer [B] or [B, 1], `y_pred` float [B, 2], `sample_weight` float [B] or [B, 1]; of
+    packed rows [B, K], [B, K, 2] and [B, K]. A batch whose weights are all 0 has loss 0.
     """
 
     def __init__(self, name="next_sentence_loss", **kwargs):

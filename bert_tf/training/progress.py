@@ -94,7 +94,7 @@ class RunLog:
         *,
         learning_rate: float,
         loss_scaling: Mapping[str, float],
-        sequences_per_batch: int,
+        sequences_per_batch: float,
         tokens: int,
     ) -> dict[str, float]:
         """Write the line of a step.

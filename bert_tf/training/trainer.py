@@ -227,7 +227,8 @@ class Trainer:
         make_dataset: MakeDataset,
         num_train_steps: int,
         *,
-        sequences_per_batch: int,
+        sequences_per_batch: float,
+        rows_per_batch: int | None = None,
         eval_every_steps: int | None = None,
         evaluate: Callable[[], Mapping[str, float]] | None = None,
         should_stop: Callable[[], bool] | None = None,
@@ -239,7 +240,8 @@ class Trainer:
             make_dataset: step -> endless dataset of (inputs, labels, weights) from that step on:
                 global batches, the same on each host and for any number of replicas.
             num_train_steps: where to stop, counted from the very beginning.
-            sequences_per_batch: B, for the rates that are logged.
+            sequences_per_batch: B, for the rates that are logged; of packed rows their mean number.
+            rows_per_batch: B of packed rows; None where each row holds one sequence.
             eval_every_steps: steps between two evaluations on the way; None means none. Where there
                 are callbacks, the end of training is evaluated too.
             evaluate: what to call then; its figures are logged with the prefix "eval_".
@@ -260,7 +262,8 @@ class Trainer:
         last: dict[str, float] = {}
         if step >= num_train_steps:
             return last
-        batches = iter(self.train_step.training_batches(make_dataset, step, sequences_per_batch))
+        rows = int(sequences_per_batch) if rows_per_batch is None else rows_per_batch
+        batches = iter(self.train_step.training_batches(make_dataset, step, rows))
         log = self._open_log(step, num_train_steps)
         every, evals = self.options.save_checkpoints_steps, eval_every_steps if evaluate else None
         calls = FitCalls(
@@ -322,7 +325,7 @@ class Trainer:
             is_chief=self.is_chief,
         )
 
-    def _write_log_line(self, log: RunLog, sequences_per_batch: int) -> dict[str, float]:
+    def _write_log_line(self, log: RunLog, sequences_per_batch: float) -> dict[str, float]:
         self._check_finite()
         loss_scaling = {}
         if (scale := getattr(self.optimizer, "dynamic_scale", None)) is not None:

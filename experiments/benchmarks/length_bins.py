@@ -1,14 +1,15 @@
-r"""Measure what batches of like length save in pre-training.
+r"""Measure what batches of like length, or packed rows, save in pre-training.
 
     python experiments/benchmarks/length_bins.py --input_file=records512/train.tfrecord \
         --vocab_file=vocab.txt --max_seq_length=512 --max_predictions_per_seq=77 --batch_size=8 \
         --length_bins=32
 
 Training steps of one model on a whole pool of batches, as the command takes them, in turn with
-batches of the same records as they come, padded to max_seq_length. The batches are made beforehand,
-and the CPU seconds of that count with the steps; they are also told alone. CPU seconds are those of
-the whole process, all threads together: on a machine with other work they are steadier than wall
-time. The first steps, which trace, do not count.
+batches of the same records as they come, padded to max_seq_length. With --sequences_per_row=8 the
+steps are on rows of up to 8 sequences each, without --length_bins: as many rows as others have
+sequences. The batches are made beforehand, and the CPU seconds of that count with the steps; they
+are also told alone. CPU seconds are those of the whole process, all threads together: on a machine
+with other work they are steadier than wall time. The first steps, which trace, do not count.
 """
 
 import dataclasses
@@ -33,6 +34,11 @@ class Options(harness.BenchmarkOptions):
     max_seq_length: int = option(128, "Word pieces in a sequence.", minimum=1)
     max_predictions_per_seq: int = option(20, "Masked positions in a sequence.", minimum=1)
     length_bins: int = option(8, "As of run_pretraining.py.", minimum=1)
+    sequences_per_row: int = option(
+        0,
+        "Measure packed rows of so many sequences at most; 0 for batches of like length.",
+        minimum=0,
+    )
     num_hidden_layers: int = option(4, "Transformer layers.", minimum=1)
     hidden_size: int = option(256, "Width of the encoder; four times that in between.", minimum=1)
     num_attention_heads: int = option(4, "Attention heads.", minimum=1)
@@ -40,7 +46,7 @@ class Options(harness.BenchmarkOptions):
     jit_compile: bool = option(False, "Whether XLA compiles the step.")
 
 
-def _batches(options: Options, length_bins: int) -> Any:
+def _batches(options: Options, length_bins: int = 0, sequences_per_row: int | None = None) -> Any:
     """Return the batches of the first pool of an epoch."""
     from bert_tf.input_pipeline.pretraining import pretraining_dataset
     from bert_tf.input_pipeline.record_checks import count_records, expand_files
@@ -55,12 +61,13 @@ def _batches(options: Options, length_bins: int) -> Any:
         max_predictions_per_seq=options.max_predictions_per_seq,
         is_training=True,
         length_bins=length_bins,
+        sequences_per_row=sequences_per_row,
         shuffle_buffer_records=options.num_steps * options.batch_size,
         max_steps=steps,
     )
 
 
-def _train_step(options: Options) -> Any:
+def _train_step(options: Options, packed: bool) -> Any:
     from bert_tf.models.task_models import bert_pretrainer
     from bert_tf.training.objectives import PretrainingObjective
     from bert_tf.training.optimizers import create_optimizer
@@ -72,7 +79,7 @@ def _train_step(options: Options) -> Any:
         max_position_embeddings=max(512, options.max_seq_length),
     )
     return TrainStep(
-        bert_pretrainer(config),
+        bert_pretrainer(config, packed=packed),
         create_optimizer(1e-4, 1000, 10),
         PretrainingObjective(),
         None,
@@ -84,7 +91,7 @@ def _train_step(options: Options) -> Any:
 
 def _figures(options: Options, batches: list[Any], made: Spent, steps: list[Spent]) -> Figures:
     """Return seconds a sequence, and what the batches are like."""
-    sequences = len(steps) * options.batch_size
+    sequences = sum(float(x["next_sentence_logits"].numpy().sum()) for _, _, x in batches)
     masks = [inputs["input_mask"].numpy() for inputs, _, _ in batches]
     labels = [labels["masked_lm_logits"].numpy() for _, labels, _ in batches]
     positions = sum(mask.size for mask in masks)
@@ -103,30 +110,38 @@ def compare(options: Options) -> None:
     """Measure both in turn, step by step, and print a table."""
     import tensorflow as tf
 
-    train_step, one = _train_step(options), tf.constant(1)
-    datasets = {"of like length": _batches(options, options.length_bins).cache()}
-    datasets["padded"] = _batches(options, 0).cache()
+    one, packed = tf.constant(1), options.sequences_per_row
+    datasets = {"of like length": _batches(options, options.length_bins)}
+    if packed:
+        datasets = {"packed": _batches(options, sequences_per_row=packed)}
+    datasets["padded"] = _batches(options)
+    datasets = {name: dataset.cache() for name, dataset in datasets.items()}
+    train_steps: dict[str, Any] = dict.fromkeys(datasets, _train_step(options, False))
+    if packed:
+        train_steps["packed"] = _train_step(options, True)
     all_batches: dict[str, list[Any]] = {}
     made: dict[str, Spent] = {}
     for name, dataset in datasets.items():
         with harness.timed() as made[name]:
             all_batches[name] = list(dataset)
     num_steps = len(all_batches["padded"])
-    for dataset in datasets.values():  # XLA compiles each shape when it comes
+    for name, dataset in datasets.items():  # XLA compiles each shape when it comes
         batches = iter(dataset)
-        for _ in range(num_steps if options.jit_compile else _NUM_WARMUP_STEPS):
-            train_step.run(batches, one)
+        for _ in range(num_steps if options.jit_compile and not packed else _NUM_WARMUP_STEPS):
+            train_steps[name].run(batches, one)
     taken: dict[str, list[Spent]] = {name: [] for name in datasets}
     iterators = {name: iter(dataset) for name, dataset in datasets.items()}
     for _ in range(num_steps):
         for name, batches in iterators.items():
             with harness.timed() as spent:
-                train_step.run(batches, one)
-                float(train_step.learning_rate.numpy())
+                train_steps[name].run(batches, one)
+                float(train_steps[name].learning_rate.numpy())
             taken[name].append(spent)
+    first, _ = datasets
+    how = f"{packed} sequences a row at most" if packed else f"steps of {options.length_bins}"
     print(
         f"{num_steps} x {options.batch_size} of {options.max_seq_length}, "
-        f"L{options.num_hidden_layers} H{options.hidden_size}, steps of {options.length_bins}, "
+        f"L{options.num_hidden_layers} H{options.hidden_size}, {how}, "
         f"{'XLA' if options.jit_compile else 'graph'}, {os.cpu_count()} CPUs"
     )
     table = harness.Table(
@@ -137,10 +152,9 @@ def compare(options: Options) -> None:
     for name, batches in all_batches.items():
         results[name] = _figures(options, batches, made[name], taken[name])
         table.row({"name": name, **results[name]})
-    binned, padded = results.values()
     for clock in ("cpu", "wall"):
-        ratio = binned[f"{clock}_seconds"] / padded[f"{clock}_seconds"]
-        print(f"{clock} time of a sequence, of like length / padded: {ratio:.3f}")
+        ratio = results[first][f"{clock}_seconds"] / results["padded"][f"{clock}_seconds"]
+        print(f"{clock} time of a sequence, {first} / padded: {ratio:.3f}")
     harness.write_figures(options, results=results)
 
 

@@ -30,7 +30,7 @@ def with_bins_of(begun: dict[str, Any] | None, plan: Plan, options: PretrainingO
         plan: of the command that goes on.
         options: of this command, which may say another width.
     """
-    if begun is None or options.length_bins is not None:
+    if begun is None or options.length_bins is not None or options.pack_sequences:
         return plan
     bins = _bins_of(begun) or []
     phases = [
@@ -87,7 +87,8 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
             is_now,
             was,
         )
-    changed = {name: (before.get("flags", {}).get(name), now["flags"][name]) for name in TRAJECTORY}
+    flags = {"pack_sequences": False, **before.get("flags", {})}  # which earlier versions had not
+    changed = {name: (flags.get(name), now["flags"][name]) for name in TRAJECTORY}
     bins = _bins_of(before)
     if bins is not None:
         both = min(len(bins), len(now["length_bins"]))  # phases

@@ -11,7 +11,7 @@ from experiments.command_line.training_options import TRAJECTORY_NAMES, Training
 TRAJECTORY = (
     *("train_batch_size", "learning_rate", "num_train_steps", "num_warmup_steps", "seed"),
     *("second_train_batch_size", "second_phase_steps"),
-    *("second_learning_rate", "second_num_warmup_steps"),
+    *("second_learning_rate", "second_num_warmup_steps", "pack_sequences"),
     *TRAJECTORY_NAMES,
 )
 
@@ -25,7 +25,7 @@ class PhaseOptions:
         input_file: its records.
         max_seq_length: tokens in a sequence.
         max_predictions_per_seq: predictions in a sequence.
-        batch_size: sequences in a batch.
+        batch_size: sequences in a batch, or packed rows.
         begin: steps before it.
         end: steps when it has ended.
     """
@@ -94,7 +94,9 @@ class PretrainingOptions:
     )
     do_train: bool = option(False, "Whether to train.", group="training")
     do_eval: bool = option(False, "Whether to evaluate.")
-    train_batch_size: int = option(32, "Sequences in a training batch.", minimum=1)
+    train_batch_size: int = option(
+        32, "Sequences in a training batch; rows with pack_sequences.", minimum=1
+    )
     eval_batch_size: int = option(8, "Sequences in an evaluation batch.", minimum=1)
     length_bins: int | None = option(
         None,
@@ -102,6 +104,11 @@ class PretrainingOptions:
         "for batches as they come, padded to max_seq_length. By default a sixteenth of that, an "
         "eighth with XLA, 64 at most.",
         minimum=0,
+    )
+    pack_sequences: bool = option(
+        False,
+        "Put several sequences, which do not see each other, into each row of max_seq_length "
+        "tokens: no padding, and one shape for XLA and TPUs.",
     )
     learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)
     num_train_steps: int = option(100000, "Training steps in all.", minimum=1)
@@ -169,6 +176,11 @@ class PretrainingOptions:
             )
         if self.do_train:
             self.training.check_profile_of(self.num_train_steps)
+        if self.pack_sequences and self.length_bins:
+            raise InputError(
+                "pack_sequences, length_bins: expected one of them, since packed rows have one "
+                f"length; got length_bins {self.length_bins}"
+            )
         several_hosts = self.training.distribution_strategy == "multi_worker_mirrored"
         if self.find_batch_size and several_hosts:
             raise InputError(

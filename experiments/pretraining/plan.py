@@ -21,6 +21,7 @@ from bert_tf.input_pipeline.record_checks import (
     manifests_of,
     without_empty_shards,
 )
+from bert_tf.input_pipeline.row_packing import count_rows
 from bert_tf.models.layers import recomputed_layers
 from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -31,6 +32,7 @@ from experiments.pretraining.options import PhaseOptions, PretrainingOptions
 
 Manifest = dict[str, Any]
 _WIDEST_BIN = 64  # tokens, of length_bins where no flag says it
+SEQUENCES_PER_ROW = 8  # at most, where they are packed; more would save little
 Masking = MaskingRule | NextPieceRule | None  # None where the records are masked
 
 
@@ -43,12 +45,24 @@ class Phase(PhaseOptions):
         counts: sound records of each.
         masking: how their predictions are chosen.
         length_bins: tokens in steps of which its batches are padded; 0 for batches as they come.
+        row_counts: rows of each, where several sequences share a row.
     """
 
     files: list[str]
     counts: list[int]
     masking: Masking
     length_bins: int
+    row_counts: list[int] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch; records, where each has a row of its own."""
+        return sum(self.row_counts or self.counts)
+
+    @property
+    def sequences_per_batch(self) -> float:
+        """Sequences of a batch, on the average over an epoch."""
+        return self.batch_size * sum(self.counts) / self.rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,18 +114,20 @@ def make_plan(options: PretrainingOptions) -> Plan:
         warn_of_predictions_cut_off(phase, masking)
     eval_masking = masking_of(eval_files, options.max_seq_length, options.max_predictions_per_seq)
     checked = _check_every_record(options, every_file, config)
+    phases = [
+        Phase(
+            **dataclasses.asdict(phase),
+            files=files,
+            counts=[checked[path].num_records for path in files],
+            masking=masking,
+            length_bins=length_bins_of(options, phase),
+            row_counts=_row_counts(options, phase, [checked[x].path for x in files], masking),
+        )
+        for files, masking, phase in zip(phase_files, maskings, options.phases, strict=True)
+    ]
     return Plan(
         config=config,
-        phases=[
-            Phase(
-                **dataclasses.asdict(phase),
-                files=files,
-                counts=[checked[path].num_records for path in files],
-                masking=masking,
-                length_bins=length_bins_of(options, phase),
-            )
-            for files, masking, phase in zip(phase_files, maskings, options.phases, strict=True)
-        ],
+        phases=phases,
         eval_files=eval_files,
         held_out=not {*map(os.path.realpath, eval_files)} & {*map(os.path.realpath, train_files)},
         eval_masking=eval_masking,
@@ -125,6 +141,8 @@ def make_plan(options: PretrainingOptions) -> Plan:
 
 def length_bins_of(options: PretrainingOptions, phase: PhaseOptions) -> int:
     """Return the `length_bins` of a phase of a run that begins."""
+    if options.pack_sequences:
+        return 0
     if options.length_bins is not None:
         return options.length_bins
     lengths = 8 if resolve_jit_compile(options.training.jit_compile) else 16  # XLA compiles each
@@ -289,6 +307,22 @@ def _check_every_record(
     for line in damage_report(checked):
         logging.warning("%s", line)
     return dict(zip(files, checked, strict=True))
+
+
+def _row_counts(
+    options: PretrainingOptions, phase: PhaseOptions, files: Sequence[str], masking: Masking
+) -> list[int] | None:
+    """Count the rows that the records of a phase take, where several share one."""
+    if not options.pack_sequences or not options.do_train:
+        return None
+    logging.info("packing the records of %d files", len(files))
+    return count_rows(
+        files,
+        max_seq_length=phase.max_seq_length,
+        max_predictions_per_seq=phase.max_predictions_per_seq,
+        sequences_per_row=SEQUENCES_PER_ROW,
+        masking=masking,
+    )
 
 
 def warn_of_predictions_cut_off(phase: PhaseOptions, masking: Masking) -> None:

@@ -37,7 +37,7 @@ from experiments.plots.curves import plot_curves
 from experiments.pretraining.batch_size import find_batch_size
 from experiments.pretraining.continuation import begun_with, check_continuation, with_bins_of
 from experiments.pretraining.options import PretrainingOptions
-from experiments.pretraining.plan import Phase, Plan, make_plan
+from experiments.pretraining.plan import SEQUENCES_PER_ROW, Phase, Plan, make_plan
 
 _EVAL_SEED = 12345  # of dynamic masks: the same at every evaluation, whatever --seed
 _UNIGRAM_RECORDS = 102_400  # training records looked at for the unigram baseline
@@ -77,6 +77,8 @@ def training_dataset(
         next_sentence=plan.config.next_sentence_prediction,
         length_bins=phase.length_bins,
         pad_to_max=pads_to_max(options),
+        sequences_per_row=SEQUENCES_PER_ROW if options.pack_sequences else None,
+        row_counts=phase.row_counts,
     )
 
 
@@ -95,6 +97,7 @@ def evaluation_dataset(options: PretrainingOptions, plan: Plan) -> tf.data.Datas
         vocab_size=plan.config.vocab_size,
         next_sentence=plan.config.next_sentence_prediction,
         mask_id=plan.mask_id,
+        sequences_per_row=1 if options.pack_sequences else None,
     )
 
 
@@ -104,8 +107,9 @@ def baselines(options: PretrainingOptions, plan: Plan) -> dict[str, float]:
     records = min(sum(phase.counts), _UNIGRAM_RECORDS)
     batch = min(512, records)
     # A sample of records as they come: of some batches of like length it would be of some lengths.
+    as_they_come = dataclasses.replace(options, pack_sequences=False)
     sample = dataclasses.replace(phase, batch_size=batch, length_bins=0)
-    dataset = training_dataset(options, plan, sample, 0)
+    dataset = training_dataset(as_they_come, plan, sample, 0)
     counts = label_counts(dataset, plan.config.vocab_size, records // batch)
     held_out = label_counts(evaluation_dataset(options, plan), plan.config.vocab_size)
     return {
@@ -154,7 +158,9 @@ class PretrainingRun:
         if begun:
             check_continuation(begun, self.description, options)
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
-            self.model = bert_pretrainer(plan.config, recompute=training.recompute_layers)
+            self.model = bert_pretrainer(
+                plan.config, packed=options.pack_sequences, recompute=training.recompute_layers
+            )
             layers = plan.config.num_hidden_layers
             self.frozen = training_setup.freeze_weights(training, self.model, layers)
             steps = options.num_train_steps
@@ -240,7 +246,8 @@ class PretrainingRun:
                 line = self.trainer.train(
                     functools.partial(training_dataset, options, self.plan, phase),
                     phase.end,
-                    sequences_per_batch=phase.batch_size,
+                    sequences_per_batch=phase.sequences_per_batch,
+                    rows_per_batch=phase.batch_size,
                     eval_every_steps=options.eval_every_steps or None,
                     evaluate=self.evaluate,
                     interrupted=preemption.is_asked,
@@ -258,7 +265,8 @@ class PretrainingRun:
             self.trainer.train(
                 functools.partial(training_dataset, self.options, self.plan, phase),
                 self.trainer.step + self.options.num_train_steps,
-                sequences_per_batch=phase.batch_size,
+                sequences_per_batch=phase.sequences_per_batch,
+                rows_per_batch=phase.batch_size,
             )
 
     def run(self) -> None:
@@ -327,7 +335,7 @@ class PretrainingRun:
         if not last:
             return []
         sequences = sum(
-            max(0, phase.end - max(phase.begin, first_step)) * phase.batch_size
+            max(0, phase.end - max(phase.begin, first_step)) * phase.sequences_per_batch
             for phase in self.plan.phases
         )
         return [
@@ -422,6 +430,9 @@ def _rows_of(phase: Phase, options: PretrainingOptions) -> list[tuple[str, str]]
     bins = ", of like length" if phase.length_bins else ""
     if bins and not pads_to_max(options):
         bins += f" in steps of {phase.length_bins} tokens"
+    if options.pack_sequences:
+        bins = f", {phase.sequences_per_batch / phase.batch_size:.2f} sequences a row"
+    unit = "rows" if options.pack_sequences else "sequences"
     return [
         (
             "training records",
@@ -429,8 +440,8 @@ def _rows_of(phase: Phase, options: PretrainingOptions) -> list[tuple[str, str]]
         ),
         (
             "steps",
-            f"{steps:,} of {phase.batch_size} sequences "
-            f"({steps * phase.batch_size / records:.2f} epochs){bins}",
+            f"{steps:,} of {phase.batch_size} {unit} "
+            f"({steps * phase.batch_size / phase.rows:.2f} epochs){bins}",
         ),
     ]
 

@@ -26,7 +26,11 @@ from experiments.command_line.exit_status import InputError
 from experiments.pretraining import continuation, plan
 from experiments.pretraining import run as pretraining
 from experiments.pretraining.options import PhaseOptions, PretrainingOptions
-from experiments.pretraining.plan import make_plan, warn_of_predictions_cut_off
+from experiments.pretraining.plan import (
+    SEQUENCES_PER_ROW,
+    make_plan,
+    warn_of_predictions_cut_off,
+)
 from experiments.pretraining.run import PretrainingRun, training_dataset
 from tests.support import command_options
 from tests.support import synthetic_records as synthetic
@@ -324,6 +328,32 @@ def test_the_table_says_in_which_steps_lengths_come(data, tmp_path):
     assert steps(distribution_strategy="tpu").endswith(" epochs), of like length")  # of one shape
 
 
+def test_a_run_of_packed_rows_has_the_weights_of_any_other(data, tmp_path, capsys):
+    def run(**flags):
+        changes = {"num_train_steps": 3, "save_checkpoints_steps": 3, "log_steps": 1, **flags}
+        options = command_options.parse(PretrainingOptions, arguments(data, tmp_path, **changes))
+        pretraining.run(options)
+        return options, json.loads((tmp_path / "eval_results.json").read_text())
+
+    options, packed = run(pack_sequences=True)
+    plan = make_plan(options)
+    (phase,) = plan.phases
+    records, rows = sum(phase.counts), sum(phase.row_counts)
+    assert records == 154 and 100 < rows < 130 and phase.rows == rows
+    assert phase.sequences_per_batch == 13 * records / rows
+    for inputs, labels, _ in training_dataset(options, plan, phase, 0).take(3):
+        assert inputs["input_ids"].shape == inputs["sequence_ids"].shape == (13, LENGTH)
+        assert labels["next_sentence_logits"].shape == (13, SEQUENCES_PER_ROW)
+    output = capsys.readouterr().out
+    assert re.search(r"training records +154 of 31 tokens in 2 files", output)
+    said = f"3 of 13 rows \\({39 / rows:.2f} epochs\\), {records / rows:.2f} sequences a row"
+    assert re.search(f"steps +{said}", output)
+    # Records as they are, from the checkpoint of packed rows.
+    _, single = run(do_train=False)
+    assert "weights from" not in capsys.readouterr().out
+    assert single == pytest.approx(packed, rel=1e-6)
+
+
 def test_nothing_is_told_of_mask_where_none_is_shown(data):
     config = BertConfig.from_size("tiny", vocab_size=VOCAB_SIZE)
     vocab_file = str(data / "vocab.txt")
@@ -406,6 +436,8 @@ def test_flags_that_do_not_fit_are_refused(refused, data):
     assert "profile_steps: expected int values, got 1,x" in refused(profile_steps="1,x")
     text = refused(profile_steps="10,47")
     assert "profile_steps: expected steps of the run, which takes 46, got 10,47" in text
+    text = refused(length_bins=4, pack_sequences=True)
+    assert text.startswith("pack_sequences, length_bins: expected one of them") and "bins 4" in text
     assert "num_warmup_steps: expected at least 0" in refused(num_warmup_steps=-1)
     assert "learning_rate" in refused(learning_rate=0)
     assert "got both" in refused(model_size="tiny")

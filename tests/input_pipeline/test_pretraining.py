@@ -129,12 +129,17 @@ def test_the_order_of_a_seed_stays_what_it_was(files):
 
 
 @pytest.mark.parametrize(
-    ("is_training", "length_bins", "count"), [(True, 0, 2), (True, 4, 3), (False, 0, 1)]
+    ("is_training", "changes", "count"),
+    [
+        (True, {}, 2),
+        (True, {"length_bins": 4}, 3),
+        (True, {"sequences_per_row": 3}, 3),
+        (False, {}, 1),
+    ],
 )
-def test_no_stage_that_runs_in_parallel_gives_up_the_order(files, is_training, length_bins, count):
+def test_no_stage_that_runs_in_parallel_gives_up_the_order(files, is_training, changes, count):
     """What a race would show now and then only."""
-    sizes = {"max_seq_length": LENGTH, "max_predictions_per_seq": PREDICTIONS}
-    sizes["length_bins"] = length_bins
+    sizes = {"max_seq_length": LENGTH, "max_predictions_per_seq": PREDICTIONS, **changes}
     dataset = pretraining_dataset(files, batch_size=BATCH, is_training=is_training, **sizes)
     graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]

@@ -103,6 +103,17 @@ PIPELINES = {
     "length_bins_small_pools": batches(
         ["a.tfrecord", "b.tfrecord.gz"], length_bins=4, shuffle_buffer_records=2 * BATCH
     ),
+    "packed": batches(["a.tfrecord", "b.tfrecord.gz"], batch_size=2, sequences_per_row=3),
+    "packed_dynamic": batches(
+        ["u.tfrecord", "v.tfrecord"],
+        batch_size=2,
+        sequences_per_row=3,
+        masking=MaskingRule(synthetic.VOCAB),
+        shuffle_buffer_records=3,
+    ),
+    "packed_command": command(
+        input_file="a.tfrecord,b.tfrecord.gz", pack_sequences=True, train_batch_size=3
+    ),
     "evaluation": batches(
         ["u.tfrecord", "v.tfrecord"],
         masking=MaskingRule(synthetic.VOCAB),

@@ -38,6 +38,7 @@ class Case:
     is_scale_seen: bool = False  # neither clipping nor Adam hides the scale of the gradients
     evaluate: bool = True
     length_bins: int = 0
+    sequences_per_row: int | None = None
     fit: bool = False  # Keras' own loop, with this package's losses and optimizer
 
     @property
@@ -72,7 +73,8 @@ def make_trainer(case: Case, folder: pathlib.Path, strategy=None):
     if averaged:
         averaged["ema_momentum"] = case.ema_momentum
     with strategy.scope() if strategy else contextlib.nullcontext():
-        model = bert_pretrainer(config, dtype=case.precision)
+        packed = case.sequences_per_row is not None
+        model = bert_pretrainer(config, packed=packed, dtype=case.precision)
         # A norm below that of the gradients, so that clipping before their sum would show.
         optimizer = create_optimizer(1e-3, 11, 3, clip_norm=0.5, **averaged)
         if case.is_scale_seen:
@@ -115,6 +117,7 @@ def dataset_of(case: Case, records: str, step: int = 0, is_training: bool = True
         seed=7,
         start_step=step,
         length_bins=case.length_bins if is_training else 0,
+        sequences_per_row=case.sequences_per_row and (case.sequences_per_row if is_training else 1),
     )
     if not case.poison:
         return dataset
@@ -135,7 +138,10 @@ def run(case: Case, records: str, folder: pathlib.Path, strategy=None):
     trainer = make_trainer(case, folder, strategy)
     trainer.restore()
     trainer.train(
-        lambda step: dataset_of(case, records, step), case.steps, sequences_per_batch=BATCH
+        lambda step: dataset_of(case, records, step),
+        case.steps,
+        sequences_per_batch=1.37 * BATCH if case.sequences_per_row else BATCH,
+        rows_per_batch=BATCH if case.sequences_per_row else None,
     )
     return trainer
 

@@ -97,6 +97,17 @@ def test_batches_of_like_length_are_shared_as_others(records_file, tmp_path, str
     assert_close(results(tmp_path, [divided])[divided], expected)
 
 
+def test_packed_rows_are_shared_as_others(records_file, tmp_path):
+    case = Case(sequences_per_row=3, is_scale_seen=True)
+    weights = [batch[2] for batch in runs.dataset_of(case, records_file).take(case.steps)]
+    sizes = {int(x) for w in weights for x in w["next_sentence_logits"].numpy().sum(axis=1)}
+    assert sizes == {1, 2}
+    expected = runs.result_of(runs.run(case, records_file, tmp_path / "one"), case, records_file)
+    divided = dataclasses.replace(case, accumulation=2)
+    runs.finish(runs.start("mirrored", records_file, tmp_path, [divided]))
+    assert_close(results(tmp_path, [divided])[divided], expected)
+
+
 @pytest.mark.slow
 def test_two_workers(records_file, expected, tmp_path):
     case = Case(evaluate=False)

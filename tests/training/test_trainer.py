@@ -56,7 +56,7 @@ def make_trainer(folder, *, seed=3, precision=None, config=None, **settings):
     keras.utils.set_random_seed(seed)
     config = config or synthetic.small_config(num_hidden_layers=1)
     callbacks = settings.pop("callbacks", ())
-    momentum = settings.pop("ema_momentum", None)
+    momentum, packed = settings.pop("ema_momentum", None), settings.pop("packed", False)
     averages = {} if momentum is None else {"use_ema": True, "ema_momentum": momentum}
     optimizer = create_optimizer(1e-2, STEPS, 3, **averages)
     if precision == "mixed_float16":
@@ -66,7 +66,7 @@ def make_trainer(folder, *, seed=3, precision=None, config=None, **settings):
         )
     settings = {"log_steps": 4, "save_checkpoints_steps": 5, "verbose": False, **settings}
     return Trainer(
-        bert_pretrainer(config, dtype=precision),
+        bert_pretrainer(config, packed=packed, dtype=precision),
         optimizer,
         PretrainingObjective(config.next_sentence_prediction),
         folder,
@@ -228,14 +228,15 @@ def test_continued_run_is_the_unbroken_one_to_the_bit(records_file, tmp_path, se
 
 
 @pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_run_of_length_bins_is_continued_to_the_bit(records_file, tmp_path, jit):
+@pytest.mark.parametrize("batches", [{"length_bins": 4}, {"sequences_per_row": 3}])
+def test_runs_of_other_batches_are_continued_to_the_bit(records_file, tmp_path, batches, jit):
+    packed = "sequences_per_row" in batches
+
     def run(folder, steps=STEPS, **settings):
-        trainer = make_trainer(tmp_path / folder, jit_compile=jit, **settings)
+        trainer = make_trainer(tmp_path / folder, packed=packed, jit_compile=jit, **settings)
         began = trainer.restore()
         trainer.train(
-            lambda step: dataset_of(records_file, step, length_bins=4),
-            steps,
-            sequences_per_batch=BATCH,
+            lambda step: dataset_of(records_file, step, **batches), steps, sequences_per_batch=BATCH
         )
         return began, trainer
 
@@ -246,9 +247,9 @@ def test_a_run_of_length_bins_is_continued_to_the_bit(records_file, tmp_path, ji
     assert began == 5
     assert_same_state(second, unbroken)
     assert log_of(tmp_path / "b") == log_of(unbroken.output_dir)
-    batches = dataset_of(records_file, length_bins=4).take(STEPS).as_numpy_iterator()
-    inputs = [inputs["input_mask"] for inputs, _, _ in batches]
-    assert len({mask.shape for mask in inputs}) > 2
+    taken = dataset_of(records_file, **batches).take(STEPS).as_numpy_iterator()
+    inputs = [inputs["input_mask"] for inputs, _, _ in taken]
+    assert (len({mask.shape for mask in inputs}) > 2) != packed
     # Padding does not count, wherever it is left.
     assert log_of(tmp_path / "b")[-1]["tokens"] == sum(mask.sum() for mask in inputs)
 
