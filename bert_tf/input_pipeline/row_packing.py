@@ -63,8 +63,7 @@ class RowPacking:
             records: serialized records of a file, string [].
 
         Returns:
-            Dataset of string [K], with "" in place of records that are not there. Rows come in the
-            order of their first records.
+            Dataset of string [K], with "" in place of records that are not there.
         """
         windows = records.batch(_WINDOWS_AT_ONCE * _WINDOW_RECORDS)
         return windows.map(self._rows_of, num_parallel_calls=2, deterministic=True).unbatch()
@@ -88,14 +87,17 @@ class RowPacking:
         demands = [used_lengths(batch), tf.cast(counts, tf.int64), tf.ones_like(mask[:, 0])]
         room = [length, predictions, self.sequences_per_row]
         rows = first_fit(tf.stack(demands, axis=1), room, _WINDOW_RECORDS)
-        rows = tf.unique(rows).idx  # [M], numbered in the order of their first records
+        rows = tf.unique(rows).idx  # [M], without gaps
         order = tf.argsort(rows, stable=True)  # of equal rows that of the file remains
         rows = tf.gather(rows, order)
         columns = tf.range(tf.shape(rows)[0]) - tf.searchsorted(rows, rows)
+        # In an order of chance, always the same: else rows of many sequences would come first.
+        draw = tf.random.stateless_uniform([rows[-1] + 1], (0, 0), alg="philox")
+        rows = tf.gather(tf.argsort(draw, stable=True), rows)
         return tf.scatter_nd(
             tf.stack([rows, columns], axis=1),
             tf.gather(records, order),
-            tf.stack([rows[-1] + 1, self.sequences_per_row]),
+            tf.stack([tf.shape(draw)[0], self.sequences_per_row]),
         )
 
     def batch(

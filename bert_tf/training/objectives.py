@@ -104,7 +104,8 @@ class PretrainingObjective:
         Args:
             outputs: masked_lm_logits [B, P, V] and, with next_sentence,
                 next_sentence_logits [B, 2].
-            labels: int32 masked_lm_logits [B, P], next_sentence_logits [B].
+            labels: int32 masked_lm_logits [B, P], next_sentence_logits [B]; the latter of packed
+                rows [B, K], and their logits [B, K, 2].
             weights: float32, of the labels' shapes, and perhaps masked_lm_at_mask [B, P].
             whole: `loss_weights` of the batch that this one is a part of; None for a whole one.
 

@@ -89,9 +89,22 @@ def _train_step(options: Options, packed: bool) -> Any:
     )
 
 
-def _figures(options: Options, batches: list[Any], made: Spent, steps: list[Spent]) -> Figures:
+def _sequences_per_row(options: Options) -> float:
+    """Return how many sequences a packed row holds on the average over an epoch."""
+    from bert_tf.input_pipeline.record_checks import count_records, expand_files
+    from bert_tf.input_pipeline.row_packing import count_rows
+
+    rows = count_rows(
+        options.input_file,
+        max_seq_length=options.max_seq_length,
+        max_predictions_per_seq=options.max_predictions_per_seq,
+        sequences_per_row=options.sequences_per_row,
+    )
+    return sum(count_records(expand_files(options.input_file))) / sum(rows)
+
+
+def _figures(sequences: float, batches: list[Any], made: Spent, steps: list[Spent]) -> Figures:
     """Return seconds a sequence, and what the batches are like."""
-    sequences = sum(float(x["next_sentence_logits"].numpy().sum()) for _, _, x in batches)
     masks = [inputs["input_mask"].numpy() for inputs, _, _ in batches]
     labels = [labels["masked_lm_logits"].numpy() for _, labels, _ in batches]
     positions = sum(mask.size for mask in masks)
@@ -150,7 +163,10 @@ def compare(options: Options) -> None:
     )
     results = {}
     for name, batches in all_batches.items():
-        results[name] = _figures(options, batches, made[name], taken[name])
+        sequences = num_steps * options.batch_size
+        if name == "packed":  # not those that these rows happen to hold
+            sequences *= _sequences_per_row(options)
+        results[name] = _figures(sequences, batches, made[name], taken[name])
         table.row({"name": name, **results[name]})
     for clock in ("cpu", "wall"):
         ratio = results[first][f"{clock}_seconds"] / results["padded"][f"{clock}_seconds"]

@@ -111,9 +111,7 @@ PIPELINES = {
         masking=MaskingRule(synthetic.VOCAB),
         shuffle_buffer_records=3,
     ),
-    "packed_command": command(
-        input_file="a.tfrecord,b.tfrecord.gz", pack_sequences=True, train_batch_size=3
-    ),
+    "packed_command": command(pack_sequences=True, train_batch_size=3),
     "evaluation": batches(
         ["u.tfrecord", "v.tfrecord"],
         masking=MaskingRule(synthetic.VOCAB),

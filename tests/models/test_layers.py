@@ -85,6 +85,17 @@ def test_attention_adder():
     np.testing.assert_array_equal(causal[0, 0], expected)
 
 
+def test_attention_adder_of_several_sequences_a_row():
+    mask, ids = np.array([[1, 1, 1, 1, 0]]), np.array([[1, 1, 2, 2, 0]])
+    blocks = np.zeros((5, 5))
+    blocks[:2, :2] = blocks[2:4, 2:4] = 1
+    adder = attention_adder(mask, sequence_ids=ids)
+    assert adder.shape == (1, 1, 5, 5)
+    np.testing.assert_array_equal(adder[0, 0], np.where(blocks, 0, -10000))
+    causal = attention_adder(mask, 5, left_to_right=True, sequence_ids=ids)
+    np.testing.assert_array_equal(causal[0, 0], np.where(np.tril(blocks), 0, -10000))
+
+
 def test_attention_probabilities_by_definition():
     rng = np.random.default_rng(6)
     query = rng.normal(size=(2, 3, 5, 7)).astype(np.float32)  # B F N H

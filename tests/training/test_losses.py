@@ -48,6 +48,8 @@ def test_next_sentence_loss_takes_both_shapes_of_labels(arrays, shape):
     total, weight = losses.next_sentence_loss(arrays["pair_logits"], labels, weights)
     np.testing.assert_allclose(total, (expected * weights).sum(), rtol=1e-6)
     assert float(weight) == 4
+    packed = (arrays["pair_logits"][None], labels.reshape(1, BATCH), weights[None])  # in one row
+    assert losses.next_sentence_loss(*packed) == (total, weight)
 
 
 def test_low_precision_logits_are_summed_in_float32(arrays):
