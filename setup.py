@@ -15,7 +15,7 @@ setup(
     packages=find_packages(include=["bert_tf*", "data_prep*", "experiments*"]),
     entry_points={"console_scripts": ["bert-tf = experiments.__main__:main"]},
     package_data={
-        "bert_tf": ["py.typed", "weights/shipped_models/*/*"],
+        "bert_tf": ["py.typed", "serving/*.txt.gz", "weights/shipped_models/*/*"],
         "experiments.model_server": ["page.html"],
     },
     install_requires=[

@@ -5,6 +5,7 @@ import keras as _keras  # noqa: F401
 from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
+    from bert_tf.models.device_layout import layout_map as layout_map
     from bert_tf.models.encoder import bert_encoder as bert_encoder
     from bert_tf.models.encoder import layer_outputs as layer_outputs
     from bert_tf.models.feature_extraction import encoder_features as encoder_features

@@ -13,6 +13,7 @@ TOLERANCES = {
     "onnx": {"float32": 1e-4},
 }
 MODEL_CARD_NAME = "model_card.md"  # beside each file
+SERVERS = ("2.16", "2.17", "2.18", "2.19", "2.20")  # TF Serving's releases; server_operations.py
 WORDS = ("punctuation", "white_space")
 
 

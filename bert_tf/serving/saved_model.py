@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.files import local_path
-from bert_tf.serving import model_card
+from bert_tf.serving import model_card, server_operations
 from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.served_model import ServedModel
 
@@ -33,6 +33,7 @@ def export_saved_model(
     ids_only: bool = False,
     weights: str = "float32",
     description: str = "",
+    for_server: str | None = None,
 ) -> pathlib.Path:
     """Write a SavedModel in the layout that TF Serving reads.
 
@@ -45,6 +46,7 @@ def export_saved_model(
             the size, whose weights become float32 again when it is loaded. `served` computes with
             the rounded ones from then on.
         description: of the weights, for the model card.
+        for_server: release of TF Serving that it is for, one of `server_operations.SERVERS`.
 
     Returns:
         The folder written: path/version.
@@ -52,13 +54,15 @@ def export_saved_model(
     Raises:
         FileExistsError: that version exists.
         ValueError: version is below 1, or weights unknown; or for half precision, a function of
-            `served` was called before.
+            `served` was called before; or the server lacks an operation of the model.
         RuntimeError: what was written does not answer as the model does (TOLERANCES); nothing is
             left of it.
         OSError: the folder cannot be written.
     """
     if weights not in _TOLERANCES:
         raise ValueError(f"weights: expected one of {', '.join(_TOLERANCES)}, got {weights!r}")
+    if for_server is not None:
+        server_operations.operations_of(for_server)  # before the work: is there such a server?
     with new_version(path, version) as (folder, target):
         notes = []
         if weights != "float32":
@@ -68,6 +72,8 @@ def export_saved_model(
             difference = worst_difference(served.run(inputs), expected)
             notes = [precision_note(weights, difference, _TOLERANCES[weights])]
         _write(served, folder, target.resolve().parent.name, ids_only, description, notes)
+        if for_server is not None:
+            server_operations.check_server(folder, for_server)
         _verify(served, folder, ids_only)
     return target
 
@@ -164,6 +170,7 @@ def _write(
         module.ids = served.ids
         with served.for_saving():
             tf.saved_model.save(module, folder, signatures={"serving_default": served.ids})
+        notes = [*notes, server_operations.server_note(folder)]
         card = model_card.card_heading(served, name, description, notes)
         card += model_card.signature_lines(served, {"serving_default": served.ids})
         (folder / MODEL_CARD_NAME).write_text("\n".join(card) + "\n", encoding="utf-8")
@@ -175,6 +182,7 @@ def _write(
     warmup.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(os.fspath(warmup)) as writer:
         writer.write(_prediction_log(name, served.example))
+    notes = [*notes, server_operations.server_note(folder)]
     card = model_card.make_model_card(served, name, signatures, description, notes)
     (folder / MODEL_CARD_NAME).write_text(card, encoding="utf-8")
 

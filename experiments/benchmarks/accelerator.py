@@ -29,7 +29,12 @@ from bert_tf.config import BertConfig
 from bert_tf.options import option
 from experiments.benchmarks import harness
 from experiments.benchmarks.harness import Contender, Figures
-from experiments.benchmarks.pretraining_steps import Asynchronous, Shapes, torch_step
+from experiments.benchmarks.pretraining_steps import (
+    Asynchronous,
+    Shapes,
+    jax_train_step,
+    torch_step,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,36 +101,15 @@ def flops_of_sequence(shapes: Shapes) -> float:
 def _ours(options: Options, shapes: Shapes) -> Asynchronous:
     """Return a step of this package's model on Keras' JAX backend."""
     import jax
-    from keras import ops
 
     from bert_tf.models.task_models import bert_pretrainer
-    from bert_tf.training import losses
     from bert_tf.training.optimizers import create_optimizer
 
     recompute = options.recompute_layers
     model = bert_pretrainer(shapes.config, recompute=recompute, dtype="mixed_bfloat16")
     optimizer = create_optimizer(1e-4, 1_000_000, 10_000)
     optimizer.build(model.trainable_variables)
-
-    def loss_of(trainable, others, batch):
-        inputs = {name: batch[name] for name in model.input}
-        outputs, others = model.stateless_call(trainable, others, inputs, training=True)
-        weights = ops.ones_like(batch["masked_lm_ids"], dtype="float32")
-        mlm = losses.masked_lm_loss(outputs["masked_lm_logits"], batch["masked_lm_ids"], weights)
-        labels = batch["next_sentence_labels"][:, 0]
-        nsp = losses.next_sentence_loss(
-            outputs["next_sentence_logits"], labels, ops.ones_like(labels, dtype="float32")
-        )
-        return mlm[0] / mlm[1] + nsp[0] / nsp[1], others
-
-    def train_step(state, batch):
-        trainable, others, slots = state
-        (loss, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            trainable, others, batch
-        )
-        trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
-        return (trainable, others, slots), loss
-
+    train_step = jax_train_step(model, optimizer)
     compiled = jax.jit(train_step, donate_argnums=0)
     batch = jax.device_put(shapes.batch())
     variables = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)

@@ -86,6 +86,44 @@ def our_step(
     return keras_step(bert_pretrainer(shapes.config, recompute=recompute), arguments, shapes)
 
 
+def jax_train_step(model: Any, optimizer: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Return the pure function of a step on Keras' JAX backend.
+
+    Args:
+        model: a `bert_pretrainer`.
+        optimizer: built with the model's trainable variables.
+
+    Returns:
+        (state, batch) -> (state, loss), where a state is the values of the model's trainable and
+        other variables and the optimizer's, three lists, and a batch is that of `Shapes`.
+    """
+    import jax
+    from keras import ops
+
+    from bert_tf.training import losses
+
+    def loss_of(trainable, others, batch):
+        inputs = {name: batch[name] for name in model.input}
+        outputs, others = model.stateless_call(trainable, others, inputs, training=True)
+        weights = ops.ones_like(batch["masked_lm_ids"], dtype="float32")
+        mlm = losses.masked_lm_loss(outputs["masked_lm_logits"], batch["masked_lm_ids"], weights)
+        labels = batch["next_sentence_labels"][:, 0]
+        nsp = losses.next_sentence_loss(
+            outputs["next_sentence_logits"], labels, ops.ones_like(labels, dtype="float32")
+        )
+        return mlm[0] / mlm[1] + nsp[0] / nsp[1], others
+
+    def train_step(state, batch):
+        trainable, others, slots = state
+        (loss, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            trainable, others, batch
+        )
+        trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
+        return (trainable, others, slots), loss
+
+    return train_step
+
+
 # A step that begins, and a wait that returns the last loss once all that was begun is done.
 Asynchronous = tuple[Callable[[], None], Callable[[], float]]
 

@@ -23,7 +23,8 @@ def run(options: ExportOptions) -> None:
     if options.format == "onnx":
         folder = export_onnx(served, output_dir, version=version, description=description)
     else:
-        write = export_tflite if options.format == "tflite" else export_saved_model
+        tflite = options.format == "tflite"
+        write = export_tflite if tflite else export_saved_model
         folder = write(
             served,
             output_dir,
@@ -31,6 +32,7 @@ def run(options: ExportOptions) -> None:
             description=description,
             ids_only=options.ids_only,
             weights=options.weights,
+            **({} if tflite else {"for_server": options.for_server}),
         )
     size = sum(p.stat().st_size for p in pathlib.Path(folder).rglob("*") if p.is_file())
     print(f"{options.model_dir} exported to {folder} ({size / 1e6:.1f} MB), {served.task}")

@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from bert_tf.options import option
-from bert_tf.serving.options import TOLERANCES, ServingOptions
+from bert_tf.serving.options import SERVERS, TOLERANCES, ServingOptions
 
 CHECKPOINT_FORMATS = ("tf1", "hf", "keras_hub", "keras")
 
@@ -84,7 +84,7 @@ class ExportOptions:
     """What export_model.py is asked for.
 
     Raises:
-        ValueError: the format cannot hold such weights.
+        ValueError: the format cannot hold such weights, or no TF Serving reads it.
     """
 
     model_dir: str = option(
@@ -111,9 +111,16 @@ class ExportOptions:
     ids_only: bool = option(
         False, "Take ids instead of strings: no operations of tensorflow_text. Always so for onnx."
     )
+    for_server: str | None = option(
+        None,
+        "Release of TF Serving: refuse what it does not know. For a SavedModel.",
+        choices=SERVERS,
+    )
     serving: ServingOptions = ServingOptions()
 
     def __post_init__(self) -> None:
+        if self.for_server is not None and self.format != "saved_model":
+            raise ValueError(f"for_server: is for --format=saved_model, got {self.format}")
         if self.weights not in TOLERANCES[self.format]:
             raise ValueError(
                 f"weights: {self.format} can hold {', '.join(TOLERANCES[self.format])}, got "
