@@ -10,7 +10,7 @@ TPU's own (`pip install libtpu`, of the version that the extra "tpu" of jax asks
 backend; no TensorFlow.
 
 Memory is the compiler's figure for each device: the state (weights, moments of Adam) with the
-batch, and what it needs beside them in a step.
+batch, and what it needs beside them in a step, its code included.
 """
 
 import dataclasses
@@ -54,11 +54,11 @@ def shapes_of(options: Options, size: str, length: int) -> Shapes:
     return Shapes(config, options.batch_size, length, predictions)
 
 
-def lower_step(options: Options, shapes: Shapes) -> Any:
-    """Lower a step for a mesh, of shapes alone.
+def trace_step(options: Options, shapes: Shapes) -> Any:
+    """Trace a step for a mesh, of shapes alone.
 
     Returns:
-        `jax.stages.Lowered` of a function of (state, batch), whose state is donated.
+        `jax.stages.Traced` of a function of (state, batch), whose state is donated.
 
     Raises:
         ValueError: the mesh does not fit the devices or the model.
@@ -106,7 +106,7 @@ def lower_step(options: Options, shapes: Shapes) -> Any:
     }
     shardings = (jax.tree.map(lambda x: x.sharding, state), NamedSharding(mesh, PartitionSpec()))
     step = jax.jit(jax_train_step(model, optimizer), donate_argnums=0, out_shardings=shardings)
-    return step.lower(state, batch)
+    return step.trace(state, batch)
 
 
 def devices_of(topology: str, count: int) -> list[Any]:
@@ -127,18 +127,26 @@ def devices_of(topology: str, count: int) -> list[Any]:
     return devices
 
 
+def memory_of(compiled: Any) -> Figures:
+    """Return what a compiled step takes of each device, in GiB.
+
+    Args:
+        compiled: `jax.stages.Compiled`.
+    """
+    memory = compiled.memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    step = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    return {"state_gib": kept / 2**30, "step_gib": step / 2**30, "gib": (kept + step) / 2**30}
+
+
 def measure(options: Options, job: str) -> Figures:
     """Compile "<size>:<length>"."""
     size, length = job.split(":")
     start = time.process_time()
-    compiled = lower_step(options, shapes_of(options, size, int(length))).compile()
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
-    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    compiled = trace_step(options, shapes_of(options, size, int(length))).lower().compile()
     return {
-        "state_gib": kept / 2**30,
-        "step_gib": memory.temp_size_in_bytes / 2**30,
-        "gib": (kept + memory.temp_size_in_bytes) / 2**30,
-        "tflop": costs["flops"] / 1e12,
+        **memory_of(compiled),
+        "tflop": compiled.cost_analysis()["flops"] / 1e12,
         "collectives": len(_COLLECTIVE.findall(compiled.as_text())),
         "compile_cpu_seconds": time.process_time() - start,
     }

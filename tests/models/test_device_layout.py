@@ -59,6 +59,7 @@ def test_eight_devices_train_as_one(folder, case):
 
 
 @pytest.mark.jax
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["data", "model"])
 def test_two_processes_train_as_one(folder, tmp_path, case):
     (tmp_path / "initial.npz").write_bytes((folder / "initial.npz").read_bytes())
