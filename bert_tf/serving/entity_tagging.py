@@ -134,6 +134,27 @@ class EntityTagger(ServedModel):
         }
         return {**table, "entity_count": counts}
 
+    @function(input_signature=strings("text"))
+    def pieces(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return how texts are cut into pieces, as for `ServedModel`, and the label of each.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            Besides, "labels" string and "scores" float32 [B, T]: the likeliest label of each piece
+            and its probability. That of a word's first piece counts.
+        """
+        pieces = self.text_to_ids.tokenize_with_offsets(text)
+        probabilities = self._probabilities(pieces)  # [P, K]
+        labels = tf.gather(tf.constant(self.label_names), tf.argmax(probabilities, axis=-1))
+        scores = tf.reduce_max(probabilities, axis=-1)
+        return {
+            **self._shown(pieces),
+            "labels": pieces.ids.with_flat_values(labels).to_tensor(""),
+            "scores": pieces.ids.with_flat_values(scores).to_tensor(),
+        }
+
     def _probabilities(self, pieces: PiecesWithOffsets) -> tf.Tensor:
         """Probabilities of the labels of each piece, in the window where most context shows."""
         ids = self.text_to_ids

@@ -10,6 +10,15 @@ import tensorflow as tf
 from bert_tf.serving.served_model import ServedModel
 
 _SHOWN_NUMBERS = 5  # of a long vector, in the model card
+_PIECES = {  # of the signature of that name, which every model has
+    "text": "a text",
+    "pieces": "how it is cut, without [CLS] and [SEP]; empty beyond a text's own pieces",
+    "char_starts": "where each begins, in Unicode code points",
+    "char_ends": "one past its last code point",
+    "piece_count": "how many there are",
+    "labels": "the likeliest label of each; that of a word's first piece counts",
+    "scores": "its probability",
+}
 
 
 # === The model card ===
@@ -83,21 +92,22 @@ def signature_lines(served: ServedModel, signatures: Mapping[str, Any]) -> list[
     for name, function in signatures.items():
         inputs = {spec.name: spec for spec in function.input_signature}
         outputs = function.get_concrete_function().structured_outputs
-        lines += ["", f"## Signature `{name}`", "", *tensor_table(served, inputs, outputs)]
+        about = _PIECES if name == "pieces" else served.descriptions
+        lines += ["", f"## Signature `{name}`", "", *tensor_table(about, inputs, outputs)]
     return lines
 
 
 def tensor_table(
-    served: ServedModel, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
+    descriptions: Mapping[str, str], inputs: Mapping[str, Any], outputs: Mapping[str, Any]
 ) -> list[str]:
     """Return the lines of a table of inputs and outputs.
 
     Args:
-        served: the model that describes them.
+        descriptions: name of an input or output -> what it is.
         inputs: name -> what has a dtype and a shape.
         outputs: likewise.
     """
-    rows = [*_rows("in", inputs, served.descriptions), *_rows("out", outputs, served.descriptions)]
+    rows = [*_rows("in", inputs, descriptions), *_rows("out", outputs, descriptions)]
     return ["| | name | type | shape | |", "|---|---|---|---|---|", *rows]
 
 

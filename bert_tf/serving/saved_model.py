@@ -199,6 +199,8 @@ def _verify(served: ServedModel, folder: pathlib.Path, ids_only: bool) -> None:
             _compare(loaded[name], signature, texts)
         elif name == "ids":
             _compare(loaded[name], signature, sample_ids(served))
+        elif name == "pieces":
+            _compare(loaded[name], signature, {"text": next(iter(texts.values()))})
         else:
             _compare(loaded[name], signature, {"inputs": _examples(served.example)})
 

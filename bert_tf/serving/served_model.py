@@ -22,7 +22,7 @@ import tensorflow as tf
 from bert_tf.config import BertConfig
 from bert_tf.models.variables import config_of
 from bert_tf.serving.half_precision import StoredWeights
-from bert_tf.tokenization.graph_tokenizer import TextToIds
+from bert_tf.tokenization.graph_tokenizer import PiecesWithOffsets, TextToIds
 from bert_tf.tokenization.vocabulary import vocabulary_doubts
 
 _log = logging.getLogger(__name__)
@@ -234,8 +234,8 @@ class ServedModel(tf.Module):
         return {name: tuple(value.shape) for name, value in outputs.items()}
 
     def signatures(self) -> dict[str, Any]:
-        """Return the SavedModel's signatures: strings, ids, and what TF Serving has besides."""
-        return {"serving_default": self.answer, "ids": self.ids}
+        """Return the SavedModel's signatures: strings, ids, pieces, what TF Serving has besides."""
+        return {"serving_default": self.answer, "ids": self.ids, "pieces": self.pieces}
 
     def store_weights(self, dtype: str) -> None:
         """Keep the weights in half precision from now on; what computes is them, as float32.
@@ -287,6 +287,28 @@ class ServedModel(tf.Module):
         return self.run_checked(
             {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": segment_ids}
         )
+
+    @function(input_signature=strings("text"))
+    def pieces(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return how texts are cut into pieces, special tokens not added, to look at.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            "pieces" string [B, T], "" beyond those of a text; "char_starts" and "char_ends" int32
+            [B, T], where each stands in the text, in Unicode code points; "piece_count" int32 [B].
+        """
+        return self._shown(self.text_to_ids.tokenize_with_offsets(self._beginning(text)))
+
+    def _shown(self, pieces: PiecesWithOffsets) -> dict[str, tf.Tensor]:
+        tokens = self.text_to_ids.ids_to_tokens(pieces.ids.flat_values)
+        return {
+            "pieces": pieces.ids.with_flat_values(tokens).to_tensor(""),
+            "char_starts": pieces.char_starts.to_tensor(),
+            "char_ends": pieces.char_ends.to_tensor(),
+            "piece_count": tf.cast(pieces.ids.row_lengths(), tf.int32),
+        }
 
     def run_checked(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return what `run` does, for ids of which nothing is known."""

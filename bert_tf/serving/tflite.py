@@ -256,7 +256,12 @@ def write_card(
     """Write the card that lies beside a file."""
     name = target.resolve().parent.name
     lines = card_heading(served, name, description, notes)
-    lines += ["", "## Inputs and outputs", "", *tensor_table(served, *_inputs_and_outputs(module))]
+    lines += [
+        "",
+        "## Inputs and outputs",
+        "",
+        *tensor_table(served.descriptions, *_inputs_and_outputs(module)),
+    ]
     if served.label_names:
         lines += ["", f"Labels: {', '.join(served.label_names)}."]
     (folder / MODEL_CARD_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -188,6 +188,24 @@ def test_a_tagger_of_transformers_with_other_labels(model, vocab_file, tmp_path)
     assert {kind for kind, _ in found} <= {"PER", "LOC"}
 
 
+def test_the_label_of_each_piece(model, vocab_file):
+    served, tokenizer = tagger(model, vocab_file), FullTokenizer(vocab_file)
+    texts = ["The cafés, (emptyed) list.", "", "A"]
+    found = {name: value.numpy() for name, value in served.pieces(tf.constant(texts)).items()}
+    cls, sep = tokenizer.vocab["[CLS]"], tokenizer.vocab["[SEP]"]
+    for row, text in enumerate(texts):
+        ids = np.array([[cls, *tokenizer.encode(text), sep]], np.int32)
+        inputs = {"input_ids": ids, "input_mask": ids * 0 + 1, "segment_ids": ids * 0}
+        logits = model.predict_on_batch(inputs)[0, 1:-1]
+        scores = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        count = found["piece_count"][row]
+        assert count == len(logits)
+        labels = [LABELS[i] for i in logits.argmax(-1)]
+        assert [label.decode() for label in found["labels"][row, :count]] == labels
+        np.testing.assert_allclose(found["scores"][row, :count], scores.max(-1), atol=1e-5)
+    assert len({*found["labels"].ravel()}) > 2  # one of them is the padding
+
+
 def test_a_long_text_is_tagged_to_its_end(model, vocab_file):
     served = tagger(model, vocab_file)
     text = "the list of items is empty " * 67

@@ -335,6 +335,7 @@ def test_strings_of_a_model_in_half_precision(vocab_file, tmp_path):
     assert set(tf.saved_model.load(str(folder)).signatures) == {
         "serving_default",
         "ids",
+        "pieces",
         "classify",
     }
 

@@ -164,6 +164,22 @@ def test_embeddings(vocab_file, text_to_ids, layer):
         np.testing.assert_allclose(found["pooled"][row], outputs["pooled_output"][0], atol=1e-5)
 
 
+def test_pieces_are_those_of_the_python_tokenizer(vocab_file):
+    text_to_ids = TextToIds(vocab_file, max_seq_length=LENGTH, parse_mask=True)
+    served = FillMask(made("pretraining"), text_to_ids, top_k=3)
+    texts = [*TEXTS, "Cafe\u0301s [MASK], \U0001f600?"]
+    found = {name: value.numpy() for name, value in served.pieces(tf.constant(texts)).items()}
+    tokenizer = FullTokenizer(vocab_file, parse_special_tokens=True)
+    for row, text in enumerate(texts):
+        pieces, places = tokenizer.tokenize_with_offsets(text)
+        count = found["piece_count"][row]
+        assert [piece.decode() for piece in found["pieces"][row, :count]] == pieces
+        starts, ends = found["char_starts"][row, :count], found["char_ends"][row, :count]
+        assert [*zip(starts, ends, strict=True)] == places
+        assert not found["pieces"][row, count:].any()
+    assert found["piece_count"].tolist()[:3] == [6, 0, 50]
+
+
 def all_served(text_to_ids, vocab_file):
     masked = TextToIds(vocab_file, max_seq_length=LENGTH, parse_mask=True)
     return [
