@@ -16,7 +16,7 @@ setup(
     entry_points={"console_scripts": ["bert-tf = experiments.__main__:main"]},
     package_data={
         "bert_tf": ["py.typed", "serving/*.txt.gz", "weights/shipped_models/*/*"],
-        "experiments.model_server": ["page.html"],
+        "experiments.model_server": ["page/*"],
     },
     install_requires=[
         "absl-py>=2.1",

@@ -42,16 +42,18 @@ from experiments.model_server.status import ServingError, as_serving_error, inva
 
 _T = TypeVar("_T")
 
-PAGE = pathlib.Path(__file__).with_name("page.html")
+PAGE = pathlib.Path(__file__).with_name("page")
+_PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 # The page may load nothing from elsewhere, whatever a model's answer says.
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # another version may come on the same port
 }
 _ERROR_HEADERS = {
     408: {"Connection": "close"},
@@ -244,9 +246,14 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
         metrics: what counts.
         options: the bounds on a request.
     """
+    files = {path.name: path for path in PAGE.iterdir() if path.suffix in _PAGE_TYPES}
 
     async def page(request: Request) -> Response:
-        return Response(PAGE.read_bytes(), headers=_PAGE_HEADERS, media_type="text/html")
+        path = files.get(request.path_params.get("name", "index.html"))
+        if path is None:
+            return await other(request)
+        media_type = _PAGE_TYPES[path.suffix]
+        return Response(path.read_bytes(), headers=_PAGE_HEADERS, media_type=media_type)
 
     async def live(request: Request) -> Response:
         return _json(b'{"status":"live"}')
@@ -286,6 +293,7 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
     return Starlette(
         routes=[
             Route("/", page),
+            Route("/page/{name}", page),
             Route("/healthz", live),
             Route("/readyz", ready),
             Route("/models", models),

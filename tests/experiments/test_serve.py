@@ -42,6 +42,7 @@ from tensorflow_serving.apis import (  # noqa: E402
 )
 
 from bert_tf.records.encoding import frame_record  # noqa: E402
+from experiments.model_server.http import PAGE  # noqa: E402
 from experiments.model_server.models import load_servable  # noqa: E402
 from experiments.model_server.server import (  # noqa: E402
     Ports,
@@ -567,6 +568,17 @@ def test_page_may_load_nothing_from_elsewhere(server):
     assert status == 200 and headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in headers["content-security-policy"]
     assert b"http://" not in body and b"https://" not in body
+    files = [path.name for path in PAGE.iterdir()]
+    assert {"index.html", "page.css", "page.js"} <= {*files}
+    kinds = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+    for name in files:
+        status, headers, body = server.send("GET", f"/page/{name}")
+        assert (status, headers.get_content_type()) == (200, kinds[name.split(".")[1]])
+        assert headers["x-content-type-options"] == "nosniff"
+        assert b"http://" not in body and b"https://" not in body
+    for path in ("/page/none.js", "/page/", "/page/../http.py", "/page/%2e%2e%2fhttp.py"):
+        status, headers, _ = server.send("GET", path)
+        assert (status, headers.get_content_type()) == (404, "application/json")
 
 
 def test_versions(tmp_path):

@@ -143,6 +143,16 @@ class Answering(tf.Module):
         }
 
 
+def _word_pieces(text):
+    """Each word, which spaces part, as a piece of its own; "👩" is unknown."""
+    words = tf.strings.split(text, " ")
+    count, words = tf.cast(words.row_lengths(), tf.int32), words.to_tensor("")
+    size = tf.strings.length(words, unit="UTF8_CHAR")
+    end = tf.cumsum(size + 1, axis=1) - 1
+    pieces = tf.where(tf.equal(words, "👩"), "[UNK]", words)
+    return {"pieces": pieces, "char_starts": end - size, "char_ends": end, "piece_count": count}
+
+
 class Tagging(tf.Module):
     """NER: a person at characters 0 to 4, and a place at 8 to 14."""
 
@@ -164,6 +174,13 @@ class Tagging(tf.Module):
             "entity_score": tf.where(tf.equal(char_start, 0), 0.98, 0.83),
             "entity_count": 2 * ones,
         }
+
+    @tf.function(input_signature=[TEXTS])
+    def pieces(self, text):
+        pieces = _word_pieces(text)
+        is_name = tf.strings.regex_full_match(pieces["pieces"], "[A-Z].*")
+        labels = tf.where(is_name, "B-PER", "O")
+        return {**pieces, "labels": labels, "scores": tf.where(is_name, 0.75, 0.5)}
 
 
 class Classifying(tf.Module):
@@ -201,6 +218,10 @@ class Filling(tf.Module):
             "mask_count": count,
         }
 
+    @tf.function(input_signature=[TEXTS])
+    def pieces(self, text):
+        return _word_pieces(text)
+
 
 class Embedding(tf.Module):
     """Embeddings: the mean has the length of a text and 4; the pooled vector 0 and 2."""
@@ -235,13 +256,13 @@ def save_tasks(root):
     embedding = Embedding()
     for name, module, signatures in (
         ("answers", answering, {"serving_default": answering.answer}),
-        ("entities", tagging, {"serving_default": tagging.tag}),
+        ("entities", tagging, {"serving_default": tagging.tag, "pieces": tagging.pieces}),
         (
             "opinions",
             classifying,
             {"serving_default": classifying.label, "classify": classifying.classify},
         ),
-        ("masks", filling, {"serving_default": filling.fill}),
+        ("masks", filling, {"serving_default": filling.fill, "pieces": filling.pieces}),
         ("vectors", embedding, {"serving_default": embedding.embed}),
     ):
         tf.saved_model.save(module, str(root / name / "1"), signatures)
