@@ -43,7 +43,7 @@ function marked(text, words, largest, written) {
   const passage = element("p", { class: "passage" });
   let at = 0;
   for (const { word, start, end, score, change } of words) {
-    const share = Math.round(70 * Math.abs(change) / largest) + "%";
+    const share = Math.round(60 * Math.abs(change) / largest) + "%";
     passage.append(text.slice(at, start), element("mark", {
       class: change < 0 ? "against" : "for", "--share": share, title: `${written(score)} without this word`,
     }, word));
