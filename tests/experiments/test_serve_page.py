@@ -477,6 +477,7 @@ def give(page, model, name, content):
     page.set_input_files(
         "#rows-file", {"name": name, "mimeType": "text/csv", "buffer": content.encode()}
     )
+    page.locator("#rows-told:visible, #rows-error .error").first.wait_for()
 
 
 def saved(page):

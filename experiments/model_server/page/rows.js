@@ -57,7 +57,9 @@ async function take(chosen) {
   byId("rows-more").hidden = true;
   byId("rows-error").replaceChildren();
   try {
-    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(await chosen.arrayBuffer());
+    const bytes = await chosen.arrayBuffer();
+    if (byId("rows-file").files[0] !== chosen) return;  // Another was chosen meanwhile.
+    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
     const table = parseCsv(text);
     if (!table.rows.length) throw new Error("The file is empty.");
     file = { name: chosen.name, table };
