@@ -71,6 +71,7 @@ LIGHT = (
 )  # load neither TensorFlow nor Keras
 NEUTRAL = ("models", "weights")  # use keras.ops only, so that they run on JAX and torch too
 ON_TENSORFLOW = {  # files of such folders that need TensorFlow, imported on that backend alone
+    "models/fused_kernels.py",
     "weights/bundle_index.py",
     "weights/tensor_bundle.py",
     "weights/uninitialized.py",

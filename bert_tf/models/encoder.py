@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from bert_tf.config import BertConfig
+from bert_tf.models import fusion
 from bert_tf.models.dropout import dropout_keys
 from bert_tf.models.functional import attention_adder, check_ids, check_length
 from bert_tf.models.layers import ConfiguredLayer, Embeddings, Encoder, Pooler
@@ -111,9 +112,11 @@ class Bert(ConfiguredLayer):
         adder = attention_adder(
             mask, length, config.left_to_right, inputs.get("sequence_ids")
         )  # [B, 1, 1 or F, F]
-        all_rows, all_probabilities = self.encoder(
-            embedded, adder, None if keys is None else keys[1:], training=training
-        )
+        # While fusing no attention probabilities are left.
+        with fusion.fusing(fusion.is_fusing() and not self.attention_probs):
+            all_rows, all_probabilities = self.encoder(
+                embedded, adder, None if keys is None else keys[1:], training=training
+            )
         shape = (batch, length, config.hidden_size)
         sequence = ops.reshape(all_rows[-1], shape)  # [B, F, D]
         outputs = {

@@ -8,6 +8,8 @@ import math
 
 from keras import ops
 
+from bert_tf.models.dropout import dropout
+
 # What the original adds to the attention scores of masked keys. It is not minus infinity: where all
 # keys are masked, the scores still count.
 MASKED_SCORE = -10000.0
@@ -55,6 +57,24 @@ def layer_norm(x, gamma, beta, epsilon):
     variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
     scale = ops.rsqrt(variance + epsilon) * ops.cast(gamma, "float32")
     return centred * scale + ops.cast(beta, "float32")
+
+
+def residual_norm(x, residual, gamma, beta, dropout_key=None, *, epsilon, rate):
+    """Add a residual to x, after dropout, and normalise; arguments as of `layer_norm`, `dropout`.
+
+    Args:
+        x: float [..., D].
+        residual: float [..., D].
+        gamma: float [D].
+        beta: float [D].
+        dropout_key: uint32 [2], or None for no dropout.
+        epsilon: added to the variance.
+        rate: of dropout.
+
+    Returns:
+        float32 [..., D].
+    """
+    return layer_norm(dropout(x, rate, dropout_key) + residual, gamma, beta, epsilon)
 
 
 def attention_adder(input_mask, length=None, left_to_right=False, sequence_ids=None):

@@ -10,6 +10,7 @@ size, I intermediate size, V vocabulary, S segments, R = B * F rows.
 
 import contextlib
 import contextvars
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import keras
 from keras import ops
 
 from bert_tf.config import BertConfig
+from bert_tf.models import fusion
 from bert_tf.models.dropout import dropout, dropout_keys
 from bert_tf.models.functional import (
     ACTIVATION_FUNCTIONS,
@@ -25,6 +27,7 @@ from bert_tf.models.functional import (
     check_length,
     gather_positions,
     layer_norm,
+    residual_norm,
 )
 
 # Dropout sites of one transformer layer: attention probabilities, attention output, layer output.
@@ -161,8 +164,13 @@ class LayerNorm(ConfiguredLayer):
 
     def call(self, x):
         """Normalise [..., D]; return the compute dtype."""
-        x = layer_norm(x, self.gamma, self.beta, self.config.layer_norm_eps)
-        return ops.cast(x, self.compute_dtype)
+        return fusion.apply(
+            layer_norm,
+            x,
+            *map(ops.convert_to_tensor, (self.gamma, self.beta)),
+            dtype=self.compute_dtype,
+            epsilon=self.config.layer_norm_eps,
+        )
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")
@@ -261,6 +269,8 @@ class SelfAttention(ConfiguredLayer):
         config = self.config
         heads = config.num_attention_heads
         shape = (ops.shape(adder)[0], ops.shape(adder)[-1], heads, config.hidden_size // heads)
+        if fusion.is_fusing() and fusion.fused_kernels is not None:
+            return self._fused(rows, adder, dropout_key, shape), None
         query = ops.reshape(self.query(rows), shape)  # [B, F, N, H]
         key = ops.reshape(self.key(rows), shape)  # [B, T, N, H]
         value = ops.reshape(self.value(rows), shape)  # [B, T, N, H]
@@ -269,6 +279,31 @@ class SelfAttention(ConfiguredLayer):
         dropped = ops.cast(dropped, self.compute_dtype)
         context = ops.einsum("BNFT,BTNH->BFNH", dropped, value)  # [B, F, N, H]
         return ops.reshape(context, (-1, config.hidden_size)), probabilities
+
+    def _fused(self, rows, adder, dropout_key, shape):
+        """Attend while fusing; return rows [R, D]."""
+        config = self.config
+        batch, length, heads, size = shape
+        layers = (self.query, self.key, self.value)
+        if any(layer.quantization_mode for layer in layers):
+            projected = ops.concatenate([layer(rows) for layer in layers], axis=-1)
+        else:  # one product, and one for each gradient, in place of three
+            kernel = ops.concatenate([ops.convert_to_tensor(x.kernel) for x in layers], axis=1)
+            bias = ops.concatenate([ops.convert_to_tensor(x.bias) for x in layers], axis=0)
+            projected = ops.matmul(rows, ops.cast(kernel, self.compute_dtype))
+            projected = ops.add(projected, ops.cast(bias, self.compute_dtype))  # [R, 3 D]
+        projected = ops.reshape(projected, (batch, length, 3, heads, size))
+        query, key, value = ops.unstack(ops.transpose(projected, (2, 0, 3, 1, 4)))  # [B, N, F, H]
+        scores = ops.matmul(query, ops.swapaxes(key, 2, 3))  # [B, N, F, T]
+        weights = fusion.fused_kernels.attention_weights(
+            scores,
+            adder,
+            dropout_key,
+            config.attention_probs_dropout_prob,
+            1.0 / math.sqrt(size),
+        )
+        context = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))  # [B, F, N, H]
+        return ops.reshape(context, (-1, config.hidden_size))
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")
@@ -290,8 +325,17 @@ class ResidualOutput(ConfiguredLayer):
 
     def call(self, rows, residual, dropout_key=None):
         """Project rows [R, D or I] and join the residual [R, D]; return rows [R, D]."""
-        rows = dropout(self.dense(rows), self.config.hidden_dropout_prob, dropout_key)
-        return self.layer_norm(rows + residual)
+        norm = self.layer_norm
+        return fusion.apply(
+            residual_norm,
+            self.dense(rows),
+            residual,
+            *map(ops.convert_to_tensor, (norm.gamma, norm.beta)),
+            *(() if dropout_key is None else (dropout_key,)),
+            dtype=self.compute_dtype,
+            epsilon=self.config.layer_norm_eps,
+            rate=self.config.hidden_dropout_prob,
+        )
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")
@@ -328,7 +372,8 @@ class Intermediate(ConfiguredLayer):
 
     def call(self, rows):
         """Map rows [R, D] to [R, I]."""
-        return ACTIVATION_FUNCTIONS[self.config.hidden_act](self.dense(rows))
+        activation = ACTIVATION_FUNCTIONS[self.config.hidden_act]
+        return fusion.apply(activation, self.dense(rows), dtype=self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")

@@ -12,6 +12,8 @@ Shapes: B batch, F sequence length, P predictions, V vocabulary, K labels.
 import keras
 from keras import ops
 
+from bert_tf.models import fusion
+
 # Added to the sum of weights of the masked language model by the original: a batch without any
 # prediction has loss 0, not 0/0.
 MASKED_LM_WEIGHT_EPSILON = 1e-5
@@ -121,10 +123,12 @@ def _flat(logits, labels, weights):
 
 def _weighted_cross_entropy(logits, labels, weights):
     """Sum `weights` times the cross entropy over the last axis of `logits`, in float32."""
-    # The sparse form has a kernel of its own in TensorFlow: no array of one-hot labels is made.
-    per_label = ops.sparse_categorical_crossentropy(
-        labels, ops.cast(logits, "float32"), from_logits=True
-    )
+    logits = ops.cast(logits, "float32")
+    if fusion.is_fusing() and fusion.fused_kernels is not None:
+        per_label = fusion.fused_kernels.cross_entropy(logits, labels)
+    else:
+        # The sparse form has a kernel of its own in TensorFlow: no one-hot labels are made.
+        per_label = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
     return _weighted_sum(per_label, weights)
 
 

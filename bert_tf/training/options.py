@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from bert_tf.options import check, option
 
-JIT_CHOICES = ("auto", "true", "false")
+JIT_CHOICES = ("auto", "true", "false", "pointwise")
 LOSS_NORMALIZATIONS = ("global", "per_replica")
 
 
@@ -17,7 +17,11 @@ class TrainerOptions:
         ValueError: an option is out of bounds; the message names it.
     """
 
-    jit_compile: str | bool = option("auto", "XLA; auto means on a GPU only.", choices=JIT_CHOICES)
+    jit_compile: str | bool = option(
+        "auto",
+        "XLA; auto means on a GPU only, pointwise all but the matrix products, for CPUs.",
+        choices=JIT_CHOICES,
+    )
     gradient_accumulation_steps: int = option(
         1,
         "Parts of a training batch that are computed one after another, to need less memory.",

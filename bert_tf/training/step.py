@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.models import fusion
 from bert_tf.training import distribution
 from bert_tf.training.objectives import Objective, StepResult
 
@@ -51,7 +52,7 @@ class TrainStep:
         objective: Objective,
         strategy: tf.distribute.Strategy | None,
         *,
-        jit_compile: bool,
+        jit_compile: bool | str,
         gradient_accumulation_steps: int,
         loss_normalization: str,
     ):
@@ -60,7 +61,7 @@ class TrainStep:
         The arguments are those of `Trainer` and `TrainerOptions`.
 
         Raises:
-            ValueError: model or optimizer do not suit the strategy.
+            ValueError: model or optimizer do not suit the strategy, or the devices "pointwise".
         """
         self.model = model
         self.optimizer = optimizer
@@ -71,6 +72,9 @@ class TrainStep:
         self.loss_normalization = loss_normalization
         self._loss_factor = 1.0 if loss_normalization == "global" else 1.0 / self.num_replicas
         self._is_split = strategy is not None or gradient_accumulation_steps > 1
+        self._fuses = jit_compile == "pointwise"
+        if self._fuses and (strategy is not None or tf.config.list_physical_devices("GPU")):
+            raise ValueError("jit_compile: pointwise is for one CPU; use true or false here")
 
         if strategy is not None:
             _check_made_within(strategy, model, optimizer)
@@ -91,7 +95,7 @@ class TrainStep:
         self.tokens = _counter(0)
 
         # Of a replica only what needs no other one is compiled: XLA knows no merging of replicas.
-        compiles = jit_compile and not isinstance(strategy, tf.distribute.TPUStrategy)
+        compiles = jit_compile is True and not isinstance(strategy, tf.distribute.TPUStrategy)
         self._own_result = self._result
         self._own_metrics = self._metrics
         if strategy is None:
@@ -200,7 +204,7 @@ class TrainStep:
 
     def _result_of_part(self, batch: Any, whole: Any) -> ReplicaResult:
         inputs, labels, weights = batch
-        with tf.GradientTape() as tape:
+        with fusion.fusing(self._fuses), tf.GradientTape() as tape:
             outputs = self.model(inputs, training=True)
             loss, metrics = self._objective_of(outputs, labels, weights, whole)
             if self._loss_factor != 1:

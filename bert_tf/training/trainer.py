@@ -57,15 +57,15 @@ def set_precision(precision: str) -> None:
     keras.config.set_dtype_policy(precision)
 
 
-def resolve_jit_compile(choice: str | bool) -> bool:
-    """Return whether to compile the step with XLA.
+def resolve_jit_compile(choice: str | bool) -> bool | str:
+    """Return whether to compile the step with XLA, or "pointwise" for what `fusion` compiles of it.
 
     "auto" is true on a GPU and false on CPU. On CPU a compiled step takes somewhat less processor
     time, but compiling takes as much as dozens of steps, and it uses several cores less well (see
     experiments/LOG.md): worth it for long runs.
 
     Args:
-        choice: "auto", "true", "false" or a bool.
+        choice: "auto", "true", "false", "pointwise" or a bool.
 
     Raises:
         ValueError: anything else.
@@ -73,10 +73,11 @@ def resolve_jit_compile(choice: str | bool) -> bool:
     if isinstance(choice, bool):
         return choice
     if choice not in JIT_CHOICES:
-        raise ValueError(f"jit_compile: expected auto, true or false, got {choice!r}")
+        names = f"{', '.join(JIT_CHOICES[:-1])} or {JIT_CHOICES[-1]}"
+        raise ValueError(f"jit_compile: expected {names}, got {choice!r}")
     if choice == "auto":
         return bool(tf.config.list_physical_devices("GPU"))
-    return choice == "true"
+    return choice if choice == "pointwise" else choice == "true"
 
 
 class Trainer:

@@ -23,8 +23,9 @@ class TrainingOptions:
 
     precision: str = option(
         "float32",
-        "Computation: the last with dynamic loss scaling. Weights stay float32.",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        "Computation: the third with dynamic loss scaling; auto is mixed_bfloat16 on one CPU that "
+        "has its products, else float32. Weights stay float32.",
+        choices=("float32", "mixed_bfloat16", "mixed_float16", "auto"),
         group="training",
     )
     jit_compile: str = same(TrainerOptions, "jit_compile")
@@ -73,6 +74,8 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         check_profile_steps(self.profile_steps)
+        if self.jit_compile == "pointwise" and self.precision == "mixed_float16":
+            raise InputError("jit_compile: pointwise is for float32 and mixed_bfloat16")
         of_tpu = self.tpu_name or self.tpu_zone or self.gcp_project
         if self.use_tpu or self.master or (of_tpu and self.distribution_strategy != "tpu"):
             raise InputError(

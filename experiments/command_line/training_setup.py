@@ -1,6 +1,7 @@
 """What follows from the options of training: devices, frozen weights, the optimizer."""
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +10,12 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from bert_tf.files import read_json
 from bert_tf.models.freezing import freeze, frozen_layers
 from bert_tf.training import distribution
+from bert_tf.training.log import RUN_CONFIG_NAME
 from bert_tf.training.optimizers import create_optimizer, layer_wise_rules
+from bert_tf.training.precision import choose_precision, this_processor
 from data_prep.processes.folder_lock import lock_folder
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.training_options import TrainingOptions
@@ -34,6 +38,41 @@ def strategy_of(options: TrainingOptions) -> tf.distribute.Strategy | None:
     return distribution.create_strategy(
         name, all_reduce_alg=options.all_reduce_alg, num_replicas=options.num_replicas, **of_tpu
     )
+
+
+def with_precision(
+    options: TrainingOptions, folder: pathlib.Path, *, one_shape: bool
+) -> TrainingOptions:
+    """Put in place of the precision "auto" that which suits, and say which and why.
+
+    Args:
+        options: of the command.
+        folder: of the run, which goes on with what it began with.
+        one_shape: see `choose_precision`.
+
+    Returns:
+        The options, with a precision that models have.
+    """
+    if options.precision != "auto":
+        return options
+    path = folder / RUN_CONFIG_NAME
+    begun = read_json(path) if path.exists() else {}
+    begun = begun.get("flags", begun)  # of fine-tuning they lie at the top
+    if "precision" in begun:
+        names = ("precision", "jit_compile")
+        chosen = {name: begun[name] for name in names if name in begun}
+        reason = f"so the run in {folder} began"
+    else:
+        on_gpu = tf.config.list_physical_devices("GPU")
+        precision, jit_compile, reason = choose_precision(
+            this_processor(),
+            jit_compile=options.jit_compile,
+            on_one_cpu=options.distribution_strategy == "one_device" and not on_gpu,
+            one_shape=one_shape,
+        )
+        chosen = {"precision": precision, "jit_compile": jit_compile}
+    print(f"--precision=auto: {' '.join(f'--{n}={x}' for n, x in chosen.items())}: {reason}")
+    return dataclasses.replace(options, **chosen)
 
 
 def check_batch_sizes(

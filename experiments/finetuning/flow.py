@@ -1,5 +1,6 @@
 """The way of every fine-tuning command: data, training, evaluation, predictions."""
 
+import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from bert_tf.tasks.table import Task
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
 from experiments.command_line.exit_status import InputError
-from experiments.command_line.training_setup import strategy_of
+from experiments.command_line.training_setup import strategy_of, with_precision
 from experiments.finetuning.initial_model import InitialModel, initial_model, load_trained
 from experiments.finetuning.options import FineTuningOptions
 from experiments.finetuning.results import report_runs
@@ -63,6 +64,9 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
     if options.do_train:
         check_room(options)
     folder = pathlib.Path(options.output_dir)
+    of_run = folder / f"seed-{options.seeds[0]}" if len(options.seeds) > 1 else folder
+    training = with_precision(options.training, of_run, one_shape=options.pad_to_max_seq_length)
+    options = dataclasses.replace(options, training=training)
     start = initial_model(options)
     plan = make_plan(options, start)
     if plan.job is not None:

@@ -183,7 +183,7 @@ def predict_records(
     return records.predict(
         model,
         batch_size=batch_size,
-        jit_compile=resolve_jit_compile(options.training.jit_compile),
+        jit_compile=resolve_jit_compile(options.training.jit_compile) is True,
         group_by_length=options.group_by_length,
         pad_to_max=options.pad_to_max_seq_length,
         **arguments,

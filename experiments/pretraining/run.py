@@ -373,7 +373,7 @@ class PretrainingRun:
     def _print_beginning(self, floor: dict[str, float], continued: bool) -> None:
         trainer = self.trainer
         where = _name_of_eval_records(self.plan)
-        xla = ", XLA" if trainer.jit_compile else ""
+        xla = {True: ", XLA", "pointwise": ", XLA between products"}.get(trainer.jit_compile, "")
         frozen = f", {len(self.frozen)} weights frozen" if self.frozen else ""
         print("pre-training:")
         print_table(
@@ -456,6 +456,10 @@ def run(options: PretrainingOptions) -> None:
     if options.find_batch_size:
         find_batch_size(options)
         return
+    training = training_setup.with_precision(
+        options.training, pathlib.Path(options.output_dir), one_shape=True
+    )
+    options = dataclasses.replace(options, training=training)
     # Before anything else of TensorFlow runs.
     strategy = training_setup.strategy_of(options.training)
     shared = {"eval_batch_size": options.eval_batch_size} if options.do_eval else {}

@@ -201,6 +201,7 @@ def test_fit_gives_the_same_losses(records_file, tmp_path):
         pytest.param({"precision": "mixed_float16"}, id="mixed_float16", marks=pytest.mark.slow),
         pytest.param({"precision": "mixed_bfloat16"}, id="mixed_bfloat16", marks=pytest.mark.slow),
         pytest.param({"jit_compile": True}, id="xla", marks=pytest.mark.slow),
+        pytest.param({"jit_compile": "pointwise"}, id="pointwise"),
     ],
 )
 def test_continued_run_is_the_unbroken_one_to_the_bit(records_file, tmp_path, settings, whole):
@@ -476,7 +477,7 @@ def test_bad_settings_are_refused(tmp_path):
         make_trainer(tmp_path, gradient_accumulation_steps=0)
     with pytest.raises(ValueError, match="loss_normalization: expected one of global, per_replica"):
         make_trainer(tmp_path, loss_normalization="none")
-    with pytest.raises(ValueError, match="jit_compile: expected auto, true or false"):
+    with pytest.raises(ValueError, match="expected auto, true, false or pointwise, got 'yes'"):
         resolve_jit_compile("yes")
     with pytest.raises(ValueError, match="precision: expected one of float32"):
         set_precision("float16")
