@@ -121,12 +121,13 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
 
 @functools.partial(tf.function, jit_compile=True, autograph=False)
 def _log_sum_exp(logits: Any) -> Any:
-    highest = tf.reduce_max(logits, axis=-1)
-    return highest + tf.math.log(tf.reduce_sum(tf.exp(logits - highest[..., None]), axis=-1))
+    highest = tf.reduce_max(logits, axis=-1, keepdims=True)
+    return highest[..., 0] + tf.math.log(tf.reduce_sum(tf.exp(logits - highest), axis=-1))
 
 
 @functools.partial(tf.function, jit_compile=True, autograph=False)
 def _cross_entropy_gradient(logits: Any, normalizers: Any, labels: Any, upstream: Any) -> Any:
     classes = tf.range(tf.shape(logits)[-1], dtype=labels.dtype)
-    chosen = tf.cast(classes == labels[..., None], tf.float32)
-    return (tf.exp(logits - normalizers[..., None]) - chosen) * upstream[..., None]
+    chosen = tf.cast(classes == tf.expand_dims(labels, -1), tf.float32)
+    probabilities = tf.exp(logits - tf.expand_dims(normalizers, -1))
+    return (probabilities - chosen) * tf.expand_dims(upstream, -1)

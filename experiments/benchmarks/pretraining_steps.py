@@ -72,9 +72,23 @@ def keras_step(
 
 
 def our_step(
-    shapes: Shapes, *, jit_compile: bool, accuracy: bool = False, recompute: str = "none"
+    shapes: Shapes,
+    *,
+    jit_compile: bool | str,
+    accuracy: bool = False,
+    recompute: str = "none",
+    precision: str = "float32",
 ) -> Callable[[], float]:
-    """Return a step of this package's model in Keras' own training loop."""
+    """Return a step of this package's model in Keras' own training loop.
+
+    Args:
+        shapes: of the model and the batch.
+        jit_compile: whether XLA compiles the step, or "pointwise".
+        accuracy: whether to count accuracies too.
+        recompute: of `bert_pretrainer`.
+        precision: a Keras dtype policy.
+    """
+    from bert_tf.models import fusion
     from bert_tf.models.task_models import bert_pretrainer
     from bert_tf.training.objectives import pretraining_compile_arguments
     from bert_tf.training.optimizers import create_optimizer
@@ -82,8 +96,15 @@ def our_step(
     arguments = pretraining_compile_arguments(shapes.config)
     if not accuracy:
         del arguments["weighted_metrics"]
-    arguments.update(optimizer=create_optimizer(1e-4, 1000, 10), jit_compile=jit_compile)
-    return keras_step(bert_pretrainer(shapes.config, recompute=recompute), arguments, shapes)
+    arguments.update(optimizer=create_optimizer(1e-4, 1000, 10), jit_compile=jit_compile is True)
+    model = bert_pretrainer(shapes.config, recompute=recompute, dtype=precision)
+    step = keras_step(model, arguments, shapes)
+
+    def traced() -> float:
+        with fusion.fusing(jit_compile == "pointwise"):
+            return step()
+
+    return traced
 
 
 def jax_train_step(model: Any, optimizer: Any) -> Callable[[Any, Any], tuple[Any, Any]]:

@@ -3,12 +3,13 @@
     python experiments/benchmarks/training.py
 
 Each contender runs in a process of its own: forward, backward and update on one batch of random
-word pieces, in float32, dropout on. CPU seconds are those of the whole process, all threads
-together; on a machine with other work they are steadier than wall time. The figures are medians
-over steps after warm-up, in which compilation falls; memory is the process's peak.
+word pieces, in float32 or, where its name says so, in bfloat16, dropout on. CPU seconds are those
+of the whole process, all threads together; on a machine with other work they are steadier than
+wall time. The figures are medians over steps after warm-up, in which compilation falls; memory is
+the process's peak.
 
 - ours: `bert_pretrainer` with `AdamWeightDecay` (gradient clipping included), compiled by
-  TensorFlow as a graph or by XLA;
+  TensorFlow as a graph, by XLA, or by XLA between the matrix products (`--jit_compile=pointwise`);
 - kerashub: `BertBackbone`, `MaskedLMHead` and a dense layer for NSP with Keras' Adam, likewise;
 - transformers: `BertForPreTraining` with torch's AdamW. It has no gathering of masked positions.
 
@@ -24,6 +25,8 @@ from bert_tf.options import option
 from experiments.benchmarks import harness
 from experiments.benchmarks.harness import Contender, Figures
 from experiments.benchmarks.pretraining_steps import Shapes, keras_step, our_step, torch_step
+
+_BFLOAT16 = "mixed_bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +62,26 @@ def make_shapes(options: Options) -> Shapes:
     )
 
 
-def _ours(options: Options, jit_compile: bool) -> Callable[[], float]:
-    return our_step(make_shapes(options), jit_compile=jit_compile, accuracy=options.accuracy)
+def _ours(
+    options: Options, jit_compile: bool | str, precision: str = "float32"
+) -> Callable[[], float]:
+    return our_step(
+        make_shapes(options),
+        jit_compile=jit_compile,
+        accuracy=options.accuracy,
+        precision=precision,
+    )
 
 
-def _keras_hub(options: Options, jit_compile: bool) -> Callable[[], float]:
+def _keras_hub(
+    options: Options, jit_compile: bool, precision: str = "float32"
+) -> Callable[[], float]:
     import keras
     import keras_hub
 
     from bert_tf.weights.keras_hub import new_backbone
 
+    keras.config.set_dtype_policy(precision)
     shapes = make_shapes(options)
     backbone = new_backbone(shapes.config)
     inputs = dict(backbone.input)
@@ -105,8 +118,16 @@ def _transformers(options: Options) -> Callable[[], float]:
 CONTENDERS = {
     "ours_graph": Contender(functools.partial(_ours, jit_compile=False)),
     "ours_xla": Contender(functools.partial(_ours, jit_compile=True)),
+    "ours_pointwise": Contender(functools.partial(_ours, jit_compile="pointwise")),
+    "ours_bfloat16": Contender(functools.partial(_ours, jit_compile=False, precision=_BFLOAT16)),
+    "ours_bfloat16_pointwise": Contender(
+        functools.partial(_ours, jit_compile="pointwise", precision=_BFLOAT16)
+    ),
     "kerashub_graph": Contender(functools.partial(_keras_hub, jit_compile=False), ("keras_hub",)),
     "kerashub_xla": Contender(functools.partial(_keras_hub, jit_compile=True), ("keras_hub",)),
+    "kerashub_bfloat16": Contender(
+        functools.partial(_keras_hub, jit_compile=False, precision=_BFLOAT16), ("keras_hub",)
+    ),
     "transformers": Contender(_transformers, ("torch", "transformers")),
 }
 
