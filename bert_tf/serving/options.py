@@ -12,6 +12,7 @@ TOLERANCES = {
     "tflite": {"float32": 1e-4, "float16": 1e-2, "int8": 0.25},
     "onnx": {"float32": 1e-4},
 }
+COMPUTE_TOLERANCE = 0.1  # the same of a SavedModel that computes in bfloat16
 MODEL_CARD_NAME = "model_card.md"  # beside each file
 SERVERS = ("2.16", "2.17", "2.18", "2.19", "2.20")  # TF Serving's releases; server_operations.py
 WORDS = ("punctuation", "white_space")

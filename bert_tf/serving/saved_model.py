@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from bert_tf.files import local_path
 from bert_tf.serving import model_card, server_operations
-from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
+from bert_tf.serving.options import COMPUTE_TOLERANCE, MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.served_model import ServedModel
 
 WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"
@@ -153,6 +153,30 @@ def precision_note(weights: str, difference: float, tolerance: float) -> str:
     return (
         f"Stored in {weights}: outputs for sample inputs differ from those of the float32 model by "
         f"{difference:.2g} of the largest value (at most {tolerance:g} is accepted)."
+    )
+
+
+def compute_note(served: ServedModel, reference: ServedModel, compute: str) -> str:
+    """Return a sentence of the model card on a model that computes in lower precision.
+
+    Args:
+        served: the model.
+        reference: the same in float32.
+        compute: the dtype of the model's products and weights.
+
+    Raises:
+        RuntimeError: the difference is above COMPUTE_TOLERANCE, or no number.
+    """
+    inputs = sample_ids(served)
+    difference = worst_difference(served.run(inputs), reference.run(inputs))
+    if not difference <= COMPUTE_TOLERANCE:
+        raise RuntimeError(
+            f"compute: {compute} changes outputs by {difference:.2g} of the largest, and more than "
+            f"{COMPUTE_TOLERANCE:g} is too much"
+        )
+    return (
+        f"Computes in {compute}: outputs for sample inputs differ from those of the float32 model "
+        f"by {difference:.2g} of the largest value (at most {COMPUTE_TOLERANCE:g} is accepted)."
     )
 
 

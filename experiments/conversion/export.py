@@ -5,7 +5,7 @@ import pathlib
 
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.onnx import export_onnx
-from bert_tf.serving.saved_model import export_saved_model
+from bert_tf.serving.saved_model import compute_note, export_saved_model
 from bert_tf.serving.tflite import export_tflite
 from experiments.conversion.options import ExportOptions
 
@@ -17,9 +17,16 @@ def run(options: ExportOptions) -> None:
         ValueError, OSError, RuntimeError: bad options or model, or the file differs from the model.
         ImportError: a package of the format's extra is missing.
     """
-    served = load_served_model(options.model_dir, **dataclasses.asdict(options.serving))
+    serving = dataclasses.asdict(options.serving)
+    served = load_served_model(options.model_dir, **serving)
     output_dir, version = options.output_dir, options.version
     description = options.description or f"read from {options.model_dir}"
+    if options.compute != "float32":
+        reference = served
+        served = load_served_model(options.model_dir, dtype=options.compute, **serving)
+        note = compute_note(served, reference, options.compute)
+        print(note)
+        description = f"{description}. {note.removesuffix('.')}"
     if options.format == "onnx":
         folder = export_onnx(served, output_dir, version=version, description=description)
     else:

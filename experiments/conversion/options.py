@@ -104,6 +104,12 @@ class ExportOptions:
         "What the file holds the weights in; int8 is for tflite, bfloat16 for a SavedModel.",
         choices=("float32", "float16", "bfloat16", "int8"),
     )
+    compute: str = option(
+        "float32",
+        "What a SavedModel's matrix products and weights are; bfloat16 is for processors that have "
+        "its products.",
+        choices=("float32", "bfloat16"),
+    )
     description: str | None = option(
         None, "Of the weights, for the model card; by default where they were."
     )
@@ -125,4 +131,12 @@ class ExportOptions:
             raise ValueError(
                 f"weights: {self.format} can hold {', '.join(TOLERANCES[self.format])}, got "
                 f"{self.weights}"
+            )
+        if self.compute != "float32" and (
+            self.format != "saved_model" or self.weights != "float32"
+        ):
+            raise ValueError(
+                f"compute: {self.compute} is for --format=saved_model, whose weights then are "
+                f"{self.compute} too; leave out --weights, got --format={self.format} "
+                f"--weights={self.weights}"
             )

@@ -123,6 +123,8 @@ def test_dropout_has_the_masks_that_it_has_elsewhere():
     found = fused_kernels.attention_weights(scores, adder, KEY, 0.4, 1.0)
     expected = dropout(tf.fill((2, 3, 5, 7), 1 / 7), 0.4, KEY)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+    found = fused_kernels.attention_weights(scores, adder, None, 0.4, 1.0)
+    np.testing.assert_allclose(found, tf.fill((2, 3, 5, 7), 1 / 7), rtol=1e-6)
 
 
 def test_cross_entropy_of_any_logits():

@@ -7,6 +7,7 @@ from absl import flags
 
 import bert_tf
 from bert_tf.models.task_models import HEADS
+from bert_tf.serving import saved_model
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.saved_model import export_saved_model
 from bert_tf.tasks.trained_task import TrainedTask
@@ -167,6 +168,32 @@ def exported_by_the_script(folder, saved, **given):
         export.run(command_options.of(ExportOptions, **given))
 
     return exit_on_error("export_model", run, flags.FlagValues())
+
+
+def test_a_saved_model_that_computes_in_bfloat16(tmp_path, capsys, monkeypatch):
+    labels = ("no", "yes")
+    folder = model_directory(tmp_path / "model", "classification", labels, kind="classification")
+    assert exported_by_the_script(folder, tmp_path / "saved", compute="bfloat16") == 0
+    note = "Computes in bfloat16: outputs for sample inputs differ from those of the float32 model"
+    assert note in capsys.readouterr().out
+    assert note in (tmp_path / "saved" / "1" / "model_card.md").read_text()
+    texts = ["a", "the a", "b"]
+    found = bert_tf.Predictor(tmp_path / "saved").classify(texts)
+    expected = bert_tf.Predictor(folder).classify(texts)
+    differences = [
+        abs(one[label] - other[label])
+        for one, other in zip(found, expected, strict=True)
+        for label in labels
+    ]
+    assert 0 < max(differences) < 0.02
+    monkeypatch.setattr(saved_model, "COMPUTE_TOLERANCE", 0.0)
+    for given, message in (
+        ({}, "compute: bfloat16 changes outputs by"),
+        ({"format": "tflite"}, "compute: bfloat16 is for --format=saved_model"),
+        ({"weights": "float16"}, "leave out --weights, got --format=saved_model --weights=float16"),
+    ):
+        assert exported_by_the_script(folder, tmp_path / "bad", compute="bfloat16", **given) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_the_script_exports_what_training_left(tmp_path, capsys):

@@ -228,7 +228,7 @@ def test_continued_run_is_the_unbroken_one_to_the_bit(records_file, tmp_path, se
     assert all(np.isfinite(line["loss"]) for line in lines)
 
 
-@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jit", [False, "pointwise", pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("batches", [{"length_bins": 4}, {"sequences_per_row": 3}])
 def test_runs_of_other_batches_are_continued_to_the_bit(records_file, tmp_path, batches, jit):
     packed = "sequences_per_row" in batches
