@@ -128,6 +128,26 @@ def test_the_order_of_a_seed_stays_what_it_was(files):
     assert later == [78, 14, 54, 89, 47, 26, 123, 129, 79, 70, 137, 106, 6]
 
 
+def test_eight_files_are_read_in_turns(tmp_path):
+    """As it stays what it was; with a buffer of one record nothing else shuffles."""
+    counts = dict.fromkeys(range(9), 2)
+    files = [synthetic.write(tmp_path / f"{i}.tfrecord", n, i) for i, n in counts.items()]
+    of_file = {
+        row.tobytes(): i
+        for i, n in counts.items()
+        for row in synthetic.make_arrays(n, i)["input_ids"].astype(np.int32)
+    }
+    batch = rows(take(files, 1, batch_size=18, shuffle_buffer_records=1))
+    order = [of_file[row] for row in batch]
+    first, again, last = order[:8], order[8:16], order[16:]
+    assert first == again and len(set(first)) == 8
+    assert last == 2 * list(set(counts) - set(first))
+
+
+def test_training_has_no_last_epoch(files):
+    assert len(rows(take(files, 1, start_step=100_000))) == BATCH
+
+
 @pytest.mark.parametrize(
     ("is_training", "changes", "count"),
     [
@@ -720,6 +740,10 @@ def test_shards_that_an_earlier_run_left_are_refused(shards, tmp_path):
     message = "00000-of-00003.tfrecord, .*00001-of-00003.tfrecord: .* remove them"
     with pytest.raises(ValueError, match=message):
         check_manifests(expand_files(f"{tmp_path}/m-*"))
+    stale += [synthetic.write(tmp_path / f"m-0000{i}-of-00005.tfrecord", 5, i) for i in range(3)]
+    shown = f"^{', '.join(map(re.escape, stale[:3]))} and 2 more: lying beside"
+    with pytest.raises(ValueError, match=shown):
+        check_manifests(stale)
     # One file, where there are shards now.
     whole = synthetic.write(tmp_path / "m.tfrecord.gz", 5, 7)
     with pytest.raises(ValueError, match="m.tfrecord.gz: .*m.manifest.json, which does not name"):

@@ -271,8 +271,9 @@ def test_ids_without_embeddings_are_refused_outside_of_graphs(
     encoder, inputs, name, value, message
 ):
     inputs[name][3, 2] = value
-    with pytest.raises(ValueError, match=message):
-        encoder(inputs)
+    for rows in (inputs, {name: x[3:4] for name, x in inputs.items()}):
+        with pytest.raises(ValueError, match=message):
+            encoder(rows)
 
 
 def test_too_long_sequences_are_refused(encoder):

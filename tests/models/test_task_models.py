@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.config import BertConfig
+from bert_tf.models import heads
 from bert_tf.models.encoder import bert_encoder
 from bert_tf.models.heads import (
     ClassificationHead,
@@ -230,6 +231,18 @@ def test_gather_positions():
     np.testing.assert_array_equal(gather_positions(tf.constant(sequence), positions), expected)
 
 
+@pytest.mark.parametrize(
+    ("head", "scope"), [(heads.SpanHead, "squad"), (heads.NextSentenceScope, "seq_relationship")]
+)
+def test_heads_have_their_variables_once_they_are_built(head, scope):
+    layer = head(CONFIG, name="cls")
+    layer.build()
+    assert {v.path: tuple(v.shape) for v in layer.variables} == {
+        f"cls/{scope}/output_weights": (2, 14),
+        f"cls/{scope}/output_bias": (2,),
+    }
+
+
 def test_logits_by_definition(golden, batch):
     model = bert_pretrainer(NO_DROPOUT)
     set_weights(model, part(golden, "weights:"))
@@ -241,6 +254,8 @@ def test_logits_by_definition(golden, batch):
     expected = expected + weights["cls/seq_relationship/output_bias"]
     np.testing.assert_allclose(outputs["next_sentence_logits"], expected, atol=1e-5)
     assert outputs["masked_lm_logits"].shape == (5, 3, 37)
+    assert model.output["masked_lm_logits"].shape == (None, None, 37)
+    assert model.output["next_sentence_logits"].shape == (None, 2)
 
 
 def test_masked_positions_see_only_their_own_row():

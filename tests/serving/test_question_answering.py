@@ -94,6 +94,13 @@ def test_windows(texts, vocab_file):
     )
     real = np.flatnonzero(found.lengths)  # ours has one for a text without pieces too
     assert len(real) == len(expected) > 100
+    without = np.flatnonzero(found.lengths == 0)
+    assert len(without)
+    for row in without:
+        head = [text_to_ids.cls_id, *query[found.rows[row]].numpy(), text_to_ids.sep_id]
+        used = found.inputs["input_mask"][row].numpy() > 0
+        ids = found.inputs["input_ids"][row].numpy()[used].tolist()
+        assert ids == [*head, text_to_ids.sep_id]
     length = found.inputs["input_ids"].shape[1]
     for name, value in pack_windows(expected, length).items():
         np.testing.assert_array_equal(found.inputs[name].numpy()[real], value, err_msg=name)

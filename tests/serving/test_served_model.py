@@ -155,6 +155,7 @@ def test_embeddings(vocab_file, text_to_ids, layer):
     keras.utils.set_random_seed(7)
     model = bert_tf.bert_encoder(CONFIG, hidden_states=True)
     served = Embedder(model, text_to_ids, layer=layer)
+    assert Embedder(model, text_to_ids).layer == -1
     found = served.answer(tf.constant(TEXTS))
     tokenizer = FullTokenizer(vocab_file)
     for row, outputs in enumerate(outputs_of(model, vocab_file, TEXTS)):

@@ -33,7 +33,7 @@ import sys
 import time
 import tomllib
 import xml.etree.ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -208,7 +208,31 @@ def is_same(change: Change, other: Change) -> bool:
 # === Tests ===
 
 
-def run_tests(folder: pathlib.Path, arguments: list[str], log: pathlib.Path, times: int = 1) -> int:
+class _InOrder:
+    """Runs tests in the order of their names, which pytest forgets where one name holds others."""
+
+    def __init__(self, names: Sequence[str]):
+        self._names = names
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Sort what pytest has found."""
+        items.sort(key=lambda item: self._place(item.nodeid))
+
+    def _place(self, test: str) -> int:
+        parts = ("[", "::", "/")  # that follow the name of a test, a file or a folder
+        for place, name in enumerate(self._names):
+            if test == name or test.startswith(tuple(name + part for part in parts)):
+                return place
+        return len(self._names)
+
+
+def run_tests(
+    folder: pathlib.Path,
+    arguments: list[str],
+    log: pathlib.Path,
+    times: int = 1,
+    order: Sequence[str] = (),
+) -> int:
     """Run pytest in a fork of this process; return its status, -1 where it took too long.
 
     Args:
@@ -216,6 +240,7 @@ def run_tests(folder: pathlib.Path, arguments: list[str], log: pathlib.Path, tim
         arguments: of pytest.
         log: file for what it prints.
         times: as much longer it may take as a change may.
+        order: tests, files or folders to run first, in this order.
     """
     child = os.fork()
     if not child:
@@ -234,7 +259,7 @@ def run_tests(folder: pathlib.Path, arguments: list[str], log: pathlib.Path, tim
         try:
             options = ["-q", "-p", "no:cacheprovider", "--timeout=0", "--assert=plain", "--tb=line"]
             arguments = [*options, *arguments]
-            status = int(importlib.import_module("pytest").main(arguments))
+            status = int(importlib.import_module("pytest").main(arguments, [_InOrder(order)]))
         finally:
             sys.stdout.flush()
             os._exit(status)
@@ -315,7 +340,7 @@ def try_change(folder: pathlib.Path, change: Change, tests: list[str]) -> dict[s
     os.utime(path, (stamp := next(_STAMPS), stamp))  # so that no other's bytecode is taken
     os.environ.pop("COVERAGE_FILE", None)
     try:
-        status = run_tests(folder, ["-x", f"@{listed}"], log) if tests else 0
+        status = run_tests(folder, ["-x", f"@{listed}"], log, order=tests) if tests else 0
     finally:
         path.write_text(text)
         os.utime(path, ns=(modified, modified))

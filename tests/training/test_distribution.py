@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from bert_tf.tasks.kinds import KINDS
 from bert_tf.training import distribution
 from bert_tf.training.log import METRICS_NAME, read_metrics
 from bert_tf.training.objectives import FineTuningObjective, PretrainingObjective
+from bert_tf.training.step import TrainStep
 from tests.support import distributed_runs as runs
 from tests.support import synthetic_records as synthetic
 from tests.support.distributed_runs import BATCH, Case
@@ -263,6 +265,7 @@ def test_workers_have_the_rows_of_one_global_batch(normalization):
 
 def test_batch_that_cannot_be_divided_is_refused():
     assert distribution.check_batch_size("train_batch_size", 24, 4, 3) == 2
+    assert distribution.check_batch_size("train_batch_size", 15, 5) == 3
     for size in (22, 0):
         with pytest.raises(
             ValueError,
@@ -350,6 +353,21 @@ def test_step_is_for_a_compiler_of_static_shapes_without_strings(records_file, t
     assert text.startswith("HloModule") and "while(" in text
 
 
+def test_a_replica_shifts_the_seeds_of_dropout_and_puts_them_back(monkeypatch):
+    seeds = [keras.random.SeedGenerator(seed).state for seed in (17, 19)]
+    before = [seed.numpy() for seed in seeds]
+    for replica in (0, 1, 3):
+        context = SimpleNamespace(replica_id_in_sync_group=replica)
+        with monkeypatch.context() as patch:
+            patch.setattr(tf.distribute, "get_replica_context", lambda c=context: c)
+            masks = TrainStep._masks_of_replica(SimpleNamespace(num_replicas=4, _seeds=seeds))  # type: ignore
+            with masks:
+                for seed, start in zip(seeds, before, strict=True):
+                    np.testing.assert_array_equal(seed.numpy(), start + [7919 * replica, 0])
+        for seed, start in zip(seeds, before, strict=True):
+            np.testing.assert_array_equal(seed.numpy(), start)
+
+
 # === Strategies by name ===
 
 
@@ -358,6 +376,43 @@ def test_strategies_are_found_by_name():
     assert distribution.create_strategy("one_device", num_replicas=1) is None
     assert distribution.num_replicas_of(None) == 1 and distribution.is_chief(None)
     assert distribution.value_of_chief(None, 7) == 7
+
+
+def test_devices_of_a_machine_with_gpus(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0", f"{kind}:1"])
+    assert distribution._mirrored_devices(None) == ("GPU:0", "GPU:1")
+    assert distribution._mirrored_devices(2) == ("GPU:0", "GPU:1")
+    assert distribution._mirrored_devices(1) == ("GPU:0",)
+    with pytest.raises(ValueError, match="num_replicas: this machine has 2 GPUs, got 3"):
+        distribution._mirrored_devices(3)
+
+
+class Worker(tf.distribute.MultiWorkerMirroredStrategy):
+    """One of a cluster, without the others."""
+
+    def __init__(self, cluster, task_type, task_id):
+        self.resolver = SimpleNamespace(
+            cluster_spec=lambda: tf.train.ClusterSpec(cluster), task_type=task_type, task_id=task_id
+        )
+
+    @property
+    def cluster_resolver(self):
+        return self.resolver
+
+
+@pytest.mark.parametrize(
+    ("kinds", "task", "expected"),
+    [
+        (["worker"], ("worker", 0), True),
+        (["worker"], ("worker", 1), False),
+        (["chief", "worker"], ("chief", 0), True),
+        (["chief", "worker"], ("worker", 0), False),
+        (["worker", "evaluator"], ("evaluator", 0), False),
+    ],
+)
+def test_one_of_a_cluster_is_its_chief(kinds, task, expected):
+    worker = Worker({kind: [f"{kind}{i}:2222" for i in range(2)] for kind in kinds}, *task)
+    assert distribution.is_chief(worker) == expected
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,7 @@ def test_warm_up_longer_than_training_is_warned_of(caplog):
 def test_schedule_checks_its_arguments(arguments):
     with pytest.raises(ValueError, match="must be"):
         WarmupLinearDecay(*arguments)
+    assert float(WarmupLinearDecay(0.25, 1, 0)(0)) == 0.25  # one step is enough
 
 
 # === Clipping ===
@@ -483,8 +484,9 @@ def test_rates_are_multiplied_by_the_factor_of_the_first_match():
     rules = layer_wise_rules(12, 0.5)
     factors = [0.5**13, 0.5**11, 0.5, 1]
     assert [first_match(rules, path) for path in paths] == factors
+    paths, factors, rules = (*paths, "new/w"), [*factors, 2], (("new/", 2.0), *rules)
     variables = [scoped_variable(path, np.ones(3, np.float32)) for path in paths]
-    gradients = [tf.constant([1.0, -2.0, 3.0])] * 4
+    gradients = [tf.constant([1.0, -2.0, 3.0])] * 5
     changes = {}
     for given in (None, rules):
         for variable in variables:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.models.task_models import bert_pretrainer
-from bert_tf.training import progress
+from bert_tf.training import distribution, progress
 from bert_tf.training.errors import NonFiniteLossError
 from bert_tf.training.log import (
     METRICS_NAME,
@@ -142,6 +142,12 @@ def test_objective_is_the_papers(records_file):
     assert found.keys() == expected.keys() == set(PretrainingObjective().metric_names)
     for name, pair in expected.items():
         assert [float(x) for x in found[name]] == pytest.approx(pair, rel=1e-6), name
+    # With weights so small the 1e-5 is a part of the divisor that shows.
+    weights["masked_lm_logits"] = w * np.float32(2**-20)
+    small, _ = PretrainingObjective()(
+        {"masked_lm_logits": logits, "next_sentence_logits": next_logits}, labels, weights
+    )
+    assert float(small) == pytest.approx(mlm / (w.sum() + 1e-5 * 2**20) + nsp.mean(), rel=1e-6)
 
 
 def test_objective_reports_predictions_that_show_mask_apart(records_file):
@@ -296,10 +302,11 @@ def test_a_batch_in_parts_makes_the_steps_and_the_figures_of_the_whole(records_f
 
 
 def test_evaluation_counts_each_example_once_whatever_the_batch(records_file, whole):
-    figures = {
-        size: whole.evaluate(dataset_of(records_file, is_training=False, batch_size=size))
-        for size in (13, 101)
-    }
+    figures = {}
+    for size in (13, 101):
+        dataset = dataset_of(records_file, is_training=False, batch_size=size)
+        whole.evaluate(dataset_of(records_file, is_training=False).take(1))  # leaves nothing behind
+        figures[size] = whole.evaluate(dataset)
     for name in ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy"):
         assert figures[13][name] == pytest.approx(figures[101][name], rel=1e-5), name
     arrays = synthetic.make_arrays(101, 1)
@@ -330,6 +337,7 @@ def test_evaluation_and_steps_per_call_change_nothing(records_file, tmp_path, wh
 
     train(trainer, records_file, eval_every_steps=3, evaluate=evaluate)
     assert seen == [3, 6, 9] == [line["step"] for line in log_of(tmp_path, "eval")]
+    assert checkpoint_steps(tmp_path) == checkpoint_steps(whole.output_dir) == [5, 10, 11]
     assert log_of(tmp_path) == log_of(whole.output_dir)
     assert_same_state(trainer, whole)
 
@@ -343,7 +351,9 @@ def test_without_next_sentence_prediction(records_file, tmp_path):
     assert line["loss"] == pytest.approx(line["mlm_loss"], rel=1e-3)
 
 
-def test_loss_that_is_not_finite_stops_the_run(records_file, tmp_path):
+def test_loss_that_is_not_finite_stops_the_run(records_file, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(progress.RunLog, "close", closed.append)
     trainer = make_trainer(tmp_path, save_checkpoints_steps=2)
 
     def poisoned(step):
@@ -362,7 +372,7 @@ def test_loss_that_is_not_finite_stops_the_run(records_file, tmp_path):
         match=r"not finite at step 3; .* is model\.ckpt-2\. Lower.*nonfinite-batch-3\.npz$",
     ):
         trainer.train(poisoned, STEPS, sequences_per_batch=BATCH)
-    assert checkpoint_steps(tmp_path) == [2]
+    assert checkpoint_steps(tmp_path) == [2] and len(closed) == 1
     saved = np.load(tmp_path / "nonfinite-batch-3.npz")
     inputs, labels, _ = next(dataset_of(records_file, 2).as_numpy_iterator())
     for part, values in (("inputs", inputs), ("labels", labels)):
@@ -482,6 +492,35 @@ def test_bad_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="precision: expected one of float32"):
         set_precision("float16")
     assert resolve_jit_compile("true") and not resolve_jit_compile(False)
+
+
+def test_a_precision_is_the_policy_of_what_is_made_next():
+    before = keras.config.dtype_policy()
+    try:
+        set_precision("mixed_bfloat16")
+        assert keras.layers.Dense(3).compute_dtype == "bfloat16"
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize(("normalization", "factor"), [("global", 1), ("per_replica", 4)])
+def test_the_loss_of_a_replica_is_its_share_of_all(
+    records_file, tmp_path, monkeypatch, normalization, factor
+):
+    """With batches of its own each; their sum is then the mean, as the Trainer adds them."""
+    config = synthetic.small_config(
+        num_hidden_layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    batch, results = next(iter(dataset_of(records_file))), []
+    for replicas in (1, 4):
+        monkeypatch.setattr(distribution, "num_replicas_of", lambda _, count=replicas: count)
+        trainer = make_trainer(
+            tmp_path / str(replicas), config=config, loss_normalization=normalization
+        )
+        result = trainer.train_step._result(batch)
+        results.append([result.loss, *(g for g in result.gradients if g is not None)])
+    for alone, share in zip(*results, strict=True):
+        np.testing.assert_allclose(share * factor, alone, rtol=1e-5, atol=1e-9)
 
 
 def test_config_is_written_whole(tmp_path):
