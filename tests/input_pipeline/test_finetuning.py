@@ -203,6 +203,8 @@ def test_mask_comes_with_the_labels_of_spans_where_asked_for(all_kinds):
     for inputs, labels, weights in dataset:
         np.testing.assert_array_equal(labels["input_mask"], inputs["input_mask"])
         assert set(weights) == {"start_logits", "end_logits"}
+    plain = tasks.training_dataset(batch_size=BATCH, num_steps=1)
+    assert set(plain.element_spec[1]) == {"start_logits", "end_logits"}
     dataset = all_kinds["classification"][0].training_dataset(
         batch_size=BATCH, with_mask=True, num_steps=1
     )

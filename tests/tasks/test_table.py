@@ -90,6 +90,7 @@ def test_settings_are_the_papers():
     swag = TASKS["swag"]
     assert (swag.train_batch_size, swag.num_train_epochs, swag.learning_rates) == (16, 3, (2e-5,))
     assert swag.num_choices == 4
+    assert TASKS["ner"].learning_rates == (5e-5, 3e-5, 2e-5)  # appendix A.3
     assert TASKS["mnli"].eval_splits == ("dev_matched", "dev_mismatched")
     assert {t.name: t.selection_metric for t in map(TASKS.get, glue)} == {
         "cola": "matthews_correlation",

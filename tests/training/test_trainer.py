@@ -353,7 +353,7 @@ def test_without_next_sentence_prediction(records_file, tmp_path):
 
 def test_loss_that_is_not_finite_stops_the_run(records_file, tmp_path, monkeypatch):
     closed = []
-    monkeypatch.setattr(progress.RunLog, "close", closed.append)
+    monkeypatch.setattr(progress.RunLog, "close", lambda log: closed.append(log))
     trainer = make_trainer(tmp_path, save_checkpoints_steps=2)
 
     def poisoned(step):
