@@ -360,7 +360,7 @@ def test_a_replica_shifts_the_seeds_of_dropout_and_puts_them_back(monkeypatch):
         context = SimpleNamespace(replica_id_in_sync_group=replica)
         with monkeypatch.context() as patch:
             patch.setattr(tf.distribute, "get_replica_context", lambda c=context: c)
-            masks = TrainStep._masks_of_replica(SimpleNamespace(num_replicas=4, _seeds=seeds))  # type: ignore
+            masks = TrainStep._masks_of_replica(SimpleNamespace(num_replicas=4, _seeds=seeds))
             with masks:
                 for seed, start in zip(seeds, before, strict=True):
                     np.testing.assert_array_equal(seed.numpy(), start + [7919 * replica, 0])

@@ -501,6 +501,13 @@ def test_without_a_pooler_there_is_no_pooled_output(model, tmp_path, source, cap
     assert "has no trained pooler; the encoder gives no pooled output" in caplog.text
 
 
+def test_an_encoder_alone_gives_pooled_output_from_keras_weights_too(encoder, tmp_path):
+    save_keras(tmp_path / "model.weights.h5", encoder)
+    found = load_bert(tmp_path)
+    assert set(found.encoder.output) == {"sequence_output", "pooled_output"}
+    assert_same(values(found.encoder), values(encoder))
+
+
 def test_load_bert_makes_the_outputs_and_the_type_that_are_asked_for(sources):
     encoder = load_bert(
         sources / "tf", hidden_states=True, attention_probs=True, dtype="mixed_bfloat16"
@@ -572,6 +579,13 @@ def test_load_model_tells_the_kind_and_the_labels(heads, kind, form, tmp_path):
         expected.pop(name), got.pop(name)
     assert_same(got, expected)
     assert [x.name for x in found.model.inputs] == [x.name for x in heads[kind].inputs]
+
+
+def test_what_a_config_json_says_is_not_of_weights_of_another_system(heads, tmp_path):
+    save("tf", tmp_path, heads["classification"], labels=LABELS["classification"])
+    of_others = {"id2label": {"0": "a", "1": "b", "2": "c"}}  # as many
+    (tmp_path / "config.json").write_text(json.dumps(of_others))
+    assert load_model(tmp_path).labels == LABELS["classification"]
 
 
 def test_a_classifier_of_transformers_is_told_by_its_architecture_or_by_the_user(heads, tmp_path):
@@ -861,7 +875,14 @@ def test_the_head_of_a_task_preset_of_keras_hub_is_not_lost_silently(encoder, tm
 
 @pytest.mark.parametrize("source", ["tf", "hf"])
 @pytest.mark.parametrize(
-    "key", ["vocab_size", "max_position_embeddings", "num_hidden_layers", "hidden_size"]
+    "key",
+    [
+        "vocab_size",
+        "max_position_embeddings",
+        "num_hidden_layers",
+        "hidden_size",
+        "intermediate_size",
+    ],
 )
 def test_sizes_that_no_memory_holds_are_compared_first(sources, tmp_path, source, key):
     shutil.copytree(sources / source, tmp_path / "x")
