@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.files import beside, local_copy, read_json
+from bert_tf.input_pipeline.record_checks import PARSE_ERRORS
 from bert_tf.input_pipeline.record_order import FILLER, RecordOrder
 from bert_tf.records.decoding import decode_example, parse_example_fn
 from bert_tf.records.files import RecordFile
@@ -459,6 +460,10 @@ def _read_manifest(path: str) -> dict[str, Any]:
             f"{manifest_path}: not a manifest of create_finetuning_data.py: {error!r}"
         ) from error
     try:
+        with open(lengths_file, "rb") as file:
+            version = np.lib.format.read_magic(file)
+        if version != (1, 0):  # NumPy takes as much memory as headers of others say they have
+            raise ValueError(f"a file of NumPy's version {version}, expected (1, 0)")
         # Mapped: what the file claims to hold takes no memory that it does not.
         lengths = np.array(np.load(lengths_file, mmap_mode="r"))
     except OSError:
@@ -479,10 +484,11 @@ def _read_all(file: RecordFile, features: Sequence[FeatureSpec]) -> Iterator[dic
         serialized = [file.read(number) for number in range(begin, end)]
         try:
             parsed = tf.io.parse_example(serialized, description)
-        except tf.errors.InvalidArgumentError as error:
+        except PARSE_ERRORS as error:
+            reason = getattr(error, "message", "one is no tf.train.Example")
             raise ValueError(
                 f"{file.path}: records {begin} to {end - 1}: expected the features "
-                f"{', '.join(description)}: {error.message}"
+                f"{', '.join(description)}: {reason}"
             ) from error
         yield {name: rows.numpy() for name, rows in parsed.items()}
 

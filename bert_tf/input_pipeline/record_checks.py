@@ -33,6 +33,9 @@ from bert_tf.records.schema import (
     unmasked_pretraining_features,
 )
 
+# What TensorFlow raises on a record of another schema: the latter where its message quotes the
+# record, which is no text.
+PARSE_ERRORS = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 _CHECKED_AT_ONCE = 512  # records whose schema and ids are looked at together
 # Files beside records that are none: manifests, and what has not got its name yet.
 _NO_RECORDS = re.compile(r"\.manifest\.json$|\.tmp-\d+$")
@@ -132,9 +135,12 @@ def record_shape(path: str, skip_corrupt_records: bool = False) -> RecordShape:
             f"got {', '.join(sorted(feature)) or 'none'}"
         )
     masked = "masked_lm_positions" in feature
+    max_seq_length = len(feature["input_ids"].int64_list.value)
+    if not max_seq_length:
+        raise ValueError(f"{path}: record 0: input_ids: expected integers, got none")
     return RecordShape(
         masked=masked,
-        max_seq_length=len(feature["input_ids"].int64_list.value),
+        max_seq_length=max_seq_length,
         max_predictions_per_seq=(
             len(feature["masked_lm_positions"].int64_list.value) if masked else None
         ),
@@ -487,23 +493,39 @@ def _sound_records(
             return
         try:
             parsed = parse(tf.constant(batch))
-        except tf.errors.InvalidArgumentError:
+        except PARSE_ERRORS:
             sound = []
             for place, serialized in zip(numbers, batch, strict=True):
-                try:
-                    decode_example(serialized, features)
+                problem = _problem(serialized, features, parse)
+                if problem is None:
                     sound.append((place, serialized))
-                except ValueError as error:
-                    message = f"{path}: record {place}: {error}"
-                    if report is None:
-                        raise ValueError(message) from error
-                    report(message)
+                    continue
+                message = f"{path}: record {place}: {problem}"
+                if report is None:
+                    raise ValueError(message) from None
+                report(message)
             numbers, batch = [place for place, _ in sound], [record for _, record in sound]
             if not batch:
                 continue
             parsed = parse(tf.constant(batch))
         _check_values(path, numbers, {name: parsed[name].numpy() for name in parsed}, ends)
         yield from batch
+
+
+def _problem(
+    serialized: bytes, features: Sequence[FeatureSpec], parse: Callable[[Any], Any]
+) -> str | None:
+    """Say why TensorFlow cannot parse a record, which decides; None where it can."""
+    try:
+        parse(tf.constant([serialized]))
+        return None
+    except PARSE_ERRORS:
+        pass
+    try:
+        decode_example(serialized, features)
+    except ValueError as error:
+        return str(error)
+    return "not a serialized tf.train.Example"
 
 
 def _check_values(

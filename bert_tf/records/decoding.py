@@ -11,6 +11,7 @@ from bert_tf.records.schema import FIXED_WIDTH, FeatureSpec
 
 _MOST_VARINT_BYTES = 10  # of 64 bits; what is beyond these is cut off, as protobuf does
 _MOST_UINT64 = (1 << 64) - 1
+_MOST_FIELDS = (1 << 29) - 1  # the highest number of one
 
 # === Reading ===
 
@@ -31,6 +32,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
     while position < len(data):
         key, position = _read_varint(data, position)
         number, wire = key >> 3, key & 7
+        if not 0 < number <= _MOST_FIELDS:
+            raise IndexError
         if wire == 0:
             value, position = _read_varint(data, position)
         elif wire in (1, 2, 5):
@@ -66,6 +69,45 @@ def _packed_varints(data: bytes) -> np.ndarray:
     return values.view(np.int64)
 
 
+def _parts(
+    data: bytes, numbers: tuple[int, ...], once: bool = False
+) -> Iterator[tuple[int, bytes]]:
+    """Yield those fields of one message that hold messages or text: number, bytes.
+
+    Of what may be there `once`, protobuf puts several together and TensorFlow refuses them.
+    """
+    seen = set()
+    for number, wire, value in _fields(data):
+        if number in numbers:
+            if wire != 2 or (once and number in seen):
+                raise IndexError
+            seen.add(number)
+            yield number, value
+
+
+def _list(feature: Mapping[int, bytes]) -> tuple[str, list[np.ndarray]]:
+    """Read the list of a feature: the type of its values, and these in parts."""
+    if len(feature) > 1:
+        raise IndexError  # a list has one type
+    kind, data = next(iter(feature.items()), (1, b""))
+    if kind == 1:
+        return "bytes", []
+    dtype, unpacked = ("float32", 5) if kind == 2 else ("int64", 0)
+    parts = []
+    for number, wire, value in _fields(data):
+        if number != 1:
+            continue
+        if wire not in (2, unpacked) or (kind == 2 and len(value) % 4):
+            raise IndexError
+        if kind == 2:
+            parts.append(np.frombuffer(value, "<f4"))
+        elif wire == 2:
+            parts.append(_packed_varints(value))
+        else:
+            parts.append(np.array([value], np.uint64).view("<i8"))
+    return dtype, parts
+
+
 def decode_example(record: bytes, features: Sequence[FeatureSpec]) -> dict[str, np.ndarray]:
     """Parse one serialized `tf.train.Example`, without TensorFlow.
 
@@ -81,31 +123,12 @@ def decode_example(record: bytes, features: Sequence[FeatureSpec]) -> dict[str, 
     """
     lists: dict[str, tuple[str, list]] = {}
     try:
-        for number, _, container in _fields(record):
-            if number != 1:
-                continue
-            for _, _, entry in _fields(container):
-                name, feature = "", b""
-                for entry_number, _, value in _fields(entry):
-                    if entry_number == 1:
-                        name = value.decode("utf-8")
-                    elif entry_number == 2:
-                        feature = value
-                for kind, _, values in _fields(feature):
-                    if kind == 3:
-                        parts = [
-                            _packed_varints(v)
-                            if wire == 2
-                            else np.array([v], np.uint64).view("<i8")
-                            for _, wire, v in _fields(values)
-                        ]
-                        lists[name] = ("int64", parts)
-                    elif kind == 2:
-                        parts = [np.frombuffer(v, "<f4") for _, _, v in _fields(values)]
-                        lists[name] = ("float32", parts)
-                    else:
-                        lists[name] = ("bytes", [])
-    except (IndexError, UnicodeDecodeError, TypeError, AttributeError) as error:
+        for _, container in _parts(record, (1,)):
+            for _, entry in _parts(container, (1,)):
+                fields = dict(_parts(entry, (1, 2), once=True))
+                feature = dict(_parts(fields.get(2, b""), (1, 2, 3), once=True))
+                lists[fields.get(1, b"").decode("utf-8")] = _list(feature)
+    except (IndexError, UnicodeDecodeError) as error:
         raise ValueError("not a serialized tf.train.Example") from error
     result = {}
     for spec in features:

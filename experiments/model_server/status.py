@@ -63,4 +63,6 @@ def as_serving_error(error: BaseException) -> ServingError:
         # The first line is the reason; what follows names nodes of the graph.
         reason = error.message.split("\n\t [[")[0]
         return ServingError(_BY_NUMBER.get(error.error_code, grpc.StatusCode.UNKNOWN), reason)
+    if isinstance(error, UnicodeDecodeError):  # TensorFlow's message, which quotes the request
+        return invalid_argument(error.object.decode(errors="replace").split("\n\t [[")[0])
     return ServingError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")

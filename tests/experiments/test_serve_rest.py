@@ -12,7 +12,7 @@ import tensorflow as tf  # noqa: E402
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo  # noqa: E402
 
 from experiments.model_server import rest  # noqa: E402
-from experiments.model_server.status import ServingError  # noqa: E402
+from experiments.model_server.status import ServingError, as_serving_error  # noqa: E402
 
 pytestmark = pytest.mark.serving
 
@@ -226,3 +226,11 @@ def test_examples():
         ({"examples": [{}], "context": 1}, "'context': Example must be JSON object"),
     ):
         assert message in refused(rest.example_input, request)
+
+
+def test_examples_that_are_no_text_are_the_faults_of_a_request():
+    """TensorFlow's error is none of its own where its message quotes such bytes."""
+    with pytest.raises(UnicodeDecodeError) as caught:
+        tf.io.parse_example([b"\xff\xff"], {"text": tf.io.FixedLenFeature([], tf.string)})
+    error = as_serving_error(caught.value)
+    assert error.http_status == 400 and "Could not parse example input" in error.message

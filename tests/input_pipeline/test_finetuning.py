@@ -642,6 +642,9 @@ def test_damaged_files(tmp_path):
     tasks = opened(data + other, lengths=np.full(6, LENGTH))
     with pytest.raises(ValueError, match="x: records 0 to 5: expected the features label_ids"):
         tasks.labels()
+    tasks = opened(data + frame_record(b"\xff\xff"), lengths=np.full(6, LENGTH))
+    with pytest.raises(ValueError, match="x: records 0 to 5: .* one is no tf.train.Example"):
+        tasks.labels()
     with pytest.raises(ValueError, match="x: record 0: not a serialized tf.train.Example"):
         opened(frame_record(b"\xff\xff"))
 

@@ -615,6 +615,23 @@ def test_a_stretch_of_records_of_another_schema_is_left_out(files, unmasked, tmp
     assert f"record {count}: no feature" in checked.damage[-1]
 
 
+def test_records_that_tensorflow_cannot_even_quote_are_named(files, tmp_path):
+    """Its error is none of its own where its message holds bytes that are no text."""
+    framed, path = _framed(files[2]), tmp_path / "other.tfrecord"
+    path.write_bytes(framed[0] + frame_record(b"no example \xff") + framed[1])
+    message = "other.tfrecord: record 1: not a serialized tf.train.Example"
+    with pytest.raises(ValueError, match=message):
+        _check([path])
+    (checked,) = _check([path], skip=True)
+    assert _framed(checked.path) == framed[:2] and checked.damage == (f"{tmp_path}/{message}",)
+    # The first says how long all are.
+    example = tf.train.Example.FromString(next(read_records(files[2])))
+    example.features.feature["input_ids"].float_list.value.append(1.0)
+    path.write_bytes(frame_record(example.SerializeToString()) + framed[1])
+    with pytest.raises(ValueError, match="other.tfrecord: record 0: input_ids: expected integers"):
+        _check([path])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -272,6 +272,49 @@ def test_fields_of_other_kinds_and_lists_cut_short_are_no_surprise():
         decode_example(b"\x13" + data, spec)  # a group, which proto3 does not have
 
 
+def message(number, *parts):
+    """One field of a protocol buffer that holds others."""
+    content = b"".join(parts)
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+SEVEN_AND_NINE = message(3, b"\x08\x07\x08\x09")
+NAME = message(1, b"x")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (NAME + message(2, SEVEN_AND_NINE), [7, 9]),
+        (NAME + message(2, message(3, b"\x0a\x02\x07\x09\x12\x01\x05")), [7, 9]),  # and field 2
+        (NAME + message(2, message(3, b"\x08\x05"), SEVEN_AND_NINE), None),
+        (NAME + message(2, message(3, b"\x08\x05")) + message(2, SEVEN_AND_NINE), None),
+        (
+            NAME + message(2, message(2, b"\x0a\x04", bytes(4)), SEVEN_AND_NINE),
+            None,
+        ),  # of two types
+        (NAME + message(2, message(3, b"\x12\x02\x07\x09")), None),  # field 2 alone
+        (NAME + message(2, message(3, b"\x0d7777\x0d9999")), None),  # each of four bytes
+        (NAME + message(2, b"\x1d\x08\x07\x08\x09"), None),  # as the list
+        (NAME + message(2, message(5, b"\x08\x07\x08\x09")), None),
+        (NAME + b"\x02\x00" + message(2, SEVEN_AND_NINE), None),  # field 0
+    ],
+)
+def test_examples_are_what_they_are_for_tensorflow(entry, expected):
+    """Of a list in parts it takes none, and of fields that it does not know nothing."""
+    import tensorflow as tf
+
+    data, schema = message(1, message(1, entry)), [FeatureSpec("x", "int64", 2)]
+    if expected is not None:
+        assert decode_example(data, schema)["x"].tolist() == expected
+        assert parse_example_fn(schema)(tf.constant([data]))["x"].numpy().tolist() == [expected]
+        return
+    with pytest.raises(ValueError, match="tf.train.Example|expected int64|expected 2 values"):
+        decode_example(data, schema)
+    with pytest.raises((tf.errors.InvalidArgumentError, UnicodeDecodeError)):
+        parse_example_fn(schema)(tf.constant([data]))
+
+
 def test_errors_name_file_record_and_feature(tmp_path):
     path = tmp_path / "x.tfrecord"
     feature = (FeatureSpec("x", "int64", 2),)
