@@ -2,8 +2,14 @@
 
     KERAS_BACKEND=jax python -m unittest tests.support.keras_checks
 
-Of KerasHub they run where it is installed. Its checks want outputs in the compute dtype, which
-logits are not: they are for the encoder and what is in it.
+Of KerasHub they run where it is installed.
+
+Not called are those about what ours are not: of sparse and ragged inputs, of masks that Keras hands
+from layer to layer (ours are inputs), and KerasHub's of backbones, tasks, presets, tokenizers and
+preprocessors, which want its own classes and their attributes. KerasHub's of precision wants
+outputs in the compute dtype, which logits are not. On torch neither looks at precision without a
+GPU. Layers of several inputs are checked in the models that hold them; what quantizing and saving
+models does is in `policy_checks`.
 """
 
 import importlib.util
@@ -33,7 +39,6 @@ from tests.support.policy_checks import CONFIG, make_model
 
 WIDTH, LENGTH = CONFIG.hidden_size, 7
 OF_CONFIG = {"config": CONFIG}
-WITHOUT_WEIGHTS = {"run_training_check": False}  # nothing in them to train
 
 
 @keras.saving.register_keras_serializable(package="bert_tf_tests")
@@ -66,19 +71,27 @@ def packed_inputs():
 
 
 # Layer, its arguments, the shape of its input and that of its output, and what else to check.
-LAYERS = [
+OF_COMPUTE_DTYPE = [
     (LayerNorm, OF_CONFIG, (5, WIDTH), (5, WIDTH), {"expected_num_trainable_weights": 2}),
     (Transform, OF_CONFIG, (5, WIDTH), (5, WIDTH), {"expected_num_trainable_weights": 4}),
     (Intermediate, OF_CONFIG, (5, WIDTH), (5, 19), {"expected_num_trainable_weights": 2}),
-    (ClassificationHead, {**OF_CONFIG, "units": 3}, (5, WIDTH), (5, 3), {}),
-    (MultipleChoiceHead, {**OF_CONFIG, "units": 1}, (5, WIDTH), (5, 1), {}),
-    (TokenClassificationHead, {**OF_CONFIG, "units": 3}, (2, 5, WIDTH), (2, 5, 3), {}),
-    (NextSentenceScope, OF_CONFIG, (5, WIDTH), (5, 2), {}),
     (ScalarMix, {}, (2, 5, 3, WIDTH), (2, 5, WIDTH), {"expected_num_trainable_weights": 2}),
-    (Dropout, {"rate": 0.3}, (5, WIDTH), (5, WIDTH), WITHOUT_WEIGHTS),
-    (MergeChoices, {}, (2, 5, 3), (None, 3), WITHOUT_WEIGHTS),
-    (ToMask, {}, (2, 5), (2, 5), WITHOUT_WEIGHTS),
 ]
+OF_LOGITS = [
+    (layer, OF_CONFIG | arguments, shape, expected, {"expected_num_trainable_weights": 2})
+    for layer, arguments, shape, expected in (
+        (ClassificationHead, {"units": 3}, (5, WIDTH), (5, 3)),
+        (MultipleChoiceHead, {"units": 1}, (5, WIDTH), (5, 1)),
+        (TokenClassificationHead, {"units": 3}, (2, 5, WIDTH), (2, 5, 3)),
+        (NextSentenceScope, {}, (5, WIDTH), (5, 2)),
+    )
+]
+WITHOUT_WEIGHTS = [
+    (Dropout, {"rate": 0.3}, (5, WIDTH), (5, WIDTH), {"run_training_check": False}),
+    (MergeChoices, {}, (2, 5, 3), (None, 3), {"run_training_check": False}),
+    (ToMask, {}, (2, 5), (2, 5), {"run_training_check": False}),
+]
+SPAN_LOGITS = {name: (2, 5) for name in ("start_logits", "end_logits")}
 
 
 def encoder_check():
@@ -92,19 +105,22 @@ def encoder_check():
 
 class KerasChecks(TestCase):
     def test_layers(self):
-        for layer, arguments, shape, expected, others in LAYERS:
+        for layer, arguments, shape, expected, others in (
+            *OF_COMPUTE_DTYPE,
+            *OF_LOGITS,
+            *WITHOUT_WEIGHTS,
+        ):
             with self.subTest(layer.__name__):
                 self.run_layer_test(
                     layer, arguments, shape, expected_output_shape=expected, **others
                 )
 
     def test_span_head(self):
-        logits = {name: (2, 5) for name in ("start_logits", "end_logits")}
         self.run_layer_test(
             SpanHead,
             OF_CONFIG,
             (2, 5, WIDTH),
-            expected_output_shape=logits,
+            expected_output_shape=SPAN_LOGITS,
             run_training_check=False,  # these checks have one loss for one output
         )
 
@@ -130,15 +146,28 @@ if importlib.util.find_spec("keras_hub"):
 
     class KerasHubChecks(HubTestCase):
         def test_layers(self):
-            for layer, arguments, shape, expected, others in LAYERS[:3]:
+            for row in (*OF_COMPUTE_DTYPE, *OF_LOGITS):
+                layer, arguments, shape, expected, others = row
                 with self.subTest(layer.__name__):
                     self.run_layer_test(
                         layer,
                         arguments,
                         input_data=ops.ones(shape),
                         expected_output_shape=expected,
+                        run_precision_checks=row in OF_COMPUTE_DTYPE,
                         **others,
                     )
+
+        def test_span_head(self):
+            self.run_layer_test(
+                SpanHead,
+                OF_CONFIG,
+                input_data=ops.ones((2, 5, WIDTH)),
+                expected_output_shape=SPAN_LOGITS,
+                expected_num_trainable_weights=2,
+                run_training_check=False,
+                run_precision_checks=False,
+            )
 
         def test_encoder(self):
             self.run_layer_test(
