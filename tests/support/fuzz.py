@@ -21,7 +21,6 @@ import pathlib
 import re
 import sys
 import tempfile
-import time
 import traceback
 
 import atheris
@@ -33,7 +32,6 @@ _MOST_SECONDS = 30  # for one input
 _MOST_MEGABYTES = 6000  # of a whole process, TensorFlow and what it keeps included
 _COUNTED_EVERY = 50  # inputs
 _RISE_KILOBYTES = 1 << 10  # of the peak, after which an input is looked at
-_FIGURES = ("number_of_executed_units", "average_exec_per_sec")  # that libFuzzer prints
 _IN_MEMORY = "/dev/shm"  # noqa: S108  where inputs lie as files, if it is there
 
 
@@ -93,7 +91,7 @@ def fuzz(name: str, folder: pathlib.Path, inputs: int, minutes: float) -> None:
 
 def run(name: str, options: argparse.Namespace) -> bool:
     """Feed one target in a process of its own, print its row, and return whether all was well."""
-    folder, begin = pathlib.Path(options.output), time.monotonic()
+    folder = pathlib.Path(options.output)
     log = folder / f"{name}.log"
     memory = _IN_MEMORY if os.path.isdir(_IN_MEMORY) else None
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory) as work:  # it removes nothing
@@ -108,13 +106,14 @@ def run(name: str, options: argparse.Namespace) -> bool:
             except BaseException:
                 traceback.print_exc()
             os._exit(1)  # libFuzzer ends the process itself
-        failed = os.waitpid(child, 0)[1] != 0
+        _, status, usage = os.wait4(child, 0)
+    seconds, failed = usage.ru_utime + usage.ru_stime, status != 0
     text = log.read_text(errors="replace")
     told = dict(re.findall(r"^stat::(\w+):\s*(\d+)", text, re.MULTILINE))
     reached = re.findall(r"\bcov: (\d+)", text)
-    count, rate = (int(told.get(key, 0)) for key in _FIGURES)
+    count = int(told.get("number_of_executed_units", 0))
     print(
-        f"{name:15}{count:10,}{rate:10,}{(time.monotonic() - begin) / 60:9.1f}"
+        f"{name:15}{count:10,}{seconds:13.1f}{count / seconds:10,.0f}"
         f"{reached[-1] if reached else '-':>8}  {'a fault' if failed else 'no fault'}",
         flush=True,
     )
@@ -134,7 +133,8 @@ def main() -> None:
     if unknown := set(names) - set(TARGETS):
         parser.error(f"--targets: no {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"{'':15}{'inputs':>10}{'a second':>10}{'minutes':>9}{'places':>8}  outcome", flush=True)
+    titles = f"{'':15}{'inputs':>10}{'CPU seconds':>13}{'a second':>10}{'places':>8}  outcome"
+    print(titles, flush=True)
     faults = [name for name in names if not run(name, options)]
     sys.exit(f"faults in {', '.join(faults)}: see {folder}" if faults else 0)
 
