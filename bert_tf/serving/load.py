@@ -90,7 +90,11 @@ def load_served_model(path: CheckpointLike, *, dtype: DType = None, **options: A
     if task is None and trained is not None:
         task = KINDS[trained.kind].served_by
     kind = SERVED[task].head if task else None
-    loaded = load_model(checkpoint, kind=kind, do_lower_case=serving.do_lower_case, dtype=dtype)
+    # A model that was pre-trained has heads, which vectors do not need.
+    ignore = (checkpoint.layout.heads,) if task == "embeddings" else ()
+    loaded = load_model(
+        checkpoint, kind=kind, do_lower_case=serving.do_lower_case, dtype=dtype, ignore=ignore
+    )
     if task is None and loaded.problem_type is not None:
         task = HF_KINDS[loaded.problem_type]
     if task is None:

@@ -133,6 +133,16 @@ def test_embeddings(tmp_path):
     assert predictor.embed([]).shape == (0, 22)
 
 
+def test_embeddings_of_a_pre_trained_model(tmp_path):
+    """Its heads are left behind."""
+    folder = model_directory(tmp_path / "pre-trained", "pretraining")
+    encoder = bert_tf.load_bert(folder).encoder
+    bert_tf.save_model_directory(tmp_path / "encoder", encoder, tmp_path / "vocab.txt")
+    expected = bert_tf.Predictor(tmp_path / "encoder").embed(TEXTS)
+    vectors = bert_tf.Predictor(folder, task="embeddings").embed(TEXTS)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("layer", [-1, -2])
 def test_doubts_about_the_vocabulary_are_told_once(tmp_path, caplog, layer):
     folder = model_directory(tmp_path / "m", "encoder")
