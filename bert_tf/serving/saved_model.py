@@ -6,6 +6,7 @@ imported, tensorflow_text; `ids_only` leaves out everything that takes strings, 
 """
 
 import contextlib
+import logging
 import os
 import pathlib
 import shutil
@@ -192,7 +193,7 @@ def _write(
         module = tf.Module()
         module.weights = served.weights
         module.ids = served.ids
-        with served.for_saving():
+        with served.for_saving(), _without_temporary_name():
             tf.saved_model.save(module, folder, signatures={"serving_default": served.ids})
         notes = [*notes, server_operations.server_note(folder)]
         card = model_card.card_heading(served, name, description, notes)
@@ -200,7 +201,7 @@ def _write(
         (folder / MODEL_CARD_NAME).write_text("\n".join(card) + "\n", encoding="utf-8")
         return
     signatures = served.signatures()
-    with served.for_saving():
+    with served.for_saving(), _without_temporary_name():
         tf.saved_model.save(served, folder, signatures=signatures)
     warmup = folder / WARMUP_NAME
     warmup.parent.mkdir(exist_ok=True)
@@ -209,6 +210,18 @@ def _write(
     notes = [*notes, server_operations.server_note(folder)]
     card = model_card.make_model_card(served, name, signatures, description, notes)
     (folder / MODEL_CARD_NAME).write_text(card, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _without_temporary_name() -> Iterator[None]:
+    """Keep TensorFlow from saying where it writes: that folder gets another name."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _verify(served: ServedModel, folder: pathlib.Path, ids_only: bool) -> None:
