@@ -92,6 +92,7 @@ class TaskRecords:
     Keras multiplies its `class_weight` by none.
 
     Attributes:
+        label_names: of the labels, in the order of their ids; None where they are not known.
         lengths: int [N], tokens of each record that are not padding.
         order: which records each batch holds.
     """
@@ -105,6 +106,7 @@ class TaskRecords:
         num_choices: int | None = None,
         lengths: np.ndarray | None = None,
         vocab_size: int | None = None,
+        label_names: Sequence[str] | None = None,
     ):
         """Open a record file.
 
@@ -115,6 +117,7 @@ class TaskRecords:
             num_choices: C, for multiple_choice.
             lengths: int [N], tokens of each record that are not padding; None to count them.
             vocab_size: where given, an id outside it stops the stream with an error.
+            label_names: of the labels, in the order of their ids.
 
         Raises:
             ValueError: a kind that is not there, a corrupt file, one without records, or lengths
@@ -125,6 +128,7 @@ class TaskRecords:
         _check_num_choices(kind, num_choices)
         self.kind = kind
         self.num_choices = num_choices
+        self.label_names = None if label_names is None else tuple(label_names)
         self.path = os.fspath(path)
         self._file = RecordFile(path)
         if not len(self._file):
@@ -447,10 +451,11 @@ def _read_manifest(path: str) -> dict[str, Any]:
     try:
         manifest = read_json(manifest_path)
         kind, num_choices = get_kind(manifest["kind"]), manifest["num_choices"]
-        num_labels = len(manifest["labels"] or ())
+        names = manifest["labels"]
         arguments = {
             "kind": manifest["kind"],
-            "schema": kind.schema(manifest["max_seq_length"], num_labels, num_choices),
+            "schema": kind.schema(manifest["max_seq_length"], len(names or ()), num_choices),
+            "label_names": names,
             "num_choices": num_choices if kind.has_choices else None,
             "vocab_size": manifest["vocab_size"],
         }

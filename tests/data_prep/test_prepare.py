@@ -625,6 +625,7 @@ def test_records_are_opened_by_their_manifest(tmp_path):
     opened = TaskRecords.open(made.record_file)
     assert opened.kind == "classification" and opened.max_seq_length == 7 and len(opened) == 3
     assert opened.lengths.tolist() == [3, 4, 5] and opened.labels().tolist() == [1, 0, 0]
+    assert opened.label_names == ("no", "yes")
     inputs, labels, weights = next(iter(opened.evaluation_dataset(batch_size=3)))
     assert inputs["input_ids"].shape == (3, 7) and labels.shape == weights.shape == (3,)
     # A model may have a smaller vocabulary than the records, or a larger one.
