@@ -8,6 +8,7 @@ r"""Pictures of what a model does with a pair of sentences: its attention, and i
 
 In a notebook:
 
+    %matplotlib inline
     from experiments.plots.attention import activations_of, attention_figure, prediction_figure
     activations = activations_of("runs/mini", "He went to the [MASK].", "There he bought milk.")
     attention_figure(activations)

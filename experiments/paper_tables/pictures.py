@@ -18,12 +18,9 @@ if TYPE_CHECKING:
 
 
 def png_of(figure: Figure) -> bytes:
-    """Return a figure as PNG, and close it."""
-    from matplotlib import pyplot
-
+    """Return a figure as PNG."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
-    pyplot.close(figure)
     return stream.getvalue()
 
 
@@ -89,9 +86,6 @@ def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
         axis.set_xlabel("step (points: held-out text)", fontsize=9)
         axis.grid(alpha=0.3)
     if not drawn:
-        from matplotlib import pyplot
-
-        pyplot.close(figure)
         return None
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)

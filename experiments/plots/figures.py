@@ -14,19 +14,18 @@ if TYPE_CHECKING:
 
 
 def subplots(*shape: int, **arguments: Any) -> tuple[Figure, Any]:
-    """Make a figure and its axes, as `matplotlib.pyplot.subplots`."""
-    import matplotlib
+    """Make a figure and its axes, as `matplotlib.pyplot.subplots`.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    pyplot is not told of it: in a notebook it keeps its own backend, and shows the figure once.
+    """
+    from matplotlib.figure import Figure
 
-    return pyplot.subplots(*shape, layout="constrained", **arguments)
+    figsize = arguments.pop("figsize", None)
+    figure = Figure(figsize=figsize, layout="constrained")
+    return figure, figure.subplots(*shape, **arguments)
 
 
 def save_figure(figure: Figure, png: str | os.PathLike[str], dpi: int = 110) -> None:
-    """Write a figure as PNG and close it."""
-    from matplotlib import pyplot
-
+    """Write a figure as PNG."""
     with replacing(png, ".png") as temporary:
         figure.savefig(temporary, dpi=dpi)
-    pyplot.close(figure)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 import bert_tf
 from bert_tf.weights.save import save_model_directory
@@ -70,6 +71,7 @@ def test_pictures_have_a_panel_for_each_head_layer_and_mask(model):
     assert [panel.get_title() for panel in panels] == ["[MASK] at 3", "[MASK] at 7"]
     best = f"{seen.pieces[-1][0][0]} {seen.probabilities[-1, 0, 0]:.2f}"
     assert best in [text.get_text() for text in panels[0].texts]
+    assert not pyplot.get_fignums()  # else a notebook would show them twice
 
 
 def run(**given):

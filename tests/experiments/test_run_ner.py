@@ -20,6 +20,7 @@ from experiments.command_line.exit_status import InputError
 from experiments.finetuning import tagging
 from experiments.finetuning.initial_model import initial_model
 from experiments.finetuning.options import TaggingOptions
+from experiments.plots import curves
 from experiments.plots.curves import plot_curves
 from tests.support import command_options
 from tests.support import synthetic_records as synthetic
@@ -154,16 +155,13 @@ def test_it_learns_and_scores_what_it_writes(data, trained):
 
 
 def test_curves_are_all_in_percent(trained, tmp_path, monkeypatch):
-    from matplotlib import pyplot
-
-    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    drawn = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, *where: drawn.append(figure))
     plot_curves(trained / "metrics.jsonl", tmp_path / "curves.png")
-    axis = pyplot.gcf().axes[1]
+    axis = drawn[0].axes[1]
     assert axis.get_title() == "Scores" and axis.get_ylim() == (0, 100)
     last = {line.get_label(): line.get_ydata()[-1] for line in axis.lines}
     assert last["entity f1 (held out)"] > 90 and last["accuracy"] > 90
-    monkeypatch.undo()
-    pyplot.close()
 
 
 def test_a_finished_run_is_not_trained_again(data, trained, capsys):
