@@ -122,7 +122,8 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
 @functools.partial(tf.function, jit_compile=True, autograph=False)
 def _log_sum_exp(logits: Any) -> Any:
     highest = tf.reduce_max(logits, axis=-1, keepdims=True)
-    return highest[..., 0] + tf.math.log(tf.reduce_sum(tf.exp(logits - highest), axis=-1))
+    sums = tf.reduce_sum(tf.exp(logits - highest), axis=-1)
+    return tf.squeeze(highest, axis=-1) + tf.math.log(sums)
 
 
 @functools.partial(tf.function, jit_compile=True, autograph=False)
