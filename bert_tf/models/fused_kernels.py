@@ -123,7 +123,7 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
 def _log_sum_exp(logits: Any) -> Any:
     highest = tf.reduce_max(logits, axis=-1, keepdims=True)
     sums = tf.reduce_sum(tf.exp(logits - highest), axis=-1)
-    return tf.squeeze(highest, axis=-1) + tf.math.log(sums)
+    return tf.squeeze(highest, -1) + tf.math.log(sums)
 
 
 @functools.partial(tf.function, jit_compile=True, autograph=False)
