@@ -181,9 +181,9 @@ class BertConfig:
         fields = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - fields)
         if unknown:
+            names = ", ".join(key if key.isprintable() else repr(key) for key in unknown)
             raise ValueError(
-                f"unknown configuration keys: {', '.join(unknown)}; known are "
-                f"{', '.join(sorted(fields))}"
+                f"unknown configuration keys: {names}; known are {', '.join(sorted(fields))}"
             )
         if "vocab_size" not in values:
             raise ValueError("the configuration lacks vocab_size")

@@ -263,6 +263,11 @@ def wait(processes: Processes, seconds: float) -> bool:
     return True
 
 
+def _cpu_seconds(processes: Processes) -> float:
+    """Return what the quickest of some forks took; 0 where they are none."""
+    return min((p.cpu_seconds() for p in processes if isinstance(p, Fork)), default=0.0)
+
+
 def kill(processes: Processes, rng: random.Random) -> None:
     """Kill all processes, or one, so that the others end by themselves or are ended."""
     alone = rng.random() < 0.5
@@ -295,7 +300,7 @@ def try_run(row: Row, kills: int, folder: pathlib.Path, rng: random.Random) -> N
         kill(processes, rng)
         done += 1
     if not done:  # the machine has become quicker than it was
-        row.seconds *= 0.8
+        row.seconds = min(_cpu_seconds(processes) or row.seconds * 0.8, row.seconds)
     row.kills += done
     row.runs += bool(done)
     if any(process.returncode for process in processes):
@@ -312,8 +317,7 @@ def soak(row: Row, kills: int, end: float, folder: pathlib.Path, rng: random.Ran
     if any(process.returncode for process in processes):
         row.faults.append(f"fails without any kill: {outputs[-1][-2000:]}")
         return
-    forks = [process.cpu_seconds() for process in processes if isinstance(process, Fork)]
-    row.seconds = min(forks, default=time.monotonic() - begin)
+    row.seconds = _cpu_seconds(processes) or time.monotonic() - begin
     while row.kills < kills and time.monotonic() < end and not row.faults:
         try_run(row, min(_MOST_KILLS, kills - row.kills), folder, rng)
         print(f"{row.kind}, {row.name}: {row.kills} kills, {row.faults or 'all equal'}", flush=True)
