@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Two processes share small machines well: each test file stays in one of them.
 PYTEST := -m pytest -n 2 --dist loadfile --max-worker-restart 1
 
-.PHONY: quickstart test test-all test-slow lint format wheel docs architecture mutants soak fuzz clean
+.PHONY: quickstart test test-all test-slow lint format wheel docs notebooks architecture mutants soak fuzz clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python experiments/quickstart.py --output_dir=quickstart
@@ -46,6 +46,10 @@ wheel: $(VENV)/.installed-test
 # the sources. What links or names nothing is an error.
 docs: $(VENV_DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --site-dir build/site
+
+# Runs the notebooks, or those of NOTEBOOKS="entities ...", and writes what they show into them.
+notebooks: $(VENV_ALL)/.installed
+	$(VENV_ALL)/bin/python -m tests.support.notebooks $(NOTEBOOKS)
 
 # Which of many small changes to the product its tests notice.
 mutants: $(VENV)/.installed-test
@@ -85,7 +89,7 @@ $(VENV_ALL)/.installed: setup.py constraints.txt | python-version
 	@echo "Installing every extra into $(VENV_ALL): about 5 GB and 7 minutes, once"
 	$(PYTHON) -m venv $(VENV_ALL)
 	$(VENV_ALL)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		torch --editable '.[test,beam,browser,onnx,peers,serving,spark,weights]'
+		torch --editable '.[test,beam,browser,notebooks,onnx,peers,serving,spark,weights]'
 	touch $@
 
 $(VENV_FUZZ)/.installed: setup.py constraints.txt | python-version
@@ -98,7 +102,7 @@ $(VENV_FUZZ)/.installed: setup.py constraints.txt | python-version
 $(VENV_DOCS)/.installed: setup.py constraints.txt | python-version
 	$(PYTHON) -m venv $(VENV_DOCS)
 	$(VENV_DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		mkdocs-material 'mkdocstrings[python]' ruff
+		mkdocs-material 'mkdocstrings[python]' nbconvert ruff
 	touch $@
 
 clean:

@@ -78,7 +78,14 @@ setup(
         "beam": ["apache-beam>=2.70,<3"],
         "spark": ["pyspark>=4,<5"],  # needs Java 17
         # The guides as a site (make docs).
-        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27", "ruff>=0.9"],
+        "docs": [
+            "mkdocs-material>=9.5",
+            "mkdocstrings[python]>=0.27",
+            "nbconvert>=7.16",  # notebooks as pages
+            "ruff>=0.9",
+        ],
+        # Notebooks run without a browser (make notebooks).
+        "notebooks": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
         # Inputs found by coverage (make fuzz).
         "fuzz": ["atheris>=3"],
         # What results and speed are compared with; the tests that need one skip without it.
