@@ -613,6 +613,8 @@ def test_a_stretch_of_records_of_another_schema_is_left_out(files, unmasked, tmp
     (checked,) = _check([path], skip=True)
     assert _framed(checked.path) == framed[:2] and len(checked.damage) == count
     assert f"record {count}: no feature" in checked.damage[-1]
+    *named, more, _ = damage_report([checked], most_lines=2)
+    assert len(named) == 2 and more == f"and {count - 2} more"
 
 
 def test_records_that_tensorflow_cannot_even_quote_are_named(files, tmp_path):

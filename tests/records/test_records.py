@@ -282,10 +282,18 @@ SEVEN_AND_NINE = message(3, b"\x08\x07\x08\x09")
 NAME = message(1, b"x")
 
 
+def test_no_examples_are_no_bytes():
+    assert (
+        encode_framed_examples([FeatureSpec("x", "int64", 2)], {"x": np.ones((0, 2), int)}) == b""
+    )
+
+
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
         (NAME + message(2, SEVEN_AND_NINE), [7, 9]),
+        (NAME + message(2, message(3, b"\x0a\x0c" + b"\x80" * 10 + b"\x01\x09")), None),  # 11 bytes
+        (NAME + message(2, message(3, b"\x08" + b"\x80" * 10 + b"\x01\x08\x09")), None),
         (NAME + message(2, message(3, b"\x0a\x02\x07\x09\x12\x01\x05")), [7, 9]),  # and field 2
         (NAME + message(2, message(3, b"\x08\x05"), SEVEN_AND_NINE), None),
         (NAME + message(2, message(3, b"\x08\x05")) + message(2, SEVEN_AND_NINE), None),
