@@ -10,7 +10,8 @@ TPU's own (`pip install libtpu`, of the version that the extra "tpu" of jax asks
 backend; no TensorFlow.
 
 Memory is the compiler's figure for each device: the state (weights, moments of Adam) with the
-batch, and what it needs beside them in a step, its code included.
+batch, and what it needs beside them in a step, its code included. TFLOP and collectives, too, are
+of one device's program.
 """
 
 import dataclasses
@@ -157,6 +158,7 @@ def compare(options: Options) -> None:
 
     Raises:
         ValueError: the mesh has not two axes.
+        RuntimeError: no step could be compiled.
     """
     if len(options.mesh) != len(AXES):
         raise ValueError(f"mesh: expected two numbers, got {','.join(map(str, options.mesh))}")
@@ -179,6 +181,8 @@ def compare(options: Options) -> None:
             if figures:
                 rows.append({"size": size, "length": length, **figures})
                 table.row(rows[-1])
+    if not rows:
+        raise RuntimeError("nothing could be compiled; see above")
     harness.write_figures(options, results=rows)
 
 

@@ -46,9 +46,13 @@ DEVICES = {
 class Options(harness.BenchmarkOptions):
     """Options of the plan."""
 
-    terabytes: tuple[float, ...] = option((0.0206, 1.0, 10.0), "Text; 0.0206 is the paper's.")
+    terabytes: tuple[float, ...] = option(
+        (0.0206, 1.0, 10.0), "Terabytes of text; 0.0206 is the paper's.", above=0
+    )
     model_sizes: tuple[str, ...] = option(("base", "large"), "Keys of bert_tf.SIZES.")
-    utilisations: tuple[float, ...] = option((0.3, 0.5), "Shares of a device's peak.")
+    utilisations: tuple[float, ...] = option(
+        (0.3, 0.5), "Shares of a device's peak.", above=0, maximum=1
+    )
 
 
 def rounded(value: float, unit: str = "") -> str:
@@ -150,7 +154,9 @@ def tables(options: Options) -> list[list[str]]:
 
 def compare(options: Options) -> None:
     """Print the tables."""
-    print("\n\n".join("\n".join(lines) for lines in tables(options)))
+    found = tables(options)
+    print("\n\n".join("\n".join(lines) for lines in found))
+    harness.write_figures(options, tables=found)
 
 
 if __name__ == "__main__":
