@@ -83,7 +83,15 @@ class FsspecFiles(ClusterFiles):
 
     def exists(self, path: str) -> bool:
         """See the base class."""
-        return files.is_file(path) or files.is_folder(path)
+        if not is_remote(path):
+            return os.path.exists(path)
+        system, name = files.file_system(path)
+        with files.errors_naming(path):  # not isfile: it takes what cannot be asked for not there
+            try:
+                system.info(name)
+            except FileNotFoundError:
+                return False
+        return True
 
     def create(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
         """See the base class."""
@@ -101,6 +109,9 @@ class FsspecFiles(ClusterFiles):
 
     def remove(self, path: str) -> None:
         """See the base class."""
+        if not is_remote(path):
+            files.remove(path)
+            return
         system, name = files.file_system(path)
         with files.errors_naming(path), contextlib.suppress(FileNotFoundError):
             system.rm(name, recursive=True)

@@ -110,10 +110,12 @@ class Runner(abc.ABC):
         files, path = self.job.files, self.job.path(f"{name}.json")
         if not files.exists(path):
             begin = time.monotonic()
+            error_path = self.job.path(cluster_steps.ERROR_NAME)
+            if files.exists(error_path):  # of an attempt after which another went well
+                files.remove(error_path)
             try:
                 self.carry_out(name, items, steps, path)
             except Exception as error:  # runners raise what they like
-                error_path = self.job.path(cluster_steps.ERROR_NAME)
                 if files.exists(error_path):
                     raise ValueError(files.read(error_path).decode()) from error
                 raise RuntimeError(f"the job of {name} failed: {self.reason_of(error)}") from error
@@ -216,16 +218,22 @@ def _run(runner: Runner) -> dict[str, Any]:
         part = job.path(f"output-{index:05d}")
         if job.files.exists(part):
             job.files.rename(part, path)
+        elif not job.files.exists(path):
+            raise OSError(f"{path}: neither it nor {part} is there")
     return job.files.read_json(finished)
 
 
 def _tokenize(runner: Runner) -> dict[str, int]:
     """First job: text to files of tokens, and the index; returns the store's counts."""
     job = runner.job
-    texts = list(enumerate(job.options.input_files))
+    # Workers are in folders of their own. Links stay: .gz is known by the name.
+    texts = [
+        (number, path if text_files.is_remote(path) else os.path.abspath(path))
+        for number, path in enumerate(job.options.input_files)
+    ]
     steps = [
         Step("spread files", "spread"),
-        Step("pieces", "flat_map", cluster_steps.file_pieces, (PIECE_BYTES,)),
+        Step("pieces", "flat_map", cluster_steps.file_pieces, (PIECE_BYTES, job)),
         Step("spread pieces", "spread"),
         Step("tokenize", "map", cluster_steps.tokenize_piece, (job,)),
     ]

@@ -5,6 +5,7 @@ chunks. What differs is how work finds its data, since a cluster's workers share
 share no disk; `cluster_jobs.py` says in which order the steps follow each other.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -121,14 +122,34 @@ def pairs_name(block: int, part: int) -> str:
 # === Steps of one worker ===
 
 
+@contextlib.contextmanager
+def _telling(job: Job, vocab_file: str = "") -> Iterator[None]:
+    """Write down what is wrong with the input, since runners say it in ways of their own.
+
+    Args:
+        job: of the worker.
+        vocab_file: this machine's copy of the vocabulary, which the user does not know.
+    """
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        if vocab_file:
+            message = message.replace(vocab_file, job.options.vocab_file)
+        with job.files.write_whole(job.path(ERROR_NAME)) as stream:
+            stream.write(message.encode())
+        raise
+
+
 def file_pieces(
-    file: tuple[int, str], piece_bytes: int
+    file: tuple[int, str], piece_bytes: int, job: Job
 ) -> Iterator[tuple[int, int, text_files.TextPiece | None]]:
     """Cut an input file: its number, and each piece's; at the end how many there are, and None."""
     number, path = file
     piece = -1
-    for piece, text in enumerate(text_files.text_pieces([path], piece_bytes)):
-        yield number, piece, text
+    with _telling(job):
+        for piece, text in enumerate(text_files.text_pieces([path], piece_bytes)):
+            yield number, piece, text
     yield number, piece + 1, None
 
 
@@ -146,15 +167,9 @@ def tokenize_piece(
         return file, piece, int(lengths.sum())
     with cluster_files.lock:
         tokenizer = _tokenizer(job)
-    try:
+    with _telling(job, tokenizer.vocab_file):
         refuse = refuses_upper_case(job.options, tokenizer.vocab)
         tokenized = token_store.tokenize_piece(text, tokenizer, refuse)
-    except ValueError as error:
-        # Runners say in ways of their own that a worker failed; this tells the user why.
-        with job.files.write_whole(job.path(ERROR_NAME)) as stream:
-            message = str(error).replace(tokenizer.vocab_file, job.options.vocab_file)
-            stream.write(message.encode())
-        raise
     with job.files.write_whole(job.path(name)) as stream:
         stream.write(tokenized.tokens.tobytes())
     job.save(lengths_name, dataclasses.replace(tokenized, tokens=tokenized.tokens[:0]))

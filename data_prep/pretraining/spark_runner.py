@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -71,11 +70,6 @@ def _settings(master: str | None, num_workers: int, arguments: Sequence[str]) ->
     if master:
         settings["spark.master"] = master
     if num_workers:
-        if master and master.startswith("local"):
-            raise ValueError(
-                f"num_workers: of a local master they stand in brackets: "
-                f"--spark_master='local[{num_workers}]'"
-            )
         settings["spark.executor.instances"] = settings["spark.cores.max"] = str(num_workers)
         settings["spark.executor.cores"] = "1"
     for argument in arguments:
@@ -121,19 +115,26 @@ def _context(settings: dict[str, str]) -> Iterator[pyspark.SparkContext]:
         os.environ["PYSPARK_PYTHON"] = python
     elif settings.get("spark.master", "" if _is_submitted() else "local").startswith("local"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    opened = pyspark.SparkContext._active_spark_context is None
+    active = pyspark.SparkContext._active_spark_context
     configuration = pyspark.SparkConf().setAll(list(settings.items()))
     try:
-        context = pyspark.SparkContext.getOrCreate(configuration)
+        # One by one, since a piece of text may be of megabytes, and ten would not spread evenly.
+        context = active or pyspark.SparkContext(conf=configuration, batchSize=1)
     except (Py4JJavaError, PySparkRuntimeError) as error:
         master = settings.get("spark.master", "that of Spark's settings")
         raise ValueError(f"spark_master: cannot use {master}: {_reason(error)}") from error
     # What failed is told in one line; on a cluster Spark's notes tell where to look too.
     context.setLogLevel("OFF" if context.master.startswith("local") else "ERROR")
     try:
+        workers = settings.get("spark.executor.instances")
+        if workers and context.master.startswith("local"):
+            raise ValueError(
+                "num_workers: of a local master they stand in brackets: "
+                f"--spark_master='local[{workers}]'"
+            )
         yield context
     finally:
-        if opened:
+        if active is None:
             context.stop()
 
 
@@ -160,7 +161,7 @@ class _SparkRunner(cluster_jobs.Runner):
                 elements = elements.groupByKey(tasks)
             elif step.kind == "spread":
                 if number:  # what the first one would spread has been dealt out
-                    elements = elements.map(_with_place).partitionBy(tasks).values()
+                    elements = elements.repartition(tasks)
             else:
                 elements = elements.mapPartitions(_Part(step))
             elements.setName(step.label)
@@ -186,11 +187,6 @@ class _Part:
                 yield function(element, *arguments)
             else:
                 yield from function(element, *arguments)
-
-
-def _with_place(element: tuple[Any, ...]) -> tuple[int, Any]:
-    """Return an element with a number for it that is the same in each attempt."""
-    return zlib.crc32(repr(element[:2]).encode()), element
 
 
 def _reason(error: Exception) -> str:
