@@ -347,6 +347,30 @@ def test_answer_that_comes_after_another_model_was_chosen(page):
     assert result.locator(".headline").inner_text() == "positive"
 
 
+@on_a_desk
+def test_answer_that_comes_after_another_text_was_chosen(page):
+    """It is not shown beside that text, which stays when the page is loaded again."""
+    held = []
+    page.route("**/v1/models/opinions:predict", lambda route: held.append(route))
+    page.locator("nav button", has_text="opinions").click()
+    page.fill("textarea[name=text]", "A long film.")
+    page.click("#run")
+    for _ in range(100):
+        if held:
+            break
+        page.wait_for_timeout(20)
+    page.evaluate("location.hash = '#model=opinions&text=Another'")
+    page.wait_for_function("document.querySelector('textarea[name=text]').value === 'Another'")
+    with page.expect_response("**/v1/models/opinions:predict"):
+        held[0].continue_()
+    page.wait_for_timeout(200)
+    assert page.locator("#result").is_hidden() and page.locator("#run").is_enabled()
+    page.unroute("**/v1/models/opinions:predict")
+    page.go_back()
+    page.wait_for_function("document.querySelector('textarea[name=text]').value === 'A long film.'")
+    assert not page.problems
+
+
 def test_model_of_another_kind(page):
     # What it begins with runs.
     assert "2" in run(page, "half_plus_two").locator("pre").first.inner_text()
@@ -506,6 +530,15 @@ def test_csv_in_and_out(page):
     assert found == pytest.approx([power / sum(powers) for power in powers], abs=1e-6)
     assert bars(page.locator("#rows-answer")) == [("positive", "2 · 100.0%", "100%")]
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert not page.problems
+
+
+@on_a_desk
+def test_commas_of_a_file_with_one_column_are_text(page):
+    give(page, "opinions", "films.txt", "text\nGood, but long\n")
+    page.click("#rows-run")
+    page.locator("#rows-answer", has_text="Done: 1 of 1 rows.").wait_for()
+    assert saved(page)[1].splitlines()[1].startswith('"Good, but long",positive,')
     assert not page.problems
 
 

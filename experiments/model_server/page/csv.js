@@ -2,11 +2,13 @@
 
 const BOM = "\ufeff";
 
-// What parts the cells of the first line: what it has most of outside of quotes.
+// What parts the cells of the first line: what it has most of outside of quotes; null where it has
+// one cell, and commas are part of the text.
 function separatorOf(text) {
   const [line] = text.slice(0, 1 << 16).replace(/"(?:[^"]|"")*"/g, "").split(/\r?\n|\r/, 1);
   const counts = [",", ";", "\t"].map((mark) => [line.split(mark).length, mark]);
-  return counts.sort((a, b) => b[0] - a[0])[0][1];
+  const [[most, mark]] = counts.sort((a, b) => b[0] - a[0]);
+  return most > 1 ? mark : null;
 }
 
 // {rows, separator, end, bom} of a file, of which a quoted cell may hold anything. A quote within a
@@ -43,7 +45,8 @@ export function parseCsv(file) {
   return { rows, separator, end, bom };
 }
 
-export function writeCsv(rows, { separator, end, bom }) {
+export function writeCsv(rows, { separator: read, end, bom }) {
+  const separator = read ?? ",";
   const cell = (value) => {
     const text = String(value ?? "");
     return /["\r\n]/.test(text) || text.includes(separator) ? `"${text.replaceAll('"', '""')}"` : text;

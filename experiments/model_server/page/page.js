@@ -15,6 +15,7 @@ function showError(error) {
 }
 
 let model = null;
+let turn = 0;               // Of what is on the screen: an answer to an earlier one is not shown.
 const entries = new Map();  // Of all models, by name.
 const drafts = new Map();   // What was typed, by model.
 const typed = {};           // What was typed last, by field: a model not seen before begins with it.
@@ -47,7 +48,7 @@ let keeping = null;
 function keepAddress() {
   clearTimeout(keeping);
   keeping = null;
-  if (isReady(model)) history.replaceState(null, "", fitting(address(model, written()), model));
+  if (isReady(model)) history.replaceState(written(), "", fitting(address(model, written()), model));
 }
 
 function readAddress() {
@@ -59,14 +60,15 @@ function follow() {
   clearTimeout(keeping);
   const { name, values } = readAddress(), entry = entries.get(name);
   if (!entry) return showError(`There is no model "${name || ""}" here.`);
-  return choose(entry, isReady(entry) ? { ...entry.task.examples[0], ...values } : null);
+  return choose(entry, isReady(entry) ? { ...entry.task.examples[0], ...(history.state ?? values) } : null);
 }
 
 // To another model or text, from which Back leads here.
 function go(entry, values) {
   keepAddress();
   // Before the title changes, which is that of the entry in the history.
-  history.pushState(null, "", fitting(address(entry, values || valuesOf(entry)), entry));
+  const given = values || valuesOf(entry);
+  history.pushState(given, "", fitting(address(entry, given), entry));
   choose(entry, values);
 }
 
@@ -112,6 +114,7 @@ function showForm(values) {
 
 function choose(chosen, given) {
   model = chosen;
+  turn += 1;
   const ready = isReady(model);
   document.title = `${model.name} – Try the models`;
   for (const button of byId("models").children) {
@@ -147,14 +150,14 @@ function noteTyped() {
 // What of an answer the history tells.
 const said = (result) => (result.querySelector(".headline, .passage, .value, pre")?.textContent || "").slice(0, 80);
 
-// Shows an answer unless another model was chosen before it came.
-async function run(asker) {
+// Shows an answer unless another model or text was chosen before it came.
+async function run(asker, mine) {
   const { task, signature, name } = asker, values = written(), instances = task.ask(values);
   const begun = performance.now();
   const rows = task.columns
-    ? await predictAll(name, instances, (done) => { if (model === asker) byId("note").textContent = `Running … ${done}`; })
+    ? await predictAll(name, instances, (done) => { if (turn === mine) byId("note").textContent = `Running … ${done}`; })
     : await predict(name, instances);
-  if (model !== asker) return;
+  if (turn !== mine) return;
   byId("note").textContent = `${(performance.now() - begun).toFixed(0)} ms`;
   const answers = named(rows, signature), [asked] = instances, alone = instances.length === 1;
   const more = alone && task.columns ? [words(asker, asked, answers[0]), asker.signatures.pieces && pieces(asker, asked)] : [];
@@ -170,19 +173,19 @@ byId("form").addEventListener("input", noteTyped);
 
 byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const asker = model;
+  const asker = model, mine = turn += 1;
   keepAddress();
   byId("run").disabled = true;
   byId("note").textContent = "Running …";
   try {
-    await run(asker);
+    await run(asker, mine);
   } catch (error) {
-    if (model === asker) {
+    if (turn === mine) {
       byId("note").textContent = "";
       showError(error);
     }
   } finally {
-    if (model === asker) byId("run").disabled = false;
+    if (turn === mine) byId("run").disabled = false;
   }
 });
 
@@ -272,7 +275,7 @@ function chooseFirst(models) {
   const { name, values } = readAddress(), wanted = entries.get(name);
   const ready = [...entries.values()].filter(isReady);
   if (wanted) {
-    choose(wanted, isReady(wanted) ? { ...wanted.task.examples[0], ...values } : null);
+    choose(wanted, isReady(wanted) ? { ...wanted.task.examples[0], ...(history.state ?? values) } : null);
   } else if (ready.length && !models.includes(name)) {
     choose(ready[0]);
     if (name) showError(`There is no model "${name}" here.`);
@@ -288,6 +291,15 @@ function chooseAnew(entry, before) {
   choose(entry, given ? { ...entry.task.examples[0], ...values } : null);
 }
 
+async function poll() {
+  try {
+    await refresh();
+  } catch (error) {
+    showError(error);
+    setTimeout(poll, 2000);
+  }
+}
+
 // Only what is new changes, so that focus, the model chosen and what was typed stay.
 async function refresh() {
   const { models } = await getJson("/models"), list = byId("models");
@@ -299,13 +311,15 @@ async function refresh() {
   }
   const open = models.filter((name) => !isReady(entries.get(name)) && !entries.get(name).final);
   await Promise.all(open.map(async (name) => {
-    const entry = await look(name), before = entries.get(name);
+    // One that cannot be looked at now is looked at again.
+    const entry = await look(name).catch((error) => ({ name, state: "waiting", short: "…", reason: error.message }));
+    const before = entries.get(name);
     entries.set(name, entry);
     showState(entry);
     if (before === model) chooseAnew(entry, before);
   }));
   if (open.some((name) => !isReady(entries.get(name)) && !entries.get(name).final)) {
-    setTimeout(() => refresh().catch(showError), 2000);
+    setTimeout(poll, 2000);
   }
   if (!model) chooseFirst(models);
 }
@@ -322,4 +336,4 @@ byId("models").addEventListener("keydown", (event) => {
 byId("about").open = matchMedia("(min-width: 70rem)").matches;
 showPast(goBackTo);
 watchPast(goBackTo);
-refresh().catch(showError);
+poll();

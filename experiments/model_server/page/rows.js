@@ -53,6 +53,7 @@ function reset() {
 export const stop = () => job?.stopping?.abort();
 
 async function take(chosen) {
+  stop();
   file = null;
   byId("rows-more").hidden = true;
   byId("rows-error").replaceChildren();
@@ -69,7 +70,7 @@ async function take(chosen) {
     return;
   }
   byId("rows-more").hidden = false;
-  // A head has a name for each column, of which one is a field's.
+  // A head has a short name for each column.
   const plain = file.table.rows[0].map((cell) => cell.trim().toLowerCase());
   byId("rows-head").checked = file.table.rows.length > 1 && plain.every((cell) => cell && cell.length < 40);
   showColumns();
@@ -176,7 +177,7 @@ function showAnswer(over, failure) {
   const { said, rows, head, asked } = job, names = [...new Set(said.flatMap((row) => Object.keys(row)))].filter((n) => n !== "error");
   const errors = said.filter((row) => row.error).length;
   if (errors) names.push("error");
-  const width = Math.max(...rows.map((row) => row.length), head?.length || 0);
+  const width = rows.reduce((most, row) => Math.max(most, row.length), head?.length || 0);
   const padded = (row) => [...row, ...Array(width - row.length).fill("")];
   const written = said.map((row, i) => [...padded(rows[i]), ...names.map((name) => row[name] ?? "")]);
   // Of two columns with one name nobody could tell which is whose.
@@ -205,6 +206,7 @@ function showAnswer(over, failure) {
 
 // The panel for a model; `values` are those of the form, of which fields of the page's own count.
 export function offerRows(chosen, values) {
+  if (chosen && chosen === entry) return;  // Another text of the same model: its rows go on.
   stop();
   job = null;
   entry = chosen;
