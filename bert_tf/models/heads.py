@@ -7,8 +7,9 @@ import keras
 from keras import ops
 
 from bert_tf.config import BertConfig
+from bert_tf.models import fusion
 from bert_tf.models.functional import ACTIVATION_FUNCTIONS, gather_positions
-from bert_tf.models.layers import ConfiguredLayer, LayerNorm, check_policy
+from bert_tf.models.layers import ConfiguredLayer, LayerNorm, check_policy, project
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")
@@ -30,7 +31,9 @@ class Transform(ConfiguredLayer):
 
     def call(self, rows):
         """Map [..., D] to [..., D]."""
-        return self.layer_norm(ACTIVATION_FUNCTIONS[self.config.hidden_act](self.dense(rows)))
+        activation = ACTIVATION_FUNCTIONS[self.config.hidden_act]
+        rows = fusion.apply(activation, project(self.dense, rows), dtype=self.compute_dtype)
+        return self.layer_norm(rows)
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")

@@ -49,11 +49,12 @@ def results_of(batch, *, policy="float32", fuses, **arguments):
 
     @tf.function
     def step(inputs):
-        with fusion.fusing(fuses), tf.GradientTape() as tape:
-            outputs = model(inputs, training=True)
-            loss, _ = classification_loss(outputs["masked_lm_logits"], labels)
-            loss += tf.reduce_sum(tf.cast(outputs["next_sentence_logits"], tf.float32))
-        return loss, outputs, tape.gradient(loss, model.trainable_variables)
+        with fusion.fusing(fuses):
+            with tf.GradientTape() as tape:
+                outputs = model(inputs, training=True)
+                loss, _ = classification_loss(outputs["masked_lm_logits"], labels)
+                loss += tf.reduce_sum(tf.cast(outputs["next_sentence_logits"], tf.float32))
+            return loss, outputs, tape.gradient(loss, model.trainable_variables)
 
     loss, outputs, gradients = step({name: tf.constant(value) for name, value in batch.items()})
     paths = [variable.path for variable in model.trainable_variables]

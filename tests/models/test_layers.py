@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from bert_tf.config import ACTIVATIONS, BertConfig
-from bert_tf.models import layers
+from bert_tf.models import bert_pretrainer, layers
 from bert_tf.models.dropout import dropout, dropout_keys, hash_uint32
 from bert_tf.models.functional import (
     ACTIVATION_FUNCTIONS,
@@ -375,3 +375,32 @@ def test_attention_hides_padding_keys_but_not_padding_queries():
     assert (probabilities.numpy()[1, :, :, 3:] == 0).all()
     np.testing.assert_allclose(probabilities.numpy().sum(-1), 1, rtol=1e-6)
     assert (np.abs(out[8:] - out_changed[8:]) > 1e-3).any()
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_bias_has_the_gradient_of_all_rows(policy):
+    """In bfloat16 TensorFlow's kernel for CPUs (BiasAddGrad) says 256 of these."""
+    dense = keras.layers.Dense(3, dtype=policy)
+    dense.build((None, 2))
+    with tf.GradientTape() as tape:
+        rows = layers.project(dense, tf.ones([4096, 2]))
+        total = tf.reduce_sum(tf.cast(rows, tf.float32))
+    assert rows.dtype == dense.compute_dtype
+    np.testing.assert_array_equal(tape.gradient(total, dense.bias), [4096] * 3)
+
+
+def test_no_bias_of_a_model_is_summed_in_bfloat16():
+    model = bert_pretrainer(CONFIG, dtype="mixed_bfloat16")
+
+    @tf.function
+    def gradients(inputs):
+        with tf.GradientTape() as tape:
+            outputs = model(inputs, training=True)
+            total = tf.add_n([tf.reduce_sum(tf.cast(x, tf.float32)) for x in outputs.values()])
+        return tape.gradient(total, model.trainable_variables)
+
+    inputs = {x.name: tf.ones([2, *(n or 5 for n in x.shape[1:])], x.dtype) for x in model.inputs}
+    graph = gradients.get_concrete_function(inputs).graph.as_graph_def()
+    names = {node.op for node in graph.node}
+    names |= {node.op for function in graph.library.function for node in function.node_def}
+    assert "MatMul" in names and "BiasAddGrad" not in names
