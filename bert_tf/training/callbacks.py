@@ -68,6 +68,8 @@ class FitCalls:
             num_train_steps: steps in all.
             steps_per_epoch: steps of an epoch, which begins at a multiple of it.
         """
+        if any_worker(train_step.strategy, bool(callbacks)) and not callbacks:
+            raise ValueError("callbacks: other hosts have some, and this one has none")
         self._train_step, self._size = train_step, steps_per_epoch
         self._epoch: int | None = None  # that has begun
         self._logs: dict[str, float] = {}

@@ -75,6 +75,8 @@ class TrainStep:
         self._fuses = jit_compile == "pointwise"
         if self._fuses and (strategy is not None or tf.config.list_physical_devices("GPU")):
             raise ValueError("jit_compile: pointwise is for one CPU; use true or false here")
+        if self._fuses and any(layer.compute_dtype == "float16" for layer in model.layers):
+            raise ValueError("jit_compile: pointwise is for float32 and mixed_bfloat16")
 
         if strategy is not None:
             _check_made_within(strategy, model, optimizer)
@@ -204,17 +206,16 @@ class TrainStep:
 
     def _result_of_part(self, batch: Any, whole: Any) -> ReplicaResult:
         inputs, labels, weights = batch
-        with fusion.fusing(self._fuses), tf.GradientTape() as tape:
-            outputs = self.model(inputs, training=True)
-            loss, metrics = self._objective_of(outputs, labels, weights, whole)
-            if self._loss_factor != 1:
-                loss *= self._loss_factor
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = [
-            # Dense, since a loss-scale optimizer cannot look into slices.
-            None if gradient is None else tf.convert_to_tensor(gradient)
-            for gradient in tape.gradient(scaled, self.model.trainable_variables)
-        ]
+        with fusion.fusing(self._fuses):  # gradients too, which trace recomputed layers anew
+            with tf.GradientTape() as tape:
+                outputs = self.model(inputs, training=True)
+                loss, metrics = self._objective_of(outputs, labels, weights, whole)
+                if self._loss_factor != 1:
+                    loss *= self._loss_factor
+                scaled = self.optimizer.scale_loss(loss)
+            found = tape.gradient(scaled, self.model.trainable_variables)
+        # Dense, since a loss-scale optimizer cannot look into slices.
+        gradients = [None if x is None else tf.convert_to_tensor(x) for x in found]
         metrics = _stack(metrics, self.objective.metric_names)
         return ReplicaResult(loss, metrics, _real_tokens(inputs), gradients)
 
@@ -304,7 +305,10 @@ class TrainStep:
         if not self._is_split:
             return _weighted(make_dataset(step))
         distribution.check_batch_size(
-            "sequences_per_batch", batch_size, self.num_replicas, self.gradient_accumulation_steps
+            "sequences_per_batch or rows_per_batch",
+            batch_size,
+            self.num_replicas,
+            self.gradient_accumulation_steps,
         )
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         return distribution.distribute_batches(

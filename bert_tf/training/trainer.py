@@ -116,7 +116,7 @@ class Trainer:
                 within its scope. None for one device. Batches are global ones in any case.
             callbacks: Keras callbacks; `bert_tf.training.callbacks` says what they are told. A
                 model that is not compiled is compiled with the optimizer, for them to see it. Of
-                several hosts each calls its own.
+                several hosts each calls its own, and all or none have some.
 
         Raises:
             ValueError: model or optimizer do not suit the strategy or the callbacks.
@@ -263,8 +263,10 @@ class Trainer:
         last: dict[str, float] = {}
         if step >= num_train_steps:
             return last
-        rows = int(sequences_per_batch) if rows_per_batch is None else rows_per_batch
-        batches = iter(self.train_step.training_batches(make_dataset, step, rows))
+        rows = sequences_per_batch if rows_per_batch is None else rows_per_batch
+        if rows != int(rows):
+            raise ValueError(f"sequences_per_batch: {rows} is a mean, which needs rows_per_batch")
+        batches = iter(self.train_step.training_batches(make_dataset, step, int(rows)))
         log = self._open_log(step, num_train_steps)
         every, evals = self.options.save_checkpoints_steps, eval_every_steps if evaluate else None
         calls = FitCalls(
@@ -278,7 +280,7 @@ class Trainer:
                 step += _take_steps(self, batches, calls, step, (num_train_steps, every, evals))
                 is_last = step == num_train_steps or calls.stop_training
                 is_best, figures = False, {}
-                if step % self.options.log_steps == 0 or is_last:
+                if is_logged := step % self.options.log_steps == 0 or is_last:
                     last = self._write_log_line(log, sequences_per_batch)
                 if evaluate and evals and (bool(calls) if is_last else step % evals == 0):
                     with log.paused(), self.averaged_weights():
@@ -291,6 +293,8 @@ class Trainer:
                     with log.paused(), self.averaged_weights():
                         calls.end_epoch(figures)
                     is_last = is_last or calls.stop_training
+                if is_last and not is_logged:
+                    last = self._write_log_line(log, sequences_per_batch)
                 stops = interrupted is not None and distribution.any_worker(
                     self.strategy, interrupted()
                 )
@@ -310,8 +314,8 @@ class Trainer:
         except NonFiniteLossError as error:
             raise _with_batch(error, self, make_dataset) from None
         finally:
-            self.step_profile.close()
             log.close()
+            self.step_profile.close()  # last: another may have stopped the profiler, which raises
         return last
 
     def _open_log(self, start: int, target: int) -> RunLog:
