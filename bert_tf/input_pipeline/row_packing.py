@@ -21,6 +21,7 @@ import tensorflow as tf
 from bert_tf.input_pipeline.length_bins import used_lengths
 from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule
 from bert_tf.input_pipeline.record_checks import (
+    PARSE_ERRORS,
     check_positive,
     check_record_shape,
     expand_files,
@@ -69,8 +70,16 @@ class RowPacking:
         return windows.map(self._rows_of, num_parallel_calls=2, deterministic=True).unbatch()
 
     def count(self, path: str) -> int:
-        """Return how many rows the records of a file take."""
-        return int(self.rows(raw_file(path)).reduce(np.int64(0), lambda count, _: count + 1))
+        """Return how many rows the records of a file take.
+
+        Raises:
+            ValueError: a record is of another schema.
+        """
+        try:
+            return int(self.rows(raw_file(path)).reduce(np.int64(0), lambda count, _: count + 1))
+        except PARSE_ERRORS as error:
+            reason = getattr(error, "message", "one is no tf.train.Example")
+            raise ValueError(f"{path}: records do not fit: {reason}") from error
 
     def _rows_of(self, records: tf.Tensor) -> tf.Tensor:
         """Return the rows of some windows, string [R, K]."""
@@ -177,7 +186,7 @@ def count_rows(
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: records do not fit the arguments.
-        tensorflow.errors.OpError: a record is damaged.
+        tensorflow.errors.DataLossError: a file is damaged.
     """
     paths = expand_files(files)
     shape = check_record_shape(paths, max_seq_length, max_predictions_per_seq)

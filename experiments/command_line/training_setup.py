@@ -58,16 +58,20 @@ def with_precision(
     path = folder / RUN_CONFIG_NAME
     begun = read_json(path) if path.exists() else {}
     begun = begun.get("flags", begun)  # of fine-tuning they lie at the top
+    on_gpu = tf.config.list_physical_devices("GPU")
+    on_one_cpu = options.distribution_strategy == "one_device" and not on_gpu
     if "precision" in begun:
-        names = ("precision", "jit_compile")
-        chosen = {name: begun[name] for name in names if name in begun}
+        chosen = {"precision": begun["precision"], "jit_compile": options.jit_compile}
+        was = begun.get("jit_compile", "auto")
+        # pointwise is for one CPU, and a run may go on elsewhere.
+        if options.jit_compile == "auto" and (was != "pointwise" or on_one_cpu):
+            chosen["jit_compile"] = was
         reason = f"so the run in {folder} began"
     else:
-        on_gpu = tf.config.list_physical_devices("GPU")
         precision, jit_compile, reason = choose_precision(
             this_processor(),
             jit_compile=options.jit_compile,
-            on_one_cpu=options.distribution_strategy == "one_device" and not on_gpu,
+            on_one_cpu=on_one_cpu,
             one_shape=one_shape,
         )
         chosen = {"precision": precision, "jit_compile": jit_compile}

@@ -11,7 +11,7 @@ from bert_tf.training.log import RUN_CONFIG_NAME
 from bert_tf.weights.tensor_files import checkpoint_steps
 from experiments.command_line.exit_status import InputError
 from experiments.pretraining.options import TRAJECTORY, PretrainingOptions
-from experiments.pretraining.plan import Plan
+from experiments.pretraining.plan import Phase, Plan
 
 
 def begun_with(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -34,15 +34,22 @@ def with_bins_of(begun: dict[str, Any] | None, plan: Plan, options: PretrainingO
         return plan
     bins = _bins_of(begun) or []
     phases = [
-        dataclasses.replace(phase, length_bins=tokens)
+        dataclasses.replace(phase, length_bins=tokens) if _is_as_long(begun, phase) else phase
         for phase, tokens in zip(plan.phases, bins, strict=False)
     ]
     return dataclasses.replace(plan, phases=[*phases, *plan.phases[len(phases) :]])
 
 
+def _is_as_long(begun: dict[str, Any], phase: Phase) -> bool:
+    name = f"{phase.prefix}max_seq_length"
+    return begun.get("flags", {}).get(name, phase.max_seq_length) == phase.max_seq_length
+
+
 def _bins_of(begun: dict[str, Any]) -> list[int] | None:
     """Return the length_bins of a run's phases; None where it does not tell."""
     flags = begun.get("flags", {})
+    if flags.get("pack_sequences"):
+        return None  # its rows have one length
     if "length_bins" in begun:
         return begun["length_bins"]
     if flags.get("length_bins") is None and "length_bins" in flags:
@@ -90,7 +97,7 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     flags = {"pack_sequences": False, **before.get("flags", {})}  # which earlier versions had not
     changed = {name: (flags.get(name), now["flags"][name]) for name in TRAJECTORY}
     bins = _bins_of(before)
-    if bins is not None:
+    if bins is not None and not now["flags"]["pack_sequences"]:
         both = min(len(bins), len(now["length_bins"]))  # phases
         changed["length_bins"] = bins[:both], now["length_bins"][:both]
     for name, (was, is_now) in changed.items():

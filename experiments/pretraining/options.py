@@ -65,7 +65,7 @@ class PretrainingOptions:
     second_max_seq_length: int = option(512, "Tokens in a sequence of it.", minimum=1)
     second_max_predictions_per_seq: int = option(77, "Predictions in a sequence of it.", minimum=1)
     second_train_batch_size: int | None = option(
-        None, "Sequences in a batch of it; train_batch_size if not.", minimum=1
+        None, "Sequences in a batch of it, or rows; train_batch_size if not.", minimum=1
     )
     second_phase_steps: int | None = option(
         None, "The last steps, which are its; by default a tenth.", minimum=1
@@ -102,13 +102,13 @@ class PretrainingOptions:
         None,
         "Training batches hold sequences of like length, padded to a multiple of so many tokens; 0 "
         "for batches as they come, padded to max_seq_length. By default a sixteenth of that, an "
-        "eighth with XLA, 64 at most.",
+        "eighth where XLA compiles, 64 at most.",
         minimum=0,
     )
     pack_sequences: bool = option(
         False,
         "Put several sequences, which do not see each other, into each row of max_seq_length "
-        "tokens: no padding, and one shape for XLA and TPUs.",
+        "tokens: hardly any padding, and one shape for XLA and TPUs.",
     )
     learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)
     num_train_steps: int = option(100000, "Training steps in all.", minimum=1)

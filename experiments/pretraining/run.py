@@ -155,7 +155,7 @@ class PretrainingRun:
             "eval_files": list(map(original_names, plan.eval_files)),
             "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
         }
-        if begun:
+        if begun is not None:
             check_continuation(begun, self.description, options)
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self.model = bert_pretrainer(
@@ -430,9 +430,14 @@ def _rows_of(phase: Phase, options: PretrainingOptions) -> list[tuple[str, str]]
     bins = ", of like length" if phase.length_bins else ""
     if bins and not pads_to_max(options):
         bins += f" in steps of {phase.length_bins} tokens"
+    epochs = f" ({steps * phase.batch_size / phase.rows:.2f} epochs)"
+    unit = "sequences"
     if options.pack_sequences:
-        bins = f", {phase.sequences_per_batch / phase.batch_size:.2f} sequences a row"
-    unit = "rows" if options.pack_sequences else "sequences"
+        unit = "rows"
+        if phase.row_counts is None:
+            epochs = ""  # not counted, as nothing is trained
+        else:
+            bins = f", {phase.sequences_per_batch / phase.batch_size:.2f} sequences a row"
     return [
         (
             "training records",
@@ -440,8 +445,7 @@ def _rows_of(phase: Phase, options: PretrainingOptions) -> list[tuple[str, str]]
         ),
         (
             "steps",
-            f"{steps:,} of {phase.batch_size} {unit} "
-            f"({steps * phase.batch_size / phase.rows:.2f} epochs){bins}",
+            f"{steps:,} of {phase.batch_size} {unit}{epochs}{bins}",
         ),
     ]
 

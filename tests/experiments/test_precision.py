@@ -47,6 +47,10 @@ def test_a_run_goes_on_as_it_began(tmp_path, capsys, has_bfloat16, of_pretrainin
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert chosen(tmp_path) == ("mixed_bfloat16", "pointwise")
     assert f"so the run in {tmp_path} began" in capsys.readouterr().out
+    # On several devices the precision stays, and what is for one CPU does not.
+    several = {"distribution_strategy": "mirrored"}
+    assert chosen(tmp_path, **several) == ("mixed_bfloat16", "auto")
+    assert chosen(tmp_path, jit_compile="false") == ("mixed_bfloat16", "false")
 
 
 def test_a_precision_that_is_named_is_taken(tmp_path, capsys, has_bfloat16):

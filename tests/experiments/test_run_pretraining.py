@@ -274,7 +274,8 @@ def test_batches_are_of_like_length_but_for_runs_begun_without(data, tmp_path):
     assert shapes(parse(distribution_strategy="tpu")) == whole
     assert shapes(parse(measure_only=True)) == whole
     longer = {"second_input_file": "x", "second_max_seq_length": 512, "max_seq_length": 128}
-    for flags, expected in (({}, [8, 32]), ({"jit_compile": "true"}, [16, 64])):
+    compiled = ({"jit_compile": "true"}, [16, 64]), ({"jit_compile": "pointwise"}, [16, 64])
+    for flags, expected in (({}, [8, 32]), *compiled):
         for bins, result in ((None, expected), (4, [4, 4]), (0, [0, 0])):
             options = parse(**longer, **flags, length_bins=bins)
             assert [plan.length_bins_of(options, x) for x in options.phases] == result
@@ -283,6 +284,9 @@ def test_batches_are_of_like_length_but_for_runs_begun_without(data, tmp_path):
 @pytest.mark.parametrize(
     "begun, given, expected",
     [
+        ({"flags": {"length_bins": None, "max_seq_length": 512}, "length_bins": [32]}, None, 2),
+        ({"flags": {"length_bins": None, "pack_sequences": True}, "length_bins": [0]}, None, 2),
+        ({"flags": {"length_bins": None}, "length_bins": [4]}, "packs", 0),
         ({"flags": {}}, None, 0),  # of an earlier version, which had no such flag
         ({"flags": {}}, 8, 8),
         ({"flags": {"length_bins": None}}, None, 2),  # of one that did not write what it took
@@ -295,9 +299,9 @@ def test_a_run_goes_on_with_batches_as_wide_as_it_began(
     data, tmp_path, monkeypatch, begun, given, expected
 ):
     """Though the device, from which their width follows by default, may be another."""
-    options = command_options.parse(
-        PretrainingOptions, arguments(data, tmp_path, length_bins=given)
-    )
+    packs = given == "packs"
+    flags = {"pack_sequences": True} if packs else {"length_bins": given}
+    options = command_options.parse(PretrainingOptions, arguments(data, tmp_path, **flags))
     made = make_plan(options)
     (tmp_path / "config.json").write_text(json.dumps(begun))
     assert continuation.begun_with(tmp_path) is None
@@ -311,7 +315,11 @@ def test_a_run_goes_on_with_batches_as_wide_as_it_began(
     flags = to_dict(options)
     now = {"flags": flags, "length_bins": [phase.length_bins], "train_records": {}}
     continuation.check_continuation({**begun, "bert_config": 1}, now | {"bert_config": 1}, options)
+    did_pack = begun["flags"].get("pack_sequences", False)
+    assert any("pack_sequences is" in line for line in told) == (packs != did_pack)
     was = begun.get("length_bins", [0] if "length_bins" not in begun["flags"] else [expected])
+    if packs or did_pack:
+        was = [expected]  # rows of one length have no bins
     text = f"length_bins is [{expected}] and was {was} when this run began"
     assert [line[: len(text)] for line in told if "length_bins" in line] == (
         [text] if was != [expected] else []
