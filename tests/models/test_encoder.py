@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from bert_tf.config import BertConfig
 from bert_tf.models import encoder as encoder_module
-from bert_tf.models import layers
+from bert_tf.models import functional, layers
 from bert_tf.models.encoder import Bert, bert_encoder, layer_outputs
 
 CONFIG = BertConfig(
@@ -185,7 +185,8 @@ def test_every_site_of_dropout_in_every_layer_has_a_key_of_its_own(inputs, monke
         keys.append(tuple(np.array(key).tolist()))
         return x
 
-    monkeypatch.setattr(layers, "dropout", dropout)
+    for module in (layers, functional):
+        monkeypatch.setattr(module, "dropout", dropout)
     for _ in range(2):
         bert_encoder(CONFIG, recompute=recompute)(inputs, training=True)
     sites = 1 + 3 * CONFIG.num_hidden_layers
