@@ -126,11 +126,9 @@ class TaskRecords:
         """
         self._kind = get_kind(kind)
         _check_num_choices(kind, num_choices)
-        self.kind = kind
-        self.num_choices = num_choices
+        self.kind, self.num_choices = kind, num_choices
         self.label_names = None if label_names is None else tuple(label_names)
-        self.path = os.fspath(path)
-        self._file = RecordFile(path)
+        self.path, self._file = os.fspath(path), RecordFile(path)
         if not len(self._file):
             raise ValueError(f"{self.path}: no records in this file")
         self._schema = tuple(schema)

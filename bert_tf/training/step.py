@@ -73,11 +73,8 @@ class TrainStep:
         self._loss_factor = 1.0 if loss_normalization == "global" else 1.0 / self.num_replicas
         self._is_split = strategy is not None or gradient_accumulation_steps > 1
         self._fuses = jit_compile == "pointwise"
-        if self._fuses and (strategy is not None or tf.config.list_physical_devices("GPU")):
-            raise ValueError("jit_compile: pointwise is for one CPU; use true or false here")
-        if self._fuses and any(layer.compute_dtype == "float16" for layer in model.layers):
-            raise ValueError("jit_compile: pointwise is for float32 and mixed_bfloat16")
-
+        if self._fuses:
+            _check_fusible(model, strategy)
         if strategy is not None:
             _check_made_within(strategy, model, optimizer)
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
@@ -91,8 +88,7 @@ class TrainStep:
         self._sums_taken = np.zeros([len(names), 2])
         sums = tf.zeros([len(self._eval_names), 2], tf.float64)
         self._eval_sums = tf.Variable(sums, trainable=False)
-        self.steps = _counter(0)
-        self.first_bad_step = _counter(-1)
+        self.steps, self.first_bad_step = _counter(0), _counter(-1)
         self.learning_rate = tf.Variable(tf.constant(0.0), trainable=False)
         self.tokens = _counter(0)
 
@@ -119,7 +115,7 @@ class TrainStep:
         result = self._result(batch)
         # Read before the optimizer counts the step.
         self.learning_rate.assign(tf.cast(self.optimizer.learning_rate, tf.float32))
-        self._apply(result.gradients)
+        _apply(self.optimizer, self.model.trainable_variables, result.gradients)
         self._record(result.loss, result.metrics, result.tokens)
 
     def _strategy_step(self, batch: Any) -> None:
@@ -149,7 +145,8 @@ class TrainStep:
         present = [gradient for gradient in result.gradients if gradient is not None]
         *present, figures = _sum_over_replicas([*present, figures])
         reduced = iter(present)
-        self._apply([None if gradient is None else next(reduced) for gradient in result.gradients])
+        gradients = [None if x is None else next(reduced) for x in result.gradients]
+        _apply(self.optimizer, self.model.trainable_variables, gradients)
         return figures, learning_rate
 
     @contextlib.contextmanager
@@ -223,12 +220,6 @@ class TrainStep:
         # An objective of a user's own need not know of parts where there are none.
         whole = () if whole is None else (whole,)
         return self.objective(outputs, labels, weights, *whole)
-
-    def _apply(self, gradients: Sequence[tf.Tensor | None]) -> None:
-        variables = self.model.trainable_variables
-        # Without next sentence prediction the pooler has no gradient, and stays as it was.
-        pairs = [pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]
-        self.optimizer.apply(*map(list, zip(*pairs, strict=True)))
 
     def _record(self, loss: tf.Tensor, metrics: tf.Tensor, tokens: tf.Tensor) -> None:
         bad = tf.logical_and(self.first_bad_step < 0, tf.logical_not(tf.math.is_finite(loss)))
@@ -375,6 +366,20 @@ def _repeated(step: Callable[[Any], None]) -> Callable[[Any, Any], None]:
 def _part(parts: Any, index: Any) -> Any:
     """Return one micro-batch, [B / R / N, ...], of tensors [N, B / R / N, ...]."""
     return tf.nest.map_structure(lambda x: x[index], parts)
+
+
+def _apply(optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any]) -> None:
+    # Without next sentence prediction the pooler has no gradient, and stays as it was.
+    pairs = [pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]
+    optimizer.apply(*map(list, zip(*pairs, strict=True)))
+
+
+def _check_fusible(model: keras.Model, strategy: tf.distribute.Strategy | None) -> None:
+    """Refuse what jit_compile="pointwise" is not for."""
+    if strategy is not None or tf.config.list_physical_devices("GPU"):
+        raise ValueError("jit_compile: pointwise is for one CPU; use true or false here")
+    if any(layer.compute_dtype == "float16" for layer in model.layers):
+        raise ValueError("jit_compile: pointwise is for float32 and mixed_bfloat16")
 
 
 def _check_made_within(

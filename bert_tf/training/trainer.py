@@ -259,21 +259,16 @@ class Trainer:
             NonFiniteLossError: the loss became infinite or not a number.
             StoppedError: see `interrupted`.
         """
-        step = self.step
+        if (step := self.step) >= num_train_steps:
+            return {}
         last: dict[str, float] = {}
-        if step >= num_train_steps:
-            return last
-        rows = sequences_per_batch if rows_per_batch is None else rows_per_batch
-        if rows != int(rows):
-            raise ValueError(f"sequences_per_batch: {rows} is a mean, which needs rows_per_batch")
-        batches = iter(self.train_step.training_batches(make_dataset, step, int(rows)))
-        log = self._open_log(step, num_train_steps)
+        rows = _whole(sequences_per_batch) if rows_per_batch is None else rows_per_batch
+        batches = iter(self.train_step.training_batches(make_dataset, step, rows))
+        log = _open_log(self, step, num_train_steps)
         every, evals = self.options.save_checkpoints_steps, eval_every_steps if evaluate else None
+        epoch = evals or self.options.log_steps
         calls = FitCalls(
-            self.callbacks,
-            self.train_step,
-            num_train_steps=num_train_steps,
-            steps_per_epoch=evals or self.options.log_steps,
+            self.callbacks, self.train_step, num_train_steps=num_train_steps, steps_per_epoch=epoch
         )
         try:
             while step < num_train_steps:
@@ -295,21 +290,16 @@ class Trainer:
                     is_last = is_last or calls.stop_training
                 if is_last and not is_logged:
                     last = self._write_log_line(log, sequences_per_batch)
-                stops = interrupted is not None and distribution.any_worker(
-                    self.strategy, interrupted()
-                )
+                asked = None if interrupted is None else interrupted()
+                stops = asked is not None and distribution.any_worker(self.strategy, asked)
                 # Last, so that a checkpoint never stands before a log line of its own step.
-                is_due = every and (step % every == 0 or is_last or is_best)
-                if is_due or (stops and not is_last):
+                if (every and (step % every == 0 or is_last or is_best)) or (stops and not is_last):
                     with log.paused():
                         self.save()
                 if is_last:
                     break
                 if stops:
-                    raise StoppedError(
-                        f"stopped by a signal after step {step}, whose state is saved in "
-                        f"{self.output_dir}; the same command goes on from there"
-                    )
+                    raise _stopped(step, self.output_dir)
             calls.end()
         except NonFiniteLossError as error:
             raise _with_batch(error, self, make_dataset) from None
@@ -317,18 +307,6 @@ class Trainer:
             log.close()
             self.step_profile.close()  # last: another may have stopped the profiler, which raises
         return last
-
-    def _open_log(self, start: int, target: int) -> RunLog:
-        return RunLog(
-            self.output_dir,
-            self.objective.metric_names,
-            start=start,
-            target=target,
-            tokens=int(self.train_step.tokens.numpy()),
-            verbose=self.options.verbose,
-            tensorboard=self.options.tensorboard,
-            is_chief=self.is_chief,
-        )
 
     def _write_log_line(self, log: RunLog, sequences_per_batch: float) -> dict[str, float]:
         self._check_finite()
@@ -436,6 +414,34 @@ def _best_step(folder: pathlib.Path, figure: str) -> BestStep | None:
         return None
     best = min(lines, key=lambda line: line[name])
     return BestStep(int(best["step"]), best[name])
+
+
+def _stopped(step: int, folder: pathlib.Path) -> StoppedError:
+    return StoppedError(
+        f"stopped by a signal after step {step}, whose state is saved in {folder}; the same "
+        "command goes on from there"
+    )
+
+
+def _open_log(trainer: Trainer, start: int, target: int) -> RunLog:
+    return RunLog(
+        trainer.output_dir,
+        trainer.objective.metric_names,
+        start=start,
+        target=target,
+        tokens=int(trainer.train_step.tokens.numpy()),
+        verbose=trainer.options.verbose,
+        tensorboard=trainer.options.tensorboard,
+        is_chief=trainer.is_chief,
+    )
+
+
+def _whole(sequences_per_batch: float) -> int:
+    if sequences_per_batch != int(sequences_per_batch):
+        raise ValueError(
+            f"sequences_per_batch: {sequences_per_batch} is a mean, which needs rows_per_batch"
+        )
+    return int(sequences_per_batch)
 
 
 def _is_better(figures: Mapping[str, float], name: str, best: BestStep | None) -> bool:

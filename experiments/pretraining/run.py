@@ -143,18 +143,7 @@ class PretrainingRun:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(options.seed)
         set_precision(training.precision)
-        self.description = {
-            "bert_config": plan.config.to_dict(),
-            "flags": _with_original_names(dict(sorted(to_dict(options).items()))),
-            "length_bins": [phase.length_bins for phase in plan.phases],
-            "train_records": {
-                original_names(path): count
-                for phase in plan.phases
-                for path, count in zip(phase.files, phase.counts, strict=True)
-            },
-            "eval_files": list(map(original_names, plan.eval_files)),
-            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-        }
+        self.description = _description_of(options, plan)
         if begun is not None:
             check_continuation(begun, self.description, options)
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
@@ -406,6 +395,22 @@ class PretrainingRun:
         except ImportError:
             logging.warning("no curves: the package matplotlib is not installed")
             return []
+
+
+def _description_of(options: PretrainingOptions, plan: Plan) -> dict[str, Any]:
+    """Return what config.json says of a run."""
+    return {
+        "bert_config": plan.config.to_dict(),
+        "flags": _with_original_names(dict(sorted(to_dict(options).items()))),
+        "length_bins": [phase.length_bins for phase in plan.phases],
+        "train_records": {
+            original_names(path): count
+            for phase in plan.phases
+            for path, count in zip(phase.files, phase.counts, strict=True)
+        },
+        "eval_files": list(map(original_names, plan.eval_files)),
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+    }
 
 
 def _with_original_names(values: dict[str, Any]) -> dict[str, Any]:
