@@ -264,12 +264,12 @@ class Trainer:
         last: dict[str, float] = {}
         rows = _whole(sequences_per_batch) if rows_per_batch is None else rows_per_batch
         batches = iter(self.train_step.training_batches(make_dataset, step, rows))
-        log = _open_log(self, step, num_train_steps)
         every, evals = self.options.save_checkpoints_steps, eval_every_steps if evaluate else None
         epoch = evals or self.options.log_steps
         calls = FitCalls(
             self.callbacks, self.train_step, num_train_steps=num_train_steps, steps_per_epoch=epoch
         )
+        log = _open_log(self, step, num_train_steps)
         try:
             while step < num_train_steps:
                 step += _take_steps(self, batches, calls, step, (num_train_steps, every, evals))

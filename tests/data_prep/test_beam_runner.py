@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -15,9 +14,9 @@ from absl import flags
 from bert_tf.records.files import scan_records
 from data_prep.corpus import text_files
 from data_prep.pretraining import local_runner
-from data_prep.pretraining.options import define_flags, runner_arguments, shard_names
+from data_prep.pretraining.options import define_flags, runner_arguments
 from tests.support import cluster_records
-from tests.support.cluster_records import GOLDEN, REPOSITORY, VOCABULARY, files_of, options_of
+from tests.support.cluster_records import GOLDEN, REPOSITORY, files_of, options_of
 
 pytest.importorskip("apache_beam", reason="Apache Beam is not installed: pip install '.[beam]'")
 
@@ -245,23 +244,9 @@ def test_flags_of_the_runner_pass_through():
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory):
     """Return a command without its output, on two megabytes of text, and the runner's records."""
-    folder = tmp_path_factory.mktemp("longer")
-    text = folder / "text.txt"
-    text.write_bytes((GOLDEN / "tiny_1.txt").read_bytes() * 1201)
-    outputs = shard_names(str(folder / "x.tfrecord"), 3)
-    options = options_of(
-        folder,
-        input_files=(str(text),),
-        output_files=outputs,
-        dupe_factor=2,
-        max_seq_length=128,
-        max_predictions_per_seq=20,
-    )
-    local_runner.create_pretraining_data(options, 1, show_progress=False)
-    command = [sys.executable, "data_prep/create_pretraining_data.py", f"--input_file={text}"]
-    command += [f"--vocab_file={VOCABULARY}", "--num_shards=3", "--dupe_factor=2"]
+    command, expected = cluster_records.longer_run(tmp_path_factory.mktemp("longer"))
     command += ["--runner=DirectRunner", "--num_workers=2"]
-    return command, {pathlib.Path(path).name: pathlib.Path(path).read_bytes() for path in outputs}
+    return command, expected
 
 
 def _start(command, folder, log):

@@ -14,9 +14,8 @@ import time
 import pytest
 
 from data_prep.pretraining import local_runner
-from data_prep.pretraining.options import shard_names
 from tests.support import cluster_records
-from tests.support.cluster_records import GOLDEN, REPOSITORY, VOCABULARY, files_of, options_of
+from tests.support.cluster_records import GOLDEN, REPOSITORY, files_of, options_of
 
 pyspark = pytest.importorskip(
     "pyspark", reason="Apache Spark is not installed: pip install '.[spark]'"
@@ -124,22 +123,7 @@ def test_bad_settings_are_refused(tmp_path):
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory):
     """Return a command without its output, on two megabytes of text, and the runner's records."""
-    folder = tmp_path_factory.mktemp("longer")
-    text = folder / "text.txt"
-    text.write_bytes((GOLDEN / "tiny_1.txt").read_bytes() * 1201)
-    outputs = shard_names(str(folder / "x.tfrecord"), 3)
-    options = options_of(
-        folder,
-        input_files=(str(text),),
-        output_files=outputs,
-        dupe_factor=2,
-        max_seq_length=128,
-        max_predictions_per_seq=20,
-    )
-    local_runner.create_pretraining_data(options, 1, show_progress=False)
-    command = [sys.executable, "data_prep/create_pretraining_data.py", f"--input_file={text}"]
-    command += [f"--vocab_file={VOCABULARY}", "--num_shards=3", "--dupe_factor=2"]
-    return command, {pathlib.Path(path).name: pathlib.Path(path).read_bytes() for path in outputs}
+    return cluster_records.longer_run(tmp_path_factory.mktemp("longer"))
 
 
 def _spark(kind, log, *arguments):

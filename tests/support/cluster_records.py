@@ -2,12 +2,13 @@
 
 import json
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from data_prep.corpus import text_files
-from data_prep.pretraining import cluster_jobs, cluster_steps, units
-from data_prep.pretraining.options import Options
+from data_prep.pretraining import cluster_jobs, cluster_steps, local_runner, units
+from data_prep.pretraining.options import Options, shard_names
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "pretraining_data"
@@ -53,3 +54,22 @@ def files_of(folder) -> tuple[dict[str, bytes], dict[str, Any]]:
         manifests[name] = json.loads(found.pop(name))
         del manifests[name]["flags"]
     return found, manifests
+
+
+def longer_run(folder: pathlib.Path) -> tuple[list[str], dict[str, bytes]]:
+    """Return a command without runner and output, on two megabytes of text, and its records."""
+    text = folder / "text.txt"
+    text.write_bytes((GOLDEN / "tiny_1.txt").read_bytes() * 1201)
+    outputs = shard_names(str(folder / "x.tfrecord"), 3)
+    options = options_of(
+        folder,
+        input_files=(str(text),),
+        output_files=outputs,
+        dupe_factor=2,
+        max_seq_length=128,
+        max_predictions_per_seq=20,
+    )
+    local_runner.create_pretraining_data(options, 1, show_progress=False)
+    command = [sys.executable, "data_prep/create_pretraining_data.py", f"--input_file={text}"]
+    command += [f"--vocab_file={VOCABULARY}", "--num_shards=3", "--dupe_factor=2"]
+    return command, {pathlib.Path(path).name: pathlib.Path(path).read_bytes() for path in outputs}
