@@ -89,7 +89,7 @@ $(VENV_ALL)/.installed: setup.py constraints.txt | python-version
 	@echo "Installing every extra into $(VENV_ALL): about 5 GB and 7 minutes, once"
 	$(PYTHON) -m venv $(VENV_ALL)
 	$(VENV_ALL)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		torch --editable '.[test,beam,browser,notebooks,onnx,peers,serving,spark,weights]'
+		torch --editable '.[test,beam,browser,notebooks,onnx,openvino,peers,serving,spark,weights]'
 	touch $@
 
 $(VENV_FUZZ)/.installed: setup.py constraints.txt | python-version

@@ -72,6 +72,8 @@ setup(
         ],
         # ONNX files (export_model.py --format=onnx).
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"],
+        # OpenVINO files (--format=openvino); nncf rounds their weights to 8 bits.
+        "openvino": ["nncf>=2.16", "openvino>=2025.1"],
         # The test of the development server's page, with a Chromium that is there already.
         "browser": ["playwright>=1.49"],
         # Data preparation on a cluster: create_pretraining_data.py --runner=DataflowRunner, =spark.

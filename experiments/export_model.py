@@ -12,9 +12,9 @@ and model_card.md. Before it gets its name its answers are compared with those o
     python experiments/export_model.py --model_dir=runs/mrpc --output_dir=exported/mrpc_lite \
         --format=tflite --weights=int8
 
-writes a file for TFLite instead, --format=onnx one for ONNX Runtime (with the extra onnx), in the
-folder of a version too, with model.json and vocab.txt. --weights says in what a file holds them,
-and so how large it is.
+writes a file for TFLite instead, --format=onnx or openvino one for these (with the extra of that
+name), in the folder of a version too, with model.json and vocab.txt. --weights says in what a file
+holds them, and so how large it is. With --dev_file it is only written if it does the task as well.
 """
 
 from experiments.command_line.command import run_command

@@ -1,4 +1,4 @@
-"""Strings in, answers out: served models, SavedModel, TFLite and ONNX files, `Predictor`."""
+"""Strings in, answers out: served models, SavedModels, files of other runtimes, `Predictor`."""
 
 from etils import epy as _epy
 
@@ -6,6 +6,9 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.serving.entity_tagging import EntityTagger as EntityTagger
     from bert_tf.serving.load import load_served_model as load_served_model
     from bert_tf.serving.onnx import export_onnx as export_onnx
+    from bert_tf.serving.onnx import load_onnx as load_onnx
+    from bert_tf.serving.openvino import export_openvino as export_openvino
+    from bert_tf.serving.openvino import load_openvino as load_openvino
     from bert_tf.serving.predictor import Predictor as Predictor
     from bert_tf.serving.question_answering import QuestionAnswerer as QuestionAnswerer
     from bert_tf.serving.saved_model import export_saved_model as export_saved_model

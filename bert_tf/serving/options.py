@@ -10,7 +10,8 @@ from bert_tf.options import option
 TOLERANCES = {
     "saved_model": {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2},
     "tflite": {"float32": 1e-4, "float16": 1e-2, "int8": 0.25},
-    "onnx": {"float32": 1e-4},
+    "onnx": {"float32": 1e-4, "int8": 0.5},
+    "openvino": {"float32": 1e-4, "float16": 1e-2, "int8": 0.5},
 }
 COMPUTE_TOLERANCE = 0.1  # the same of a SavedModel that computes in bfloat16
 MODEL_CARD_NAME = "model_card.md"  # beside each file

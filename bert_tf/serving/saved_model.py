@@ -11,7 +11,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,16 @@ from bert_tf.serving.served_model import ServedModel
 WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"
 _TOLERANCES = TOLERANCES["saved_model"]
 
+# Inputs of a model on ids by name -> its outputs by name.
+Run = Callable[..., Mapping[str, np.ndarray]]
+# Looks at what an exported model gives: lines for its card, or an error, so that it is not left.
+Check = Callable[[Run], Sequence[str]]
+
+
+def no_check(run: Run) -> Sequence[str]:
+    """Accept any model, and say nothing."""
+    return ()
+
 
 def export_saved_model(
     served: ServedModel,
@@ -35,6 +45,7 @@ def export_saved_model(
     weights: str = "float32",
     description: str = "",
     for_server: str | None = None,
+    check: Check = no_check,
 ) -> pathlib.Path:
     """Write a SavedModel in the layout that TF Serving reads.
 
@@ -48,6 +59,8 @@ def export_saved_model(
             the rounded ones from then on.
         description: of the weights, for the model card.
         for_server: release of TF Serving that it is for, one of `server_operations.SERVERS`.
+        check: gets what runs the model on ids as it is stored, and gives lines for the card or
+            raises an error.
 
     Returns:
         The folder written: path/version.
@@ -72,11 +85,18 @@ def export_saved_model(
             served.store_weights(weights)
             difference = worst_difference(served.run(inputs), expected)
             notes = [precision_note(weights, difference, _TOLERANCES[weights])]
+        notes += check(lambda **arrays: run_arrays(served, arrays))
         _write(served, folder, target.resolve().parent.name, ids_only, description, notes)
         if for_server is not None:
             server_operations.check_server(folder, for_server)
         _verify(served, folder, ids_only)
     return target
+
+
+def run_arrays(served: ServedModel, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what a model gives for ids, all as arrays by name."""
+    outputs = served.run({name: tf.constant(array) for name, array in arrays.items()})
+    return {name: value.numpy() for name, value in outputs.items()}
 
 
 @contextlib.contextmanager

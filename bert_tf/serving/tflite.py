@@ -1,8 +1,8 @@
-"""One-file models for other runtimes: TFLite, and ONNX.
+"""Models for other runtimes: TFLite; and what all of them share, ONNX and OpenVINO too.
 
 Each is a version in a folder like that of a SavedModel (PATH/VERSION/), with
 
-- model.tflite or model.onnx;
+- model.tflite, model.onnx, or model.xml and model.bin;
 - model.json: task, labels, special ids, casing, where texts are cut, inputs and outputs;
 - vocab.txt: for whoever makes the ids;
 - model_card.md.
@@ -15,7 +15,7 @@ import os
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,15 @@ import tensorflow as tf
 from bert_tf.files import read_json
 from bert_tf.serving.model_card import card_heading, tensor_table
 from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
-from bert_tf.serving.saved_model import new_version, precision_note, sample_ids, worst_difference
+from bert_tf.serving.saved_model import (
+    Check,
+    Run,
+    new_version,
+    no_check,
+    precision_note,
+    sample_ids,
+    worst_difference,
+)
 from bert_tf.serving.served_model import ServedModel, failing_ids, strings
 from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
@@ -35,8 +43,6 @@ _TOLERANCES = TOLERANCES["tflite"]
 # Texts of which both tokenizers, `LiteTextToIds` too, make the same pieces.
 _SAMPLE_TEXTS = ("A fine film, though a bit too long.", "", "Don't ask: who wrote it?", "7 (seven)")
 
-Run = Callable[..., Mapping[str, np.ndarray]]
-
 
 def export_tflite(
     served: ServedModel,
@@ -46,13 +52,14 @@ def export_tflite(
     ids_only: bool = False,
     weights: str = "float32",
     description: str = "",
+    check: Check = no_check,
 ) -> pathlib.Path:
     """Write a TFLite file.
 
     Of one text or pair it takes strings and gives the answer; with `ids_only` a file of any task
     takes ids and gives the model's outputs. Numbers of rows and of pieces are free. Weights are
-    "float32"; "float16", half the size; or "int8", a quarter, with products of integers. All else
-    is as of `export_saved_model`.
+    "float32"; "float16", half the size; or "int8", a quarter, with products of integers. `check`
+    gets the file when it is loaded. All else is as of `export_saved_model`.
 
     Raises:
         ValueError: as there, or the task is none of one text or pair and `ids_only` is off.
@@ -68,7 +75,7 @@ def export_tflite(
         (folder / TFLITE_NAME).write_bytes(_to_tflite(module.run, module, weights))
         run = load_tflite(folder)
         difference = worst_of_ids(served, run) if ids_only else _worst_of_texts(served, run)
-        notes = [precision_note(weights, difference, _TOLERANCES[weights])]
+        notes = [precision_note(weights, difference, _TOLERANCES[weights]), *check(run)]
         if not ids_only:
             notes.append(
                 "The file needs the operations of tensorflow_text (SELECT_TFTEXT_OPS of its "

@@ -1,4 +1,4 @@
-"""Latency from strings to vectors: our SavedModel, TFLite and ONNX files beside transformers.
+"""Latency from strings to vectors: our SavedModel and other files beside transformers.
 
     python experiments/benchmarks/serving.py --model_dir=$MINILM --threads=1 --output_file=t1.json
 
@@ -8,7 +8,7 @@ that what else the machine does meets all alike:
 
 - SavedModel: as export_model.py writes it, loaded with tensorflow and tensorflow_text;
 - transformers: its fast tokenizer and its model on torch, in inference mode;
-- ONNX Runtime: our model.onnx behind the `tokenizers` library;
+- ONNX Runtime and OpenVINO: our files behind the `tokenizers` library, in float32 and int8;
 - TFLite: our model.tflite that takes strings, in float32, float16 and int8.
 
 Wall time and the process's CPU time (of all its threads) of each call are noted; the table shows
@@ -19,12 +19,11 @@ it once.
 
 import dataclasses
 import functools
-import importlib.util
 import os
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -54,6 +53,7 @@ class Options(harness.BenchmarkOptions):
 
 MAX_SEQ_LENGTH = 128
 REFERENCE = "transformers"
+ID_INPUTS = ("input_ids", "input_mask", "segment_ids")
 # From this text the words are taken; each counts as the pieces that the vocabulary makes of it.
 PASSAGE = """
 The harbour was quiet that morning, and the boats lay close together under a thin layer of fog. A
@@ -95,36 +95,30 @@ def _transformers(options: Options, folder: pathlib.Path) -> Encode:
     return encode
 
 
-def _onnxruntime(options: Options, folder: pathlib.Path) -> Encode:
-    import onnxruntime
+def _of_ids(options: Options, folder: pathlib.Path, runtime: str, weights: str) -> Encode:
     import tokenizers
+
+    from bert_tf.serving.onnx import load_onnx
+    from bert_tf.serving.openvino import load_openvino
 
     tokenizer = tokenizers.Tokenizer.from_file(f"{options.model_dir}/tokenizer.json")
     tokenizer.enable_truncation(MAX_SEQ_LENGTH)
     tokenizer.enable_padding()
-    session_options = onnxruntime.SessionOptions()
-    session_options.intra_op_num_threads = options.threads
-    session_options.inter_op_num_threads = 1
-    # As OMP_WAIT_POLICY above.
-    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    path = os.fspath(folder / "onnx/1/model.onnx")
-    session = onnxruntime.InferenceSession(
-        path, session_options, providers=["CPUExecutionProvider"]
-    )
+    load = {"onnx": load_onnx, "openvino": load_openvino}[runtime]
+    run = load(folder / f"{runtime}_{weights}/1", threads=options.threads)
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         rows = [(e.ids, e.attention_mask, e.type_ids) for e in tokenizer.encode_batch(texts)]
         arrays = np.array(rows, np.int32).swapaxes(0, 1)
-        names = ("input_ids", "input_mask", "segment_ids")
-        return session.run(["mean"], dict(zip(names, arrays, strict=True)))[0]
+        return run(**dict(zip(ID_INPUTS, arrays, strict=True)))["mean"]
 
     return encode
 
 
-def _tflite(options: Options, folder: pathlib.Path, weights: str) -> Encode:
+def _tflite(options: Options, folder: pathlib.Path, runtime: str, weights: str) -> Encode:
     from bert_tf.serving.tflite import load_tflite
 
-    run = load_tflite(folder / f"tflite_{weights}/1", threads=options.threads)
+    run = load_tflite(folder / f"{runtime}_{weights}/1", threads=options.threads)
     return lambda texts: run(text=np.array(texts, object))["mean"]
 
 
@@ -132,39 +126,73 @@ def _tflite(options: Options, folder: pathlib.Path, weights: str) -> Encode:
 CONTENDERS = {
     "SavedModel": Contender(_saved_model, ("tensorflow_text",)),
     REFERENCE: Contender(_transformers, ("torch", "transformers")),
-    "ONNX Runtime": Contender(_onnxruntime, ("onnxruntime",)),
 }
+# Contender -> the format and weights of its file.
+_FILES: dict[str, tuple[str, str]] = {}
+
+
+def _add(name: str, runtime: str, weights: str, encode: Callable[..., Encode], *packages: str):
+    prepare = functools.partial(encode, runtime=runtime, weights=weights)
+    CONTENDERS[f"{name} {weights}"] = Contender(prepare, packages)
+    _FILES[f"{name} {weights}"] = runtime, weights
+
+
+for _weights in ("float32", "int8"):
+    _add("ONNX Runtime", "onnx", _weights, _of_ids, "tf2onnx", "onnxruntime")
+    _add("OpenVINO", "openvino", _weights, _of_ids, "openvino", "nncf")
 for _weights in ("float32", "float16", "int8"):
-    _encode = functools.partial(_tflite, weights=_weights)
-    CONTENDERS[f"TFLite {_weights}"] = Contender(_encode, ("tensorflow_text",))
+    _add("TFLite", "tflite", _weights, _tflite, "tensorflow_text")
 # How far a vector may be from transformers', against its length.
 _TOLERANCES = {
     "SavedModel": 1e-4,
     REFERENCE: 0.0,
-    "ONNX Runtime": 1e-4,
+    "ONNX Runtime float32": 1e-4,
+    "ONNX Runtime int8": 0.2,
+    "OpenVINO float32": 1e-4,
+    "OpenVINO int8": 0.2,
     "TFLite float32": 1e-4,
     "TFLite float16": 1e-2,
     "TFLite int8": 0.2,
 }
 
 
-def export(model_dir: str, folder: pathlib.Path) -> None:
-    """Write the model in every format that can be written here, where it is not there yet."""
+def export(model_dir: str, folder: pathlib.Path, contenders: Collection[str]) -> None:
+    """Write the model for the contenders that are there, where it is not written yet."""
     from bert_tf.serving.load import load_served_model
     from bert_tf.serving.onnx import export_onnx
+    from bert_tf.serving.openvino import export_openvino
     from bert_tf.serving.saved_model import export_saved_model
     from bert_tf.serving.tflite import export_tflite
+
+    write: dict[str, Callable[..., object]] = {
+        "tflite": export_tflite,
+        "onnx": export_onnx,
+        "openvino": export_openvino,
+    }
 
     def load():
         return load_served_model(model_dir, task="embeddings", max_seq_length=MAX_SEQ_LENGTH)
 
     if not (folder / "saved_model").exists():
         export_saved_model(load(), folder / "saved_model")
-    for weights in ("float32", "float16", "int8"):
-        if not (folder / f"tflite_{weights}").exists():
-            export_tflite(load(), folder / f"tflite_{weights}", weights=weights)
-    if importlib.util.find_spec("tf2onnx") and not (folder / "onnx").exists():
-        export_onnx(load(), folder / "onnx")
+    for name in contenders:
+        runtime, weights = _FILES.get(name, ("", ""))
+        target = folder / f"{runtime}_{weights}"
+        if runtime and not target.exists():
+            calibrated = {}
+            if (runtime, weights) == ("openvino", "int8"):
+                calibrated["samples"] = _samples(model_dir)
+            write[runtime](load(), target, weights=weights, **calibrated)
+
+
+def _samples(model_dir: str) -> Iterator[dict[str, np.ndarray]]:
+    """Make inputs to calibrate with: parts of the passage, of all lengths."""
+    tokenizer = FullTokenizer(pathlib.Path(model_dir) / "vocab.txt", do_lower_case=True)
+    for number in range(96):
+        words = [PASSAGE[(number + i) % len(PASSAGE)] for i in range(4 + number)]
+        pieces = ["[CLS]", *tokenizer.tokenize(" ".join(words))[: MAX_SEQ_LENGTH - 2], "[SEP]"]
+        ids = np.array([tokenizer.convert_tokens_to_ids(pieces)], np.int32)
+        yield dict(zip(ID_INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
 
 
 def make_texts(vocab: dict[str, int], batch_size: int, length: int) -> list[str]:
@@ -229,12 +257,9 @@ def compare(vectors: dict[str, np.ndarray]) -> dict[str, float]:
 
 def _encoders(options: Options, folder: pathlib.Path) -> dict[str, Encode]:
     """Export the model and load it in everything that is installed."""
-    export(options.model_dir, folder)
     encoders = {}
     contenders = harness.installed(CONTENDERS)
-    if "ONNX Runtime" in contenders and not (folder / "onnx").exists():
-        print("ONNX Runtime: left out, not installed: tf2onnx, which writes its file")
-        del contenders["ONNX Runtime"]
+    export(options.model_dir, folder, contenders)
     for name, contender in contenders.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

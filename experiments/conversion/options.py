@@ -101,7 +101,8 @@ class ExportOptions:
     format: str = option("saved_model", "What to write.", choices=tuple(TOLERANCES))
     weights: str = option(
         "float32",
-        "What the file holds the weights in; int8 is for tflite, bfloat16 for a SavedModel.",
+        "What the file holds the weights in; int8 is for tflite, onnx and openvino, bfloat16 for a "
+        "SavedModel.",
         choices=("float32", "float16", "bfloat16", "int8"),
     )
     compute: str = option(
@@ -115,7 +116,9 @@ class ExportOptions:
     )
     version: int | None = option(None, "Version; by default one more than the highest there is.")
     ids_only: bool = option(
-        False, "Take ids instead of strings: no operations of tensorflow_text. Always so for onnx."
+        False,
+        "Take ids instead of strings: no operations of tensorflow_text. Always so for onnx and "
+        "openvino.",
     )
     for_server: str | None = option(
         None,
@@ -123,8 +126,31 @@ class ExportOptions:
         choices=SERVERS,
     )
     serving: ServingOptions = ServingOptions()
+    dev_file: str | None = option(
+        None,
+        "Records of create_finetuning_data.py or of a run: what is written has to have the model's "
+        "figures on them.",
+        path="any",
+        group="verification",
+    )
+    dev_tolerance: float = option(
+        0.005, "How much lower its figure may be on the dev file, of 1.", minimum=0, maximum=1
+    )
+    calibration_file: str | None = option(
+        None,
+        "Records whose ranges int8 of openvino takes: some of training.",
+        path="any",
+    )
 
     def __post_init__(self) -> None:
+        if (self.calibration_file is None) == (self._calibrated):
+            raise ValueError(
+                "calibration_file: needed for --format=openvino --weights=int8, and for nothing "
+                f"else; got {self.calibration_file} with --format={self.format} "
+                f"--weights={self.weights}"
+            )
+        if self.dev_file is not None and self.format == "tflite" and not self.ids_only:
+            raise ValueError("dev_file: holds ids, and so needs --ids_only with --format=tflite")
         if self.for_server is not None and self.format != "saved_model":
             raise ValueError(f"for_server: is for --format=saved_model, got {self.format}")
         if self.weights not in TOLERANCES[self.format]:
@@ -140,3 +166,7 @@ class ExportOptions:
                 f"{self.compute} too; leave out --weights, got --format={self.format} "
                 f"--weights={self.weights}"
             )
+
+    @property
+    def _calibrated(self) -> bool:
+        return self.format == "openvino" and self.weights == "int8"

@@ -226,7 +226,10 @@ def test_the_script_exports_what_training_left(tmp_path, capsys):
         ({"vocab_file": tmp_path / "missing.txt"}, "missing.txt"),
         ({"version": 0}, "version: expected at least 1, got 0"),
         ({"weights": "int8"}, "weights: saved_model can hold float32, float16, bfloat16, got int8"),
-        ({"format": "onnx", "weights": "float16"}, "weights: onnx can hold float32, got float16"),
+        (
+            {"format": "onnx", "weights": "float16"},
+            "weights: onnx can hold float32, int8, got float16",
+        ),
     ):
         assert exported_by_the_script(folder, tmp_path / "bad", **given) == 1
         error = capsys.readouterr().err
