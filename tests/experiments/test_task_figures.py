@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from sklearn import metrics
 
+from bert_tf.input_pipeline.finetuning import TaskRecords
 from bert_tf.serving import saved_model
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.onnx import export_onnx
@@ -27,8 +28,8 @@ LABELS = ("no", "yes")
 WORDS = ["the", "list", "of", "items", "is", "empty"]
 
 
-class Records:
-    """What `figures_of` asks of records, without a file."""
+class Records(TaskRecords):
+    """Without a file; only what `figures_of` asks for."""
 
     def __init__(self, kind, label_names, *batches):
         self.kind, self.label_names, self._batches = kind, label_names, batches
