@@ -83,6 +83,12 @@ def test_gradients_of_replicas_and_accumulation_are_summed(records_file, tmp_pat
     assert moved > 1e-2
 
 
+def test_a_strategy_of_one_replica_gives_what_none_does(records_file, expected, tmp_path):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])  # as where there is one GPU
+    trainer = runs.run(Case(), records_file, tmp_path, strategy)
+    assert_close(runs.result_of(trainer, Case(), records_file), expected)
+
+
 @pytest.mark.parametrize(
     "strategy", ["mirrored", pytest.param("multi_worker_mirrored", marks=pytest.mark.slow)]
 )

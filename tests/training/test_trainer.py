@@ -10,7 +10,7 @@ import tensorflow as tf
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.training import distribution, progress
-from bert_tf.training.errors import NonFiniteLossError
+from bert_tf.training.errors import NonFiniteLossError, StoppedError
 from bert_tf.training.log import (
     METRICS_NAME,
     append_metrics,
@@ -287,9 +287,11 @@ def test_a_batch_in_parts_makes_the_steps_and_the_figures_of_the_whole(records_f
         trainer = make_trainer(
             folder, config=config, log_steps=1, gradient_accumulation_steps=parts
         )
-        trainer.train(
-            lambda step: dataset_of(records_file, step, batch_size=20), 3, sequences_per_batch=20
-        )
+        make_dataset = lambda step: dataset_of(records_file, step, batch_size=20)  # noqa: E731
+        batches = trainer.train_step.training_batches(make_dataset, 0, 20)
+        shape = tf.nest.flatten(batches.element_spec)[0].shape
+        assert shape[:-1] == ([20] if parts == 1 else [5, 4])  # only a part needs memory
+        trainer.train(make_dataset, 3, sequences_per_batch=20)
         timed = read_metrics(folder / METRICS_NAME, "train")
         tokens = [x["tokens_per_second"] / x["sequences_per_second"] for x in timed]
         logs.append([{**x, "tokens": n} for x, n in zip(log_of(folder), tokens, strict=True)])
@@ -372,6 +374,8 @@ def test_loss_that_is_not_finite_stops_the_run(records_file, tmp_path, monkeypat
         match=r"not finite at step 3; .* is model\.ckpt-2\. Lower.*nonfinite-batch-3\.npz$",
     ):
         trainer.train(poisoned, STEPS, sequences_per_batch=BATCH)
+    with pytest.raises(NonFiniteLossError, match="not finite at step 3"):
+        trainer.save()
     assert checkpoint_steps(tmp_path) == [2] and len(closed) == 1
     saved = np.load(tmp_path / "nonfinite-batch-3.npz")
     inputs, labels, _ = next(dataset_of(records_file, 2).as_numpy_iterator())
@@ -555,11 +559,15 @@ def test_training_stops_where_it_should(records_file, tmp_path, every):
         assert_same_state(again, unbroken)
 
 
-def test_without_checkpoints(records_file, tmp_path, whole):
+def test_without_checkpoints_only_what_is_interrupted_is_saved(records_file, tmp_path, whole):
     trainer = make_trainer(tmp_path, save_checkpoints_steps=None)
     assert trainer.restore() is None
-    train(trainer, records_file, eval_every_steps=5, evaluate=dict, should_stop=lambda: False)
-    assert checkpoint_steps(tmp_path) == []
+    given = {"eval_every_steps": 5, "evaluate": dict, "should_stop": lambda: False}
+    with pytest.raises(StoppedError, match="stopped by a signal after step 5,"):
+        train(trainer, records_file, interrupted=lambda: trainer.step == 5, **given)
+    assert checkpoint_steps(tmp_path) == [5]
+    train(trainer, records_file, interrupted=lambda: False, **given)
+    assert checkpoint_steps(tmp_path) == [5]
     assert log_of(tmp_path) == log_of(whole.output_dir)
     assert_same_state(trainer, whole)
 
