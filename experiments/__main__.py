@@ -15,7 +15,7 @@ PACKAGES = ("data_prep", "experiments")
 # Heading -> commands, in the order in which a user meets them.
 COMMANDS = {
     "text and records": (
-        *("extract_corpus", "python_docs", "learn_vocab"),
+        *("extract_corpus", "python_docs", "learn_vocab", "extend_vocab"),
         *("create_pretraining_data", "create_finetuning_data"),
     ),
     "training": (

@@ -65,6 +65,7 @@ RUN = {
     "--runner=DirectRunner": "--num_workers=1",
     "data_prep/extract_corpus.py": "--num_workers=1",
     "data_prep/learn_vocab.py": "--num_unused=0",
+    "data_prep/extend_vocab.py": "",
     "data_prep/create_pretraining_data.py": "--num_workers=1",
     "experiments/run_pretraining.py": "--max_eval_steps=1",
     "experiments/run_classifier.py": FINETUNING,
@@ -197,6 +198,7 @@ def write_texts(folder):
         (folder / f"{split}.csv").write_text("\n".join(["review,stars", *reviews, ""]))
     tagged = [f"{name} B-PER\nwaits O\n. O\n" for name in ("Ann", "Bob", "Eve") * 4]
     (folder / "ner.txt").write_text("\n".join(["-DOCSTART- O\n", *tagged]))
+    (folder / "terms.txt").write_text("myocardial\ninfarction\n")
     (folder / "lines.txt").write_text("\n".join(TEXTS))
     answers = [{"text": "waits", "answer_start": text.index("waits")} for text in TEXTS]
     paragraphs = [

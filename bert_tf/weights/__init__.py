@@ -11,6 +11,7 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.weights.load import load_bert as load_bert
     from bert_tf.weights.load import load_checkpoint as load_checkpoint
     from bert_tf.weights.load import load_model as load_model
+    from bert_tf.weights.new_words import load_with_new_words as load_with_new_words
     from bert_tf.weights.released import presets as presets
     from bert_tf.weights.save import save_hf as save_hf
     from bert_tf.weights.save import save_keras as save_keras

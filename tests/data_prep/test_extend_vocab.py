@@ -1,0 +1,341 @@
+"""New words: which, where they go, and what the tokenizers and weights make of them."""
+
+import collections
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert_tf.config import BertConfig
+from bert_tf.models.task_models import HEADS
+from bert_tf.models.variables import to_numpy, weights_by_name
+from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
+from bert_tf.tokenization.graph_tokenizer import TextToIds
+from bert_tf.tokenization.vocabulary import load_vocab
+from bert_tf.tokenization.wordpiece import FullTokenizer
+from bert_tf.weights.load import load_model
+from bert_tf.weights.new_words import load_with_new_words
+from bert_tf.weights.save import save_hf, save_keras, save_model_directory
+from data_prep.corpus.new_words import (
+    CommandOptions,
+    add_to_lines,
+    extended,
+    find_new_words,
+    read_new_words,
+    refusal,
+    run,
+    text_cost,
+)
+from data_prep.corpus.vocabulary import count_words, special_pieces
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PIECES = [
+    *special_pieces(5),
+    *LETTERS,
+    *(f"##{letter}" for letter in LETTERS),
+    *("the", "patient", "has", "myo", "##card", "##ial", "in", "##far", "##ction", "."),
+]
+TEXT = "The patient has myocardial infarction.\nmyocardial tissue\n" * 3 + "The infarction\n"
+CONFIG = BertConfig(
+    vocab_size=len(PIECES),
+    hidden_size=14,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=11,
+    max_position_embeddings=17,
+)
+
+
+@pytest.fixture
+def vocab_file(tmp_path) -> pathlib.Path:
+    path = tmp_path / "vocab.txt"
+    path.write_text("".join(f"{piece}\n" for piece in PIECES))
+    return path
+
+
+@pytest.fixture
+def tokenizer(vocab_file) -> FullTokenizer:
+    return FullTokenizer(vocab_file)
+
+
+# === Which words ===
+
+
+def test_words_that_cost_most_are_found(tokenizer):
+    counts = collections.Counter(
+        {
+            "myocardial": 5,  # myo ##card ##ial: 5 * 2
+            "infarction": 5,  # in ##far ##ction: 5 * 2, later in the alphabet than nothing
+            "tissue": 3,  # six letters: 3 * 5
+            "patient": 90,  # one piece
+            "zq": 9,  # 9 * 1
+            "qz": 2,  # too few
+            "日": 50,  # [UNK]
+        }
+    )
+    found = find_new_words(counts, tokenizer, 9, min_count=3)
+    assert found.words == ("tissue", "infarction", "myocardial", "zq")
+    assert find_new_words(counts, tokenizer, 2, min_count=3).words == ("tissue", "infarction")
+
+
+def test_numbers_are_not_found():
+    vocab = {piece: i for i, piece in enumerate([*PIECES, *"12", "##1", "##2"])}
+    counts = {"1212": 50, "12b": 2}
+    assert find_new_words(counts, FullTokenizer.from_vocab(vocab), 9, 1).words == ("12b",)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("patient", "already"),
+        ("Myocardial", "lower case"),
+        ("naïve", "accents stripped"),
+        ("heart attack", "cut before"),
+        ("t-cell", "cut before"),
+        ("心脏", "cut before"),
+        ("##cardium", "cut before"),
+        ("[DRUG]", "cut before"),
+        ("a\u200bb", "control characters"),
+        ("x" * 201, "longer than 200"),
+        ("myocardial", None),
+        ("x" * 200, None),
+        ("ß", None),
+    ],
+)
+def test_words_that_are_never_one_piece_are_refused(tokenizer, word, reason):
+    told = refusal(word, tokenizer)
+    assert (told is None) if reason is None else (reason in told)
+    if reason not in (None, "already"):
+        # Were it added all the same, text would not become it.
+        forced = FullTokenizer.from_vocab({**tokenizer.vocab, word: 999})
+        assert forced.tokenize(f"the {word}") != ["the", word]
+
+
+def test_what_a_cased_vocabulary_that_keeps_accents_takes(tokenizer):
+    cased = FullTokenizer.from_vocab(tokenizer.vocab, False)
+    assert refusal("Naïve", cased) is None
+
+
+def test_a_list_is_read_and_what_cannot_be_added_is_counted(
+    tmp_path, tokenizer, vocab_file, capsys
+):
+    path = tmp_path / "words.txt"
+    path.write_text("\ufeffmyocardial\n\n patient \nInfarction\nmyocardial\ninfarction\nHeart\n")
+    new = read_new_words(path, tokenizer)
+    assert new.words == ("myocardial", "infarction")
+    assert [list(words) for words in new.refused.values()] == [
+        ["patient (line 3)"],
+        ["Infarction (line 4)", "Heart (line 7)"],
+        ["myocardial (line 5)"],
+    ]
+    output = tmp_path / "new.txt"
+    run(CommandOptions(str(path), vocab_file=str(vocab_file), output_file=str(output)))
+    told = capsys.readouterr()
+    assert "2 words left out, not as the tokenizer writes words (lower case" in told.err
+    assert "1 words left out, repetitions: myocardial (line 5)" in told.err
+    assert "text of" not in told.out
+    path.write_text("Heart\npatient\n")
+    with pytest.raises(ValueError, match=r"words\.txt: no word that can be added .*Heart \(line 1"):
+        read_new_words(path, tokenizer)
+    path.write_bytes(b"heart\n\xff\n")
+    with pytest.raises(ValueError, match=r"words\.txt, line 2: not UTF-8"):
+        read_new_words(path, tokenizer)
+
+
+# === Where they go ===
+
+
+def test_words_take_unused_places_or_stand_at_the_end():
+    lines = [line if line != "the" else "the\r" for line in PIECES]
+    in_slots = add_to_lines(lines, ["heart", "lung"], "unused")
+    assert [i for i, (a, b) in enumerate(zip(lines, in_slots, strict=True)) if a != b] == [1, 2]
+    assert in_slots[1:4] == ["heart", "lung", "[unused2]"]
+    assert add_to_lines(lines, ["heart", "lung"], "end") == [*lines, "heart", "lung"]
+    with pytest.raises(ValueError, match=r"6 words, .* 5 \[unused\] pieces; --place=end"):
+        add_to_lines(lines, list("αβγδεζ"), "unused")
+
+
+def test_a_vocabulary_without_a_last_line_end_and_with_a_repetition_keeps_its_ids(tmp_path):
+    path, output = tmp_path / "v.txt", tmp_path / "new.txt"
+    path.write_text("\n".join([*PIECES, "the"]))
+    words = tmp_path / "words.txt"
+    words.write_text("heart\n")
+    run(CommandOptions(str(words), vocab_file=str(path), place="end", output_file=str(output)))
+    assert output.read_text() == path.read_text() + "\nheart\n"
+    old, new = load_vocab(path), load_vocab(output)
+    assert new == {**old, "heart": len(PIECES) + 1}
+
+
+def test_the_command_tells_what_a_text_saves(tmp_path, vocab_file, capsys):
+    text, output = tmp_path / "text.txt", tmp_path / "new.txt"
+    text.write_text(TEXT)
+    options = {"vocab_file": str(vocab_file), "output_file": str(output), "min_count": 3}
+    run(CommandOptions(input_file=(str(text),), **options))
+    before, after = FullTokenizer(vocab_file), FullTokenizer(output)
+    assert after.tokenize("The Myocardial tissue") == ["the", "myocardial", "tissue"]
+    old, new = (sum(len(t.tokenize(line)) for line in TEXT.splitlines()) for t in (before, after))
+    told = capsys.readouterr().out
+    assert f"{old} pieces before, {new} after, {old - new} ({(old - new) / old:.2%}) saved" in told
+    assert "tissue (was t ##i ##s ##s ##u ##e, 3 times in the text)" in told
+    run(CommandOptions(input_file=(str(text),), num_words=1, **options))
+    assert FullTokenizer(output).tokenize("myocardial tissue")[-1] == "tissue"
+    assert "1 new words" in capsys.readouterr().out
+
+
+def test_words_that_become_unknown_are_told(tmp_path, vocab_file, capsys):
+    # "beta" is a piece then, of "betaß" the rest is none: before, ß was none of its own either.
+    path, text = tmp_path / "v.txt", tmp_path / "text.txt"
+    path.write_text("".join(f"{piece}\n" for piece in [*PIECES, "be", "##taq1"]))
+    text.write_text("beta betaq1\n" * 10)
+    words = tmp_path / "words.txt"
+    words.write_text("beta\nlung\n")
+    output = tmp_path / "new.txt"
+    run(CommandOptions(str(words), (str(text),), vocab_file=str(path), output_file=str(output)))
+    told = capsys.readouterr().err
+    assert "10 more words of the text are [UNK]" in told
+    assert "1 words do not occur in the text: lung" in told
+    counts = count_words(text.read_text().splitlines())
+    assert text_cost(counts, FullTokenizer(output)).unknown == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"words_file": "w"}, "vocab_file, model_dir: expected one"),
+        ({"words_file": "w", "vocab_file": "v", "model_dir": "m"}, "vocab_file, model_dir"),
+        ({"vocab_file": "v", "output_file": "o"}, "words_file, input_file: expected"),
+        ({"words_file": "w", "vocab_file": "v"}, "output_file: is what goes with vocab_file"),
+        ({"words_file": "w", "model_dir": "v", "output_file": "o"}, "output_dir: is what goes"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(ValueError, match=message):
+        CommandOptions(**options)
+
+
+def test_a_text_or_vocabulary_that_gives_nothing(tmp_path, vocab_file):
+    text, output = tmp_path / "text.txt", str(tmp_path / "o")
+    text.write_text("the patient\n" * 20)
+    options = {"input_file": (str(text),), "output_file": output}
+    with pytest.raises(ValueError, match="min_count: no word that occurs 10 times"):
+        run(CommandOptions(vocab_file=str(vocab_file), **options))
+    bare = tmp_path / "bare.txt"
+    bare.write_text("".join(f"{piece}\n" for piece in PIECES if "unused" not in piece))
+    with pytest.raises(ValueError, match=r"no \[unused\] pieces; --place=end"):
+        run(CommandOptions(vocab_file=str(bare), **options))
+    text.write_text("\n")
+    with pytest.raises(ValueError, match="input_file: no words"):
+        run(CommandOptions(vocab_file=str(vocab_file), **options))
+
+
+# === Tokenizers and weights ===
+
+
+def _save(name: str, folder: pathlib.Path, model, tokenizer) -> str:
+    """Write a model in a format; return what names it."""
+    if name == "tf":
+        save_model_directory(folder, model, tokenizer, step=7)
+    elif name == "hf":
+        save_hf(folder, model, tokenizer)
+    else:
+        save_keras(folder / name, model, tokenizer)
+        return str(folder / name)
+    return str(folder)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        *(("tf", "unused"), ("tf", "end"), ("hf", "unused"), ("hf", "end")),
+        *(("m.keras", "end"), ("m.weights.h5", "end")),
+    ],
+)
+def test_rows_of_new_words_are_the_mean_of_their_pieces(tmp_path, tokenizer, name, place):
+    model = HEADS["pretraining"].make(CONFIG)
+    bias = weights_by_name(model)["cls/predictions/output_bias"]
+    bias.assign(np.random.default_rng(3).normal(size=bias.shape))
+    source, target = tmp_path / "source", tmp_path / "target"
+    path = _save(name, source, model, tokenizer)
+    words = tmp_path / "words.txt"
+    words.write_text("myocardial\ninfarction\n")
+    run(CommandOptions(str(words), model_dir=path, place=place, output_dir=str(target)))
+    loaded = load_model(str(target / name) if name.startswith("m.") else target)
+    ids = [1, 2] if place == "unused" else [len(PIECES), len(PIECES) + 1]
+    assert loaded.config.vocab_size == len(PIECES) + (2 if place == "end" else 0)
+    assert loaded.tokenizer is not None and loaded.kind == "pretraining"
+    assert loaded.tokenizer.encode("Myocardial infarction") == ids
+    vocab = tokenizer.vocab
+    old = {n: to_numpy(w) for n, w in weights_by_name(model).items()}
+    for n, weight in weights_by_name(loaded.model).items():
+        rows = to_numpy(weight)
+        if n in ("bert/embeddings/word_embeddings", "cls/predictions/output_bias"):
+            for i, parts in zip(ids, ("myo ##card ##ial", "in ##far ##ction"), strict=True):
+                mean = np.mean([old[n][vocab[part]] for part in parts.split()], axis=0)
+                np.testing.assert_allclose(rows[i], mean, rtol=2e-6, atol=1e-8)
+            kept = [i for i in range(len(PIECES)) if i not in ids]
+            np.testing.assert_array_equal(rows[kept], old[n][kept])
+        elif "seed" not in n:
+            np.testing.assert_array_equal(rows, old[n], err_msg=n)
+    if name == "tf":
+        assert loaded.transfer.step == 7
+
+
+def test_a_model_with_more_rows_than_pieces_uses_these(tmp_path, tokenizer):
+    model = HEADS["classification"].make(
+        dataclasses.replace(CONFIG, vocab_size=len(PIECES) + 3), num_labels=2
+    )
+    save_model_directory(tmp_path / "m", model, tokenizer, ["no", "yes"])
+    TrainedTask("classification", max_seq_length=13).write(tmp_path / "m")
+    words = tmp_path / "words.txt"
+    words.write_text("heart\n")
+    target = tmp_path / "target"
+    options = CommandOptions(
+        str(words), model_dir=str(tmp_path / "m"), place="end", output_dir=str(target)
+    )
+    run(options)
+    loaded = load_model(target)
+    assert loaded.config.vocab_size == len(PIECES) + 3 and loaded.labels == ("no", "yes")
+    trained = read_trained_task(target)
+    assert trained is not None and trained.max_seq_length == 13
+    with pytest.raises(ValueError, match="output_dir: expected a new or empty folder"):
+        run(options)
+
+
+def test_other_pieces_must_keep_their_ids(tmp_path, tokenizer):
+    model = HEADS["encoder"].make(CONFIG)
+    save_model_directory(tmp_path, model, tokenizer)
+    moved = FullTokenizer.from_vocab({**tokenizer.vocab, "the": 999})
+    with pytest.raises(ValueError, match="extended: 1 pieces have other ids .* 'the': 999"):
+        load_with_new_words(tmp_path, tokenizer, moved)
+
+
+def test_all_tokenizers_make_one_piece_of_a_new_word(tmp_path, tokenizer):
+    words = ["myocardial", "ß", "x" * 200, "кровь", "ไทย", "a1b2"]
+    later = extended(tokenizer, words, "end")
+    expected = [len(PIECES) + i for i in range(len(words))]
+    text = " ".join(words).replace("myo", "Myo")
+    assert later.encode(text) == expected
+    in_graph = TextToIds.from_vocab(later.vocab, True, 16)
+
+    module = tf.Module()
+    module.tokenizer = in_graph
+    module.pack = tf.function(in_graph.pack, input_signature=[tf.TensorSpec([None], tf.string)])
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    for pack in (in_graph.pack, saved.pack):
+        packed = pack(tf.constant([text]))["input_ids"].numpy()[0]
+        assert packed[1 : 1 + len(words)].tolist() == expected
+    save_hf(
+        tmp_path / "hf",
+        HEADS["encoder"].make(dataclasses.replace(CONFIG, vocab_size=len(later.vocab))),
+        later,
+    )
+    fast = pytest.importorskip("tokenizers").Tokenizer.from_file(
+        str(tmp_path / "hf" / "tokenizer.json")
+    )
+    short = [word for word in words if len(word) <= 100]  # their tokenizer looks up 100 at most
+    ids = fast.encode(" ".join(short), add_special_tokens=False).ids
+    assert ids == [i for i, word in zip(expected, words, strict=True) if word in short]
