@@ -204,10 +204,14 @@ def _run(runner: Runner) -> dict[str, Any]:
     job = runner.job
     finished = job.path("finished.json")
     if not job.files.exists(finished):
-        with text_files.open_input(job.options.vocab_file) as source:
-            vocabulary = source.read()
-        with job.files.write_whole(job.path(cluster_steps.VOCABULARY_NAME)) as stream:
-            stream.write(vocabulary)
+        copies = {cluster_steps.VOCABULARY_NAME: job.options.vocab_file}
+        if job.options.word_list is not None:
+            copies[cluster_steps.WORD_LIST_NAME] = job.options.word_list
+        for name, path in copies.items():
+            with text_files.open_input(path) as source:
+                content = source.read()
+            with job.files.write_whole(job.path(name)) as stream:
+                stream.write(content)
         counts = _tokenize(runner)
         warn_about_corpus(job.options, counts)
         parts = _draw_pairs(runner)

@@ -19,9 +19,15 @@ from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import cluster_files, instances, token_store
+from data_prep.pretraining.listed_words import WordMarker
 from data_prep.pretraining.manifest import Statistics
 from data_prep.pretraining.options import Options, refuses_upper_case
-from data_prep.pretraining.stages import block_pairs, worker_tokenizer, write_chunk_records
+from data_prep.pretraining.stages import (
+    block_pairs,
+    word_marker,
+    worker_tokenizer,
+    write_chunk_records,
+)
 
 _Saved = TypeVar("_Saved", Statistics, token_store.TokenizedPiece)
 
@@ -41,7 +47,7 @@ _FRAGMENT_DTYPE = np.dtype(
     ]
 )
 _TOKENS = -1  # in place of a part's number: what follows are fragments and their tokens
-ERROR_NAME, VOCABULARY_NAME = "error.txt", "vocab.txt"
+ERROR_NAME, VOCABULARY_NAME, WORD_LIST_NAME = "error.txt", "vocab.txt", "word_list.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +90,17 @@ def _tokenizer(job: Job) -> FullTokenizer:
 
 
 @functools.lru_cache(maxsize=1)
+def _marker(job: Job) -> WordMarker | None:
+    if job.options.word_list is None:
+        return None
+    folder = cluster_files.local_folder(job.work, [WORD_LIST_NAME])
+    return word_marker(job.options, _tokenizer(job), os.path.join(folder, WORD_LIST_NAME))
+
+
+@functools.lru_cache(maxsize=1)
 def _vocabulary(job: Job) -> instances.VocabularyTable:
-    return instances.VocabularyTable.from_vocab(load_vocab(_vocab_file(job)))
+    has_marks = job.options.word_list is not None
+    return instances.VocabularyTable.from_vocab(load_vocab(_vocab_file(job)), has_marks)
 
 
 @functools.lru_cache(maxsize=1)
@@ -166,10 +181,10 @@ def tokenize_piece(
         lengths = job.load(lengths_name, token_store.TokenizedPiece).sentence_lengths
         return file, piece, int(lengths.sum())
     with cluster_files.lock:
-        tokenizer = _tokenizer(job)
+        tokenizer, marker = _tokenizer(job), _marker(job)
     with _telling(job, tokenizer.vocab_file):
         refuse = refuses_upper_case(job.options, tokenizer.vocab)
-        tokenized = token_store.tokenize_piece(text, tokenizer, refuse)
+        tokenized = token_store.tokenize_piece(text, tokenizer, refuse, marker)
     with job.files.write_whole(job.path(name)) as stream:
         stream.write(tokenized.tokens.tobytes())
     job.save(lengths_name, dataclasses.replace(tokenized, tokens=tokenized.tokens[:0]))

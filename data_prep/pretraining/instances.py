@@ -24,6 +24,7 @@ from bert_tf.tasks.masking import (
     num_to_predict,
 )
 from bert_tf.tokenization.vocabulary import CLS_TOKEN, MASK_TOKEN, SEP_TOKEN
+from data_prep.pretraining.listed_words import mark_offset
 
 SPECIAL_TOKENS_PER_PAIR = 3  # [CLS] A [SEP] B [SEP]
 MAX_RANDOM_DOCUMENT_TRIES = 10
@@ -110,6 +111,8 @@ class VocabularyTable:
         word_ids: int64 [words], ids from which random replacements are drawn, in the vocabulary's
             order.
         is_continuation: bool [ids], whether the piece of an id begins with ##.
+        mark_offset: what is added to the ids of pieces that continue a listed word, all below it
+            (`listed_words.py`); 0 where there is no list.
     """
 
     cls_id: int
@@ -117,18 +120,24 @@ class VocabularyTable:
     mask_id: int
     word_ids: np.ndarray
     is_continuation: np.ndarray
+    mark_offset: int = 0
 
     @classmethod
-    def from_vocab(cls, vocab: Mapping[str, int]) -> "VocabularyTable":
+    def from_vocab(cls, vocab: Mapping[str, int], has_marks: bool = False) -> "VocabularyTable":
         """Make the table.
 
         Args:
             vocab: piece to id, in the order of the file; has [CLS], [SEP] and [MASK].
+            has_marks: whether tokens may have the marks of a word list.
         """
         word_ids = np.fromiter(vocab.values(), np.int64, count=len(vocab))
         is_continuation = np.zeros(int(word_ids.max()) + 1, np.bool_)
         is_continuation[[i for piece, i in vocab.items() if piece.startswith("##")]] = True
-        return cls(vocab[CLS_TOKEN], vocab[SEP_TOKEN], vocab[MASK_TOKEN], word_ids, is_continuation)
+        specials = (vocab[CLS_TOKEN], vocab[SEP_TOKEN], vocab[MASK_TOKEN])
+        offset = mark_offset(word_ids.tolist()) if has_marks else 0
+        if has_marks:
+            is_continuation = np.append(is_continuation, np.ones(offset, np.bool_))
+        return cls(*specials, word_ids, is_continuation, offset)
 
 
 # === Pairs ===
@@ -296,12 +305,15 @@ class PackedPairs:
         a_end: int64 [B], position of the first [SEP].
         length: int64 [B], tokens in the sequence.
         is_random_next: bool [B].
+        is_continuation: bool [B, L], whether a token goes on with the word before it; None where
+            its piece tells.
     """
 
     input_ids: np.ndarray
     a_end: np.ndarray
     length: np.ndarray
     is_random_next: np.ndarray
+    is_continuation: np.ndarray | None = None
 
     def features(self) -> dict[str, np.ndarray]:
         """Return the arrays of the unmasked record, in the types that encode fastest."""
@@ -347,7 +359,12 @@ def pack_pairs(
     input_ids[:, 0] = vocabulary.cls_id
     input_ids[rows, a_end] = vocabulary.sep_id
     input_ids[rows, last] = vocabulary.sep_id
-    return PackedPairs(input_ids, a_end, last + 1, pairs["is_random_next"].astype(np.bool_))
+    is_continuation = None
+    if offset := vocabulary.mark_offset:
+        is_continuation = vocabulary.is_continuation[input_ids]
+        input_ids = np.where(input_ids >= offset, input_ids - offset, input_ids)
+    is_random_next = pairs["is_random_next"].astype(np.bool_)
+    return PackedPairs(input_ids, a_end, last + 1, is_random_next, is_continuation)
 
 
 def mask_pairs(
@@ -441,8 +458,8 @@ def _choose_words(
 ) -> np.ndarray:
     """Choose whole words in random order; one that exceeds `num_masked` tokens is passed over.
 
-    A piece with ## belongs to the word before it, also across [SEP] (where truncation cut the front
-    of a word of B), except at the very beginning.
+    A piece with ##, or with a mark, belongs to the word before it, also across [SEP] (where
+    truncation cut the front of a word of B), except at the very beginning.
 
     Returns:
         bool [B, L].
@@ -453,7 +470,10 @@ def _choose_words(
     is_candidate = (column > 0) & (column < packed.length[:, None] - 1)  # [B, L]
     row = np.arange(rows)
     is_candidate[row, packed.a_end] = False
-    is_start = is_candidate & ~vocabulary.is_continuation[input_ids]
+    continues = packed.is_continuation
+    if continues is None:
+        continues = vocabulary.is_continuation[input_ids]
+    is_start = is_candidate & ~continues
     is_start[:, 1] = True
     word = np.cumsum(is_start, axis=1, dtype=np.int32) - 1  # [B, L]
     np.maximum(word, 0, out=word)

@@ -28,6 +28,7 @@ from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store
+from data_prep.pretraining.listed_words import WordMarker
 from data_prep.pretraining.manifest import Statistics, make_manifest
 from data_prep.pretraining.options import (
     Options,
@@ -42,6 +43,7 @@ from data_prep.pretraining.stages import (
     chunk_sizes,
     deal_pairs,
     open_tokenizer,
+    word_marker,
     worker_tokenizer,
     write_chunk_records,
 )
@@ -101,6 +103,7 @@ class _Worker:
         self.options = options
         self.work = work
         self._tokenizer: FullTokenizer | None = None
+        self._marker: WordMarker | None = None
 
     @functools.cached_property
     def _store(self) -> token_store.TokenStore:
@@ -109,7 +112,7 @@ class _Worker:
     @functools.cached_property
     def _vocabulary(self) -> instances.VocabularyTable:
         vocab = load_vocab(self.options.vocab_file)
-        return instances.VocabularyTable.from_vocab(vocab)
+        return instances.VocabularyTable.from_vocab(vocab, self.options.word_list is not None)
 
     def tokenize(self, index: int, piece: text_files.TextPiece) -> None:
         """Tokenize one piece of text into its file, unless an earlier run did."""
@@ -117,16 +120,16 @@ class _Worker:
             return
         if self._tokenizer is None:
             self._tokenizer = worker_tokenizer(self.options, self.options.vocab_file)
-        tokenized = token_store.tokenize_piece(
-            piece, self._tokenizer, refuses_upper_case(self.options, self._tokenizer.vocab)
-        )
+            self._marker = word_marker(self.options, self._tokenizer)
+        refuse = refuses_upper_case(self.options, self._tokenizer.vocab)
+        tokenized = token_store.tokenize_piece(piece, self._tokenizer, refuse, self._marker)
         tokenized.save(piece_path(self.work, index))
 
     def draw_pairs(self, block: int, first_document: int, end_document: int) -> None:
         """Draw the pairs of one block of documents into its files, unless an earlier run did."""
         if os.path.exists(block_path(self.work, block)):
             return
-        self._tokenizer = None  # its memo is of no more use
+        self._tokenizer = self._marker = None  # the memo is of no more use
         documents = range(first_document, end_document)
         counts: list[int] = []
         for pairs in block_pairs(self._store, self.options, block, documents):
@@ -140,7 +143,7 @@ class _Worker:
         path = chunk_path(self.work, chunk)
         if os.path.exists(path):
             return
-        self._tokenizer = None
+        self._tokenizer = self._marker = None
         pairs = self._chunk_pairs(chunk)
         with replacing(path) as temporary:
             with open(temporary, "wb") as raw:

@@ -22,6 +22,7 @@ from bert_tf.tokenization.vocabulary import PAD_TOKEN, casing_of, keeps_accents
 from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD, FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
+from data_prep.pretraining.listed_words import WordMarker
 
 flags.disclaim_key_flags()  # as in bert_tf.options
 
@@ -60,6 +61,11 @@ class Options:
     )
     do_whole_word_mask: bool = option(
         False, "Mask whole words instead of single pieces.", group="masks"
+    )
+    word_list: str | None = option(
+        None,
+        "Words, one a line, of a script without spaces, as Chinese: they are masked whole too.",
+        path="any",
     )
     max_seq_length: int = option(128, "Tokens of a sequence, at least 5.", group="sequences")
     max_predictions_per_seq: int = option(
@@ -103,13 +109,21 @@ class Options:
             raise ValueError(f"dupe_factor must be at least 1, got {self.dupe_factor}")
         if self.compatible and self.dynamic_masking:
             raise ValueError("compatible: the original has no dynamic_masking; choose one")
+        if self.word_list is not None and not self.do_whole_word_mask:
+            raise ValueError("word_list: is for do_whole_word_mask, which is not set")
+        if self.word_list is not None and self.dynamic_masking:
+            raise ValueError(
+                "word_list: unmasked records do not tell its words to training; leave out "
+                "dynamic_masking"
+            )
         _ = self.pair_rule, self.mask_rule  # which check the rest
 
     def described(self) -> dict[str, Any]:
-        """Return the options as they are recorded; `strip_accents`, a later one, where given."""
+        """Return the options as they are recorded; later ones where they are given."""
         described = dataclasses.asdict(self)
-        if self.strip_accents is None:
-            del described["strip_accents"]
+        for name in ("strip_accents", "word_list"):
+            if described[name] is None:
+                del described[name]
         return described
 
     @functools.cached_property
@@ -280,6 +294,19 @@ def warn_about_flags(options: Options, tokenizer: FullTokenizer) -> None:
         )
 
 
+def warn_about_word_list(options: Options, marker: WordMarker) -> None:
+    """Warn of a list of words that cannot be found."""
+    if not marker.num_words:
+        warn_user(
+            f"word_list {options.word_list}: no word of several pieces, so that it changes nothing"
+        )
+    if marker.num_unknown:
+        warn_user(
+            f"word_list {options.word_list}: {marker.num_unknown:,} words have a part that is "
+            f"[UNK] to {options.vocab_file}, and are not looked for"
+        )
+
+
 def warn_about_corpus(options: Options, counts: dict[str, int]) -> None:
     """Warn of a corpus from which no good pairs can come.
 
@@ -366,6 +393,8 @@ def fingerprint(options: Options, layout: str | None = None) -> str:
         "numpy": np.__version__,
         "unicode": unicodedata.unidata_version,
     }
+    if options.word_list is not None:
+        dependencies["word_list_sha256"] = sha256(options.word_list)
     if layout is not None:
         dependencies["layout"] = layout
     return hashlib.sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()[:16]

@@ -28,6 +28,7 @@ from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
 from data_prep.pretraining.manifest import Statistics, held_step, make_manifest
 from data_prep.pretraining.options import Options, warn_about_corpus, warn_user
+from data_prep.pretraining.stages import word_marker
 from data_prep.pretraining.work_folder import output_bytes, output_part_path
 from data_prep.processes.progress import Progress
 
@@ -156,6 +157,8 @@ class InstanceMaker:
                 candidates[-1].append(position)
             else:
                 candidates.append([position])
+        if special.mark_offset:
+            ids = [i % special.mark_offset for i in ids]
         rng.shuffle(candidates)
 
         num_masked = rule.num_to_predict(len(ids))
@@ -208,7 +211,7 @@ def compatible_run(
         documents,
         options.pair_rule,
         options.mask_rule,
-        instances.VocabularyTable.from_vocab(tokenizer.vocab),
+        instances.VocabularyTable.from_vocab(tokenizer.vocab, options.word_list is not None),
         rng,
         tokens,
     )
@@ -284,9 +287,10 @@ def _read_documents(
     tokens = array.array("I")
     counts = collections.Counter[str]()
     total = sum(map(text_files.input_bytes, options.input_files))
+    marker = word_marker(options, tokenizer)
     with Progress("1/3 tokenizing", total, "B", show=show) as progress:
         for piece in text_files.text_pieces(options.input_files, text_files.PIECE_BYTES):
-            tokenized = token_store.tokenize_piece(piece, tokenizer, refuse_upper_case=False)
+            tokenized = token_store.tokenize_piece(piece, tokenizer, False, marker)
             starts = set(tokenized.document_starts.tolist())
             end = len(tokens)
             tokens.extend(tokenized.tokens.tolist())

@@ -12,6 +12,7 @@ from bert_tf.tokenization.vocabulary import check_special_tokens
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
+from data_prep.pretraining.listed_words import WordMarker, read_word_list
 from data_prep.pretraining.manifest import Statistics
 from data_prep.pretraining.options import (
     PAIRS_STAGE,
@@ -21,6 +22,7 @@ from data_prep.pretraining.options import (
     generator,
     instances_of_files,
     warn_about_flags,
+    warn_about_word_list,
     warn_user,
 )
 
@@ -37,6 +39,8 @@ def open_tokenizer(options: Options) -> FullTokenizer:
     )
     check_special_tokens(tokenizer.vocab, options.vocab_file)
     warn_about_flags(options, tokenizer)
+    if marker := word_marker(options, tokenizer):
+        warn_about_word_list(options, marker)
     for path in options.input_files:
         text_files.check_text(path)
     return tokenizer
@@ -50,6 +54,25 @@ def worker_tokenizer(options: Options, vocab_file: str) -> FullTokenizer:
         strip_accents=options.strip_accents,
         max_memo_bytes=units.TOKENIZER_MEMO_BYTES,
     )
+
+
+def word_marker(
+    options: Options, tokenizer: FullTokenizer, word_list: str | None = None
+) -> WordMarker | None:
+    """Make what marks the words of the list; None where there is none.
+
+    Args:
+        options: for the list.
+        tokenizer: that cuts the text.
+        word_list: a copy of the list, where a worker has its own.
+
+    Raises:
+        ValueError: a line of the list is not UTF-8.
+        OSError: it cannot be read.
+    """
+    if options.word_list is None:
+        return None
+    return WordMarker(tokenizer, read_word_list(word_list or options.word_list))
 
 
 def block_bounds(store: token_store.TokenStore, options: Options) -> list[tuple[int, int]]:

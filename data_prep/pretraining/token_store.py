@@ -20,6 +20,7 @@ from bert_tf.files import read_json, write_text, write_whole
 from bert_tf.tokenization.vocabulary import UNK_TOKEN
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.corpus.text_files import TextPiece, location_of, piece_lines
+from data_prep.pretraining.listed_words import WordMarker
 
 # What may stay mapped of one file. Of a larger one each look-up can bring in 2 MiB (the largest
 # folio of Linux's page cache), so a process's resident set is kept small by other means.
@@ -72,7 +73,10 @@ class TokenizedPiece:
 
 
 def tokenize_piece(
-    piece: TextPiece, tokenizer: FullTokenizer, refuse_upper_case: bool
+    piece: TextPiece,
+    tokenizer: FullTokenizer,
+    refuse_upper_case: bool,
+    marker: WordMarker | None = None,
 ) -> TokenizedPiece:
     """Tokenize the lines of a piece.
 
@@ -80,19 +84,21 @@ def tokenize_piece(
         piece: which.
         tokenizer: tokenizer whose vocabulary has [UNK].
         refuse_upper_case: whether a capital letter is an error.
+        marker: marks listed words; of the same tokenizer.
 
     Returns:
-        The tokens.
+        The tokens, with marks where there is a marker.
 
     Raises:
         ValueError: bytes that are not UTF-8, or a refused capital letter, naming file and line.
     """
     lines, begin = piece_lines(piece)
-    tokens = array.array("H" if token_dtype(tokenizer.vocab).itemsize == 2 else "I")
+    dtype = token_dtype(tokenizer.vocab) if marker is None else marker.dtype
+    tokens = array.array("H" if dtype.itemsize == 2 else "I")
     sentence_lengths = []
     document_starts = []
     characters = unknown_characters = long_word_characters = 0
-    encode, unknown = tokenizer.encode, tokenizer.vocab[UNK_TOKEN]
+    encode, unknown = (marker or tokenizer).encode, tokenizer.vocab[UNK_TOKEN]
     for number, line in enumerate(lines):
         line = line.strip()
         if not line:
@@ -113,7 +119,7 @@ def tokenize_piece(
             count, in_long_words = tokenizer.count_unknown(line)
             unknown_characters += count
             long_word_characters += in_long_words
-    ids = np.array(tokens, token_dtype(tokenizer.vocab))
+    ids = np.array(tokens, dtype)
     return TokenizedPiece(
         ids,
         np.array(sentence_lengths, np.uint32),
