@@ -411,6 +411,7 @@ def _write(
                 counts["examples"] += sizes[number]
                 counts.update(chunk_counts)
                 progress.update(sizes[number])
+        progress.finish()  # lines are no examples where there is a header, or a row has several
         if not counts["examples"]:
             raise ValueError(
                 f"{', '.join(source.files)}: no examples are left: {left_out.bad} were bad, "

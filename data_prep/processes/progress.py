@@ -20,7 +20,7 @@ class Progress:
 
         Args:
             what: the step, a few words.
-            total: amount of work.
+            total: amount of work; where it is nearly known, `finish` says that all is done.
             unit: unit of the amount; "B" is shown in kB, MB, ...
             done: amount that an earlier run has done.
             show: False for silence.
@@ -47,6 +47,10 @@ class Progress:
         if self._lines and time.monotonic() - self._last >= LINE_INTERVAL_SECONDS:
             self._last = time.monotonic()
             self._print()
+
+    def finish(self) -> None:
+        """Say that nothing is left, where `total` was an estimate."""
+        self._total = self._bar.total = self._done
 
     def _print(self) -> None:
         line = tqdm.tqdm.format_meter(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -56,6 +57,8 @@ def test_a_task_of_glue(tmp_path):
         "first record: [CLS] now [SEP]",
         f"wrote {out}/test.tfrecord ({(out / 'test.tfrecord').stat().st_size:,} bytes)",
     ]
+    # The header is no example.
+    assert re.search(r"^sst-2 train: 100%.* 2\.00/2\.00 ", done.stderr, re.MULTILINE), done.stderr
     (first, second) = read_examples(out / "train.tfrecord", classification_features(7))
     assert first["input_ids"].tolist() == [3, 11, 12, 4, 0, 0, 0]
     assert (first["label_ids"], second["label_ids"]) == (1, 0)
