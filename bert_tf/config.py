@@ -223,7 +223,7 @@ class BertConfig:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if config.ignored_keys:
-            _logger.info("%s: ignored keys: %s", path, ", ".join(config.ignored_keys))
+            _logger.debug("%s: ignored keys: %s", path, ", ".join(config.ignored_keys))
         return config
 
     def to_dict(self) -> dict[str, Any]:

@@ -414,15 +414,16 @@ class _Outputs:
 
 def _forward_function(model: Any, reduce: Callable[[Any], Any] | None, jit_compile: bool):
     """Return the inputs of a batch -> name -> what `predict` collects."""
-
+    # Of a partial, since TensorFlow warns of many traces of one code, also those of several models.
     # XLA compiles a program for each shape anyhow; without it one trace does for all lengths.
-    @functools.partial(tf.function, jit_compile=jit_compile, reduce_retracing=not jit_compile)
-    def forward(inputs):
-        outputs = model(inputs, training=False)
-        outputs = outputs if reduce is None else reduce(outputs)
-        return outputs if isinstance(outputs, dict) else {"logits": outputs}
+    forward = functools.partial(_forward, model, reduce)
+    return tf.function(forward, jit_compile=jit_compile, reduce_retracing=not jit_compile)
 
-    return forward
+
+def _forward(model: Any, reduce: Callable[[Any], Any] | None, inputs: Any) -> Mapping[str, Any]:
+    outputs = model(inputs, training=False)
+    outputs = outputs if reduce is None else reduce(outputs)
+    return outputs if isinstance(outputs, dict) else {"logits": outputs}
 
 
 def _outputs_per_token(forward: Any, max_seq_length: int) -> frozenset[str]:
