@@ -10,14 +10,18 @@ import tensorflow as tf
 from bert_tf.serving.served_model import ServedModel
 
 _SHOWN_NUMBERS = 5  # of a long vector, in the model card
-_PIECES = {  # of the signature of that name, which every model has
+_PIECES = {  # of the signatures of pieces
     "text": "a text",
+    "question": "a question",
+    "context": "the text that may hold the answer, whose pieces these are",
     "pieces": "how it is cut, without [CLS] and [SEP]; empty beyond a text's own pieces",
     "char_starts": "where each begins, in Unicode code points",
     "char_ends": "one past its last code point",
     "piece_count": "how many there are",
     "labels": "the likeliest label of each; that of a word's first piece counts",
     "scores": "its probability",
+    "start_scores": "how likely the answer, if there is one, begins there",
+    "end_scores": "how likely it ends there",
 }
 
 
@@ -92,7 +96,7 @@ def signature_lines(served: ServedModel, signatures: Mapping[str, Any]) -> list[
     for name, function in signatures.items():
         inputs = {spec.name: spec for spec in function.input_signature}
         outputs = function.get_concrete_function().structured_outputs
-        about = _PIECES if name == "pieces" else served.descriptions
+        about = _PIECES if name.endswith("pieces") else served.descriptions
         lines += ["", f"## Signature `{name}`", "", *tensor_table(about, inputs, outputs)]
     return lines
 

@@ -119,16 +119,55 @@ class QuestionAnswerer(ServedModel):
             "n_best_count" int32 [B].
         """
         pieces, words = self.text_to_ids.tokenize_documents(context)
+        windows, starts, ends = self._logits(question, pieces)
+        spans = self._spans(windows, starts, ends, tf.size(question))
+        null = tf.cast(starts[:, 0], tf.float64) + tf.cast(ends[:, 0], tf.float64)
+        null = tf.math.segment_min(null, windows.rows)  # [B]
+        return self._answers(spans, null, context, pieces, words)
+
+    @function(input_signature=strings("question", "context"))
+    def span_pieces(self, question: tf.Tensor, context: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return how contexts are cut into pieces, and how likely the answer begins and ends there.
+
+        Args:
+            question: string [B].
+            context: string [B].
+
+        Returns:
+            As `pieces`; and "start_scores" and "end_scores" float32 [B, T], probabilities among the
+            pieces of a context, of each the logit in the window that shows most around it.
+        """
+        pieces = self.text_to_ids.tokenize_with_offsets(context)
+        windows, starts, ends = self._logits(question, pieces)
+        place = tf.boolean_mask(windows.pieces, windows.is_max_context)[:, None]
+
+        def scores(logits: tf.Tensor) -> tf.Tensor:
+            counts = tf.boolean_mask(logits, windows.is_max_context)
+            of_pieces = tf.scatter_nd(place, counts, [tf.size(pieces.ids.flat_values)])
+            table = pieces.ids.with_flat_values(of_pieces).to_tensor(_LOWEST)
+            return tf.where(table > _LOWEST, tf.nn.softmax(table), 0.0)
+
+        return {
+            **self._shown(pieces),
+            "start_scores": scores(starts),
+            "end_scores": scores(ends),
+        }
+
+    def signatures(self) -> dict[str, Any]:
+        """Return the SavedModel's signatures, as for `ServedModel`, and `span_pieces`."""
+        return {**super().signatures(), "span_pieces": self.span_pieces}
+
+    def _logits(
+        self, question: tf.Tensor, pieces: PiecesWithOffsets
+    ) -> tuple[Windows, tf.Tensor, tf.Tensor]:
+        """Return the windows, and the logits of their positions as start and as end, [N, L]."""
         windows = self._windows(question, pieces)
         logits = run_in_parts(self.run, windows.inputs, self.output_shapes)
         starts, ends = (
             tf.where(windows.inputs["input_mask"] > 0, logits[f"{name}_logits"], _LOWEST)
             for name in ("start", "end")
         )
-        spans = self._spans(windows, starts, ends, tf.size(question))
-        null = tf.cast(starts[:, 0], tf.float64) + tf.cast(ends[:, 0], tf.float64)
-        null = tf.math.segment_min(null, windows.rows)  # [B]
-        return self._answers(spans, null, context, pieces, words)
+        return windows, starts, ends
 
     def _windows(self, question: tf.Tensor, pieces: PiecesWithOffsets) -> Windows:
         ids, rule = self.text_to_ids, self._rule

@@ -252,7 +252,7 @@ def _verify(served: ServedModel, folder: pathlib.Path, ids_only: bool) -> None:
         return
     texts = {key: tf.constant(value) for key, value in served.example.items()}
     for name, signature in served.signatures().items():
-        if name == "serving_default":
+        if name in ("serving_default", "span_pieces"):
             _compare(loaded[name], signature, texts)
         elif name == "ids":
             _compare(loaded[name], signature, sample_ids(served))

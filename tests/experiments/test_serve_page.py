@@ -439,6 +439,28 @@ def test_pieces(page):
     assert not page.problems
 
 
+def test_pieces_of_a_passage_with_start_and_end(page):
+    result = run(page, "answers", question="Who is it?", context="By Zoë 👩 and others.")
+    result.get_by_text("Pieces").click()
+    result.locator(".piece").first.wait_for()
+    assert result.locator("h2").all_inner_texts()[-2:] == ["Question", "Passage"]
+    pieces = result.locator(".piece")
+    assert pieces.all_inner_texts() == [
+        *["Who", "is", "it?"],
+        "By begins 3.5%",
+        "Zoë begins 96.0%",
+        "[UNK] 👩 ends 75.0%",
+        *["and", "others."],
+    ]
+    assert pieces.nth(1).get_attribute("title") == "“is”, characters 4 to 6"
+    assert pieces.nth(5).get_attribute("title") == (
+        "“👩”, characters 7 to 8: begins, 0.5%; ends, 75.0%"
+    )
+    assert "5 pieces, 1 of them unknown to the vocabulary. How likely" in result.inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert not page.problems
+
+
 def test_words_that_count(page):
     """The probability of "positive" grows with a text's length: the longest word counts most."""
     result = run(page, "opinions", text="A  touching film")
@@ -530,6 +552,47 @@ def test_csv_in_and_out(page):
     assert found == pytest.approx([power / sum(powers) for power in powers], abs=1e-6)
     assert bars(page.locator("#rows-answer")) == [("positive", "2 · 100.0%", "100%")]
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert not page.problems
+
+
+def drag(page, kind, *names, over="#form"):
+    """Let a drag of files, or of text where none is named, reach the page there."""
+    page.locator(over).dispatch_event(
+        kind,
+        {
+            "dataTransfer": page.evaluate_handle(
+                """(names) => {
+                    const held = new DataTransfer();
+                    for (const name of names) held.items.add(new File(["text\\nA film.\\n"], name));
+                    if (!names.length) held.setData("text/plain", "dragged");
+                    return held;
+                }""",
+                names,
+            )
+        },
+    )
+
+
+@on_a_desk
+def test_csv_that_is_dropped_beside_its_panel(page):
+    page.locator("nav button", has_text="opinions").click()
+    panel = page.locator("#rows")
+    drag(page, "dragover", over="textarea[name=text]")
+    assert "dropping" not in (panel.get_attribute("class"))  # text goes where it is dropped
+    drag(page, "dragover", "dropped.csv")
+    assert "dropping" in panel.get_attribute("class")
+    drag(page, "drop", "dropped.csv")
+    assert "dropping" not in panel.get_attribute("class")
+    page.locator("#rows-told", has_text="1 row").wait_for()
+    page.click("#rows-run")
+    page.locator("#rows-answer", has_text="Done: 1 of 1 rows.").wait_for()
+    assert saved(page)[0] == "dropped.opinions.csv"
+    drag(page, "drop", "one.csv", "two.csv")
+    assert page.locator("#rows-error .error").inner_text() == "Drop one file, not 2."
+    # A model without rows takes none, and the page stays.
+    page.locator("nav button", has_text="half_plus_two").click()
+    drag(page, "drop", "dropped.csv")
+    assert panel.is_hidden()
     assert not page.problems
 
 

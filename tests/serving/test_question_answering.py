@@ -255,3 +255,36 @@ def test_defaults_are_those_of_spans_that_python_reads():
     parameters = inspect.signature(QuestionAnswerer).parameters
     expected = dataclasses.asdict(AnswerRule())
     assert {name: parameters[name].default for name in expected} == expected
+
+
+def test_pieces_and_how_likely_the_answer_begins_and_ends_there(texts, vocab_file, model):
+    """By hand from the model's logits: of each piece that of the window which shows most around."""
+    texts = [["the list", *part[:6]] for part in texts]
+    texts[1][0] = ""
+    questions, windows, tokenizer = windows_of(texts, vocab_file)
+    packed = pack_windows(windows, RULE.max_seq_length)
+    logits = model.predict(packed, verbose=0)
+    text_to_ids = TextToIds(vocab_file, max_seq_length=RULE.max_seq_length)
+    served = QuestionAnswerer(model, text_to_ids, RULE)
+    found = {n: v.numpy() for n, v in served.span_pieces(*map(tf.constant, texts)).items()}
+    several = 0
+    for row in range(len(questions)):
+        pieces, places = tokenizer.tokenize_with_offsets(texts[1][row])
+        assert found["piece_count"][row] == len(pieces)
+        assert [piece.decode() for piece in found["pieces"][row, : len(pieces)]] == pieces
+        shown = zip(found["char_starts"][row], found["char_ends"][row], strict=True)
+        assert list(shown)[: len(pieces)] == places
+        own = [(i, window) for i, window in enumerate(windows) if window.example_index == row]
+        several += len(own) > 1
+        for side in ("start", "end"):
+            expected = np.zeros(len(pieces))
+            for i, window in own:
+                for k, is_max in enumerate(window.is_max_context):
+                    if is_max:
+                        value = logits[f"{side}_logits"][i, window.doc_offset + k]
+                        expected[window.doc_start + k] = np.exp(value)
+            scores = found[f"{side}_scores"][row]
+            expected /= max(expected.sum(), 1e-30)
+            np.testing.assert_allclose(scores[: len(pieces)], expected, rtol=1e-5)
+            assert not scores[len(pieces) :].any()
+    assert several > 1 and not found["piece_count"][0]

@@ -5,7 +5,7 @@ import {
 } from "./elements.js";
 import { ask, getJson, named, pathOf, predict, predictAll, programs } from "./server.js";
 import { remember, showPast, watchPast } from "./past.js";
-import { offerRows } from "./rows.js";
+import { offerRows, takeDrops } from "./rows.js";
 import { pieces, words } from "./words.js";
 import { taskOf } from "./tasks.js";
 
@@ -201,6 +201,7 @@ byId("link").addEventListener("click", async () => {
 });
 
 addEventListener("popstate", follow);
+takeDrops();
 
 // === About a model ===
 

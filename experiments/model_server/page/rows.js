@@ -221,7 +221,7 @@ export function offerRows(chosen, values) {
 function makePanel(values) {
   byId("rows-form").append(
     element("p", { id: "rows-needs" }),
-    element("label", { for: "rows-file" }, "CSV file"),
+    element("label", { for: "rows-file" }, "CSV file, chosen here or dropped anywhere on the page"),
     element("input", { id: "rows-file", type: "file", accept: ".csv,.tsv,.txt,text/csv", "aria-describedby": "rows-needs",
       change: (event) => event.target.files.length && take(event.target.files[0]) }),
     element("div", { id: "rows-error" }),
@@ -238,5 +238,35 @@ function makePanel(values) {
     if (job?.stopping) return stop();
     if (job && job.said.length === job.rows.length) reset();
     return run(values());
+  }
+}
+
+// === A file that is dropped on the page ===
+
+const holdsFiles = (event) => [...event.dataTransfer.types].includes("Files");
+
+function dropped(files) {
+  if (byId("rows").hidden) return;
+  byId("rows").open = true;
+  byId("rows").scrollIntoView({ block: "nearest" });
+  if (files.length !== 1) {
+    byId("rows-error").replaceChildren(errorLine(`Drop one file, not ${files.length || "a folder"}.`));
+    return;
+  }
+  byId("rows-file").files = files;
+  take(files[0]);
+}
+
+// Beside the panel as well: there a browser would leave the page for the file, and what was typed be lost.
+export function takeDrops() {
+  for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
+    addEventListener(type, (event) => {
+      if (!holdsFiles(event)) return;
+      event.preventDefault();
+      const inside = type === "dragenter" || type === "dragover" || (type === "dragleave" && event.relatedTarget);
+      byId("rows").classList.toggle("dropping", Boolean(inside));
+      if (type === "dragover") event.dataTransfer.dropEffect = byId("rows").hidden ? "none" : "copy";
+      if (type === "drop") dropped(event.dataTransfer.files);
+    });
   }
 }

@@ -4,13 +4,24 @@ import { element, heading, opened, paragraph, percent, points, tableOf } from ".
 import { named, predict, predictAll } from "./server.js";
 
 const MOST_WORDS = 128;
+const LEAST_SHARE = 0.01;  // of a start or an end that is told
 
-function chip(piece, { text, start, end, label, score }) {
-  const unknown = piece === "[UNK]";
+// What a piece is told beside: its label, or how likely an answer begins and ends there.
+function marksOf({ label, score, begins, ends }) {
+  if (label) return [{ name: label, value: score, shown: label !== "O" }];
+  if (begins === undefined) return [];
+  return [{ name: "begins", value: begins, shown: begins >= LEAST_SHARE }, { name: "ends", value: ends, shown: ends >= LEAST_SHARE }];
+}
+
+function chip(piece, { text, start, end, ...told }) {
+  const unknown = piece === "[UNK]", marks = marksOf(told);
   const made = element("li", { class: unknown ? "piece unknown" : "piece" }, element("span", {}, piece));
   if (unknown) made.append(" ", element("small", {}, text));
-  if (label && label !== "O") made.append(" ", element("small", { class: "yes" }, `${label} ${percent(score)}`));
-  made.title = `“${text}”, characters ${start} to ${end}` + (label ? `: ${label}, ${percent(score)}` : "");
+  const all = marks.map(({ name, value, shown }) => {
+    if (shown) made.append(" ", element("small", { class: "yes" }, `${name} ${percent(value)}`));
+    return `${name}, ${percent(value)}`;
+  });
+  made.title = `“${text}”, characters ${start} to ${end}` + (all.length ? `: ${all.join("; ")}` : "");
   return made;
 }
 
@@ -18,15 +29,22 @@ function chip(piece, { text, start, end, label, score }) {
 export const pieces = (entry, asked) => opened("Pieces", async () => {
   const texts = Object.entries(entry.task.fields).filter(([name]) => typeof asked[name] === "string");
   const rows = await predict(entry.name, texts.map(([name]) => ({ text: asked[name] })), { signature: "pieces" });
+  const place = texts.findIndex(([name]) => name === "context");
+  // Of a passage also where the answer to the question may begin and end.
+  if (place >= 0 && entry.signatures.span_pieces) {
+    [rows[place]] = await predict(entry.name, [asked], { signature: "span_pieces" });
+  }
   return texts.flatMap(([name, { label }], i) => {
     const row = rows[i], all = points(asked[name]), count = row.piece_count;
     const chips = row.pieces.slice(0, count).map((piece, k) => {
       const [start, end] = [row.char_starts[k], row.char_ends[k]];
-      return chip(piece, { text: all.slice(start, end).join(""), start, end, label: row.labels?.[k], score: row.scores?.[k] });
+      return chip(piece, { text: all.slice(start, end).join(""), start, end, label: row.labels?.[k], score: row.scores?.[k],
+        begins: row.start_scores?.[k], ends: row.end_scores?.[k] });
     });
     const unknown = row.pieces.filter((piece) => piece === "[UNK]").length;
     const told = `${count} ${count === 1 ? "piece" : "pieces"}` +
-      (unknown ? `, ${unknown} of them unknown to the vocabulary` : "");
+      (unknown ? `, ${unknown} of them unknown to the vocabulary` : "") +
+      (row.start_scores ? ". How likely the answer begins or ends there, of all pieces of the passage, is told from 1% on" : "");
     return [...(texts.length > 1 ? [heading(label)] : []), paragraph(told), element("ol", { class: "pieces" }, ...chips)];
   });
 });
