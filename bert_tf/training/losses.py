@@ -41,14 +41,22 @@ def next_sentence_loss(logits, labels, weights=None):
     return _weighted_cross_entropy(*_flat(logits, labels, weights))
 
 
-def classification_loss(logits, labels, weights=None):
+def classification_loss(logits, labels, weights=None, label_smoothing=0.0):
     """Sum the cross entropy of labels: of sequences, of tokens, of choices.
 
-    Logits are [..., K], labels [...]. The original's loss of a classifier is sum / weight.
+    Logits are [..., K], labels [...]. The original's loss of a classifier is sum / weight. With
+    label smoothing s the true label has the probability 1 - s + s/K to learn, and every other s/K.
 
-    Reference: `create_model` of google-research/bert `run_classifier.py`.
+    Reference: `create_model` of google-research/bert `run_classifier.py`; smoothing is of
+    arXiv 1512.00567, section 7.
     """
-    return _weighted_cross_entropy(logits, labels, weights)
+    total, weight = _weighted_cross_entropy(logits, labels, weights)
+    if not label_smoothing:
+        return total, weight
+    logits = ops.cast(logits, "float32")
+    uniform = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)  # [...]
+    uniform, _ = _weighted_sum(uniform, weights)
+    return (1.0 - label_smoothing) * total + label_smoothing * uniform, weight
 
 
 def classification_accuracy(logits, labels, weights=None):
@@ -66,12 +74,14 @@ def regression_loss(predictions, labels, weights=None):
     return _weighted_sum(errors, weights)
 
 
-def multi_label_loss(logits, labels, weights=None):
+def multi_label_loss(logits, labels, weights=None, label_smoothing=0.0):
     """Sum over examples the mean binary cross entropy of their labels.
 
     Logits are [B, K], labels float [B, K], 1 for those that hold and 0 for others, and weights [B].
+    With label smoothing s they are learnt as 1 - s/2 and s/2.
     """
     logits, labels = ops.cast(logits, "float32"), ops.cast(labels, "float32")
+    labels = labels * (1.0 - label_smoothing) + 0.5 * label_smoothing
     losses = ops.binary_crossentropy(labels, logits, from_logits=True)  # [B, K]
     return _weighted_sum(ops.mean(losses, axis=-1), weights)
 

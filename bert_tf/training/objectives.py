@@ -212,11 +212,14 @@ class TaskLoss:
         metric_names: names of the metrics, in the order of the log.
         figures: (outputs, labels, weights) -> name -> (sum, weight); "loss" is the loss.
         compiled: makes the losses and the weighted metrics that `Model.compile` takes.
+        smoothed: (outputs, labels, weights, label_smoothing) -> (sum, weight) of the loss with
+            smoothed labels; None where labels cannot be smoothed.
     """
 
     metric_names: tuple[str, ...]
     figures: Callable[[Any, Any, Any], Figures]
     compiled: Callable[[], tuple[Any, Any]]
+    smoothed: Callable[[Any, Any, Any, float], tuple[Any, Any]] | None = None
 
 
 def _classification(outputs: Any, labels: Any, weights: Any) -> Figures:
@@ -242,7 +245,10 @@ def _span(outputs: Any, labels: Any, weights: Any) -> Figures:
 
 LOSSES: dict[str, TaskLoss] = {
     "classification": TaskLoss(
-        ("loss", "accuracy"), _classification, lambda: (_cross_entropy_loss(), _class_metrics())
+        ("loss", "accuracy"),
+        _classification,
+        lambda: (_cross_entropy_loss(), _class_metrics()),
+        losses.classification_loss,
     ),
     "regression": TaskLoss(
         ("loss",),
@@ -253,6 +259,7 @@ LOSSES: dict[str, TaskLoss] = {
         ("loss",),
         lambda *batch: {"loss": losses.multi_label_loss(*batch)},
         lambda: (keras.losses.BinaryCrossentropy(from_logits=True, reduction=_BY_WEIGHT), []),
+        losses.multi_label_loss,
     ),
     "span": TaskLoss(
         ("loss", "start_accuracy", "end_accuracy"),
@@ -273,12 +280,24 @@ class FineTuningObjective:
 
     Attributes:
         kind: key of `tasks.KINDS`.
+        label_smoothing: part of a label's probability that is spread over all labels, 0 to below
+            1; of kinds whose labels are classes.
+
+    Raises:
+        ValueError: a kind that is not there, or a smoothing that is out of range or not for it.
     """
 
     kind: str
+    label_smoothing: float = 0.0
 
     def __post_init__(self):
         get_kind(self.kind)
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing: expected at least 0 and below 1, got {self.label_smoothing}"
+            )
+        if self.label_smoothing and self._loss.smoothed is None:
+            raise ValueError(f"label_smoothing: is for labels that are classes, got {self.kind}")
 
     @property
     def _loss(self) -> TaskLoss:
@@ -311,5 +330,8 @@ class FineTuningObjective:
             The loss, a float32 scalar, and name -> (sum, weight).
         """
         figures = self._loss.figures(outputs, labels, weights)
+        if self.label_smoothing and self._loss.smoothed is not None:
+            smoothed = self._loss.smoothed(outputs, labels, weights, self.label_smoothing)
+            figures = {**figures, "loss": smoothed}
         total, weight = figures["loss"]
         return ops.divide_no_nan(total, weight if whole is None else whole["loss"]), figures

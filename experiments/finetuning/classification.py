@@ -2,9 +2,7 @@
 
 import csv
 import dataclasses
-import math
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from data_prep.finetuning.options import TaggedOptions, extra_settings, find_sou
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning.flow import Plan, fine_tune, make_job
 from experiments.finetuning.initial_model import InitialModel, load_trained
+from experiments.finetuning.label_loss import label_loss_arguments
 from experiments.finetuning.options import ClassifierOptions
 from experiments.finetuning.splits import (
     Data,
@@ -45,8 +44,8 @@ class _Classification(Plan):
             evaluate = self.evaluator = Evaluator(self.data, options)
         if options.do_train:
             trained_task = TrainedTask(task.kind, options.max_seq_length, task.has_pairs)
-            weights = _class_weights(self.data, options.class_weights)
-            self.job = make_job(self.data, trained_task, evaluate, class_weights=weights)
+            loss = label_loss_arguments(self.data, options.label_loss)
+            self.job = make_job(self.data, trained_task, evaluate, **loss)
 
     def check(self, loaded: LoadedModel) -> None:
         labels = self.task.labels
@@ -102,39 +101,6 @@ def prepare(
     )
     extra = extra_settings(task, tagged)
     return make_records(task, sources, options, start, extra=extra)
-
-
-def _class_weights(data: Data, given: Sequence[str]) -> tuple[float, ...] | None:
-    """Return what an example weighs in the loss, by its label; None where all weigh the same.
-
-    Balanced weights are those of scikit-learn: the mean count of a label over its own.
-    """
-    if not given:
-        return None
-    if data.task.kind != "classification":
-        raise InputError(f"class_weights: is for kind classification, got {data.task.kind}")
-    names = data.task.labels or ()
-    if tuple(given) == ("balanced",):
-        labels = np.asarray(data.records("train").labels())
-        counts = np.bincount(labels, minlength=len(names))
-        weights = (counts.mean() / np.maximum(counts, 1)).tolist()
-    else:
-        try:
-            weights = [float(number) for number in given]
-        except ValueError:
-            weights = []
-        if (
-            len(weights) != len(names)
-            or not all(0 <= w < math.inf for w in weights)
-            or not any(weights)
-        ):
-            raise InputError(
-                "class_weights: expected balanced, or a number of at least 0 for each of the "
-                f"labels {', '.join(names)}; got {','.join(given)}"
-            )
-    shown = (f"{name} {weight:.4g}" for name, weight in zip(names, weights, strict=True))
-    print(f"weights of the labels in the loss: {', '.join(shown)}")
-    return tuple(weights)
 
 
 def _majority_label(data: Data, options: ClassifierOptions) -> str | None:

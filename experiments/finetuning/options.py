@@ -104,16 +104,29 @@ class FineTuningOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifierOptions(FineTuningOptions):
-    """Options of run_classifier.py."""
+class LabelLossOptions:
+    """How the labels count in the training loss."""
 
-    data: options.DataOptions = options.DataOptions()
     class_weights: tuple[str, ...] = option(
         (),
         "Weights of the labels in the training loss: balanced, so that rare labels weigh more, or "
         "a number for each label, in the order of labels.txt.",
         group="training",
     )
+    label_smoothing: float = option(
+        0.0,
+        "Part of a label's probability in the training loss that is spread over all labels.",
+        minimum=0,
+        below=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierOptions(FineTuningOptions):
+    """Options of run_classifier.py."""
+
+    data: options.DataOptions = options.DataOptions()
+    label_loss: LabelLossOptions = LabelLossOptions()
     majority_class: bool | None = option(
         None,
         "Predict the commonest label of the training set; by default for WNLI alone, as the paper.",
@@ -133,6 +146,7 @@ class TaggingOptions(FineTuningOptions):
 
     files: options.FileOptions = options.FileOptions()
     tagged: options.TaggedOptions = options.TaggedOptions()
+    label_loss: LabelLossOptions = LabelLossOptions()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,7 +51,8 @@ class Job:
         evaluate: model -> dev figures by name, with the selection metric; None not to evaluate.
         selection_metric: the figure by which weights and runs are chosen; higher is better.
         baseline: what a constant answer has in it; a run that is not above it counts as failed.
-        class_weights: what an example weighs in the loss, by its label; None for 1.
+        class_weights: what an example, or token, weighs in the loss, by its label; None for 1.
+        label_smoothing: of the training loss; see `FineTuningObjective`.
     """
 
     task: TrainedTask
@@ -63,6 +64,7 @@ class Job:
     selection_metric: str
     baseline: float | None = None
     class_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -170,7 +172,7 @@ class SeedTraining:
         self.trainer = Trainer(
             self.model,
             optimizer,
-            FineTuningObjective(self.job.kind),
+            FineTuningObjective(self.job.kind, self.job.label_smoothing),
             self.folder,
             TrainerOptions(
                 steps_per_call=options.iterations_per_loop,

@@ -21,6 +21,7 @@ from experiments.command_line.exit_status import InputError
 from experiments.command_line.result_files import write_results
 from experiments.finetuning.flow import Plan, fine_tune, make_job
 from experiments.finetuning.initial_model import InitialModel, load_trained
+from experiments.finetuning.label_loss import label_loss_arguments
 from experiments.finetuning.options import FineTuningOptions, TaggingOptions
 from experiments.finetuning.results import with_step
 from experiments.finetuning.splits import Data, make_records, predict_records
@@ -150,6 +151,7 @@ class _Tagging(Plan):
                 # An epoch is a pass over the sequences: long sentences make several, and with
                 # --document_context the examples are whole documents.
                 num_examples=self.data.prepared["train"].num_records,
+                **label_loss_arguments(self.data, options.label_loss),
             )
 
     def _split(self, name: str) -> TaggedSplit:

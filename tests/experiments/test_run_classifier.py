@@ -655,6 +655,7 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
             ({"do_train": True, "class_weights": w}, "class_weights: expected .* no, yes; got")
             for w in ("1", "0,0", "1,2,3", "1,-2", "1,nan", "equal", "1,inf")
         ),
+        ({"do_train": True, "label_smoothing": 1}, "label_smoothing: expected at least 0 and"),
         ({"do_train": True, "init_checkpoint": "x"}, "give --model_dir or --init_checkpoint"),
         ({"do_eval": True}, "no weights of a classification head"),
     ],
@@ -688,6 +689,24 @@ def test_weights_of_labels(model_dir, tmp_path, capsys, given, expected):
     ]
     with pytest.raises(InputError, match="run with class_weights .*, and now it is None"):
         run(model_dir, tmp_path / given, **table, **quick)
+
+
+def test_labels_are_smoothed_in_training_alone(model_dir, tables, tmp_path):
+    # One step on all examples, whose loss is that of the model it begins with.
+    quick = {"train_batch_size": 97, "num_train_steps": 1, "log_steps": 1, "learning_rate": 1e-12}
+    quick["jit_compile"] = "false"
+    given = {**QUICK, **own(tables), **quick, "do_train": True, "do_eval": True}
+    losses, evaluated = [], []
+    for smoothing in (0, 0.25):
+        run(model_dir, tmp_path / str(smoothing), **given, label_smoothing=smoothing)
+        text = (tmp_path / str(smoothing) / "metrics.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        losses += [line["loss"] for line in lines if "loss" in line]
+        evaluated += [line["eval_loss"] for line in lines if "eval_loss" in line]
+    assert abs(losses[1] - losses[0]) > 1e-2
+    assert evaluated == pytest.approx([evaluated[0]] * 2, rel=1e-5)
+    with pytest.raises(InputError, match="run with label_smoothing 0.25, and now it is None"):
+        run(model_dir, tmp_path / "0.25", **given)
 
 
 def test_two_processes_do_not_train_in_one_folder(model_dir, tables, tmp_path):

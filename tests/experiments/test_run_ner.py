@@ -206,6 +206,20 @@ def test_a_stopped_run_goes_on(data, tmp_path, monkeypatch, capsys):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
+def test_words_weigh_by_their_tags(data, tmp_path, capsys):
+    words = (data / "train.conll").read_text().split("\n")
+    tags = [line.split()[1] for line in words if line and not line.startswith("-DOC")]
+    counts = {tag: tags.count(tag) for tag in set(tags)}
+    changes = {"do_eval": False, "do_predict": False, "num_train_steps": 1, "log_steps": 1}
+    run(data, tmp_path, class_weights="balanced", label_smoothing=0.1, **changes)
+    stored = json.loads((tmp_path / "run.json").read_text())["settings"]
+    assert stored["label_smoothing"] == 0.1
+    expected = [len(tags) / len(counts) / counts[tag] for tag in stored["labels"]]
+    assert stored["class_weights"] == pytest.approx(expected)
+    assert "weights of the labels in the loss: " in capsys.readouterr().out
+    assert 0 < json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"] < 9
+
+
 def test_tags_that_training_lacks_count_as_missed(data, trained, tmp_path, capsys):
     text = "w1 B-PER\nw6 I-PER\nw20 O\n\nw11 B-LOC\nw21 B-NEW\nw22 I-NEW\nw23 B-NEW\n"
     (tmp_path / "dev.conll").write_text(text)

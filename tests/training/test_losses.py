@@ -190,6 +190,41 @@ def test_multi_label_loss_is_that_of_torch(rng):
     assert [total, weight] == pytest.approx([per_label.mean(1)[[1, 2, 4]].sum(), 3], rel=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(BATCH,), (BATCH, PREDICTIONS)])
+def test_smoothed_labels_give_the_loss_of_keras(rng, shape):
+    logits = rng.normal(0, 3, (*shape, CLASSES)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, shape)
+    weights = (rng.random(shape) < 0.6).astype(np.float32)
+    weights.flat[:2] = 0, 1
+    theirs = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=0.3, reduction="none"
+    )(np.eye(CLASSES, dtype=np.float32)[labels], logits)
+    total, weight = both(losses.classification_loss(logits, labels, weights, 0.3))
+    assert [total, weight] == pytest.approx([np.sum(theirs * weights), weights.sum()], rel=1e-5)
+
+
+def test_smoothed_labels_give_the_loss_of_torch(rng):
+    torch = pytest.importorskip("torch")
+    logits = rng.normal(0, 3, (BATCH, CLASSES)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, BATCH)
+    theirs = torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(labels), label_smoothing=0.3
+    )
+    total, weight = both(losses.classification_loss(logits, labels, None, 0.3))
+    assert total / weight == pytest.approx(float(theirs), rel=1e-5)
+
+
+def test_several_smoothed_labels_give_the_loss_of_keras(rng):
+    logits = rng.normal(0, 3, (BATCH, CLASSES)).astype(np.float32)
+    labels = rng.integers(0, 2, (BATCH, CLASSES)).astype(np.float32)
+    weights = np.array([0, 1, 1, 0, 1], np.float32)
+    theirs = keras.losses.BinaryCrossentropy(
+        from_logits=True, label_smoothing=0.3, reduction="none"
+    )(labels, logits)
+    total, weight = both(losses.multi_label_loss(logits, labels, weights, 0.3))
+    assert [total, weight] == pytest.approx([np.sum(theirs * weights), 3], rel=1e-5)
+
+
 def test_span_loss_is_that_of_torch(rng):
     torch = pytest.importorskip("torch")
     start, end = rng.normal(0, 3, (2, BATCH, VOCAB)).astype(np.float32)

@@ -81,6 +81,33 @@ def test_numbers_of_labels_that_do_not_fit(kind, num_labels, message):
         make_model(kind, synthetic.small_config(), num_labels)
 
 
+@pytest.mark.parametrize(
+    ("kind", "label_smoothing", "message"),
+    [
+        ("classification", 1.0, "at least 0 and below 1, got 1.0"),
+        ("multi_label", -0.1, "at least 0 and below 1, got -0.1"),
+        ("classification", float("nan"), "at least 0 and below 1, got nan"),
+        ("regression", 0.1, "is for labels that are classes, got regression"),
+        ("span", 0.1, "is for labels that are classes, got span"),
+    ],
+)
+def test_smoothing_that_cannot_be_is_refused(kind, label_smoothing, message):
+    with pytest.raises(ValueError, match=f"label_smoothing: .*{message}"):
+        FineTuningObjective(kind, label_smoothing)
+
+
+def test_smoothing_changes_the_loss_and_not_the_accuracy():
+    logits, labels = np.array([[2.0, -1.0, 0.5]], np.float32), np.array([0])
+    plain, figures = FineTuningObjective("classification")(logits, labels, np.ones(1, np.float32))
+    loss, smoothed = FineTuningObjective("classification", 0.3)(
+        logits, labels, np.ones(1, np.float32)
+    )
+    assert smoothed["accuracy"] == figures["accuracy"]
+    # -log p of each class, by hand: log(e^2 + e^-1 + e^0.5) = 2.2413.
+    assert float(plain) == pytest.approx(0.2413, abs=1e-4)
+    assert float(loss) == pytest.approx(0.8 * 0.2413 + 0.1 * (3.2413 + 1.7413), abs=2e-4)
+
+
 def test_objective_of_no_kind():
     with pytest.raises(ValueError, match="kind: expected one of .* got 'ner'"):
         FineTuningObjective("ner")
