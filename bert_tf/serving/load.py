@@ -38,9 +38,13 @@ class Served:
 # Where several have one head, the first is what weights alone are taken for.
 SERVED: dict[str, Served] = {
     "fill_mask": Served(text_models.FillMask, "pretraining", ("top_k",)),
-    "classification": Served(text_models.Classifier, "classification", ("labels", "has_pairs")),
+    "classification": Served(
+        text_models.Classifier, "classification", ("labels", "has_pairs", "temperature")
+    ),
     "multi_label": Served(
-        text_models.MultiLabelClassifier, "classification", ("labels", "has_pairs")
+        text_models.MultiLabelClassifier,
+        "classification",
+        ("labels", "has_pairs", "temperature", "thresholds"),
     ),
     "regression": Served(text_models.Regressor, "classification", ("has_pairs",)),
     "question_answering": Served(

@@ -150,6 +150,17 @@ class Predictor:
             for labels, scores in rows
         ]
 
+    def labels(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> list[Any]:
+        """Return for each text or pair its label; of several labels a list of those that hold.
+
+        Those hold whose probability is above their threshold: that of training, or one half.
+        """
+        answers = self._predict(("classification", "multi_label"), texts, texts_b)
+        if "label" in answers:
+            return [label.decode() for label in answers["label"]]
+        rows = zip(answers["labels"], answers["is_label"], strict=True)
+        return [[name.decode() for name in labels[holds]] for labels, holds in rows]
+
     def regress(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
         """Return a number for each text or pair, float32 [N]."""
         return self._predict("regression", texts, texts_b)["value"]

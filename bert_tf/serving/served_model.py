@@ -171,7 +171,7 @@ class ServedModel(tf.Module):
         text_to_ids: the tokenizer.
         answer: the function of "serving_default".
         example: a request of `answer`: input -> values of a batch (an attribute or a property).
-        descriptions: name of an input or output -> what it is.
+        descriptions: name of an input or output -> what it is (an attribute or a property).
         texts: names of the texts of a model that takes one or two and cuts them, which
             `answer_packed` then answers; else ().
         label_names: names of the labels, if it has any.
@@ -180,7 +180,7 @@ class ServedModel(tf.Module):
     task: str
     answer: Any
     example: Any
-    descriptions: Mapping[str, str]
+    descriptions: Any
     texts: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from bert_tf.models.encoder import layer_outputs
 from bert_tf.serving.served_model import ID_INPUTS, ServedModel, function, integers, strings
+from bert_tf.tasks.trained_task import threshold_logits
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 
 
@@ -164,20 +165,15 @@ class Classifier(_TextModel):
         text_to_ids: the tokenizer.
         labels: names of the K labels.
         has_pairs: whether a request has two texts, "text" and "text_b".
+        temperature: what the model's logits are divided by; see `tasks.calibration`.
 
     Raises:
-        ValueError: as for `ServedModel`; or the labels are not as many as the model's.
+        ValueError: as for `ServedModel`; or the labels are not as many as the model's, or the
+            temperature is not above 0.
     """
 
     task = "classification"
     examples_signature = "classify"
-    descriptions = {
-        "text": "text, or the first of a pair",
-        "text_b": "second text",
-        "label": "the likeliest label",
-        "labels": "all labels",
-        "probabilities": "their probabilities, which sum to 1",
-    }
 
     def __init__(
         self,
@@ -186,10 +182,38 @@ class Classifier(_TextModel):
         labels: Sequence[str],
         *,
         has_pairs: bool = False,
+        temperature: float = 1.0,
     ):
         super().__init__(model, text_to_ids, _texts(has_pairs))
         self.labels = checked_labels(labels, model)
         self.label_names = tuple(labels)
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature: expected a number above 0, got {temperature}")
+        self.temperature = float(temperature)
+
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """What inputs and outputs are."""
+        return {
+            "text": "text, or the first of a pair",
+            "text_b": "second text",
+            "label": "the likeliest label",
+            "labels": "all labels",
+            "probabilities": f"their probabilities, which sum to 1{self._calibration}",
+        }
+
+    @property
+    def _calibration(self) -> str:
+        if self.temperature == 1:
+            return ""
+        return f"; calibrated by the temperature {self.temperature:.4g}"
+
+    def run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return what `ids` gives, for a dictionary of its inputs: logits at the temperature."""
+        outputs = super().run(inputs)
+        if self.temperature == 1:
+            return outputs
+        return {**outputs, "logits": outputs["logits"] / self.temperature}
 
     def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return what `answer` gives, for texts that are ids already."""
@@ -207,16 +231,52 @@ class Classifier(_TextModel):
 
 
 class MultiLabelClassifier(Classifier):
-    """Any number of labels for a text or a pair; arguments as for `Classifier`."""
+    """Any number of labels for a text or a pair; arguments as for `Classifier`, and thresholds.
+
+    Args:
+        thresholds: the probability that each of the K labels must exceed to hold; () for one half.
+
+    Raises:
+        ValueError: as for `Classifier`; or thresholds that are not K, or not between 0 and 1.
+    """
 
     task = "multi_label"
-    descriptions = {
-        "text": "text, or the first of a pair",
-        "text_b": "second text",
-        "labels": "all labels",
-        "probabilities": "the probability of each by itself",
-        "is_label": "whether it is at least one half",
-    }
+
+    def __init__(
+        self,
+        model: keras.Model,
+        text_to_ids: TextToIds,
+        labels: Sequence[str],
+        *,
+        thresholds: Sequence[float] = (),
+        **arguments: Any,
+    ):
+        super().__init__(model, text_to_ids, labels, **arguments)
+        self.thresholds = tuple(thresholds)
+        if self.thresholds and len(self.thresholds) != len(labels):
+            raise ValueError(
+                f"thresholds: expected {len(labels)}, one for each label, got {len(thresholds)}"
+            )
+        if not all(0 < threshold < 1 for threshold in self.thresholds):
+            raise ValueError(f"thresholds: expected numbers between 0 and 1, got {thresholds}")
+        # A constant of the graph: one for all, or one for each label.
+        self._least_logits = np.float32(threshold_logits(self.thresholds or (0.5,)))
+
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """What inputs and outputs are."""
+        said = "whether it is at least one half"
+        if self.thresholds:
+            pairs = zip(self.label_names, self.thresholds, strict=True)
+            shown = ", ".join(f"{name} {threshold:.3g}" for name, threshold in pairs)
+            said = f"whether it is above the label's threshold: {shown}"
+        return {
+            "text": "text, or the first of a pair",
+            "text_b": "second text",
+            "labels": "all labels",
+            "probabilities": f"the probability of each by itself{self._calibration}",
+            "is_label": said,
+        }
 
     def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return what `answer` gives, for texts that are ids already."""
@@ -224,7 +284,7 @@ class MultiLabelClassifier(Classifier):
         return {
             "labels": self._rows_of_labels(self.labels, logits),
             "probabilities": tf.sigmoid(logits),
-            "is_label": logits > 0,
+            "is_label": logits > self._least_logits,
         }
 
 

@@ -3,6 +3,9 @@
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
+
+import numpy as np
 
 from bert_tf.files import read_json, write_json
 from bert_tf.tasks.kinds import get_kind
@@ -35,6 +38,10 @@ class TrainedTask:
         n_best_size: of span, how many starts, ends and answers are looked at.
         version_2_with_negative: of span, whether there may be no answer.
         null_score_diff_threshold: of span, no answer if the null odds are greater.
+        temperature: what logits are divided by before they become probabilities; see
+            `tasks.calibration`.
+        thresholds: of multi_label, the probability that each label must exceed to hold; () for one
+            half of all.
     """
 
     kind: str
@@ -46,6 +53,8 @@ class TrainedTask:
     n_best_size: int = 20
     version_2_with_negative: bool = False
     null_score_diff_threshold: float = 0.0
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -63,6 +72,38 @@ class TrainedTask:
                 raise ValueError(
                     f"{name} must be an integer of {least} to {_MOST:,}, got {value!r}"
                 )
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature!r}")
+        given: object = self.thresholds
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"thresholds must be a list of numbers, got {given!r}")
+        for value in given:
+            # Not a number first: a Boolean is one, to Python.
+            if type(value) not in (int, float) or not 0 < value < 1:
+                raise ValueError(f"thresholds must be numbers between 0 and 1, got {value!r}")
+        object.__setattr__(self, "thresholds", tuple(self.thresholds))  # JSON has lists
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return what a table of predictions shows, float64.
+
+        Args:
+            logits: of the model, [N, K].
+        """
+        return get_kind(self.kind).probabilities(self._calibrated(logits))
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Return what the model predicts, as the kind's metrics take it; see `Kind.decide`.
+
+        Args:
+            logits: of the model, [N, K].
+        """
+        scores = self._calibrated(logits)
+        if self.thresholds:
+            scores = scores - threshold_logits(self.thresholds)
+        return get_kind(self.kind).decide(scores)
+
+    def _calibrated(self, logits: np.ndarray) -> np.ndarray:
+        return logits.astype(np.float64) / self.temperature
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write bert_task.json.
@@ -72,6 +113,12 @@ class TrainedTask:
         """
         path = os.path.join(folder, TRAINED_TASK_NAME)
         write_json(path, dataclasses.asdict(self), sort_keys=False)
+
+
+def threshold_logits(thresholds: Sequence[float]) -> np.ndarray:
+    """Return the logits of probabilities, float64 [K]."""
+    chosen = np.asarray(thresholds, np.float64)
+    return np.log(chosen) - np.log1p(-chosen)
 
 
 def read_trained_task(folder: str | os.PathLike[str]) -> TrainedTask | None:

@@ -9,13 +9,21 @@ import numpy as np
 from absl import logging
 
 from bert_tf.files import write_text, write_whole
+from bert_tf.tasks.calibration import CALIBRATED_KINDS
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.table import Task
-from bert_tf.tasks.trained_task import TrainedTask
+from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.weights.load import LoadedModel
 from data_prep.finetuning import glue
 from data_prep.finetuning.options import TaggedOptions, extra_settings, find_sources
 from experiments.command_line.exit_status import InputError
+from experiments.finetuning.decisions import (
+    check_kind,
+    check_place,
+    choose_decision,
+    report_calibration,
+    report_classes,
+)
 from experiments.finetuning.flow import Plan, fine_tune, make_job
 from experiments.finetuning.initial_model import InitialModel, load_trained
 from experiments.finetuning.label_loss import label_loss_arguments
@@ -24,7 +32,6 @@ from experiments.finetuning.splits import (
     Data,
     Evaluator,
     make_records,
-    probabilities_of,
     test_logits,
 )
 from experiments.plots.predictions import plot_confusion, plot_regression
@@ -39,6 +46,8 @@ class _Classification(Plan):
     def __init__(self, options: ClassifierOptions, start: InitialModel):
         self.options, self.data = options, prepare(options, start)
         self.task = task = self.data.task
+        self.folder = pathlib.Path(options.output_dir)
+        check_kind(options, task.kind)
         self.majority, evaluate = _majority_label(self.data, options), None
         if options.do_eval:
             evaluate = self.evaluator = Evaluator(self.data, options)
@@ -61,14 +70,42 @@ class _Classification(Plan):
             )
 
     def evaluate(self, loaded: LoadedModel) -> None:
-        self.evaluator.report(loaded)
-        _draw(self.evaluator, pathlib.Path(self.options.output_dir))
+        self.evaluator.run(loaded.model)
+        trained, more = self._trained(), {}
+        if self.options.calibrate or self.options.thresholds != "kept":
+            trained = choose_decision(self.evaluator, trained, self.options)
+            check_place(self.model_folder, self.folder)
+            trained.write(self.folder)
+        if self.task.kind in CALIBRATED_KINDS:
+            more = report_calibration(
+                self.evaluator, trained, self.folder, draw=self.options.calibrate
+            )
+        self.evaluator.report(loaded, trained, more)
+        _draw(self.evaluator, trained, self.folder)
+        if self.task.labels:
+            report_classes(self.evaluator, trained, self.folder)
 
     def predict(self, loaded: LoadedModel) -> None:
+        trained = self._trained()
         for split in self.data.splits("test"):
             logits = test_logits(self.data, split, loaded.model, self.options)
-            for path in write_predictions(self.data, split, logits, self.options, self.majority):
+            paths = write_predictions(
+                self.data, split, logits, self.options, self.majority, trained
+            )
+            for path in paths:
                 print(f"wrote {path}")
+
+    def _trained(self) -> TrainedTask:
+        """Return what the model's folder says of its decisions."""
+        folder, task, options = self.model_folder, self.task, self.options
+        trained = read_trained_task(folder) if folder is not None else None
+        trained = trained or TrainedTask(task.kind, options.max_seq_length, task.has_pairs)
+        if trained.thresholds and len(trained.thresholds) != len(task.labels or ()):
+            raise InputError(
+                f"{folder}: has {len(trained.thresholds)} thresholds, the task "
+                f"{len(task.labels or ())} labels"
+            )
+        return trained
 
 
 # === Data ===
@@ -122,7 +159,12 @@ def _majority_label(data: Data, options: ClassifierOptions) -> str | None:
 
 
 def write_predictions(
-    data: Data, split: str, logits: np.ndarray, options: ClassifierOptions, majority: str | None
+    data: Data,
+    split: str,
+    logits: np.ndarray,
+    options: ClassifierOptions,
+    majority: str | None,
+    trained: TrainedTask,
 ) -> list[pathlib.Path]:
     """Write test_results.tsv, and the submission of GLUE or predictions.csv of own data.
 
@@ -132,17 +174,18 @@ def write_predictions(
         logits: [N, K] of its examples.
         options: of the command.
         majority: label to submit for all, or None.
+        trained: temperature and thresholds of the model.
 
     Returns:
         The files.
     """
     task, folder = data.task, pathlib.Path(options.output_dir)
     suffix = split.removeprefix("test")
-    probabilities = probabilities_of(task.kind, logits)
+    probabilities = trained.probabilities(logits)
     results = folder / f"test_results{suffix}.tsv"
     rows = ("\t".join(map(str, row)) + "\n" for row in probabilities.tolist())
     write_text(results, "".join(rows))
-    decided = get_kind(task.kind).decide(logits)
+    decided = trained.decide(logits)
     examples = data.examples(split)
     if options.data.task_name is not None:
         answers: Any = decided if majority is None else [majority] * len(examples)
@@ -169,11 +212,11 @@ def _answer_text(task: Task, answer: Any, separator: str) -> str | float:
     return float(answer) if task.kind == "regression" else labels[int(answer)]
 
 
-def _draw(evaluator: Evaluator, folder: pathlib.Path) -> None:
+def _draw(evaluator: Evaluator, trained: TrainedTask, folder: pathlib.Path) -> None:
     task = evaluator.task
     for split, logits in evaluator.logits.items():
         labels, suffix = evaluator.labels[split], split.removeprefix("dev")
-        decided = get_kind(task.kind).decide(logits)
+        decided = trained.decide(logits)
         if task.kind == "classification":
             png = folder / f"confusion_matrix{suffix}.png"
             plot_confusion(labels, decided, task.labels or (), png)

@@ -14,7 +14,7 @@ from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.training_setup import strategy_of, with_precision
-from experiments.finetuning.initial_model import InitialModel, initial_model, load_trained
+from experiments.finetuning.initial_model import InitialModel, find_trained, initial_model
 from experiments.finetuning.options import FineTuningOptions
 from experiments.finetuning.results import report_runs
 from experiments.finetuning.runs import check_room, train_all
@@ -31,11 +31,13 @@ class Plan:
         task: the task, with its labels.
         job: what is trained; None without --do_train.
         loaded: the model, where preparing the data has loaded it already.
+        model_folder: where the model lies that `evaluate` and `predict` are of; None if nowhere.
     """
 
     task: Task
     job: Job | None = None
     loaded: LoadedModel | None = None
+    model_folder: pathlib.Path | None = None
 
     def check(self, loaded: LoadedModel) -> None:
         """Refuse a model that does not fit the data."""
@@ -76,7 +78,9 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
         start = start.trained(folder)
     if options.do_eval or options.do_predict:
         folder.mkdir(parents=True, exist_ok=True)
-        loaded = plan.loaded or load_trained(options, start, plan.task.kind)
+        loaded = plan.loaded
+        if loaded is None:
+            loaded, plan.model_folder = find_trained(options, start, plan.task.kind)
         plan.check(loaded)
         if options.do_eval:
             plan.evaluate(loaded)

@@ -160,12 +160,22 @@ def _vocabulary_file(tokenizer: FullTokenizer, output_dir: str) -> str:
 
 
 def load_trained(options: FineTuningOptions, start: InitialModel, kind: str) -> LoadedModel:
-    """Load the fine-tuned model that evaluation and prediction are of.
+    """Load the fine-tuned model that evaluation and prediction are of; see `find_trained`."""
+    return find_trained(options, start, kind)[0]
+
+
+def find_trained(
+    options: FineTuningOptions, start: InitialModel, kind: str
+) -> tuple[LoadedModel, pathlib.Path | None]:
+    """Load the fine-tuned model that evaluation and prediction are of, and say where it lies.
 
     Args:
         options: of the command.
         start: the model that the options name, or what training left.
         kind: key of `tasks.KINDS`.
+
+    Returns:
+        The model, and its folder; None of random weights.
 
     Raises:
         InputError: it is of another kind.
@@ -175,14 +185,15 @@ def load_trained(options: FineTuningOptions, start: InitialModel, kind: str) -> 
     head = get_kind(kind).head
     _check_kind(start, kind)
     try:
-        return load_model(start.checkpoint, kind=head)
+        path = start.weights_path
+        return load_model(start.checkpoint, kind=head), path.parent if path else None
     except ValueError as error:
         own = pathlib.Path(options.output_dir)
         trained = any(own.glob("bert_model.ckpt*"))
         if options.model.init_checkpoint and not options.do_train and trained:
             # The original's commands give the pre-trained model and take what training left.
             print(f"{own}: its fine-tuned model is used, as {start.description} has no such head")
-            return load_model(own, kind=head)
+            return load_model(own, kind=head), own
         raise InputError(
             f"{error} (there is no --do_train, so a fine-tuned model is needed)"
         ) from error

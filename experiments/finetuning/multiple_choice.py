@@ -34,6 +34,7 @@ class _MultipleChoice(Plan):
             self.job = make_job(self.data, trained_task, evaluate)
 
     def evaluate(self, loaded: LoadedModel) -> None:
+        self.evaluator.run(loaded.model)
         self.evaluator.report(loaded)
 
     def predict(self, loaded: LoadedModel) -> None:
@@ -51,7 +52,7 @@ def write_predictions(path: pathlib.Path, data: splits.Data, logits: np.ndarray)
         data: with a test split.
         logits: [N, C].
     """
-    probabilities = splits.probabilities_of(data.task.kind, logits)
+    probabilities = TrainedTask(data.task.kind).probabilities(logits)
     with write_whole(path, "w") as stream:
         writer = csv.writer(stream)
         endings = (f"probability of ending{i}" for i in range(logits.shape[1]))

@@ -127,10 +127,30 @@ class ClassifierOptions(FineTuningOptions):
 
     data: options.DataOptions = options.DataOptions()
     label_loss: LabelLossOptions = LabelLossOptions()
+    calibrate: bool = option(
+        False,
+        "Fit a temperature on the dev set, which makes probabilities as often right as they say.",
+    )
+    thresholds: str = option(
+        "kept",
+        "Probability from which a label of several holds: chosen on the dev set by F1, one for all "
+        "or one for each; kept is the model's, one half at first.",
+        choices=("kept", "one", "each"),
+    )
     majority_class: bool | None = option(
         None,
         "Predict the commonest label of the training set; by default for WNLI alone, as the paper.",
     )
+
+    def check_together(self) -> None:
+        """Refuse options that no run could have together."""
+        super().check_together()
+        for name, is_asked in (
+            ("calibrate", self.calibrate),
+            ("thresholds", self.thresholds != "kept"),
+        ):
+            if is_asked and not self.do_eval:
+                raise InputError(f"{name}: needs --do_eval, on whose dev set it is chosen")
 
 
 @dataclasses.dataclass(frozen=True)

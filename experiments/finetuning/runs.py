@@ -15,7 +15,7 @@ from typing import Any
 
 from bert_tf.files import original_names, read_json, replacing, write_json
 from bert_tf.options import to_dict
-from bert_tf.tasks.trained_task import TRAINED_TASK_NAME
+from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trained_task
 from bert_tf.training.distribution import is_chief
 from bert_tf.training.log import METRICS_NAME, RUN_CONFIG_NAME, write_config
 from bert_tf.weights.locate import WEIGHTS_NAME
@@ -65,6 +65,9 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
     with training_setup.locked(output):
         if several:
             _prepare_folder_of_best(output, overwrite=options.overwrite)
+        finished = not options.overwrite and all(
+            (folder / _RUN_NAME).exists() for folder in folders.values()
+        )
         runs = [_train_one(job, start, options, folder, seed) for seed, folder in folders.items()]
         best = best_run(job, runs)
         if several:
@@ -72,8 +75,17 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
             shutil.rmtree(output / ADAPTER_NAME, ignore_errors=True)
             if options.lora_rank:
                 shutil.copytree(pathlib.Path(best.folder) / ADAPTER_NAME, output / ADAPTER_NAME)
-        job.task.write(output)
+        _decided_task(job.task, output if finished else None).write(output)
     return runs
+
+
+def _decided_task(task: TrainedTask, folder: pathlib.Path | None) -> TrainedTask:
+    """Return a task with the temperature and thresholds of a model that is not trained anew."""
+    before = read_trained_task(folder) if folder is not None else None
+    if before is None or before.kind != task.kind:
+        return task
+    kept = {"temperature": before.temperature, "thresholds": before.thresholds}
+    return dataclasses.replace(task, **kept)
 
 
 def _folders(options: FineTuningOptions) -> dict[int, pathlib.Path]:

@@ -15,6 +15,7 @@ from bert_tf.input_pipeline.finetuning import TaskRecords
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.metrics import METRICS
 from bert_tf.tasks.table import Task
+from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.training.objectives import LOSSES
 from bert_tf.training.trainer import resolve_jit_compile
 from bert_tf.weights.load import LoadedModel
@@ -198,18 +199,23 @@ def test_logits(
     return predict_records(data.records(split), model, options, batch_size=batch_size)["logits"]
 
 
-def figures_of(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the task's metrics and the mean loss of all examples."""
-    kind = get_kind(task.kind)
-    predictions = kind.decide(logits)
+def figures_of(
+    task: Task, logits: np.ndarray, labels: np.ndarray, trained: TrainedTask | None = None
+) -> dict[str, float]:
+    """Return the task's metrics and the mean loss of all examples.
+
+    Args:
+        task: the task.
+        logits: of its examples, [N, K].
+        labels: theirs.
+        trained: temperature and thresholds of the model; None for 1 and one half.
+    """
+    kind, trained = get_kind(task.kind), trained or TrainedTask(task.kind)
+    predictions = trained.decide(logits)
     figures = {name: METRICS[name](predictions, labels) for name in task.metrics}
-    total, weight = LOSSES[kind.loss].figures(logits, labels, None)["loss"]
+    scaled = logits if trained.temperature == 1 else logits / trained.temperature
+    total, weight = LOSSES[kind.loss].figures(scaled, labels, None)["loss"]
     return {**figures, "loss": float(total) / float(weight)}
-
-
-def probabilities_of(kind: str, logits: np.ndarray) -> np.ndarray:
-    """Return what test_results.tsv holds: probabilities [N, K], or the number of a regression."""
-    return get_kind(kind).probabilities(logits.astype(np.float64))
 
 
 class Evaluator:
@@ -231,13 +237,26 @@ class Evaluator:
 
     def __call__(self, model: keras.Model) -> dict[str, float]:
         """Return the figures of a model, and keep its logits."""
-        figures: dict[str, float] = {}
+        self.run(model)
+        return self.figures()
+
+    def run(self, model: keras.Model) -> None:
+        """Keep the logits of a model."""
         batch_size = self._options.eval_batch_size
-        for number, (split, records) in enumerate(self._records.items()):
+        for split, records in self._records.items():
             outputs = predict_records(records, model, self._options, batch_size=batch_size)
             self.logits[split] = outputs["logits"]
+
+    def figures(self, trained: TrainedTask | None = None) -> dict[str, float]:
+        """Return the figures of the logits that are kept.
+
+        Args:
+            trained: as for `figures_of`.
+        """
+        figures: dict[str, float] = {}
+        for number, split in enumerate(self._records):
             suffix = f"_{split.partition('_')[2]}" if number else ""
-            of_split = figures_of(self.task, self.logits[split], self.labels[split])
+            of_split = figures_of(self.task, self.logits[split], self.labels[split], trained)
             figures |= {f"{name}{suffix}": value for name, value in of_split.items()}
         return figures
 
@@ -247,9 +266,20 @@ class Evaluator:
         labels = next(iter(self.labels.values()))
         return get_kind(self.task.kind).constant_figure(labels, self.task.selection_metric)
 
-    def report(self, loaded: LoadedModel) -> None:
-        """Evaluate a model, write eval_results.txt and .json, and print them."""
-        figures = self(loaded.model)
+    def report(
+        self,
+        loaded: LoadedModel,
+        trained: TrainedTask | None = None,
+        more: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write eval_results.txt and .json of the logits that are kept, and print them.
+
+        Args:
+            loaded: the model that they are of.
+            trained: as for `figures_of`.
+            more: other figures.
+        """
+        figures = {**self.figures(trained), **(more or {})}
         results = {f"eval_{name}": value for name, value in figures.items()}
         results_file = with_step({**results, "loss": figures["loss"]}, loaded.transfer.step)
         write_results(pathlib.Path(self._options.output_dir), results_file)

@@ -1,10 +1,11 @@
 """Draws what a model predicts against what is right, to PNG."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bert_tf.tasks.calibration import Reliability
 from experiments.plots.figures import save_figure, subplots
 
 
@@ -39,6 +40,30 @@ def plot_confusion(
     axis.set_ylabel("true")
     accuracy = np.trace(counts) / max(counts.sum(), 1)
     axis.set_title(f"{counts.sum():,} examples, accuracy {accuracy:.1%}")
+    save_figure(figure, png)
+
+
+def plot_reliability(curves: Mapping[str, Reliability], png: pathlib.Path) -> None:
+    """Draw how often answers were right over how sure the model was.
+
+    Args:
+        curves: name -> what was found; one picture beside another.
+        png: the picture to write.
+    """
+    figure, axes = subplots(1, len(curves), figsize=(4.5 * len(curves), 4.5), squeeze=False)
+    for axis, (name, curve) in zip(axes[0], curves.items(), strict=True):
+        edges = np.linspace(0, 1, len(curve.count) + 1)
+        shares = curve.count / max(1, curve.count.sum())
+        width = edges[1]
+        axis.bar(edges[:-1], curve.accuracy, width, align="edge", edgecolor="white", label="right")
+        axis.step(edges, [*shares, shares[-1]], where="post", color="grey", label="part of answers")
+        axis.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--")
+        axis.set_xlabel("probability")
+        axis.set_ylabel("part that is right")
+        axis.set_xlim(0, 1)
+        axis.set_ylim(0, 1)
+        axis.legend(loc="upper left")
+        axis.set_title(f"{name}: expected calibration error {curve.error:.4f}")
     save_figure(figure, png)
 
 

@@ -12,14 +12,21 @@ import filelock
 import keras
 import numpy as np
 import pytest
+import scipy.special
+import sklearn.metrics as metrics_of_sklearn
 import tensorflow as tf
 from absl import flags
 
 from bert_tf.config import BertConfig
 from bert_tf.models.task_models import HEADS
 from bert_tf.options import define
+from bert_tf.serving.load import load_served_model
+from bert_tf.serving.predictor import Predictor
+from bert_tf.serving.saved_model import export_saved_model
 from bert_tf.tasks import metrics
+from bert_tf.tasks.calibration import mean_loss, reliability_of
 from bert_tf.tasks.table import get_task
+from bert_tf.tasks.thresholds import best_thresholds
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.training.finetuning import make_model
 from bert_tf.weights.adapters import load_adapters
@@ -539,6 +546,108 @@ def test_numbers_and_several_labels(model_dir, tmp_path, kind):
         assert (output / "labels.txt").read_text() == "any\nnice\n"
 
 
+def made_model(model_dir, folder, kind, tables):
+    """Write a fine-tuned model and tables whose labels follow from it; return logits of dev."""
+    keras.utils.set_random_seed(3)
+    model = make_model(kind, CONFIG, 2)
+    vocabulary = model_dir / "vocab.txt"
+    save_model_directory(folder, model, vocabulary, labels=("no", "yes"))
+    TrainedTask(kind, 13).write(folder)
+    texts = [f"{a} {b}" for (a, _), (b, _) in zip(sentences(83, 5), sentences(83, 6), strict=True)]
+    # As logits of a temperature of 1 are the logarithms of the probabilities.
+    probabilities = Predictor(folder).predict(texts)["probabilities"].astype(np.float64)
+    logits = np.log(probabilities)
+    if kind == "multi_label":
+        logits -= np.log1p(-probabilities)
+    true = logits / 3
+    rng = np.random.default_rng(0)
+    if kind == "multi_label":
+        labels = rng.random(logits.shape) < scipy.special.expit(true)
+        names = ["|".join(np.array(["no", "yes"])[row]) for row in labels]
+    else:
+        labels = (rng.random(83) < scipy.special.softmax(true, axis=1)[:, 1]).astype(int)
+        names = [("no", "yes")[label] for label in labels]
+    write_table(tables / "dev.csv", list(zip(texts, names, strict=True)))
+    write_table(tables / "test.csv", [(text,) for text in texts[::-1]], ("text",))
+    return texts, logits, labels
+
+
+@pytest.mark.parametrize("kind", ["classification", "multi_label"])
+def test_what_is_chosen_on_the_dev_set_is_what_every_answer_has(model_dir, tmp_path, kind, capsys):
+    texts, logits, labels = made_model(model_dir, tmp_path, kind, tmp_path)
+    given = {**own(tmp_path), "train_file": None, "max_seq_length": 13, "do_eval": True}
+    given |= {"output_dir": tmp_path, "kind": kind, "labels": "no,yes"}
+    if kind == "multi_label":
+        given |= {"thresholds": "each"}
+    plain = {name: value for name, value in given.items() if name != "thresholds"}
+    classification.run(command(plain))
+    before = read_json(tmp_path / "eval_results.json")
+    expected = reliability_of(kind, logits, labels).error
+    assert before["eval_ece"] == pytest.approx(expected, abs=1e-4)
+    assert not (tmp_path / "calibration.json").exists()
+    assert read_trained_task(tmp_path) == TrainedTask(kind, 13)
+
+    classification.run(command({**given, "calibrate": True, "do_predict": True}))
+    trained, after = read_trained_task(tmp_path), read_json(tmp_path / "eval_results.json")
+    losses = [mean_loss(kind, logits, labels, t) for t in np.linspace(0.5, 6, 221)]
+    assert mean_loss(kind, logits, labels, trained.temperature) <= min(losses) + 1e-6
+    assert trained.temperature > 1.2 and f"temperature: {trained.temperature:.4g}" in (
+        capsys.readouterr().out
+    )
+    assert after["eval_loss"] < before["eval_loss"]
+    curves = read_json(tmp_path / "calibration.json")
+    assert curves["before"]["ece"] == before["eval_ece"]
+    assert curves["after"]["ece"] == after["eval_ece"] < before["eval_ece"]
+    assert (tmp_path / "reliability.png").stat().st_size > 0
+
+    # The predictions of the runner, of the folder and of the SavedModel.
+    export_saved_model(load_served_model(tmp_path), tmp_path / "exported")
+    with open(tmp_path / "predictions.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    predicted = [row["prediction"] for row in rows][::-1]
+    numbers = np.array([[float(row[f"probability of {n}"]) for n in ("no", "yes")] for row in rows])
+    for predictor in (Predictor(tmp_path), Predictor(tmp_path / "exported")):
+        names = predictor.labels(texts)
+        assert predicted == (names if kind == "classification" else list(map("|".join, names)))
+        scores = predictor.predict(texts)["probabilities"]
+        np.testing.assert_allclose(numbers[::-1], scores, atol=1e-5)
+    report = read_json(tmp_path / "class_report.json")
+    if kind == "classification":
+        assert after["eval_accuracy"] == before["eval_accuracy"]
+        expected = metrics_of_sklearn.confusion_matrix(
+            [("no", "yes")[label] for label in labels], predicted, labels=["no", "yes"]
+        )
+    else:
+        chosen = best_thresholds(trained.probabilities(logits), labels, each=True)
+        assert trained.thresholds == pytest.approx(chosen, abs=1e-4)
+        name = "eval_multi_label_macro_f1"
+        assert after[name] > before[name]
+        taken = np.array([[n in text.split("|") for n in ("no", "yes")] for text in predicted])
+        expected = metrics_of_sklearn.multilabel_confusion_matrix(labels, taken)
+        assert after[name] == pytest.approx(
+            metrics_of_sklearn.f1_score(labels, taken, average="macro")
+        )
+    assert report["confusion_matrix"] == expected.tolist()
+    # What was chosen stays, until it is chosen anew.
+    classification.run(command(plain))
+    assert read_json(tmp_path / "eval_results.json") == after
+    with pytest.raises(InputError, match="output_dir: temperature and thresholds are written bes"):
+        elsewhere = {"model_dir": tmp_path, "output_dir": tmp_path / "x", "calibrate": True}
+        classification.run(command({**given, **elsewhere}))
+
+
+def test_a_dev_set_that_does_not_tell_a_temperature(model_dir, tmp_path, caplog):
+    texts, logits, _ = made_model(model_dir, tmp_path, "classification", tmp_path)
+    names = [("no", "yes")[k] for k in logits.argmax(axis=1)]
+    write_table(tmp_path / "dev.csv", list(zip(texts, names, strict=True)))
+    given = {**own(tmp_path), "train_file": None, "test_file": None, "labels": "no,yes"}
+    given |= {"output_dir": tmp_path, "max_seq_length": 13, "do_eval": True, "calibrate": True}
+    with caplog.at_level("WARNING", "absl"):
+        classification.run(command(given))
+    assert "calibrate: the 83 examples of the dev set do not tell the temperature" in caplog.text
+    assert read_trained_task(tmp_path).temperature == 1
+
+
 def write_glue(folder, task, train, dev, test):
     """Write the official files of WNLI or SST-2."""
     folder.mkdir()
@@ -656,6 +765,9 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
             for w in ("1", "0,0", "1,2,3", "1,-2", "1,nan", "equal", "1,inf")
         ),
         ({"do_train": True, "label_smoothing": 1}, "label_smoothing: expected at least 0 and"),
+        ({"do_train": True, "calibrate": True}, "calibrate: needs --do_eval, on whose dev set"),
+        ({"do_train": True, "thresholds": "one"}, "thresholds: needs --do_eval, on whose dev set"),
+        ({"do_eval": True, "thresholds": "one"}, "thresholds: is for kind multi_label, got class"),
         ({"do_train": True, "init_checkpoint": "x"}, "give --model_dir or --init_checkpoint"),
         ({"do_eval": True}, "no weights of a classification head"),
     ],

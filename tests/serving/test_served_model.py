@@ -123,6 +123,42 @@ def test_several_labels_and_numbers(vocab_file, text_to_ids):
     np.testing.assert_allclose(found["value"], values, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["classification", "multi_label"])
+def test_temperature_and_thresholds_of_a_model_directory(vocab_file, tmp_path, kind):
+    model = made("classification", 2)
+    save_model_directory(tmp_path, model, vocab_file, labels=("no", "yes"))
+    logits = np.concatenate(outputs_of(model, vocab_file, TEXTS))
+    probabilities = (
+        softmax(logits / 1.75) if kind == "classification" else 1 / (1 + np.exp(-logits / 1.75))
+    )
+    # Each between the probabilities of some texts.
+    chosen = [(np.sort(column)[1:3].mean()).item() for column in probabilities.T]
+    more = {"thresholds": tuple(chosen)} if kind == "multi_label" else {}
+    TrainedTask(kind, LENGTH, temperature=1.75, **more).write(tmp_path)
+    served = load_served_model(tmp_path)
+    found = served.answer(tf.constant(TEXTS))
+    np.testing.assert_allclose(found["probabilities"], probabilities, atol=1e-5)
+    about = served.descriptions
+    assert about["probabilities"].endswith("; calibrated by the temperature 1.75")
+    if kind == "multi_label":
+        assert found["is_label"].numpy().tolist() == (probabilities > chosen).tolist()
+        assert found["is_label"].numpy().sum(axis=0).tolist() == [len(TEXTS) - 2] * 2
+        assert about["is_label"].endswith(f": no {chosen[0]:.3g}, yes {chosen[1]:.3g}")
+        with pytest.raises(ValueError, match="thresholds: expected 2, one for each label, got 1"):
+            MultiLabelClassifier(model, served.text_to_ids, "ab", thresholds=(0.5,))
+        with pytest.raises(ValueError, match="thresholds: expected numbers between 0 and 1"):
+            MultiLabelClassifier(model, served.text_to_ids, "ab", thresholds=(0.5, 1))
+        return
+    # What is read as logits is at the temperature too.
+    ids = {"input_ids": [[3, 6, 4]], "input_mask": [[1, 1, 1]], "segment_ids": [[0, 0, 0]]}
+    ids = {name: tf.constant(value, tf.int32) for name, value in ids.items()}
+    expected = model.predict_on_batch({name: value.numpy() for name, value in ids.items()}) / 1.75
+    np.testing.assert_allclose(served.ids(**ids)["logits"], expected, atol=1e-5)
+    for temperature in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="temperature: expected a number above 0, got"):
+            Classifier(model, served.text_to_ids, "ab", temperature=temperature)
+
+
 def test_next_sentence(vocab_file, text_to_ids):
     model = made("next_sentence")
     served = NextSentence(model, text_to_ids)

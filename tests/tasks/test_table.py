@@ -1,7 +1,9 @@
 """Tests of the table of tasks: names, labels, and the paper's settings."""
 
 import dataclasses
+import math
 
+import numpy as np
 import pytest
 
 from bert_tf.tasks.kinds import KINDS
@@ -52,6 +54,34 @@ def test_bounds_of_the_whole_numbers_of_a_trained_task(name):
     for value in (0, 2**20 + 1):
         with pytest.raises(ValueError, match=f"{name} must be an integer of 1 to 1,048,576, got"):
             TrainedTask("span", **{name: value})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"temperature": value} for value in (0.0, -1.0, math.inf, math.nan, "1", True)),
+        *({"thresholds": [0.5, value]} for value in (0, 1.0, -0.1, math.nan, "0.5", True)),
+        {"thresholds": 0.5},
+    ],
+)
+def test_temperatures_and_thresholds_that_cannot_be(changes):
+    (name,) = changes
+    with pytest.raises(ValueError, match=f"{name} must be .*, got"):
+        TrainedTask("multi_label", **changes)
+
+
+def test_decisions_at_a_temperature_and_thresholds():
+    logits = np.array([[1.0, -0.4, 0.0], [-1.5, 0.5, 3.0]], np.float32)
+    task = TrainedTask("multi_label", temperature=2.0, thresholds=(0.7, 0.4, 0.5))
+    # By hand: sigmoids of logits / 2.
+    expected = [[0.6225, 0.4502, 0.5], [0.3208, 0.5622, 0.8176]]
+    np.testing.assert_allclose(task.probabilities(logits), expected, atol=1e-4)
+    assert task.decide(logits).tolist() == [[0, 1, 0], [0, 1, 1]]
+    assert TrainedTask("multi_label").decide(logits).tolist() == [[1, 0, 0], [0, 1, 1]]
+    task = TrainedTask("classification", temperature=2.0)
+    assert task.decide(logits).tolist() == [0, 2]
+    expected = [[0.4755, 0.2361, 0.2884], [0.0757, 0.2058, 0.7184]]
+    np.testing.assert_allclose(task.probabilities(logits), expected, atol=1e-4)
 
 
 def test_an_unknown_name_lists_all():
@@ -146,6 +176,9 @@ def test_what_a_model_is_for_comes_back(tmp_path):
     written = TrainedTask("span", 384, has_pairs=True, version_2_with_negative=True)
     written.write(tmp_path)
     assert read_trained_task(tmp_path) == written
+    chosen = TrainedTask("multi_label", temperature=1.25, thresholds=(0.25, 0.5))
+    chosen.write(tmp_path)
+    assert read_trained_task(tmp_path) == chosen
     assert [path.name for path in tmp_path.iterdir()] == [TRAINED_TASK_NAME]
 
 
