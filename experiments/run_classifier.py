@@ -13,8 +13,9 @@ so its --vocab_file, --bert_config_file and --init_checkpoint work in place of -
 command continues a run that was stopped. --seeds=1,2,3 trains a run each, and the best is kept.
 
 In the output folder: the model (a model directory with bert_task.json), eval_results.txt and .json,
-confusion_matrix.png, curves.png; of --do_predict test_results.tsv with probabilities as the
-original writes them, and for GLUE the file to submit, for own data predictions.csv.
+class_report.txt, confusion_matrix.png, curves.png; of --do_predict test_results.tsv with
+probabilities as the original writes them, and for GLUE the file to submit, for own data
+predictions.csv.
 """
 
 from experiments.command_line.command import run_command

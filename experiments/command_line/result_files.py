@@ -7,6 +7,7 @@ from typing import Any
 from bert_tf.files import write_json, write_text
 
 SEEDS_NAME = "seeds.json"  # what the seeds of a fine-tuning came to
+COMBINATIONS_NAME = "combinations.json"  # what its learning rates and batch sizes came to
 RESULTS_NAME = "eval_results"
 
 

@@ -16,8 +16,8 @@ from experiments.command_line.exit_status import InputError
 from experiments.command_line.training_setup import strategy_of, with_precision
 from experiments.finetuning.initial_model import InitialModel, find_trained, initial_model
 from experiments.finetuning.options import FineTuningOptions
-from experiments.finetuning.results import report_runs
-from experiments.finetuning.runs import check_room, train_all
+from experiments.finetuning.results import report_combinations, report_runs
+from experiments.finetuning.runs import best_run, check_room, planned_runs, train_all
 from experiments.finetuning.seed_training import Job
 from experiments.finetuning.splits import Data
 
@@ -66,7 +66,7 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
     if options.do_train:
         check_room(options)
     folder = pathlib.Path(options.output_dir)
-    of_run = folder / f"seed-{options.seeds[0]}" if len(options.seeds) > 1 else folder
+    of_run = planned_runs(options)[0].folder
     training = with_precision(options.training, of_run, one_shape=options.pad_to_max_seq_length)
     options = dataclasses.replace(options, training=training)
     start = initial_model(options)
@@ -74,7 +74,11 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
     if plan.job is not None:
         print(f"{plan.task.name}: begins with {start.description}")
         runs = train_all(plan.job, start, options)
-        report_runs(runs, folder, plan.job.selection_metric, plan.job.baseline)
+        metric, baseline = plan.job.selection_metric, plan.job.baseline
+        if len(options.combinations()) > 1:
+            report_combinations(runs, best_run(plan.job, runs), folder, metric, baseline)
+        else:
+            report_runs(runs, folder, metric, baseline)
         start = start.trained(folder)
     if options.do_eval or options.do_predict:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import TypeVar
 
 from bert_tf.options import option
 from bert_tf.tasks.document_windows import WindowRule
@@ -10,6 +11,8 @@ from data_prep.finetuning import options
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.model_options import ModelOptions
 from experiments.command_line.training_options import TrainingOptions
+
+Options = TypeVar("Options", bound="FineTuningOptions")
 
 # Options that a run's result depends on, beside its records, its model and `TRAJECTORY_NAMES`.
 RESULT_NAMES = (
@@ -64,6 +67,16 @@ class FineTuningOptions:
         minimum=0,
         alias="seed",
     )
+    learning_rates: tuple[float, ...] = option(
+        (),
+        "Rates to try in place of --learning_rate: a run each, by --batch_sizes and --seeds; the "
+        "best on the dev set is kept.",
+        above=0,
+        below=math.inf,
+    )
+    batch_sizes: tuple[int, ...] = option(
+        (), "Sizes to try in place of --train_batch_size, likewise.", minimum=1
+    )
     eval_every_steps: int = option(
         0, "Steps between two evaluations; 0 for once an epoch.", minimum=0
     )
@@ -101,6 +114,21 @@ class FineTuningOptions:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             seeds = ",".join(map(str, self.seeds))
             raise InputError(f"seeds: expected different whole numbers, got {seeds}")
+        for name in ("learning_rates", "batch_sizes"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                shown = ",".join(map(str, values))
+                raise InputError(f"{name}: expected different numbers, got {shown}")
+            if len(values) > 1 and self.do_train and not self.do_eval:
+                raise InputError(f"{name}: needs --do_eval, whose dev set tells which is best")
+
+    def combinations(self: Options) -> list[Options]:
+        """Return these options with each learning rate and each batch size that is to be tried."""
+        return [
+            dataclasses.replace(self, learning_rate=rate, train_batch_size=size)
+            for rate in self.learning_rates or (self.learning_rate,)
+            for size in self.batch_sizes or (self.train_batch_size,)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ from absl import logging
 
 from bert_tf.files import original_names, write_json
 from bert_tf.training.log import METRICS_NAME
-from experiments.command_line.result_files import SEEDS_NAME
+from experiments.command_line.result_files import COMBINATIONS_NAME, SEEDS_NAME
+from experiments.command_line.tables import print_rows
 from experiments.plots.curves import plot_curves
 
 
@@ -37,6 +38,8 @@ class FineTuningRun:
         seconds: wall time of training and evaluation.
         cpu_seconds: processor time of them.
         diverged: what went wrong, or None.
+        learning_rate: its peak learning rate; None of a run that did not write it down.
+        train_batch_size: examples of its training batches; likewise.
     """
 
     seed: int
@@ -47,6 +50,8 @@ class FineTuningRun:
     seconds: float
     cpu_seconds: float
     diverged: str | None = None
+    learning_rate: float | None = None
+    train_batch_size: int | None = None
 
 
 def with_step(figures: Mapping[str, Any], step: int | None) -> dict[str, Any]:
@@ -120,6 +125,46 @@ def report_runs(
         print(f"  failed: seed {seed}: {reason}")
     if summary["failed"]:
         print("  what may help: --bias_correction, a lower --learning_rate, more steps")
+    _draw_curves(runs)
+
+
+def report_combinations(
+    runs: Sequence[FineTuningRun],
+    best: FineTuningRun,
+    folder: pathlib.Path,
+    selection_metric: str,
+    baseline: float | None,
+) -> None:
+    """Write combinations.json, what learning rates and batch sizes gave, and print a table.
+
+    Args:
+        runs: one for each combination and seed.
+        best: that of them whose model is kept.
+        folder: where to write.
+        selection_metric: as for `summary_over_seeds`.
+        baseline: likewise.
+    """
+    groups: dict[tuple[float | None, int | None], list[FineTuningRun]] = {}
+    for run in runs:
+        groups.setdefault((run.learning_rate, run.train_batch_size), []).append(run)
+    found = []
+    rows = [("learning rate", "batch size", "runs", "failed", "mean", "best", "")]
+    for (rate, size), of_one in groups.items():
+        summary = summary_over_seeds(of_one, selection_metric, baseline)
+        found.append({"learning_rate": rate, "train_batch_size": size, **summary})
+        figure = summary["figures"].get(selection_metric)
+        numbers = [f"{figure[name]:.4f}" if figure else "none" for name in ("mean", "max")]
+        mark = "kept" if best in of_one else ""
+        counts = (str(len(of_one)), str(len(summary["failed"])))
+        rows.append((f"{rate:g}", str(size), *counts, *numbers, mark))
+    chosen = {**dataclasses.asdict(best), "folder": original_names(best.folder)}
+    report = {"selection_metric": selection_metric, "best": chosen, "combinations": found}
+    write_json(folder / COMBINATIONS_NAME, report)
+    print_rows(f"{selection_metric} of the dev set:", rows)
+    _draw_curves(runs)
+
+
+def _draw_curves(runs: Sequence[FineTuningRun]) -> None:
     for run in runs:
         metrics = pathlib.Path(run.folder) / METRICS_NAME
         if not metrics.exists():

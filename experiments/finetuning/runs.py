@@ -1,8 +1,8 @@
-"""Fine-tuning: a run for each seed, the best of which is kept.
+"""Fine-tuning: a run for each combination of options and each seed, the best of which is kept.
 
 An output folder is a model directory (bert_config.json, vocab.txt, labels.txt, bert_model.ckpt.*)
-and holds metrics.jsonl, config.json, curves.png, eval_results.txt and .json. With several
-seeds each has a folder of its own within it, and the best run's model lies in the output folder.
+and holds metrics.jsonl, config.json, curves.png, eval_results.txt and .json. With several runs each
+has a folder of its own within it, and the best run's model lies in the output folder.
 """
 
 import dataclasses
@@ -26,16 +26,51 @@ from experiments.command_line.training_options import TRAJECTORY_NAMES
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import RESULT_NAMES, FineTuningOptions
 from experiments.finetuning.results import FineTuningRun, rank_of
-from experiments.finetuning.seed_training import ADAPTER_NAME, BEST_NAME, Job, SeedTraining
+from experiments.finetuning.seed_training import (
+    ADAPTER_NAME,
+    BEST_NAME,
+    Job,
+    SeedTraining,
+    num_steps,
+)
 
 _RUN_NAME = "run.json"  # of a finished seed
 
 
-# === All seeds ===
+# === All runs ===
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """A run of a command.
+
+    Attributes:
+        options: of the command, with the run's learning rate and batch size.
+        seed: of initial head, dropout and order.
+        folder: where it trains.
+    """
+
+    options: FineTuningOptions
+    seed: int
+    folder: pathlib.Path
+
+
+def planned_runs(options: FineTuningOptions) -> list[PlannedRun]:
+    """Return the runs of a command: of each combination of options one for each seed."""
+    runs, combinations = [], options.combinations()
+    for of_one in combinations:
+        place = pathlib.Path(options.output_dir)
+        if len(combinations) > 1:
+            rate, size = of_one.learning_rate, of_one.train_batch_size
+            place /= f"learning_rate-{rate!r}-batch_size-{size}"
+        for seed in options.seeds:
+            folder = place / f"seed-{seed}" if len(options.seeds) > 1 else place
+            runs.append(PlannedRun(of_one, seed, folder))
+    return runs
 
 
 def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list[FineTuningRun]:
-    """Train a run for each seed; the best one's model then lies in the output folder.
+    """Train the runs of a command; the best one's model then lies in the output folder.
 
     A run that is finished is not trained again, and one that was stopped goes on. Of several hosts
     only the chief returns.
@@ -47,18 +82,22 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
 
     Raises:
         InputError: the folder holds a run of other settings, or a model of other origin, or another
-            process trains in it.
+            process trains in it; or the examples are too few for a batch.
         ValueError: the replicas cannot share a batch evenly.
         SystemExit: this is not the chief, and its part is done.
     """
-    output, several = pathlib.Path(options.output_dir), len(options.seeds) > 1
-    folders = _folders(options)
+    output, planned = pathlib.Path(options.output_dir), planned_runs(options)
+    several = len(planned) > 1
     strategy = training_setup.strategy_of(options.training)
-    training_setup.check_batch_sizes(options.training, strategy, options.train_batch_size)
+    for one in planned:
+        training_setup.check_batch_sizes(
+            one.options.training, strategy, one.options.train_batch_size
+        )
+        num_steps(job, one.options)
     if not is_chief(strategy):
-        for seed, folder in folders.items():
-            if not (folder / _RUN_NAME).exists() or options.overwrite:
-                SeedTraining(job, start, options, folder, seed).run()
+        for one in planned:
+            if not (one.folder / _RUN_NAME).exists() or options.overwrite:
+                SeedTraining(job, start, one.options, one.folder, one.seed).run()
         print("this worker has finished; results are written by the chief, worker 0")
         sys.exit(0)
     _check_not_source(start, output)
@@ -66,9 +105,9 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
         if several:
             _prepare_folder_of_best(output, overwrite=options.overwrite)
         finished = not options.overwrite and all(
-            (folder / _RUN_NAME).exists() for folder in folders.values()
+            (one.folder / _RUN_NAME).exists() for one in planned
         )
-        runs = [_train_one(job, start, options, folder, seed) for seed, folder in folders.items()]
+        runs = [_train_one(job, start, one.options, one.folder, one.seed) for one in planned]
         best = best_run(job, runs)
         if several:
             _copy_model(pathlib.Path(best.folder), output)
@@ -88,11 +127,6 @@ def _decided_task(task: TrainedTask, folder: pathlib.Path | None) -> TrainedTask
     return dataclasses.replace(task, **kept)
 
 
-def _folders(options: FineTuningOptions) -> dict[int, pathlib.Path]:
-    output, several = pathlib.Path(options.output_dir), len(options.seeds) > 1
-    return {seed: output / f"seed-{seed}" if several else output for seed in options.seeds}
-
-
 def check_room(options: FineTuningOptions) -> None:
     """Refuse the folder of another model before anything is written into it.
 
@@ -103,13 +137,14 @@ def check_room(options: FineTuningOptions) -> None:
     """
     if options.overwrite:
         return
-    if len(options.seeds) > 1:
+    planned = planned_runs(options)
+    if len(planned) > 1:
         _prepare_folder_of_best(pathlib.Path(options.output_dir), overwrite=False)
-    for folder in _folders(options).values():
-        config = folder / RUN_CONFIG_NAME
+    for one in planned:
+        config = one.folder / RUN_CONFIG_NAME
         begun = config.exists() and "begins_with" in read_json(config)
-        if not begun and not (folder / _RUN_NAME).exists():
-            _check_no_model(folder)
+        if not begun and not (one.folder / _RUN_NAME).exists():
+            _check_no_model(one.folder)
 
 
 def _copy_model(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -131,8 +166,16 @@ def best_run(job: Job, runs: Sequence[FineTuningRun]) -> FineTuningRun:
     """
     good = [run for run in runs if run.diverged is None]
     if not good:
-        raise InputError("; ".join(f"seed {run.seed}: {_failure_text(run)}" for run in runs))
+        several = len({(run.learning_rate, run.train_batch_size) for run in runs}) > 1
+        raise InputError("; ".join(f"{_name(run, several)}: {_failure_text(run)}" for run in runs))
     return max(good, key=lambda run: rank_of(run.figures, job.selection_metric))
+
+
+def _name(run: FineTuningRun, several: bool) -> str:
+    name = f"seed {run.seed}"
+    if not several:
+        return name
+    return f"learning rate {run.learning_rate}, batch size {run.train_batch_size}, {name}"
 
 
 def _failure_text(run: FineTuningRun) -> str:
@@ -203,12 +246,15 @@ def _check_not_source(start: InitialModel, output: pathlib.Path) -> None:
 
 
 def _prepare_folder_of_best(output: pathlib.Path, *, overwrite: bool) -> None:
-    """Make room for the best model of several seeds, or refuse to."""
+    """Make room for the best model of several runs, or refuse to."""
     if overwrite:
         # Those of a run of one seed would pass for those of the new model.
         for name in (_RUN_NAME, RUN_CONFIG_NAME, METRICS_NAME, TRAINED_TASK_NAME):
             (output / name).unlink(missing_ok=True)
-    elif (output / _RUN_NAME).exists() or not any(output.glob(f"seed-*/{_RUN_NAME}")):
+        return
+    places = ("seed-*", "learning_rate-*", "learning_rate-*/seed-*")
+    has_run = any(any(output.glob(f"{place}/{_RUN_NAME}")) for place in places)
+    if (output / _RUN_NAME).exists() or not has_run:
         _check_no_model(output)
 
 

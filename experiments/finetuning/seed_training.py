@@ -159,6 +159,8 @@ class SeedTraining:
             seconds=time.time() - began,
             cpu_seconds=time.process_time() - cpu_began,
             diverged=diverged,
+            learning_rate=self.options.learning_rate,
+            train_batch_size=self.options.train_batch_size,
         )
 
     # --- before training

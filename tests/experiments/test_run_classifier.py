@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import types
+from typing import ClassVar
 
 import filelock
 import keras
@@ -34,7 +35,7 @@ from bert_tf.weights.load import load_bert, load_checkpoint, load_model
 from bert_tf.weights.save import save_model_directory
 from experiments.command_line.exit_status import InputError, exit_on_error
 from experiments.command_line.memory import OUT_OF_MEMORY_STATUS
-from experiments.finetuning import classification
+from experiments.finetuning import classification, runs
 from experiments.finetuning.options import ClassifierOptions, FineTuningOptions
 from experiments.finetuning.results import FineTuningRun, summary_over_seeds
 from experiments.finetuning.runs import best_run
@@ -58,6 +59,9 @@ CONFIG = BertConfig(
 )
 # Fast to learn: what is tested is the runner.
 QUICK = {"learning_rate": 3e-3, "max_seq_length": 13, "num_train_epochs": 4, "train_batch_size": 7}
+
+
+DO = {"do_train": True, "do_eval": True}
 
 
 def sentences(count, seed):
@@ -303,6 +307,82 @@ def test_seeds_give_a_table_and_the_best_model(model_dir, tables, tmp_path, caps
     assert read_trained_task(tmp_path) == TrainedTask("classification", 13)
     assert read_json(tmp_path / "eval_results.json")["eval_accuracy"] == pytest.approx(max(scores))
     assert "over 3 seeds" in capsys.readouterr().out
+
+
+class StandIn:
+    """A run that writes a model and learns nothing: its accuracy follows from its options."""
+
+    ran: ClassVar[list] = []
+    accuracy: ClassVar[dict] = {}  # (learning rate, batch size) -> accuracy
+
+    def __init__(self, job, start, options, folder, seed):
+        self.options, self.folder, self.seed = options, folder, seed
+
+    def run(self):
+        pair = (self.options.learning_rate, self.options.train_batch_size)
+        self.ran.append((*pair, self.seed))
+        score = self.accuracy[pair] + self.seed / 1000
+        if score > 1:
+            raise KeyboardInterrupt
+        keras.utils.set_random_seed(self.seed + int(1e4 * score))
+        model, labels = make_model("classification", CONFIG, 2), ("no", "yes")
+        save_model_directory(self.folder, model, labels=labels)
+        figures = {"accuracy": score} if score > 0 else {}
+        return FineTuningRun(
+            *(self.seed, str(self.folder), 1, figures, 1, 0.0, 0.0),
+            diverged=None if score > 0 else "it broke",
+            learning_rate=pair[0],
+            train_batch_size=pair[1],
+        )
+
+
+def test_rates_and_batch_sizes_are_tried_and_the_best_is_kept(
+    model_dir, tables, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(runs, "SeedTraining", StandIn)
+    monkeypatch.setattr(StandIn, "ran", [])
+    given = {**own(tables), "do_train": True, "do_eval": True, "seeds": "1,2"}
+    given |= {"learning_rates": "3e-3,1e-3", "batch_sizes": "7,13"}
+    figures = {(3e-3, 7): 0.5, (3e-3, 13): 0.7, (1e-3, 7): 1.0, (1e-3, 13): -1.0}
+    monkeypatch.setattr(StandIn, "accuracy", figures)
+    with pytest.raises(KeyboardInterrupt):  # killed in the fifth run
+        run(model_dir, tmp_path, **given)
+    assert StandIn.ran == [(3e-3, b, s) for b in (7, 13) for s in (1, 2)] + [(1e-3, 7, 1)]
+    figures[1e-3, 7] = 0.6
+    StandIn.ran.clear()
+    run(model_dir, tmp_path, **given)
+    assert StandIn.ran == [(1e-3, b, s) for b in (7, 13) for s in (1, 2)]
+    report = read_json(tmp_path / "combinations.json")
+    best = tmp_path / "learning_rate-0.003-batch_size-13" / "seed-2"
+    assert report["best"]["folder"] == str(best) and report["selection_metric"] == "accuracy"
+    assert [(c["learning_rate"], c["train_batch_size"]) for c in report["combinations"]] == [
+        *((3e-3, 7), (3e-3, 13), (1e-3, 7), (1e-3, 13))
+    ]
+    assert report["combinations"][1]["figures"]["accuracy"]["mean"] == pytest.approx(0.7015)
+    assert report["combinations"][3]["failed"] == {"1": "it broke", "2": "it broke"}
+    name = "bert_model.ckpt.data-00000-of-00001"
+    assert (tmp_path / name).read_bytes() == (best / name).read_bytes()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["0.003", "13", "2", "0", "0.7015", "0.7020", "kept"] in rows
+    assert ["0.001", "13", "2", "2", "none", "none"] in rows
+    settings = read_json(best / "run.json")["settings"]
+    assert (settings["learning_rate"], settings["train_batch_size"]) == (3e-3, 13)
+    # What is finished is not run again, and a rate more is compared with it.
+    figures[2e-3, 7], figures[2e-3, 13] = 0.9, 0.2
+    StandIn.ran.clear()
+    run(model_dir, tmp_path, **given | {"learning_rates": "3e-3,1e-3,2e-3"})
+    assert StandIn.ran == [(2e-3, b, s) for b in (7, 13) for s in (1, 2)]
+    best = tmp_path / "learning_rate-0.002-batch_size-7" / "seed-2"
+    assert (tmp_path / name).read_bytes() == (best / name).read_bytes()
+
+
+def test_where_every_combination_diverged_each_is_named(model_dir, tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "SeedTraining", StandIn)
+    monkeypatch.setattr(StandIn, "accuracy", {(3e-3, 7): -1.0, (1e-3, 7): -1.0})
+    given = {**own(tables), "do_train": True, "do_eval": True, "learning_rates": "3e-3,1e-3"}
+    named = "learning rate 0.003, batch size 7, seed 12345: it broke; learning rate 0.001, batch"
+    with pytest.raises(InputError, match=named):
+        run(model_dir, tmp_path, **given)
 
 
 @pytest.mark.parametrize("seeds", ["5", pytest.param("5,11", marks=pytest.mark.slow)])
@@ -765,6 +845,18 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
             for w in ("1", "0,0", "1,2,3", "1,-2", "1,nan", "equal", "1,inf")
         ),
         ({"do_train": True, "label_smoothing": 1}, "label_smoothing: expected at least 0 and"),
+        *(
+            ({"do_train": True, name: value}, f"{name}: {message}")
+            for name, value, message in (
+                ("learning_rates", "1e-3,0.001", "expected different numbers, got 0.001,0.001"),
+                ("learning_rates", "1e-3,-1", "expected above 0"),
+                ("learning_rates", "1e-3,x", "expected float values, got 1e-3,x"),
+                ("learning_rates", "1e-3,2e-3", "needs --do_eval, whose dev set tells which"),
+                ("batch_sizes", "8,0", "expected at least 1, got 0"),
+                ("batch_sizes", "8,16", "needs --do_eval, whose dev set tells which is best"),
+            )
+        ),
+        ({**DO, "batch_sizes": "8,999", "num_train_epochs": 1}, "in batches of 999 make no step"),
         ({"do_train": True, "calibrate": True}, "calibrate: needs --do_eval, on whose dev set"),
         ({"do_train": True, "thresholds": "one"}, "thresholds: needs --do_eval, on whose dev set"),
         ({"do_eval": True, "thresholds": "one"}, "thresholds: is for kind multi_label, got class"),
