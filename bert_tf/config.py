@@ -21,6 +21,8 @@ _MOST_PARAMETERS = 1e11
 # The names of activations. Inside this package "gelu" alone is never used: the original code means
 # the tanh form by it (since bee6030, 2019-02-07), transformers the exact form.
 ACTIVATIONS = ("gelu_tanh", "gelu_erf", "relu", "tanh", "linear")
+# How the windows of a document become one vector: see `models.heads.WindowPooling`.
+WINDOW_POOLINGS = ("mean", "max", "first", "attention")
 
 # What `hidden_act` says in a file, and what it means there. "gelu_tanh" and "gelu_erf" may stand in
 # Google's files as well: we write the exact form so, since the original code has no name for it.
@@ -93,6 +95,9 @@ class BertConfig:
     layer_norm_eps: float = 1e-12  # The original's, from tf.contrib.layers.layer_norm.
     left_to_right: bool = False  # Causal mask: the paper's LTR ablation (section 5.1).
     bilstm: bool = False  # Heads read a BiLSTM over the encoder: the paper's "+ BiLSTM" (5.1).
+    # How a classifier makes one vector of the windows of a document: one of WINDOW_POOLINGS. None
+    # where its texts are one sequence each. No other head reads it.
+    window_pooling: str | None = None
     # Whether the pre-training model has the NSP head. Without it nothing trains the pooler.
     next_sentence_prediction: bool = True
     # Keys of the file this was read from that mean nothing to the model: kept to be shown.
@@ -123,6 +128,11 @@ class BertConfig:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} "
                 f"and {self.num_attention_heads}"
+            )
+        if self.window_pooling not in (None, *WINDOW_POOLINGS):
+            raise ValueError(
+                f"window_pooling must be one of {', '.join(WINDOW_POOLINGS)}, got "
+                f"{self.window_pooling!r}"
             )
         if self.bilstm and self.hidden_size % 2:
             raise ValueError(f"hidden_size must be even for bilstm, got {self.hidden_size}")
@@ -254,6 +264,8 @@ class BertConfig:
         """
         values = self.to_dict()
         del values["next_sentence_prediction"]
+        if self.window_pooling is None:
+            del values["window_pooling"]
         values["hidden_act"] = _TO_HF_ACTIVATION[self.hidden_act]
         for name, key in ((key_here, key) for key, key_here in _HF_RENAMED.items()):
             values[key] = values.pop(name)
@@ -268,7 +280,10 @@ _FIELDS = {field.name: field for field in dataclasses.fields(BertConfig)}
 # Fields that the original's configuration does not have, with their defaults.
 _OWN_KEYS = {
     name: _FIELDS[name].default
-    for name in ("layer_norm_eps", "left_to_right", "bilstm", "next_sentence_prediction")
+    for name in (
+        *("layer_norm_eps", "left_to_right", "bilstm", "window_pooling"),
+        "next_sentence_prediction",
+    )
 }
 
 

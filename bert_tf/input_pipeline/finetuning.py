@@ -4,10 +4,14 @@ Records are padded to max_seq_length. A batch is cut to its longest sequence, ro
 few lengths, and training puts sequences of like length together: most sentences are much shorter
 than max_seq_length, and XLA and TPUs compile each shape but once.
 
+A document in windows is one record: a batch holds as many windows of each as its longest document
+has, and documents with like numbers of windows come together.
+
 Which records batch i of a training run holds follows from (records, seed, batch size, i) alone, so
 a run can be resumed from its step. Every record comes once in each epoch.
 
-Shapes: B batch, F length of a batch, L max_seq_length, C choices, K labels, N records.
+Shapes: B batch, F length of a batch, L max_seq_length, C choices, W windows of a batch, K labels, N
+records.
 """
 
 from __future__ import annotations
@@ -78,7 +82,7 @@ class TaskRecords:
     """The records of one split of a task, as batches for `fit`, `predict` and `Trainer`.
 
     Elements are (inputs, labels, weights): inputs int32 input_ids, input_mask and segment_ids
-    [B, F] (multiple_choice [B, C, F]); labels and float32 weights by kind:
+    [B, F] (multiple_choice [B, C, F], documents in windows [B, W, F]); labels and float32 weights by kind:
 
     | kind | labels | weights |
     |---|---|---|
@@ -93,7 +97,9 @@ class TaskRecords:
 
     Attributes:
         label_names: of the labels, in the order of their ids; None where they are not known.
-        lengths: int [N], tokens of each record that are not padding.
+        lengths: int [N], tokens of each record that are not padding; of a document in windows the
+            end of its last token, where windows of L stand one after another.
+        max_windows: of a document; None for records that are one sequence, or choices.
         order: which records each batch holds.
     """
 
@@ -104,6 +110,7 @@ class TaskRecords:
         schema: Sequence[FeatureSpec],
         *,
         num_choices: int | None = None,
+        max_windows: int | None = None,
         lengths: np.ndarray | None = None,
         vocab_size: int | None = None,
         label_names: Sequence[str] | None = None,
@@ -115,7 +122,8 @@ class TaskRecords:
             kind: kind of task; see the table.
             schema: features of the records.
             num_choices: C, for multiple_choice.
-            lengths: int [N], tokens of each record that are not padding; None to count them.
+            max_windows: windows that a record has room for, where records are documents.
+            lengths: int [N], as the attribute; None to count them.
             vocab_size: where given, an id outside it stops the stream with an error.
             label_names: of the labels, in the order of their ids.
 
@@ -126,7 +134,9 @@ class TaskRecords:
         """
         self._kind = get_kind(kind)
         _check_num_choices(kind, num_choices)
-        self.kind, self.num_choices = kind, num_choices
+        if max_windows is not None and not self._kind.takes_windows:
+            raise ValueError(f"max_windows: is for texts to classify, got {max_windows} for {kind}")
+        self.kind, self.num_choices, self.max_windows = kind, num_choices, max_windows
         self.label_names = None if label_names is None else tuple(label_names)
         self.path, self._file = os.fspath(path), RecordFile(path)
         if not len(self._file):
@@ -137,11 +147,12 @@ class TaskRecords:
         self._vocab_size = vocab_size
         self._forward = functools.lru_cache(maxsize=1)(_forward_function)
         widths = {feature.name: feature.length for feature in schema}
-        self.max_seq_length = widths["input_ids"] // (num_choices or 1)
+        self.max_seq_length = widths["input_ids"] // (num_choices or max_windows or 1)
+        self._longest = self.max_seq_length * (max_windows or 1)
         if lengths is None:
-            lengths = _count_lengths(self._file, self._schema, self.max_seq_length)
+            lengths = _count_lengths(self._file, self._schema, self._longest)
         self.lengths = np.asarray(lengths)
-        _check_lengths(self.lengths, len(self), self.max_seq_length, self.path)
+        _check_lengths(self.lengths, len(self), self._longest, self.path)
         # TensorFlow never lets go of what a numpy_function refers to: that is this object, not an
         # array for each dataset.
         self.order = RecordOrder(self.lengths)
@@ -188,7 +199,7 @@ class TaskRecords:
             start_step: number of the first batch; batch i is the same whatever the start.
             num_steps: how many batches; None for no end.
             group_by_length: whether records of like length come together.
-            pad_to_max: whether F is always L.
+            pad_to_max: whether F is always L, and of documents W always max_windows.
             with_mask: for span, whether labels also hold input_mask, for a loss without padding.
             with_weights: whether elements hold weights although all are 1, as a `Trainer` wants
                 them; a record that is not real (weight 0) stops the stream where they do not.
@@ -265,25 +276,28 @@ class TaskRecords:
         def fetch(step: Any):
             numbers = numbers_of(step)
             real = numbers[numbers != FILLER]
-            longest = self.max_seq_length if pad_to_max else int(self.lengths[real].max())
+            longest = self._longest if pad_to_max else int(self.lengths[real].max())
             # A filler is a copy of a record of its batch, as an empty one has nothing to attend to.
             rows = np.where(numbers == FILLER, real[0], numbers)
             serialized = np.array([self._file.read(int(number)) for number in rows], object)
             return (
                 serialized,
-                np.int32(padded_length(longest, self.max_seq_length)),
+                # Of several windows the first is full.
+                np.int32(padded_length(min(longest, self.max_seq_length), self.max_seq_length)),
+                np.int32(max(1, -(-longest // self.max_seq_length))),
                 (numbers != FILLER).astype(np.float32),
             )
 
         def element(step: Any):
-            serialized, length, weights = tf.numpy_function(
-                fetch, [step], [tf.string, tf.int32, tf.float32], stateful=False
+            serialized, length, windows, weights = tf.numpy_function(
+                fetch, [step], [tf.string, tf.int32, tf.int32, tf.float32], stateful=False
             )
             serialized.set_shape([batch_size])
             weights.set_shape([batch_size])
-            inputs, labels, weights = self._element(
-                self._parse(serialized), length, weights, pad_to_max, with_mask
-            )
+            batch = self._parse(serialized)
+            if self.max_windows:
+                _cut_windows(batch, windows, self.max_seq_length, self.path)
+            inputs, labels, weights = self._element(batch, length, weights, pad_to_max, with_mask)
             if with_weights:
                 return inputs, labels, weights
             for weight in tf.nest.flatten(weights):
@@ -347,7 +361,7 @@ class TaskRecords:
             names; sequences padded to L.
         """
         # The same function for the same model: an evaluation while training is not traced again.
-        forward = self._forward(model, reduce, jit_compile)
+        forward = self._forward(model, reduce, jit_compile, self.max_windows is not None)
         per_token = _outputs_per_token(forward, self.max_seq_length) if self._kind.per_token else ()
         order = self.order.evaluation_order(batch_size, group_by_length=group_by_length)
         dataset = self.evaluation_dataset(
@@ -412,12 +426,17 @@ class _Outputs:
                 self.arrays[name][numbers[real]] = values
 
 
-def _forward_function(model: Any, reduce: Callable[[Any], Any] | None, jit_compile: bool):
+def _forward_function(
+    model: Any, reduce: Callable[[Any], Any] | None, jit_compile: bool, in_windows: bool = False
+):
     """Return the inputs of a batch -> name -> what `predict` collects."""
     # Of a partial, since TensorFlow warns of many traces of one code, also those of several models.
     # XLA compiles a program for each shape anyhow; without it one trace does for all lengths.
-    forward = functools.partial(_forward, model, reduce)
-    return tf.function(forward, jit_compile=jit_compile, reduce_retracing=not jit_compile)
+    arguments: dict[str, Any] = {"jit_compile": jit_compile, "reduce_retracing": not jit_compile}
+    if in_windows and not jit_compile:  # of whose two free sizes each would take a trace
+        spec = tf.TensorSpec([None, None, None], tf.int32)
+        arguments = {"input_signature": [dict.fromkeys(INPUT_NAMES, spec)]}
+    return tf.function(functools.partial(_forward, model, reduce), **arguments)
 
 
 def _forward(model: Any, reduce: Callable[[Any], Any] | None, inputs: Any) -> Mapping[str, Any]:
@@ -450,12 +469,14 @@ def _read_manifest(path: str) -> dict[str, Any]:
     try:
         manifest = read_json(manifest_path)
         kind, num_choices = get_kind(manifest["kind"]), manifest["num_choices"]
-        names = manifest["labels"]
+        names, max_windows = manifest["labels"], dict(manifest["extra"]).get("max_windows")
+        length = manifest["max_seq_length"] * (max_windows or 1)
         arguments = {
             "kind": manifest["kind"],
-            "schema": kind.schema(manifest["max_seq_length"], len(names or ()), num_choices),
+            "schema": kind.schema(length, len(names or ()), num_choices),
             "label_names": names,
             "num_choices": num_choices if kind.has_choices else None,
+            "max_windows": max_windows,
             "vocab_size": manifest["vocab_size"],
         }
         lengths_file = local_copy(beside(path, manifest["lengths_file"]))
@@ -546,6 +567,20 @@ def _check_lengths(lengths: np.ndarray, count: int, max_seq_length: int, path: s
             f"lengths: expected integers from 0 to the max_seq_length {max_seq_length} of "
             f"{path}, got {lengths.dtype} from {low} to {high}"
         )
+
+
+def _cut_windows(batch: dict[str, Any], windows: Any, max_seq_length: int, path: str) -> None:
+    """Make inputs [B, windows, L] of rows of more windows, which must be padding."""
+    for name in INPUT_NAMES:
+        rows = tf.reshape(batch[name], [tf.shape(batch[name])[0], -1, max_seq_length])
+        if name == "input_mask":
+            tf.debugging.assert_equal(
+                tf.reduce_sum(rows[:, windows:]),
+                0,
+                f"{path}: a record has more windows than its length says; lengths are of other "
+                "records",
+            )
+        batch[name] = rows[:, :windows]
 
 
 def _check_cut(mask: tf.Tensor, length: tf.Tensor, max_seq_length: int, path: str) -> None:

@@ -1,6 +1,7 @@
 """Layers that turn the encoder's output into the logits of a task.
 
-Shapes: B batch, F sequence length, P predictions, C choices, D hidden size, V vocabulary, K logits.
+Shapes: B batch, F sequence length, P predictions, C choices, W windows of the document that has
+most, D hidden size, V vocabulary, K logits.
 """
 
 import keras
@@ -8,7 +9,7 @@ from keras import ops
 
 from bert_tf.config import BertConfig
 from bert_tf.models import fusion
-from bert_tf.models.functional import ACTIVATION_FUNCTIONS, gather_positions
+from bert_tf.models.functional import ACTIVATION_FUNCTIONS, MASKED_SCORE, gather_positions
 from bert_tf.models.layers import ConfiguredLayer, LayerNorm, check_policy, project
 
 
@@ -245,7 +246,7 @@ class NextSentenceScope(ConfiguredLayer):
 
 @keras.saving.register_keras_serializable(package="bert_tf")
 class MergeChoices(keras.layers.Layer):
-    """Makes rows of choices: [B, C, F] to [B * C, F]."""
+    """Makes rows of choices, or of windows: [B, C, F] to [B * C, F]."""
 
     def call(self, x):
         """Reshape x."""
@@ -271,6 +272,79 @@ class SplitChoices(keras.layers.Layer):
     def compute_output_spec(self, x, like):
         """Return the shape and type of what `call` returns."""
         return keras.KerasTensor(like.shape[:2], x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class WindowPooling(ConfiguredLayer):
+    """One vector for each document, of the pooled outputs of its windows.
+
+    "mean" and "max" are over the windows, "first" is the first window's. "attention" is a mean
+    whose weights are the softmax over the windows of their products with a vector that is learnt.
+    That is the attention of hierarchical networks, whose tanh layer the pooler is already. The
+    vector begins as zeros, and so the weights as equal ones. Windows without a token are padding,
+    and count nowhere. All is computed in float32. Variables: with "attention" query [D].
+
+    Args:
+        config: the model's configuration, with a window_pooling.
+        **kwargs: `name` and `dtype` (a policy) of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: as for `ConfiguredLayer`; or the configuration has no window_pooling.
+
+    Reference: Yang et al., Hierarchical Attention Networks for Document Classification (2016),
+    section 2.2, equations 8 to 10; the other three are of Pappagari et al., arXiv 1910.10781, and
+    Sun et al., arXiv 1905.05583, section 5.3.1.
+    """
+
+    def __init__(self, config: BertConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        if config.window_pooling is None:
+            raise ValueError("window_pooling: the configuration has none")
+
+    def build(self, rows_shape=None, input_mask_shape=None):
+        """Make the variables."""
+        if self.config.window_pooling == "attention":
+            self.query = self.add_weight(
+                name="query", shape=(self.config.hidden_size,), initializer="zeros"
+            )
+
+    def call(self, rows, input_mask):
+        """Pool.
+
+        Args:
+            rows: float [B * W, D], of the windows of one document after another.
+            input_mask: integer [B, W, F], 1 for tokens and 0 for padding.
+
+        Returns:
+            [B, D] in the compute dtype.
+        """
+        is_real = ops.any(ops.not_equal(input_mask, 0), axis=-1)  # [B, W]
+        shape = (*ops.shape(is_real), self.config.hidden_size)
+        windows = ops.reshape(ops.cast(rows, "float32"), shape)  # [B, W, D]
+        pooling = self.config.window_pooling
+        if pooling == "first":
+            pooled = windows[:, 0]
+        elif pooling == "max":
+            # A document of padding alone, as a batch may be filled up with, stays finite.
+            lowest = ops.where(is_real, 0.0, MASKED_SCORE)[:, :, None]
+            pooled = ops.max(windows + lowest, axis=1)
+        else:
+            pooled = ops.sum(windows * self._shares(windows, is_real)[:, :, None], axis=1)
+        return ops.cast(pooled, self.compute_dtype)  # [B, D]
+
+    def _shares(self, windows, is_real):
+        """Return what each window counts for, float32 [B, W], which sum to 1."""
+        scores = ops.where(is_real, 0.0, MASKED_SCORE)
+        if self.config.window_pooling == "attention":
+            scores += ops.matmul(windows, ops.cast(self.query, "float32"))
+        # Not ops.softmax, which warns where there is one window.
+        weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+        return weights / ops.sum(weights, axis=-1, keepdims=True)
+
+    def compute_output_spec(self, rows, input_mask):
+        """Return the shape and type of what `call` returns."""
+        shape = (input_mask.shape[0], self.config.hidden_size)
+        return keras.KerasTensor(shape, self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")

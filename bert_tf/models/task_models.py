@@ -3,7 +3,8 @@
 Each function takes and refuses what `encoder.bert_encoder` does, and its model has the same inputs;
 its docstring tells what differs. `num_labels` is the number of logits for each thing labelled.
 
-Shapes: B batch, F sequence length, P predictions, C choices, D hidden size, V vocabulary.
+Shapes: B batch, F sequence length, P predictions, C choices, W windows, D hidden size, V
+vocabulary.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import keras
 
 from bert_tf.config import BertConfig
 from bert_tf.models import heads
-from bert_tf.models.encoder import Bert, bert_encoder, encoder_inputs, packed_inputs
+from bert_tf.models.encoder import INPUT_NAMES, Bert, bert_encoder, encoder_inputs, packed_inputs
 from bert_tf.models.layers import Dropout
 from bert_tf.models.reported_loss import PredictionModel
 
@@ -74,6 +75,7 @@ def bert_classifier(
     config: BertConfig,
     num_labels: int,
     *,
+    window_pooling: str | None = None,
     dropout_rate: float = _HEAD_DROPOUT,
     recompute: str | Sequence[int] = "none",
     dtype=None,
@@ -83,13 +85,56 @@ def bert_classifier(
 
     Output: float32 logits [B, num_labels]. `dropout_rate` is that of the pooled output.
 
+    With `window_pooling`, one of `config.WINDOW_POOLINGS` (None for what the configuration has), it
+    classifies documents that are cut into windows: inputs are [B, W, F] with any W, and the pooled
+    outputs of a document's windows become one (`heads.WindowPooling`) before dropout and head. A
+    window without a token is padding: nothing depends on how many there are. Documents of one
+    window have the outputs and gradients of the same model without window_pooling.
+
     Reference: `create_model` of google-research/bert `run_classifier.py`.
     """
-    inputs = encoder_inputs()
-    pooled = _encode(config, inputs, "pooled_output", recompute, dtype)
+    if window_pooling is not None:
+        config = dataclasses.replace(config, window_pooling=window_pooling)
+    if getattr(config, "window_pooling", None) is None:  # what is no BertConfig is refused by Bert
+        inputs = encoder_inputs()
+        pooled = _encode(config, inputs, "pooled_output", recompute, dtype)
+    else:
+        inputs, rows = _merged_inputs(dtype)
+        pooled = _encode(config, rows, "pooled_output", recompute, dtype)  # [B * W, D]
+        pooling = heads.WindowPooling(config, name="window_pooling", dtype=dtype)
+        pooled = pooling(pooled, inputs["input_mask"])
     pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
     logits = heads.ClassificationHead(config, num_labels, name="classifier", dtype=dtype)(pooled)
     return keras.Model(inputs, logits, name=name)
+
+
+def _merged_inputs(dtype) -> tuple[dict, dict]:
+    """Return inputs [B, C, F], of choices or windows, and the rows [B * C, F] that they make."""
+    inputs = {key: keras.Input((None, None), dtype="int32", name=key) for key in encoder_inputs()}
+    rows = {
+        key: heads.MergeChoices(name=f"merge_{key}", dtype=dtype)(value)
+        for key, value in inputs.items()
+    }
+    return inputs, rows
+
+
+def parts_of_windows(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Take a classifier of windows apart, so that these can be encoded some at a time.
+
+    Args:
+        model: as `bert_classifier` makes it with a window_pooling.
+
+    Returns:
+        The model of windows, from a list of input_ids, input_mask and segment_ids [N, F] to
+        [N, D]; and that of documents, from a list of rows [B * W, D] of such outputs and input_mask
+        [B, W, F] to the model's output. They share its weights.
+    """
+    pooled, input_mask = model.get_layer("window_pooling").input
+    rows = [model.get_layer(f"merge_{name}").output for name in INPUT_NAMES]
+    return (
+        keras.Model(rows, pooled, name="windows"),
+        keras.Model([pooled, input_mask], model.output, name="documents"),
+    )
 
 
 def bert_span_labeler(
@@ -152,11 +197,7 @@ def bert_multiple_choice(
     Reference: the paper, section 4.4. Its head is a vector alone; the bias here, which a softmax
     over choices does not see, is there because transformers' class has one.
     """
-    inputs = {key: keras.Input((None, None), dtype="int32", name=key) for key in encoder_inputs()}
-    rows = {
-        key: heads.MergeChoices(name=f"merge_{key}", dtype=dtype)(value)
-        for key, value in inputs.items()
-    }
+    inputs, rows = _merged_inputs(dtype)
     pooled = _encode(config, rows, "pooled_output", recompute, dtype)
     pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
     scores = heads.MultipleChoiceHead(config, 1, name="multiple_choice", dtype=dtype)(pooled)

@@ -43,6 +43,69 @@ class WindowRule:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextRule:
+    """How a text to classify, or the second of a pair, is cut into windows.
+
+    Attributes:
+        max_seq_length: L, tokens of a padded window, with [CLS] and [SEP].
+        doc_stride: pieces between the starts of two windows.
+        max_windows: W, windows of a text at most; what is beyond them is cut.
+        has_pairs: whether the first text of a pair stands before each window, as a question does.
+        max_query_length: pieces of that first text that are kept.
+
+    Raises:
+        ValueError: a value out of range, or windows that would leave pieces out between them.
+    """
+
+    max_seq_length: int = 128
+    doc_stride: int = 64
+    max_windows: int = 8
+    has_pairs: bool = False
+    max_query_length: int = WindowRule.max_query_length
+
+    def __post_init__(self):
+        for name in ("doc_stride", "max_windows", "max_query_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        special, query = (3, self.max_query_length) if self.has_pairs else (2, 0)
+        room = self.max_seq_length - special - query
+        if self.doc_stride > room:
+            parts = f"{special} special tokens" + (
+                f" and max_query_length {query}" if self.has_pairs else ""
+            )
+            raise ValueError(
+                f"doc_stride must be at most {max(room, 0)}, the pieces of a window that "
+                f"max_seq_length {self.max_seq_length} leaves beside {parts}, got "
+                f"{self.doc_stride}"
+            )
+
+    def cut(
+        self, ids: Sequence[int], query: Sequence[int] | None, *, cls_id: int, sep_id: int
+    ) -> tuple[list[tuple[list[int], int]], int]:
+        """Cut a text into windows.
+
+        Args:
+            ids: pieces of the text.
+            query: pieces of the first text of a pair; None for a text alone.
+            cls_id: id of [CLS].
+            sep_id: id of [SEP].
+
+        Returns:
+            Windows from left to right, at least one: the ids of each, [CLS] text [SEP] or [CLS]
+            query [SEP] text [SEP], and how many of them are of segment 0. And how many windows more
+            the text would have had.
+        """
+        head = [cls_id] if query is None else [cls_id, *query[: self.max_query_length], sep_id]
+        room = self.max_seq_length - len(head) - 1
+        spans = window_spans(len(ids), room, self.doc_stride) or [(0, 0)]
+        windows = []
+        for start, end in spans[: self.max_windows]:
+            window = [*head, *ids[start:end], sep_id]
+            windows.append((window, len(window) if query is None else len(head)))
+        return windows, max(0, len(spans) - self.max_windows)
+
+
+@dataclasses.dataclass(frozen=True)
 class WordPieces:
     """The pieces of a document and the words they came from.
 
@@ -152,7 +215,7 @@ def make_windows(
     cls_id, sep_id = tokenizer.convert_tokens_to_ids([CLS_TOKEN, SEP_TOKEN])
     query = tokenizer.encode(question_text)[: rule.max_query_length]
     head = [cls_id, *query, sep_id]
-    spans = _window_spans(len(document.ids), rule.max_seq_length - len(query) - 3, rule.doc_stride)
+    spans = window_spans(len(document.ids), rule.max_seq_length - len(query) - 3, rule.doc_stride)
     return [
         Window(
             example_index=example_index,
@@ -166,8 +229,17 @@ def make_windows(
     ]
 
 
-def _window_spans(num_pieces: int, max_pieces: int, stride: int) -> list[tuple[int, int]]:
-    """List half-open ranges of a document's pieces, from left to right."""
+def window_spans(num_pieces: int, max_pieces: int, stride: int) -> list[tuple[int, int]]:
+    """List half-open ranges of a document's pieces, from left to right.
+
+    Args:
+        num_pieces: of the document.
+        max_pieces: of a window.
+        stride: between the starts of two windows.
+
+    Returns:
+        (start, end) of each window; none of a document without pieces.
+    """
     spans = []
     start = 0
     while start < num_pieces:

@@ -30,7 +30,8 @@ class Kind:
     """What a kind of task is.
 
     Attributes:
-        schema: (max_seq_length, number of labels, choices) -> features of a record.
+        schema: (max_seq_length, number of labels, choices) -> features of a record. Of a document
+            in windows the length is that of all of them.
         labels: what an example's label is: one number, a row of K, one for each token, or a span.
         head: key of `models.HEADS`.
         loss: key of `training.objectives.LOSSES`.
@@ -65,6 +66,11 @@ class Kind:
     def per_token(self) -> bool:
         """Whether a model of this kind gives a value for each token."""
         return self.labels in ("token", "span")
+
+    @property
+    def takes_windows(self) -> bool:
+        """Whether an example may be a document in windows, whose vectors become one."""
+        return not self.per_token and not self.has_choices
 
 
 def _most_likely(logits: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ TRAINED_TASK_NAME = "bert_task.json"
 _LEAST = {
     "max_seq_length": 1,
     "doc_stride": 1,
+    "max_windows": 0,
     "max_query_length": 1,
     "max_answer_length": 1,
     "n_best_size": 1,
@@ -32,8 +33,10 @@ class TrainedTask:
         kind: key of KINDS; heads and weights do not tell some of them apart.
         max_seq_length: tokens of a sequence in training.
         has_pairs: whether an example has two texts.
-        doc_stride: of span, pieces between the starts of two windows.
-        max_query_length: of span, pieces of the question that are kept.
+        doc_stride: of span and of texts in windows, pieces between the starts of two windows.
+        max_windows: of texts in windows, how many of one are read at most; 0 for texts that are one
+            sequence.
+        max_query_length: of span and of pairs in windows, pieces of the first text that are kept.
         max_answer_length: of span, longest answer, in pieces.
         n_best_size: of span, how many starts, ends and answers are looked at.
         version_2_with_negative: of span, whether there may be no answer.
@@ -51,6 +54,7 @@ class TrainedTask:
     max_query_length: int = 64
     max_answer_length: int = 30
     n_best_size: int = 20
+    max_windows: int = 0
     version_2_with_negative: bool = False
     null_score_diff_threshold: float = 0.0
     temperature: float = 1.0

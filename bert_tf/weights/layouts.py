@@ -152,7 +152,7 @@ HF = Layout(
     transposed=lambda path: path.endswith("/kernel"),
     canonical=_hf_canonical,
     ignored=r"\.position_ids$|\.embeddings\.token_type_ids$|^cls\.predictions\.decoder\.",
-    heads=r"^(cls|classifier|qa_outputs)\.",
+    heads=r"^(cls|classifier|qa_outputs|window_pooling)\.",
 )
 
 # Kind of task (`tasks.KINDS`) of a classifier -> what transformers calls it in "problem_type". It
@@ -398,6 +398,7 @@ OURS = Layout(
             (r"^layers/classification_head/", "classifier/"),
             (r"^layers/(token_classification|multiple_choice)_head/", r"\1/"),
             (r"^layers/bi_lstm/lstm/(\w+)_layer/cell/", r"bilstm/lstm/\1_lstm/lstm_cell/"),
+            (r"^layers/window_pooling/vars/0$", "window_pooling/query"),
             (r"^(bilstm/.*)/vars/1$", r"\1/recurrent_kernel"),
             (r"^(bilstm/.*)/vars/2$", r"\1/bias"),
             (r"^cls/predictions/vars/0$", "cls/predictions/output_bias"),

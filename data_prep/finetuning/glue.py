@@ -21,6 +21,7 @@ import numpy as np
 
 from bert_tf.files import write_text
 from bert_tf.tasks.table import TASKS, Task
+from bert_tf.tasks.document_windows import TextRule
 from bert_tf.tokenization.packing import pack_pair
 from bert_tf.tokenization.vocabulary import CLS_TOKEN, SEP_TOKEN
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -444,6 +445,41 @@ def pack_texts(
     }
 
 
+def pack_documents(
+    texts: Iterable[tuple[str, str | None]], tokenizer: FullTokenizer, rule: TextRule
+) -> dict[str, np.ndarray]:
+    """Tokenize texts of any length, or pairs, and cut them into windows.
+
+    Args:
+        texts: N pairs (first text, second or None).
+        tokenizer: of the model's vocabulary.
+        rule: how they are cut.
+
+    Returns:
+        input_ids int32 [N, W * L]; input_mask, segment_ids uint8 [N, W * L]: the windows of a text
+        from left to right, each padded to L, then padding. Also windows_left_out int64 [N], how
+        many windows more each text would have had.
+    """
+    cls_id, sep_id = tokenizer.convert_tokens_to_ids([CLS_TOKEN, SEP_TOKEN])
+    encode, rows = tokenizer.encode, list(texts)
+    shape = (len(rows), rule.max_windows, rule.max_seq_length)
+    input_ids = np.zeros(shape, np.int32)
+    input_mask, segment_ids = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    left_out = np.zeros(len(rows), np.int64)
+    for row, (text, second) in enumerate(rows):
+        ids, query = encode(text), None
+        if rule.has_pairs:
+            ids, query = encode(second or ""), ids
+        windows, left_out[row] = rule.cut(ids, query, cls_id=cls_id, sep_id=sep_id)
+        for number, (window, first_size) in enumerate(windows):
+            input_ids[row, number, : len(window)] = window
+            input_mask[row, number, : len(window)] = 1
+            segment_ids[row, number, first_size : len(window)] = 1
+    arrays = {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": segment_ids}
+    flat = {name: a.reshape(len(rows), shape[1] * shape[2]) for name, a in arrays.items()}
+    return {**flat, "windows_left_out": left_out}
+
+
 def _bytes_array(rows: Sequence[Sequence[int]]) -> np.ndarray:
     return np.frombuffer(b"".join(map(bytes, rows)), np.uint8)
 
@@ -454,6 +490,7 @@ def make_features(
     max_seq_length: int,
     kind: str,
     labels: Sequence[str] | None,
+    windows: TextRule | None = None,
 ) -> dict[str, np.ndarray]:
     """Turn examples into the arrays of their records.
 
@@ -463,17 +500,23 @@ def make_features(
         max_seq_length: L.
         kind: "classification", "regression" or "multi_label".
         labels: names of the labels, K of them; None for regression.
+        windows: how texts are cut into windows; None for texts that are one sequence.
 
     Returns:
         input_ids int32 [N, L]; input_mask, segment_ids uint8 [N, L]; is_real_example uint8 [N, 1];
         label_ids int64 [N, 1], or float32 [N, 1] for regression, or float32 [N, K] for multi_label.
+        With windows the inputs are those of `pack_documents`, and what it counts is there too.
 
     Raises:
         ValueError: an unknown label, naming the example's file and line; a kind that has no texts.
 
     Reference: google-research/bert run_classifier.py, convert_single_example.
     """
-    arrays = pack_texts(((e.text_a, e.text_b) for e in examples), tokenizer, max_seq_length)
+    texts = ((e.text_a, e.text_b) for e in examples)
+    if windows is None:
+        arrays = pack_texts(texts, tokenizer, max_seq_length)
+    else:
+        arrays = pack_documents(texts, tokenizer, windows)
     return {
         **arrays,
         "label_ids": _label_ids(examples, kind, labels),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bert_tf.records.schema import FeatureSpec
-from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.document_windows import TextRule, WindowRule
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.table import Task
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -40,7 +40,7 @@ class Reader:
         read_file: (task, path, split, on_bad, on_skip) -> iterator over examples.
         make_features: (examples, tokenizer, settings, index of the first example) -> arrays
             [M, ...] for `features_of`. M may exceed the number of examples; the rows are in their
-            order.
+            order. Arrays beyond those features are counts, whose sums the manifest has.
         test_is_labelled: whether official test files have labels.
         line_per_example: whether lines of a file tell, nearly, how many examples it has.
         count: (examples, tokenizer) -> further counts for the manifest.
@@ -65,7 +65,14 @@ def _text_features(
     first: int,
 ) -> dict[str, np.ndarray]:
     task = settings.task
-    return glue.make_features(examples, tokenizer, settings.max_seq_length, task.kind, task.labels)
+    return glue.make_features(
+        examples,
+        tokenizer,
+        settings.max_seq_length,
+        task.kind,
+        task.labels,
+        text_rule(settings),
+    )
 
 
 def _num_choices(task: Task) -> int:
@@ -74,15 +81,31 @@ def _num_choices(task: Task) -> int:
     return task.num_choices
 
 
+def text_rule(settings: FeatureSettings) -> TextRule | None:
+    """Read how texts to classify are cut into windows; None where they are one sequence.
+
+    Raises:
+        ValueError: a value of it is out of range, or the kind of task has no such windows.
+    """
+    task = settings.task
+    if "max_windows" not in settings.extra:
+        return None
+    if not get_kind(task.kind).takes_windows:
+        raise ValueError(f"max_windows: is for texts to classify, got a task of {task.kind}")
+    return TextRule(settings.max_seq_length, has_pairs=task.has_pairs, **settings.extra)
+
+
 def features_of(settings: FeatureSettings) -> tuple[FeatureSpec, ...]:
     """Return the features of a task's records.
 
     Raises:
-        ValueError: a task of choices does not say how many.
+        ValueError: a task of choices does not say how many; or as for `text_rule`.
     """
     task, kind = settings.task, get_kind(settings.task.kind)
     num_choices = _num_choices(task) if kind.has_choices else 1
-    return kind.schema(settings.max_seq_length, len(task.labels or ()), num_choices)
+    rule = text_rule(settings)
+    length = settings.max_seq_length * (rule.max_windows if rule else 1)
+    return kind.schema(length, len(task.labels or ()), num_choices)
 
 
 _CONLL_NAMES = ("{}.txt", "{}.conll", "{}.tsv", "{}.bio", "{}.iob")

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bert_tf.files import is_file, is_remote, local_copy
-from bert_tf.options import option
-from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.options import option, same
+from bert_tf.tasks.document_windows import TextRule, WindowRule
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.table import TASKS, Task, get_task
 from bert_tf.tasks.tag_schemes import check_tags
@@ -122,6 +122,52 @@ class SpanOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class WindowOptions:
+    """How long texts to classify become windows."""
+
+    doc_stride: int | None = option(
+        None,
+        "Cut texts, of pairs the second ones, into windows of --max_seq_length, whose starts are "
+        "so many tokens apart. By default there is one, and longer texts are cut.",
+        minimum=1,
+        group="data",
+    )
+    max_windows: int = option(
+        TextRule.max_windows, "Windows of a text at most; what is beyond them is cut.", minimum=1
+    )
+    max_query_length: int = same(SpanOptions, "max_query_length")
+
+    def of(self, task: Task) -> dict[str, Any]:
+        """Return what `prepare` takes as `extra` for texts to classify."""
+        if self.doc_stride is None:
+            return {}
+        if not get_kind(task.kind).takes_windows:
+            raise ValueError(f"doc_stride: is for texts to classify, got the task {task.name}")
+        extra = {"doc_stride": self.doc_stride, "max_windows": self.max_windows}
+        return {**extra, "max_query_length": self.max_query_length} if task.has_pairs else extra
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowOrSpanOptions(WindowOptions):
+    """The same, and how questions on documents become windows."""
+
+    doc_stride: int | None = option(
+        None,
+        "Tokens between the starts of two windows: of SQuAD's documents, 128 by default; texts to "
+        "classify, and of pairs the second ones, are cut into windows only where it is given.",
+        minimum=1,
+        group="data",
+    )
+    answers_at_start: bool = same(SpanOptions, "answers_at_start")
+
+    @property
+    def spans(self) -> SpanOptions:
+        """The options of SQuAD's records."""
+        stride = self.doc_stride or SpanOptions.doc_stride
+        return SpanOptions(stride, self.max_query_length, self.answers_at_start)
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskRecordsOptions:
     """Options of create_finetuning_data.py."""
 
@@ -145,13 +191,26 @@ class TaskRecordsOptions:
     data: DataOptions = DataOptions()
     records: RecordOptions = RecordOptions()
     tagged: TaggedOptions = TaggedOptions()
-    spans: SpanOptions = SpanOptions()
+    windows: WindowOrSpanOptions = WindowOrSpanOptions()
 
 
 def extra_settings(
-    task: Task, tagged: TaggedOptions | None = None, spans: SpanOptions | None = None
+    task: Task,
+    tagged: TaggedOptions | None = None,
+    spans: SpanOptions | None = None,
+    windows: WindowOptions | None = None,
 ) -> dict[str, Any]:
-    """Return what `prepare` takes as `extra` for a kind of task."""
+    """Return what `prepare` takes as `extra` for a kind of task.
+
+    Args:
+        task: the task.
+        tagged: of a script that takes tagged words.
+        spans: of a script that takes questions on documents.
+        windows: of a script that takes texts to classify.
+
+    Raises:
+        ValueError: windows of texts are asked for, and the task has none.
+    """
     if task.kind == "token_classification" and tagged is not None:
         return {"document_context": tagged.document_context}
     if task.kind == "span" and spans is not None:
@@ -159,7 +218,7 @@ def extra_settings(
         if not extra["answers_at_start"]:
             del extra["answers_at_start"]  # of records that were made before there was a choice
         return extra
-    return {}
+    return windows.of(task) if windows is not None else {}
 
 
 # === Sources ===

@@ -49,7 +49,7 @@ from bert_tf.records.schema import FeatureSpec
 from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD, FullTokenizer
 from data_prep.finetuning.glue import OnBad
-from data_prep.finetuning.kinds import FeatureSettings, features_of, reader_of
+from data_prep.finetuning.kinds import FeatureSettings, features_of, reader_of, text_rule
 from data_prep.finetuning.sources import Source
 from data_prep.processes.progress import Progress
 from data_prep.processes.worker_pool import WorkerPool, available_cores
@@ -92,7 +92,8 @@ class PreparedData:
     Attributes:
         record_file: the TFRecord file.
         lengths_file: int32 [num_records], tokens of each record that are not padding (of multiple
-            choice those of the longest sequence); a .npy file.
+            choice those of the longest sequence; of a document in windows where its last token
+            stands among them); a .npy file.
         num_examples: examples in the input, without those left out.
         num_records: records in the file; more than examples where one gives several.
         labels: names of the labels in the order of their ids, or None.
@@ -118,7 +119,7 @@ class _RecordMaker:
         self._tokenizer = tokenizer.open()
         self._reader = reader_of(settings.task)
         self._settings = settings
-        self._schema = features_of(settings)
+        self._schema, self._rule = features_of(settings), text_rule(settings)
         self._unknown_id = self._tokenizer.vocab[vocabulary.UNK_TOKEN]
 
     def make(self, examples: Sequence[Any], first: int) -> tuple[bytes, np.ndarray, dict[str, int]]:
@@ -132,20 +133,28 @@ class _RecordMaker:
             Framed records, int32 [M] lengths, and counts: tokens, unknown ones, the characters of
             the texts, those in words too long for any vocabulary, and what the reader counts.
         """
-        arrays = self._reader.make_features(examples, self._tokenizer, self._settings, first)
+        made = self._reader.make_features(examples, self._tokenizer, self._settings, first)
+        arrays = {feature.name: made.pop(feature.name) for feature in self._schema}
         mask = np.asarray(arrays["input_mask"])
+        unknown = int(np.count_nonzero(np.asarray(arrays["input_ids"]) == self._unknown_id))
+        framed = encode_framed_examples(self._schema, arrays)
+        counts = {"tokens": int(mask.sum(dtype=np.int64)), "unknown_tokens": unknown}
+        for name, values in made.items():
+            counts |= {name: int(values.sum()), f"records_with_{name}": int((values != 0).sum())}
+        counts |= self._count_characters(examples, unknown > 0)
+        lengths = self._lengths(mask)
+        return framed, lengths, {**counts, **self._reader.count(examples, self._tokenizer)}
+
+    def _lengths(self, mask: np.ndarray) -> np.ndarray:
+        """Return the length of each record, int32 [M]; see `PreparedData.lengths_file`."""
+        if self._rule is not None:
+            ends = np.arange(1, mask.shape[1] + 1, dtype=np.int32)
+            return (mask * ends).max(axis=1, initial=0)
         # A record of multiple choice has several sequences; others have one.
         # Documents without text give no rows, of which reshape could not tell the second axis.
         sequences = self._settings.task.num_choices or 1
-        of_sequences = mask.reshape(len(mask), sequences, self._settings.max_seq_length).sum(
-            axis=2, dtype=np.int32
-        )
-        lengths = of_sequences.max(axis=1, initial=0)
-        unknown = int(np.count_nonzero(np.asarray(arrays["input_ids"]) == self._unknown_id))
-        framed = encode_framed_examples(self._schema, arrays)
-        counts = {"tokens": int(of_sequences.sum()), "unknown_tokens": unknown}
-        counts |= self._count_characters(examples, unknown > 0)
-        return framed, lengths, {**counts, **self._reader.count(examples, self._tokenizer)}
+        of_sequences = mask.reshape(len(mask), sequences, self._settings.max_seq_length)
+        return of_sequences.sum(axis=2, dtype=np.int32).max(axis=1, initial=0)
 
     def _count_characters(self, examples: Sequence[Any], has_unknown: bool) -> dict[str, int]:
         # Each text once: a document stands in an example for each of its questions.
@@ -438,6 +447,12 @@ def _manifest(
 ) -> dict[str, Any]:
     settings, digests = plan.settings, plan.dependencies["input_sha256"]
     sequences = len(lengths) * (settings.task.num_choices or 1)
+    longest, of_windows, rule = settings.max_seq_length, {}, text_rule(settings)
+    if rule is not None:
+        longest *= rule.max_windows
+        sequences = int(np.maximum(1, -(-lengths // settings.max_seq_length)).sum())
+        left_out = ("windows_left_out", "records_with_windows_left_out")
+        of_windows = {"windows": sequences, **{name: counts[name] for name in left_out}}
     unknown_rate = counts["unknown_tokens"] / max(counts["tokens"], 1)
     long_rate = counts["long_word_characters"] / max(counts["characters"], 1)
     _warn_of_text(plan, counts, unknown_rate, long_rate)
@@ -460,7 +475,8 @@ def _manifest(
             "unknown_token_rate": unknown_rate,
             "padding_fraction": 1 - counts["tokens"] / max(sequences * settings.max_seq_length, 1),
             # These are of max_seq_length or were cut to it.
-            "full_length_records": int((lengths == settings.max_seq_length).sum()),
+            "full_length_records": int((lengths == longest).sum()),
+            **of_windows,
             **{name: counts[name] for name in ("answers", "answers_elsewhere") if name in counts},
             **({"long_word_character_rate": long_rate} if long_rate else {}),
         },

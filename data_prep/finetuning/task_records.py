@@ -1,5 +1,7 @@
 """The records of a task, made as options say, and what is said of them."""
 
+from collections.abc import Mapping
+
 from bert_tf.files import size_of
 from bert_tf.records.decoding import read_examples
 from bert_tf.tokenization.vocabulary import load_vocab
@@ -21,12 +23,12 @@ def run(options: TaskRecordsOptions) -> None:
     """
     records = options.records
     task, sources = find_sources(
-        options.data, options.tagged, options.spans, skip_bad_examples=records.skip_bad_examples
+        options.data, options.tagged, options.windows.spans, skip_bad_examples=records.skip_bad_examples
     )
     settings = FeatureSettings(
         task,
         options.max_seq_length or task.max_seq_length,
-        extra_settings(task, options.tagged, options.spans),
+        extra_settings(task, options.tagged, options.windows.spans, options.windows),
     )
     tokenizer = TokenizerSettings(options.vocab_file, options.do_lower_case, options.strip_accents)
     for source in sources:
@@ -54,7 +56,8 @@ def first_example(prepared: PreparedData, vocab_file: str) -> str:
     """
     example = next(read_examples(prepared.record_file, prepared.features))
     pieces = {i: piece for piece, i in load_vocab(vocab_file).items()}
-    ids = example["input_ids"][example["input_mask"] == 1]
+    length = prepared.manifest["max_seq_length"]  # of several windows the first is shown
+    ids = example["input_ids"][:length][example["input_mask"][:length] == 1]
     shown = " ".join(pieces[i] for i in ids.tolist())
     if not prepared.manifest["labelled"] or "label_ids" not in example:
         return f"first record: {shown}"
@@ -71,6 +74,21 @@ def first_example(prepared: PreparedData, vocab_file: str) -> str:
     return f"first record (label {', '.join(map(str, label_ids))}): {shown}"
 
 
+def windows_text(counts: Mapping[str, int]) -> str:
+    """Tell how many windows documents have, and how many were left out.
+
+    Args:
+        counts: of a manifest of documents in windows.
+    """
+    text = f"{counts['windows']:,} windows"
+    if counts["windows_left_out"]:
+        text += (
+            f"; {counts['records_with_windows_left_out']:,} texts were cut, by "
+            f"{counts['windows_left_out']:,} windows, which a larger --max_windows would keep"
+        )
+    return text
+
+
 def _report(prepared: PreparedData, split: str, bad: int, vocab_file: str) -> None:
     counts = prepared.manifest["counts"]
     print(
@@ -79,6 +97,8 @@ def _report(prepared: PreparedData, split: str, bad: int, vocab_file: str) -> No
         f"padding {counts['padding_fraction']:.1%}, "
         f"{counts['full_length_records']:,} of full length"
     )
+    if "windows" in counts:
+        print(f"{split}: {windows_text(counts)}")
     if bad:
         path = prepared.record_file.removesuffix(".tfrecord") + ".bad_examples.txt"
         print(f"{split}: left out {bad:,} bad examples, listed in {path}")

@@ -12,7 +12,7 @@ from bert_tf.files import write_text, write_whole
 from bert_tf.tasks.calibration import CALIBRATED_KINDS
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.table import Task
-from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
+from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trained_task
 from bert_tf.weights.load import LoadedModel
 from data_prep.finetuning import glue
 from data_prep.finetuning.options import TaggedOptions, extra_settings, find_sources
@@ -52,12 +52,24 @@ class _Classification(Plan):
         if options.do_eval:
             evaluate = self.evaluator = Evaluator(self.data, options)
         if options.do_train:
-            trained_task = TrainedTask(task.kind, options.max_seq_length, task.has_pairs)
             loss = label_loss_arguments(self.data, options.label_loss)
-            self.job = make_job(self.data, trained_task, evaluate, **loss)
+            self.job = make_job(
+                self.data,
+                _trained_task(task, options),
+                evaluate,
+                window_pooling=options.window_pooling if options.windows.doc_stride else None,
+                **loss,
+            )
 
     def check(self, loaded: LoadedModel) -> None:
-        labels = self.task.labels
+        labels, pooling = self.task.labels, loaded.config.window_pooling
+        if (pooling is None) != (self.options.windows.doc_stride is None):
+            raise InputError(
+                "doc_stride: the model was trained on texts of one sequence each, not on windows"
+                if pooling is None
+                else "doc_stride: needed, as the model was trained on texts in windows; "
+                f"{TRAINED_TASK_NAME} beside its weights has the stride"
+            )
         if labels is not None and loaded.labels is not None and loaded.labels != labels:
             raise InputError(
                 f"the model's labels are {', '.join(loaded.labels)}, the task's {', '.join(labels)}"
@@ -136,8 +148,14 @@ def prepare(
     task, sources = find_sources(
         data, tagged, skip_bad_examples=skip_bad_examples, test_labels=False
     )
-    extra = extra_settings(task, tagged)
+    extra = extra_settings(task, tagged, windows=options.windows)
     return make_records(task, sources, options, start, extra=extra)
+
+
+def _trained_task(task: Task, options: ClassifierOptions) -> TrainedTask:
+    """Return what the model will be for."""
+    of_windows = options.windows.of(task)
+    return TrainedTask(task.kind, options.max_seq_length, task.has_pairs, **of_windows)
 
 
 def _majority_label(data: Data, options: ClassifierOptions) -> str | None:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import TypeVar
 
+from bert_tf.config import WINDOW_POOLINGS
 from bert_tf.options import option
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.table import TASKS
@@ -154,6 +155,13 @@ class ClassifierOptions(FineTuningOptions):
     """Options of run_classifier.py."""
 
     data: options.DataOptions = options.DataOptions()
+    windows: options.WindowOptions = options.WindowOptions()
+    window_pooling: str = option(
+        "mean",
+        "How the vectors of a text's windows become one, with --doc_stride.",
+        choices=WINDOW_POOLINGS,
+        group="training",
+    )
     label_loss: LabelLossOptions = LabelLossOptions()
     calibrate: bool = option(
         False,

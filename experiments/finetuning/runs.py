@@ -195,6 +195,7 @@ def _settings(
         "labels": job.labels,
         "class_weights": job.class_weights,
         "label_smoothing": job.label_smoothing or None,  # which runs before it did not name
+        "window_pooling": job.window_pooling,
         "records": job.fingerprint,
         "bert_config": start.config.to_dict(),
         "begins_with": start.weights_digest,

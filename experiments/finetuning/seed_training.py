@@ -53,6 +53,7 @@ class Job:
         baseline: what a constant answer has in it; a run that is not above it counts as failed.
         class_weights: what an example, or token, weighs in the loss, by its label; None for 1.
         label_smoothing: of the training loss; see `FineTuningObjective`.
+        window_pooling: how the windows of a text become one vector; None where it is one sequence.
     """
 
     task: TrainedTask
@@ -65,6 +66,7 @@ class Job:
     baseline: float | None = None
     class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
+    window_pooling: str | None = None
 
     @property
     def kind(self) -> str:
@@ -191,9 +193,12 @@ class SeedTraining:
     def _make_model(self) -> None:
         """Make the model with its initial weights; add adapters and freeze as the options say."""
         options, start = self.options, self.start
+        config = dataclasses.replace(
+            start.config, bilstm=options.bilstm, window_pooling=self.job.window_pooling
+        )
         self.model = make_model(
             self.job.kind,
-            dataclasses.replace(start.config, bilstm=options.bilstm),
+            config,
             self.job.num_labels,
             recompute=options.training.recompute_layers,
         )

@@ -23,6 +23,7 @@ from data_prep.finetuning.kinds import FeatureSettings
 from data_prep.finetuning.options import BadExamples
 from data_prep.finetuning.prepare import PreparedData, TokenizerSettings, prepare
 from data_prep.finetuning.sources import Source
+from data_prep.finetuning.task_records import windows_text
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.result_files import write_results
 from experiments.command_line.tables import print_table
@@ -61,6 +62,7 @@ class Data:
             self.task.kind,
             prepared.features,
             num_choices=self.task.num_choices,
+            max_windows=prepared.manifest["extra"].get("max_windows"),
             lengths=np.load(prepared.lengths_file),
             vocab_size=self.vocab_size,
         )
@@ -158,6 +160,7 @@ def describe_examples(prepared: PreparedData) -> str:
         + (f"{counts['records']:,} sequences, " if several else "")
         + f"{counts['tokens'] / max(1, counts['records']):.1f} tokens each, "
         f"{counts['full_length_records']:,} of full length"
+        + (f", {windows_text(counts)}" if "windows" in counts else "")
     )
 
 

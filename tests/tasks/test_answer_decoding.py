@@ -18,7 +18,7 @@ from bert_tf.tasks.document_windows import (
     WindowRule,
     WordPieces,
     _max_context,
-    _window_spans,
+    window_spans,
     encode_words,
     make_windows,
     pack_windows,
@@ -96,7 +96,7 @@ def test_every_piece_has_the_most_context_in_one_window():
     rng = random.Random(3)
     for _ in range(200):
         count, width, stride = rng.randrange(1, 90), rng.randrange(1, 25), rng.randrange(1, 30)
-        spans = _window_spans(count, width, stride)
+        spans = window_spans(count, width, stride)
         assert spans[0][0] == 0 and spans[-1][1] == count
         total = np.zeros(count, int)
         covered = np.zeros(count, int)
