@@ -82,7 +82,8 @@ class TaskRecords:
     """The records of one split of a task, as batches for `fit`, `predict` and `Trainer`.
 
     Elements are (inputs, labels, weights): inputs int32 input_ids, input_mask and segment_ids
-    [B, F] (multiple_choice [B, C, F], documents in windows [B, W, F]); labels and float32 weights by kind:
+    [B, F] (multiple_choice [B, C, F], documents in windows [B, W, F]); labels and float32 weights
+    by kind:
 
     | kind | labels | weights |
     |---|---|---|

@@ -323,7 +323,7 @@ class WindowPooling(ConfiguredLayer):
         windows = ops.reshape(ops.cast(rows, "float32"), shape)  # [B, W, D]
         pooling = self.config.window_pooling
         if pooling == "first":
-            pooled = windows[:, 0]
+            pooled = ops.sum(windows[:, :1], axis=1)  # of no document at all too
         elif pooling == "max":
             # A document of padding alone, as a batch may be filled up with, stays finite.
             lowest = ops.where(is_real, 0.0, MASKED_SCORE)[:, :, None]

@@ -49,9 +49,7 @@ def bert_layer(model: keras.Model) -> Bert:
 
 
 # Our weights outside the encoder.
-HEADS_PATTERN = (
-    r"^(cls|classifier|token_classification|multiple_choice|bilstm|window_pooling)/"
-)
+HEADS_PATTERN = r"^(cls|classifier|token_classification|multiple_choice|bilstm|window_pooling)/"
 
 
 def unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

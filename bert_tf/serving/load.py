@@ -10,7 +10,7 @@ from bert_tf.serving.entity_tagging import EntityTagger
 from bert_tf.serving.options import ServingOptions
 from bert_tf.serving.question_answering import QuestionAnswerer
 from bert_tf.serving.served_model import ServedModel
-from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.document_windows import TextRule, WindowRule
 from bert_tf.tasks.kinds import KINDS
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.tokenization.graph_tokenizer import TextToIds
@@ -39,14 +39,14 @@ class Served:
 SERVED: dict[str, Served] = {
     "fill_mask": Served(text_models.FillMask, "pretraining", ("top_k",)),
     "classification": Served(
-        text_models.Classifier, "classification", ("labels", "has_pairs", "temperature")
+        text_models.Classifier, "classification", ("labels", "has_pairs", "temperature", "windows")
     ),
     "multi_label": Served(
         text_models.MultiLabelClassifier,
         "classification",
-        ("labels", "has_pairs", "temperature", "thresholds"),
+        ("labels", "has_pairs", "temperature", "thresholds", "windows"),
     ),
-    "regression": Served(text_models.Regressor, "classification", ("has_pairs",)),
+    "regression": Served(text_models.Regressor, "classification", ("has_pairs", "windows")),
     "question_answering": Served(
         QuestionAnswerer,
         "span",
@@ -160,7 +160,32 @@ def _arguments(
         values["labels"] = serving.labels or loaded.labels or [f"label {i}" for i in range(count)]
     if "rule" in names:
         values["rule"] = _rule(max_seq_length, trained)
+    if "windows" in names:
+        values["windows"] = _windows(loaded, serving, trained, max_seq_length)
     return {name: values[name] for name in names}
+
+
+def _windows(
+    loaded: LoadedModel, serving: ServingOptions, trained: TrainedTask, max_seq_length: int
+) -> TextRule | None:
+    """Return how texts are cut for a model of windows; None for another."""
+    if loaded.config.window_pooling is None:
+        if serving.max_windows is not None:
+            raise ValueError("max_windows: the model reads texts as one sequence each")
+        return None
+    has_pairs = trained.has_pairs if serving.has_pairs is None else serving.has_pairs
+    # Windows shorter than training's leave less to the first text of a pair, and no piece out.
+    query, room = trained.max_query_length, max_seq_length - 2
+    if has_pairs:
+        query = min(query, max(1, (max_seq_length - 3) // 2))
+        room = max_seq_length - 3 - query
+    return TextRule(
+        max_seq_length,
+        min(trained.doc_stride, max(1, room)),
+        serving.max_windows or trained.max_windows or TextRule.max_windows,
+        has_pairs,
+        query,
+    )
 
 
 def _rule(max_seq_length: int, trained: TrainedTask) -> WindowRule:

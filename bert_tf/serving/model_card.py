@@ -45,11 +45,20 @@ def card_heading(
         "",
         f"Task: {served.task.replace('_', ' ')}. BERT with {config.num_hidden_layers} layers of "
         f"{config.hidden_size} units, {config.vocab_size:,} pieces, "
-        f"{_casing(served)}; texts are cut at "
-        f"{served.text_to_ids.max_seq_length} pieces.",
+        f"{_casing(served)}; texts are {_reading(served)}.",
     ]
     lines += [f"Weights: {description}."] if description else []
     return [*lines, *notes]
+
+
+def _reading(served: ServedModel) -> str:
+    length, rule = served.text_to_ids.max_seq_length, served.windows
+    if rule is None:
+        return f"cut at {length} pieces"
+    return (
+        f"read in windows of {length} pieces, whose starts are {rule.doc_stride} apart, and cut "
+        f"after {rule.max_windows} windows"
+    )
 
 
 def _casing(served: ServedModel) -> str:

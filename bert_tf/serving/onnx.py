@@ -51,7 +51,9 @@ def export_onnx(
         proto, _ = tf2onnx.convert.from_function(
             module.run, input_signature=specs, opset=_ONNX_OPSET
         )
-        _name_sizes(proto, {spec.name: spec for spec in specs})
+        _name_sizes(
+            proto, {spec.name: spec for spec in specs}, "windows" if served.windows else "choices"
+        )
         onnx.checker.check_model(proto)
         onnx.save(proto, folder / ONNX_NAME)
         if weights == "int8":
@@ -113,10 +115,16 @@ def _quantize(file: pathlib.Path) -> None:
         root.setLevel(level)
 
 
-def _name_sizes(proto: Any, specs: Mapping[str, tf.TensorSpec]) -> None:
-    """Give the free sizes of an ONNX graph's inputs, and of its outputs' rows, names."""
+def _name_sizes(proto: Any, specs: Mapping[str, tf.TensorSpec], middle: str) -> None:
+    """Give the free sizes of an ONNX graph's inputs, and of its outputs' rows, names.
+
+    Args:
+        proto: the model.
+        specs: inputs by name.
+        middle: name of the second size of inputs that have three.
+    """
     for value in proto.graph.input:
-        sizes = ("batch", "choices", "length") if len(specs[value.name].shape) == 3 else None
+        sizes = ("batch", middle, "length") if len(specs[value.name].shape) == 3 else None
         last = "predictions" if value.name == "masked_lm_positions" else "length"
         for size, name in zip(
             value.type.tensor_type.shape.dim, sizes or ("batch", last), strict=True

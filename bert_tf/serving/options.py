@@ -34,6 +34,9 @@ class ServingOptions:
         None, "Whether accents are stripped; by default as the model directory says."
     )
     max_seq_length: int | None = option(None, "Pieces of a sequence; training's or 128.", minimum=3)
+    max_windows: int | None = option(
+        None, "Texts in windows: how many of one are read at most; training's.", minimum=1
+    )
     has_pairs: bool | None = option(
         None, "Whether requests have two texts; training's.", flag="pairs"
     )

@@ -22,12 +22,14 @@ import tensorflow as tf
 from bert_tf.config import BertConfig
 from bert_tf.models.variables import config_of
 from bert_tf.serving.half_precision import StoredWeights
+from bert_tf.tasks.document_windows import TextRule
 from bert_tf.tokenization.graph_tokenizer import PiecesWithOffsets, TextToIds
 from bert_tf.tokenization.vocabulary import vocabulary_doubts
 
 _log = logging.getLogger(__name__)
 
 _MAX_BYTES_PER_PIECE = 4096  # on average; a word without spaces can be one piece, [UNK]
+_MOST_BYTES = 2**31 - 1  # of a string's substring
 ID_INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 
@@ -152,14 +154,14 @@ def failing_ids(inputs: Mapping[str, tf.Tensor], config: BertConfig) -> dict[str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Untracked:
-    """Keeps a model from being written into a SavedModel as an object.
+class Untracked:
+    """Keeps a model, or some of them, from being written into a SavedModel as an object.
 
     Keras writes copies of a model's variables, to which TF Serving restores the weights, while the
     signatures read the variables themselves.
     """
 
-    model: keras.Model
+    value: Any
 
 
 class ServedModel(tf.Module):
@@ -174,6 +176,7 @@ class ServedModel(tf.Module):
         descriptions: name of an input or output -> what it is (an attribute or a property).
         texts: names of the texts of a model that takes one or two and cuts them, which
             `answer_packed` then answers; else ().
+        windows: how texts are cut, for a model that reads them in windows.
         label_names: names of the labels, if it has any.
     """
 
@@ -182,6 +185,7 @@ class ServedModel(tf.Module):
     example: Any
     descriptions: Any
     texts: tuple[str, ...] = ()
+    windows: TextRule | None = None
     label_names: tuple[str, ...] = ()
 
     def __init__(self, model: keras.Model, text_to_ids: TextToIds):
@@ -211,7 +215,7 @@ class ServedModel(tf.Module):
                 f"max_seq_length: the model has {self.config.max_position_embeddings} positions, "
                 f"got {text_to_ids.max_seq_length}"
             )
-        self._hidden = _Untracked(model)
+        self._hidden = Untracked(model)
         self.weights: Any = [variable.value for variable in model.variables]
         self._stored_weights: StoredWeights | None = None
         self.text_to_ids = text_to_ids
@@ -219,7 +223,7 @@ class ServedModel(tf.Module):
     @property
     def model(self) -> keras.Model:
         """The Keras model."""
-        return self._hidden.model
+        return self._hidden.value
 
     @property
     def config(self) -> BertConfig:
@@ -267,9 +271,13 @@ class ServedModel(tf.Module):
 
     def call(self, inputs: Mapping[str, tf.Tensor]) -> Any:
         """Call the Keras model in inference."""
-        stored = self._stored_weights
-        with contextlib.nullcontext() if stored is None else stored.scope():
+        with self.computing():
             return self.model(inputs, training=False)
+
+    def computing(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which Keras' layers compute with the weights that are stored."""
+        stored = self._stored_weights
+        return contextlib.nullcontext() if stored is None else stored.scope()
 
     @function(input_signature=integers(*ID_INPUTS))
     def ids(self, input_ids, input_mask, segment_ids) -> dict[str, tf.Tensor]:
@@ -325,12 +333,12 @@ class ServedModel(tf.Module):
         text_b = text_b if text_b is None else self._beginning(text_b)
         return self._cut(self.text_to_ids.pack(self._beginning(text), text_b))
 
-    def _beginning(self, text: tf.Tensor) -> tf.Tensor:
-        """Return what of texts of any shape can count where only their first L pieces do.
+    def _beginning(self, text: tf.Tensor, windows: int = 1) -> tf.Tensor:
+        """Return what of texts of any shape can count where only so many windows of L pieces do.
 
         So that a text of megabytes is not tokenized whole; far beyond any real text of L pieces.
         """
-        size = _MAX_BYTES_PER_PIECE * self.text_to_ids.max_seq_length
+        size = min(_MAX_BYTES_PER_PIECE * self.text_to_ids.max_seq_length * windows, _MOST_BYTES)
         return tf.strings.substr(text, 0, size)  # bytes of half a character are dropped later
 
     @staticmethod

@@ -8,7 +8,17 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.models.encoder import layer_outputs
-from bert_tf.serving.served_model import ID_INPUTS, ServedModel, function, integers, strings
+from bert_tf.models.task_models import parts_of_windows
+from bert_tf.serving.served_model import (
+    ID_INPUTS,
+    ServedModel,
+    Untracked,
+    function,
+    integers,
+    strings,
+)
+from bert_tf.serving.windows import run_in_parts, windows_in_graph
+from bert_tf.tasks.document_windows import TextRule
 from bert_tf.tasks.trained_task import threshold_logits
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 
@@ -105,19 +115,41 @@ class _TextModel(ServedModel):
 
     Its signature for TF Serving's own request of this kind takes serialized tf.train.Example with
     the features "text" and, of pairs, "text_b".
+
+    For a model of windows (`bert_classifier` with a window_pooling) `windows` says how texts of any
+    length are cut; its signature of ids takes int32 [B, W, L], where windows of 0 are padding.
     """
 
     # TF Serving's signature of tf.train.Examples, where there is one for the answer.
     examples_signature = ""
 
-    def __init__(self, model: keras.Model, text_to_ids: TextToIds, texts: Sequence[str]):
+    def __init__(
+        self,
+        model: keras.Model,
+        text_to_ids: TextToIds,
+        texts: Sequence[str],
+        windows: TextRule | None = None,
+    ):
         super().__init__(model, text_to_ids)
-        self.texts = tuple(texts)
+        self._check_windows(windows, len(texts) == 2)
+        self.windows = windows
+        self.text_inputs = tuple(texts)
+        if windows is None:
+            self.texts = self.text_inputs
+        else:
+            self._parts = Untracked(parts_of_windows(model))
+            # The arguments' names are the signature's, here too.
+            ids: Callable[..., Any] = lambda input_ids, input_mask, segment_ids: (  # noqa: E731
+                self.run_checked(
+                    {"input_ids": input_ids, "input_mask": input_mask, "segment_ids": segment_ids}
+                )
+            )
+            self.ids = function(ids, input_signature=integers(*ID_INPUTS, rank=3))
         # The arguments' names are the signature's.
         one: Callable[..., Any] = lambda text: self._answer(text)  # noqa: E731
         two: Callable[..., Any] = lambda text, text_b: self._answer(text, text_b)  # noqa: E731
         self.answer = function(
-            one if len(texts) == 1 else two, input_signature=strings(*self.texts)
+            one if len(texts) == 1 else two, input_signature=strings(*self.text_inputs)
         )
         if self.examples_signature:  # a SavedModel traces every function it finds
             self.from_examples = function(
@@ -135,18 +167,80 @@ class _TextModel(ServedModel):
     def example(self) -> dict[str, list[str]]:
         """A request."""
         examples = {"text": ["A fine film."], "text_b": ["The film was good."]}
-        return {name: examples[name] for name in self.texts}
+        return {name: examples[name] for name in self.text_inputs}
+
+    def _check_windows(self, windows: TextRule | None, has_pairs: bool) -> None:
+        if (windows is None) != (self.config.window_pooling is None):
+            expected = "a TextRule, as the model reads texts in windows"
+            raise ValueError(
+                f"windows: expected {expected if windows is None else 'None'}, got {windows}"
+            )
+        length = self.text_to_ids.max_seq_length
+        if windows and (windows.max_seq_length, windows.has_pairs) != (length, has_pairs):
+            raise ValueError(
+                f"windows: expected max_seq_length {length} and has_pairs {has_pairs}, got "
+                f"{windows.max_seq_length} and {windows.has_pairs}"
+            )
+
+    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return what `answer` gives, for texts that are ids already."""
+        return self.answer_logits(self.run(inputs)["logits"])
+
+    def scaled(self, logits: tf.Tensor) -> tf.Tensor:
+        """Return the logits [B, K] that answers are made of, for those of the Keras model."""
+        return logits
+
+    def answer_logits(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turn scaled logits [B, K] into what `answer` gives."""
+        raise NotImplementedError
 
     def _answer(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.answer_packed(self._pack(*texts))
+        if self.windows is None:
+            return self.answer_packed(self._pack(*texts))
+        return self.answer_logits(self.scaled(self._logits_of_windows(self.windows, *texts)))
+
+    def _logits_of_windows(self, rule: TextRule, *texts: tf.Tensor) -> tf.Tensor:
+        """Logits [B, K] of texts of any length, whose windows are encoded some at a time."""
+        ids = self.text_to_ids
+        pieces = [ids(self._beginning(text, rule.max_windows)) for text in texts]
+        cls, sep = (tf.fill([pieces[0].nrows(), 1], value) for value in (ids.cls_id, ids.sep_id))
+        heads: Any = tf.RaggedTensor.from_tensor(cls)
+        if rule.has_pairs:
+            heads = tf.concat([cls, pieces[0][:, : rule.max_query_length], sep], axis=1)
+        windows = windows_in_graph(
+            pieces[-1],
+            heads,
+            sep_id=ids.sep_id,
+            pad_id=ids.pad_id,
+            max_seq_length=rule.max_seq_length,
+            stride=rule.doc_stride,
+            segment=int(rule.has_pairs),
+            most=rule.max_windows,
+        )
+        encode, decide = self._parts.value
+
+        def run(part: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            with self.computing():
+                rows = encode([part[name] for name in ID_INPUTS], training=False)
+            return {"rows": tf.cast(rows, tf.float32)}
+
+        size = self.config.hidden_size
+        rows = run_in_parts(run, windows.inputs, {"rows": (None, size)})["rows"]  # [N, D]
+        # By text, with padding where a text has fewer windows than another.
+        counts = tf.math.bincount(windows.rows, minlength=tf.size(texts[0]))
+        table = tf.RaggedTensor.from_row_lengths(rows, counts).to_tensor(shape=[None, None, size])
+        mask = tf.sequence_mask(counts, tf.shape(table)[1], tf.int32)[:, :, None]  # [B, W, 1]
+        with self.computing():
+            logits = decide([tf.reshape(table, [-1, size]), mask], training=False)
+        return tf.cast(logits, tf.float32)
 
     def _answer_examples(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         raise NotImplementedError
 
     def _parse(self, inputs: tf.Tensor) -> list[Any]:
-        description = {name: tf.io.FixedLenFeature([], tf.string) for name in self.texts}
+        description = {name: tf.io.FixedLenFeature([], tf.string) for name in self.text_inputs}
         features = tf.io.parse_example(inputs, description)
-        return [features[name] for name in self.texts]
+        return [features[name] for name in self.text_inputs]
 
     def _rows_of_labels(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Names of the labels for each row, string [B, K]."""
@@ -166,10 +260,11 @@ class Classifier(_TextModel):
         labels: names of the K labels.
         has_pairs: whether a request has two texts, "text" and "text_b".
         temperature: what the model's logits are divided by; see `tasks.calibration`.
+        windows: how texts are cut, for a model of windows.
 
     Raises:
-        ValueError: as for `ServedModel`; or the labels are not as many as the model's, or the
-            temperature is not above 0.
+        ValueError: as for `ServedModel`; or the labels are not as many as the model's, windows are
+            not of the model, or the temperature is not above 0.
     """
 
     task = "classification"
@@ -183,8 +278,9 @@ class Classifier(_TextModel):
         *,
         has_pairs: bool = False,
         temperature: float = 1.0,
+        windows: TextRule | None = None,
     ):
-        super().__init__(model, text_to_ids, _texts(has_pairs))
+        super().__init__(model, text_to_ids, _texts(has_pairs), windows)
         self.labels = checked_labels(labels, model)
         self.label_names = tuple(labels)
         if not 0 < temperature < float("inf"):
@@ -211,13 +307,14 @@ class Classifier(_TextModel):
     def run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return what `ids` gives, for a dictionary of its inputs: logits at the temperature."""
         outputs = super().run(inputs)
-        if self.temperature == 1:
-            return outputs
-        return {**outputs, "logits": outputs["logits"] / self.temperature}
+        return {**outputs, "logits": self.scaled(outputs["logits"])}
 
-    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return what `answer` gives, for texts that are ids already."""
-        logits = self.run(inputs)["logits"]
+    def scaled(self, logits: tf.Tensor) -> tf.Tensor:
+        """Return logits at the temperature."""
+        return logits if self.temperature == 1 else logits / self.temperature
+
+    def answer_logits(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turn logits [B, K] into what `answer` gives."""
         best = tf.argmax(logits, axis=-1)
         return {
             "label": tf.gather(self.labels, best),
@@ -278,9 +375,8 @@ class MultiLabelClassifier(Classifier):
             "is_label": said,
         }
 
-    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return what `answer` gives, for texts that are ids already."""
-        logits = self.run(inputs)["logits"]
+    def answer_logits(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turn logits [B, K] into what `answer` gives."""
         return {
             "labels": self._rows_of_labels(self.labels, logits),
             "probabilities": tf.sigmoid(logits),
@@ -295,9 +391,11 @@ class Regressor(_TextModel):
         model: as `task_models.bert_classifier` makes it with one label.
         text_to_ids: the tokenizer.
         has_pairs: whether a request has two texts, "text" and "text_b".
+        windows: how texts are cut, for a model of windows.
 
     Raises:
-        ValueError: as for `ServedModel`; or the model gives several numbers.
+        ValueError: as for `ServedModel`; or the model gives several numbers, or windows are not of
+            the model.
     """
 
     task = "regression"
@@ -308,16 +406,23 @@ class Regressor(_TextModel):
         "value": "the number",
     }
 
-    def __init__(self, model: keras.Model, text_to_ids: TextToIds, *, has_pairs: bool = False):
-        super().__init__(model, text_to_ids, _texts(has_pairs))
+    def __init__(
+        self,
+        model: keras.Model,
+        text_to_ids: TextToIds,
+        *,
+        has_pairs: bool = False,
+        windows: TextRule | None = None,
+    ):
+        super().__init__(model, text_to_ids, _texts(has_pairs), windows)
         if model.output_shape[-1] != 1:
             raise ValueError(
                 f"model: a regression has one output, this model {model.output_shape[-1]}"
             )
 
-    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return what `answer` gives, for texts that are ids already."""
-        return {"value": self.run(inputs)["logits"][:, 0]}
+    def answer_logits(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turn logits [B, 1] into what `answer` gives."""
+        return {"value": logits[:, 0]}
 
     def _answer_examples(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"outputs": self._answer(*self._parse(inputs))["value"]}
@@ -336,9 +441,9 @@ class NextSentence(_TextModel):
     def __init__(self, model: keras.Model, text_to_ids: TextToIds):
         super().__init__(model, text_to_ids, _texts(has_pairs=True))
 
-    def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return what `answer` gives, for texts that are ids already."""
-        return {"is_next": tf.nn.softmax(self.run(inputs)["logits"])[:, 0]}
+    def answer_logits(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turn logits [B, 2] into what `answer` gives."""
+        return {"is_next": tf.nn.softmax(logits)[:, 0]}
 
 
 class MultipleChoice(ServedModel):

@@ -10,6 +10,7 @@ Each is a version in a folder like that of a SavedModel (PATH/VERSION/), with
 A version is written whole, after its answers were compared with the Keras model's, or not at all.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -234,6 +235,7 @@ def write_description(
         "inputs": _tensors(inputs),
         "outputs": _tensors(outputs),
         "max_seq_length": ids.max_seq_length,
+        **({"windows": dataclasses.asdict(served.windows)} if served.windows else {}),
         "do_lower_case": ids.do_lower_case,
         "strip_accents": ids.strip_accents,
         "special_ids": {

@@ -44,6 +44,7 @@ def windows_in_graph(
     max_seq_length: int,
     stride: int,
     segment: int,
+    most: int | None = None,
 ) -> Windows:
     """Cut texts into windows.
 
@@ -55,6 +56,7 @@ def windows_in_graph(
         max_seq_length: pieces of a window at most, more than the longest head and one.
         stride: pieces between the starts of two windows.
         segment: segment id of the text and of what stands after it.
+        most: windows of a text at most; what is beyond them is cut. None for any number.
 
     Returns:
         At least one window for each text.
@@ -66,6 +68,7 @@ def windows_in_graph(
     room = max_seq_length - 1 - offsets
     strides = tf.minimum(stride, room)
     counts = 1 + (tf.maximum(sizes - room, 0) + strides - 1) // strides
+    counts = counts if most is None else tf.minimum(counts, most)
     rows = tf.repeat(tf.range(tf.size(sizes)), counts)  # [N]
     numbers = tf.range(tf.size(rows)) - tf.gather(tf.cumsum(counts, exclusive=True), rows)
     starts = numbers * tf.gather(strides, rows)

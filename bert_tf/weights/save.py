@@ -181,6 +181,12 @@ def save_hf(
     _check_labels(model, labels)
     if kind == "pretraining" and not config.next_sentence_prediction:
         kind = "masked_lm"
+    if kind == "classification" and config.window_pooling is not None:
+        _log.warning(
+            "%s: transformers' %s reads one window of a text, and pools no others",
+            folder,
+            HF_ARCHITECTURES[kind][0],
+        )
     architecture, has_pooler = HF_ARCHITECTURES[kind]
     if kind == "encoder":
         has_pooler = bert_layer(model).train_pooler

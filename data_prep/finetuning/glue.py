@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from bert_tf.files import write_text
-from bert_tf.tasks.table import TASKS, Task
 from bert_tf.tasks.document_windows import TextRule
+from bert_tf.tasks.table import TASKS, Task
 from bert_tf.tokenization.packing import pack_pair
 from bert_tf.tokenization.vocabulary import CLS_TOKEN, SEP_TOKEN
 from bert_tf.tokenization.wordpiece import FullTokenizer

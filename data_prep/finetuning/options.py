@@ -193,6 +193,11 @@ class TaskRecordsOptions:
     tagged: TaggedOptions = TaggedOptions()
     windows: WindowOrSpanOptions = WindowOrSpanOptions()
 
+    @property
+    def spans(self) -> SpanOptions:
+        """How questions on documents become windows."""
+        return self.windows.spans
+
 
 def extra_settings(
     task: Task,

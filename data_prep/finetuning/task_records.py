@@ -23,12 +23,15 @@ def run(options: TaskRecordsOptions) -> None:
     """
     records = options.records
     task, sources = find_sources(
-        options.data, options.tagged, options.windows.spans, skip_bad_examples=records.skip_bad_examples
+        options.data,
+        options.tagged,
+        options.spans,
+        skip_bad_examples=records.skip_bad_examples,
     )
     settings = FeatureSettings(
         task,
         options.max_seq_length or task.max_seq_length,
-        extra_settings(task, options.tagged, options.windows.spans, options.windows),
+        extra_settings(task, options.tagged, options.spans, options.windows),
     )
     tokenizer = TokenizerSettings(options.vocab_file, options.do_lower_case, options.strip_accents)
     for source in sources:

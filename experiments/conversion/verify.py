@@ -44,11 +44,14 @@ def fixed_batch(config: BertConfig, kind: str) -> Arrays:
         kind: key of `heads.HEADS`.
 
     Returns:
-        int32 [B, F] under the names of the model's inputs, [B, C, F] for multiple choice.
+        int32 [B, F] under the names of the model's inputs, [B, C, F] for multiple choice and for a
+        classifier of texts in windows.
     """
     random = np.random.default_rng(20181011)
     length = min(_LENGTH, config.max_position_embeddings)
-    shape = (_BATCH, _CHOICES, length) if kind == "multiple_choice" else (_BATCH, length)
+    in_windows = kind == "classification" and config.window_pooling is not None
+    has_choices = kind == "multiple_choice" or in_windows
+    shape = (_BATCH, _CHOICES, length) if has_choices else (_BATCH, length)
     lengths = random.integers(max(1, length // 3), length + 1, (*shape[:-1], 1))
     lengths.flat[0] = length
     positions = np.arange(length)
@@ -167,6 +170,9 @@ def own_system(
         standard = path.name.startswith(("model.safetensors", "pytorch_model.bin"))
         if not standard or not (path.parent / "config.json").exists():
             return "transformers (takes a directory with config.json)", None
+        config = BertConfig.from_json_file(path.parent / "config.json")
+        if kind == "classification" and config.window_pooling is not None:
+            return "transformers (reads one window of a text)", None
         if not all(importlib.util.find_spec(name) for name in ("transformers", "torch")):
             return "transformers (not installed)", None
         return layout, lambda batch: hf_outputs(str(path.parent), kind, next_sentence, batch)

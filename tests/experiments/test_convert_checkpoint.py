@@ -145,7 +145,10 @@ def test_outputs_are_compared_by_name_shape_and_value():
 
 
 @pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize("changes", [{}, {"max_position_embeddings": 5, "type_vocab_size": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"max_position_embeddings": 5, "type_vocab_size": 1}, {"window_pooling": "max"}],
+)
 def test_the_fixed_batch_fits_every_model(kind, changes):
     config = BertConfig(
         vocab_size=13,

@@ -18,11 +18,11 @@ from bert_tf.tasks.document_windows import (
     WindowRule,
     WordPieces,
     _max_context,
-    window_spans,
     encode_words,
     make_windows,
     pack_windows,
     split_words,
+    window_spans,
 )
 from bert_tf.tokenization.wordpiece import FullTokenizer
 
