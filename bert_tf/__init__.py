@@ -32,6 +32,7 @@ with _epy.lazy_api_imports(globals()):
         bert_next_sentence_predictor as bert_next_sentence_predictor,
     )
     from bert_tf.models.task_models import bert_pretrainer as bert_pretrainer
+    from bert_tf.models.task_models import bert_sentence_encoder as bert_sentence_encoder
     from bert_tf.models.task_models import bert_span_labeler as bert_span_labeler
     from bert_tf.models.task_models import bert_token_classifier as bert_token_classifier
     from bert_tf.serving.predictor import Predictor as Predictor

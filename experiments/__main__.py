@@ -20,7 +20,7 @@ COMMANDS = {
     ),
     "training": (
         *("quickstart", "run_pretraining", "run_classifier", "run_squad", "run_swag", "run_ner"),
-        *("run_feature_based", "extract_features", "paper"),
+        *("run_embeddings", "run_feature_based", "extract_features", "paper"),
     ),
     "pictures": ("plot_curves", "plot_attention"),
     "weights and serving": ("convert_checkpoint", "export_model", "serve", "fill_mask"),

@@ -73,6 +73,7 @@ def _span(batch: Mapping[str, Any], weights: Any) -> tuple[Any, Any]:
 _LABELS: dict[str, Callable[[Mapping[str, Any], Any], tuple[Any, Any]]] = {
     "one": _one_label,
     "row": _label_row,
+    "text": _label_row,
     "token": _label_each_token,
     "span": _span,
 }
@@ -82,14 +83,16 @@ class TaskRecords:
     """The records of one split of a task, as batches for `fit`, `predict` and `Trainer`.
 
     Elements are (inputs, labels, weights): inputs int32 input_ids, input_mask and segment_ids
-    [B, F] (multiple_choice [B, C, F], documents in windows [B, W, F]); labels and float32 weights
-    by kind:
+    [B, F] (multiple_choice, similarity, retrieval [B, C, F], documents in windows [B, W, F]);
+    labels and float32 weights by kind:
 
     | kind | labels | weights |
     |---|---|---|
     | classification, multiple_choice | int32 [B] | [B] |
     | regression | float32 [B] | [B] |
     | multi_label | float32 [B, K] | [B] |
+    | similarity | float32 [B] | [B] |
+    | retrieval | int32 [B, C], equal for equal texts | [B] |
     | token_classification | int32 [B, F] | [B, F], 1 where a label counts |
     | span | start_logits, end_logits int32 [B] | the same names [B] |
 
@@ -122,7 +125,7 @@ class TaskRecords:
             path: plain TFRecord file, as data_prep/create_finetuning_data.py writes.
             kind: kind of task; see the table.
             schema: features of the records.
-            num_choices: C, for multiple_choice.
+            num_choices: C, for kinds of several sequences an example.
             max_windows: windows that a record has room for, where records are documents.
             lengths: int [N], as the attribute; None to count them.
             vocab_size: where given, an id outside it stops the stream with an error.
@@ -388,7 +391,8 @@ class TaskRecords:
         arrays = {f.name: np.concatenate([part[f.name] for part in parts]) for f in features}
         if self._kind.per_token:
             return arrays
-        return arrays["label_ids"] if self._kind.labels == "row" else arrays["label_ids"][:, 0]
+        is_row = self._kind.labels in ("row", "text")
+        return arrays["label_ids"] if is_row else arrays["label_ids"][:, 0]
 
 
 @dataclasses.dataclass
@@ -535,7 +539,9 @@ def _count_lengths(
 
 def _check_num_choices(kind: str, num_choices: int | None) -> None:
     if get_kind(kind).has_choices != (num_choices is not None):
-        raise ValueError(f"num_choices: is for kind multiple_choice, got {num_choices} for {kind}")
+        raise ValueError(
+            f"num_choices: is for kinds of several sequences, got {num_choices} for {kind}"
+        )
 
 
 def _check_first(file: RecordFile, schema: Sequence[FeatureSpec]) -> None:

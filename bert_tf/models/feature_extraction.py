@@ -27,10 +27,10 @@ from keras import ops
 
 from bert_tf.files import local_path
 from bert_tf.models.encoder import INPUT_NAMES, layer_outputs
+from bert_tf.models.functional import check_pooling, pool_states
 from bert_tf.models.variables import bert_layer, to_numpy, weights_by_name
 
 Pooling = Literal["mean", "cls", "max"]
-POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "max")
 DTYPES = ("float32", "float16")
 
 # What is sorted by length at a time: batches, and bytes of the float32 results that wait meanwhile.
@@ -39,7 +39,6 @@ _CHUNK_BYTES = 256 * 2**20
 # JAX compiles for every shape anew, so there lengths are rounded up to multiples of this.
 _COMPILED_LENGTHS = 16
 _FORMAT = 1  # of the files of `stored_features`
-_MASKED = -1e30  # below any hidden state
 
 # Compiled models of each encoder, so that it is not traced for every file anew.
 _feature_models: weakref.WeakKeyDictionary[keras.Model, dict[tuple, keras.Model]] = (
@@ -118,8 +117,8 @@ def encoder_features(
         ValueError: an argument is wrong; while iterating: a text has no tokens, more than the model
             has positions, or an id that it has no embedding for; a value does not fit float16.
     """
-    if pooling is not None and pooling not in POOLINGS:
-        raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling!r}")
+    if pooling is not None:
+        check_pooling(pooling)
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     if dtype not in DTYPES:
@@ -169,14 +168,8 @@ def _feature_model(
             "load_bert(..., hidden_states=True) or bert_encoder(..., hidden_states=True)"
         )
     values = ops.stack([ops.cast(state, "float32") for state in states], axis=2)
-    if pooling == "cls":
-        values = values[:, 0]
-    elif pooling is not None:
-        mask = ops.cast(encoder.input["input_mask"], "float32")[:, :, None, None]
-        if pooling == "mean":
-            values = ops.sum(values * mask, axis=1) / ops.sum(mask, axis=1)
-        else:
-            values = ops.max(values + (1.0 - mask) * _MASKED, axis=1)
+    if pooling is not None:
+        values = pool_states(values, encoder.input["input_mask"], pooling)
     model = keras.Model(encoder.input, values, name="features")
     # XLA would compile for every length; the other way without it, JAX would not compile at all.
     model.compile(jit_compile=keras.backend.backend() == "jax")

@@ -13,6 +13,10 @@ from bert_tf.models.dropout import dropout
 # What the original adds to the attention scores of masked keys. It is not minus infinity: where all
 # keys are masked, the scores still count.
 MASKED_SCORE = -10000.0
+_MASKED_STATE = -1e30  # below any hidden state
+
+# How the states of a text's pieces become one vector, as in sentence-transformers.
+POOLINGS = ("mean", "cls", "max")
 
 
 def gelu_tanh(x):
@@ -173,3 +177,43 @@ def check_ids(name, ids, size):
     low, high = int(ops.min(ids)), int(ops.max(ids))
     if low < 0 or high >= size:
         raise ValueError(f"{name}: expected integers of 0 to {size - 1}, got {low} to {high}")
+
+
+# === Vectors of texts ===
+
+
+def check_pooling(pooling: str) -> None:
+    """Refuse what is none of POOLINGS.
+
+    Raises:
+        ValueError: the message lists them.
+    """
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling!r}")
+
+
+def pool_states(states, mask, pooling):
+    """Make one vector of the states of a text's pieces.
+
+    Args:
+        states: float32 [B, F, ...].
+        mask: integer [B, F], 0 for padding.
+        pooling: "mean" or "max" over all pieces, [CLS] and [SEP] included, as in
+            sentence-transformers; "cls" is the first piece's state.
+
+    Returns:
+        float32 [B, ...]; the mean of a row without pieces is 0.
+    """
+    if pooling == "cls":
+        return states[:, 0]
+    real = ops.cast(ops.not_equal(mask, 0), "float32")
+    real = real[(..., *(None for _ in states.shape[2:]))]  # [B, F, 1, ...]
+    if pooling == "max":
+        return ops.max(states + (1.0 - real) * _MASKED_STATE, axis=1)
+    return ops.sum(states * real, axis=1) / ops.maximum(ops.sum(real, axis=1), 1.0)
+
+
+def unit_vectors(vectors):
+    """Scale vectors, float32 [..., D], to length 1; those of length 0 stay."""
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    return vectors * ops.rsqrt(ops.maximum(squares, 1e-24))  # as PyTorch's `normalize`

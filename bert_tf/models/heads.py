@@ -9,7 +9,14 @@ from keras import ops
 
 from bert_tf.config import BertConfig
 from bert_tf.models import fusion
-from bert_tf.models.functional import ACTIVATION_FUNCTIONS, MASKED_SCORE, gather_positions
+from bert_tf.models.functional import (
+    ACTIVATION_FUNCTIONS,
+    MASKED_SCORE,
+    check_pooling,
+    gather_positions,
+    pool_states,
+    unit_vectors,
+)
 from bert_tf.models.layers import ConfiguredLayer, LayerNorm, check_policy, project
 
 
@@ -345,6 +352,59 @@ class WindowPooling(ConfiguredLayer):
         """Return the shape and type of what `call` returns."""
         shape = (input_mask.shape[0], self.config.hidden_size)
         return keras.KerasTensor(shape, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class SentencePooling(keras.layers.Layer):
+    """Makes a vector of a text: [B, F, D] of its pieces and the mask [B, F] to float32 [B, D].
+
+    Args:
+        pooling: "mean" or "max" over all pieces, [CLS] and [SEP] included, or "cls", the state of
+            the first; as in sentence-transformers.
+        normalize: whether vectors get length 1.
+        **kwargs: `name` and `dtype` of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: another pooling.
+    """
+
+    def __init__(self, pooling: str = "mean", normalize: bool = False, **kwargs):
+        # Sums over a text lose too much in half precision.
+        super().__init__(autocast=False, **kwargs)
+        check_pooling(pooling)
+        self.pooling, self.normalize = pooling, normalize
+
+    def call(self, sequence_output, input_mask):
+        """Pool the states of pieces that are no padding."""
+        states = ops.cast(sequence_output, "float32")
+        vectors = pool_states(states, input_mask, self.pooling)
+        return unit_vectors(vectors) if self.normalize else vectors  # [B, D]
+
+    def compute_output_spec(self, sequence_output, input_mask):
+        """Return the shape and type of what `call` returns."""
+        batch, _, size = sequence_output.shape
+        return keras.KerasTensor((batch, size), "float32")
+
+    def get_config(self):
+        """Return the arguments."""
+        arguments = {"pooling": self.pooling, "normalize": self.normalize}
+        return {**super().get_config(), **arguments}
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class SplitTexts(keras.layers.Layer):
+    """Makes groups of texts again: [B * C, D] to [B, C, D], as in `like` [B, C, F]."""
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # vectors stay float32
+
+    def call(self, x, like):
+        """Reshape x."""
+        return ops.reshape(x, (*ops.shape(like)[:2], x.shape[-1]))
+
+    def compute_output_spec(self, x, like):
+        """Return the shape and type of what `call` returns."""
+        return keras.KerasTensor((*like.shape[:2], x.shape[-1]), x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="bert_tf")

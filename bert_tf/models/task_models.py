@@ -8,6 +8,7 @@ vocabulary.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -31,6 +32,19 @@ def _encode(config: BertConfig, inputs: dict, output: str, recompute, dtype):
         return encoded[output]
     lstm = heads.BiLstm(config, return_sequences=not pooled, name="bilstm", dtype=dtype)
     return lstm(encoded["sequence_output"], inputs["input_mask"])
+
+
+def _grouped_inputs() -> dict[str, keras.KerasTensor]:
+    """Return the inputs of an encoder for several sequences an example: [B, C, F]."""
+    return {key: keras.Input((None, None), dtype="int32", name=key) for key in encoder_inputs()}
+
+
+def _merged(inputs: dict[str, keras.KerasTensor], dtype) -> dict[str, keras.KerasTensor]:
+    """Return rows [B * C, F] of the sequences of all examples."""
+    return {
+        key: heads.MergeChoices(name=f"merge_{key}", dtype=dtype)(value)
+        for key, value in inputs.items()
+    }
 
 
 def bert_pretrainer(
@@ -99,23 +113,14 @@ def bert_classifier(
         inputs = encoder_inputs()
         pooled = _encode(config, inputs, "pooled_output", recompute, dtype)
     else:
-        inputs, rows = _merged_inputs(dtype)
+        inputs = _grouped_inputs()
+        rows = _merged(inputs, dtype)
         pooled = _encode(config, rows, "pooled_output", recompute, dtype)  # [B * W, D]
         pooling = heads.WindowPooling(config, name="window_pooling", dtype=dtype)
         pooled = pooling(pooled, inputs["input_mask"])
     pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
     logits = heads.ClassificationHead(config, num_labels, name="classifier", dtype=dtype)(pooled)
     return keras.Model(inputs, logits, name=name)
-
-
-def _merged_inputs(dtype) -> tuple[dict, dict]:
-    """Return inputs [B, C, F], of choices or windows, and the rows [B * C, F] that they make."""
-    inputs = {key: keras.Input((None, None), dtype="int32", name=key) for key in encoder_inputs()}
-    rows = {
-        key: heads.MergeChoices(name=f"merge_{key}", dtype=dtype)(value)
-        for key, value in inputs.items()
-    }
-    return inputs, rows
 
 
 def parts_of_windows(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -197,7 +202,8 @@ def bert_multiple_choice(
     Reference: the paper, section 4.4. Its head is a vector alone; the bias here, which a softmax
     over choices does not see, is there because transformers' class has one.
     """
-    inputs, rows = _merged_inputs(dtype)
+    inputs = _grouped_inputs()
+    rows = _merged(inputs, dtype)
     pooled = _encode(config, rows, "pooled_output", recompute, dtype)
     pooled = Dropout(dropout_rate, name="dropout", dtype=dtype)(pooled)
     scores = heads.MultipleChoiceHead(config, 1, name="multiple_choice", dtype=dtype)(pooled)
@@ -224,6 +230,55 @@ def bert_next_sentence_predictor(
     return keras.Model(inputs, logits, name=name)
 
 
+def bert_sentence_encoder(
+    config: BertConfig,
+    *,
+    pooling: str = "mean",
+    normalize: bool = False,
+    grouped: bool = False,
+    recompute: str | Sequence[int] = "none",
+    dtype=None,
+    name: str = "bert_sentence_encoder",
+) -> keras.Model:
+    """Make a model that gives each text a vector, so that like texts have like vectors.
+
+    Its weights are the encoder's alone: `load_checkpoint(model, path, heads=False)` takes them from
+    any BERT. Nothing reads the pooled output, so the pooler is not trainable.
+
+    Output: float32 [B, D]. For training `grouped` takes C texts an example, that are compared with
+    each other: inputs [B, C, F] give [B, C, D], which `training.losses.MultipleNegativesLoss` and
+    `CosineSimilarityLoss` take.
+
+    Args:
+        config: the model's configuration.
+        pooling: "mean" or "max" over all pieces, [CLS] and [SEP] included, or "cls", the last
+            state of the first.
+        normalize: whether vectors get length 1, so that their dot product is their cosine.
+        grouped: whether an example is several texts.
+        recompute: see `Bert`.
+        dtype: a Keras dtype policy.
+        name: the model's name.
+
+    Raises:
+        ValueError: an argument is wrong; or the configuration has a BiLSTM, whose states are not
+            the encoder's.
+
+    Reference: Reimers and Gurevych, Sentence-BERT (arXiv 1908.10084), section 3.
+    """
+    if getattr(config, "bilstm", False):
+        raise ValueError("config: a sentence encoder has no BiLSTM")
+    rows = inputs = encoder_inputs()
+    if grouped:
+        inputs = _grouped_inputs()
+        rows = _merged(inputs, dtype)
+    sequence = _encode(config, rows, "sequence_output", recompute, dtype)
+    pool = heads.SentencePooling(pooling, normalize, name="pooling", dtype=dtype)
+    vectors = pool(sequence, rows["input_mask"])
+    if grouped:
+        vectors = heads.SplitTexts(name="vectors", dtype=dtype)(vectors, inputs["input_ids"])
+    return keras.Model(inputs, vectors, name=name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Head:
     """A kind of model.
@@ -232,15 +287,18 @@ class Head:
         make: (config, ...) -> the model.
         has_labels: whether `make` takes num_labels.
         has_dropout: whether `make` takes dropout_rate.
+        tuned: (config, ...) -> the model that is fine-tuned, where it is another with the same
+            weights.
     """
 
     make: Callable[..., keras.Model]
     has_labels: bool = False
     has_dropout: bool = False
+    tuned: Callable[..., keras.Model] | None = None
 
 
 HEADS = {
-    "encoder": Head(bert_encoder),
+    "encoder": Head(bert_encoder, tuned=functools.partial(bert_sentence_encoder, grouped=True)),
     "pretraining": Head(bert_pretrainer),
     "next_sentence": Head(bert_next_sentence_predictor),
     "classification": Head(bert_classifier, has_labels=True, has_dropout=True),

@@ -125,6 +125,25 @@ def multiple_choice_features(max_seq_length: int, num_choices: int) -> tuple[Fea
     return _labelled_features(num_choices * max_seq_length, "int64", 1)
 
 
+def similarity_features(max_seq_length: int, num_texts: int) -> tuple[FeatureSpec, ...]:
+    """Return the schema of records of texts whose likeness is a number.
+
+    Returns:
+        The inputs [C * L], one text after another; label_ids float32 [1]; is_real_example.
+    """
+    return _labelled_features(num_texts * max_seq_length, "float32", 1)
+
+
+def retrieval_features(max_seq_length: int, num_texts: int) -> tuple[FeatureSpec, ...]:
+    """Return the schema of records of a text with its partner, and any hard negatives.
+
+    Returns:
+        The inputs [C * L], one text after another; label_ids int64 [C], equal for equal texts and 0
+        for one that is not there; is_real_example.
+    """
+    return _labelled_features(num_texts * max_seq_length, "int64", num_texts)
+
+
 def token_classification_features(max_seq_length: int) -> tuple[FeatureSpec, ...]:
     """Return the schema of records with a label for each word.
 

@@ -12,6 +12,9 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.serving.predictor import Predictor as Predictor
     from bert_tf.serving.question_answering import QuestionAnswerer as QuestionAnswerer
     from bert_tf.serving.saved_model import export_saved_model as export_saved_model
+    from bert_tf.serving.sentence_transformers import (
+        save_sentence_transformers as save_sentence_transformers,
+    )
     from bert_tf.serving.text_models import Classifier as Classifier
     from bert_tf.serving.text_models import Embedder as Embedder
     from bert_tf.serving.text_models import FillMask as FillMask

@@ -12,6 +12,7 @@ from bert_tf.serving.question_answering import QuestionAnswerer
 from bert_tf.serving.served_model import ServedModel
 from bert_tf.tasks.document_windows import TextRule, WindowRule
 from bert_tf.tasks.kinds import KINDS
+from bert_tf.tasks.sentence_transformers import read_sentence_transformers
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.vocabulary import casing_of, load_vocab
@@ -61,12 +62,12 @@ SERVED: dict[str, Served] = {
     "token_classification": Served(EntityTagger, "token_classification", ("labels", "words")),
     "multiple_choice": Served(text_models.MultipleChoice, "multiple_choice"),
     "next_sentence": Served(text_models.NextSentence, "next_sentence"),
-    "embeddings": Served(text_models.Embedder, "encoder", ("layer",)),
+    "embeddings": Served(text_models.Embedder, "encoder", ("layer", "pooling", "normalize")),
 }
 
 
-# Tasks that a model has to be fine-tuned for.
-_TRAINED_TASKS = {kind.served_by for kind in KINDS.values()}
+# Tasks that a model has to be fine-tuned for; any has vectors.
+_TRAINED_TASKS = {kind.served_by for kind in KINDS.values()} - {"embeddings"}
 
 
 def load_served_model(path: CheckpointLike, *, dtype: DType = None, **options: Any) -> ServedModel:
@@ -90,7 +91,8 @@ def load_served_model(path: CheckpointLike, *, dtype: DType = None, **options: A
     checkpoint = dataclasses.replace(open_checkpoint(path), doubts_told=True)
     trained = None
     if checkpoint.located is not None:
-        trained = read_trained_task(pathlib.Path(checkpoint.located.path).parent)
+        folder = pathlib.Path(checkpoint.located.path).parent
+        trained = read_trained_task(folder) or read_sentence_transformers(folder)
     if task is None and trained is not None:
         task = KINDS[trained.kind].served_by
     kind = SERVED[task].head if task else None

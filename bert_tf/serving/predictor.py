@@ -188,9 +188,23 @@ class Predictor:
         """Return the place of the best choice for each text, int32 [N]."""
         return self._predict("multiple_choice", texts, choices)["choice"]
 
-    def embed(self, texts: Sequence[str], output: str = "mean") -> np.ndarray:
-        """Return a vector for each text, float32 [N, H]; output is "mean" or "pooled"."""
-        return self._predict("embeddings", texts)[output]
+    def embed(self, texts: Sequence[str], output: str | None = None) -> np.ndarray:
+        """Return a vector for each text, float32 [N, H].
+
+        Args:
+            texts: N of them.
+            output: "embedding", of a model that was trained for vectors, "mean" or "pooled"; None
+                for "embedding" where the model has it, or else "mean".
+
+        Raises:
+            ValueError: the model has no such output.
+        """
+        answers = self._predict("embeddings", texts)
+        if output is None:
+            output = "embedding" if "embedding" in answers else "mean"
+        if output not in answers:
+            raise ValueError(f"output: expected one of {', '.join(answers)}, got {output!r}")
+        return answers[output]
 
     def follows(self, texts: Sequence[str], texts_b: Sequence[str]) -> np.ndarray:
         """Return the probability that the second text follows the first, float32 [N]."""

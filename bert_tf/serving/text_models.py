@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.models.encoder import layer_outputs
+from bert_tf.models.functional import check_pooling, pool_states, unit_vectors
 from bert_tf.models.task_models import parts_of_windows
 from bert_tf.serving.served_model import (
     ID_INPUTS,
@@ -494,9 +495,13 @@ class Embedder(ServedModel):
         model: as `models.bert_encoder` makes it, with hidden_states where a layer is asked for.
         text_to_ids: the tokenizer.
         layer: hidden state to take the mean of: 0 for the embeddings, -1 for the last layer.
+        pooling: of a model that was trained for vectors, how they are made of the last layer:
+            "mean", "cls" or "max". It then answers "embedding" too, its vector.
+        normalize: likewise, whether they have length 1.
 
     Raises:
-        ValueError: as for `ServedModel`; or the model does not give that layer.
+        ValueError: as for `ServedModel`; or the model does not give that layer, or there is no such
+            pooling.
     """
 
     task = "embeddings"
@@ -504,34 +509,51 @@ class Embedder(ServedModel):
     example = {"text": ["A fine film."]}
     descriptions = {
         "text": "text",
+        "embedding": "the vector that the model was trained for",
         "pooled": "the pooler's output, where the model has a trained one",
         "mean": "mean over all pieces, [CLS] and [SEP] included, of a layer's hidden state",
     }
 
-    def __init__(self, model: keras.Model, text_to_ids: TextToIds, *, layer: int = -1):
+    def __init__(
+        self,
+        model: keras.Model,
+        text_to_ids: TextToIds,
+        *,
+        layer: int = -1,
+        pooling: str | None = None,
+        normalize: bool = False,
+    ):
         super().__init__(model, text_to_ids)
+        if pooling is not None:
+            check_pooling(pooling)
         states = layer_outputs(model.output, "hidden_states")
         if layer != -1 and not states:
             raise ValueError("layer: make the encoder with hidden_states=True")
         if states and not -len(states) <= layer < len(states):
             raise ValueError(f"layer: expected 0 to {len(states) - 1}, got {layer}")
         self.layer = layer
+        self.pooling, self.normalize = pooling, normalize
 
     def run(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Return what `ids` gives, for a dictionary of its inputs."""
         outputs = self.call(inputs)
         states = layer_outputs(outputs, "hidden_states")
         state = states[self.layer] if states else outputs["sequence_output"]
-        state = tf.cast(state, tf.float32)  # [B, L, H]
-        mask = tf.expand_dims(tf.cast(inputs["input_mask"], tf.float32), 2)  # [B, L, 1]
-        mean = tf.math.divide_no_nan(tf.reduce_sum(state * mask, 1), tf.reduce_sum(mask, 1))
-        if "pooled_output" not in outputs:
-            return {"mean": mean}
-        return {"mean": mean, "pooled": tf.cast(outputs["pooled_output"], tf.float32)}
+        mask, last = inputs["input_mask"], tf.cast(outputs["sequence_output"], tf.float32)
+        vectors = {"mean": pool_states(tf.cast(state, tf.float32), mask, "mean")}  # [B, H]
+        if "pooled_output" in outputs:
+            vectors["pooled"] = tf.cast(outputs["pooled_output"], tf.float32)
+        if self.pooling is None:
+            return vectors
+        vector = pool_states(last, mask, self.pooling)
+        return {"embedding": unit_vectors(vector) if self.normalize else vector, **vectors}
 
     @function(input_signature=strings("text"))
     def answer(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return "mean" and, with a pooler, "pooled": float32 [B, H], of string [B]."""
+        """Return float32 [B, H] of string [B]: "mean", and what else the model has.
+
+        That is "embedding" of one that was trained for vectors, and with a pooler "pooled".
+        """
         return self.answer_packed(self._pack(text))
 
     def answer_packed(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -16,6 +16,7 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.tasks.kinds import Kind as Kind
     from bert_tf.tasks.kinds import get_kind as get_kind
     from bert_tf.tasks.metrics import METRICS as METRICS
+    from bert_tf.tasks.retrieval_metrics import retrieval_scores as retrieval_scores
     from bert_tf.tasks.squad_metrics import evaluate_v1 as evaluate_v1
     from bert_tf.tasks.squad_metrics import evaluate_v2 as evaluate_v2
     from bert_tf.tasks.table import TASKS as TASKS

@@ -19,6 +19,8 @@ from bert_tf.records.schema import (
     multi_label_features,
     multiple_choice_features,
     regression_features,
+    retrieval_features,
+    similarity_features,
     span_features,
     token_classification_features,
 )
@@ -32,7 +34,8 @@ class Kind:
     Attributes:
         schema: (max_seq_length, number of labels, choices) -> features of a record. Of a document
             in windows the length is that of all of them.
-        labels: what an example's label is: one number, a row of K, one for each token, or a span.
+        labels: what an example's label is: one number, a row of K, one for each token, one for each
+            of its texts, or a span.
         head: key of `models.HEADS`.
         loss: key of `training.objectives.LOSSES`.
         served_by: key of `serving.load.SERVED`.
@@ -49,7 +52,7 @@ class Kind:
     """
 
     schema: Callable[[int, int, int], tuple[FeatureSpec, ...]]
-    labels: Literal["one", "row", "token", "span"]
+    labels: Literal["one", "row", "token", "text", "span"]
     head: str
     loss: str
     served_by: str
@@ -108,6 +111,12 @@ def _zero(labels: np.ndarray, metric: str) -> float:
 
 def _unknown(labels: np.ndarray, metric: str) -> None:
     return None
+
+
+def _cosine(vectors: np.ndarray) -> np.ndarray:
+    first, second = np.moveaxis(vectors[:, :2].astype(np.float64), 1, 0)
+    norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    return (first * second).sum(axis=-1) / np.maximum(norms, 1e-24)
 
 
 def _needs_documents(logits: np.ndarray) -> np.ndarray:
@@ -174,6 +183,32 @@ KINDS: dict[str, Kind] = {
         decide=_most_likely,
         probabilities=_softmax,
         constant_figure=_zero,  # "O" everywhere finds no entity
+    ),
+    # Both give a text a vector: learned from numbers that say how like two texts are, or from pairs
+    # that belong together.
+    "similarity": Kind(
+        schema=lambda length, _, num_texts: similarity_features(length, num_texts),
+        labels="one",
+        head="encoder",
+        loss="cosine_similarity",
+        served_by="embeddings",
+        metrics=("spearman_correlation", "pearson_correlation"),
+        has_choices=True,
+        decide=_cosine,
+        probabilities=_cosine,
+        constant_figure=_zero,
+    ),
+    "retrieval": Kind(
+        schema=lambda length, _, num_texts: retrieval_features(length, num_texts),
+        labels="text",
+        head="encoder",
+        loss="multiple_negatives",
+        served_by="embeddings",
+        metrics=("mrr_at_10", "ndcg_at_10", "recall_at_1", "recall_at_10"),
+        has_choices=True,
+        decide=_cosine,
+        probabilities=_cosine,
+        constant_figure=_unknown,
     ),
     "span": Kind(
         schema=lambda length, *_: span_features(length),

@@ -11,6 +11,7 @@ from bert_tf.files import read_json, write_json
 from bert_tf.tasks.kinds import get_kind
 
 TRAINED_TASK_NAME = "bert_task.json"
+POOLINGS = ("mean", "cls", "max")  # as `models.functional` has them
 
 # Smallest values of the whole numbers in it, and the largest of them all: none is more than the
 # pieces of a document.
@@ -45,6 +46,8 @@ class TrainedTask:
             `tasks.calibration`.
         thresholds: of multi_label, the probability that each label must exceed to hold; () for one
             half of all.
+        pooling: of similarity and retrieval, how the vector of a text is made, one of POOLINGS.
+        normalize: likewise, whether it has length 1.
     """
 
     kind: str
@@ -59,8 +62,14 @@ class TrainedTask:
     null_score_diff_threshold: float = 0.0
     temperature: float = 1.0
     thresholds: tuple[float, ...] = ()
+    pooling: str | None = None
+    normalize: bool = False
 
     def __post_init__(self):
+        if self.pooling not in (None, *POOLINGS):
+            raise ValueError(
+                f"pooling must be one of {', '.join(POOLINGS)} or null, got {self.pooling!r}"
+            )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, bool) and not isinstance(value, bool):
@@ -115,8 +124,10 @@ class TrainedTask:
         Args:
             folder: the model's, which exists.
         """
-        path = os.path.join(folder, TRAINED_TASK_NAME)
-        write_json(path, dataclasses.asdict(self), sort_keys=False)
+        values = dataclasses.asdict(self)
+        if self.pooling is None:
+            del values["pooling"], values["normalize"]  # which mean nothing
+        write_json(os.path.join(folder, TRAINED_TASK_NAME), values, sort_keys=False)
 
 
 def threshold_logits(thresholds: Sequence[float]) -> np.ndarray:

@@ -6,7 +6,9 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.training.distribution import create_strategy as create_strategy
     from bert_tf.training.errors import StoppedError as StoppedError
     from bert_tf.training.finetuning import make_model as make_model
+    from bert_tf.training.losses import CosineSimilarityLoss as CosineSimilarityLoss
     from bert_tf.training.losses import MaskedLMLoss as MaskedLMLoss
+    from bert_tf.training.losses import MultipleNegativesLoss as MultipleNegativesLoss
     from bert_tf.training.losses import NextSentenceLoss as NextSentenceLoss
     from bert_tf.training.losses import masked_lm_loss as masked_lm_loss
     from bert_tf.training.losses import next_sentence_loss as next_sentence_loss

@@ -34,4 +34,4 @@ def make_model(
         raise ValueError(f"num_labels: {kind} takes {expected}, got {num_labels}")
     if num_labels is not None:
         arguments["num_labels"] = num_labels
-    return head.make(config, **arguments)
+    return (head.tuned or head.make)(config, **arguments)

@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from bert_tf.models import fusion
+from bert_tf.models.functional import unit_vectors
 
 # Added to the sum of weights of the masked language model by the original: a batch without any
 # prediction has loss 0, not 0/0.
@@ -108,6 +109,85 @@ def masked_logits(logits, mask):
     """Return logits [B, F] as float32, with -1e9 where a mask, integer [B, F], is 0."""
     logits = ops.cast(logits, "float32")
     return ops.where(ops.cast(mask, "bool"), logits, ops.full_like(logits, -1e9))
+
+
+# The inverse of the temperature by which cosines are divided: that of SimCSE, 0.05, and the default
+# of sentence-transformers.
+COSINE_SCALE = 20.0
+
+
+def multiple_negatives_loss(vectors, text_ids=None, weights=None, scale=COSINE_SCALE):
+    """Sum the cross entropy of finding each text's own partner among those of the whole batch.
+
+    The second texts of all examples, and the further ones, which are hard negatives, are what each
+    first text chooses from, by softmax over its cosines times `scale`. SimCSE's loss is that of the
+    same text twice, of which dropout makes two vectors.
+
+    Args:
+        vectors: float [B, C, D], C texts an example: a text, its partner, any hard negatives.
+        text_ids: integer [B, C], equal for equal texts and 0 for a text that is not there. What
+            equals a text or its partner is no negative of it, nor is the partner of an equal text.
+            None: all others are negatives.
+        weights: float [B]; a row of weight 0 is no example and no negative. None: 1 for each.
+        scale: times the cosines; the inverse of the temperature.
+
+    Returns:
+        (sum, weight), two float32 scalars.
+
+    Reference: Henderson et al. (arXiv 1705.00652), section 4.4; SimCSE (arXiv 2104.08821), eq. 1
+    and 5.
+    """
+    scores, rows = _partner_scores(vectors, text_ids, weights, scale)
+    losses = ops.sparse_categorical_crossentropy(rows, scores, from_logits=True)
+    return _weighted_sum(losses, weights)
+
+
+def multiple_negatives_accuracy(vectors, text_ids=None, weights=None):
+    """Count the texts whose partner is the nearest; arguments as of `multiple_negatives_loss`."""
+    scores, rows = _partner_scores(vectors, text_ids, weights, 1.0)
+    return _weighted_accuracy(scores, rows, weights)
+
+
+def _partner_scores(vectors, text_ids, weights, scale):
+    """Return scores float32 [B, (C - 1) * B], and for each row which of them is its partner's."""
+    vectors = unit_vectors(ops.cast(vectors, "float32"))
+    count = ops.shape(vectors)[0]
+    scores = scale * ops.matmul(vectors[:, 0], ops.transpose(_by_place(vectors[:, 1:])))
+    rows = ops.arange(count)
+    is_own = rows[:, None] == ops.arange(ops.shape(scores)[1])[None]  # partners come first
+    is_left_out = ops.zeros_like(is_own)
+    if text_ids is not None:
+        first, others = text_ids[:, 0], _by_place(text_ids[:, 1:])  # [B], [(C - 1) * B]
+        is_partner = ops.arange(ops.shape(scores)[1]) < count
+        of_equal = ops.tile(first, ops.shape(text_ids)[1] - 1)[None] == first[:, None]
+        is_left_out = (
+            (others[None] == first[:, None])
+            | (others[None] == text_ids[:, 1][:, None])
+            | (others[None] == 0)
+            | (of_equal & is_partner[None])
+        )
+    if weights is not None:
+        is_there = ops.tile(ops.not_equal(weights, 0), ops.shape(vectors)[1] - 1)
+        is_left_out = is_left_out | ~is_there[None]
+    lowest = ops.full_like(scores, -1e9)
+    return ops.where(is_left_out & ~is_own, lowest, scores), rows
+
+
+def _by_place(values):
+    """Map [B, C, ...] to [C * B, ...]: the first of all rows, then the second, and so on."""
+    order = (1, 0, *range(2, len(values.shape)))
+    return ops.reshape(ops.transpose(values, order), (-1, *values.shape[2:]))
+
+
+def cosine_similarity_loss(vectors, scores, weights=None):
+    """Sum the squared errors of the cosines of two texts against scores.
+
+    Vectors are float [B, 2, D]; scores float [B], -1 to 1, as of STS-B a fifth of its numbers.
+
+    Reference: Reimers and Gurevych, Sentence-BERT (arXiv 1908.10084), section 3.
+    """
+    vectors = unit_vectors(ops.cast(vectors, "float32"))
+    return regression_loss(ops.sum(vectors[:, 0] * vectors[:, 1], axis=-1), scores, weights)
 
 
 def masked_lm_accuracy(logits, ids, weights):
@@ -206,3 +286,69 @@ class NextSentenceLoss(_SumOverWeight):
     def _mean(self, labels, logits, weights):
         total, weight = next_sentence_loss(logits, labels, weights)
         return ops.divide_no_nan(total, weight)
+
+
+class _LossOfTexts(keras.losses.Loss):
+    """A Keras loss over groups of texts: the mean over the examples of a batch, by their weights.
+
+    The examples of a batch are compared with each other, so a batch is no sum of its rows.
+    """
+
+    def __init__(self, name=None, **kwargs):
+        kwargs.setdefault("reduction", "sum")
+        super().__init__(name=name, **kwargs)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """Return the loss of a batch, a float32 scalar; 0 where all weights are 0."""
+        if sample_weight is not None:
+            sample_weight = ops.reshape(ops.convert_to_tensor(sample_weight), (-1,))
+        total, weight = self._sums(
+            ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred), sample_weight
+        )
+        return ops.divide_no_nan(total, weight)
+
+    def _sums(self, labels, vectors, weights):
+        raise NotImplementedError
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class MultipleNegativesLoss(_LossOfTexts):
+    """Mean of `multiple_negatives_loss` for `Model.compile`.
+
+    `y_true` integer [B, C], equal for equal texts; `y_pred` float [B, C, D]; `sample_weight` [B].
+
+    Args:
+        scale: times the cosines; the inverse of the temperature.
+        name: of the loss.
+        **kwargs: of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: the scale is not above 0.
+    """
+
+    def __init__(self, scale=COSINE_SCALE, name="multiple_negatives_loss", **kwargs):
+        super().__init__(name=name, **kwargs)
+        if not scale > 0:
+            raise ValueError(f"scale: expected a number above 0, got {scale}")
+        self.scale = scale
+
+    def _sums(self, labels, vectors, weights):
+        return multiple_negatives_loss(vectors, labels, weights, self.scale)
+
+    def get_config(self):
+        """Return the arguments."""
+        return {**super().get_config(), "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable(package="bert_tf")
+class CosineSimilarityLoss(_LossOfTexts):
+    """Mean of `cosine_similarity_loss` for `Model.compile`.
+
+    `y_true` float [B] or [B, 1], `y_pred` float [B, 2, D], `sample_weight` [B].
+    """
+
+    def __init__(self, name="cosine_similarity_loss", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def _sums(self, labels, vectors, weights):
+        return cosine_similarity_loss(vectors, labels, weights)

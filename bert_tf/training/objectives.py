@@ -210,14 +210,15 @@ class TaskLoss:
 
     Attributes:
         metric_names: names of the metrics, in the order of the log.
-        figures: (outputs, labels, weights) -> name -> (sum, weight); "loss" is the loss.
+        figures: (outputs, labels, weights, any settings) -> name -> (sum, weight); "loss" is the
+            loss.
         compiled: makes the losses and the weighted metrics that `Model.compile` takes.
         smoothed: (outputs, labels, weights, label_smoothing) -> (sum, weight) of the loss with
             smoothed labels; None where labels cannot be smoothed.
     """
 
     metric_names: tuple[str, ...]
-    figures: Callable[[Any, Any, Any], Figures]
+    figures: Callable[..., Figures]
     compiled: Callable[[], tuple[Any, Any]]
     smoothed: Callable[[Any, Any, Any, float], tuple[Any, Any]] | None = None
 
@@ -243,6 +244,15 @@ def _span(outputs: Any, labels: Any, weights: Any) -> Figures:
     }
 
 
+def _multiple_negatives(
+    outputs: Any, labels: Any, weights: Any, scale: float = losses.COSINE_SCALE
+) -> Figures:
+    return {
+        "loss": losses.multiple_negatives_loss(outputs, labels, weights, scale),
+        "accuracy": losses.multiple_negatives_accuracy(outputs, labels, weights),
+    }
+
+
 LOSSES: dict[str, TaskLoss] = {
     "classification": TaskLoss(
         ("loss", "accuracy"),
@@ -260,6 +270,14 @@ LOSSES: dict[str, TaskLoss] = {
         lambda *batch: {"loss": losses.multi_label_loss(*batch)},
         lambda: (keras.losses.BinaryCrossentropy(from_logits=True, reduction=_BY_WEIGHT), []),
         losses.multi_label_loss,
+    ),
+    "cosine_similarity": TaskLoss(
+        ("loss",),
+        lambda *batch: {"loss": losses.cosine_similarity_loss(*batch)},
+        lambda: (losses.CosineSimilarityLoss(), []),
+    ),
+    "multiple_negatives": TaskLoss(
+        ("loss", "accuracy"), _multiple_negatives, lambda: (losses.MultipleNegativesLoss(), [])
     ),
     "span": TaskLoss(
         ("loss", "start_accuracy", "end_accuracy"),
@@ -282,6 +300,7 @@ class FineTuningObjective:
         kind: key of `tasks.KINDS`.
         label_smoothing: part of a label's probability that is spread over all labels, 0 to below
             1; of kinds whose labels are classes.
+        settings: of the loss: for retrieval "scale", times the cosines.
 
     Raises:
         ValueError: a kind that is not there, or a smoothing that is out of range or not for it.
@@ -289,6 +308,7 @@ class FineTuningObjective:
 
     kind: str
     label_smoothing: float = 0.0
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         get_kind(self.kind)
@@ -329,7 +349,7 @@ class FineTuningObjective:
         Returns:
             The loss, a float32 scalar, and name -> (sum, weight).
         """
-        figures = self._loss.figures(outputs, labels, weights)
+        figures = self._loss.figures(outputs, labels, weights, **self.settings)
         if self.label_smoothing and self._loss.smoothed is not None:
             smoothed = self._loss.smoothed(outputs, labels, weights, self.label_smoothing)
             figures = {**figures, "loss": smoothed}

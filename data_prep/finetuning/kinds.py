@@ -10,9 +10,9 @@ import numpy as np
 from bert_tf.records.schema import FeatureSpec
 from bert_tf.tasks.document_windows import TextRule, WindowRule
 from bert_tf.tasks.kinds import get_kind
-from bert_tf.tasks.table import Task
+from bert_tf.tasks.table import TASKS, Task
 from bert_tf.tokenization.wordpiece import FullTokenizer
-from data_prep.finetuning import glue, ner, squad, swag
+from data_prep.finetuning import glue, ner, squad, swag, text_groups
 from data_prep.finetuning.glue import OnBad
 
 
@@ -167,6 +167,23 @@ def _span_features(
 
 _CLASSIFICATION = Reader(glue.split_path, glue.read_file, _text_features)
 
+
+def _official_sts(task: Task, folder: str, split: str) -> str:
+    return glue.split_path(TASKS["sts-b"], folder, split)
+
+
+# Official files are STS-B's: of texts alone, without scores, for retrieval.
+_TEXT_GROUPS = Reader(
+    _official_sts,
+    lambda task, path, split, on_bad, on_skip: text_groups.read_sts(
+        path, split, text_groups.STS_MAX_SCORE, on_bad
+    ),
+    lambda groups, tokenizer, settings, first: text_groups.make_features(
+        groups, tokenizer, settings.max_seq_length, settings.task.kind
+    ),
+    texts=lambda group: group.texts,
+)
+
 # The reader of each kind of `bert_tf.tasks.KINDS`.
 READERS: dict[str, Reader] = {
     "classification": _CLASSIFICATION,
@@ -180,6 +197,8 @@ READERS: dict[str, Reader] = {
         ),
         texts=lambda example: (example.context, *example.choices),
     ),
+    "similarity": _TEXT_GROUPS,
+    "retrieval": _TEXT_GROUPS,
     "token_classification": Reader(
         lambda task, folder, split: _first_file(
             folder, split, _CONLL_NAMES + (_CONLL_VALID_NAMES if split == "dev" else ())

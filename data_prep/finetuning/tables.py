@@ -280,13 +280,22 @@ def read_json_lines(path: str | os.PathLike[str], needed: Sequence[str]) -> Iter
         raise ValueError(f"{os.fspath(path)}: no row has the key {missing[0]!r}")
 
 
-def _rows(path: str | os.PathLike[str], columns: Columns) -> Iterator[Row]:
-    file_format = format_of(path, columns)
+def read_rows(
+    path: str | os.PathLike[str], columns: Columns, others: Sequence[str] = ()
+) -> Iterator[Row]:
+    """Read the rows of a table of any format; see `read_delimited` and `read_json_lines`.
+
+    Args:
+        path: CSV, TSV or JSONL, UTF-8.
+        columns: which columns mean what.
+        others: further columns that must be there.
+    """
+    file_format, needed = format_of(path, columns), (*columns.needed, *others)
     if file_format == "jsonl":
-        return read_json_lines(path, columns.needed)
+        return read_json_lines(path, needed)
     quotes = file_format == "csv" if columns.quotes is None else columns.quotes
     delimiter = "," if file_format == "csv" else "\t"
-    return read_delimited(path, columns.needed, delimiter, quotes, columns.has_header)
+    return read_delimited(path, needed, delimiter, quotes, columns.has_header)
 
 
 def has_labels(path: str | os.PathLike[str], columns: Columns) -> bool:
@@ -303,7 +312,7 @@ def has_labels(path: str | os.PathLike[str], columns: Columns) -> bool:
         ValueError: the file is empty, or its first row cannot be read.
     """
     without = dataclasses.replace(columns, label=())
-    first = next(_rows(path, without), None)
+    first = next(read_rows(path, without), None)
     if first is None:
         raise ValueError(f"{os.fspath(path)}: no examples: the file has but a header")
     if first.error:
@@ -419,7 +428,7 @@ def read_examples(
     _check_kind(columns, kind)
     allowed = None if labels is None else set(labels)
     empty = True
-    for row in _rows(path, columns):
+    for row in read_rows(path, columns):
         empty = False
         location = f"{os.fspath(path)}, line {row.line}"
         try:

@@ -42,6 +42,14 @@ class Plan:
     def check(self, loaded: LoadedModel) -> None:
         """Refuse a model that does not fit the data."""
 
+    def load(self, options: FineTuningOptions, start: InitialModel) -> LoadedModel:
+        """Return the model that the figures and predictions are of."""
+        loaded, self.model_folder = find_trained(options, start, self.task.kind)
+        return loaded
+
+    def finish(self, start: InitialModel) -> None:
+        """Write what else a model that was trained is kept as; it lies in the output folder."""
+
     def evaluate(self, loaded: LoadedModel) -> None:
         """Write and print the figures of a model."""
 
@@ -80,11 +88,10 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
         else:
             report_runs(runs, folder, metric, baseline)
         start = start.trained(folder)
+        plan.finish(start)
     if options.do_eval or options.do_predict:
         folder.mkdir(parents=True, exist_ok=True)
-        loaded = plan.loaded
-        if loaded is None:
-            loaded, plan.model_folder = find_trained(options, start, plan.task.kind)
+        loaded = plan.loaded or plan.load(options, start)
         plan.check(loaded)
         if options.do_eval:
             plan.evaluate(loaded)

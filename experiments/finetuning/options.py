@@ -8,7 +8,8 @@ from bert_tf.config import WINDOW_POOLINGS
 from bert_tf.options import option
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.table import TASKS
-from data_prep.finetuning import options
+from bert_tf.tasks.trained_task import POOLINGS
+from data_prep.finetuning import options, tables
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.model_options import ModelOptions
 from experiments.command_line.training_options import TrainingOptions
@@ -21,6 +22,8 @@ RESULT_NAMES = (
     "eval_every_steps early_stop_evals keep_best bias_correction clip_norm weight_decay_rate "
     "group_by_length pad_to_max_seq_length bilstm lora_rank lora_alpha lora_targets"
 ).split()
+
+OBJECTIVES = ("scores", "pairs", "dropout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +206,65 @@ class TaggingOptions(FineTuningOptions):
     files: options.FileOptions = options.FileOptions()
     tagged: options.TaggedOptions = options.TaggedOptions()
     label_loss: LabelLossOptions = LabelLossOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingOptions(FineTuningOptions):
+    """Options of run_embeddings.py."""
+
+    task_name: str | None = option(
+        None,
+        "Official data in --data_dir, for the splits of which no file is named.",
+        choices=("STS-B",),
+        group="data",
+    )
+    files: options.FileOptions = options.FileOptions()
+    columns: tables.Columns = tables.Columns()
+    negative_columns: tuple[str, ...] = option(
+        (), "Columns of hard negatives of the training file, for pairs.", group="data"
+    )
+    max_score: float | None = option(
+        None,
+        "Score of texts that mean the same; 5 for STS-B, 1 for your own tables.",
+        above=0,
+        below=math.inf,
+    )
+    objective: str | None = option(
+        None,
+        "Learn from scores of two texts, from pairs that belong together, or from texts alone, by "
+        "dropout. Default: what the training data have.",
+        choices=OBJECTIVES,
+        group="training",
+    )
+    scale: float = option(
+        20.0, "Times the cosines of pairs: one over the temperature.", above=0, below=math.inf
+    )
+    pooling: str | None = option(
+        None,
+        "How a text's vector is made. Default: the model's, or mean.",
+        choices=POOLINGS,
+        group="model",
+    )
+    normalize: bool | None = option(
+        None, "Whether vectors get length 1. Default: as the model's, or yes."
+    )
+    sentence_transformers: bool = option(
+        True,
+        "Write the model for sentence-transformers too, in a folder of that name.",
+        group="output",
+    )
+
+    def check_together(self) -> None:
+        """Refuse options that no run could have together; raises what the others' does."""
+        super().check_together()
+        if self.bilstm:
+            raise InputError("bilstm: is no part of a sentence encoder")
+        if self.task_name and not self.files.data_dir:
+            raise InputError("data_dir: needed with --task_name")
+        if self.files.data_dir and not self.task_name:
+            raise InputError("task_name: needed with --data_dir, or name --train_file, --dev_file")
+        if self.negative_columns and self.objective not in (None, "pairs"):
+            raise InputError(f"negative_columns: are for pairs, got --objective={self.objective}")
 
 
 @dataclasses.dataclass(frozen=True)

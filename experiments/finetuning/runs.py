@@ -199,6 +199,8 @@ def _settings(
         "records": job.fingerprint,
         "bert_config": start.config.to_dict(),
         "begins_with": start.weights_digest,
+        **job.model_settings,
+        **job.loss_settings,
     }
     return json.loads(json.dumps(settings))  # as they come back out of a file
 

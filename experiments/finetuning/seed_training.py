@@ -8,7 +8,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -54,6 +55,8 @@ class Job:
         class_weights: what an example, or token, weighs in the loss, by its label; None for 1.
         label_smoothing: of the training loss; see `FineTuningObjective`.
         window_pooling: how the windows of a text become one vector; None where it is one sequence.
+        model_settings: what else the model is made with.
+        loss_settings: of `FineTuningObjective`.
     """
 
     task: TrainedTask
@@ -67,6 +70,8 @@ class Job:
     class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
     window_pooling: str | None = None
+    model_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    loss_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -176,7 +181,7 @@ class SeedTraining:
         self.trainer = Trainer(
             self.model,
             optimizer,
-            FineTuningObjective(self.job.kind, self.job.label_smoothing),
+            FineTuningObjective(self.job.kind, self.job.label_smoothing, self.job.loss_settings),
             self.folder,
             TrainerOptions(
                 steps_per_call=options.iterations_per_loop,
@@ -201,6 +206,7 @@ class SeedTraining:
             config,
             self.job.num_labels,
             recompute=options.training.recompute_layers,
+            **self.job.model_settings,
         )
         random_weights: Sequence[str] = ()  # of the encoder, which the checkpoint lacks
         if start.checkpoint is not None:

@@ -14,13 +14,13 @@ import bert_tf
 from bert_tf.models import feature_extraction
 from bert_tf.models.encoder import layer_outputs
 from bert_tf.models.feature_extraction import (
-    POOLINGS,
     TokenWindow,
     _feature_models,
     encoder_features,
     features_fingerprint,
     stored_features,
 )
+from bert_tf.models.functional import POOLINGS
 from tests.support.synthetic_records import small_config
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "transformers" / "BertModel"

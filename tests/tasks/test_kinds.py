@@ -16,18 +16,20 @@ ROOMS = {
     "models.task_models.HEADS": (
         "head",
         set(HEADS),
-        {"encoder", "pretraining", "next_sentence"},
+        {"pretraining", "next_sentence"},
     ),
     "training.objectives.LOSSES": ("loss", set(LOSSES), set()),
     "input_pipeline.finetuning._LABELS": ("labels", set(_LABELS), set()),
     "serving.load.SERVED": (
         "served_by",
         set(SERVED),
-        {"fill_mask", "next_sentence", "embeddings"},
+        {"fill_mask", "next_sentence"},
     ),
 }
-# Scores of answers and entities need documents and tags, so they are no functions of arrays.
+# Scores of answers and entities need documents and tags, and those of a search all texts together,
+# so they are no functions of predictions and labels.
 OTHER_METRICS = {"entity_f1", "exact_match", "f1"}
+OTHER_METRICS |= {"mrr_at_10", "ndcg_at_10", "recall_at_1", "recall_at_10"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -54,13 +56,14 @@ def test_rows_agree_with_what_they_name(name):
     widths = {feature.name: feature.length for feature in kind.schema(5, 3, 2)}
     assert widths["input_ids"] == (10 if kind.has_choices else 5)
     if kind.labels != "span":
-        assert widths["label_ids"] == {"one": 1, "row": 3, "token": 5}[kind.labels]
+        assert widths["label_ids"] == {"one": 1, "row": 3, "token": 5, "text": 2}[kind.labels]
     assert needs_number or kind.num_outputs is None
 
 
-def test_no_two_kinds_are_served_alike():
+def test_no_two_kinds_are_served_alike_but_those_of_vectors():
     served = [kind.served_by for kind in KINDS.values()]
-    assert len(set(served)) == len(served)
+    assert served.count("embeddings") == 2
+    assert len(set(served)) == len(served) - 1
 
 
 LOGITS = np.array([[-1.0, 2.0, 0.5], [3.0, -2.0, 0.25]], np.float32)
@@ -74,6 +77,9 @@ def test_decisions_and_probabilities():
     kind = KINDS["multi_label"]
     np.testing.assert_array_equal(kind.decide(LOGITS), [[0, 1, 1], [1, 0, 1]])
     np.testing.assert_allclose(kind.probabilities(LOGITS), 1 / (1 + np.exp(-LOGITS)), rtol=1e-6)
+    vectors = np.array([[[1, 0], [3, 4]], [[2, 0], [0, 0]]], np.float32)
+    for name in ("similarity", "retrieval"):
+        np.testing.assert_allclose(KINDS[name].decide(vectors), [0.6, 0])
     kind = KINDS["regression"]
     np.testing.assert_array_equal(kind.decide(LOGITS[:, :1]), [-1.0, 3.0])
     np.testing.assert_array_equal(kind.probabilities(LOGITS[:, :1]), LOGITS[:, :1])

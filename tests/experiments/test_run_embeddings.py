@@ -1,0 +1,226 @@
+"""The script that trains vectors of texts: what it learns, writes and refuses."""
+
+import csv
+import json
+import random
+
+import numpy as np
+import pytest
+
+import bert_tf
+from bert_tf.serving.load import load_served_model
+from bert_tf.serving.saved_model import export_saved_model
+from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
+from experiments import run_embeddings
+from experiments.command_line.exit_status import InputError
+from experiments.finetuning import embeddings
+from experiments.finetuning.options import EmbeddingOptions
+from tests.support import command_options
+from tests.support import synthetic_records as synthetic
+
+TOPICS = 17
+TEXTS = ["w3 w4 w5", "w40", "w7 w8 w9 w3 w10 w11 w12"]
+
+
+def text_of(topic, rng):
+    """Return some of a topic's five words."""
+    return " ".join(f"w{5 * topic + i}" for i in rng.sample(range(5), 3))
+
+
+def write_table(path, count, seed, columns):
+    """Write pairs of one topic, or with a score half of them of two; negatives are of others."""
+    rng = random.Random(seed)
+    with open(path, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        for number in range(count):
+            topic = number % TOPICS
+            others = [other for other in range(TOPICS) if other != topic]
+            score = rng.random() < 0.5 if "score" in columns else True
+            values = {
+                "text": text_of(topic, rng),
+                "partner": text_of(topic if score else rng.choice(others), rng),
+                "negative": "" if number % 3 else text_of(rng.choice(others), rng),
+                "score": int(score),
+            }
+            writer.writerow([values[name] for name in columns])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    pair = ("text", "partner")
+    write_table(folder / "pairs.csv", 149, 1, (*pair, "negative"))
+    write_table(folder / "dev.csv", 31, 2, pair)
+    write_table(folder / "scored.csv", 149, 3, (*pair, "score"))
+    write_table(folder / "scored_dev.csv", 67, 4, (*pair, "score"))
+    synthetic.write_vocabulary(folder / "vocab.txt")
+    config = synthetic.small_config(num_hidden_layers=1)
+    config.to_json_file(folder / "bert_config.json")
+    return folder
+
+
+def parsed(**given):
+    arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return command_options.parse(EmbeddingOptions, arguments, **run_embeddings.DEFAULTS)
+
+
+def given_of(data, output, **changes):
+    return {
+        "train_file": data / "pairs.csv",
+        "dev_file": data / "dev.csv",
+        "text_column": "text",
+        "text_b_column": "partner",
+        "bert_config_file": data / "bert_config.json",
+        "vocab_file": data / "vocab.txt",
+        "output_dir": output,
+        "do_train": True,
+        "do_eval": True,
+        "max_seq_length": 11,
+        "learning_rate": 1e-2,
+        "train_batch_size": 29,
+        "num_train_epochs": 4,
+        "eval_batch_size": 31,
+        "pad_to_max_seq_length": True,  # one shape to compile
+        **changes,
+    }
+
+
+def run(data, output, **changes):
+    embeddings.run(parsed(**given_of(data, output, **changes)))
+    path = output / "eval_results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "pairs"
+    test = {"test_file": data / "dev.csv", "do_predict": True}
+    run(data, output, negative_columns="negative", pooling="max", **test)
+    return output
+
+
+def test_pairs_find_each_other(data, trained, tmp_path, capsys):
+    found = json.loads((trained / "eval_results.json").read_text())
+    names = ("mrr_at_10", "ndcg_at_10", "recall_at_1", "recall_at_10")
+    assert {f"eval_{name}" for name in names} < found.keys()
+    assert found["eval_mrr_at_10"] > 0.8
+    # The untrained model, from the same seed, finds but few.
+    before = run(data, tmp_path, num_train_steps=1, learning_rate=1e-9, sentence_transformers=False)
+    assert before["eval_mrr_at_10"] < found["eval_mrr_at_10"] - 0.2
+    assert "each text seeks its partner among the 29 of its batch" in capsys.readouterr().out
+    assert not (tmp_path / "sentence_transformers").exists()
+    settings = json.loads((trained / "config.json").read_text())
+    assert settings["pooling"] == "max" and settings["scale"] == 20.0
+    assert (trained / "curves.png").exists()
+    rows = list(csv.DictReader((trained / "predictions.csv").open()))
+    assert [row["id"] for row in rows] == [str(number + 2) for number in range(31)]
+    assert np.mean([float(row["cosine"]) for row in rows]) > 0.5
+
+
+def test_every_way_to_the_model_has_the_same_vectors(data, trained, tmp_path):
+    expected = TrainedTask("retrieval", max_seq_length=11, pooling="max", normalize=True)
+    assert read_trained_task(trained) == expected
+    vectors = bert_tf.Predictor(trained).embed(TEXTS)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, rtol=1e-6)
+    # By hand, of the states.
+    encoder, _, tokenizer = bert_tf.load_bert(trained)
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        ids = tokenizer.convert_tokens_to_ids(["[CLS]", *tokenizer.tokenize(text), "[SEP]"])
+        inputs = {"input_ids": np.array([ids]), "input_mask": np.ones((1, len(ids)), int)}
+        states = encoder({**inputs, "segment_ids": np.zeros((1, len(ids)), int)})
+        state = np.asarray(states["sequence_output"])[0].max(axis=0)
+        np.testing.assert_allclose(vector, state / np.linalg.norm(state), atol=2e-6)
+    folder = trained / "sentence_transformers"
+    assert json.loads((folder / "modules.json").read_text())[2]["path"] == "2_Normalize"
+    np.testing.assert_allclose(bert_tf.Predictor(folder).embed(TEXTS), vectors, atol=1e-6)
+    export_saved_model(tmp_path / "1", load_served_model(trained))
+    served = bert_tf.Predictor(tmp_path)
+    assert served.task == "embeddings"
+    np.testing.assert_allclose(served.embed(TEXTS), vectors, atol=1e-6)
+    with pytest.raises(ValueError, match="output: expected one of .*mean.*, got 'pooled'"):
+        served.embed(TEXTS, "pooled")
+
+
+def test_a_finished_run_is_not_trained_again(data, trained, capsys):
+    before = json.loads((trained / "eval_results.json").read_text())
+    changes = {"negative_columns": "negative", "pooling": "max"}
+    assert run(data, trained, **changes) == before
+    assert "seed 12345: is finished" in capsys.readouterr().out
+    # Its pooling is known; the folder is a model by itself.
+    none = {"do_train": False, "train_file": None, "bert_config_file": None, "vocab_file": None}
+    assert run(data, trained, **none) == pytest.approx(before, abs=1e-6)
+    with pytest.raises(InputError, match="holds a run with scale 20.0, and now it is 7.0"):
+        run(data, trained, scale=7, **changes)
+
+
+def test_scores_are_followed(data, tmp_path):
+    changes = {"train_file": data / "scored.csv", "dev_file": data / "scored_dev.csv"}
+    found = run(data, tmp_path, label_column="score", num_train_epochs=12, **changes)
+    assert found["eval_spearman_correlation"] > 0.6
+    assert found["eval_loss"] < 0.2
+    trained = read_trained_task(tmp_path)
+    assert trained is not None
+    assert (trained.kind, trained.pooling, trained.normalize) == ("similarity", "mean", True)
+
+
+def test_texts_alone_find_themselves(data, tmp_path, capsys):
+    changes = {"objective": "dropout", "num_train_epochs": 1, "label_column": "score"}
+    found = run(data, tmp_path, dev_file=data / "scored_dev.csv", **changes)
+    assert "train: 142 examples" in capsys.readouterr().out  # of the first column, each once
+    assert "eval_spearman_correlation" in found
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [line["accuracy"] for line in log if "accuracy" in line]
+    assert max(accuracies) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_column": None}, "text_column: needed to read tables of your own"),
+        ({"text_b_column": None}, "text_b_column: needed, for the dev file is of pairs"),
+        ({"objective": "scores"}, "label_column: needed for --objective=scores"),
+        ({"train_file": None}, "train_file: needed, or --task_name and --data_dir"),
+        ({"dev_file": None}, "dev_file: needed, or --task_name and --data_dir"),
+        ({"task_name": "STS-B"}, "data_dir: needed with --task_name"),
+        ({"data_dir": "."}, "task_name: needed with --data_dir"),
+        ({"bilstm": True}, "bilstm: is no part of a sentence encoder"),
+        ({"train_batch_size": 1}, "train_batch_size: a text finds its partner among those of its "),
+        (
+            {"train_batch_size": 8, "gradient_accumulation_steps": 8},
+            "train_batch_size: .* which would be 1 of 8 in 8 parts",
+        ),
+        (
+            {"objective": "dropout", "negative_columns": "negative"},
+            "negative_columns: are for pairs, got --objective=dropout",
+        ),
+        ({"label_column": "score,text_b"}, "label_column: expected one, got score, text_b"),
+        ({"negative_columns": "other"}, "line 1: no column 'other'; the file has text, partner"),
+        ({"pooling": "sum"}, "should be one of"),
+        ({"scale": 0}, "scale: expected above 0"),
+    ],
+)
+def test_what_is_refused(data, tmp_path, changes, message):
+    with pytest.raises(Exception, match=message) as error:  # absl has an error of its own
+        run(data, tmp_path, **changes)
+    assert type(error.value).__name__ in ("InputError", "ValueError", "IllegalFlagValueError")
+
+
+def test_pairs_are_not_learned_from_scores_of_official_data(data, tmp_path):
+    header = "index\tscore\tsentence1\tsentence2\n"
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.tsv").write_text(header + "0\t2.5\tw1 w2\tw3\n1\t5\tw4\tw4\n")
+    changes = {"task_name": "STS-B", "data_dir": tmp_path, "train_file": None, "dev_file": None}
+    columns = {"text_column": None, "text_b_column": None}
+    with pytest.raises(InputError, match="objective: STS-B has scores of pairs that may not"):
+        run(data, tmp_path / "out", objective="pairs", **changes, **columns)
+    found = run(data, tmp_path / "out", train_batch_size=2, num_train_steps=1, **changes, **columns)
+    assert -1 <= found["eval_spearman_correlation"] <= 1
+
+
+def test_a_model_without_dropout_cannot_learn_from_texts_alone(data, tmp_path):
+    config = synthetic.small_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    config.to_json_file(tmp_path / "bert_config.json")
+    changes = {"bert_config_file": tmp_path / "bert_config.json", "objective": "dropout"}
+    with pytest.raises(InputError, match="objective: the model has no dropout, .* set hidden_drop"):
+        run(data, tmp_path / "out", **changes)
