@@ -71,6 +71,7 @@ RUN = {
     "experiments/run_classifier.py": FINETUNING,
     "experiments/run_squad.py": FINETUNING,
     "experiments/run_ner.py": FINETUNING,
+    "experiments/run_embeddings.py": FINETUNING,
     "experiments/extract_features.py": "",
     "data_prep/create_finetuning_data.py": "",
     "experiments/paper.py": "--dry_run",
@@ -188,6 +189,7 @@ def write_texts(folder):
     tables = {
         "glue/MRPC": ("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "{label}\t1\t2\t{one}\t{two}"),
         "glue/SST-2": ("sentence\tlabel", "{one}\t{label}"),
+        "glue/STS-B": ("index\tsentence1\tsentence2\tscore", "1\t{one}\t{two}\t{label}"),
     }
     for task, (header, line) in tables.items():
         (folder / task).mkdir(parents=True)
@@ -197,6 +199,9 @@ def write_texts(folder):
     reviews = [f"{text},{i % 3}" for i, text in enumerate(TEXTS)]
     for split in ("train", "dev", "new"):
         (folder / f"{split}.csv").write_text("\n".join(["review,stars", *reviews, ""]))
+    pairs = [f"{text},{other}" for text, other in zip(TEXTS, TEXTS[::-1], strict=True)]
+    for name in ("questions", "questions_dev"):
+        (folder / f"{name}.csv").write_text("\n".join(["question,answer", *pairs, ""]))
     tagged = [f"{name} B-PER\nwaits O\n. O\n" for name in ("Ann", "Bob", "Eve") * 4]
     (folder / "ner.txt").write_text("\n".join(["-DOCSTART- O\n", *tagged]))
     (folder / "terms.txt").write_text("myocardial\ninfarction\n")

@@ -8,6 +8,10 @@ from collections.abc import Iterable, Sequence
 from bert_tf.config import BertConfig
 from bert_tf.files import original_names
 from bert_tf.tasks.kinds import get_kind
+from bert_tf.tasks.sentence_transformers import (
+    read_sentence_transformers,
+    write_sentence_transformers,
+)
 from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trained_task
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
@@ -130,7 +134,8 @@ def _trained_task(loaded: LoadedModel, source: LocatedCheckpoint | None) -> Trai
     """Return what the source says that its model is for, where it does and the head is kept."""
     trained = None
     if source is not None:
-        trained = read_trained_task(pathlib.Path(source.path).parent)
+        folder = pathlib.Path(source.path).parent
+        trained = read_trained_task(folder) or read_sentence_transformers(folder)
     if trained is None and loaded.problem_type is not None:
         trained = TrainedTask(HF_KINDS[loaded.problem_type])
     if trained is None or get_kind(trained.kind).head != loaded.kind:
@@ -173,7 +178,10 @@ def _write_weights(
         save_model_directory(target, model, labels=labels, tokenizer=tokenizer)
     elif options.format == "hf":
         problem_type = _problem_type(trained)
-        return save_hf(target, model, tokenizer, labels, problem_type, options.weights)
+        skipped = save_hf(target, model, tokenizer, labels, problem_type, options.weights)
+        if trained is not None and trained.pooling is not None:
+            write_sentence_transformers(target, trained, loaded.config.hidden_size)
+        return skipped
     elif options.format == "keras_hub":
         return save_keras_hub(target, model, tokenizer)
     else:
