@@ -50,7 +50,14 @@ ARROWS: dict[str, set[str]] = {
 # Of data_prep this file alone opens models; a command imports it when it is given one.
 OPENS_MODELS = "data_prep/corpus/extended_model.py"
 COMMANDS = "commands"
-DATA_PREP_LEVELS = {"processes": 0, "corpus": 1, "pretraining": 2, "finetuning": 2, COMMANDS: 3}
+DATA_PREP_LEVELS = {
+    "processes": 0,
+    "cluster": 1,
+    "corpus": 2,
+    "pretraining": 3,
+    "finetuning": 3,
+    COMMANDS: 4,
+}
 EXPERIMENTS_LEVELS = {
     "command_line": 0,
     "plots": 1,

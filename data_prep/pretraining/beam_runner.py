@@ -7,16 +7,17 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import apache_beam as beam
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from data_prep.cluster.files import ClusterFiles
+from data_prep.cluster.jobs import Job, Runner, Step
+from data_prep.corpus import text_files
 from data_prep.pretraining import cluster_jobs
-from data_prep.pretraining.cluster_files import ClusterFiles
-from data_prep.pretraining.cluster_steps import Job
 from data_prep.pretraining.options import Options
 from data_prep.processes.worker_pool import available_cores
 
@@ -33,6 +34,10 @@ class BeamFiles(ClusterFiles):
     def exists(self, path: str) -> bool:
         """See the base class."""
         return FileSystems.exists(path)
+
+    def open(self, path: str) -> IO[bytes]:
+        """See the base class."""
+        return text_files.open_input(path)
 
     def create(self, path: str) -> Any:
         """See the base class."""
@@ -97,16 +102,14 @@ def _pipeline_arguments(runner: str, num_workers: int, more: Sequence[str]) -> l
     return [f"--runner={_DIRECT_RUNNER}", *defaults, *more]
 
 
-class _BeamRunner(cluster_jobs.Runner):
+class _BeamRunner(Runner):
     """Runs jobs on a runner of Beam."""
 
     def __init__(self, job: Job, show: bool, arguments: Sequence[str]):
         super().__init__(job, show)
         self._arguments = arguments
 
-    def carry_out(
-        self, name: str, items: Sequence[Any], steps: Sequence[cluster_jobs.Step], path: str
-    ) -> None:
+    def carry_out(self, name: str, items: Sequence[Any], steps: Sequence[Step], path: str) -> None:
         """See the base class."""
         options = PipelineOptions(list(self._arguments))
         with _failing_with_workers(), beam.Pipeline(options=options) as pipeline:
@@ -118,7 +121,7 @@ class _BeamRunner(cluster_jobs.Runner):
             _ = results | "write results" >> beam.Map(_write_results, path, self.job.files)
 
 
-def _transform(step: cluster_jobs.Step) -> beam.PTransform:
+def _transform(step: Step) -> beam.PTransform:
     if step.kind == "spread":
         return beam.Reshuffle()
     if step.kind == "group":

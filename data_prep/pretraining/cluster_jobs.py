@@ -16,22 +16,19 @@ fails leaves only its work folder, and the same command continues in it. Paths a
 system that the runner knows; the work folder must be one that all workers reach.
 """
 
-import abc
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from bert_tf.records.files import manifest_path, output_base
+from data_prep.cluster.files import ClusterFiles
+from data_prep.cluster.jobs import Runner, Step
 from data_prep.corpus import text_files
 from data_prep.pretraining import cluster_steps, token_store
-from data_prep.pretraining.cluster_files import ClusterFiles
 from data_prep.pretraining.cluster_steps import Job
 from data_prep.pretraining.manifest import Statistics, make_manifest
 from data_prep.pretraining.options import (
@@ -45,94 +42,6 @@ from data_prep.pretraining.work_folder import work_folder
 
 PIECE_BYTES = 1 << 23  # larger than the local runner's: on object stores each file costs time
 _LAYOUT = "beam 1"  # of the work folder; the first runner had this name
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A step of a job.
-
-    Attributes:
-        label: what it is called.
-        kind: "map" gives one element for each, "flat_map" any number; "spread" deals the elements
-            out to the workers anew; "group" makes of pairs of a key and a value pairs of a key and
-            all its values.
-        function: of "map" and "flat_map": of an element and the arguments.
-        arguments: what follows the element.
-    """
-
-    label: str
-    kind: Literal["map", "flat_map", "spread", "group"]
-    function: Callable[..., Any] | None = None
-    arguments: tuple[Any, ...] = ()
-
-
-class Runner(abc.ABC):
-    """What carries out jobs.
-
-    Attributes:
-        job: what every worker is told.
-        show: report on standard error.
-    """
-
-    def __init__(self, job: Job, show: bool):
-        self.job = job
-        self.show = show
-
-    @abc.abstractmethod
-    def carry_out(self, name: str, items: Sequence[Any], steps: Sequence[Step], path: str) -> None:
-        """Run a job, and write its elements, in order, as a list to a JSON file.
-
-        Args:
-            name: of the job.
-            items: its first elements.
-            steps: what is done with them.
-            path: the file.
-
-        Raises:
-            Exception: the job failed; the first line that matters is the last.
-        """
-
-    def run(
-        self, name: str, items: Sequence[Any], steps: Sequence[Step], num_results: int | None = None
-    ) -> list[Any]:
-        """Run a job, unless an earlier run did, and return its elements in order.
-
-        Args:
-            name: of the job.
-            items: its first elements.
-            steps: what is done with them.
-            num_results: elements that there must be at its end, where that is known.
-
-        Raises:
-            ValueError: a worker found bad input.
-            RuntimeError: the job failed, or lost a result.
-        """
-        files, path = self.job.files, self.job.path(f"{name}.json")
-        if not files.exists(path):
-            begin = time.monotonic()
-            error_path = self.job.path(cluster_steps.ERROR_NAME)
-            if files.exists(error_path):  # of an attempt after which another went well
-                files.remove(error_path)
-            try:
-                self.carry_out(name, items, steps, path)
-            except Exception as error:  # runners raise what they like
-                if files.exists(error_path):
-                    raise ValueError(files.read(error_path).decode()) from error
-                raise RuntimeError(f"the job of {name} failed: {self.reason_of(error)}") from error
-            if self.show:
-                seconds = time.monotonic() - begin
-                print(f"{name}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
-        results = files.read_json(path)
-        if num_results is not None and len(results) != num_results:
-            files.remove(path)
-            lost = num_results - len(results)
-            raise RuntimeError(f"the job of {name} lost {lost} of its results")
-        return results
-
-    def reason_of(self, error: Exception) -> str:
-        """Return the line of an error of the runner that says why a job failed."""
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return lines[-1]
 
 
 def check_options(options: Options) -> None:
@@ -172,7 +81,7 @@ def create_pretraining_data(
         RuntimeError: a job failed, or another run is at work on the same output.
     """
     with _work_folder(options, files) as work:
-        manifest = _run(make_runner(Job(options, work, files)))
+        manifest = _run(make_runner(Job(work, files, options)))
         for path in sorted(set(map(manifest_path, options.output_files))):
             with files.write_whole(path) as stream:
                 stream.write((json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())

@@ -5,7 +5,6 @@ chunks. What differs is how work finds its data, since a cluster's workers share
 share no disk; `cluster_jobs.py` says in which order the steps follow each other.
 """
 
-import contextlib
 import dataclasses
 import functools
 import io
@@ -17,8 +16,9 @@ import numpy as np
 
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
+from data_prep.cluster import files, jobs
 from data_prep.corpus import text_files
-from data_prep.pretraining import cluster_files, instances, token_store
+from data_prep.pretraining import instances, token_store
 from data_prep.pretraining.listed_words import WordMarker
 from data_prep.pretraining.manifest import Statistics
 from data_prep.pretraining.options import Options, refuses_upper_case
@@ -47,26 +47,18 @@ _FRAGMENT_DTYPE = np.dtype(
     ]
 )
 _TOKENS = -1  # in place of a part's number: what follows are fragments and their tokens
-ERROR_NAME, VOCABULARY_NAME, WORD_LIST_NAME = "error.txt", "vocab.txt", "word_list.txt"
+VOCABULARY_NAME, WORD_LIST_NAME = "vocab.txt", "word_list.txt"
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class Job(jobs.Job):
     """What every worker is told.
 
     Attributes:
         options: what is made from what.
-        work: the work folder.
-        files: the runner's file systems.
     """
 
     options: Options
-    work: str
-    files: cluster_files.ClusterFiles
-
-    def path(self, name: str) -> str:
-        """Path of a file in the work folder."""
-        return f"{self.work}/{name}"
 
     def save(self, name: str, content: Statistics | token_store.TokenizedPiece) -> None:
         """Write a file of the work folder, whole or not at all."""
@@ -81,7 +73,7 @@ class Job:
 
 
 def _vocab_file(job: Job) -> str:
-    return os.path.join(cluster_files.local_folder(job.work, [VOCABULARY_NAME]), VOCABULARY_NAME)
+    return os.path.join(job.files.local_folder(job.work, [VOCABULARY_NAME]), VOCABULARY_NAME)
 
 
 @functools.lru_cache(maxsize=1)
@@ -93,7 +85,7 @@ def _tokenizer(job: Job) -> FullTokenizer:
 def _marker(job: Job) -> WordMarker | None:
     if job.options.word_list is None:
         return None
-    folder = cluster_files.local_folder(job.work, [WORD_LIST_NAME])
+    folder = job.files.local_folder(job.work, [WORD_LIST_NAME])
     return word_marker(job.options, _tokenizer(job), os.path.join(folder, WORD_LIST_NAME))
 
 
@@ -106,7 +98,7 @@ def _vocabulary(job: Job) -> instances.VocabularyTable:
 @functools.lru_cache(maxsize=1)
 def index_of(job: Job) -> token_store.TokenStore:
     """Return the index of the corpus, on this machine."""
-    folder = cluster_files.local_folder(job.work, token_store.OFFSET_FILES)
+    folder = job.files.local_folder(job.work, token_store.OFFSET_FILES)
     return token_store.TokenStore(folder, offsets_only=True)
 
 
@@ -137,32 +129,13 @@ def pairs_name(block: int, part: int) -> str:
 # === Steps of one worker ===
 
 
-@contextlib.contextmanager
-def _telling(job: Job, vocab_file: str = "") -> Iterator[None]:
-    """Write down what is wrong with the input, since runners say it in ways of their own.
-
-    Args:
-        job: of the worker.
-        vocab_file: this machine's copy of the vocabulary, which the user does not know.
-    """
-    try:
-        yield
-    except ValueError as error:
-        message = str(error)
-        if vocab_file:
-            message = message.replace(vocab_file, job.options.vocab_file)
-        with job.files.write_whole(job.path(ERROR_NAME)) as stream:
-            stream.write(message.encode())
-        raise
-
-
 def file_pieces(
     file: tuple[int, str], piece_bytes: int, job: Job
 ) -> Iterator[tuple[int, int, text_files.TextPiece | None]]:
     """Cut an input file: its number, and each piece's; at the end how many there are, and None."""
     number, path = file
     piece = -1
-    with _telling(job):
+    with job.telling():
         for piece, text in enumerate(text_files.text_pieces([path], piece_bytes)):
             yield number, piece, text
     yield number, piece + 1, None
@@ -180,9 +153,9 @@ def tokenize_piece(
     if job.files.exists(job.path(lengths_name)):
         lengths = job.load(lengths_name, token_store.TokenizedPiece).sentence_lengths
         return file, piece, int(lengths.sum())
-    with cluster_files.lock:
+    with files.lock:
         tokenizer, marker = _tokenizer(job), _marker(job)
-    with _telling(job, tokenizer.vocab_file):
+    with job.telling(tokenizer.vocab_file, job.options.vocab_file):
         refuse = refuses_upper_case(job.options, tokenizer.vocab)
         tokenized = token_store.tokenize_piece(text, tokenizer, refuse, marker)
     with job.files.write_whole(job.path(name)) as stream:
@@ -196,7 +169,7 @@ def draw_block(block: tuple[int, int, int], job: Job) -> tuple[int, list[int]]:
     number, first, end = block
     path = job.path(f"block-{number:06d}.json")
     if not job.files.exists(path):
-        with cluster_files.lock:
+        with files.lock:
             index = index_of(job)
         counts: list[int] = []
         for pairs in block_pairs(index, job.options, number, range(first, end)):
@@ -240,7 +213,7 @@ def part_fragments(part: tuple[int, str], job: Job) -> Iterator[tuple[int, bytes
     """
     yield -1 - part[0], b""
     pairs, row = _part_and_row(part, job)
-    with cluster_files.lock:
+    with files.lock:
         bounds = _bundle_bounds(job)
     share = np.diff(row)
     chunk = np.repeat(np.arange(share.size), share)
@@ -281,7 +254,7 @@ def _fetch(
     """Send each chunk the tokens that it needs of a bundle."""
     pieces = pieces_of(job)
     pieces = pieces[number * BUNDLE_PIECES : (number + 1) * BUNDLE_PIECES]
-    with cluster_files.lock:
+    with files.lock:
         first, dtype = _bundle_bounds(job)[number], index_of(job).tokens.dtype
     paths = [job.path(tokens_name(file, piece)) for file, piece, _ in pieces]
     data = b"".join(map(job.files.read, paths))
@@ -337,7 +310,7 @@ def write_chunk(
     path = job.path(f"chunk-{number:07d}")
     if job.files.exists(path):
         return file, number
-    with cluster_files.lock:
+    with files.lock:
         index, vocabulary = index_of(job), _vocabulary(job)
     received = list(received)
     tokens, pairs = _chunk_tokens(received, index.tokens.dtype)

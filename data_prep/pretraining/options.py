@@ -1,14 +1,13 @@
 """The options of data preparation for pre-training, and what follows from them alone."""
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from bert_tf.records.files import output_base
 from bert_tf.records.schema import FeatureSpec, pretraining_features, unmasked_pretraining_features
 from bert_tf.tokenization.vocabulary import PAD_TOKEN, casing_of, keeps_accents
 from bert_tf.tokenization.wordpiece import MAX_CHARS_PER_WORD, FullTokenizer
+from data_prep.cluster.command import spark_master_option
 from data_prep.corpus import text_files
 from data_prep.pretraining import instances, token_store, units
 from data_prep.pretraining.listed_words import WordMarker
@@ -178,11 +178,7 @@ class CommandOptions:
         "local for processes of this machine, spark for Apache Spark, or a runner of Apache Beam, "
         "such as DirectRunner or DataflowRunner; these take the flags that are not known here.",
     )
-    spark_master: str | None = option(
-        None,
-        "Address of the cluster of --runner=spark, such as spark://HOST:7077, yarn or local[2]; "
-        "by default what spark-submit or Spark's settings say, else this machine.",
-    )
+    spark_master: str | None = spark_master_option()
     gzip: bool = option(
         False, "Compress the output; .gz is added to names that lack it.", group="output"
     )
@@ -222,28 +218,6 @@ def options_from_flags(values: flags.FlagValues) -> tuple[CommandOptions, Option
         dupe_factor=dupe_factor,
     )
     return command, options
-
-
-def runner_arguments(arguments: Sequence[str], values: flags.FlagValues) -> list[str]:
-    """Return the arguments for Spark, or a runner of Beam.
-
-    Args:
-        arguments: what is left once the command's flags are parsed, the command's name first.
-        values: the command's flags.
-
-    Raises:
-        ValueError: one that is not "--name=value", or a misspelt flag of this command.
-    """
-    for argument in arguments[1:]:
-        name = argument.split("=")[0].lstrip("-")
-        if not argument.startswith("--"):
-            raise ValueError(
-                f"unexpected argument {argument!r}: quote globs (--input_file='a/*'), and give "
-                "the runner's options as --name=value"
-            )
-        if meant := difflib.get_close_matches(name, list(values), 1, 0.9):
-            raise ValueError(f"unknown flag --{name}; did you mean --{meant[0]}?")
-    return list(arguments[1:])
 
 
 def shard_names(output_file: str, num_shards: int) -> tuple[str, ...]:

@@ -1,34 +1,20 @@
 """A run of create_pretraining_data: on this machine or on a cluster, and what is told of it."""
 
-import contextlib
 import logging
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from bert_tf.command_help import CommandHelp
 from bert_tf.files import is_remote
-from bert_tf.options import unexpected_argument
 from bert_tf.records.decoding import read_examples
 from bert_tf.tokenization.vocabulary import load_vocab
+from data_prep.cluster.command import needing, parser_of, runner_arguments
 from data_prep.pretraining import local_runner
-from data_prep.pretraining.options import (
-    CommandOptions,
-    Options,
-    options_from_flags,
-    runner_arguments,
-)
-from data_prep.processes.command import QUOTE_GLOBS, end_in_one_line
+from data_prep.pretraining.options import CommandOptions, Options, options_from_flags
+from data_prep.processes.command import end_in_one_line
 
-
-def parse(arguments: list[str]) -> list[str]:
-    """Parse the flags; where another runner than "local" is named, those not known are its."""
-    runners = re.findall(r"(?<!\S)--?runner[= ](\S+)", " ".join(arguments[1:]))
-    on_cluster = runners[-1:] not in ([], ["local"])
-    command_help = CommandHelp.of_this_process(CommandOptions, Options)
-    return command_help.parse(arguments, flags.FLAGS, known_only=on_cluster)
+parse = parser_of(CommandOptions, Options)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -39,45 +25,30 @@ def run(arguments: Sequence[str]) -> None:
     """
 
     def create() -> None:
-        if len(arguments) > 1 and flags.FLAGS.runner == "local":
-            raise ValueError(unexpected_argument(arguments[1], QUOTE_GLOBS))
+        of_runner = runner_arguments(arguments, flags.FLAGS)
         command, options = options_from_flags(flags.FLAGS)
-        _report(options, _create(command, options, arguments))
+        _report(options, _create(command, options, of_runner))
 
     end_in_one_line(create, "stopped; the same command continues where it was")
 
 
-def _create(command: CommandOptions, options: Options, arguments: Sequence[str]) -> dict[str, Any]:
-    if command.spark_master and command.runner != "spark":
-        raise ValueError(f"spark_master: needs runner spark, and runner is {command.runner}")
+def _create(command: CommandOptions, options: Options, of_runner: Sequence[str]) -> dict[str, Any]:
     if command.runner == "local":
         return local_runner.create_pretraining_data(options, command.num_workers or None)
-    of_runner = runner_arguments(arguments, flags.FLAGS)
     # Late: both engines are extras.
     if command.runner == "spark":
-        with _needing("Apache Spark", "spark", command.runner):
+        with needing("Apache Spark", "spark", command.runner):
             from data_prep.pretraining import spark_runner
         return spark_runner.create_pretraining_data(
             options, command.spark_master, command.num_workers, of_runner
         )
-    with _needing("Apache Beam", "beam", command.runner):
+    with needing("Apache Beam", "beam", command.runner):
         from data_prep.pretraining import beam_runner
     if command.runner == "DirectRunner":  # on a cluster Beam's notes tell where to look
         logging.getLogger("apache_beam").setLevel(logging.WARNING)
     return beam_runner.create_pretraining_data(
         options, command.runner, command.num_workers, of_runner
     )
-
-
-@contextlib.contextmanager
-def _needing(package: str, extra: str, runner: str) -> Iterator[None]:
-    """Say of what cannot be imported with which extra it comes."""
-    try:
-        yield
-    except ImportError as error:
-        raise ValueError(
-            f"runner: {runner} needs {package}: pip install 'bert-tf[{extra}]' ({error})"
-        ) from error
 
 
 def _report(options: Options, manifest: dict[str, Any]) -> None:

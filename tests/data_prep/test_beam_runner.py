@@ -12,9 +12,10 @@ import pytest
 from absl import flags
 
 from bert_tf.records.files import scan_records
+from data_prep.cluster.command import runner_arguments
 from data_prep.corpus import text_files
 from data_prep.pretraining import local_runner
-from data_prep.pretraining.options import define_flags, runner_arguments
+from data_prep.pretraining.options import define_flags
 from tests.support import cluster_records
 from tests.support.cluster_records import GOLDEN, REPOSITORY, files_of, options_of
 

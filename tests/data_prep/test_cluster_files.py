@@ -3,10 +3,8 @@
 import pytest
 
 from bert_tf import files
-from data_prep.pretraining import cluster_jobs
-from data_prep.pretraining.cluster_files import FsspecFiles
-from data_prep.pretraining.cluster_steps import ERROR_NAME, Job
-from tests.support.cluster_records import options_of
+from data_prep.cluster import jobs
+from data_prep.cluster.files import FsspecFiles
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -40,7 +38,7 @@ def test_a_store_that_does_not_answer_has_not_lost_its_files(monkeypatch):
         FsspecFiles().exists("memory://x/a")
 
 
-class _Failing(cluster_jobs.Runner):
+class _Failing(jobs.Runner):
     """A runner that gives the results, or the error, that a test tells it to."""
 
     results, error = (), None
@@ -52,13 +50,13 @@ class _Failing(cluster_jobs.Runner):
 
 
 def test_lost_results_and_old_errors(tmp_path):
-    runner = _Failing(Job(options_of(tmp_path), str(tmp_path), FsspecFiles()), False)
+    runner = _Failing(jobs.Job(str(tmp_path), FsspecFiles()), False)
     runner.results = [1, 2]
     with pytest.raises(RuntimeError, match="the job of pairs lost 1 of its results"):
         runner.run("pairs", [], [], 3)
     assert not (tmp_path / "pairs.json").exists()
     # Of an attempt after which another went well: this job fails for another reason.
-    (tmp_path / ERROR_NAME).write_text("text.txt, line 4: not UTF-8")
+    (tmp_path / jobs.ERROR_NAME).write_text("text.txt, line 4: not UTF-8")
     runner.error = OSError("the disk is full")
     with pytest.raises(RuntimeError, match="the job of pairs failed: the disk is full"):
         runner.run("pairs", [], [], 2)

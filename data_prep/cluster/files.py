@@ -11,10 +11,10 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from bert_tf import files
-from data_prep.corpus.text_files import is_remote, open_input
+from bert_tf.files import is_remote
 
 lock = threading.RLock()  # some runners have several threads in a worker
 _copies: dict[tuple[str, ...], str] = {}
@@ -26,6 +26,10 @@ class ClusterFiles(abc.ABC):
     @abc.abstractmethod
     def exists(self, path: str) -> bool:
         """Tell whether a file or folder is there."""
+
+    @abc.abstractmethod
+    def open(self, path: str) -> IO[bytes]:
+        """Open a file for reading; a compressed one is not decompressed."""
 
     @abc.abstractmethod
     def create(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -55,8 +59,23 @@ class ClusterFiles(abc.ABC):
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a file."""
-        with open_input(path) as stream:
+        with self.open(path) as stream:
             return stream.read()
+
+    def local_folder(self, folder: str, names: Sequence[str]) -> str:
+        """Return the folder, or where its files are elsewhere, one on this machine with copies."""
+        if not is_remote(folder):
+            return folder
+        with lock:
+            if (folder, *names) not in _copies:
+                copy = tempfile.mkdtemp(prefix="pretraining-data-")
+                atexit.register(shutil.rmtree, copy, ignore_errors=True)
+                for name in names:
+                    with self.open(f"{folder}/{name}") as source:
+                        with open(os.path.join(copy, name), "wb") as target:
+                            shutil.copyfileobj(source, target, 1 << 20)
+                _copies[folder, *names] = copy
+        return _copies[folder, *names]
 
     def read_json(self, path: str) -> Any:
         """Return the value that a JSON file holds."""
@@ -93,6 +112,10 @@ class FsspecFiles(ClusterFiles):
                 return False
         return True
 
+    def open(self, path: str) -> IO[bytes]:
+        """See the base class."""
+        return files.open_file(path)
+
     def create(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
         """See the base class."""
         if not is_remote(path):
@@ -121,19 +144,3 @@ class FsspecFiles(ClusterFiles):
         system, name = files.file_system(source)
         with files.errors_naming(target):
             system.mv(name, files.file_system(target)[1])
-
-
-def local_folder(folder: str, names: Sequence[str]) -> str:
-    """Return the folder, or where its files are elsewhere, one on this machine with copies."""
-    if not is_remote(folder):
-        return folder
-    with lock:
-        if (folder, *names) not in _copies:
-            copy = tempfile.mkdtemp(prefix="pretraining-data-")
-            atexit.register(shutil.rmtree, copy, ignore_errors=True)
-            for name in names:
-                with open_input(f"{folder}/{name}") as source:
-                    with open(os.path.join(copy, name), "wb") as target:
-                        shutil.copyfileobj(source, target, 1 << 20)
-            _copies[folder, *names] = copy
-    return _copies[folder, *names]
