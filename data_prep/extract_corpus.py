@@ -23,10 +23,16 @@ Formats, recognised file by file from the first line (or given by --format):
 
 Inputs ending in .gz or .bz2, and outputs ending in .gz, are compressed. Memory is bounded by the
 largest document, and neither the order nor the bytes of the output depend on --num_workers.
+
+--runner=spark writes the same files on Apache Spark (the extra "spark"); flags that this script
+does not have go to it (each as --spark.name=value). Large files that are not compressed are read
+by several workers at once.
+
+    python data_prep/extract_corpus.py --runner=spark --spark_master=spark://HOST:7077 ...
 """
 
+from data_prep.cluster.command import run_command
 from data_prep.corpus.extraction import CommandOptions, run
-from data_prep.processes.command import QUOTE_GLOBS, run_command
 
 if __name__ == "__main__":
-    run_command(CommandOptions, run, QUOTE_GLOBS)
+    run_command(CommandOptions, run)

@@ -4,15 +4,17 @@ import contextlib
 import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import flags
 
 from bert_tf.command_help import CommandHelp
 from bert_tf.options import option, unexpected_argument
-from data_prep.processes.command import QUOTE_GLOBS
+from data_prep.processes.command import QUOTE_GLOBS, run_parsed
 
 flags.disclaim_key_flags()  # as in bert_tf.options
+
+T = TypeVar("T")
 
 
 def spark_master_option() -> Any:
@@ -21,6 +23,21 @@ def spark_master_option() -> Any:
         None,
         "Address of the cluster of --runner=spark, such as spark://HOST:7077, yarn or local[2]; "
         "by default what spark-submit or Spark's settings say, else this machine.",
+    )
+
+
+def run_command(options: type[T], run: Callable[[T, list[str]], None]) -> None:
+    """Run a command, as `processes.command.run_command` does.
+
+    Args:
+        options: dataclass of its options, --runner and --spark_master among them.
+        run: the work, of the options and the arguments for the runner.
+    """
+    run_parsed(
+        options,
+        parser_of(options),
+        lambda arguments: runner_arguments(arguments, flags.FLAGS),
+        run,
     )
 
 

@@ -132,3 +132,16 @@ class Runner(abc.ABC):
         """Return the line of an error of the runner that says why a job failed."""
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return lines[-1]
+
+
+@contextlib.contextmanager
+def remote_work_folder(files: ClusterFiles, work: str) -> Iterator[str]:
+    """Give a work folder on a file system that has no locks; it goes when the local one does."""
+    if not files.exists(work):
+        files.make_folder(work)
+    try:
+        yield work
+    except ValueError:
+        files.remove(work + "/")
+        raise
+    files.remove(work + "/")

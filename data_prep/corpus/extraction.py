@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import html
 import importlib
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from typing import IO
 
 from bert_tf.files import absolute, check_output, expand, open_file, size_of, write_whole
 from bert_tf.options import check, option
+from data_prep.cluster.command import needing, spark_master_option
 from data_prep.corpus import scripts
 from data_prep.corpus.text_files import check_name
 from data_prep.processes.progress import Progress
@@ -130,7 +132,14 @@ class CommandOptions:
     max_documents: int | None = option(
         None, "Read at most so many documents.", minimum=1, group="data"
     )
-    num_workers: int = option(0, "Worker processes; 0 means one per CPU.", minimum=0)
+    num_workers: int = option(0, "Worker processes; 0 means one per CPU.", minimum=0, group="work")
+    runner: str = option(
+        "local",
+        "local for processes of this machine, or spark for Apache Spark, which takes the flags "
+        "that are not known here.",
+        choices=("local", "spark"),
+    )
+    spark_master: str | None = spark_master_option()
     extraction: Options = dataclasses.field(default_factory=Options)
 
 
@@ -143,6 +152,19 @@ class RawDocument:
     format: str
     data: bytes
     header: bytes = b""
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePart:
+    """The documents of a file that begin within some of its bytes.
+
+    Attributes:
+        start: offset of the first byte.
+        end: offset behind the last.
+    """
+
+    start: int
+    end: int
 
 
 @dataclasses.dataclass
@@ -240,7 +262,10 @@ def _recognise(path: str, first_line: bytes) -> str:
 
 
 def read_documents(
-    path: str, options: Options, progress: Callable[[int], None] | None = None
+    path: str,
+    options: Options,
+    progress: Callable[[int], None] | None = None,
+    part: FilePart | None = None,
 ) -> Iterator[RawDocument]:
     """Cut one file into documents without decoding them.
 
@@ -248,6 +273,7 @@ def read_documents(
         path: the file; .gz and .bz2 are decompressed.
         options: format and limits.
         progress: called with the bytes of the file that were read since its last call.
+        part: of a file that is not compressed; else all of it. Lines are numbered from its first.
 
     Yields:
         Documents in the order of the file; empty documents too, so that they are counted.
@@ -273,6 +299,9 @@ def read_documents(
         if kind == "auto":
             kind = _recognise(path, first_lines[-1][1])
 
+        if part is not None:
+            yield from _CUTTERS[kind](path, _part_lines(raw, kind, options, part), options)
+            return
         position = 0
 
         def advance() -> None:
@@ -290,6 +319,30 @@ def read_documents(
 
         yield from _CUTTERS[kind](path, lines(), options)
         advance()
+
+
+def _begins_part(line: bytes, kind: str, options: Options) -> bool:
+    """Tell whether a part may begin with a line: no document goes on over it."""
+    if kind == "wikiextractor":
+        return _DOC_OPEN.match(line) is not None
+    if kind == "text":  # a document after an empty line, or the whole file
+        return options.text_documents == "blank_line" and not line.strip()
+    return True
+
+
+def _part_lines(stream: IO[bytes], kind: str, options: Options, part: FilePart) -> _Lines:
+    """Yield the lines from the first in the part that one may begin with up to the next part's."""
+    stream.seek(max(part.start - 1, 0))
+    if part.start:
+        stream.readline()  # begins before, if it is but a line end
+    begin, belongs = stream.tell(), part.start == 0
+    for number, line in enumerate(stream, 1):
+        if begin >= part.end and (not belongs or _begins_part(line, kind, options)):
+            return
+        belongs = belongs or _begins_part(line, kind, options)
+        if belongs:
+            yield number, line.removeprefix(b"\xef\xbb\xbf") if begin == 0 else line
+        begin += len(line)
 
 
 def _too_long(path: str, line: int, options: Options) -> ValueError:
@@ -606,25 +659,17 @@ class _Extractor:
         return process_batch(batch, self._options)
 
 
-def _batches(
-    paths: Sequence[str],
-    options: Options,
-    max_documents: int | None,
-    progress: Callable[[int], None],
-) -> Iterator[tuple[list[RawDocument]]]:
-    batch, size, documents = [], 0, 0
-    for path in paths:
-        for document in read_documents(path, options, progress):
-            if max_documents is not None and documents >= max_documents:
-                break
-            documents += 1
-            batch.append(document)
-            size += len(document.data)
-            if size >= _BATCH_BYTES:
-                yield (batch,)
-                batch, size = [], 0
+def batches(documents: Iterable[RawDocument]) -> Iterator[list[RawDocument]]:
+    """Put documents together for `process_batch`."""
+    batch, size = [], 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.data)
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
     if batch:
-        yield (batch,)
+        yield batch
 
 
 def _check(options: Options, output_file: str, heldout_output_file: str | None) -> None:
@@ -685,13 +730,7 @@ def extract_corpus(
         RuntimeError: a worker process died.
     """
     options = options or Options()
-    _check(options, output_file, heldout_output_file)
-    paths = expand_inputs(input_files)
-    outputs = check_outputs(output_file, heldout_output_file)
-    for path in paths:
-        if absolute(path) in outputs:
-            raise ValueError(f"output_file: {path} is also an input")
-
+    paths = check_arguments(input_files, output_file, options, heldout_output_file)
     counts = Counts()
     total = sum(map(size_of, paths))
     with contextlib.ExitStack() as stack:
@@ -700,33 +739,79 @@ def extract_corpus(
             heldout_stream = stack.enter_context(write_whole(heldout_output_file))
         progress = stack.enter_context(Progress("extract", total, "B", show=show_progress))
         pool = stack.enter_context(WorkerPool(num_workers, _Extractor, options))
-        batches = _batches(paths, options, max_documents, progress.update)
-        for train, heldout, batch_counts in pool.map("process", batches):
+        documents = itertools.islice(
+            (x for path in paths for x in read_documents(path, options, progress.update)),
+            max_documents,
+        )
+        for train, heldout, batch_counts in pool.map("process", zip(batches(documents))):
             stream.write(train)
             if heldout_stream:
                 heldout_stream.write(heldout)
             counts.add(batch_counts)
-        if not counts.documents + counts.heldout_documents:
-            raise ValueError(
-                f"no documents with text in {len(paths)} input file(s), "
-                f"the first being {paths[0]} ({counts.documents_read} were read"
-                f"{'; ' if counts.characters else ''}{_losses(counts).removeprefix('warning: ')})"
-            )
+        check_found(counts, paths)
     return counts
 
 
-def run(options: CommandOptions) -> None:
-    """Run the command."""
+def check_arguments(
+    input_files: Sequence[str], output_file: str, options: Options, heldout_output_file: str | None
+) -> list[str]:
+    """See before any work that it can be done; return the input files.
+
+    Raises:
+        ValueError: options contradict each other, or an output cannot be written or is an input.
+        FileNotFoundError: a pattern matches no file.
+    """
+    _check(options, output_file, heldout_output_file)
+    paths = expand_inputs(input_files)
+    outputs = check_outputs(output_file, heldout_output_file)
+    for path in paths:
+        if absolute(path) in outputs:
+            raise ValueError(f"output_file: {path} is also an input")
+    return paths
+
+
+def check_found(counts: Counts, paths: Sequence[str]) -> None:
+    """See that there was text.
+
+    Raises:
+        ValueError: there was none.
+    """
+    if not counts.documents + counts.heldout_documents:
+        raise ValueError(
+            f"no documents with text in {len(paths)} input file(s), "
+            f"the first being {paths[0]} ({counts.documents_read} were read"
+            f"{'; ' if counts.characters else ''}{_losses(counts).removeprefix('warning: ')})"
+        )
+
+
+def run(options: CommandOptions, of_runner: Sequence[str] = ()) -> None:
+    """Run the command; `of_runner` are the arguments for Apache Spark."""
     start = time.monotonic()
-    counts = extract_corpus(
-        options.input_file,
-        options.output_file,
-        options=options.extraction,
-        heldout_output_file=options.heldout_output_file,
-        max_documents=options.max_documents,
-        num_workers=options.num_workers or available_cores(),
-        show_progress=True,
-    )
+    if options.runner == "spark":
+        if options.max_documents is not None:
+            raise ValueError("max_documents: of one process after another; drop --runner")
+        with needing("Apache Spark", "spark", options.runner):  # late: it is an extra
+            from data_prep.corpus import spark_extraction
+        counts = spark_extraction.extract_corpus(
+            options.input_file,
+            options.output_file,
+            options=options.extraction,
+            heldout_output_file=options.heldout_output_file,
+            master=options.spark_master,
+            num_workers=options.num_workers,
+            spark_arguments=of_runner,
+            show_progress=True,
+        )
+    else:
+        counts = extract_corpus(
+            options.input_file,
+            options.output_file,
+            options=options.extraction,
+            heldout_output_file=options.heldout_output_file,
+            max_documents=options.max_documents,
+            num_workers=options.num_workers or available_cores(),
+            show_progress=True,
+        )
     seconds = time.monotonic() - start
     heldout = options.heldout_output_file or ""
     for line in report_lines(counts, seconds, options.output_file, heldout):

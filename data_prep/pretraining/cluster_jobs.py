@@ -26,7 +26,7 @@ from typing import Any
 
 from bert_tf.records.files import manifest_path, output_base
 from data_prep.cluster.files import ClusterFiles
-from data_prep.cluster.jobs import Runner, Step
+from data_prep.cluster.jobs import Runner, Step, remote_work_folder
 from data_prep.corpus import text_files
 from data_prep.pretraining import cluster_steps, token_store
 from data_prep.pretraining.cluster_steps import Job
@@ -97,15 +97,9 @@ def _work_folder(options: Options, files: ClusterFiles) -> Iterator[str]:
         with work_folder(options, _LAYOUT) as work:
             yield work
         return
-    work = f"{output_base(first)}.work-{fingerprint(options, _LAYOUT)}"
-    if not files.exists(work):
-        files.make_folder(work)
-    try:
+    base = f"{output_base(first)}.work-"
+    with remote_work_folder(files, base + fingerprint(options, _LAYOUT)) as work:
         yield work
-    except ValueError:
-        files.remove(work + "/")
-        raise
-    files.remove(work + "/")
 
 
 def _run(runner: Runner) -> dict[str, Any]:

@@ -1,32 +1,27 @@
 """The folder in which a run keeps what it has finished, so that a killed one continues."""
 
 import contextlib
-import glob
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 
 from bert_tf.files import check_output, is_remote
 from bert_tf.records.files import output_base
 from data_prep.pretraining.options import Options, fingerprint
-from data_prep.processes.folder_lock import lock_folder
+from data_prep.processes import work_folder as processes_work_folder
 
 
 @contextlib.contextmanager
 def work_folder(options: Options, layout: str | None = None) -> Iterator[str]:
     """Make sure that the output can be written, and give the folder for unfinished work.
 
-    The folder goes when all is done, and when the input turns out to be bad; it stays when the run
-    is stopped or a disk is full, for the next run to continue.
-
     Args:
         options: what is made from what.
         layout: as for `fingerprint`.
 
     Yields:
-        The folder's path.
+        The folder's path; see `processes.work_folder` for when it goes.
 
     Raises:
         ValueError: the output cannot be written.
@@ -35,25 +30,8 @@ def work_folder(options: Options, layout: str | None = None) -> Iterator[str]:
     for path in options.output_files:
         check_output(path, "output_file")
     base = _base(options.output_files[0])
-    work = base + fingerprint(options, layout)
-    os.makedirs(work, exist_ok=True)
-    lock = lock_folder(work)
-    if lock is None:
-        raise RuntimeError(f"another run is making the same records; it holds {work}")
-    with lock:
-        for removed in glob.glob(f"{glob.escape(base)}*.removed"):
-            shutil.rmtree(removed, ignore_errors=True)
-        for other in set(glob.glob(glob.escape(base) + "?" * 16)) - {work}:
-            other_lock = lock_folder(other)
-            if other_lock is not None:  # left by a killed run on other input or with other flags
-                with other_lock:
-                    _remove_folder(other)
-        try:
-            yield work
-        except ValueError:
-            _remove_folder(work)
-            raise
-        _remove_folder(work)
+    with processes_work_folder.work_folder(base, fingerprint(options, layout)) as work:
+        yield work
 
 
 def _base(output_file: str) -> str:
@@ -66,13 +44,6 @@ def _base(output_file: str) -> str:
     digest = hashlib.sha256(output_file.encode()).hexdigest()[:16]
     folder = os.path.join(tempfile.gettempdir(), f"bert-tf-work-{os.getuid()}")
     return os.path.join(folder, f"{os.path.basename(output_base(output_file))}-{digest}.work-")
-
-
-def _remove_folder(work: str) -> None:
-    """Remove a work folder so that nobody takes half of it for a whole one."""
-    removed = f"{work}-{os.getpid()}.removed"
-    os.rename(work, removed)
-    shutil.rmtree(removed)
 
 
 def piece_path(work: str, index: int) -> str:

@@ -15,6 +15,7 @@ from bert_tf.options import any_remote, define, read, unexpected_argument
 flags.disclaim_key_flags()  # as in bert_tf.options
 
 T = TypeVar("T")
+S = TypeVar("S")
 QUOTE_GLOBS = ": quote globs (--input_file='a/*')"
 
 
@@ -28,19 +29,40 @@ def run_command(options: type[T], run: Callable[[T], None], hint: str = "") -> N
         run: the work, on the options that are given.
         hint: what may explain an argument that is no flag.
     """
+
+    def refuse(arguments: list[str]) -> None:
+        if len(arguments) > 1:
+            raise ValueError(unexpected_argument(arguments[1], hint))
+
+    run_parsed(options, parser_of(options), refuse, lambda values, _: run(values))
+
+
+def run_parsed(
+    options: type[T],
+    parse: Callable[[list[str]], list[str]],
+    check: Callable[[list[str]], S],
+    run: Callable[[T, S], None],
+) -> None:
+    """Run a command that reads its flags in a way of its own; the rest is as of `run_command`.
+
+    Args:
+        options: dataclass of the command's options (`bert_tf.options`).
+        parse: arguments -> what is no flag of the command's, its name first.
+        check: of what `parse` returns; what it returns is given to `run`.
+        run: the work.
+    """
     define(options, flags.FLAGS)
 
     def main(arguments: list[str]) -> None:
         def work() -> None:
-            if len(arguments) > 1:
-                raise ValueError(unexpected_argument(arguments[1], hint))
+            checked = check(arguments)
             values = read(options, flags.FLAGS)
             with printing_original_names() if any_remote(values) else contextlib.nullcontext():
-                run(values)
+                run(values, checked)
 
         end_in_one_line(work)
 
-    app.run(main, flags_parser=parser_of(options))
+    app.run(main, flags_parser=parse)
 
 
 def parser_of(*options: type) -> Callable[[list[str]], list[str]]:

@@ -853,7 +853,7 @@ def test_warnings_about_the_corpus_and_flags(tmp_path, capsys):
 def test_two_runs_on_one_output_do_not_mix(tmp_path):
     options = _tiny_options(tmp_path)
     with work_folder(options):
-        with pytest.raises(RuntimeError, match="another run is making the same records"):
+        with pytest.raises(RuntimeError, match="another run is making the same output"):
             create_pretraining_data(options, 1, show_progress=False)
 
 
