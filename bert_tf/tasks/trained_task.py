@@ -149,7 +149,12 @@ def read_trained_task(folder: str | os.PathLike[str]) -> TrainedTask | None:
     if not os.path.exists(path):
         return None
     try:
-        trained = TrainedTask(**read_json(path))
+        values = read_json(path)
+        known = {field.name for field in dataclasses.fields(TrainedTask)}
+        if unknown := set(values) - known:
+            # In quotes, since a key may hold a line break.
+            raise ValueError(f"unknown keys {', '.join(map(repr, sorted(unknown)))}")
+        trained = TrainedTask(**values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not what training writes: {error}") from error
     try:
