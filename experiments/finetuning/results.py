@@ -148,7 +148,9 @@ def report_combinations(
     for run in runs:
         groups.setdefault((run.learning_rate, run.train_batch_size), []).append(run)
     found = []
-    rows = [("learning rate", "batch size", "runs", "failed", "mean", "best", "")]
+    rows: list[tuple[str, ...]] = [
+        ("learning rate", "batch size", "runs", "failed", "mean", "best", "")
+    ]
     for (rate, size), of_one in groups.items():
         summary = summary_over_seeds(of_one, selection_metric, baseline)
         found.append({"learning_rate": rate, "train_batch_size": size, **summary})
