@@ -326,6 +326,16 @@ def test_a_run_goes_on_with_batches_as_wide_as_it_began(
     )
 
 
+def test_a_run_goes_on_with_its_records_by_another_path(data, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(data)
+    options = command_options.parse(PretrainingOptions, arguments(data, tmp_path))
+    described = {"bert_config": 1, "flags": to_dict(options), "length_bins": [0]}
+    begun = {**described, "train_records": {"t-0.tfrecord": 3}}
+    for records, count in ({f"{data}/t-0.tfrecord": 3}, 0), ({f"{data}/t-0.tfrecord": 2}, 1):
+        continuation.check_continuation(begun, {**described, "train_records": records}, options)
+        assert caplog.text.count("not those that this run began with") == count
+
+
 def test_the_table_says_in_which_steps_lengths_come(data, tmp_path):
     def steps(**flags):
         options = command_options.parse(PretrainingOptions, arguments(data, tmp_path, **flags))

@@ -32,6 +32,7 @@ from bert_tf.records.schema import (
     pretraining_features,
     unmasked_pretraining_features,
 )
+from tests.support import object_store
 from tests.support import synthetic_records as synthetic
 from tests.support.synthetic_records import LENGTH, PREDICTIONS, VOCAB, VOCAB_SIZE
 
@@ -347,6 +348,19 @@ def test_globs_take_records_only(tmp_path):
 def test_a_path_with_brackets_that_exists_is_that_file(tmp_path):
     record = synthetic.write(tmp_path / "x[1].tfrecord", 3, 1)
     assert expand_files(record) == [record]
+
+
+def test_remote_records_are_copied_here_with_their_manifest(tmp_path, store):
+    record = synthetic.write(tmp_path / "t-0.tfrecord", 3, 1)
+    object_store.put("b/t-0.tfrecord", (tmp_path / "t-0.tfrecord").read_bytes())
+    manifest = {"files": ["t-0.tfrecord"], "vocab_sha256": "x"}
+    object_store.put("b/t-0.manifest.json", json.dumps(manifest))
+    for pattern in ("bucket://b/t-0.tfrecord", "bucket://b/t-*"):
+        (found,) = expand_files(pattern)
+        assert list(read_records(found)) == list(read_records(record))
+        assert manifests_of([found]) == [manifest]
+    with pytest.raises(FileNotFoundError, match=r"bucket://b/u-\*"):
+        expand_files("bucket://b/u-*")
 
 
 def test_one_file_by_two_paths_is_named_twice(tmp_path, monkeypatch):
