@@ -883,6 +883,7 @@ def test_weights_of_labels(model_dir, tmp_path, capsys, given, expected):
         run(model_dir, tmp_path / weights, **table, **quick, class_weights=weights)
         line = (tmp_path / weights / "metrics.jsonl").read_text().splitlines()[0]
         losses[weights] = json.loads(line)["loss"]
+    assert losses["8,0"] != pytest.approx(losses["0,3"], rel=1e-3)  # each of one label alone
     first, second = expected
     assert f"in the loss: no {first:.4g}, yes {second:.4g}\n" in capsys.readouterr().out
     mean = (8 * first * losses["8,0"] + 3 * second * losses["0,3"]) / (8 * first + 3 * second)
