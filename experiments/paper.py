@@ -1,4 +1,4 @@
-r"""Make a table of the paper: run all that it needs, and write a report with pictures.
+r"""Makes a table of the paper: runs all that it needs, and writes a report with pictures.
 
     python experiments/paper.py --table=5 --scale=small --output_dir=runs/paper \
         --corpus_files=wiki/train.txt --heldout_files=wiki/heldout.txt --glue_dir=$GLUE_DIR \

@@ -23,8 +23,8 @@ class TrainingOptions:
 
     precision: str = option(
         "float32",
-        "Computation: the third with dynamic loss scaling; auto is mixed_bfloat16 on one CPU that "
-        "has its products, else float32. Weights stay float32.",
+        "What is computed in; weights stay float32. auto is mixed_bfloat16 on one CPU that has its "
+        "products, else float32; mixed_float16 scales the loss.",
         choices=("float32", "mixed_bfloat16", "mixed_float16", "auto"),
         group="training",
     )
