@@ -23,7 +23,9 @@ DIGEST = "digest_of_executed_code"
 # What TensorFlow's libraries write when they are loaded, whatever they are told. It holds times,
 # the number of the process and what the machine has.
 _TENSORFLOW_STARTS = re.compile(
-    r"^(WARNING: All log messages before absl|I0000 .*(port|cudart_stub)\.cc).*\n?", re.MULTILINE
+    r"^(WARNING: All log messages before absl|"
+    r"[IE]0000 .*(port|cudart_stub|cuda_platform)\.cc).*\n?",
+    re.MULTILINE,
 )
 
 
