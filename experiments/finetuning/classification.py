@@ -82,11 +82,13 @@ class _Classification(Plan):
             )
 
     def evaluate(self, loaded: LoadedModel) -> None:
-        self.evaluator.run(loaded.model)
         trained, more = self._trained(), {}
-        if self.options.calibrate or self.options.thresholds != "kept":
-            trained = choose_decision(self.evaluator, trained, self.options)
+        chooses = self.options.calibrate or self.options.thresholds != "kept"
+        if chooses:
             check_place(self.model_folder, self.folder)
+        self.evaluator.run(loaded.model)
+        if chooses:
+            trained = choose_decision(self.evaluator, trained, self.options)
             trained.write(self.folder)
         if self.task.kind in CALIBRATED_KINDS:
             more = report_calibration(

@@ -158,7 +158,7 @@ def report_combinations(
         numbers = [f"{figure[name]:.4f}" if figure else "none" for name in ("mean", "max")]
         mark = "kept" if best in of_one else ""
         counts = (str(len(of_one)), str(len(summary["failed"])))
-        rows.append((f"{rate:g}", str(size), *counts, *numbers, mark))
+        rows.append((str(rate), str(size), *counts, *numbers, mark))
     chosen = {**dataclasses.asdict(best), "folder": original_names(best.folder)}
     report = {"selection_metric": selection_metric, "best": chosen, "combinations": found}
     write_json(folder / COMBINATIONS_NAME, report)
