@@ -149,6 +149,9 @@ def test_thresholds_by_hand():
     labels = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0]])
     # Between 0.2 and 0.6 one half is as good as any; between 0.2 and 0.4 the middle; never true.
     assert best_thresholds(scores, labels, each=True) == pytest.approx((0.5, 0.3, 0.5))
+    # Of equals, two thirds with one taken and with all four, that nearest to one half.
+    equal = best_thresholds([[0.9], [0.55], [0.4], [0.1]], [[1], [0], [0], [1]], each=True)
+    assert equal == pytest.approx((0.725,))
     assert best_thresholds([[0.0], [0.0]], [[1], [1]], each=True) == (1e-6,)
     assert best_thresholds([[1.0], [1.0]], [[1], [0]], each=False) == (0.5,)
 
