@@ -237,9 +237,14 @@ class BertConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field under its name, without `ignored_keys`, as plain JSON values."""
+        """Return every field under its name, without `ignored_keys`, as plain JSON values.
+
+        `window_pooling` is there only if it is not None: what earlier versions stored stays equal.
+        """
         values = dataclasses.asdict(self)
         del values["ignored_keys"]
+        if self.window_pooling is None:
+            del values["window_pooling"]
         return values
 
     def to_json_string(self) -> str:
@@ -252,7 +257,7 @@ class BertConfig:
         if self.hidden_act == "gelu_tanh":
             values["hidden_act"] = "gelu"
         for name, default in _OWN_KEYS.items():
-            if values[name] == default:
+            if name in values and values[name] == default:
                 del values[name]
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
 

@@ -195,13 +195,14 @@ def _settings(
         "labels": job.labels,
         "class_weights": job.class_weights,
         "label_smoothing": job.label_smoothing or None,  # which runs before it did not name
-        "window_pooling": job.window_pooling,
         "records": job.fingerprint,
         "bert_config": start.config.to_dict(),
         "begins_with": start.weights_digest,
         **job.model_settings,
         **job.loss_settings,
     }
+    if job.window_pooling is not None:  # a later setting
+        settings["window_pooling"] = job.window_pooling
     return json.loads(json.dumps(settings))  # as they come back out of a file
 
 
