@@ -129,28 +129,25 @@ def test_strings_are_answered_as_the_records_are(finished):
 def test_pairs_are_served_as_their_records_are(model_dir, tmp_path):
     tokenizer = FullTokenizer(model_dir / "words.txt")
     keras.utils.set_random_seed(5)
-    for pooling in ("mean", "first", "attention"):
-        model = HEADS["classification"].make(CONFIG, 2, window_pooling=pooling)
-        for weight in model.weights:
-            if weight.path == "window_pooling/query":
-                weight.assign(np.linspace(-2, 2, weight.shape[0]))
-        rule = TextRule(LENGTH, 3, 5, has_pairs=True, max_query_length=4)
-        folder = tmp_path / pooling
-        save_model_directory(folder, model, model_dir / "words.txt", ("no", "yes"))
-        of_windows = {"doc_stride": 3, "max_windows": 5, "max_query_length": 4}
-        TrainedTask("multi_label", LENGTH, has_pairs=True, **of_windows).write(folder)
-        served = load_served_model(folder)
-        assert served.windows == rule
-        long = " ".join(WORDS * 3)
-        pairs = [("good", long), (long, "bad film"), ("", ""), ("the book", " ".join(WORDS))]
-        arrays = pack_documents(pairs, tokenizer, rule)
-        arrays.pop("windows_left_out")
-        inputs = {n: a.reshape(len(pairs), 5, LENGTH).astype("int32") for n, a in arrays.items()}
-        logits = model.predict_on_batch(inputs)
-        answers = served.answer(*(tf.constant(texts) for texts in zip(*pairs, strict=True)))
-        np.testing.assert_allclose(answers["probabilities"], 1 / (1 + np.exp(-logits)), atol=1e-6)
-        found = served.ids(**{name: tf.constant(value) for name, value in inputs.items()})
-        np.testing.assert_allclose(found["logits"], logits, atol=1e-5)
+    model = HEADS["classification"].make(CONFIG, 2, window_pooling="attention")
+    query = model.get_layer("window_pooling").query
+    query.assign(np.linspace(-2, 2, query.shape[0]))
+    rule = TextRule(LENGTH, 3, 5, has_pairs=True, max_query_length=4)
+    save_model_directory(tmp_path, model, model_dir / "words.txt", ("no", "yes"))
+    of_windows = {"doc_stride": 3, "max_windows": 5, "max_query_length": 4}
+    TrainedTask("multi_label", LENGTH, has_pairs=True, **of_windows).write(tmp_path)
+    served = load_served_model(tmp_path)
+    assert served.windows == rule
+    long = " ".join(WORDS * 3)
+    pairs = [("good", long), (long, "bad film"), ("", ""), ("the book", " ".join(WORDS))]
+    arrays = pack_documents(pairs, tokenizer, rule)
+    arrays.pop("windows_left_out")
+    inputs = {n: a.reshape(len(pairs), 5, LENGTH).astype("int32") for n, a in arrays.items()}
+    logits = model.predict_on_batch(inputs)
+    answers = served.answer(*(tf.constant(texts) for texts in zip(*pairs, strict=True)))
+    np.testing.assert_allclose(answers["probabilities"], 1 / (1 + np.exp(-logits)), atol=1e-6)
+    found = served.ids(**{name: tf.constant(value) for name, value in inputs.items()})
+    np.testing.assert_allclose(found["logits"], logits, atol=1e-5)
 
 
 def test_regression_and_shorter_windows(model_dir, tmp_path):

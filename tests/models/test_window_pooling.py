@@ -106,7 +106,10 @@ def test_logits_are_those_of_pooled_windows(pooling):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="takes gradients by a tape")
-@pytest.mark.parametrize("pooling", WINDOW_POOLINGS)
+@pytest.mark.parametrize(
+    "pooling",
+    ["max", "attention", *(pytest.param(p, marks=pytest.mark.slow) for p in ("mean", "first"))],
+)
 def test_documents_of_one_window_learn_as_plain_texts(pooling):
     import tensorflow as tf
 
@@ -144,7 +147,15 @@ def test_half_precision_keeps_float32_logits_and_a_batch_of_padding_stays_finite
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="writes TensorFlow's files")
-@pytest.mark.parametrize("save", [save_model_directory, save_hf, "keras", "h5"])
+@pytest.mark.parametrize(
+    "save",
+    [
+        save_model_directory,
+        "h5",
+        pytest.param(save_hf, marks=pytest.mark.slow),
+        pytest.param("keras", marks=pytest.mark.slow),
+    ],
+)
 def test_files_bring_the_model_back(save, tmp_path):
     windows, _ = models("attention")
     expected = ops.convert_to_numpy(windows(tensors(documents())))
