@@ -15,6 +15,7 @@ from bert_tf.serving.sentence_transformers import save_sentence_transformers
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.retrieval_metrics import retrieval_scores
 from bert_tf.tasks.sentence_transformers import read_sentence_transformers
+from bert_tf.tasks.table import Task
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.training.finetuning import make_model
 from bert_tf.training.trainer import set_precision
@@ -226,7 +227,7 @@ def _source_of(
     return Source(part, (path,), groups, settings)
 
 
-def _task_of(options: EmbeddingOptions, part: str, kind: str):
+def _task_of(options: EmbeddingOptions, part: str, kind: str) -> Task:
     others = len(options.negative_columns) if part == "train" else 0
     return text_groups.text_task(kind, options.task_name or "texts", 2 + others)
 

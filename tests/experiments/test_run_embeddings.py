@@ -133,6 +133,7 @@ def test_every_way_to_the_model_has_the_same_vectors(data, trained, tmp_path):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, rtol=1e-6)
     # By hand, of the states.
     encoder, _, tokenizer = bert_tf.load_bert(trained)
+    assert tokenizer is not None
     for text, vector in zip(TEXTS, vectors, strict=True):
         ids = tokenizer.convert_tokens_to_ids(["[CLS]", *tokenizer.tokenize(text), "[SEP]"])
         inputs = {"input_ids": np.array([ids]), "input_mask": np.ones((1, len(ids)), int)}

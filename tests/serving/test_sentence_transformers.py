@@ -53,6 +53,7 @@ def test_minilm_both_ways_and_as_a_saved_model(tmp_path):
     assert lowest_cosine(ours, theirs) >= 0.999999
     np.testing.assert_allclose(np.linalg.norm(ours, axis=-1), 1, rtol=1e-5)
     encoder, _, tokenizer = bert_tf.load_bert(folder)
+    assert tokenizer is not None
     save_sentence_transformers(
         tmp_path / "st", encoder, tokenizer, normalize=True, max_seq_length=256
     )
@@ -67,6 +68,7 @@ def test_every_pooling_is_read_by_sentence_transformers(tmp_path, pooling):
     library()
     keras.utils.set_random_seed(3)
     encoder, _, tokenizer = bert_tf.load_bert("tiny-wikipedia")
+    assert tokenizer is not None
     save_sentence_transformers(tmp_path, encoder, tokenizer, pooling=pooling, max_seq_length=31)
     theirs, ours = encoded(tmp_path), bert_tf.Predictor(tmp_path).embed(TEXTS)
     assert lowest_cosine(theirs, ours) >= 0.999999
