@@ -269,8 +269,6 @@ class BertConfig:
         """
         values = self.to_dict()
         del values["next_sentence_prediction"]
-        if self.window_pooling is None:
-            del values["window_pooling"]
         values["hidden_act"] = _TO_HF_ACTIVATION[self.hidden_act]
         for name, key in ((key_here, key) for key, key_here in _HF_RENAMED.items()):
             values[key] = values.pop(name)

@@ -164,6 +164,11 @@ def test_written_file_reads_back_identically(tmp_path, changes):
     config.to_json_file(tmp_path / "bert_config.json")
     assert BertConfig.from_json_file(tmp_path / "bert_config.json") == config
     assert BertConfig.from_dict(config.to_dict()) == config
+    assert "window_pooling" not in config.to_dict()  # runs of earlier versions compare equal
+    in_windows = dataclasses.replace(config, window_pooling="max")
+    assert BertConfig.from_dict(in_windows.to_dict()) == in_windows
+    path = write(tmp_path / "hf.json", in_windows.to_hf_dict())
+    assert BertConfig.from_json_file(path).window_pooling == "max"
 
 
 def test_written_file_has_the_keys_of_google(tmp_path):

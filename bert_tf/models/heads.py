@@ -333,10 +333,12 @@ class WindowPooling(ConfiguredLayer):
             pooled = ops.sum(windows[:, :1], axis=1)  # of no document at all too
         elif pooling == "max":
             # A document of padding alone, as a batch may be filled up with, stays finite.
-            lowest = ops.where(is_real, 0.0, MASKED_SCORE)[:, :, None]
-            pooled = ops.max(windows + lowest, axis=1)
+            lowest = ops.where(is_real, 0.0, MASKED_SCORE)
+            pooled = ops.max(windows + ops.expand_dims(lowest, -1), axis=1)
         else:
-            pooled = ops.sum(windows * self._shares(windows, is_real)[:, :, None], axis=1)
+            # Not [:, :, None], which TFLite has not for free sizes.
+            shares = ops.expand_dims(self._shares(windows, is_real), -1)
+            pooled = ops.sum(windows * shares, axis=1)
         return ops.cast(pooled, self.compute_dtype)  # [B, D]
 
     def _shares(self, windows, is_real):

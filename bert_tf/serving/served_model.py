@@ -178,6 +178,9 @@ class ServedModel(tf.Module):
             `answer_packed` then answers; else ().
         windows: how texts are cut, for a model that reads them in windows.
         label_names: names of the labels, if it has any.
+        temperature: what the Keras model's logits are divided by; see `tasks.calibration`.
+        thresholds: of several labels, the probability that each must exceed to hold; () for one
+            half.
     """
 
     task: str
@@ -187,6 +190,8 @@ class ServedModel(tf.Module):
     texts: tuple[str, ...] = ()
     windows: TextRule | None = None
     label_names: tuple[str, ...] = ()
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
 
     def __init__(self, model: keras.Model, text_to_ids: TextToIds):
         """Join them.

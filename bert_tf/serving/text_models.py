@@ -297,6 +297,7 @@ class Classifier(_TextModel):
             "label": "the likeliest label",
             "labels": "all labels",
             "probabilities": f"their probabilities, which sum to 1{self._calibration}",
+            "logits": f"one for each label{self._calibration}",
         }
 
     @property
@@ -363,17 +364,21 @@ class MultiLabelClassifier(Classifier):
     @property
     def descriptions(self) -> dict[str, str]:
         """What inputs and outputs are."""
-        said = "whether it is at least one half"
+        said, logits = "whether it is at least one half", ""
         if self.thresholds:
             pairs = zip(self.label_names, self.thresholds, strict=True)
             shown = ", ".join(f"{name} {threshold:.3g}" for name, threshold in pairs)
             said = f"whether it is above the label's threshold: {shown}"
+            pairs = zip(self.label_names, threshold_logits(self.thresholds), strict=True)
+            shown = ", ".join(f"{name} {least:.3g}" for name, least in pairs)
+            logits = f"; a label holds above: {shown}"
         return {
             "text": "text, or the first of a pair",
             "text_b": "second text",
             "labels": "all labels",
             "probabilities": f"the probability of each by itself{self._calibration}",
             "is_label": said,
+            "logits": f"one for each label{self._calibration}{logits}",
         }
 
     def answer_logits(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:

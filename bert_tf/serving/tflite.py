@@ -232,6 +232,8 @@ def write_description(
         "weights": weights,
         "task": served.task,
         "labels": list(served.label_names),
+        **({"temperature": served.temperature} if served.temperature != 1 else {}),
+        **({"thresholds": list(served.thresholds)} if served.thresholds else {}),
         "inputs": _tensors(inputs),
         "outputs": _tensors(outputs),
         "max_seq_length": ids.max_seq_length,

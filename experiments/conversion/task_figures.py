@@ -1,7 +1,7 @@
 """Figures of the task for a model that was exported, beside those of the model itself."""
 
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ from bert_tf.input_pipeline.finetuning import TaskRecords
 from bert_tf.serving.saved_model import Run, run_arrays
 from bert_tf.serving.served_model import ServedModel
 from bert_tf.tasks.entity_metrics import entity_scores
-from bert_tf.tasks.kinds import Kind, get_kind
+from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.metrics import METRICS
+from bert_tf.tasks.trained_task import TrainedTask
 from experiments.command_line.exit_status import InputError
 
 _BATCH_SIZE = 32
@@ -30,6 +31,9 @@ def open_records(path: str, served: ServedModel) -> TaskRecords:
     task = get_kind(records.kind).served_by
     if task != served.task:
         raise InputError(f"{path}: holds records of {task}, and the model is for {served.task}")
+    if (records.max_windows is None) != (served.windows is None):
+        held = "texts of one sequence" if records.max_windows is None else "texts in windows"
+        raise InputError(f"{path}: holds {held}, which the model does not read")
     names = records.label_names or ()
     if served.label_names and tuple(served.label_names) != tuple(names):
         raise InputError(
@@ -44,9 +48,20 @@ def open_records(path: str, served: ServedModel) -> TaskRecords:
 
 
 def inputs_of(records: TaskRecords) -> Iterator[Arrays]:
-    """Give the inputs of single records, int32 [1, L], L their own length."""
+    """Give the inputs of single records, int32 [1, L], L their own length.
+
+    Of choices and windows [1, C, L]; of the texts of a vector model [C, L].
+    """
     for inputs, _, _ in records.evaluation_dataset(batch_size=1, pad_to_max=False):
-        yield {name: value.numpy() for name, value in inputs.items()}
+        yield _rows(records, inputs)
+
+
+def _rows(records: TaskRecords, inputs: Mapping[str, Any]) -> Arrays:
+    """Return inputs as the served model takes them: vectors are of each text by itself."""
+    arrays = _numpy(inputs)
+    if get_kind(records.kind).served_by != "embeddings":
+        return arrays
+    return {name: array.reshape(-1, array.shape[-1]) for name, array in arrays.items()}
 
 
 class TaskFigures:
@@ -65,7 +80,10 @@ class TaskFigures:
         """
         self._name, self._tolerance = pathlib.PurePath(path).name, tolerance
         self._records = open_records(path, served)
-        self._expected = figures_of(self._records, lambda **arrays: run_arrays(served, arrays))
+        if get_kind(self._records.kind).labels == "text":
+            raise InputError(f"{path}: dev_file: needs labels, which records of retrieval lack")
+        self._trained = TrainedTask(self._records.kind, thresholds=served.thresholds)
+        self._expected = self._figures(lambda **arrays: run_arrays(served, arrays))
 
     def __call__(self, run: Run) -> Sequence[str]:
         """Compute the figures of what was exported; return a line for the model card.
@@ -73,7 +91,7 @@ class TaskFigures:
         Raises:
             RuntimeError: the first is lower than the model's, by more than is allowed.
         """
-        figures = figures_of(self._records, run)
+        figures = self._figures(run)
         first = next(iter(figures))
         lost = self._expected[first] - figures[first]
         if not lost <= self._tolerance:
@@ -86,8 +104,13 @@ class TaskFigures:
         print(line)
         return [line]
 
+    def _figures(self, run: Run) -> dict[str, float]:
+        return figures_of(self._records, run, self._trained.decide)
 
-def figures_of(records: TaskRecords, run: Run) -> dict[str, float]:
+
+def figures_of(
+    records: TaskRecords, run: Run, decide: Callable[[np.ndarray], np.ndarray] | None = None
+) -> dict[str, float]:
     """Return the figures of a task, of 1 each, by what its model gives for all records.
 
     Of spans, which need their documents for more: the fraction of records whose likeliest first
@@ -96,26 +119,33 @@ def figures_of(records: TaskRecords, run: Run) -> dict[str, float]:
     Args:
         records: with labels.
         run: inputs by name -> outputs by name.
+        decide: logits -> what the model predicts; that of the records' kind by default.
     """
     kind = get_kind(records.kind)
     collect = {"token": _entities, "span": _spans}.get(kind.labels)
     batches = [
-        (run(**_numpy(inputs)), labels, weights)
+        (run(**_rows(records, inputs)), labels, weights)
         for inputs, labels, weights in records.evaluation_dataset(
             batch_size=_BATCH_SIZE, group_by_length=True, pad_to_max=False
         )
     ]
     if collect is not None:
         return collect(records, batches)
-    return _of_rows(kind, records, batches)
-
-
-def _of_rows(kind: Kind, records: TaskRecords, batches: Sequence[Any]) -> dict[str, float]:
-    decided = kind.decide(np.concatenate([outputs["logits"] for outputs, _, _ in batches]))
+    decided = np.concatenate(
+        [(decide or kind.decide)(_logits(outputs, len(labels))) for outputs, labels, _ in batches]
+    )
     labels = np.concatenate([labels.numpy() for _, labels, _ in batches])
     binary = len(records.label_names or ()) == 2
     names = kind.binary_metrics if binary and kind.binary_metrics else kind.metrics
     return {name: METRICS[name](decided, labels) for name in names}
+
+
+def _logits(outputs: Arrays, examples: int) -> np.ndarray:
+    """Return what a kind decides by, [N, ...]: logits, or vectors [N, C, D] of the texts."""
+    if "logits" in outputs:
+        return outputs["logits"]
+    vectors = outputs["embedding" if "embedding" in outputs else "mean"]
+    return vectors.reshape(examples, -1, vectors.shape[-1])
 
 
 def _entities(records: TaskRecords, batches: Sequence[Any]) -> dict[str, float]:

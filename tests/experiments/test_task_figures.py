@@ -13,6 +13,7 @@ from bert_tf.serving.openvino import MOST_SAMPLES, export_openvino, load_openvin
 from bert_tf.serving.options import MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.saved_model import worst_difference
 from bert_tf.serving.served_model import ServedModel
+from bert_tf.tasks.trained_task import TrainedTask
 from data_prep.finetuning import tables
 from data_prep.finetuning.kinds import FeatureSettings
 from data_prep.finetuning.options import table_task
@@ -75,6 +76,44 @@ def test_figures_of_spans_need_both_ends():
         },
     )
     assert figures == {"span_accuracy": pytest.approx(2 / 3)}
+
+
+def test_figures_of_several_labels_are_at_the_thresholds_of_the_model():
+    labels = tf.constant([[1.0, 0], [0, 1], [1, 1], [0, 0]])
+    chances = np.array([[0.3, 0.1], [0.1, 0.8], [0.6, 0.6], [0.1, 0.6]], np.float32)
+    logits = np.log(chances / (1 - chances))
+    figures = [
+        task_figures.figures_of(
+            Records("multi_label", LABELS, (labels, None)),
+            lambda input_ids: {"logits": logits},
+            TrainedTask("multi_label", thresholds=thresholds).decide,
+        )["multi_label_micro_f1"]
+        for thresholds in ((), (0.2, 0.7))
+    ]
+    expected = [
+        metrics.f1_score(labels.numpy(), chances > least, average="micro")
+        for least in (0.5, (0.2, 0.7))
+    ]
+    assert figures == pytest.approx(expected) and figures[0] != figures[1]
+
+
+def test_figures_of_vectors():
+    texts = {"input_ids": tf.ones([3, 2, 4], tf.int32)}  # three pairs
+
+    class Pairs(Records):
+        def evaluation_dataset(self, **_):
+            yield texts, tf.constant([0.9, 0.1, 0.5]), None
+
+    def run(input_ids):
+        assert input_ids.shape == (6, 4)
+        ones = np.array([[1, 0], [1, 0.1], [1, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+        return {"mean": np.zeros_like(ones), "embedding": ones}
+
+    figures = task_figures.figures_of(Pairs("similarity", None), run)
+    assert figures["spearman_correlation"] == pytest.approx(1)
+    assert [x["input_ids"].shape for x in task_figures.inputs_of(Pairs("similarity", None))] == [
+        (6, 4)
+    ]
 
 
 @pytest.fixture
