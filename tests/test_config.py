@@ -59,7 +59,7 @@ def test_config_is_frozen_and_hashable():
 def test_unused_keys_of_google_are_listed(tmp_path, caplog):
     extra = {"directionality": "bidi", "pooler_type": "first_token_transform"}
     path = write(tmp_path / "bert_config.json", {**GOOGLE, **extra})
-    with caplog.at_level(logging.INFO, "bert_tf.config"):
+    with caplog.at_level(logging.DEBUG, "bert_tf.config"):
         config = BertConfig.from_json_file(path)
     assert config.ignored_keys == ("directionality", "pooler_type")
     assert "directionality, pooler_type" in caplog.text
