@@ -53,7 +53,7 @@ def test_vectors_of_half_precision_are_compared_in_float32(golden):
     assert total.dtype == tf.float32 and float(total) == float(expected)
 
 
-def by_definition(vectors, left_out, scale=20.0):
+def by_definition(vectors, left_out, scale):
     """Losses of each row, in NumPy; left_out: the pairs (row, candidate) that are no negatives."""
     unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     candidates = np.concatenate([unit[:, c] for c in range(1, unit.shape[1])])
@@ -75,11 +75,11 @@ def test_what_equals_a_text_or_its_partner_is_no_negative(golden):
     ids[0, 2] = 0  # a hard negative that is not there
     left_out = {(2, 5), (5, 2), (0, 4), (4, 0), (6, 7 + 3), (6, 1)}
     left_out |= {(row, 7) for row in range(7)}
-    expected = by_definition(vectors, left_out)
-    total, weight = losses.multiple_negatives_loss(golden["vectors"], ids)
+    expected = by_definition(vectors, left_out, scale=1.0)  # so small that each negative counts
+    total, weight = losses.multiple_negatives_loss(golden["vectors"], ids, scale=1.0)
     np.testing.assert_allclose(total, expected.sum(), rtol=1e-5)
     assert float(weight) == 7
-    everything, _ = losses.multiple_negatives_loss(golden["vectors"])
+    everything, _ = losses.multiple_negatives_loss(golden["vectors"], scale=1.0)
     assert float(everything) > float(total) * 1.001
 
 
