@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tf.files import beside, local_copy, read_json
-from bert_tf.input_pipeline.record_checks import PARSE_ERRORS
+from bert_tf.input_pipeline.record_checks import PARSE_ERRORS, as_written
 from bert_tf.input_pipeline.record_order import FILLER, RecordOrder
 from bert_tf.records.decoding import decode_example, parse_example_fn
 from bert_tf.records.files import RecordFile
@@ -292,6 +292,7 @@ class TaskRecords:
                 (numbers != FILLER).astype(np.float32),
             )
 
+        @as_written
         def element(step: Any):
             serialized, length, windows, weights = tf.numpy_function(
                 fetch, [step], [tf.string, tf.int32, tf.int32, tf.float32], stateful=False

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import tensorflow as tf
 
+from bert_tf.input_pipeline.record_checks import as_written
 from bert_tf.input_pipeline.record_order import pool_of
 from bert_tf.records.schema import INPUT_NAMES
 
@@ -51,6 +52,7 @@ def group_by_length(
     def bounds(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return pool_in_graph(step, num_records, batch_size, most_batches)
 
+    @as_written
     def shuffled(steps: tf.Tensor, records: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         # Of equal lengths the shuffled order remains.
         places = tf.argsort(tf.reshape(lengths, [-1]), stable=True)
@@ -64,14 +66,14 @@ def group_by_length(
         make_stream(begin)
         .enumerate(start=begin)
         .map(
-            lambda step, records: (step, records, lengths_of(records)),
+            as_written(lambda step, records: (step, records, lengths_of(records))),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
         .group_by_window(
-            cast(Any, lambda step, records, lengths: bounds(step)[0]),
-            lambda start, window: window.batch(most_batches),
-            window_size_func=lambda start: bounds(start)[1] - start,
+            cast(Any, as_written(lambda step, records, lengths: bounds(step)[0])),
+            as_written(lambda start, window: window.batch(most_batches)),
+            window_size_func=as_written(lambda start: bounds(start)[1] - start),
         )
         .map(shuffled)
     )

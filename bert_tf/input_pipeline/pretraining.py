@@ -22,6 +22,7 @@ from bert_tf.input_pipeline.length_bins import cut_padding, group_by_length, las
 from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule
 from bert_tf.input_pipeline.record_checks import (
     ModelLimits,
+    as_written,
     check_positive,
     check_record_shape,
     compression_type,
@@ -134,6 +135,7 @@ def pretraining_dataset(
     stream = _TRAIN_MASK_STREAM if is_training else _EVAL_MASK_STREAM
     read = _reader(parse, masking, max_predictions_per_seq, (seed, stream), packing)
 
+    @as_written
     def to_element(step: tf.Tensor, serialized: tf.Tensor):
         batch = read(step, serialized)
         if length_bins and not pad_to_max:
@@ -332,6 +334,7 @@ def _endless(
     start_epoch, skip_records = divmod(start_record, epoch_records)
     kinds = [compression_type(path) for path in paths]
 
+    @as_written
     def read(path: Any, is_gzip: Any) -> Any:
         # TFRecordDataset takes its compression as a tensor, so one stage reads both kinds.
         records = tf.data.TFRecordDataset(
@@ -339,6 +342,7 @@ def _endless(
         )
         return records if packing is None else packing.rows(records)
 
+    @as_written
     def epoch_dataset(epoch: Any) -> Any:
         # Inside this function the graph's seed, not the process', is what shuffle combines with its
         # own: fixing it keeps the order independent of any tf.random.set_seed of the user.

@@ -36,6 +36,8 @@ from bert_tf.records.schema import (
 # What TensorFlow raises on a record of another schema: the latter where its message quotes the
 # record, which is no text.
 PARSE_ERRORS = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
+# For what data sets map: there is nothing for AutoGraph to convert, and looking takes seconds.
+as_written = tf.autograph.experimental.do_not_convert
 _CHECKED_AT_ONCE = 512  # records whose schema and ids are looked at together
 # Files beside records that are none: manifests, and what has not got its name yet.
 _NO_RECORDS = re.compile(r"\.manifest\.json$|\.tmp-\d+$")

@@ -22,6 +22,7 @@ from bert_tf.input_pipeline.length_bins import used_lengths
 from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule
 from bert_tf.input_pipeline.record_checks import (
     PARSE_ERRORS,
+    as_written,
     check_positive,
     check_record_shape,
     expand_files,
@@ -76,11 +77,13 @@ class RowPacking:
             ValueError: a record is of another schema.
         """
         try:
-            return int(self.rows(raw_file(path)).reduce(np.int64(0), lambda count, _: count + 1))
+            one_more = as_written(lambda count, _: count + 1)
+            return int(self.rows(raw_file(path)).reduce(np.int64(0), one_more))
         except PARSE_ERRORS as error:
             reason = getattr(error, "message", "one is no tf.train.Example")
             raise ValueError(f"{path}: records do not fit: {reason}") from error
 
+    @as_written
     def _rows_of(self, records: tf.Tensor) -> tf.Tensor:
         """Return the rows of some windows, string [R, K]."""
         parse = parse_example_fn([f for f in self.features if f.name in _MEASURED], as_stored=True)

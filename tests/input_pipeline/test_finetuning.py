@@ -18,7 +18,6 @@ from bert_tf.records.files import RecordWriter
 from bert_tf.records.schema import (
     classification_features,
     multi_label_features,
-    multiple_choice_features,
 )
 from bert_tf.tasks.kinds import KINDS as ALL_KINDS
 from bert_tf.training.finetuning import make_model
@@ -27,6 +26,7 @@ from tests.support import synthetic_records as synthetic
 KINDS = tuple(ALL_KINDS)
 LENGTH, CHOICES, LABELS, COUNT, BATCH = 37, 3, 5, 101, 7
 INPUTS = ("input_ids", "input_mask", "segment_ids")
+GROUPS = {"multiple_choice": CHOICES, "similarity": 2, "retrieval": 2}  # sequences of an example
 _MARK = 5  # the first of the ids that tell a label
 _FIRST_WORD = 13  # the first of those that tell nothing
 
@@ -34,8 +34,8 @@ _FIRST_WORD = 13  # the first of those that tell nothing
 def schema_of(kind):
     if kind == "multi_label":
         return multi_label_features(LENGTH, LABELS)
-    if kind == "multiple_choice":
-        return multiple_choice_features(LENGTH, CHOICES)
+    if kind in GROUPS:
+        return getattr(schema, f"{kind}_features")(LENGTH, GROUPS[kind])
     return getattr(schema, f"{kind}_features")(LENGTH)
 
 
@@ -46,7 +46,7 @@ def num_labels_of(kind):
 def make_arrays(kind, count=COUNT, seed=0):
     """Arrays of records, mostly short, whose labels a small model can learn."""
     random = np.random.default_rng(seed)
-    rows = count * (CHOICES if kind == "multiple_choice" else 1)
+    rows = count * GROUPS.get(kind, 1)
     lengths = np.clip(8 + random.geometric(0.1, rows), None, LENGTH)
     lengths[random.integers(rows)] = LENGTH
     position = np.arange(LENGTH)
@@ -70,6 +70,11 @@ def make_arrays(kind, count=COUNT, seed=0):
         right = random.integers(0, CHOICES, count)
         ids.reshape(count, CHOICES, LENGTH)[every, right, 1] = _MARK
         arrays["label_ids"] = right[:, None]
+    elif kind in ("similarity", "retrieval"):
+        ids.reshape(count, 2, LENGTH)[:, :, 1] = _MARK + labels
+        arrays["label_ids"] = np.arange(2 * count).reshape(count, 2) + 1
+        if kind == "similarity":
+            arrays["label_ids"] = labels.astype(np.float32) / 5
     elif kind == "token_classification":
         counts = mask & (position > 0) & (random.random((count, LENGTH)) < 0.7)
         counts[:, 1] = True
@@ -101,8 +106,7 @@ def write(path, kind, arrays):
 
 
 def open_records(path, kind, **options):
-    choices = CHOICES if kind == "multiple_choice" else None
-    return TaskRecords(path, kind, schema_of(kind), num_choices=choices, **options)
+    return TaskRecords(path, kind, schema_of(kind), num_choices=GROUPS.get(kind), **options)
 
 
 def make_records(folder, kind, count=COUNT, seed=0, **options):
@@ -129,7 +133,7 @@ def classification(all_kinds):
 
 def in_shape(kind, array):
     """Return an input as the model takes it."""
-    return array.reshape(-1, CHOICES, LENGTH) if kind == "multiple_choice" else array
+    return array.reshape(-1, GROUPS[kind], LENGTH) if kind in GROUPS else array
 
 
 def assert_same_elements(first, second):
@@ -175,9 +179,9 @@ def test_elements_hold_the_records(all_kinds, kind, pad_to_max):
         if kind == "token_classification":
             expected = expected[:, :length]
             expected_weights = real[:, None] * arrays["label_mask"][rows][:, :length]
-        elif kind != "multi_label":
+        elif kind not in ("multi_label", "retrieval"):
             expected = expected[:, 0]
-        floats = kind in ("regression", "multi_label")
+        floats = kind in ("regression", "multi_label", "similarity")
         assert labels.dtype == (tf.float32 if floats else tf.int32)
         assert weights.dtype == tf.float32
         np.testing.assert_array_equal(labels, expected)
@@ -188,7 +192,7 @@ def test_elements_hold_the_records(all_kinds, kind, pad_to_max):
 def test_shapes_are_known_but_for_the_length(all_kinds, kind):
     dataset = all_kinds[kind][0].training_dataset(batch_size=BATCH, with_weights=True)
     inputs, labels, weights = dataset.element_spec
-    choices = [CHOICES] if kind == "multiple_choice" else []
+    choices = [GROUPS[kind]] if kind in GROUPS else []
     for spec in inputs.values():
         assert spec.shape.as_list() == [BATCH, *choices, None]
     for spec in tf.nest.flatten([labels, weights]):
@@ -514,7 +518,8 @@ def test_labels_come_in_the_order_of_the_file(all_kinds, kind, monkeypatch):
             np.testing.assert_array_equal(found[name], arrays[name])
             assert found[name].dtype == np.int64
         return
-    expected = arrays["label_ids"] if kind == "multi_label" else arrays["label_ids"][:, 0]
+    expected = arrays["label_ids"]
+    expected = expected if kind in ("multi_label", "retrieval") else expected[:, 0]
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == expected.dtype
 
