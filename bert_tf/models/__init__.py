@@ -13,6 +13,7 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.models.freezing import frozen_layers as frozen_layers
     from bert_tf.models.lora import add_lora as add_lora
     from bert_tf.models.lora import merge_lora as merge_lora
+    from bert_tf.models.rollout import attention_rollout as attention_rollout
     from bert_tf.models.task_models import HEADS as HEADS
     from bert_tf.models.task_models import bert_classifier as bert_classifier
     from bert_tf.models.task_models import bert_multiple_choice as bert_multiple_choice

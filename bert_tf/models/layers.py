@@ -29,6 +29,7 @@ from bert_tf.models.functional import (
     layer_norm,
     residual_norm,
 )
+from bert_tf.models.word_vectors import given_word_vectors
 
 # Dropout sites of one transformer layer: attention probabilities, attention output, layer output.
 _DROPOUTS_PER_LAYER = 3
@@ -240,7 +241,12 @@ class Embeddings(ConfiguredLayer):
         flat_ids = ops.reshape(input_ids, (-1,))  # [R]
         flat_segment_ids = ops.reshape(segment_ids, (-1,))  # [R]
         # Summed in float32, whatever the tables are kept in.
-        words = ops.cast(ops.take(self.word_embeddings, flat_ids, axis=0), "float32")  # [R, D]
+        given = given_word_vectors()
+        if given is None:
+            words = ops.take(self.word_embeddings, flat_ids, axis=0)
+        else:
+            words = ops.reshape(given, (-1, config.hidden_size))
+        words = ops.cast(words, "float32")  # [R, D]
         # Few segments: a product with one-hot rows, whose gradient is a product as well.
         one_hot = ops.one_hot(flat_segment_ids, config.type_vocab_size, dtype="float32")  # [R, S]
         segments = ops.matmul(one_hot, ops.cast(self.token_type_embeddings, "float32"))  # [R, D]

@@ -4,6 +4,7 @@ from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
     from bert_tf.serving.entity_tagging import EntityTagger as EntityTagger
+    from bert_tf.serving.explanations import Explanation as Explanation
     from bert_tf.serving.load import load_served_model as load_served_model
     from bert_tf.serving.onnx import export_onnx as export_onnx
     from bert_tf.serving.onnx import load_onnx as load_onnx

@@ -13,7 +13,7 @@ import tensorflow as tf
 from bert_tf.serving.options import WORDS
 from bert_tf.serving.served_model import ServedModel, function, strings
 from bert_tf.serving.text_models import checked_labels
-from bert_tf.serving.windows import run_in_parts, windows_in_graph
+from bert_tf.serving.windows import Windows, run_in_parts, windows_in_graph
 from bert_tf.tasks.tag_schemes import check_tags
 from bert_tf.tokenization.characters import is_punctuation
 from bert_tf.tokenization.graph_tokenizer import PiecesWithOffsets, TextToIds
@@ -98,7 +98,7 @@ class EntityTagger(ServedModel):
         probabilities = self._probabilities(pieces)  # [P, K]
         count = tf.size(text)
         piece_rows = tf.cast(pieces.ids.value_rowids(), tf.int32)
-        first, last = self._words(pieces, piece_rows)  # [W]
+        first, last = self.word_bounds(pieces, piece_rows)  # [W]
         label = tf.argmax(tf.gather(probabilities, first), axis=-1, output_type=tf.int32)
         score = tf.reduce_max(tf.gather(probabilities, first), axis=-1)
         rows = tf.gather(piece_rows, first)
@@ -155,10 +155,10 @@ class EntityTagger(ServedModel):
             "scores": pieces.ids.with_flat_values(scores).to_tensor(),
         }
 
-    def _probabilities(self, pieces: PiecesWithOffsets) -> tf.Tensor:
-        """Probabilities of the labels of each piece, in the window where most context shows."""
+    def windows(self, pieces: PiecesWithOffsets) -> Windows:
+        """Cut texts into windows, of which each begins half a window after the one before."""
         ids = self.text_to_ids
-        windows = windows_in_graph(
+        return windows_in_graph(
             pieces.ids,
             tf.RaggedTensor.from_tensor(tf.fill([pieces.ids.nrows(), 1], ids.cls_id)),
             sep_id=ids.sep_id,
@@ -167,14 +167,20 @@ class EntityTagger(ServedModel):
             stride=max(1, (ids.max_seq_length - 2) // 2),
             segment=0,
         )
+
+    def _probabilities(self, pieces: PiecesWithOffsets) -> tf.Tensor:
+        """Probabilities of the labels of each piece, in the window where most context shows."""
+        windows = self.windows(pieces)
         logits = run_in_parts(self.run, windows.inputs, self.output_shapes)["logits"]  # [N, L, K]
         counts = tf.boolean_mask(logits, windows.is_max_context)  # [P, K]
         place = tf.boolean_mask(windows.pieces, windows.is_max_context)
         shape = [tf.size(pieces.ids.flat_values), logits.shape[-1]]
         return tf.nn.softmax(tf.scatter_nd(place[:, None], counts, shape))
 
-    def _words(self, pieces: PiecesWithOffsets, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """First and last piece of each word, int32 [W]."""
+    def word_bounds(
+        self, pieces: PiecesWithOffsets, rows: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the first and last piece of each word, int32 [W]; rows int32 [P] are its texts."""
         space_word = pieces.space_word_index.flat_values
         begins = _changes(rows) | _changes(space_word)  # [P], of what white space parts
         if self.words == "punctuation":

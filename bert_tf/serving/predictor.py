@@ -14,7 +14,9 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401  (registers the operations of SavedModels that take strings)
 
 from bert_tf.files import is_published, local_copy
+from bert_tf.serving.explanations import Explanation, explain
 from bert_tf.serving.load import load_served_model
+from bert_tf.serving.served_model import ServedModel
 
 # An output that no other task has -> the task.
 _TASK_OF_OUTPUT = {
@@ -109,11 +111,7 @@ class Predictor:
         Raises:
             ValueError: columns that are not as many as `inputs`, or not equally long.
         """
-        if len(columns) != len(self.inputs) or len({len(column) for column in columns}) > 1:
-            raise ValueError(
-                f"expected {len(self.inputs)} equally long lists ({', '.join(self.inputs)}), got "
-                f"{len(columns)} of {', '.join(str(len(column)) for column in columns)}"
-            )
+        _check_columns(self.inputs, columns)
         arrays = [_strings(name, column) for name, column in zip(self.inputs, columns, strict=True)]
         sizes = [
             sum(len(text) for array in arrays for text in np.ravel(array[row]))
@@ -210,6 +208,34 @@ class Predictor:
         """Return the probability that the second text follows the first, float32 [N]."""
         return self._predict("next_sentence", texts, texts_b)["is_next"]
 
+    def explain(self, *columns: Sequence[Any], **options: Any) -> list[Explanation]:
+        """Tell which words the answers hang on, by integrated gradients and attention rollout.
+
+        For classification of texts or pairs (also with several labels), regression, question
+        answering and entities.
+
+        Args:
+            *columns: as for `predict`.
+            **options: `target`, `baseline`, `tolerance` and `max_steps` of
+                `explanations.explain`.
+
+        Returns:
+            One for each row, or of entities one for each that is found; `row` tells of which row.
+
+        Raises:
+            ValueError: the model is a SavedModel, which holds no gradients, or for another task; or
+                an option is out of range.
+        """
+        if not isinstance(self._model, ServedModel):
+            raise ValueError(
+                "explain: a SavedModel holds no gradients; load the model directory that it was "
+                "exported from"
+            )
+        _check_columns(self.inputs, columns)
+        for name, column in zip(self.inputs, columns, strict=True):
+            _strings(name, column)
+        return explain(self._model, columns, **options)
+
     def _predict(
         self, tasks: str | tuple[str, ...], *columns: Sequence[Any] | None
     ) -> dict[str, np.ndarray]:
@@ -217,6 +243,14 @@ class Predictor:
         if self.task not in tasks:
             raise ValueError(f"this model is for {self.task}, not for {' or '.join(tasks)}")
         return self.predict(*(column for column in columns if column is not None))
+
+
+def _check_columns(inputs: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
+    if len(columns) != len(inputs) or len({len(column) for column in columns}) > 1:
+        raise ValueError(
+            f"expected {len(inputs)} equally long lists ({', '.join(inputs)}), got "
+            f"{len(columns)} of {', '.join(str(len(column)) for column in columns)}"
+        )
 
 
 def _strings(name: str, column: Sequence[Any]) -> np.ndarray:

@@ -161,7 +161,7 @@ class QuestionAnswerer(ServedModel):
         self, question: tf.Tensor, pieces: PiecesWithOffsets
     ) -> tuple[Windows, tf.Tensor, tf.Tensor]:
         """Return the windows, and the logits of their positions as start and as end, [N, L]."""
-        windows = self._windows(question, pieces)
+        windows = self.windows(question, pieces)
         logits = run_in_parts(self.run, windows.inputs, self.output_shapes)
         starts, ends = (
             tf.where(windows.inputs["input_mask"] > 0, logits[f"{name}_logits"], _LOWEST)
@@ -169,7 +169,13 @@ class QuestionAnswerer(ServedModel):
         )
         return windows, starts, ends
 
-    def _windows(self, question: tf.Tensor, pieces: PiecesWithOffsets) -> Windows:
+    def windows(self, question: tf.Tensor, pieces: PiecesWithOffsets) -> Windows:
+        """Cut contexts into windows, each behind its question.
+
+        Args:
+            question: string [B].
+            pieces: of the contexts.
+        """
         ids, rule = self.text_to_ids, self._rule
         query = ids(question)[:, : rule.max_query_length]
         cls, sep = (tf.fill([query.nrows(), 1], value) for value in (ids.cls_id, ids.sep_id))
