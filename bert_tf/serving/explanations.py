@@ -364,7 +364,7 @@ def _integrated_gradients(
     """Return the score of each position, float64 [L]."""
     nodes, weights = np.polynomial.legendre.leggauss(steps)  # of [-1, 1]
     alphas = ((nodes + 1) / 2).astype(np.float32)
-    total = np.zeros(tuple(vectors.shape), np.float64)
+    total = np.zeros(vectors.numpy().shape, np.float64)
     for start in range(0, steps, _AT_ONCE):
         alpha = alphas[start : start + _AT_ONCE, None, None]
         points = base + alpha * (vectors - base)  # [S, L, D]

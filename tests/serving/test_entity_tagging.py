@@ -134,7 +134,7 @@ def test_marks_around_words_are_words(model, vocab_file):
     texts = ["(cafés, is-is). (-", "...", "", "a,the\u00a0list"]
     pieces = served.text_to_ids.tokenize_with_offsets(tf.constant(texts))
     rows = tf.cast(pieces.ids.value_rowids(), tf.int32)
-    first, last = served._words(pieces, rows)
+    first, last = served.word_bounds(pieces, rows)
     found = [[] for _ in texts]
     for start, end in zip(first.numpy(), last.numpy(), strict=True):
         row = rows[start].numpy()

@@ -91,7 +91,7 @@ def test_labels_of_texts_and_pairs(served, case):
     assert (explanation.row, explanation.target) == (0, target)
     _check(explanation, case)
     for word in explanation.words:
-        text = dict(zip(("text", "text_b"), texts, strict=False))[word.input]
+        text = texts[word.input == "text_b"]
         assert text[word.char_start : word.char_end] == word.text
     if case["is_best"]:
         again = explain(model, [[text] for text in texts], baseline=case["baseline"])
