@@ -82,13 +82,30 @@ class ClusterFiles(abc.ABC):
         return json.loads(self.read(path))
 
     @contextlib.contextmanager
-    def write_whole(self, path: str) -> Iterator[BinaryIO]:
-        """Open a file that appears under its name once it is whole."""
+    def write_whole(self, path: str, replace: bool = False) -> Iterator[BinaryIO]:
+        """Open a file that appears under its name once it is whole.
+
+        Args:
+            path: the file.
+            replace: whether it takes the place of another of the name. Else that is taken for the
+                work of another attempt at the same task, and stays: this one may be ended at any
+                time, and then must not have taken away what the other has reported.
+        """
         # No process number in the name: workers of several machines may write the same file.
         temporary = f"{path}.tmp-{uuid.uuid4().hex}"
         with self.create(temporary) as stream:
             yield stream
-        self.rename(temporary, path)
+        if replace or not is_remote(path):
+            self.rename(temporary, path)
+            return
+        if not self.exists(path):
+            try:
+                self.rename_remote(temporary, path)
+                return
+            except Exception:
+                if not self.exists(path):
+                    raise
+        self.remove(temporary)
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a JSON file whole or not at all."""

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from data_prep.cluster.files import ClusterFiles
 
@@ -46,6 +46,9 @@ class Job:
             raise
 
 
+J = TypeVar("J", bound=Job)
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """A step of a job.
@@ -65,7 +68,7 @@ class Step:
     arguments: tuple[Any, ...] = ()
 
 
-class Runner(abc.ABC):
+class Runner(abc.ABC, Generic[J]):
     """What carries out jobs.
 
     Attributes:
@@ -73,7 +76,7 @@ class Runner(abc.ABC):
         show: report on standard error.
     """
 
-    def __init__(self, job: Job, show: bool):
+    def __init__(self, job: J, show: bool):
         self.job = job
         self.show = show
 

@@ -14,7 +14,7 @@ import pyspark
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkRuntimeError
 
-from data_prep.cluster.jobs import Job, Runner, Step
+from data_prep.cluster.jobs import J, Runner, Step
 
 _JAVA = 17  # the oldest that Spark 4 runs on
 # Tasks of a step for each core: few enough for a driver to keep track of, many enough that a slow
@@ -105,10 +105,11 @@ def _context(settings: dict[str, str]) -> Iterator[pyspark.SparkContext]:
         master = settings.get("spark.master", "that of Spark's settings")
         raise ValueError(f"spark_master: cannot use {master}: {_reason(error)}") from error
     # What failed is told in one line; on a cluster Spark's notes tell where to look too.
-    context.setLogLevel("OFF" if context.master.startswith("local") else "ERROR")
+    is_local = (context.master or "").startswith("local")
+    context.setLogLevel("OFF" if is_local else "ERROR")
     try:
         workers = settings.get("spark.executor.instances")
-        if workers and context.master.startswith("local"):
+        if workers and is_local:
             raise ValueError(
                 "num_workers: of a local master they stand in brackets: "
                 f"--spark_master='local[{workers}]'"
@@ -123,10 +124,10 @@ def _is_submitted() -> bool:
     return "PYSPARK_GATEWAY_PORT" in os.environ  # which spark-submit sets
 
 
-class SparkRunner(Runner):
+class SparkRunner(Runner[J]):
     """Runs jobs as those of one context, whose page shows their names, stages and tasks."""
 
-    def __init__(self, job: Job, show: bool, context: pyspark.SparkContext):
+    def __init__(self, job: J, show: bool, context: pyspark.SparkContext):
         """Run the jobs of a context, see `spark_context`; the rest is as of the base class."""
         super().__init__(job, show)
         self._context = context

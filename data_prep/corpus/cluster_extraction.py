@@ -54,7 +54,7 @@ def extract_corpus(
     options: Options,
     heldout_output_file: str | None,
     files: ClusterFiles,
-    make_runner: Callable[[Job], jobs.Runner],
+    make_runner: Callable[[Job], jobs.Runner[Job]],
 ) -> Counts:
     """Write one sentence per line, with an empty line after each document.
 
@@ -118,10 +118,8 @@ def plan_units(paths: Sequence[str], unit_bytes: int) -> list[Unit]:
         if size > unit_bytes and not path.endswith((".gz", ".bz2")):
             units += [group] if group else []
             group, group_bytes = [], 0
-            units += [
-                [(path, FilePart(start, min(start + unit_bytes, size)))]
-                for start in range(0, size, unit_bytes)
-            ]
+            for start in range(0, size, unit_bytes):
+                units.append([(path, FilePart(start, min(start + unit_bytes, size)))])
             continue
         group.append((path, None))
         group_bytes += size

@@ -15,9 +15,10 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from data_prep.cluster.files import ClusterFiles
-from data_prep.cluster.jobs import Job, Runner, Step
+from data_prep.cluster.jobs import Runner, Step
 from data_prep.corpus import text_files
 from data_prep.pretraining import cluster_jobs
+from data_prep.pretraining.cluster_steps import Job
 from data_prep.pretraining.options import Options
 from data_prep.processes.worker_pool import available_cores
 
@@ -102,7 +103,7 @@ def _pipeline_arguments(runner: str, num_workers: int, more: Sequence[str]) -> l
     return [f"--runner={_DIRECT_RUNNER}", *defaults, *more]
 
 
-class _BeamRunner(Runner):
+class _BeamRunner(Runner[Job]):
     """Runs jobs on a runner of Beam."""
 
     def __init__(self, job: Job, show: bool, arguments: Sequence[str]):

@@ -41,7 +41,7 @@ from data_prep.pretraining.stages import block_bounds, chunk_sizes, deal_pairs, 
 from data_prep.pretraining.work_folder import work_folder
 
 PIECE_BYTES = 1 << 23  # larger than the local runner's: on object stores each file costs time
-_LAYOUT = "beam 1"  # of the work folder; the first runner had this name
+_LAYOUT = "beam 2"  # of the work folder; the first runner had this name
 
 
 def check_options(options: Options) -> None:
@@ -63,7 +63,7 @@ def check_options(options: Options) -> None:
 
 
 def create_pretraining_data(
-    options: Options, files: ClusterFiles, make_runner: Callable[[Job], Runner]
+    options: Options, files: ClusterFiles, make_runner: Callable[[Job], Runner[Job]]
 ) -> dict[str, Any]:
     """Write pre-training records and their manifest.
 
@@ -83,7 +83,7 @@ def create_pretraining_data(
     with _work_folder(options, files) as work:
         manifest = _run(make_runner(Job(work, files, options)))
         for path in sorted(set(map(manifest_path, options.output_files))):
-            with files.write_whole(path) as stream:
+            with files.write_whole(path, replace=True) as stream:
                 stream.write((json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
     warn_about_records(options, manifest["counts"])
     return manifest
@@ -102,7 +102,7 @@ def _work_folder(options: Options, files: ClusterFiles) -> Iterator[str]:
         yield work
 
 
-def _run(runner: Runner) -> dict[str, Any]:
+def _run(runner: Runner[Job]) -> dict[str, Any]:
     """Run all jobs, each unless an earlier run did; return the manifest."""
     job = runner.job
     finished = job.path("finished.json")
@@ -130,29 +130,44 @@ def _run(runner: Runner) -> dict[str, Any]:
     return job.files.read_json(finished)
 
 
-def _tokenize(runner: Runner) -> dict[str, int]:
+def _tokenize(runner: Runner[Job]) -> dict[str, int]:
     """First job: text to files of tokens, and the index; returns the store's counts."""
     job = runner.job
     # Workers are in folders of their own. Links stay: .gz is known by the name.
-    texts = [
-        (number, path if text_files.is_remote(path) else os.path.abspath(path))
-        for number, path in enumerate(job.options.input_files)
+    paths = [
+        path if text_files.is_remote(path) else os.path.abspath(path)
+        for path in job.options.input_files
     ]
+    groups = list(enumerate(_groups(paths)))
     steps = [
         Step("spread files", "spread"),
         Step("pieces", "flat_map", cluster_steps.file_pieces, (PIECE_BYTES, job)),
         Step("spread pieces", "spread"),
         Step("tokenize", "map", cluster_steps.tokenize_piece, (job,)),
     ]
-    pieces = runner.run("tokens", texts, steps)
-    ends = {file: piece for file, piece, tokens in pieces if tokens == cluster_steps.END}
+    pieces = runner.run("tokens", groups, steps)
+    ends = {group: piece for group, piece, tokens in pieces if tokens == cluster_steps.END}
     pieces = [numbered for numbered in pieces if numbered[2] != cluster_steps.END]
-    if [(file, piece) for file, piece, _ in pieces] != [
-        (file, piece) for file, _ in texts for piece in range(ends.get(file, 1))
+    if [(group, piece) for group, piece, _ in pieces] != [
+        (group, piece) for group, _ in groups for piece in range(ends.get(group, 1))
     ]:
         job.files.remove(job.path("tokens.json"))
         raise RuntimeError("the job of tokens lost some of its results")
     return _write_index(job, pieces)
+
+
+def _groups(paths: Sequence[str]) -> list[list[str]]:
+    """Put small files together: each would give two files of tokens and their lengths."""
+    groups: list[list[str]] = []
+    room = 0
+    for path in paths:
+        size = text_files.input_bytes(path)
+        if not groups or size > room:
+            groups.append([])
+            room = PIECE_BYTES
+        groups[-1].append(path)
+        room -= size
+    return groups
 
 
 def _write_index(job: Job, pieces: Sequence[tuple[int, int, int]]) -> dict[str, int]:
@@ -163,8 +178,8 @@ def _write_index(job: Job, pieces: Sequence[tuple[int, int, int]]) -> dict[str, 
             remote = text_files.is_remote(job.work)
             folder = temporary if remote else job.work
             with token_store.StoreWriter(folder) as writer:
-                for file, piece, _ in pieces:
-                    name = f"{cluster_steps.tokens_name(file, piece)}.lengths.npz"
+                for group, piece, _ in pieces:
+                    name = f"{cluster_steps.tokens_name(group, piece)}.lengths.npz"
                     writer.append(job.load(name, token_store.TokenizedPiece))
             for name in token_store.OFFSET_FILES if remote else ():
                 with open(os.path.join(folder, name), "rb") as source:
@@ -175,7 +190,7 @@ def _write_index(job: Job, pieces: Sequence[tuple[int, int, int]]) -> dict[str, 
     return counts
 
 
-def _draw_pairs(runner: Runner) -> list[tuple[str, int]]:
+def _draw_pairs(runner: Runner[Job]) -> list[tuple[str, int]]:
     """Second job: documents to files of pairs; returns their names, and the pairs in each."""
     job = runner.job
     bounds = block_bounds(cluster_steps.index_of(job), job.options)
@@ -202,7 +217,7 @@ def _plan(job: Job, part_pairs: Sequence[int]) -> list[range]:
 
 
 def _write_records(
-    runner: Runner, parts: Sequence[str], file_chunks: Sequence[range]
+    runner: Runner[Job], parts: Sequence[str], file_chunks: Sequence[range]
 ) -> tuple[Statistics, list[int]]:
     """Third job: pairs to output files; returns the counts, and the bytes of each file."""
     job = runner.job

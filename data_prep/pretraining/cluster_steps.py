@@ -32,7 +32,7 @@ from data_prep.pretraining.stages import (
 _Saved = TypeVar("_Saved", Statistics, token_store.TokenizedPiece)
 
 BUNDLE_PIECES = 8  # whose tokens are in memory at once
-END = -1  # in place of the tokens of a piece: the file has so many pieces
+END = -1  # in place of the tokens of a piece: the group of files has so many pieces
 
 # A range of tokens on its way to its chunk. `slot` is twice the pair's place in its part's share of
 # the chunk, plus 1 for text B; `skip` are the tokens of the text that come before.
@@ -103,9 +103,9 @@ def index_of(job: Job) -> token_store.TokenStore:
 
 
 def pieces_of(job: Job) -> list[tuple[int, int, int]]:
-    """Return file, number and tokens of every piece."""
+    """Return group of files, number and tokens of every piece."""
     numbered = job.files.read_json(job.path("tokens.json"))
-    return [(file, piece, tokens) for file, piece, tokens in numbered if tokens != END]
+    return [(group, piece, tokens) for group, piece, tokens in numbered if tokens != END]
 
 
 @functools.lru_cache(maxsize=1)
@@ -116,9 +116,9 @@ def _bundle_bounds(job: Job) -> np.ndarray:
     return np.append(ends[:-1:BUNDLE_PIECES], ends[-1])
 
 
-def tokens_name(file: int, piece: int) -> str:
-    """Return the name of a piece's tokens."""
-    return f"tokens-{file:06d}-{piece:07d}"
+def tokens_name(group: int, piece: int) -> str:
+    """Return the name of the tokens of a piece of a group of files."""
+    return f"tokens-{group:06d}-{piece:07d}"
 
 
 def pairs_name(block: int, part: int) -> str:
@@ -130,38 +130,51 @@ def pairs_name(block: int, part: int) -> str:
 
 
 def file_pieces(
-    file: tuple[int, str], piece_bytes: int, job: Job
-) -> Iterator[tuple[int, int, text_files.TextPiece | None]]:
-    """Cut an input file: its number, and each piece's; at the end how many there are, and None."""
-    number, path = file
-    piece = -1
+    group: tuple[int, Sequence[str]], piece_bytes: int, job: Job
+) -> Iterator[tuple[int, int, list[text_files.TextPiece] | None]]:
+    """Cut input files, one large or some small: the group's number, each piece's, and its text.
+
+    At the end comes how many there are, and None.
+    """
+    number, paths = group
+    piece, size = 0, 0
+    texts: list[text_files.TextPiece] = []
     with job.telling():
-        for piece, text in enumerate(text_files.text_pieces([path], piece_bytes)):
-            yield number, piece, text
-    yield number, piece + 1, None
+        for text in text_files.text_pieces(paths, piece_bytes):
+            text_bytes = text.file_bytes if text.data is None else len(text.data)
+            if texts and size + text_bytes > piece_bytes:
+                yield number, piece, texts
+                piece, texts, size = piece + 1, [], 0
+            texts.append(text)
+            size += text_bytes
+    if texts:
+        yield number, piece, texts
+    yield number, piece + bool(texts), None
 
 
 def tokenize_piece(
-    numbered: tuple[int, int, text_files.TextPiece | None], job: Job
+    numbered: tuple[int, int, list[text_files.TextPiece] | None], job: Job
 ) -> tuple[int, int, int]:
     """Write a piece's tokens, and then the lengths of its sentences; return how many tokens."""
-    file, piece, text = numbered
-    if text is None:
-        return file, piece, END
-    name = tokens_name(file, piece)
+    group, piece, texts = numbered
+    if texts is None:
+        return group, piece, END
+    name = tokens_name(group, piece)
     lengths_name = f"{name}.lengths.npz"
     if job.files.exists(job.path(lengths_name)):
         lengths = job.load(lengths_name, token_store.TokenizedPiece).sentence_lengths
-        return file, piece, int(lengths.sum())
+        return group, piece, int(lengths.sum())
     with files.lock:
         tokenizer, marker = _tokenizer(job), _marker(job)
     with job.telling(tokenizer.vocab_file, job.options.vocab_file):
         refuse = refuses_upper_case(job.options, tokenizer.vocab)
-        tokenized = token_store.tokenize_piece(text, tokenizer, refuse, marker)
+        tokenized = token_store.TokenizedPiece.joined(
+            [token_store.tokenize_piece(text, tokenizer, refuse, marker) for text in texts]
+        )
     with job.files.write_whole(job.path(name)) as stream:
         stream.write(tokenized.tokens.tobytes())
     job.save(lengths_name, dataclasses.replace(tokenized, tokens=tokenized.tokens[:0]))
-    return file, piece, tokenized.tokens.size
+    return group, piece, tokenized.tokens.size
 
 
 def draw_block(block: tuple[int, int, int], job: Job) -> tuple[int, list[int]]:
@@ -256,7 +269,7 @@ def _fetch(
     pieces = pieces[number * BUNDLE_PIECES : (number + 1) * BUNDLE_PIECES]
     with files.lock:
         first, dtype = _bundle_bounds(job)[number], index_of(job).tokens.dtype
-    paths = [job.path(tokens_name(file, piece)) for file, piece, _ in pieces]
+    paths = [job.path(tokens_name(group, piece)) for group, piece, _ in pieces]
     data = b"".join(map(job.files.read, paths))
     tokens = np.frombuffer(data, dtype)
     fragments = np.concatenate([np.frombuffer(part, _FRAGMENT_DTYPE) for part in parts])

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 import numpy as np
@@ -54,6 +54,24 @@ class TokenizedPiece:
     characters: int | None = None
     unknown_characters: int | None = None
     long_word_characters: int | None = None
+
+    @classmethod
+    def joined(cls, pieces: Sequence["TokenizedPiece"]) -> "TokenizedPiece":
+        """Return the piece of some that follow each other, at least one."""
+        ends = np.cumsum([piece.sentence_lengths.size for piece in pieces])
+        starts = [
+            piece.document_starts + np.uint32(end - piece.sentence_lengths.size)
+            for piece, end in zip(pieces, ends, strict=True)
+        ]
+        return cls(
+            np.concatenate([piece.tokens for piece in pieces]),
+            np.concatenate([piece.sentence_lengths for piece in pieces]),
+            np.unique(np.concatenate(starts)),
+            *(
+                sum(getattr(piece, name) for piece in pieces)
+                for name in ("unknown_tokens", *CHARACTER_COUNTS)
+            ),
+        )
 
     def write(self, stream: IO[bytes]) -> None:
         """Write the piece to a stream."""

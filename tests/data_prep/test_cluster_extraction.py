@@ -44,8 +44,8 @@ class InTurn(jobs.Runner):
         for item in reversed(items):
             if len(done) == self.ends_after:
                 raise OSError("the machine is gone")
-            (step,) = [step for step in steps if step.kind == "map"]
-            done.append(step.function(item, *step.arguments))
+            (function,) = [step.function for step in steps if step.function]
+            done.append(function(item, *steps[-1].arguments))
         self.job.files.write_json(path, sorted(done))
 
 

@@ -1,10 +1,15 @@
 """Files that the workers of a cluster share, here and on a remote file system."""
 
+import contextlib
+import shutil
+
 import pytest
 
 from bert_tf import files
 from data_prep.cluster import jobs
 from data_prep.cluster.files import FsspecFiles
+from data_prep.pretraining import cluster_jobs, cluster_steps
+from tests.support.cluster_records import VOCABULARY, options_of
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -19,6 +24,9 @@ def test_files_are_there_whole_or_not_at_all(tmp_path, remote):
         raise RuntimeError("half")
     assert not store.exists(f"{folder}/a.json")
     store.write_json(f"{folder}/a.json", [1])
+    with store.write_whole(f"{folder}/a.json", replace=True) as stream:
+        stream.write(b"[3]")
+    assert store.read_json(f"{folder}/a.json") == [3]
     store.write_json(f"{folder}/b.json", [2])
     store.rename(f"{folder}/b.json", f"{folder}/a.json")
     assert store.read_json(f"{folder}/a.json") == [2] and not store.exists(f"{folder}/b.json")
@@ -36,6 +44,35 @@ def test_a_store_that_does_not_answer_has_not_lost_its_files(monkeypatch):
     monkeypatch.setattr(system, "info", fails)
     with pytest.raises(OSError, match="no answer"):
         FsspecFiles().exists("memory://x/a")
+
+
+def test_an_attempt_that_is_ended_leaves_what_another_has_written(monkeypatch, tmp_path):
+    """As Spark ends the slower of two, of a task that it began again: at any time."""
+    store, path = FsspecFiles(), f"memory://{tmp_path}/a.json"
+    store.make_folder(f"memory://{tmp_path}")
+    store.write_json(path, [1])
+
+    def end(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FsspecFiles, "rename_remote", end)
+        with contextlib.suppress(KeyboardInterrupt):
+            store.write_json(path, [1])
+    assert store.read_json(path) == [1]
+    system, name = files.file_system(f"memory://{tmp_path}")
+    assert [found.rpartition("/")[2] for found in system.ls(name, False)] == ["a.json"]
+
+    def lost(self, source, target):
+        """The other is there first, and the file system does not rename onto it."""
+        monkeypatch.undo()
+        self.write_json(target, [1])
+        raise FileExistsError(target)
+
+    store.remove(path)
+    monkeypatch.setattr(FsspecFiles, "rename_remote", lost)
+    store.write_json(path, [1])
+    assert store.read_json(path) == [1] and len(system.ls(name)) == 1
 
 
 class _Failing(jobs.Runner):
@@ -60,3 +97,38 @@ def test_lost_results_and_old_errors(tmp_path):
     runner.error = OSError("the disk is full")
     with pytest.raises(RuntimeError, match="the job of pairs failed: the disk is full"):
         runner.run("pairs", [], [], 2)
+
+
+def test_small_texts_share_files_of_tokens(tmp_path, monkeypatch):
+    """The index and the tokens are those of each text on its own, documents over files too."""
+    texts = [b"the man went\n", b"to the store\n\n", b"", b"\n\nhe bought\n\n\n"]
+    texts += ["a 漢字 gallon".encode()]
+    texts += [b"of milk .\n\n" * 40, b"the end\n"]
+    paths = [tmp_path / f"{number}.txt" for number in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_bytes(text)
+    monkeypatch.setattr(cluster_jobs, "PIECE_BYTES", 61)
+    groups = cluster_jobs._groups(list(map(str, paths)))
+    assert [len(group) for group in groups] == [5, 1, 1]
+    made = []
+    for number, grouped in enumerate(([[str(path)] for path in paths], groups)):
+        work = tmp_path / f"work-{number}"
+        work.mkdir()
+        shutil.copy(VOCABULARY, work / "vocab.txt")
+        job = cluster_steps.Job(str(work), FsspecFiles(), options_of(tmp_path))
+        pieces = [
+            cluster_steps.tokenize_piece(piece, job)
+            for group in enumerate(grouped)
+            for piece in cluster_steps.file_pieces(group, 61, job)
+        ]
+        pieces = [piece for piece in pieces if piece[2] != cluster_steps.END]
+        counts = cluster_jobs._write_index(job, pieces)
+        tokens = b"".join(
+            (work / cluster_steps.tokens_name(group, piece)).read_bytes()
+            for group, piece, _ in pieces
+        )
+        made.append(
+            (counts, tokens, *((work / x).read_bytes() for x in ("sentences", "documents")))
+        )
+        assert len(list(work.glob("tokens-*.npz"))) == len(pieces) == (13, 10)[number]
+    assert made[0] == made[1] and made[0][0]["unknown_tokens"] > 0
