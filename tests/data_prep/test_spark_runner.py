@@ -1,20 +1,19 @@
-"""Records made on Apache Spark are those of the local runner, whatever happens to the workers."""
+"""Records and text made on Apache Spark are the local runner's, whatever happens to workers."""
 
 import contextlib
 import gzip
-import os
-import pathlib
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
+from data_prep.corpus import cluster_extraction, extraction
 from data_prep.pretraining import local_runner
-from tests.support import cluster_records
+from data_prep.pretraining.options import shard_names
+from tests.support import cluster_records, spark_cluster
 from tests.support.cluster_records import GOLDEN, REPOSITORY, files_of, options_of
 
 pyspark = pytest.importorskip(
@@ -23,7 +22,8 @@ pyspark = pytest.importorskip(
 if shutil.which("java") is None:
     pytest.skip("Apache Spark needs Java 17, and there is no java", allow_module_level=True)
 
-from data_prep.pretraining import spark_runner  # noqa: E402  (what it imports may be missing)
+from data_prep.corpus import spark_extraction  # noqa: E402  (what it imports may be missing)
+from data_prep.pretraining import spark_runner  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning:pyspark")
 
@@ -117,6 +117,52 @@ def test_bad_settings_are_refused(tmp_path):
         spark_runner.create_pretraining_data(options_of(tmp_path / "out"), "local[no]")
 
 
+# === Extraction ===
+
+
+def wiki_of(documents):
+    return "".join(
+        f'<doc id="{i}" title="T{i}">\nT{i}\n\nHello {i}. ' + "It is so. " * (i % 5) + "\n</doc>\n"
+        for i in documents
+    )
+
+
+def test_extracted_text_is_the_local_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_extraction, "UNIT_BYTES", 499)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "large").write_text(wiki_of(range(53)))
+    for number in range(17):
+        (folder / f"small-{number:02}").write_text(wiki_of(range(number, number + 3)))
+    made = []
+    for name in ("local", "spark"):
+        out = tmp_path / name
+        out.mkdir()
+        arguments = ([f"{folder}/*"], f"{out}/train.txt.gz")
+        more: dict[str, Any] = {"options": extraction.Options(heldout_fraction=0.2)}
+        more["heldout_output_file"] = f"{out}/heldout.txt"
+        if name == "local":
+            counts = extraction.extract_corpus(*arguments, **more)
+        else:
+            more |= {"master": "local[2]", "spark_arguments": SETTINGS}
+            counts = spark_extraction.extract_corpus(*arguments, **more)
+        made.append((files_of(out), counts))
+    assert made[0] == made[1] and made[0][1].documents_read == 53 + 17 * 3
+
+
+def test_extraction_tells_what_is_wrong_and_leaves_nothing(tmp_path):
+    (tmp_path / "in").write_text(wiki_of(range(3)) + "<doc\n")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=r"^[^\n]*in:16: expected <doc id=...>, got b'<doc'$"):
+        spark_extraction.extract_corpus(
+            [f"{tmp_path}/in"],
+            f"{tmp_path}/out/x",
+            master="local[2]",
+            spark_arguments=SETTINGS,
+        )
+    assert not list((tmp_path / "out").iterdir())
+
+
 # === A real cluster ===
 
 
@@ -126,87 +172,159 @@ def longer(tmp_path_factory):
     return cluster_records.longer_run(tmp_path_factory.mktemp("longer"))
 
 
-def _spark(kind, log, *arguments):
-    """Start a master or a worker of a standalone cluster; it leads a group of processes."""
-    command = pathlib.Path(pyspark.__file__).parent / "bin" / "spark-class"
-    with open(log, "wb") as stream:
-        return subprocess.Popen(
-            [command, f"org.apache.spark.deploy.{kind}", "--host", "127.0.0.1", *arguments],
-            stdout=stream,
-            stderr=stream,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "SPARK_LOCAL_IP": "127.0.0.1"},
-            start_new_session=True,
-        )
-
-
-def _logged(log, pattern, seconds=300):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := re.search(pattern, log.read_text()):
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{pattern} did not come: {log.read_text()[-2000:]}")
-
-
 @pytest.fixture
 def cluster(tmp_path):
-    """A master and two workers of one core each; yields the address and the workers."""
-    processes = [_spark("master.Master", tmp_path / "master.log", "--port", "0")]
+    """A master and two workers of one core each."""
+    with spark_cluster.running(tmp_path) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _started(cluster, command, log, *settings, path=str(REPOSITORY)):
+    """Give a command that has been started beside the master; it is killed where a test fails."""
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(
+            [
+                *cluster.hosts[0].enter,
+                *command,
+                "--runner=spark",
+                *cluster.settings(),
+                f"--spark.pyspark.python={sys.executable}",
+                "--spark.executor.memory=512m",
+                "--spark.executor.cores=1",
+                "--spark.ui.enabled=false",
+                f"--spark.executorEnv.PYTHONPATH={path}",
+                *settings,
+            ],
+            cwd=REPOSITORY,
+            env=spark_cluster.environment(cluster.hosts[0], path),
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        address = _logged(tmp_path / "master.log", r"spark://127.0.0.1:\d+")[0]
-        workers = []
-        for number in range(2):
-            folder = tmp_path / f"worker-{number}"
-            arguments = ["--cores", "1", "--memory", "1g", "--work-dir", str(folder), address]
-            log = tmp_path / f"worker-{number}.log"
-            workers.append(_spark("worker.Worker", log, "--webui-port", "0", *arguments))
-            processes.append(workers[-1])
-            _logged(log, "Successfully registered with master")
-        yield address, workers
+        yield process
     finally:
-        for process in processes:
-            _kill(process)
+        spark_cluster.kill(process)
 
 
-def _kill(process):
-    """Kill a process and all below it: an executor and its Python are in the worker's session."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _await(process, folder, pattern, log, seconds=1000):
+    """Wait until a file is there."""
+    deadline = time.monotonic() + seconds
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(840)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("stage", [None, "tokens", "pairs", "records"])
 def test_a_cluster_makes_the_same_records_though_a_worker_is_killed(
     tmp_path, longer, cluster, stage
 ):
     command, expected = longer
-    address, workers = cluster
     out, log = tmp_path / "out", tmp_path / "log"
-    with open(log, "wb") as stream:
-        process = subprocess.Popen(
-            [
-                *command,
-                "--runner=spark",
-                f"--spark_master={address}",
-                f"--spark.pyspark.python={sys.executable}",
-                "--spark.executor.memory=512m",
-                "--spark.executor.cores=1",
-                *SETTINGS,
-                f"--output_file={out}/x.tfrecord",
-            ],
-            cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "SPARK_LOCAL_IP": "127.0.0.1"},
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-    if stage is not None:
-        pattern = {"tokens": "tokens-*", "pairs": "pairs-0*", "records": "chunk-*"}[stage]
-        deadline = time.monotonic() + 400
-        while not list(out.glob(f"x.work-*/{pattern}")):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)
-        _kill(workers[0])
-    assert process.wait(timeout=700) == 0, log.read_text()
+    with _started(cluster, [*command, f"--output_file={out}/x.tfrecord"], log) as process:
+        if stage is not None:
+            pattern = {"tokens": "tokens-*", "pairs": "pairs-0*", "records": "chunk-*"}[stage]
+            _await(process, out, f"x.work-*/{pattern}", log)
+            spark_cluster.kill(cluster.workers[0])
+        assert process.wait(timeout=1000) == 0, log.read_text()
     assert files_of(out)[0] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_a_cluster_extracts_the_same_text_though_a_worker_is_killed(tmp_path, cluster):
+    folder, out, local, log = (tmp_path / name for name in ("in", "out", "local", "log"))
+    for made in (folder, out, local):
+        made.mkdir()
+    (folder / "large").write_text(wiki_of(range(40_000)))  # some 3 MB, in 40 parts
+    for number in range(1_000):
+        (folder / f"small-{number:04}").write_text(wiki_of(range(number, number + 3)))
+    (tmp_path / "sitecustomize.py").write_text(
+        "from data_prep.corpus import cluster_extraction\ncluster_extraction.UNIT_BYTES = 1 << 16\n"
+    )
+    extraction.extract_corpus(
+        [f"{folder}/*"],
+        f"{local}/train.txt.gz",
+        options=extraction.Options(heldout_fraction=0.1),
+        heldout_output_file=f"{local}/heldout.txt",
+    )
+    command = [sys.executable, "data_prep/extract_corpus.py", f"--input_file={folder}/*"]
+    command += [f"--output_file={out}/train.txt.gz", f"--heldout_output_file={out}/heldout.txt"]
+    command += ["--heldout_fraction=0.1"]
+    with _started(cluster, command, log, path=f"{tmp_path}:{REPOSITORY}") as process:
+        _await(process, out, "train.txt.gz.work-*/counts-*", log)
+        spark_cluster.kill(cluster.workers[0])
+        assert process.wait(timeout=1000) == 0, log.read_text()
+    assert files_of(out) == files_of(local)
+    assert f"read {40_000 + 3_000:,} documents" in log.read_text()
+
+
+@contextlib.contextmanager
+def _troubled(trouble, folder):
+    """A cluster, and what stops its first worker and what lets it go on."""
+    if trouble != "cut off":
+        psutil = pytest.importorskip("psutil")
+        with spark_cluster.running(folder) as running:
+            stopped = []
+
+            def stop():
+                worker = psutil.Process(running.workers[0].pid)
+                stopped.extend(worker.children(recursive=True))  # an executor and its Python
+                for process in stopped:
+                    process.suspend()
+
+            def go_on():
+                for process in stopped:
+                    with contextlib.suppress(psutil.NoSuchProcess):  # the cluster gave it up
+                        process.resume()
+
+            yield running, stop, go_on
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            hosts, head = stack.enter_context(spark_cluster.namespaces())
+        except PermissionError as error:
+            pytest.skip(str(error))
+        cable = ["ip", "-n", head, "link", "set", "c0"]
+        running = stack.enter_context(spark_cluster.running(folder, hosts))
+        yield (
+            running,
+            lambda: subprocess.run([*cable, "down"], check=True),
+            lambda: subprocess.run([*cable, "up"], check=True),
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("trouble", ["waited for", "overtaken", "cut off"])
+def test_a_worker_that_stands_still_changes_nothing(tmp_path, small_steps, trouble):
+    """Its tasks wait, are begun again by speculation, or are given to the other when it is lost."""
+    expected_folder, out, log = tmp_path / "local", tmp_path / "out", tmp_path / "log"
+    outputs = shard_names(str(expected_folder / "x.tfrecord"), 3)
+    local_runner.create_pretraining_data(options_of(expected_folder, output_files=outputs), 1)
+    names = ("dupe_factor", "max_seq_length", "max_predictions_per_seq", "vocab_file")
+    options = options_of(out)
+    command = [sys.executable, "data_prep/create_pretraining_data.py", "--num_shards=3"]
+    command += [f"--{name}={getattr(options, name)}" for name in names]
+    command += [f"--input_file={','.join(options.input_files)}", f"--output_file={out}/x.tfrecord"]
+    settings = ["--spark.speculation=true", "--spark.speculation.quantile=0.3"]
+    settings += ["--spark.speculation.minTaskRuntime=1s"]
+    lost = ["--spark.network.timeout=40s", "--spark.executor.heartbeatInterval=4s"]
+    lost += ["--spark.network.timeoutInterval=5s", "--spark.shuffle.io.retryWait=1s"]
+    path = small_steps[-1].partition("PYTHONPATH=")[2]
+    with _troubled(trouble, tmp_path) as (running, stop, go_on):
+        more = {"waited for": [], "overtaken": [*settings, *lost], "cut off": lost}[trouble]
+        with _started(running, command, log, *more, path=path) as process:
+            _await(process, out, "x.work-*/tokens-*", log)
+            stop()
+            if trouble == "waited for":
+                time.sleep(20)
+            else:  # the other makes all that comes before
+                _await(process, out, "x.work-*/chunk-*", log)
+            go_on()
+            assert process.wait(timeout=1000) == 0, log.read_text()
+    assert files_of(out)[0] == files_of(expected_folder)[0]
+    assert not list(out.glob("x.work-*"))
