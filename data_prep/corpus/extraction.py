@@ -789,7 +789,9 @@ def run(options: CommandOptions, of_runner: Sequence[str] = ()) -> None:
     start = time.monotonic()
     if options.runner == "spark":
         if options.max_documents is not None:
-            raise ValueError("max_documents: counts the first ones, in one process; drop --runner=spark")
+            raise ValueError(
+                "max_documents: counts the first ones, in one process; drop --runner=spark"
+            )
         with needing("Apache Spark", "spark", options.runner):  # late: it is an extra
             from data_prep.corpus import spark_extraction
         counts = spark_extraction.extract_corpus(
