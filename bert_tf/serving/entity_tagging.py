@@ -155,7 +155,7 @@ class EntityTagger(ServedModel):
             "scores": pieces.ids.with_flat_values(scores).to_tensor(),
         }
 
-    def windows(self, pieces: PiecesWithOffsets) -> Windows:
+    def cut_windows(self, pieces: PiecesWithOffsets) -> Windows:
         """Cut texts into windows, of which each begins half a window after the one before."""
         ids = self.text_to_ids
         return windows_in_graph(
@@ -170,7 +170,7 @@ class EntityTagger(ServedModel):
 
     def _probabilities(self, pieces: PiecesWithOffsets) -> tf.Tensor:
         """Probabilities of the labels of each piece, in the window where most context shows."""
-        windows = self.windows(pieces)
+        windows = self.cut_windows(pieces)
         logits = run_in_parts(self.run, windows.inputs, self.output_shapes)["logits"]  # [N, L, K]
         counts = tf.boolean_mask(logits, windows.is_max_context)  # [P, K]
         place = tf.boolean_mask(windows.pieces, windows.is_max_context)

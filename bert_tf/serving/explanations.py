@@ -196,7 +196,7 @@ def _answer_cases(model: QuestionAnswerer, question: str, context: str) -> Itera
         name: value.numpy()[0] for name, value in model.answer(of_question, of_context).items()
     }
     pieces, _ = model.text_to_ids.tokenize_documents(of_context)
-    windows = model.windows(of_question, pieces)
+    windows = model.cut_windows(of_question, pieces)
     logits = run_in_parts(model.run, windows.inputs, model.output_shapes)
     start, end = (logits[f"{name}_logits"].numpy() for name in ("start", "end"))  # [N, L]
     target = answer["answer"].decode("utf-8", "replace")
@@ -227,7 +227,7 @@ def _entity_cases(model: EntityTagger, text: str) -> Iterator[_Case]:
     if not found["entity_count"]:
         return
     pieces = model.text_to_ids.tokenize_with_offsets(texts)
-    windows = model.windows(pieces)
+    windows = model.cut_windows(pieces)
     logits = run_in_parts(model.run, windows.inputs, model.output_shapes)["logits"].numpy()
     rows = tf.zeros([tf.size(pieces.ids.flat_values)], tf.int32)
     firsts = model.word_bounds(pieces, rows)[0].numpy()  # [W]

@@ -161,7 +161,7 @@ class QuestionAnswerer(ServedModel):
         self, question: tf.Tensor, pieces: PiecesWithOffsets
     ) -> tuple[Windows, tf.Tensor, tf.Tensor]:
         """Return the windows, and the logits of their positions as start and as end, [N, L]."""
-        windows = self.windows(question, pieces)
+        windows = self.cut_windows(question, pieces)
         logits = run_in_parts(self.run, windows.inputs, self.output_shapes)
         starts, ends = (
             tf.where(windows.inputs["input_mask"] > 0, logits[f"{name}_logits"], _LOWEST)
@@ -169,7 +169,7 @@ class QuestionAnswerer(ServedModel):
         )
         return windows, starts, ends
 
-    def windows(self, question: tf.Tensor, pieces: PiecesWithOffsets) -> Windows:
+    def cut_windows(self, question: tf.Tensor, pieces: PiecesWithOffsets) -> Windows:
         """Cut contexts into windows, each behind its question.
 
         Args:
