@@ -37,6 +37,32 @@ def test_vectors_that_are_all_alike_gain_nothing():
     assert set(found.values()) == {0.0}
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_find_nothing(value):
+    good = np.eye(3)
+    bad = np.full((3, 3), value)
+    for queries, documents in ((bad, bad), (bad, good), (good, bad), (bad[:1], bad[:1])):
+        relevant = [{i} for i in range(len(queries))]
+        assert set(retrieval_scores(queries, documents, relevant).values()) == {0.0}
+    # One such document comes before those of other queries.
+    documents = np.where(np.arange(3)[:, None] == 1, value, good)
+    found = retrieval_scores(good, documents, [{0}, {1}, {2}])
+    assert found["recall_at_1"] == 0 and found["recall_at_10"] == pytest.approx(2 / 3)
+    assert found["mrr_at_10"] == pytest.approx(2 / 3 / 2)
+
+
+def test_a_document_that_a_query_is_not_compared_with_is_no_rival():
+    queries = np.eye(3)[:2]
+    documents = np.array([[1, 0, 0], [1, 0.1, 0], [0, 1, 0]])
+    found = retrieval_scores(queries, documents, [{1}, {2}], [{0}, ()])
+    assert set(found.values()) == {1.0}
+    assert retrieval_scores(queries, documents, [{1}, {2}])["recall_at_1"] == 0.5
+    # What is relevant counts all the same.
+    assert retrieval_scores(queries, documents, [{0}, {2}], [{0}, ()])["recall_at_1"] == 1
+    with pytest.raises(ValueError, match="left_out: expected one for each of 2 queries, got 1"):
+        retrieval_scores(queries, documents, [{1}, {2}], [()])
+
+
 @pytest.mark.parametrize(
     ("relevant", "message"),
     [
