@@ -6,7 +6,7 @@ import keras
 
 from bert_tf.files import local_path
 from bert_tf.models.variables import config_of
-from bert_tf.tasks.sentence_transformers import write_sentence_transformers
+from bert_tf.tasks.sentence_transformers import MODULES_NAME, write_sentence_transformers
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.save import save_hf
@@ -49,6 +49,8 @@ def save_sentence_transformers(
             f"max_seq_length: the model has {config.max_position_embeddings} positions, got "
             f"{max_seq_length}"
         )
+    # By it the folder is known, so one that is written in part is not taken for the former model.
+    (local_path(directory) / MODULES_NAME).unlink(missing_ok=True)
     skipped = save_hf(directory, model, tokenizer, dtype=dtype)
     write_sentence_transformers(local_path(directory), trained, config.hidden_size)
     return skipped

@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 MODULES_NAME = "modules.json"
 _POOLING_FOLDER, _NORMALIZE_FOLDER = "1_Pooling", "2_Normalize"
 _SETTINGS_NAME = "sentence_bert_config.json"
+_PROMPTS_NAME = "config_sentence_transformers.json"
 # Pooling -> the key that says so; what other modes there are is False.
 _MODES = {
     "cls": "pooling_mode_cls_token",
@@ -46,40 +47,66 @@ def read_sentence_transformers(folder: str | os.PathLike) -> TrainedTask | None:
         that is not known here.
 
     Raises:
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, missing, or out of the folder.
     """
-    root = pathlib.Path(folder)
+    encoder = root = pathlib.Path(folder)
     modules = _modules(root)
-    if modules is None and (modules := _modules(root.parent)) is not None:
-        if not modules or modules[0].get("path") != root.name:
-            return None  # the folder above is of another model
+    if modules is None:
         root = root.parent
+        modules = _modules_with(root, encoder.name)
     if modules is None:
         return None
     names = [str(module.get("type")).rpartition(".")[2] for module in modules]
-    pooling = None
+    pooling = reason = None
     if names[:2] == ["Transformer", "Pooling"] and names[2:] in ([], ["Normalize"]):
-        settings = read_json(root / str(modules[1].get("path")) / "config.json")
-        pooling = _pooling(settings) if isinstance(settings, dict) else None
-    if pooling is None:
+        settings = _pooling_settings(root, modules[1].get("path"))
+        pooling, reason = _pooling(settings), _other_ways(root, encoder, settings)
+    if pooling is None or reason is not None:
         _log.warning(
             "%s: a folder of sentence-transformers whose vectors are made in a way that is not "
             "known here (%s): those of the encoder alone are others",
             root,
-            ", ".join(names),
+            reason or ", ".join(names),
         )
         return None
     return TrainedTask(
-        "similarity", _length(pathlib.Path(folder)), pooling=pooling, normalize="Normalize" in names
+        "similarity", _length(encoder), pooling=pooling, normalize="Normalize" in names
     )
+
+
+def _other_ways(root: pathlib.Path, encoder: pathlib.Path, pooling: dict[str, Any]) -> str | None:
+    """Return which setting makes vectors other than pooling does; None where there is none."""
+    values = _values(root / _PROMPTS_NAME)
+    name, prompts = values.get("default_prompt_name"), values.get("prompts")
+    prompts = prompts if isinstance(prompts, dict) else {}
+    prompts = {key: text for key, text in prompts.items() if text}
+    if isinstance(name, str) and name in prompts:
+        return f"the prompt {prompts[name]!r} stands before each text"
+    if pooling.get("include_prompt") is False:
+        return "a prompt before a text is left out of the pooling"
+    if _values(encoder / _SETTINGS_NAME).get("do_lower_case") is True:
+        if _values(encoder / _TOKENIZER_NAME).get("do_lower_case") is not True:
+            return "texts become lower case before the tokenizer"
+    if prompts:
+        _log.warning(
+            "%s: has prompts, %s, which nothing here puts before a text, nor keeps: let your texts "
+            "begin with them",
+            root,
+            ", ".join(f"{key} {text!r}" for key, text in prompts.items()),
+        )
+    return None
+
+
+def _values(path: pathlib.Path) -> dict[str, Any]:
+    """Return the settings that a file holds; none where it is not there, or no object."""
+    values = read_json(path) if path.is_file() else {}
+    return values if isinstance(values, dict) else {}
 
 
 def _length(folder: pathlib.Path) -> int:
     """Return the pieces of a text that count: those of sentence-transformers, or the tokenizer."""
     for name, key in ((_SETTINGS_NAME, "max_seq_length"), (_TOKENIZER_NAME, "model_max_length")):
-        path = folder / name
-        values = read_json(path) if path.is_file() else {}
-        length = values.get(key) if isinstance(values, dict) else None
+        length = _values(folder / name).get(key)
         # The tokenizer's may be a huge number that stands for none.
         if isinstance(length, int) and 3 <= length <= _MOST:
             return length
@@ -94,6 +121,31 @@ def _modules(folder: pathlib.Path) -> list[dict[str, Any]] | None:
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise ValueError(f"{path}: expected a list of modules")
     return modules
+
+
+def _modules_with(folder: pathlib.Path, name: str) -> list[dict[str, Any]] | None:
+    """Return the modules of the folder above an encoder's; None where they are of another model.
+
+    Then its modules.json may be anything.
+    """
+    try:
+        modules = _modules(folder)
+    except ValueError:
+        return None
+    return modules if modules and modules[0].get("path") == name else None
+
+
+def _pooling_settings(root: pathlib.Path, path: Any) -> dict[str, Any]:
+    """Read the settings of the pooling; what is out of the folder is another's."""
+    place = pathlib.PurePath(str(path))
+    if place.is_absolute() or ".." in place.parts:
+        raise ValueError(
+            f"{root / MODULES_NAME}: module 1: expected a path within the folder, got {path!r}"
+        )
+    file = root / place / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{root / MODULES_NAME}: module 1: there is no {file}")
+    return _values(file)
 
 
 def _pooling(settings: dict[str, Any]) -> str | None:
@@ -143,7 +195,7 @@ def write_sentence_transformers(
     settings = {"max_seq_length": trained.max_seq_length, "do_lower_case": False}
     write_json(root / _SETTINGS_NAME, settings, sort_keys=False)
     write_json(
-        root / "config_sentence_transformers.json",
+        root / _PROMPTS_NAME,
         {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
         sort_keys=False,
     )

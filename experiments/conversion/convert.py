@@ -9,6 +9,7 @@ from bert_tf.config import BertConfig
 from bert_tf.files import original_names
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.sentence_transformers import (
+    MODULES_NAME,
     read_sentence_transformers,
     write_sentence_transformers,
 )
@@ -158,6 +159,8 @@ def _write(
 ) -> Sequence[str]:
     """Write a model in a format; return the weights that the format has no place for."""
     file_format = options.format
+    if file_format != "keras":
+        (target / MODULES_NAME).unlink(missing_ok=True)  # of a model that was here before
     skipped = _write_weights(loaded, target, options, trained)
     folder = target.parent if file_format == "keras" else target
     if trained is not None and file_format != "keras_hub":

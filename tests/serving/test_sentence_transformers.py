@@ -9,6 +9,7 @@ import pytest
 
 import bert_tf
 from bert_tf.models.functional import POOLINGS
+from bert_tf.serving import sentence_transformers
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.saved_model import export_saved_model
 from bert_tf.serving.sentence_transformers import save_sentence_transformers
@@ -74,6 +75,21 @@ def test_every_pooling_is_read_by_sentence_transformers(tmp_path, pooling):
     assert lowest_cosine(theirs, ours) >= 0.999999
     np.testing.assert_allclose(ours, theirs, atol=1e-4)  # of no length in particular
     assert abs(np.linalg.norm(ours, axis=-1) - 1).min() > 0.1
+
+
+def test_a_folder_that_is_written_in_part_is_not_known(tmp_path, monkeypatch):
+    model = bert_tf.bert_encoder(synthetic.small_config(num_hidden_layers=1))
+    tokenizer = bert_tf.FullTokenizer.from_vocab(synthetic.VOCAB, True)
+    save_sentence_transformers(tmp_path, model, tokenizer, max_seq_length=7)
+    assert (tmp_path / "modules.json").exists()
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(sentence_transformers, "write_sentence_transformers", full)
+    with pytest.raises(OSError, match="no space left"):
+        save_sentence_transformers(tmp_path, model, tokenizer, pooling="cls", max_seq_length=7)
+    assert not (tmp_path / "modules.json").exists()  # which says mean
 
 
 def test_a_folder_is_refused_that_the_model_cannot_follow(tmp_path):

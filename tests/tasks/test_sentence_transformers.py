@@ -70,6 +70,75 @@ def test_an_encoder_in_a_folder_of_its_own(tmp_path):
     assert read_sentence_transformers(tmp_path / "other") is None
 
 
+@pytest.mark.parametrize("text", ["{", '{"name": "a web page"}', "[]", '[{"path": ""}]', "[1]"])
+def test_a_file_above_a_model_that_is_not_its_own_is_passed_over(tmp_path, text):
+    (tmp_path / "modules.json").write_text(text)
+    (tmp_path / "model").mkdir()
+    assert read_sentence_transformers(tmp_path / "model") is None
+
+
+@pytest.mark.parametrize("path", ["../1_Pooling", "{}/1_Pooling", "a/../../1_Pooling"])
+def test_a_pooling_out_of_the_folder_is_refused(tmp_path, path):
+    write(tmp_path, ("Transformer", "Pooling"), {"pooling_mode": "max"})  # which is there
+    write(tmp_path / "model", ("Transformer", "Pooling"), {"pooling_mode": "mean"})
+    modules = json.loads((tmp_path / "model" / "modules.json").read_text())
+    modules[1]["path"] = path.format(tmp_path)
+    (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match=r"modules\.json: module 1: expected a path within the"):
+        read_sentence_transformers(tmp_path / "model")
+
+
+def test_a_pooling_that_is_missing_is_named(tmp_path):
+    write(tmp_path, ("Transformer", "Pooling"), {})
+    (tmp_path / "1_Pooling" / "config.json").unlink()
+    message = r"modules\.json: module 1: there is no .*1_Pooling/config\.json"
+    with pytest.raises(ValueError, match=message):
+        read_sentence_transformers(tmp_path)
+
+
+PROMPTS = {"query": "query: ", "document": ""}
+OTHER_WAYS = [
+    (
+        {"config_sentence_transformers": {"prompts": PROMPTS, "default_prompt_name": "query"}},
+        {},
+        "the prompt 'query: ' stands before each text",
+    ),
+    ({}, {"include_prompt": False}, "a prompt before a text is left out of the pooling"),
+    (
+        {
+            "sentence_bert_config": {"do_lower_case": True},
+            "tokenizer_config": {"do_lower_case": False},
+        },
+        {},
+        "texts become lower case before the tokenizer",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "pooling", "reason"), OTHER_WAYS)
+def test_settings_that_change_texts_are_told(tmp_path, caplog, settings, pooling, reason):
+    write(tmp_path, ("Transformer", "Pooling"), {"pooling_mode": "mean", **pooling}, **settings)
+    assert read_sentence_transformers(tmp_path) is None
+    assert f"not known here ({reason})" in caplog.text
+
+
+def test_settings_that_change_no_vector(tmp_path, caplog):
+    settings = {
+        "config_sentence_transformers": {"prompts": {"query": ""}, "default_prompt_name": "query"},
+        "sentence_bert_config": {"do_lower_case": True},
+        "tokenizer_config": {"do_lower_case": True},
+    }
+    write(tmp_path, ("Transformer", "Pooling"), {"pooling_mode": "mean"}, **settings)
+    assert read_sentence_transformers(tmp_path) == TrainedTask(
+        "similarity", max_seq_length=512, pooling="mean"
+    )
+    assert not caplog.text
+    # Prompts that the library puts before a text only when it is asked to.
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps({"prompts": PROMPTS}))
+    assert read_sentence_transformers(tmp_path) is not None
+    assert "has prompts, query 'query: ', which nothing here puts before a text" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("types", "pooling"),
     [
