@@ -11,6 +11,8 @@ import tensorflow as tf
 from bert_tf.config import BertConfig
 from bert_tf.models.task_models import HEADS
 from bert_tf.models.variables import to_numpy, weights_by_name
+from bert_tf.serving.sentence_transformers import save_sentence_transformers
+from bert_tf.tasks.sentence_transformers import read_sentence_transformers
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.vocabulary import load_vocab
@@ -18,6 +20,7 @@ from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.load import load_model
 from bert_tf.weights.new_words import load_with_new_words
 from bert_tf.weights.save import save_hf, save_keras, save_model_directory
+from data_prep.corpus import extended_model
 from data_prep.corpus.new_words import (
     CommandOptions,
     add_to_lines,
@@ -302,6 +305,40 @@ def test_a_model_with_more_rows_than_pieces_uses_these(tmp_path, tokenizer):
     assert trained is not None and trained.max_seq_length == 13
     with pytest.raises(ValueError, match="output_dir: expected a new or empty folder"):
         run(options)
+
+
+def test_a_model_for_vectors_is_extended_with_its_pooling(tmp_path, tokenizer):
+    model = HEADS["encoder"].make(CONFIG)
+    source, target = tmp_path / "source", tmp_path / "target"
+    save_sentence_transformers(
+        source, model, tokenizer, pooling="max", normalize=True, max_seq_length=13
+    )
+    words = tmp_path / "words.txt"
+    words.write_text("heart\n")
+    run(CommandOptions(str(words), model_dir=str(source), output_dir=str(target)))
+    expected = TrainedTask("similarity", max_seq_length=13, pooling="max", normalize=True)
+    assert read_sentence_transformers(target) == read_trained_task(target) == expected
+    assert (target / "1_Pooling" / "config.json").is_file()
+
+
+def test_a_model_that_cannot_be_written_leaves_an_empty_folder(tmp_path, tokenizer, monkeypatch):
+    save_hf(tmp_path / "m", HEADS["encoder"].make(CONFIG), tokenizer)
+    words, target = tmp_path / "words.txt", tmp_path / "target"
+    words.write_text("heart\n")
+    options = CommandOptions(str(words), model_dir=str(tmp_path / "m"), output_dir=str(target))
+
+    def full(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(extended_model, "_save_task", full)
+        with pytest.raises(OSError, match="no space left"):
+            run(options)
+    assert not list(target.iterdir())
+    (target / ".unfinished-x").mkdir()  # of a command that was killed
+    run(options)
+    names = {path.name for path in target.iterdir()}
+    assert "model.safetensors" in names and not any(name.startswith(".") for name in names)
 
 
 def test_other_pieces_must_keep_their_ids(tmp_path, tokenizer):
