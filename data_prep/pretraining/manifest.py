@@ -161,6 +161,7 @@ def make_manifest(
     vocab = load_vocab(options.vocab_file)
     records = statistics.counts
     flags = options.described()
+    words = {} if options.word_list is None else {"word_list_sha256": sha256(options.word_list)}
     for name in ("input_files", "output_files"):
         flags[name] = list(flags[name])
     return {
@@ -184,6 +185,7 @@ def make_manifest(
         "max_predictions_per_seq": options.max_predictions_per_seq,
         "vocab_size": max(vocab.values()) + 1,
         "vocab_sha256": sha256(options.vocab_file),
+        **words,
         "do_lower_case": options.do_lower_case,
         **({} if options.strip_accents is None else {"strip_accents": options.strip_accents}),
         "do_whole_word_mask": options.do_whole_word_mask,

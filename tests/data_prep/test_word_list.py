@@ -1,5 +1,6 @@
 """Whole words by a list, where no space parts them: which they are, and that masks keep to them."""
 
+import hashlib
 import pathlib
 
 import numpy as np
@@ -156,8 +157,11 @@ def test_words_of_the_list_are_masked_whole(tmp_path, vocab_file, compatible):
     alike = ("北京大", "北 京", "北\u200b京", "手3g", "手 3")
     path = pathlib.Path(options.input_files[0])
     path.write_text("\n".join([*(text for text in BY_HAND if text not in alike), ""] * 5))
-    create_pretraining_data(options, 1, show_progress=False)
+    manifest = create_pretraining_data(options, 1, show_progress=False)
     seen = _check_masks(options)
+    assert options.word_list is not None
+    words = pathlib.Path(options.word_list).read_bytes()
+    assert manifest["word_list_sha256"] == hashlib.sha256(words).hexdigest()
     assert {"北京大学", "读书", "大学", "3##g手机", "a##b", "京", "我"} <= seen
     without = _options(tmp_path / "b", vocab_file, compatible=compatible, word_list=None)
     pathlib.Path(without.input_files[0]).write_text(path.read_text())
