@@ -137,6 +137,7 @@ def _digest(paths: Sequence[str], outputs: Sequence[str], options: Options) -> s
         "output_files": list(map(absolute, outputs)),
         "options": dataclasses.asdict(options),
         "unit_bytes": UNIT_BYTES,
+        "splitter": extraction.splitter_digest(options.sentence_splitter),
         "versions": [metadata.version(name) for name in ("bert-tf", "sentencex")],
     }
     return hashlib.sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()[:16]

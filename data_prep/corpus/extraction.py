@@ -18,7 +18,15 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO
 
-from bert_tf.files import absolute, check_output, expand, open_file, size_of, write_whole
+from bert_tf.files import (
+    absolute,
+    check_output,
+    expand,
+    open_file,
+    sha256,
+    size_of,
+    write_whole,
+)
 from bert_tf.options import check, option
 from data_prep.cluster.command import needing, spark_master_option
 from data_prep.corpus import scripts
@@ -440,6 +448,17 @@ def load_splitter(name: str, language: str = "en") -> Callable[[str], Sequence[s
         return getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--sentence_splitter={name}: {error}") from error
+
+
+def splitter_digest(name: str) -> str | None:
+    """Return the SHA-256 of the module that a splitter of one's own is in; None of sentencex.
+
+    Args:
+        name: as for `load_splitter`, which has loaded it.
+    """
+    module = sys.modules.get(name.partition(":")[0]) if name else None
+    path = getattr(module, "__file__", None)
+    return sha256(path) if path and os.path.isfile(path) else None
 
 
 def _unescape(text: str) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import json
 import pathlib
+import sys
 
 import pytest
 
@@ -136,6 +137,26 @@ def test_small_files_share_units_and_large_ones_are_parted(tmp_path):
         (3, [(paths[3], FilePart(20, 25))]),
         (4, [(paths[4], None), (paths[5], None), (paths[6], None)]),
     ]
+
+
+def test_a_mended_splitter_begins_anew(tmp_path, monkeypatch):
+    """Of units by the old one and units by the new one nothing is joined."""
+    monkeypatch.setattr(cluster_extraction, "UNIT_BYTES", 101)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "in").write_text(WIKI)
+    options = Options(sentence_splitter="mended_splitter:split")
+    out, module = tmp_path / "out", tmp_path / "mended_splitter.py"
+    out.mkdir()
+    module.write_text("def split(text):\n    return ['old ' + text]\n")
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        extract([str(tmp_path / "in")], out, options, ends_after=5)
+    module.write_text("def split(text):\n    return ['mended ' + text]\n")
+    monkeypatch.delitem(sys.modules, "mended_splitter")  # as in the process of the next command
+    extraction.load_splitter.cache_clear()
+    found, counts = extract([str(tmp_path / "in")], out, options)
+    text = gzip.decompress(found["train.txt.gz"]).decode()
+    assert text.count("mended ") == counts.sentences > 20 and "old " not in text
+    extraction.load_splitter.cache_clear()
 
 
 def test_a_job_that_failed_goes_on_where_it_was(tmp_path, monkeypatch):
