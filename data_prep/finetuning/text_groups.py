@@ -4,8 +4,8 @@ An example is C texts, each a sequence of its own: a text, its partner and any h
 """
 
 import dataclasses
+import hashlib
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -213,5 +213,9 @@ def make_features(
 
 
 def _number(ids: np.ndarray) -> int:
-    """Return a number of 1 to 2^31 - 1 that is the same for equal pieces."""
-    return zlib.crc32(ids.tobytes()) % (2**31 - 1) + 1
+    """Return a number of 1 to 2^63 - 1 that is the same for equal pieces, and others for others.
+
+    Of ten million texts two have one number in a run of 180,000.
+    """
+    digest = hashlib.blake2b(ids.tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % (2**63 - 1) + 1
