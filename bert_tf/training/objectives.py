@@ -179,7 +179,8 @@ def finetuning_compile_arguments(kind: str) -> dict[str, Any]:
     """Return the losses and metrics of a kind of task, as `Model.compile` takes them.
 
     The dataset is one of `TaskRecords`. "val_loss" is then the mean over all examples, or labels of
-    tokens; for a span the sum of that of its start and that of its end. Of a tagger of your own
+    tokens; for a span the sum of that of its start and that of its end; of retrieval, whose texts
+    are sought among those of their batch, it depends on the batches. Of a tagger of your own
     around the encoder it is a mean over batches, though examples have more labels or fewer: there
     let callbacks monitor "val_cross_entropy".
 
