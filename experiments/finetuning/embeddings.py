@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import pathlib
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,12 +15,13 @@ from bert_tf.files import write_whole
 from bert_tf.serving.sentence_transformers import save_sentence_transformers
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.retrieval_metrics import retrieval_scores
-from bert_tf.tasks.sentence_transformers import read_sentence_transformers
+from bert_tf.tasks.sentence_transformers import MODULES_NAME, read_sentence_transformers
 from bert_tf.tasks.table import Task
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.training.finetuning import make_model
 from bert_tf.training.trainer import set_precision
 from bert_tf.weights.load import LoadedModel, load_checkpoint
+from bert_tf.weights.tensor_files import SAFETENSORS_NAME
 from data_prep.finetuning import tables, text_groups
 from data_prep.finetuning.glue import OnBad
 from data_prep.finetuning.kinds import reader_of
@@ -46,7 +48,9 @@ def run(options: EmbeddingOptions) -> None:
 class _Embeddings(Plan):
     def __init__(self, options: EmbeddingOptions, start: InitialModel):
         self.options, self.start = options, start
-        self.vectors = vector_settings(options, start)
+        if options.max_score and not any(options.files.by_split().values()):
+            raise InputError("max_score: is of tables of your own, and no file is named")
+        self.vectors = vector_settings(options, used_model(options, start)[0])
         parts = {"train": options.do_train, "dev": options.do_eval, "test": options.do_predict}
         # All of them found before any is read.
         sources = {part: find_source(options, part) for part, asked in parts.items() if asked}
@@ -84,17 +88,24 @@ class _Embeddings(Plan):
 
     def load(self, options: EmbeddingOptions, start: InitialModel) -> LoadedModel:
         """Load the encoder alone: any BERT has vectors, whatever its heads."""
+        start, is_own = used_model(options, start)
         if start.checkpoint is None:
             raise InputError("model_dir: needed without --do_train")
+        if is_own:
+            print(
+                f"{options.output_dir}: its fine-tuned model is used, as {start.description} was "
+                "not trained for vectors"
+            )
         set_precision(options.training.precision)
         model = make_model(self.task.kind, start.config, **self.vectors)
         transfer = load_checkpoint(model, start.checkpoint, heads=False)
         return LoadedModel(model, start.config, start.tokenizer, "encoder", None, transfer)
 
     def finish(self, start: InitialModel) -> None:
-        if not self.options.sentence_transformers:
-            return
         folder = pathlib.Path(self.options.output_dir) / FOLDER_NAME
+        if not self.options.sentence_transformers:
+            _remove_former(folder)
+            return
         save_sentence_transformers(
             folder,
             self.load(self.options, start).model,
@@ -121,6 +132,43 @@ class _Embeddings(Plan):
         print(f"wrote {path}")
 
 
+def _remove_former(folder: pathlib.Path) -> None:
+    """Remove the folder for sentence-transformers of a model that was here before this one."""
+    weights = folder / SAFETENSORS_NAME
+    if not (folder / MODULES_NAME).exists() or not weights.exists():
+        return
+    if weights.stat().st_mtime < (folder.parent / "bert_model.ckpt.index").stat().st_mtime:
+        shutil.rmtree(folder)
+        print(f"removed {folder}, of the model that was here before")
+
+
+def used_model(options: EmbeddingOptions, start: InitialModel) -> tuple[InitialModel, bool]:
+    """Return the model that is used, and whether it is what training left in the output folder.
+
+    The original's commands give the pre-trained model and take what training left.
+
+    Args:
+        options: of the command.
+        start: the model that the options name, or what training left.
+    """
+    if options.do_train or not options.model.init_checkpoint or _task_of_vectors(start):
+        return start, False
+    own = pathlib.Path(options.output_dir)
+    trained = read_trained_task(own) if any(own.glob("bert_model.ckpt*")) else None
+    if trained is None or trained.pooling is None:
+        return start, False
+    return start.trained(own), True
+
+
+def _task_of_vectors(start: InitialModel) -> TrainedTask | None:
+    """Return what a model that was trained for vectors says of them."""
+    if start.weights_path is None:
+        return None
+    folder = start.weights_path.parent
+    known = read_trained_task(folder) or read_sentence_transformers(folder)
+    return known if known is not None and known.pooling is not None else None
+
+
 def vector_settings(options: EmbeddingOptions, start: InitialModel) -> dict[str, Any]:
     """Return "pooling" and "normalize": what the options say, or else what the model was made for.
 
@@ -128,12 +176,7 @@ def vector_settings(options: EmbeddingOptions, start: InitialModel) -> dict[str,
         options: of the command.
         start: the model to begin with.
     """
-    known = None
-    if start.weights_path is not None:
-        folder = start.weights_path.parent
-        known = read_trained_task(folder) or read_sentence_transformers(folder)
-    if known is None or known.pooling is None:
-        known = TrainedTask("similarity", pooling="mean", normalize=True)
+    known = _task_of_vectors(start) or TrainedTask("similarity", pooling="mean", normalize=True)
     normalize = known.normalize if options.normalize is None else options.normalize
     return {"pooling": options.pooling or known.pooling, "normalize": normalize}
 
@@ -185,7 +228,7 @@ def find_source(options: EmbeddingOptions, part: str) -> tuple[str, Source]:
     path = reader_of(_task_of(options, part, kind)).find_file(
         _task_of(options, part, kind), options.files.folder, part
     )
-    max_score = options.max_score or text_groups.STS_MAX_SCORE
+    max_score = text_groups.STS_MAX_SCORE
     read = functools.partial(text_groups.read_sts, path, part, max_score)
     return kind, _source_of(part, path, read, {"task": "sts-b", "max_score": max_score}, objective)
 
@@ -250,14 +293,17 @@ def _check_training(options: EmbeddingOptions, start: InitialModel) -> None:
     strategy, training = strategy_of(options.training), options.training
     replicas = strategy.num_replicas_in_sync if strategy is not None else 1
     parts = replicas * training.gradient_accumulation_steps
-    among = options.train_batch_size // parts
-    if among < 2:
-        raise InputError(
-            f"train_batch_size: a text finds its partner among those of its part of the batch, "
-            f"which would be {among} of {options.train_batch_size} in {parts} parts"
-        )
+    among = {one.train_batch_size: one.train_batch_size // parts for one in options.combinations()}
+    for size, count in among.items():
+        if count < 2:
+            raise InputError(
+                f"{'batch_sizes' if options.batch_sizes else 'train_batch_size'}: a text finds its "
+                "partner among those of its part of the batch, which would be "
+                f"{count} of {size} in {parts} parts"
+            )
     of = "its batch" if parts == 1 else f"its part of a batch, of {parts} on {replicas} devices"
-    print(f"each text seeks its partner among the {among:,} of {of}")
+    counts = " or ".join(f"{count:,}" for count in among.values())
+    print(f"each text seeks its partner among the {counts} of {of}")
 
 
 # === Figures ===
@@ -271,23 +317,30 @@ class _Search:
         queries: numbers of the examples whose first text is each query.
         documents: numbers of the examples whose second text is each document.
         relevant: for each query the documents that belong to it, by place in `documents`.
+        own: for each query the document that is the query's own text, which is sought among the
+            others, as in training; () where there is none.
     """
 
     queries: np.ndarray
     documents: np.ndarray
     relevant: Sequence[set[int]]
+    own: Sequence[Sequence[int]]
 
     @classmethod
     def of(cls, text_ids: np.ndarray) -> "_Search":
         """Make it of the numbers of texts [N, 2]; equal texts are one query, or one document."""
-        (_, queries, query_of), (_, documents, document_of) = (
+        (query_ids, queries, query_of), (document_ids, documents, document_of) = (
             np.unique(text_ids[:, place], return_index=True, return_inverse=True)
             for place in range(2)
         )
         relevant: list[set[int]] = [set() for _ in queries]
         for query, document in zip(query_of, document_of, strict=True):
             relevant[query].add(int(document))
-        return cls(queries, documents, relevant)
+        document_with = {text: place for place, text in enumerate(document_ids.tolist())}
+        own = [
+            (document_with[text],) if text in document_with else () for text in query_ids.tolist()
+        ]
+        return cls(queries, documents, relevant, own)
 
 
 class VectorEvaluator:
@@ -318,7 +371,7 @@ class VectorEvaluator:
         if search is None:
             return splits.figures_of(self.task, vectors, self._labels)
         return retrieval_scores(
-            vectors[search.queries, 0], vectors[search.documents, 1], search.relevant
+            vectors[search.queries, 0], vectors[search.documents, 1], search.relevant, search.own
         )
 
     @property

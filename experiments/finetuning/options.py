@@ -225,7 +225,7 @@ class EmbeddingOptions(FineTuningOptions):
     )
     max_score: float | None = option(
         None,
-        "Score of texts that mean the same; 5 for STS-B, 1 for your own tables.",
+        "Score of texts that mean the same in your own tables; 1 by default.",
         above=0,
         below=math.inf,
     )

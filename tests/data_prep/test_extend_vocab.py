@@ -331,7 +331,7 @@ def test_a_model_that_cannot_be_written_leaves_an_empty_folder(tmp_path, tokeniz
         raise OSError("no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(extended_model, "_save_task", full)
+        patched.setattr(extended_model, "read_trained_task", full)
         with pytest.raises(OSError, match="no space left"):
             run(options)
     assert not list(target.iterdir())

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 import bert_tf
+from bert_tf.models.task_models import HEADS
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.saved_model import export_saved_model
+from bert_tf.tasks.retrieval_metrics import retrieval_scores
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
+from bert_tf.weights.save import save_model_directory
 from experiments import run_embeddings
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning import embeddings
+from experiments.finetuning.initial_model import initial_model
 from experiments.finetuning.options import EmbeddingOptions
 from tests.support import command_options
 from tests.support import synthetic_records as synthetic
@@ -151,6 +155,23 @@ def test_every_way_to_the_model_has_the_same_vectors(data, trained, tmp_path):
         served.embed(TEXTS, "pooled")
 
 
+def test_the_model_that_training_left_is_evaluated(data, trained, tmp_path, capsys):
+    """As the original's commands give --init_checkpoint with and without --do_train."""
+    model = HEADS["encoder"].make(synthetic.small_config(num_hidden_layers=1))
+    save_model_directory(tmp_path, model)
+    before = json.loads((trained / "eval_results.json").read_text())
+    given = {"do_train": False, "init_checkpoint": tmp_path / "bert_model.ckpt"}
+    assert run(data, trained, **given) == pytest.approx(before, abs=1e-6)
+    printed = capsys.readouterr().out
+    assert f"{trained}: its fine-tuned model is used, as " in printed
+    options = parsed(**given_of(data, trained, do_train=False, init_checkpoint=tmp_path))
+    used, is_own = embeddings.used_model(options, initial_model(options))
+    assert is_own and used.weights_path == trained / "bert_model.ckpt"
+    # One that was trained for vectors is itself what is meant.
+    options = parsed(**given_of(data, trained, do_train=False, init_checkpoint=trained))
+    assert not embeddings.used_model(options, initial_model(options))[1]
+
+
 def test_a_finished_run_is_not_trained_again(data, trained, capsys):
     before = json.loads((trained / "eval_results.json").read_text())
     changes = {"negative_columns": "negative", "pooling": "max"}
@@ -171,13 +192,45 @@ OFFICIAL = {
 
 def test_scores_are_followed(data, tmp_path):
     changes = {"num_train_epochs": 5, "data_dir": data, "sentence_transformers": False}
+    former = tmp_path / "sentence_transformers"
+    former.mkdir()
+    for name in ("modules.json", "model.safetensors"):
+        (former / name).write_text("of a former model")
     found = run(data, tmp_path, **OFFICIAL, **changes)
     assert found["eval_spearman_correlation"] > 0.4  # by chance 0
     assert found["eval_loss"] < 0.24
     trained = read_trained_task(tmp_path)
     assert trained is not None
     assert (trained.kind, trained.pooling, trained.normalize) == ("similarity", "mean", True)
-    assert not (tmp_path / "sentence_transformers").exists()
+    assert not former.exists()
+
+
+def test_a_text_on_both_sides_is_sought_among_the_others():
+    """As in training, where what equals a text is no negative of it."""
+    search = embeddings._Search.of(np.array([[7, 5], [5, 7], [3, 5]]))
+    vectors = {7: [1, 0.0], 5: [1, 0.1], 3: [1, 0.2]}  # each alike most to itself, then its partner
+    ids = np.array([[7, 5], [5, 7], [3, 5]])
+    queries = np.array([vectors[i] for i in ids[search.queries, 0]])
+    documents = np.array([vectors[i] for i in ids[search.documents, 1]])
+    found = retrieval_scores(queries, documents, search.relevant, search.own)
+    assert set(found.values()) == {1.0}
+    assert retrieval_scores(queries, documents, search.relevant)["recall_at_1"] == 1 / 3
+    # A text that is its own partner is found.
+    search = embeddings._Search.of(np.array([[7, 7], [5, 3]]))
+    found = retrieval_scores(np.eye(2), np.eye(2), search.relevant, search.own)
+    assert found["recall_at_1"] == 1
+
+
+def test_the_highest_score_is_of_tables_alone(data, tmp_path):
+    changes = {"train_file": data / "x.csv", "text_column": "a", "text_b_column": "b"}
+    changes |= {"label_column": "s", "max_score": 1, "data_dir": data}
+    (data / "x.csv").write_text("a,b,s\nw1,w2,0.5\n")
+    options = parsed(**given_of(data, tmp_path, **{**OFFICIAL, **changes}))
+    for part, expected in (("train", 1), ("dev", 5)):
+        kind, source = embeddings.find_source(options, part)
+        assert (kind, source.settings["max_score"]) == ("similarity", expected)
+    with pytest.raises(InputError, match="max_score: is of tables of your own, and no file is na"):
+        run(data, tmp_path, **OFFICIAL, data_dir=data, max_score=4)
 
 
 def test_texts_alone_find_themselves(data, tmp_path, capsys):
@@ -208,6 +261,7 @@ def test_texts_alone_find_themselves(data, tmp_path, capsys):
         ({"data_dir": "."}, "task_name: needed with --data_dir"),
         ({"bilstm": True}, "bilstm: is no part of a sentence encoder"),
         ({"train_batch_size": 1}, "train_batch_size: a text finds its partner among those of its "),
+        ({"batch_sizes": "13,1"}, "batch_sizes: .* which would be 1 of 1 in 1 parts"),
         (
             {"train_batch_size": 8, "gradient_accumulation_steps": 8},
             "train_batch_size: .* which would be 1 of 8 in 8 parts",
