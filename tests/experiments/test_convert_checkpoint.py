@@ -286,8 +286,9 @@ def test_a_problem_type_that_is_not_the_models_is_refused(tmp_path):
 
 def test_a_task_file_that_is_no_longer_true_is_removed(classifier, tmp_path):
     target = multi_label(tmp_path, "multi_label", 3)
+    (target / "modules.json").write_text("[]")  # of a model for vectors
     convert(classifier, target, "tf1", overwrite=True)
-    assert read_trained_task(target) is None
+    assert read_trained_task(target) is None and not (target / "modules.json").exists()
 
 
 def test_verification_compares_what_a_user_gets(tmp_path, monkeypatch, capsys):
