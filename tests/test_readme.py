@@ -101,6 +101,7 @@ OTHERS_FLAGS = {
     *("enable_batching", "batching_parameters_file"),
     *("mesh", "topology"),  # of experiments/benchmarks, which are no commands
     *("terabytes", "utilisations"),
+    "opt_out",  # of OpenVINO
     *("experiment", "help", "verbosity", "version"),
 }
 
