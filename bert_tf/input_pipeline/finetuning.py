@@ -301,7 +301,8 @@ class TaskRecords:
             weights.set_shape([batch_size])
             batch = self._parse(serialized)
             if self.max_windows:
-                _cut_windows(batch, windows, self.max_seq_length, self.path)
+                shape = [-1, self.max_windows, self.max_seq_length]
+                _cut_windows(batch, None if pad_to_max else windows, shape, self.path)
             inputs, labels, weights = self._element(batch, length, weights, pad_to_max, with_mask)
             if with_weights:
                 return inputs, labels, weights
@@ -577,10 +578,20 @@ def _check_lengths(lengths: np.ndarray, count: int, max_seq_length: int, path: s
         )
 
 
-def _cut_windows(batch: dict[str, Any], windows: Any, max_seq_length: int, path: str) -> None:
-    """Make inputs [B, windows, L] of rows of more windows, which must be padding."""
+def _cut_windows(batch: dict[str, Any], windows: Any, shape: Sequence[int], path: str) -> None:
+    """Make inputs [B, windows, L] of rows of more windows, which must be padding.
+
+    Args:
+        batch: of rows [B, W * L].
+        windows: how many are kept; None for all, a size that a TPU knows when it compiles.
+        shape: [-1, W, L].
+        path: of the records.
+    """
     for name in INPUT_NAMES:
-        rows = tf.reshape(batch[name], [tf.shape(batch[name])[0], -1, max_seq_length])
+        rows = tf.reshape(batch[name], shape)
+        if windows is None:
+            batch[name] = rows
+            continue
         if name == "input_mask":
             tf.debugging.assert_equal(
                 tf.reduce_sum(rows[:, windows:]),

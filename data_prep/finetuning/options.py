@@ -132,19 +132,40 @@ class WindowOptions:
         minimum=1,
         group="data",
     )
-    max_windows: int = option(
-        TextRule.max_windows, "Windows of a text at most; what is beyond them is cut.", minimum=1
+    max_windows: int | None = option(
+        None,
+        f"Windows of a text at most; what is beyond them is cut. Default: {TextRule.max_windows}.",
+        minimum=1,
     )
-    max_query_length: int = same(SpanOptions, "max_query_length")
+    max_query_length: int | None = option(
+        None,
+        "Tokens of a question, or of the first text of pairs in windows, that are kept. Default: "
+        f"{WindowRule.max_query_length}.",
+        minimum=1,
+    )
 
     def of(self, task: Task) -> dict[str, Any]:
-        """Return what `prepare` takes as `extra` for texts to classify."""
+        """Return what `prepare` takes as `extra` for texts to classify.
+
+        Raises:
+            ValueError: windows are asked for, and the task has none, or there is no stride.
+        """
+        for name in ("doc_stride", "max_windows", "max_query_length"):
+            if getattr(self, name) is None:
+                continue
+            if not get_kind(task.kind).takes_windows:
+                raise ValueError(f"{name}: is for texts to classify, got the task {task.name}")
+            if self.doc_stride is None:
+                raise ValueError(f"{name}: needs --doc_stride, which cuts texts into windows")
         if self.doc_stride is None:
             return {}
-        if not get_kind(task.kind).takes_windows:
-            raise ValueError(f"doc_stride: is for texts to classify, got the task {task.name}")
-        extra = {"doc_stride": self.doc_stride, "max_windows": self.max_windows}
-        return {**extra, "max_query_length": self.max_query_length} if task.has_pairs else extra
+        extra = {
+            "doc_stride": self.doc_stride,
+            "max_windows": self.max_windows or TextRule.max_windows,
+        }
+        if not task.has_pairs:
+            return extra
+        return {**extra, "max_query_length": self.max_query_length or WindowRule.max_query_length}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +185,8 @@ class WindowOrSpanOptions(WindowOptions):
     def spans(self) -> SpanOptions:
         """The options of SQuAD's records."""
         stride = self.doc_stride or SpanOptions.doc_stride
-        return SpanOptions(stride, self.max_query_length, self.answers_at_start)
+        query = self.max_query_length or SpanOptions.max_query_length
+        return SpanOptions(stride, query, self.answers_at_start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +238,9 @@ def extra_settings(
     Raises:
         ValueError: windows of texts are asked for, and the task has none.
     """
+    if windows is not None and windows.max_windows is not None:
+        if not get_kind(task.kind).takes_windows:
+            raise ValueError(f"max_windows: is for texts to classify, got the task {task.name}")
     if task.kind == "token_classification" and tagged is not None:
         return {"document_context": tagged.document_context}
     if task.kind == "span" and spans is not None:

@@ -11,7 +11,14 @@ from bert_tf.tasks.document_windows import TextRule, WindowRule, encode_words, m
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import glue
-from data_prep.finetuning.options import TaskRecordsOptions, WindowOptions, extra_settings
+from data_prep.finetuning.options import (
+    SpanOptions,
+    TaggedOptions,
+    TaskRecordsOptions,
+    WindowOptions,
+    WindowOrSpanOptions,
+    extra_settings,
+)
 from data_prep.finetuning.task_records import run
 from tests.support import command_options
 
@@ -130,6 +137,9 @@ def test_records_and_their_batches(tokenizer, tmp_path, capsys):
     assert sorted(seen) == list(range(11)) and shapes == {(1, 13), (2, 13), (3, 13)}
     (inputs, *_), *_ = records.evaluation_dataset(batch_size=2, pad_to_max=True)
     assert inputs["input_ids"].shape == (2, 3, 13)
+    # All sizes are known before there are data, as TPUs want them.
+    padded = records.training_dataset(batch_size=2, pad_to_max=True).element_spec[0]
+    assert {tuple(spec.shape) for spec in padded.values()} == {(2, 3, 13)}
     counted.lengths[4] = 26  # of other records
     with pytest.raises(Exception, match="a record has more windows than its length says"):
         list(counted.evaluation_dataset(batch_size=11, group_by_length=False).take(1))
@@ -163,6 +173,14 @@ def test_other_kinds_have_no_such_windows(tmp_path):
     with pytest.raises(ValueError, match="doc_stride: is for texts to classify, got the task swag"):
         extra_settings(TASKS["swag"], windows=WindowOptions(doc_stride=4))
     assert extra_settings(TASKS["mrpc"], windows=WindowOptions()) == {}
+    for name in ("max_windows", "max_query_length"):
+        with pytest.raises(ValueError, match=f"{name}: needs --doc_stride, which cuts texts into"):
+            extra_settings(TASKS["mrpc"], windows=WindowOptions(**{name: 3}))
+    windows = WindowOrSpanOptions(max_windows=3)
+    for name in ("squad1.1", "ner"):
+        with pytest.raises(ValueError, match="max_windows: is for texts to classify, got the task"):
+            extra_settings(TASKS[name], TaggedOptions(), windows.spans, windows)
+    assert windows.spans == SpanOptions()
     with pytest.raises(ValueError, match="max_windows: is for texts to classify, got 3 for multip"):
         TaskRecords(
             "x", "multiple_choice", multiple_choice_features(5, 2), num_choices=2, max_windows=3
