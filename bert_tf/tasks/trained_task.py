@@ -115,6 +115,19 @@ class TrainedTask:
             scores = scores - threshold_logits(self.thresholds)
         return get_kind(self.kind).decide(scores)
 
+    def at_temperature(self, temperature: float) -> "TrainedTask":
+        """Return the same at another temperature; its thresholds decide as before.
+
+        Args:
+            temperature: above 0.
+        """
+        thresholds = self.thresholds
+        if thresholds and temperature != self.temperature:
+            logits = threshold_logits(thresholds) * (self.temperature / temperature)
+            # Within what leaves a probability between 0 and 1.
+            thresholds = tuple((1 / (1 + np.exp(-np.clip(logits, -700, 36)))).tolist())
+        return dataclasses.replace(self, temperature=temperature, thresholds=thresholds)
+
     def _calibrated(self, logits: np.ndarray) -> np.ndarray:
         return logits.astype(np.float64) / self.temperature
 

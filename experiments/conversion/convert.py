@@ -5,6 +5,8 @@ import pathlib
 import re
 from collections.abc import Iterable, Sequence
 
+from absl import logging
+
 from bert_tf.config import BertConfig
 from bert_tf.files import original_names
 from bert_tf.tasks.kinds import get_kind
@@ -162,6 +164,10 @@ def _write(
     if file_format != "keras":
         (target / MODULES_NAME).unlink(missing_ok=True)  # of a model that was here before
     skipped = _write_weights(loaded, target, options, trained)
+    if trained is not None and file_format in ("hf", "keras_hub"):
+        chosen = {"temperature": trained.temperature != 1, "thresholds": bool(trained.thresholds)}
+        if names := " and ".join(name for name, is_chosen in chosen.items() if is_chosen):
+            logging.warning("%s: the model has %s, which other libraries do not use", target, names)
     folder = target.parent if file_format == "keras" else target
     if trained is not None and file_format != "keras_hub":
         trained.write(folder)

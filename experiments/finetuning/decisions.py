@@ -61,19 +61,28 @@ def choose_decision(
         options: of the command.
 
     Returns:
-        The same with what was chosen.
+        The same with what was chosen. Thresholds that are kept decide as before at another
+        temperature.
+
+    Raises:
+        InputError: a logit is no finite number.
     """
     split, logits = next(iter(evaluator.logits.items()))
+    if bad := _num_not_finite(logits):
+        raise InputError(
+            f"{split}: {bad} of {len(logits)} examples have logits that are not finite; nothing "
+            "can be chosen by them"
+        )
     labels, kind = evaluator.labels[split], trained.kind
     if options.calibrate:
         temperature = fit_temperature(kind, logits, labels)
         if temperature is None:
             logging.warning(
                 "calibrate: the %d examples of the dev set do not tell the temperature, as where "
-                "all answers are right; it stays 1: try a larger dev set",
+                "all answers are right; it is set to 1: try a larger dev set",
                 len(logits),
             )
-        trained = dataclasses.replace(trained, temperature=temperature or 1.0)
+        trained = trained.at_temperature(temperature or 1.0)
         print(f"temperature: {trained.temperature:.4g}")
     if options.thresholds != "kept":
         probabilities = trained.probabilities(logits)
@@ -87,10 +96,15 @@ def choose_decision(
     return trained
 
 
+def _num_not_finite(logits: np.ndarray) -> int:
+    """Count examples of which a logit [N, K] is no finite number."""
+    return int(np.count_nonzero(~np.isfinite(logits).all(axis=1)))
+
+
 def report_calibration(
     evaluator: Evaluator, trained: TrainedTask, folder: pathlib.Path, *, draw: bool
 ) -> dict[str, float]:
-    """Return the expected calibration error of each dev split.
+    """Return the expected calibration error of each dev split whose logits are finite.
 
     Args:
         evaluator: with the logits of the model.
@@ -101,6 +115,13 @@ def report_calibration(
     """
     errors = {}
     for number, (split, logits) in enumerate(evaluator.logits.items()):
+        if bad := _num_not_finite(logits):
+            logging.warning(
+                "%s: %d of %d examples have logits that are not finite, and so there is no "
+                "expected calibration error",
+                *(split, bad, len(logits)),
+            )
+            continue
         labels, suffix = evaluator.labels[split], split.removeprefix("dev")
         found: dict[str, Any] = {"temperature": trained.temperature}
         curves = {}
@@ -121,7 +142,7 @@ def report_calibration(
 
 
 def report_classes(evaluator: Evaluator, trained: TrainedTask, folder: pathlib.Path) -> None:
-    """Write class_report.txt and .json of each dev split, and print the first.
+    """Write class_report.txt and .json of each dev split, and print them.
 
     Args:
         evaluator: with the logits of the model.
@@ -135,6 +156,8 @@ def report_classes(evaluator: Evaluator, trained: TrainedTask, folder: pathlib.P
         write_text(folder / f"class_report{suffix}.txt", report.text())
         write_json(folder / f"class_report{suffix}.json", report.to_dict())
         if len(names) <= _SHOWN_LABELS:
+            if len(evaluator.logits) > 1:
+                print(f"{split}:")
             print(report.text(), end="")
         else:
             print(f"wrote {folder / f'class_report{suffix}.txt'}")

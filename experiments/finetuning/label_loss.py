@@ -40,7 +40,8 @@ def _class_weights(data: Data, given: Sequence[str]) -> tuple[float, ...] | None
     if not given:
         return None
     if data.task.kind not in _WEIGHTED_KINDS:
-        raise InputError(f"class_weights: is for kind classification, got {data.task.kind}")
+        kinds = " or ".join(_WEIGHTED_KINDS)
+        raise InputError(f"class_weights: is for kind {kinds}, got {data.task.kind}")
     names = data.task.labels or ()
     if tuple(given) == ("balanced",):
         counts = _label_counts(data, len(names))

@@ -239,10 +239,16 @@ def multi_label(folder, kind, num_labels):
     ],
 )
 def test_what_a_classifier_is_for_comes_through_all_formats(
-    kind, num_labels, problem_type, tmp_path, capsys
+    kind, num_labels, problem_type, tmp_path, capsys, caplog
 ):
     source = multi_label(tmp_path, kind, num_labels)
-    convert(source, tmp_path / "hf", "hf")
+    if kind == "multi_label":
+        chosen = {"temperature": 1.5, "thresholds": (0.25,) * num_labels}
+        TrainedTask(kind, 13, has_pairs=True, **chosen).write(source)
+    with caplog.at_level("WARNING", "absl"):
+        convert(source, tmp_path / "hf", "hf")
+    said = "the model has temperature and thresholds, which other libraries do not use"
+    assert (said in caplog.text) == (kind == "multi_label")
     assert "DIFFERS" not in capsys.readouterr().out
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config.get("problem_type") == problem_type

@@ -182,6 +182,19 @@ def test_what_a_model_is_for_comes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [TRAINED_TASK_NAME]
 
 
+def test_thresholds_decide_as_before_at_another_temperature():
+    before = TrainedTask("multi_label", temperature=1.7, thresholds=(0.03, 0.5, 0.9))
+    logits = np.random.default_rng(5).normal(0, 4, (400, 3))
+    for temperature in (0.3, 1.0, 4.2):
+        after = before.at_temperature(temperature)
+        assert after.temperature == temperature
+        np.testing.assert_array_equal(after.decide(logits), before.decide(logits))
+    assert before.at_temperature(1.7) == before
+    assert before.at_temperature(1.0).thresholds[2] == pytest.approx(9 ** (1.7) / (1 + 9**1.7))
+    extreme = TrainedTask("multi_label", temperature=20, thresholds=(1e-9, 1 - 1e-9))
+    assert extreme.at_temperature(0.05).temperature == 0.05  # still between 0 and 1
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[]", '{"kind": "x"}', '{"kind": "span", "more": 1}', "{}"]
