@@ -12,10 +12,11 @@ from bert_tf.models.task_models import HEADS
 from bert_tf.serving import onnx, tflite
 from bert_tf.serving.load import SERVED
 from bert_tf.serving.onnx import export_onnx
+from bert_tf.serving.openvino import export_openvino, load_openvino
 from bert_tf.serving.options import MODEL_CARD_NAME
 from bert_tf.serving.saved_model import sample_ids, worst_difference
 from bert_tf.serving.tflite import _to_tflite, export_tflite, load_tflite
-from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.document_windows import TextRule, WindowRule
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.tflite_tokenizer import LiteTextToIds
 from bert_tf.tokenization.vocabulary import SPECIAL_TOKENS, load_vocab
@@ -211,6 +212,47 @@ def test_nothing_is_left_of_a_file_that_differs(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def check_windows(served, run, tolerance):
+    """Texts of fewer windows than another in the batch have windows of padding."""
+    for rows, length in ((3, 7), (1, LENGTH)):
+        inputs = arrays_of(sample_ids(served, rows, length))
+        inputs["input_mask"][0, 1:] = 0  # as of a text of one window
+        inputs = {name: tf.constant(array) for name, array in inputs.items()}
+        assert worst_difference(run(**arrays_of(inputs)), served.run(inputs)) < tolerance
+        one = {name: tf.constant(array[:1, :1]) for name, array in arrays_of(inputs).items()}
+        assert worst_difference(run(**arrays_of(one)), served.run(one)) < tolerance
+        alone, beside = served.run(one)["logits"], served.run(inputs)["logits"][:1]
+        np.testing.assert_allclose(alone, beside, atol=1e-5)
+
+
+def served_windows(pooling):
+    keras.utils.set_random_seed(11)
+    model = HEADS["classification"].make(CONFIG, 3, window_pooling=pooling)
+    if pooling == "attention":
+        query = model.get_layer("window_pooling").query
+        query.assign(np.linspace(-2, 2, query.shape[0]))
+    options = {"labels": LABELS, "temperature": 1.5, "windows": TextRule(LENGTH, 5, 3)}
+    return SERVED["classification"].make(model, made_text_to_ids(), **options)
+
+
+POOLINGS = ["max", *(pytest.param(x, marks=pytest.mark.slow) for x in ("mean", "attention"))]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_windows_of_padding_count_for_nothing_in_tflite(pooling, tmp_path):
+    served = served_windows(pooling)
+    check_windows(served, load_tflite(export_tflite(served, tmp_path, ids_only=True)), 5e-5)
+
+
+@pytest.mark.openvino
+def test_windows_of_padding_count_for_nothing_in_openvino(tmp_path, monkeypatch):
+    pytest.importorskip("openvino", reason="needs the openvino extra")
+    sender = "openvino_telemetry.utils.sender.TelemetrySender.send"
+    monkeypatch.setattr(sender, lambda *_: None)
+    served = served_windows("attention")
+    check_windows(served, load_openvino(export_openvino(served, tmp_path)), 5e-5)
+
+
 @pytest.mark.onnx
 class TestOnnx:
     @pytest.fixture(autouse=True)
@@ -242,6 +284,13 @@ class TestOnnx:
         folder = self.check("classification", tmp_path / "onnx")
         assert json.loads((folder / "model.json").read_text())["format"] == "onnx"
         assert (folder / MODEL_CARD_NAME).read_text().startswith("# onnx\n")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("pooling", ["attention", "max", "mean"])
+    def test_windows_of_padding_count_for_nothing(self, pooling, tmp_path):
+        served = served_windows(pooling)
+        _, run = self.session(export_onnx(served, tmp_path))
+        check_windows(served, run, 5e-5)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("task", sorted(set(TASKS) - {"classification"}))
