@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from bert_tf.config import WINDOW_POOLINGS
 from bert_tf.files import write_text, write_whole
 from bert_tf.tasks.calibration import CALIBRATED_KINDS
 from bert_tf.tasks.kinds import get_kind
@@ -25,7 +26,7 @@ from experiments.finetuning.decisions import (
     report_classes,
 )
 from experiments.finetuning.flow import Plan, fine_tune, make_job
-from experiments.finetuning.initial_model import InitialModel, load_trained
+from experiments.finetuning.initial_model import InitialModel, load_trained, trained_task_of
 from experiments.finetuning.label_loss import label_loss_arguments
 from experiments.finetuning.options import ClassifierOptions
 from experiments.finetuning.splits import (
@@ -44,7 +45,8 @@ def run(options: ClassifierOptions) -> None:
 
 class _Classification(Plan):
     def __init__(self, options: ClassifierOptions, start: InitialModel):
-        self.options, self.data = options, prepare(options, start)
+        self.options = options = _with_windows_of_model(options, start)
+        self.data = prepare(options, start)
         self.task = task = self.data.task
         self.folder = pathlib.Path(options.output_dir)
         check_kind(options, task.kind)
@@ -57,7 +59,7 @@ class _Classification(Plan):
                 self.data,
                 _trained_task(task, options),
                 evaluate,
-                window_pooling=options.window_pooling if options.windows.doc_stride else None,
+                window_pooling=_window_pooling(options),
                 **loss,
             )
 
@@ -67,8 +69,12 @@ class _Classification(Plan):
             raise InputError(
                 "doc_stride: the model was trained on texts of one sequence each, not on windows"
                 if pooling is None
-                else "doc_stride: needed, as the model was trained on texts in windows; "
+                else "doc_stride: needed, as the model was trained on texts in windows, and no "
                 f"{TRAINED_TASK_NAME} beside its weights has the stride"
+            )
+        if self.options.window_pooling not in (None, pooling):
+            raise InputError(
+                f"window_pooling: the model has {pooling}, got {self.options.window_pooling}"
             )
         if labels is not None and loaded.labels is not None and loaded.labels != labels:
             raise InputError(
@@ -83,11 +89,10 @@ class _Classification(Plan):
 
     def evaluate(self, loaded: LoadedModel) -> None:
         trained, more = self._trained(), {}
-        chooses = self.options.calibrate or self.options.thresholds != "kept"
-        if chooses:
+        if self.options.chooses_decision:
             check_place(self.model_folder, self.folder)
         self.evaluator.run(loaded.model)
-        if chooses:
+        if self.options.chooses_decision:
             trained = choose_decision(self.evaluator, trained, self.options)
             trained.write(self.folder)
         if self.task.kind in CALIBRATED_KINDS:
@@ -113,7 +118,9 @@ class _Classification(Plan):
         """Return what the model's folder says of its decisions."""
         folder, task, options = self.model_folder, self.task, self.options
         trained = read_trained_task(folder) if folder is not None else None
-        trained = trained or TrainedTask(task.kind, options.max_seq_length, task.has_pairs)
+        trained = trained or _trained_task(task, options)
+        if not trained.max_windows:  # of a file without them, if the model has some
+            trained = dataclasses.replace(trained, **options.windows.of(task))
         if trained.thresholds and len(trained.thresholds) != len(task.labels or ()):
             raise InputError(
                 f"{folder}: has {len(trained.thresholds)} thresholds, the task "
@@ -158,6 +165,45 @@ def _trained_task(task: Task, options: ClassifierOptions) -> TrainedTask:
     """Return what the model will be for."""
     of_windows = options.windows.of(task)
     return TrainedTask(task.kind, options.max_seq_length, task.has_pairs, **of_windows)
+
+
+def _window_pooling(options: ClassifierOptions) -> str | None:
+    """Return how the windows of training become one vector; None without windows."""
+    if options.windows.doc_stride is None:
+        return None
+    return options.window_pooling or WINDOW_POOLINGS[0]
+
+
+def _with_windows_of_model(options: ClassifierOptions, start: InitialModel) -> ClassifierOptions:
+    """Return the options with the windows of a model that is not trained, where none are given.
+
+    Raises:
+        InputError: those given are others, and what is chosen would be kept beside the model's.
+    """
+    trained = None if options.do_train else trained_task_of(options, start)
+    if trained is None or not trained.max_windows:
+        return options
+    if options.max_seq_length != trained.max_seq_length:
+        raise InputError(
+            f"max_seq_length: the model was trained on windows of {trained.max_seq_length} pieces, "
+            f"got {options.max_seq_length}"
+        )
+    windows, taken = options.windows, {}
+    of_pairs = ("max_query_length",) if trained.has_pairs else ()
+    for name in ("doc_stride", "max_windows", *of_pairs):
+        given, before = getattr(windows, name), getattr(trained, name)
+        taken[name] = before if given is None else given
+        if taken[name] != before:
+            if options.chooses_decision:
+                raise InputError(
+                    f"{name}: temperature and thresholds are chosen on windows as in training, "
+                    f"with {before}, got {given}; leave it out"
+                )
+            logging.warning(
+                "%s: the model was trained with %s, and figures and predictions are with %s",
+                *(name, before, given),
+            )
+    return dataclasses.replace(options, windows=dataclasses.replace(windows, **taken))
 
 
 def _majority_label(data: Data, options: ClassifierOptions) -> str | None:

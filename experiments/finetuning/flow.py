@@ -11,6 +11,7 @@ import keras
 from bert_tf.models.lora import check_arguments
 from bert_tf.tasks.table import Task
 from bert_tf.tasks.trained_task import TrainedTask
+from bert_tf.training.log import RUN_CONFIG_NAME
 from bert_tf.weights.load import LoadedModel
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.training_setup import strategy_of, with_precision
@@ -74,7 +75,9 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
     if options.do_train:
         check_room(options)
     folder = pathlib.Path(options.output_dir)
-    of_run = planned_runs(options)[0].folder
+    folders = [one.folder for one in planned_runs(options)]
+    begun = (place for place in folders if (place / RUN_CONFIG_NAME).exists())
+    of_run = next(begun, folders[0])  # all have one precision
     training = with_precision(options.training, of_run, one_shape=options.pad_to_max_seq_length)
     options = dataclasses.replace(options, training=training)
     start = initial_model(options)
@@ -83,7 +86,7 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
         print(f"{plan.task.name}: begins with {start.description}")
         runs = train_all(plan.job, start, options)
         metric, baseline = plan.job.selection_metric, plan.job.baseline
-        if len(options.combinations()) > 1:
+        if options.is_grid:
             report_combinations(runs, best_run(plan.job, runs), folder, metric, baseline)
         else:
             report_runs(runs, folder, metric, baseline)

@@ -14,7 +14,7 @@ from bert_tf.config import BertConfig
 from bert_tf.files import local_copy, sha256
 from bert_tf.models.layers import recomputed_layers
 from bert_tf.tasks.kinds import get_kind
-from bert_tf.tasks.trained_task import read_trained_task
+from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
 from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.training.trainer import set_precision
@@ -183,15 +183,18 @@ def find_trained(
     """
     set_precision(options.training.precision)
     head = get_kind(kind).head
-    _check_kind(start, kind)
+    path = start.weights_path
+    folder = path.parent if path else None
+    if folder is not None:
+        _check_kind(folder, kind)
     try:
-        path = start.weights_path
-        return load_model(start.checkpoint, kind=head), path.parent if path else None
+        return load_model(start.checkpoint, kind=head), folder
     except ValueError as error:
         own = pathlib.Path(options.output_dir)
         trained = any(own.glob("bert_model.ckpt*"))
         if options.model.init_checkpoint and not options.do_train and trained:
             # The original's commands give the pre-trained model and take what training left.
+            _check_kind(own, kind)
             print(f"{own}: its fine-tuned model is used, as {start.description} has no such head")
             return load_model(own, kind=head), own
         raise InputError(
@@ -199,14 +202,27 @@ def find_trained(
         ) from error
 
 
-def _check_kind(start: InitialModel, kind: str) -> None:
+def trained_task_of(options: FineTuningOptions, start: InitialModel) -> TrainedTask | None:
+    """Return what the model that `find_trained` is to find was trained for; None if unknown.
+
+    Args:
+        options: of the command.
+        start: the model that the options name.
+
+    Raises:
+        ValueError: its file is damaged.
+    """
+    folders = [start.weights_path.parent] if start.weights_path is not None else []
+    if options.model.init_checkpoint:
+        folders.append(pathlib.Path(options.output_dir))
+    return next(filter(None, map(read_trained_task, folders)), None)
+
+
+def _check_kind(folder: pathlib.Path, kind: str) -> None:
     """Refuse a model that was trained as another kind with the same head.
 
     Classification, regression and multi_label have one head: its weights do not tell them apart.
     """
-    if start.weights_path is None:
-        return
-    folder = start.weights_path.parent
     trained = read_trained_task(folder)
     if trained is not None and trained.kind != kind:
         raise InputError(f"{folder}: the model was trained for {trained.kind}, not for {kind}")

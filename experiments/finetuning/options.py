@@ -126,6 +126,11 @@ class FineTuningOptions:
             if len(values) > 1 and self.do_train and not self.do_eval:
                 raise InputError(f"{name}: needs --do_eval, whose dev set tells which is best")
 
+    @property
+    def is_grid(self) -> bool:
+        """Whether learning rates or batch sizes are tried, if only one: each has a folder."""
+        return bool(self.learning_rates or self.batch_sizes)
+
     def combinations(self: Options) -> list[Options]:
         """Return these options with each learning rate and each batch size that is to be tried."""
         return [
@@ -159,9 +164,9 @@ class ClassifierOptions(FineTuningOptions):
 
     data: options.DataOptions = options.DataOptions()
     windows: options.WindowOptions = options.WindowOptions()
-    window_pooling: str = option(
-        "mean",
-        "How the vectors of a text's windows become one, with --doc_stride.",
+    window_pooling: str | None = option(
+        None,
+        "How the vectors of a text's windows become one, with --doc_stride. Default: mean.",
         choices=WINDOW_POOLINGS,
         group="training",
     )
@@ -190,6 +195,13 @@ class ClassifierOptions(FineTuningOptions):
         ):
             if is_asked and not self.do_eval:
                 raise InputError(f"{name}: needs --do_eval, on whose dev set it is chosen")
+        if self.do_train and self.window_pooling and self.windows.doc_stride is None:
+            raise InputError("window_pooling: needs --doc_stride, which cuts texts into windows")
+
+    @property
+    def chooses_decision(self) -> bool:
+        """Whether temperature or thresholds are chosen on the dev set."""
+        return self.calibrate or self.thresholds != "kept"
 
 
 @dataclasses.dataclass(frozen=True)

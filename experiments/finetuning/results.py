@@ -15,6 +15,8 @@ from experiments.command_line.result_files import COMBINATIONS_NAME, SEEDS_NAME
 from experiments.command_line.tables import print_rows
 from experiments.plots.curves import plot_curves
 
+_REMEDY = "  what may help: --bias_correction, a lower --learning_rate, more steps"
+
 
 def rank_of(figures: Mapping[str, float], name: str) -> float:
     """Return a figure to compare with others: the lowest of all where it is missing or no number.
@@ -114,6 +116,7 @@ def report_runs(
     """
     summary = summary_over_seeds(runs, selection_metric, baseline)
     write_json(folder / SEEDS_NAME, summary)
+    (folder / COMBINATIONS_NAME).unlink(missing_ok=True)  # of other runs than the folder's model
     if len(runs) > 1:
         print(f"over {len(runs)} seeds:")
         for name, row in summary["figures"].items():
@@ -124,7 +127,7 @@ def report_runs(
     for seed, reason in summary["failed"].items():
         print(f"  failed: seed {seed}: {reason}")
     if summary["failed"]:
-        print("  what may help: --bias_correction, a lower --learning_rate, more steps")
+        print(_REMEDY)
     _draw_curves(runs)
 
 
@@ -147,7 +150,7 @@ def report_combinations(
     groups: dict[tuple[float | None, int | None], list[FineTuningRun]] = {}
     for run in runs:
         groups.setdefault((run.learning_rate, run.train_batch_size), []).append(run)
-    found = []
+    found, reason = [], None
     rows: list[tuple[str, ...]] = [
         ("learning rate", "batch size", "runs", "failed", "mean", "best", "")
     ]
@@ -157,12 +160,17 @@ def report_combinations(
         figure = summary["figures"].get(selection_metric)
         numbers = [f"{figure[name]:.4f}" if figure else "none" for name in ("mean", "max")]
         mark = "kept" if best in of_one else ""
+        if best in of_one:
+            reason = summary["failed"].get(str(best.seed))
         counts = (str(len(of_one)), str(len(summary["failed"])))
         rows.append((str(rate), str(size), *counts, *numbers, mark))
     chosen = {**dataclasses.asdict(best), "folder": original_names(best.folder)}
     report = {"selection_metric": selection_metric, "best": chosen, "combinations": found}
     write_json(folder / COMBINATIONS_NAME, report)
+    (folder / SEEDS_NAME).unlink(missing_ok=True)  # of other runs than the folder's model
     print_rows(f"{selection_metric} of the dev set:", rows)
+    if reason is not None:  # and so every other has
+        print(f"  the one that is kept has failed: {reason}\n{_REMEDY}")
     _draw_curves(runs)
 
 

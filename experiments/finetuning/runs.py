@@ -6,6 +6,7 @@ has a folder of its own within it, and the best run's model lies in the output f
 """
 
 import dataclasses
+import filecmp
 import json
 import pathlib
 import shutil
@@ -57,15 +58,16 @@ class PlannedRun:
 
 def planned_runs(options: FineTuningOptions) -> list[PlannedRun]:
     """Return the runs of a command: of each combination of options one for each seed."""
-    runs, combinations = [], options.combinations()
-    for of_one in combinations:
+    runs = []
+    for of_one in options.combinations():
         place = pathlib.Path(options.output_dir)
-        if len(combinations) > 1:
+        if options.is_grid:
             rate, size = of_one.learning_rate, of_one.train_batch_size
             place /= f"learning_rate-{rate!r}-batch_size-{size}"
         for seed in options.seeds:
-            folder = place / f"seed-{seed}" if len(options.seeds) > 1 else place
-            runs.append(PlannedRun(of_one, seed, folder))
+            # Of a grid always, so that it may get more seeds.
+            of_seed = options.is_grid or len(options.seeds) > 1
+            runs.append(PlannedRun(of_one, seed, place / f"seed-{seed}" if of_seed else place))
     return runs
 
 
@@ -87,7 +89,7 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
         SystemExit: this is not the chief, and its part is done.
     """
     output, planned = pathlib.Path(options.output_dir), planned_runs(options)
-    several = len(planned) > 1
+    several = planned[0].folder != output
     strategy = training_setup.strategy_of(options.training)
     for one in planned:
         training_setup.check_batch_sizes(
@@ -104,27 +106,35 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
     with training_setup.locked(output):
         if several:
             _prepare_folder_of_best(output, overwrite=options.overwrite)
-        finished = not options.overwrite and all(
-            (one.folder / _RUN_NAME).exists() for one in planned
-        )
         runs = [_train_one(job, start, one.options, one.folder, one.seed) for one in planned]
         best = best_run(job, runs)
         if several:
-            _copy_model(pathlib.Path(best.folder), output)
-            shutil.rmtree(output / ADAPTER_NAME, ignore_errors=True)
-            if options.lora_rank:
-                shutil.copytree(pathlib.Path(best.folder) / ADAPTER_NAME, output / ADAPTER_NAME)
-        _decided_task(job.task, output if finished else None).write(output)
+            _keep_best(job.task, pathlib.Path(best.folder), output, adapter=bool(options.lora_rank))
     return runs
 
 
-def _decided_task(task: TrainedTask, folder: pathlib.Path | None) -> TrainedTask:
-    """Return a task with the temperature and thresholds of a model that is not trained anew."""
-    before = read_trained_task(folder) if folder is not None else None
-    if before is None or before.kind != task.kind:
-        return task
-    kept = {"temperature": before.temperature, "thresholds": before.thresholds}
-    return dataclasses.replace(task, **kept)
+def _keep_best(task: TrainedTask, best: pathlib.Path, output: pathlib.Path, *, adapter: bool):
+    """Put the best run's model into the output folder, with what was chosen for its weights."""
+    names = [path.name for path in best.glob(f"{WEIGHTS_NAME}.*")]
+    same, _, _ = filecmp.cmpfiles(best, output, names, shallow=False)
+    if len(same) < len(names):
+        # Of another model: its temperature and thresholds are not this one's.
+        (output / TRAINED_TASK_NAME).unlink(missing_ok=True)
+    _copy_model(best, output)
+    shutil.rmtree(output / ADAPTER_NAME, ignore_errors=True)
+    if adapter:
+        shutil.copytree(best / ADAPTER_NAME, output / ADAPTER_NAME)
+    _decided_task(task, output, best).write(output)
+
+
+def _decided_task(task: TrainedTask, *folders: pathlib.Path) -> TrainedTask:
+    """Return a task with the temperature and thresholds of the first folder that has a task."""
+    for folder in folders:
+        before = read_trained_task(folder)
+        if before is not None and before.kind == task.kind:
+            kept = {"temperature": before.temperature, "thresholds": before.thresholds}
+            return dataclasses.replace(task, **kept)
+    return task
 
 
 def check_room(options: FineTuningOptions) -> None:
@@ -137,9 +147,9 @@ def check_room(options: FineTuningOptions) -> None:
     """
     if options.overwrite:
         return
-    planned = planned_runs(options)
-    if len(planned) > 1:
-        _prepare_folder_of_best(pathlib.Path(options.output_dir), overwrite=False)
+    planned, output = planned_runs(options), pathlib.Path(options.output_dir)
+    if planned[0].folder != output:
+        _prepare_folder_of_best(output, overwrite=False)
     for one in planned:
         config = one.folder / RUN_CONFIG_NAME
         begun = config.exists() and "begins_with" in read_json(config)
@@ -151,8 +161,9 @@ def _copy_model(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copy a model directory; without its index, which goes last, there is no checkpoint."""
     index = f"{WEIGHTS_NAME}.index"
     (target / index).unlink(missing_ok=True)
+    left = (index, TRAINED_TASK_NAME)
     for path in source.iterdir():
-        if path.name.startswith(("bert_", "vocab.txt", "labels.txt")) and path.name != index:
+        if path.name.startswith(("bert_", "vocab.txt", "labels.txt")) and path.name not in left:
             shutil.copy2(path, target / path.name)
     with replacing(target / index) as temporary:
         shutil.copy2(source / index, temporary)
@@ -215,11 +226,13 @@ def _train_one(
         stored = read_json(finished)
         _check_same(folder, stored["settings"], settings)
         print(f"seed {seed}: is finished in {folder}; --overwrite trains it anew")
+        _decided_task(job.task, folder).write(folder)
         # The folder may have been moved.
         return FineTuningRun(**{**stored["run"], "folder": str(folder)})
     _prepare_folder(folder, settings, overwrite=options.overwrite)
     run = SeedTraining(job, start, options, folder, seed).run()
     named = {**dataclasses.asdict(run), "folder": original_names(run.folder)}
+    job.task.write(folder)
     write_json(finished, {"settings": settings, "run": named})
     return run
 
@@ -256,7 +269,7 @@ def _prepare_folder_of_best(output: pathlib.Path, *, overwrite: bool) -> None:
         for name in (_RUN_NAME, RUN_CONFIG_NAME, METRICS_NAME, TRAINED_TASK_NAME):
             (output / name).unlink(missing_ok=True)
         return
-    places = ("seed-*", "learning_rate-*", "learning_rate-*/seed-*")
+    places = ("seed-*", "learning_rate-*/seed-*")
     has_run = any(any(output.glob(f"{place}/{_RUN_NAME}")) for place in places)
     if (output / _RUN_NAME).exists() or not has_run:
         _check_no_model(output)

@@ -35,9 +35,14 @@ from bert_tf.weights.load import load_bert, load_checkpoint, load_model
 from bert_tf.weights.save import save_model_directory
 from experiments.command_line.exit_status import InputError, exit_on_error
 from experiments.command_line.memory import OUT_OF_MEMORY_STATUS
-from experiments.finetuning import classification, runs
+from experiments.finetuning import classification, flow, runs
+from experiments.finetuning.decisions import (
+    choose_decision,
+    report_calibration,
+    report_classes,
+)
 from experiments.finetuning.options import ClassifierOptions, FineTuningOptions
-from experiments.finetuning.results import FineTuningRun, summary_over_seeds
+from experiments.finetuning.results import FineTuningRun, report_combinations, summary_over_seeds
 from experiments.finetuning.runs import best_run
 from experiments.finetuning.seed_training import Job, SeedTraining
 from experiments.finetuning.splits import Evaluator
@@ -368,12 +373,82 @@ def test_rates_and_batch_sizes_are_tried_and_the_best_is_kept(
     settings = read_json(best / "run.json")["settings"]
     assert (settings["learning_rate"], settings["train_batch_size"]) == (3e-3, 13)
     # What is finished is not run again, and a rate more is compared with it.
+    asked = []
+
+    def with_precision(options, folder, *, one_shape):
+        asked.append(folder)
+        return options
+
+    monkeypatch.setattr(flow, "with_precision", with_precision)
     figures[2e-3, 7], figures[2e-3, 13] = 0.9, 0.2
     StandIn.ran.clear()
-    run(model_dir, tmp_path, **given | {"learning_rates": "3e-3,1e-3,2e-3"})
+    run(model_dir, tmp_path, **given | {"learning_rates": "2e-3,3e-3,1e-3"})
+    # All have the precision that the first of those already begun has.
+    assert asked == [tmp_path / "learning_rate-0.003-batch_size-7" / "seed-1"]
     assert StandIn.ran == [(2e-3, b, s) for b in (7, 13) for s in (1, 2)]
     best = tmp_path / "learning_rate-0.002-batch_size-7" / "seed-2"
     assert (tmp_path / name).read_bytes() == (best / name).read_bytes()
+
+
+def test_a_rate_and_a_seed_more_are_trained_alone(model_dir, tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "SeedTraining", StandIn)
+    monkeypatch.setattr(StandIn, "ran", [])
+    monkeypatch.setattr(StandIn, "accuracy", {(3e-3, 7): 0.5, (1e-3, 7): 0.6})
+    given = {**own(tables), **DO, "seeds": 1, "learning_rates": "3e-3"}
+    run(model_dir, tmp_path, **given)
+    run(model_dir, tmp_path, **given | {"learning_rates": "3e-3,1e-3"})
+    run(model_dir, tmp_path, **given | {"learning_rates": "3e-3,1e-3", "seeds": "1,2"})
+    assert StandIn.ran == [(3e-3, 7, 1), (1e-3, 7, 1), (3e-3, 7, 2), (1e-3, 7, 2)]
+    folder = tmp_path / "learning_rate-0.001-batch_size-7"
+    assert read_trained_task(folder / "seed-2") == TrainedTask("classification", 13)
+    assert not (folder / "run.json").exists()
+    # The summary is that of the runs of which the model is.
+    run(model_dir, tmp_path, **{**own(tables), "do_train": True, "seeds": "1,2"})
+    assert not (tmp_path / "combinations.json").exists()
+    run(model_dir, tmp_path, **given)
+    assert not (tmp_path / "seeds.json").exists() and (tmp_path / "combinations.json").exists()
+
+
+def test_what_was_chosen_stays_with_the_weights_it_was_chosen_for(
+    model_dir, tables, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runs, "SeedTraining", StandIn)
+    monkeypatch.setattr(StandIn, "ran", [])
+    monkeypatch.setattr(StandIn, "accuracy", {(3e-3, 7): 0.5})
+    given = {**own(tables), "do_train": True}
+    plain = TrainedTask("classification", 13)
+    chosen = TrainedTask("classification", 13, temperature=1.75)
+
+    def task_after(seeds, calibrated=False):
+        run(model_dir, tmp_path, **given, seeds=seeds)
+        task = read_trained_task(tmp_path)
+        if calibrated:
+            chosen.write(tmp_path)
+        return task
+
+    assert task_after("1,2,3", calibrated=True) == plain
+    assert task_after("2,3") == chosen  # the best is the same one
+    assert task_after("1,2") == plain  # another model
+    assert task_after("1,2,3", calibrated=True) == plain
+    # Stopped between the last run and the copy of the best.
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runs, "_keep_best", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        task_after("1,2,3,4")
+    assert read_trained_task(tmp_path) == chosen
+    assert task_after("1,2,3,4") == plain
+    assert StandIn.ran == [(3e-3, 7, seed) for seed in (1, 2, 3, 4)]
+    # What was chosen for a run by itself goes with it.
+    chosen.write(tmp_path / "seed-2")
+    assert task_after("1,2") == chosen
+    # A run of an earlier version, which had fewer settings and no task of its own.
+    path = tmp_path / "seed-1" / "run.json"
+    stored = read_json(path)
+    del stored["settings"]["label_smoothing"]
+    del stored["run"]["learning_rate"], stored["run"]["train_batch_size"]
+    path.write_text(json.dumps(stored))
+    (tmp_path / "seed-1" / "bert_task.json").unlink()
+    assert task_after("1,2") == chosen and len(StandIn.ran) == 4
+    assert read_trained_task(tmp_path / "seed-1") == plain
 
 
 def test_where_every_combination_diverged_each_is_named(model_dir, tables, tmp_path, monkeypatch):
@@ -458,6 +533,15 @@ def test_a_run_no_better_than_a_constant_is_named_failed():
     assert set(found["failed"]) == {"2", "3"}
     assert "not above that of a constant answer" in found["failed"]["2"]
     assert found["figures"]["accuracy"]["mean"] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("score", [0.5, 0.7])
+def test_a_grid_whose_best_is_no_better_than_a_constant_says_so(tmp_path, capsys, score):
+    best = FineTuningRun(3, "", 1, {"accuracy": score}, 1, 0.0, 0.0, None, 3e-3, 7)
+    worse = FineTuningRun(3, "", 1, {"accuracy": 0.4}, 1, 0.0, 0.0, None, 1e-3, 7)
+    report_combinations([worse, best], best, tmp_path, "accuracy", 0.6)
+    said = "the one that is kept has failed: accuracy 0.5000 is not above that of a constant"
+    assert (said in capsys.readouterr().out) == (score < 0.6)
 
 
 def test_where_every_run_diverged_the_best_weights_before_are_named():
@@ -728,7 +812,43 @@ def test_a_dev_set_that_does_not_tell_a_temperature(model_dir, tmp_path, caplog)
     with caplog.at_level("WARNING", "absl"):
         classification.run(command(given))
     assert "calibrate: the 83 examples of the dev set do not tell the temperature" in caplog.text
+    assert "it is set to 1" in caplog.text
     assert read_trained_task(tmp_path).temperature == 1
+
+
+def evaluated(kind, **splits):
+    """Return an evaluator of splits of (logits, labels)."""
+    logits, labels = ({s: pair[i] for s, pair in splits.items()} for i in (0, 1))
+    task = types.SimpleNamespace(kind=kind, labels=("a", "b"))
+    return types.SimpleNamespace(task=task, logits=logits, labels=labels)
+
+
+def test_a_temperature_alone_changes_no_decision_at_thresholds():
+    random = np.random.default_rng(3)
+    logits = random.normal(0, 3, (300, 2))
+    labels = random.random((300, 2)) < scipy.special.expit(logits / 2)
+    before = TrainedTask("multi_label", temperature=1.2, thresholds=(0.2, 0.7))
+    options = command({"output_dir": "x", "calibrate": True, "do_eval": True})
+    after = choose_decision(evaluated("multi_label", dev=(logits, labels)), before, options)
+    assert after.temperature == pytest.approx(2, rel=0.3)
+    np.testing.assert_array_equal(after.decide(logits), before.decide(logits))
+
+
+def test_logits_that_are_not_finite_are_told_of(tmp_path, caplog, capsys):
+    good, labels = np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 1])
+    bad = np.array([[np.nan, 0.0], [0.0, 1.0]])
+    both = evaluated("classification", dev_matched=(bad, labels), dev_mismatched=(good, labels))
+    trained = TrainedTask("classification")
+    with caplog.at_level("WARNING", "absl"):
+        errors = report_calibration(both, trained, tmp_path, draw=False)
+    assert list(errors) == ["ece_mismatched"]
+    assert "dev_matched: 1 of 2 examples have logits that are not finite" in caplog.text
+    options = command({"output_dir": "x", "calibrate": True, "do_eval": True})
+    with pytest.raises(InputError, match="dev_matched: 1 of 2 examples have logits that are not"):
+        choose_decision(both, trained, options)
+    report_classes(both, trained, tmp_path)
+    said = capsys.readouterr().out
+    assert 0 <= said.index("dev_matched:") < said.index("dev_mismatched:")
 
 
 def write_glue(folder, task, train, dev, test):
@@ -783,6 +903,8 @@ def test_the_originals_commands_predict_with_what_training_left(finished, model_
     (finished / "test_results.tsv").unlink()
     classification.run(command({**given, "do_train": False, "do_predict": True}))
     assert (finished / "test_results.tsv").read_bytes() == expected
+    with pytest.raises(InputError, match="for classification, not for multi_label"):
+        classification.run(command({**given, "kind": "multi_label", "do_predict": True}))
 
 
 @pytest.mark.slow
@@ -928,7 +1050,7 @@ def test_weights_of_labels_are_for_one_label_an_example(model_dir, tmp_path):
     rows = [(f"the film was {word}", number) for number, word in enumerate(GOOD)]
     write_table(tmp_path / "train.csv", rows)
     table = {"train_file": tmp_path / "train.csv", "text_column": "text", "label_column": "label"}
-    with pytest.raises(InputError, match="class_weights: is for kind classification, got regre"):
+    with pytest.raises(InputError, match="class_weights: is for kind classification or token_"):
         run(model_dir, tmp_path / "x", **table, do_train=True, kind="regression", class_weights="1")
 
 

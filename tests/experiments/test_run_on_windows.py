@@ -1,6 +1,8 @@
 """run_classifier.py on texts in windows, and what its model answers from strings."""
 
+import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -126,6 +128,35 @@ def test_strings_are_answered_as_the_records_are(finished):
     assert shape == dict.fromkeys(("input_ids", "input_mask", "segment_ids"), (None, None, None))
 
 
+def test_a_finished_model_is_asked_on_its_own_windows(finished, tmp_path, caplog):
+    output, tables = finished
+    folder = shutil.copytree(output, tmp_path / "out")
+    expected = np.loadtxt(folder / "test_results.tsv")
+    before = json.loads((folder / "eval_results.json").read_text())
+    trained = dataclasses.replace(read_trained_task(folder), temperature=2.5)
+    trained.write(folder)
+    given = {"test_file": tables["test_file"], "max_seq_length": LENGTH, "do_predict": True}
+    run(folder, folder, **given)  # without any flag of windows
+    logits = np.log(expected) / 2.5
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.loadtxt(folder / "test_results.tsv"), expected, atol=1e-5)
+    texts = [json.loads(line)["text"] for line in tables["test_file"].read_text().splitlines()]
+    served = bert_tf.Predictor(folder).predict(texts)["probabilities"]
+    np.testing.assert_allclose(served, expected, atol=1e-5)
+    dataclasses.replace(trained, temperature=1.0).write(folder)
+    given |= {**tables, "do_predict": False, "do_eval": True}
+    run(folder, folder, **given)
+    after = json.loads((folder / "eval_results.json").read_text())
+    assert after == pytest.approx(before, rel=1e-5)
+    with caplog.at_level("WARNING", "absl"):
+        run(folder, folder, **given, max_windows=1)
+    assert "max_windows: the model was trained with 4, and figures and predictions are with 1" in (
+        caplog.text
+    )
+    after = json.loads((folder / "eval_results.json").read_text())
+    assert after["eval_loss"] > before["eval_loss"] + 0.1
+
+
 def test_pairs_are_served_as_their_records_are(model_dir, tmp_path):
     tokenizer = FullTokenizer(model_dir / "words.txt")
     keras.utils.set_random_seed(5)
@@ -172,10 +203,25 @@ def test_regression_and_shorter_windows(model_dir, tmp_path):
 
 def test_options_that_are_not_the_models_are_refused(finished, model_dir, tmp_path):
     output, tables = finished
-    with pytest.raises(
-        InputError, match="doc_stride: needed, as the model was trained on texts in"
+    of_eval = {**tables, "max_seq_length": LENGTH, "do_eval": True}
+    for given, message in (
+        ({"max_seq_length": 12}, "max_seq_length: the model was trained on windows of 13 pieces, "),
+        ({"window_pooling": "mean"}, "window_pooling: the model has max, got mean"),
+        ({"doc_stride": 5, "calibrate": True}, "doc_stride: temperature and thresholds are chosen"),
     ):
-        run(output, output, **tables, max_seq_length=LENGTH, do_eval=True)
+        with pytest.raises(InputError, match=message):
+            run(output, output, **{**of_eval, **given})
+    with pytest.raises(InputError, match="window_pooling: needs --doc_stride"):
+        run(model_dir, tmp_path, **tables, window_pooling="max", do_train=True)
+    with pytest.raises(ValueError, match="max_windows: needs --doc_stride"):
+        run(model_dir, tmp_path, **tables, max_windows=3, max_seq_length=9, do_train=True)
+    unknown = shutil.copytree(output, tmp_path / "unknown")
+    (unknown / "bert_task.json").unlink()
+    with pytest.raises(InputError, match="doc_stride: needed, as the model was trained on texts"):
+        run(unknown, unknown, **of_eval)
+    # What is chosen of it is kept with the windows that were given.
+    run(unknown, unknown, **tables, **WINDOWS, do_eval=True, calibrate=True)
+    assert read_trained_task(unknown) == read_trained_task(output)
     plain = HEADS["classification"].make(CONFIG, 2)
     save_model_directory(tmp_path, plain, model_dir / "words.txt", ("no", "yes"))
     with pytest.raises(InputError, match="doc_stride: the model was trained on texts of one seq"):
