@@ -17,7 +17,7 @@ PATHS = {path.stem: path for path in notebooks.paths()}
 LEARNT = {
     "entities": "len(found) == len(messages) and scores[-1]['eval_entity_f1'] > 60",
     "finetune_csv": "accuracy[-1] >= 0.75 and accuracy[-1] > from_scratch[-1] + 0.1",
-    "looking_inside": "seen.tokens and vectors.shape == (6, 128)",
+    "looking_inside": "vectors.shape == (6, 128) and found.completeness_gap < 0.01",
     "pretraining": "loss < unigram - 1 and accuracy > 0.5",
     "question_answering": "scores['exact_match'] > 50 and server.returncode == 0",
 }
