@@ -66,10 +66,14 @@ def exit_on_error(
 
 
 def _lost_worker(error: Exception, values: flags.FlagValues) -> bool:
-    """Whether an error is what TensorFlow raises where one of several workers is gone."""
+    """Whether an error is what TensorFlow raises where one of several workers is gone.
+
+    Deadline exceeded: this one is who was cut off, and its heartbeats did not reach the chief.
+    """
     if "distribution_strategy" not in values:
         return False
     several = values.distribution_strategy == "multi_worker_mirrored"
     return several and isinstance(
-        error, memory.tensorflow_errors("UnavailableError", "AbortedError")
+        error,
+        memory.tensorflow_errors("UnavailableError", "AbortedError", "DeadlineExceededError"),
     )

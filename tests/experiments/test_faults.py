@@ -1,5 +1,6 @@
 """What a run loses where a disk is full, or one of several workers is lost or called away."""
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -10,7 +11,7 @@ import pytest
 from bert_tf.weights.tensor_bundle import read_tensors
 from bert_tf.weights.tensor_files import checkpoint_steps
 from experiments.command_line import preemption
-from tests.support import distributed_runs
+from tests.support import distributed_runs, network
 from tests.support.pretraining_runs import STEPS, finish, log_of, start, write_data
 
 # A disk of 900 kB as the output folder, copied out of the mount namespace when the command ends.
@@ -66,18 +67,20 @@ def assert_same_weights(first, second):
 # === Two workers ===
 
 
-def start_workers(data, folder):
-    configs = distributed_runs.tf_configs(distributed_runs.free_addresses(2))
+def start_workers(data, folder, hosts=None):
+    addresses = [f"{host.address}:2222" for host in hosts or ()]
+    configs = distributed_runs.tf_configs(addresses or distributed_runs.free_addresses(2))
     return [
         start(
             data,
             folder,
+            enter=hosts[i].enter if hosts else (),
             tf_config=config,
             distribution_strategy="multi_worker_mirrored",
             train_batch_size=14,
             eval_batch_size=6,
         )
-        for config in configs
+        for i, config in enumerate(configs)
     ]
 
 
@@ -138,6 +141,51 @@ def test_where_one_worker_is_killed_the_other_ends_and_both_go_on(data, whole, t
     assert "another worker was lost" in output.splitlines()[-1] and "Traceback" not in output
     assert max(checkpoint_steps(folder)) == 11, "nothing of a broken step is kept"
     outputs = finish_workers(start_workers(data, folder))
+    assert "step 11 (continued)" in outputs[0]
+    assert log_of(folder) == log_of(whole)
+    assert_same_weights(folder, whole)
+
+
+@pytest.fixture
+def far_hosts():
+    """Two hosts; what one sends is with the other after 30 ms, and every 50th packet never."""
+    with contextlib.ExitStack() as stack:
+        try:
+            yield stack.enter_context(network.two_hosts(delay_seconds=0.03, loss=0.02))
+        except PermissionError as error:
+            pytest.skip(str(error))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_hosts_far_apart_give_the_same_bits(data, whole, tmp_path, far_hosts):
+    hosts, cable = far_hosts
+    folder = tmp_path / "run"
+    processes = start_workers(data, folder, hosts)
+    wait_for_step(folder, 14, processes)
+    with cable.cut():  # for less than the five seconds that a heartbeat's answer may take
+        time.sleep(1)
+    assert all(process.poll() is None for process in processes)
+    finish_workers(processes)
+    assert cable.lost > 10
+    assert log_of(folder) == log_of(whole)
+    assert_same_weights(folder, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_where_a_host_is_cut_off_both_end_and_go_on(data, whole, tmp_path, far_hosts):
+    hosts, cable = far_hosts
+    folder = tmp_path / "run"
+    processes = start_workers(data, folder, hosts)
+    wait_for_step(folder, 14, processes)
+    with cable.cut():
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == preemption.STATUS, output
+        assert "another worker was lost" in output and "Traceback" not in output
+    assert max(checkpoint_steps(folder)) == 11
+    outputs = finish_workers(start_workers(data, folder, hosts))
     assert "step 11 (continued)" in outputs[0]
     assert log_of(folder) == log_of(whole)
     assert_same_weights(folder, whole)

@@ -3,9 +3,11 @@
 import sys
 
 import pytest
+import tensorflow as tf
 from absl import flags
 
 from bert_tf.training.errors import NonFiniteLossError
+from experiments.command_line import preemption
 from experiments.command_line.exit_status import exit_on_error
 from experiments.command_line.memory import (
     OUT_OF_MEMORY_STATUS,
@@ -79,6 +81,36 @@ def test_a_loss_that_is_not_finite_ends_a_command_with_one_line(capsys):
     )
     with pytest.raises(FloatingPointError):  # a mistake of the program, not of its user
         exit_on_error("script", overflow, flags.FlagValues())
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name", "status"),
+    [
+        ("multi_worker_mirrored", "UnavailableError", preemption.STATUS),
+        ("multi_worker_mirrored", "DeadlineExceededError", preemption.STATUS),
+        ("mirrored", "DeadlineExceededError", None),
+    ],
+)
+def test_a_lost_worker_ends_a_command_with_the_status_of_what_goes_on(
+    capsys, strategy, name, status
+):
+    values = flags.FlagValues()
+    flags.DEFINE_string("distribution_strategy", strategy, "", flag_values=values)
+    values(["script.py"])
+    text = "Graph execution error:\n\nCollective ops is aborted by: Deadline Exceeded\nRPC: x"
+    error = getattr(tf.errors, name)(None, None, text)
+
+    def lose():
+        raise error
+
+    if status is None:
+        with pytest.raises(type(error)):
+            exit_on_error("script", lose, values)
+        return
+    assert exit_on_error("script", lose, values) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("script: another worker was lost; start all of them again")
+    assert line.endswith("TensorFlow: Collective ops is aborted by: Deadline Exceeded")
 
 
 def test_trials_run_the_command_again_with_another_batch(monkeypatch, capsys, tmp_path):

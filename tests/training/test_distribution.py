@@ -1,10 +1,9 @@
 """Replicas, workers, precisions and accumulation steps against one device in float32."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
 from types import SimpleNamespace
 
 import keras
@@ -18,6 +17,7 @@ from bert_tf.training.log import METRICS_NAME, read_metrics
 from bert_tf.training.objectives import FineTuningObjective, PretrainingObjective
 from bert_tf.training.step import TrainStep
 from tests.support import distributed_runs as runs
+from tests.support import network
 from tests.support import synthetic_records as synthetic
 from tests.support.distributed_runs import BATCH, Case
 
@@ -147,40 +147,12 @@ def test_matrix(records_file, expected, tmp_path, layout, precision):
 @pytest.fixture
 def two_hosts():
     """Address and entering command of each of two network namespaces that a cable joins."""
-
-    def ip(*arguments):
-        subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-    names = [f"bert-{os.getpid()}-{i}" for i in range(2)]
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            for name in names:
-                ip("netns", "add", name)
-            ip(
-                "link",
-                "add",
-                "e0",
-                "netns",
-                names[0],
-                "type",
-                "veth",
-                "peer",
-                "e0",
-                "netns",
-                names[1],
-            )
-            for i, name in enumerate(names):
-                ip("-n", name, "addr", "add", f"10.77.0.{i + 1}/24", "dev", "e0")
-                for device in ("lo", "e0"):
-                    ip("-n", name, "link", "set", device, "up")
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"no network namespaces can be made here: {error}")
-        yield [
-            (f"10.77.0.{i + 1}:2222", ("ip", "netns", "exec", name)) for i, name in enumerate(names)
-        ]
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+            hosts, _ = stack.enter_context(network.two_hosts())
+        except PermissionError as error:
+            pytest.skip(str(error))
+        yield [(f"{host.address}:2222", host.enter) for host in hosts]
 
 
 @pytest.mark.slow
