@@ -1,7 +1,6 @@
 """From raw text to a filled-in sentence, through the scripts as a user runs them."""
 
 import gzip
-import json
 import pathlib
 import random
 import subprocess
@@ -9,8 +8,10 @@ import sys
 
 import pytest
 
+from bert_tf import files
 from bert_tf.input_pipeline.record_checks import manifests_of
 from experiments.pretraining import quickstart
+from tests.support import object_store
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 LENGTH, PREDICTIONS, STEPS = 31, 5, 7
@@ -35,8 +36,16 @@ def wiki_extract(path: pathlib.Path) -> None:
 
 
 @pytest.mark.timeout(840)  # seven processes, each of which imports TensorFlow on a busy machine
-def test_text_to_filled_sentence(tmp_path, capfd):
+@pytest.mark.parametrize("where", ["folder", pytest.param("store", marks=pytest.mark.slow)])
+def test_text_to_filled_sentence(tmp_path, capfd, monkeypatch, where, store):
+    """Every path is of a folder of this machine, or every one of an object store."""
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "copies"))  # of the commands
     wiki_extract(tmp_path / "wiki_00.gz")
+    place = str(tmp_path)
+    if where == "store":
+        place = "bucket://b/deep"
+        object_store.put("b/deep/wiki_00.gz", (tmp_path / "wiki_00.gz").read_bytes())
 
     def step(script, **arguments):
         quickstart.run_step(script, script, **arguments)
@@ -44,35 +53,36 @@ def test_text_to_filled_sentence(tmp_path, capfd):
 
     step(
         "data_prep/extract_corpus.py",
-        input_file=tmp_path / "wiki_*",
-        output_file=tmp_path / "train.txt",
-        heldout_output_file=tmp_path / "heldout.txt",
+        input_file=f"{place}/wiki_*",
+        output_file=f"{place}/train.txt",
+        heldout_output_file=f"{place}/heldout.txt",
         heldout_fraction=0.2,
         num_workers=1,
     )
     step(
         "data_prep/learn_vocab.py",
-        input_file=tmp_path / "train.txt",
-        output_file=tmp_path / "vocab.txt",
+        input_file=f"{place}/train.txt",
+        output_file=f"{place}/vocab.txt",
         vocab_size=113,
         num_unused=0,
     )
     for split in ("train", "heldout"):
         step(
             "data_prep/create_pretraining_data.py",
-            input_file=tmp_path / f"{split}.txt",
-            output_file=tmp_path / f"{split}.tfrecord",
-            vocab_file=tmp_path / "vocab.txt",
+            input_file=f"{place}/{split}.txt",
+            output_file=f"{place}/{split}.tfrecord",
+            vocab_file=f"{place}/vocab.txt",
             max_seq_length=LENGTH,
             max_predictions_per_seq=PREDICTIONS,
             dupe_factor=2,
             num_workers=1,
         )
-    manifest = manifests_of([str(tmp_path / "train.tfrecord")])[0]
+    manifest = manifests_of([f"{place}/train.tfrecord"])[0]
     assert manifest["counts"]["documents"] > 40
 
+    words = files.read_text(f"{place}/vocab.txt").splitlines()
     config = {
-        "vocab_size": len((tmp_path / "vocab.txt").read_text().splitlines()),
+        "vocab_size": len(words),
         "hidden_size": 22,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
@@ -84,13 +94,13 @@ def test_text_to_filled_sentence(tmp_path, capfd):
         "type_vocab_size": 2,
         "initializer_range": 0.02,
     }
-    (tmp_path / "bert_config.json").write_text(json.dumps(config))
+    files.write_json(f"{place}/bert_config.json", config)
     out = step(
         "experiments/run_pretraining.py",
-        input_file=tmp_path / "train.tfrecord",
-        eval_input_file=tmp_path / "heldout.tfrecord",
-        bert_config_file=tmp_path / "bert_config.json",
-        vocab_file=tmp_path / "vocab.txt",
+        input_file=f"{place}/train.tfrecord",
+        eval_input_file=f"{place}/heldout.tfrecord",
+        bert_config_file=f"{place}/bert_config.json",
+        vocab_file=f"{place}/vocab.txt",
         max_seq_length=LENGTH,
         max_predictions_per_seq=PREDICTIONS,
         do_train=True,
@@ -103,33 +113,34 @@ def test_text_to_filled_sentence(tmp_path, capfd):
         num_warmup_steps=2,
         log_steps=2,
         tensorboard=False,
-        output_dir=tmp_path / "model",
+        output_dir=f"{place}/model",
     )
     assert "held-out" in out
-    result = json.loads((tmp_path / "model/eval_results.json").read_text())
+    result = files.read_json(f"{place}/model/eval_results.json")
     assert result["global_step"] == STEPS
-    base = quickstart.baselines(tmp_path / "model/metrics.jsonl")
+    metrics = pathlib.Path(files.local_copy(f"{place}/model/metrics.jsonl"))
+    base = quickstart.baselines(metrics)
     assert base["unigram_loss"] < base["uniform_loss"]
     # Seven steps of a hundred words: no more than nearer to the data than a uniform guess.
     assert result["masked_lm_loss"] < base["uniform_loss"]
 
     step(
         "experiments/export_model.py",
-        model_dir=tmp_path / "model",
-        saved_model=tmp_path / "fill",
+        model_dir=f"{place}/model",
+        saved_model=f"{place}/fill",
         max_seq_length=LENGTH,
         top_k=3,
     )
     out = step(
         "experiments/fill_mask.py",
-        saved_model=tmp_path / "fill",
+        saved_model=files.local_copy(f"{place}/fill"),
         text=["The cat sees [MASK] dog.", "[MASK] [MASK] waits."],
     )
     lines = out.split("The cat sees [MASK] dog.\n", 1)[1].splitlines()
-    words = (tmp_path / "vocab.txt").read_text().splitlines()
     assert lines[0].startswith("  The cat sees ") and lines[0].endswith(" dog.")
     candidates = lines[1].split()
     assert len(candidates) == 6 and set(candidates[::2]) <= set(words)
+    assert not list((tmp_path / "copies").iterdir()), "each command has removed its copies"
 
 
 def test_unusable_folder_is_named(tmp_path):

@@ -157,27 +157,14 @@ def far_hosts():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_two_hosts_far_apart_give_the_same_bits(data, whole, tmp_path, far_hosts):
+@pytest.mark.timeout(1800)
+def test_where_a_host_far_away_is_cut_off_both_end_and_go_on(data, whole, tmp_path, far_hosts):
     hosts, cable = far_hosts
     folder = tmp_path / "run"
     processes = start_workers(data, folder, hosts)
-    wait_for_step(folder, 14, processes)
+    wait_for_step(folder, 7, processes)
     with cable.cut():  # for less than the five seconds that a heartbeat's answer may take
         time.sleep(1)
-    assert all(process.poll() is None for process in processes)
-    finish_workers(processes)
-    assert cable.lost > 10
-    assert log_of(folder) == log_of(whole)
-    assert_same_weights(folder, whole)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_where_a_host_is_cut_off_both_end_and_go_on(data, whole, tmp_path, far_hosts):
-    hosts, cable = far_hosts
-    folder = tmp_path / "run"
-    processes = start_workers(data, folder, hosts)
     wait_for_step(folder, 14, processes)
     with cable.cut():
         outputs = [process.communicate(timeout=300)[0] for process in processes]
@@ -187,5 +174,6 @@ def test_where_a_host_is_cut_off_both_end_and_go_on(data, whole, tmp_path, far_h
     assert max(checkpoint_steps(folder)) == 11
     outputs = finish_workers(start_workers(data, folder, hosts))
     assert "step 11 (continued)" in outputs[0]
+    assert cable.lost > 10
     assert log_of(folder) == log_of(whole)
     assert_same_weights(folder, whole)
