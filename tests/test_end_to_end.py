@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from bert_tf import files
-from bert_tf.input_pipeline.record_checks import manifests_of
+from bert_tf.input_pipeline.record_checks import expand_files, manifests_of
 from experiments.pretraining import quickstart
 from tests.support import object_store
 
@@ -77,7 +77,7 @@ def test_text_to_filled_sentence(tmp_path, capfd, monkeypatch, where, store):
             dupe_factor=2,
             num_workers=1,
         )
-    manifest = manifests_of([f"{place}/train.tfrecord"])[0]
+    manifest = manifests_of(expand_files(f"{place}/train.tfrecord"))[0]
     assert manifest["counts"]["documents"] > 40
 
     words = files.read_text(f"{place}/vocab.txt").splitlines()
