@@ -79,6 +79,26 @@ _LABELS: dict[str, Callable[[Mapping[str, Any], Any], tuple[Any, Any]]] = {
 }
 
 
+def _split_choices(batch: dict[str, Any], shape: Sequence[int]) -> None:
+    for name in INPUT_NAMES:
+        batch[name] = tf.reshape(batch[name], shape)
+
+
+def _element(
+    batch: dict[str, Any], labels_of: str, length: Any, weights: Any, with_mask: bool
+) -> tuple[Any, Any, Any]:
+    """Return (inputs, labels, weights) of a batch, cut to a length where there is one."""
+    if length is not None:
+        for name in (*INPUT_NAMES, *(_TOKEN_LABELS if labels_of == "token" else ())):
+            batch[name] = batch[name][..., :length]
+    if "is_real_example" in batch:
+        weights *= tf.cast(batch["is_real_example"][:, 0], tf.float32)
+    labels, weights = _LABELS[labels_of](batch, weights)
+    if with_mask and labels_of == "span":
+        labels["input_mask"] = batch["input_mask"]
+    return {name: batch[name] for name in INPUT_NAMES}, labels, weights
+
+
 class TaskRecords:
     """The records of one split of a task, as batches for `fit`, `predict` and `Trainer`.
 
@@ -150,8 +170,8 @@ class TaskRecords:
         self._parse = parse_example_fn(self._schema)
         self._vocab_size = vocab_size
         self._forward = functools.lru_cache(maxsize=1)(_forward_function)
-        widths = {feature.name: feature.length for feature in schema}
-        self.max_seq_length = widths["input_ids"] // (num_choices or max_windows or 1)
+        width = next(f.length for f in schema if f.name == "input_ids")
+        self.max_seq_length = width // (num_choices or max_windows or 1)
         self._longest = self.max_seq_length * (max_windows or 1)
         if lengths is None:
             lengths = _count_lengths(self._file, self._schema, self._longest)
@@ -174,9 +194,7 @@ class TaskRecords:
             ValueError: the manifest is not one of such records; or as for the class.
         """
         arguments = _read_manifest(os.fspath(path))
-        if vocab_size:
-            arguments["vocab_size"] = vocab_size
-        return cls(path, **arguments)
+        return cls(path, **{**arguments, "vocab_size": vocab_size or arguments["vocab_size"]})
 
     def __len__(self) -> int:
         return len(self._file)
@@ -303,38 +321,23 @@ class TaskRecords:
             if self.max_windows:
                 shape = [-1, self.max_windows, self.max_seq_length]
                 _cut_windows(batch, None if pad_to_max else windows, shape, self.path)
-            inputs, labels, weights = self._element(batch, length, weights, pad_to_max, with_mask)
+            if not pad_to_max:
+                _check_cut(batch["input_mask"], length, self.max_seq_length, self.path)
+            if self.num_choices:
+                _split_choices(batch, [-1, self.num_choices, self.max_seq_length])
+            if self._vocab_size is not None:
+                _check_ids(batch["input_ids"], self._vocab_size, self.path)
+            end, labels_of = None if pad_to_max else length, self._kind.labels
+            whole = _element(batch, labels_of, end, weights, with_mask)
             if with_weights:
-                return inputs, labels, weights
-            for weight in tf.nest.flatten(weights):
-                message = f"{self.path}: a record only fills a batch up; ask for with_weights=True"
-                tf.debugging.assert_equal(weight, 1.0, message)
-            return inputs, labels
+                return whole
+            _check_no_filler(whole[2], self.path)
+            return whole[:2]
 
         dataset = steps.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         options = tf.data.Options()
         options.deterministic = True
         return dataset.prefetch(4).with_options(options)
-
-    def _element(
-        self, batch: dict[str, Any], length: Any, weights: Any, pad_to_max: bool, with_mask: bool
-    ):
-        if not pad_to_max:
-            _check_cut(batch["input_mask"], length, self.max_seq_length, self.path)
-        for name in (*INPUT_NAMES, *(_TOKEN_LABELS if self._kind.labels == "token" else ())):
-            if self.num_choices:
-                shape = [-1, self.num_choices, self.max_seq_length]
-                batch[name] = tf.reshape(batch[name], shape)
-            if not pad_to_max:
-                batch[name] = batch[name][..., :length]
-        if self._vocab_size is not None:
-            _check_ids(batch["input_ids"], self._vocab_size, self.path)
-        if "is_real_example" in batch:
-            weights *= tf.cast(batch["is_real_example"][:, 0], tf.float32)
-        labels, weights = _LABELS[self._kind.labels](batch, weights)
-        if with_mask and self._kind.labels == "span":
-            labels["input_mask"] = batch["input_mask"]
-        return {name: batch[name] for name in INPUT_NAMES}, labels, weights
 
     # === Predictions ===
 
@@ -600,6 +603,13 @@ def _cut_windows(batch: dict[str, Any], windows: Any, shape: Sequence[int], path
                 "records",
             )
         batch[name] = rows[:, :windows]
+
+
+def _check_no_filler(weights: Any, path: str) -> None:
+    """Stop at an example of weight 0, which Keras would count where it gets no weights."""
+    message = f"{path}: a record only fills a batch up; ask for with_weights=True"
+    for weight in tf.nest.flatten(weights):
+        tf.debugging.assert_equal(weight, 1.0, message)
 
 
 def _check_cut(mask: tf.Tensor, length: tf.Tensor, max_seq_length: int, path: str) -> None:
