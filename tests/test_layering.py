@@ -90,6 +90,7 @@ NEUTRAL_FILES = (
     "training/optimizers.py",
     "training/objectives.py",
     "training/finetuning.py",
+    "training/distillation.py",
 )
 
 

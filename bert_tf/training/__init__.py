@@ -3,6 +3,8 @@
 from etils import epy as _epy
 
 with _epy.lazy_api_imports(globals()):
+    from bert_tf.training.distillation import DistillationObjective as DistillationObjective
+    from bert_tf.training.distillation import DistilledModel as DistilledModel
     from bert_tf.training.distribution import create_strategy as create_strategy
     from bert_tf.training.errors import StoppedError as StoppedError
     from bert_tf.training.finetuning import make_model as make_model

@@ -190,6 +190,34 @@ def cosine_similarity_loss(vectors, scores, weights=None):
     return regression_loss(ops.sum(vectors[:, 0] * vectors[:, 1], axis=-1), scores, weights)
 
 
+def soft_label_loss(logits, teacher_logits, weights=None, temperature=1.0):
+    """Sum T^2 KL(teacher || student), T the temperature that divides both logits, in nats.
+
+    Logits are [..., K], weights [...]. T^2 keeps the gradients' size whatever T is.
+
+    Reference: Hinton et al. (arXiv 1503.02531), section 2.
+    """
+    ours = ops.log_softmax(ops.cast(logits, "float32") / temperature, axis=-1)
+    theirs = ops.log_softmax(ops.cast(teacher_logits, "float32") / temperature, axis=-1)
+    divergence = ops.sum(ops.exp(theirs) * (theirs - ours), axis=-1)  # [...]
+    return _weighted_sum(temperature**2 * divergence, weights)
+
+
+def soft_multi_label_loss(logits, teacher_logits, weights=None, temperature=1.0):
+    """Sum over examples the mean over labels of T^2 KL(teacher || student), as `soft_label_loss`.
+
+    Each label holds or does not, by itself: logits are [B, K], weights [B].
+    """
+    ours = ops.cast(logits, "float32") / temperature
+    theirs = ops.cast(teacher_logits, "float32") / temperature
+    divergence = 0.0
+    for sign in (1.0, -1.0):  # that it holds, and that it does not
+        log_probability = ops.log_sigmoid(sign * theirs)  # [B, K]
+        difference = log_probability - ops.log_sigmoid(sign * ours)
+        divergence = divergence + ops.exp(log_probability) * difference
+    return _weighted_sum(temperature**2 * ops.mean(divergence, axis=-1), weights)
+
+
 def masked_lm_accuracy(logits, ids, weights):
     """Count the masked positions whose highest logit is the true word piece.
 

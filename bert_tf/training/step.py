@@ -83,6 +83,7 @@ class TrainStep:
         names = objective.metric_names
         # An objective of a user's own need not know of others in evaluation.
         self._eval_names = getattr(objective, "evaluation_metric_names", names)
+        self._taught = getattr(objective, "taught", None)  # of one with a teacher
         # float64: a sum over a large evaluation exceeds float32's 24 bits.
         self.train_sums = tf.Variable(tf.zeros([len(names), 2], tf.float64), trainable=False)
         self._sums_taken = np.zeros([len(names), 2])
@@ -204,6 +205,8 @@ class TrainStep:
     def _result_of_part(self, batch: Any, whole: Any) -> ReplicaResult:
         inputs, labels, weights = batch
         with fusion.fusing(self._fuses):  # gradients too, which trace recomputed layers anew
+            if self._taught is not None:  # outside of the tape: a teacher does not learn
+                labels = self._taught(inputs, labels)
             with tf.GradientTape() as tape:
                 outputs = self.model(inputs, training=True)
                 loss, metrics = self._objective_of(outputs, labels, weights, whole)

@@ -15,12 +15,13 @@ from bert_tf.training.log import RUN_CONFIG_NAME
 from bert_tf.weights.load import LoadedModel
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.training_setup import strategy_of, with_precision
-from experiments.finetuning.initial_model import InitialModel, find_trained, initial_model
+from experiments.finetuning.initial_model import InitialModel, find_trained
 from experiments.finetuning.options import FineTuningOptions
 from experiments.finetuning.results import report_combinations, report_runs
 from experiments.finetuning.runs import best_run, check_room, planned_runs, train_all
 from experiments.finetuning.seed_training import Job
 from experiments.finetuning.splits import Data
+from experiments.finetuning.teacher import find_teacher, student_or_initial
 
 Options = TypeVar("Options", bound=FineTuningOptions)
 
@@ -80,9 +81,12 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
     of_run = next(begun, folders[0])  # all have one precision
     training = with_precision(options.training, of_run, one_shape=options.pad_to_max_seq_length)
     options = dataclasses.replace(options, training=training)
-    start = initial_model(options)
+    start = student_or_initial(options)
     plan = make_plan(options, start)
     if plan.job is not None:
+        job = plan.job
+        teacher = find_teacher(options, start, job.kind, job.labels, job.window_pooling)
+        plan.job = dataclasses.replace(job, teacher=teacher)
         print(f"{plan.task.name}: begins with {start.description}")
         runs = train_all(plan.job, start, options)
         metric, baseline = plan.job.selection_metric, plan.job.baseline

@@ -13,6 +13,7 @@ from data_prep.finetuning import options, tables
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.model_options import ModelOptions
 from experiments.command_line.training_options import TrainingOptions
+from experiments.finetuning.distillation_options import DistillationOptions
 
 Options = TypeVar("Options", bound="FineTuningOptions")
 
@@ -131,6 +132,11 @@ class FineTuningOptions:
         """Whether learning rates or batch sizes are tried, if only one: each has a folder."""
         return bool(self.learning_rates or self.batch_sizes)
 
+    @property
+    def learns_from(self) -> DistillationOptions:
+        """The teacher, of commands that have one."""
+        return DistillationOptions()
+
     def combinations(self: Options) -> list[Options]:
         """Return these options with each learning rate and each batch size that is to be tried."""
         return [
@@ -185,6 +191,12 @@ class ClassifierOptions(FineTuningOptions):
         None,
         "Predict the commonest label of the training set; by default for WNLI alone, as the paper.",
     )
+    distillation: DistillationOptions = DistillationOptions()
+
+    @property
+    def learns_from(self) -> DistillationOptions:
+        """The teacher."""
+        return self.distillation
 
     def check_together(self) -> None:
         """Refuse options that no run could have together."""

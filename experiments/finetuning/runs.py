@@ -212,6 +212,7 @@ def _settings(
         **job.model_settings,
         **job.loss_settings,
     }
+    settings["distillation"] = job.teacher.settings if job.teacher is not None else None
     if job.window_pooling is not None:  # a later setting
         settings["window_pooling"] = job.window_pooling
     return json.loads(json.dumps(settings))  # as they come back out of a file

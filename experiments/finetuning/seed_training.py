@@ -22,7 +22,7 @@ from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.training.errors import NonFiniteLossError
 from bert_tf.training.finetuning import make_model
 from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing
-from bert_tf.training.objectives import FineTuningObjective
+from bert_tf.training.objectives import FineTuningObjective, Objective
 from bert_tf.training.options import TrainerOptions
 from bert_tf.training.trainer import Trainer, set_precision
 from bert_tf.weights.adapters import load_adapters, save_adapters
@@ -34,6 +34,7 @@ from experiments.command_line.exit_status import InputError
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import FineTuningOptions
 from experiments.finetuning.results import FineTuningRun, rank_of
+from experiments.finetuning.teacher import Teacher
 
 BEST_NAME = "best"
 ADAPTER_NAME = "adapter"
@@ -57,6 +58,7 @@ class Job:
         window_pooling: how the windows of a text become one vector; None where it is one sequence.
         model_settings: what else the model is made with.
         loss_settings: of `FineTuningObjective`.
+        teacher: what the model learns from beside the labels; None for nothing.
     """
 
     task: TrainedTask
@@ -72,6 +74,7 @@ class Job:
     window_pooling: str | None = None
     model_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    teacher: Teacher | None = None
 
     @property
     def kind(self) -> str:
@@ -181,7 +184,7 @@ class SeedTraining:
         self.trainer = Trainer(
             self.model,
             optimizer,
-            FineTuningObjective(self.job.kind, self.job.label_smoothing, self.job.loss_settings),
+            self.objective,
             self.folder,
             TrainerOptions(
                 steps_per_call=options.iterations_per_loop,
@@ -197,7 +200,7 @@ class SeedTraining:
 
     def _make_model(self) -> None:
         """Make the model with its initial weights; add adapters and freeze as the options say."""
-        options, start = self.options, self.start
+        options, start, teacher = self.options, self.start, self.job.teacher
         config = dataclasses.replace(
             start.config, bilstm=options.bilstm, window_pooling=self.job.window_pooling
         )
@@ -209,8 +212,13 @@ class SeedTraining:
             **self.job.model_settings,
         )
         random_weights: Sequence[str] = ()  # of the encoder, which the checkpoint lacks
-        if start.checkpoint is not None:
+        if start.checkpoint is not None and not (teacher and teacher.gives_layers):
             random_weights = load_checkpoint(self.model, start.checkpoint, heads=False).missing
+        self.objective: Objective = FineTuningObjective(
+            self.job.kind, self.job.label_smoothing, self.job.loss_settings
+        )
+        if teacher is not None:  # made last, so that the student begins as it would without one
+            self.objective = teacher.teach(self.model, self.objective)
         if options.lora_rank:
             self._add_adapters(random_weights)
         num_layers = start.config.num_hidden_layers
