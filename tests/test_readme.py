@@ -88,6 +88,7 @@ NOT_RUN = {
     "--runner=DataflowRunner": "needs a cluster",
     "--second_input_file": "is a piece; tests/training/test_state.py runs two phases",
     "--learning_rates": "trains six models; tests/experiments/test_run_classifier.py tries some",
+    "--teacher_dir": "trains a teacher too; tests/experiments/test_distillation.py runs it",
     "--distribution_strategy": "needs several devices; tests/training/test_distribution.py runs it",
     "curl ": "needs the server; tests/experiments/test_serve_rest.py asks one",
     "docker run": "needs Docker, and the image of TF Serving",
