@@ -207,7 +207,8 @@ def pool_states(states, mask, pooling):
     if pooling == "cls":
         return states[:, 0]
     real = ops.cast(ops.not_equal(mask, 0), "float32")
-    real = real[(..., *(None for _ in states.shape[2:]))]  # [B, F, 1, ...]
+    for _ in states.shape[2:]:  # not [..., None], which TFLite has not for free sizes
+        real = ops.expand_dims(real, -1)  # [B, F, 1, ...]
     if pooling == "max":
         return ops.max(states + (1.0 - real) * _MASKED_STATE, axis=1)
     return ops.sum(states * real, axis=1) / ops.maximum(ops.sum(real, axis=1), 1.0)

@@ -53,7 +53,8 @@ def means(objective, model, inputs, labels, weights):
     return {name: float(total / weight) for name, (total, weight) in figures.items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# The losses of retrieval depend on its batches: their negatives are of these.
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"retrieval"}))
 def test_evaluate_and_predict_are_of_the_records_whatever_the_batch_size(all_kinds, kind):
     tasks, _ = all_kinds[kind]
     model = make(kind, initializer_range=0.5)
