@@ -157,6 +157,7 @@ def test_a_finished_model_is_asked_on_its_own_windows(finished, tmp_path, caplog
     assert after["eval_loss"] > before["eval_loss"] + 0.1
 
 
+@pytest.mark.slow
 def test_pairs_are_served_as_their_records_are(model_dir, tmp_path):
     tokenizer = FullTokenizer(model_dir / "words.txt")
     keras.utils.set_random_seed(5)
@@ -181,6 +182,7 @@ def test_pairs_are_served_as_their_records_are(model_dir, tmp_path):
     np.testing.assert_allclose(found["logits"], logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_regression_and_shorter_windows(model_dir, tmp_path):
     keras.utils.set_random_seed(6)
     model = HEADS["classification"].make(CONFIG, 1, window_pooling="mean")
