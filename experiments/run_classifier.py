@@ -1,4 +1,4 @@
-r"""Fine-tunes BERT on GLUE, or on sentences and pairs of one's own, evaluates and predicts.
+r"""Fine-tunes BERT on GLUE, or on texts of one's own, evaluates and predicts.
 
     python experiments/run_classifier.py --task_name=MRPC --do_train --do_eval \
         --data_dir=$GLUE_DIR/MRPC --model_dir=uncased_L-12_H-768_A-12 --output_dir=runs/mrpc

@@ -194,7 +194,8 @@ class TaskRecords:
             ValueError: the manifest is not one of such records; or as for the class.
         """
         arguments = _read_manifest(os.fspath(path))
-        return cls(path, **{**arguments, "vocab_size": vocab_size or arguments["vocab_size"]})
+        arguments["vocab_size"] = vocab_size or arguments["vocab_size"]
+        return cls(path, **arguments)
 
     def __len__(self) -> int:
         return len(self._file)
