@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tf.config import BertConfig
 from bert_tf.models.task_models import HEADS
 from bert_tf.models.variables import to_numpy, weights_by_name
 from bert_tf.serving.sentence_transformers import save_sentence_transformers
@@ -32,6 +31,7 @@ from data_prep.corpus.new_words import (
     text_cost,
 )
 from data_prep.corpus.vocabulary import count_words, special_pieces
+from tests.support import synthetic_records as synthetic
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PIECES = [
@@ -41,13 +41,8 @@ PIECES = [
     *("the", "patient", "has", "myo", "##card", "##ial", "in", "##far", "##ction", "."),
 ]
 TEXT = "The patient has myocardial infarction.\nmyocardial tissue\n" * 3 + "The infarction\n"
-CONFIG = BertConfig(
-    vocab_size=len(PIECES),
-    hidden_size=14,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=11,
-    max_position_embeddings=17,
+CONFIG = synthetic.small_config(
+    vocab_size=len(PIECES), num_hidden_layers=1, max_position_embeddings=17
 )
 
 

@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 
 import bert_tf
-from bert_tf.config import BertConfig
 from bert_tf.models.task_models import HEADS
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.saved_model import export_saved_model
@@ -25,15 +24,13 @@ from experiments.command_line.exit_status import InputError
 from experiments.finetuning import classification
 from experiments.finetuning.options import ClassifierOptions
 from tests.support import command_options
+from tests.support import synthetic_records as synthetic
 
 WORDS = ("good", "bad", "the", "film", "was", "book", "a", "and", "of")
 VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
-CONFIG = BertConfig(
+CONFIG = synthetic.small_config(
     vocab_size=len(VOCABULARY),
-    hidden_size=22,
     num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=37,
     max_position_embeddings=31,
     initializer_range=0.5,
 )
