@@ -230,6 +230,6 @@ def get_kind(name: str) -> Kind:
     Raises:
         ValueError: no such kind; the message lists all.
     """
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:  # what files say may be anything
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {name!r}")
     return KINDS[name]
