@@ -214,9 +214,10 @@ class ShardedFiles:
         folder = pathlib.Path(self.path).parent
         opened: dict[str, TensorSource] = {}
         for file in sorted(set(weight_map.values())):
-            if pathlib.PurePath(file).name != file or "\\" in file or file in (".", ".."):
+            is_name = pathlib.PurePath(file).name == file and file not in (".", "..")
+            if not is_name or "\\" in file or not file.isprintable():
                 raise ValueError(f"{self.path}: names {file!r}, which is not a file of its folder")
-            if not (folder / file).is_file():
+            if not os.path.isfile(folder / file):  # Path.is_file fails for a name too long
                 raise FileNotFoundError(f"{folder / file}: no such file; {self.path} names it")
             opened[file] = _open_file(folder / file)
         self.shapes = {}
