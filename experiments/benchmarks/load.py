@@ -3,11 +3,12 @@ r"""Load the development server until it is saturated, and see what becomes of i
     python experiments/benchmarks/load.py --model_base_path=exported/mini --minutes=10 \
       --requests_file=requests.jsonl
 
-For each --batch_timeout_micros it starts experiments/serve.py on free ports of loopback and, in
-processes of their own, clients that send one request after another on connections that stay open.
-One client process is killed every --kill_seconds and another takes its place; what a killed one had
-not yet told is not counted. Prints for each window: requests per second, latency as clients see it,
-errors, and the server's memory over time; --output_file gets them as JSON.
+For each --batch_timeout_micros and --max_row_padding it starts experiments/serve.py on free ports
+of loopback and, in processes of their own, clients that send one request after another on
+connections that stay open. One client process is killed every --kill_seconds and another takes its
+place; what a killed one had not yet told is not counted. Prints for each: requests per second, the
+server's CPU time, latency as clients see it, errors, and the server's memory over time;
+--output_file gets them as JSON.
 
 --requests_file has one JSON body of a :predict request a line; without it, the text of --text.
 """
@@ -15,6 +16,7 @@ errors, and the server's memory over time; --output_file gets them as JSON.
 import contextlib
 import dataclasses
 import http.client
+import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -47,6 +49,9 @@ class Options(harness.BenchmarkOptions):
     )
     batch_timeout_micros: tuple[int, ...] = option((0, 1000, 5000), "Windows.", repeated=True)
     max_batch_size: int = option(32, "Rows of a batch at most.")
+    max_row_padding: tuple[float, ...] = option(
+        (0.5,), "Part of a row that may be padding.", repeated=True
+    )
     num_batch_threads: int = option(2, "Batches that run at once.")
     num_processes: int = option(2, "Client processes.")
     num_connections: int = option(16, "Connections of each process.")
@@ -158,8 +163,14 @@ def _memory_mib(port: int) -> float:
     return round(_metric(port, "process_resident_memory_bytes") / 2**20, 1)
 
 
+def _cpu_seconds(port: int) -> float:
+    return _metric(port, "process_cpu_seconds_total")
+
+
 @contextlib.contextmanager
-def _server(options: Options, window: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def _server(
+    options: Options, window: int, padding: float
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Yield the server, ready; its process and port."""
     command = [
         sys.executable,
@@ -169,6 +180,7 @@ def _server(options: Options, window: int) -> Iterator[tuple[subprocess.Popen[st
         "--rest_api_port=0",
         "--port=-1",
         f"--batch_timeout_micros={window}",
+        f"--max_row_padding={padding}",
         f"--max_batch_size={options.max_batch_size}",
         f"--num_batch_threads={options.num_batch_threads}",
     ]
@@ -187,9 +199,9 @@ def _server(options: Options, window: int) -> Iterator[tuple[subprocess.Popen[st
             process.terminate()
 
 
-def _measure(options: Options, window: int, bodies: list[bytes]) -> Figures:
-    """Return the figures of one window."""
-    with _server(options, window) as (process, port):
+def _measure(options: Options, window: int, padding: float, bodies: list[bytes]) -> Figures:
+    """Return the figures of one window and bound of padding."""
+    with _server(options, window, padding) as (process, port):
         clients = _Clients(options, port, "/v1/models/model:predict", bodies)
         try:
             time.sleep(_WARM_UP_SECONDS)
@@ -197,7 +209,7 @@ def _measure(options: Options, window: int, bodies: list[bytes]) -> Figures:
             begun, latencies, errors, memory = time.monotonic(), [], [], []
             next_kill = begun + (options.kill_seconds or float("inf"))
             end = begun + options.minutes * 60
-            next_reading = begun
+            next_reading, cpu = begun, _cpu_seconds(port)
             while (now := time.monotonic()) < end:
                 new_latencies, new_errors = clients.collect()
                 latencies += new_latencies
@@ -209,7 +221,7 @@ def _measure(options: Options, window: int, bodies: list[bytes]) -> Figures:
                     clients.kill_one()
                     next_kill += options.kill_seconds
                 time.sleep(0.2)
-            seconds = time.monotonic() - begun
+            seconds, cpu = time.monotonic() - begun, _cpu_seconds(port) - cpu
             batch_rows, batches = (
                 _metric(port, f"bert_tf:serving:batch_size_{kind}") for kind in ("sum", "count")
             )
@@ -223,9 +235,11 @@ def _measure(options: Options, window: int, bodies: list[bytes]) -> Figures:
     p50, p95, p99 = (round(1e3 * float(q), 2) for q in np.percentile(latencies, [50, 95, 99]))
     return {
         "batch_timeout_micros": window,
+        "max_row_padding": padding,
         "seconds": round(seconds, 1),
         "requests": len(latencies),
         "requests_per_second": round(len(latencies) / seconds, 1),
+        "server_cpu_ms_per_request": round(1e3 * cpu / len(latencies), 2),
         "latency_p50_ms": p50,
         "latency_p95_ms": p95,
         "latency_p99_ms": p99,
@@ -239,7 +253,7 @@ def _measure(options: Options, window: int, bodies: list[bytes]) -> Figures:
 
 
 def compare(options: Options) -> None:
-    """Measure all windows, and print the figures of each as a line of JSON."""
+    """Measure all windows and bounds of padding; print the figures of each as a line of JSON."""
     if options.requests_file:
         lines = pathlib.Path(options.requests_file).read_bytes().splitlines()
         bodies = [line for line in lines if line.strip()]
@@ -248,8 +262,9 @@ def compare(options: Options) -> None:
     if not bodies:
         raise ValueError("--requests_file: expected at least one line")
     rows = []
-    for window in options.batch_timeout_micros:
-        rows.append(_measure(options, window, bodies))
+    cases = itertools.product(options.batch_timeout_micros, options.max_row_padding)
+    for window, padding in cases:
+        rows.append(_measure(options, window, padding, bodies))
         print(json.dumps(rows[-1]), flush=True)
     harness.write_figures(options, cores=os.cpu_count(), windows=rows)
 

@@ -2,7 +2,8 @@
 
 Requests join where their arrays agree in everything but the first dimension, the batch. What comes
 out is cut along the first dimension again, so that a request gets its own rows; outputs that are
-padded to the longest row are padded to the longest of the batch, as in TF Serving.
+padded to the longest row are padded to the longest of the batch, as in TF Serving. Texts of unlike
+lengths run apart: a model computes as much for padding as for text.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import collections
 import concurrent.futures
 import dataclasses
+import itertools
 from typing import Protocol
 
 import grpc
@@ -40,8 +42,23 @@ class _Request:
     signature: Batchable
     inputs: Arrays
     rows: int
+    longest: int  # bytes of the longest row's texts
     future: asyncio.Future[Arrays]
     arrived: float
+
+
+# What a row costs besides its text, in bytes of text: very short ones may as well run together.
+_BYTES_OF_A_ROW = 64
+
+
+def _longest_row(inputs: Arrays) -> int:
+    """Return the most bytes of text that a row has; other values have one shape and no padding."""
+    texts = [array for array in inputs.values() if array.dtype == object]
+    rows = len(texts[0]) if texts else 0
+    sizes = (
+        sum(len(text) for array in texts for text in np.ravel(array[row])) for row in range(rows)
+    )
+    return max(sizes, default=0)
 
 
 def _common_rows(inputs: Arrays) -> int | None:
@@ -130,13 +147,15 @@ class Batcher:
         """
         self.check_room()
         rows = _common_rows(inputs) if signature.batchable else None
+        shared = bool(rows)
         if rows:
             shapes = ((name, a.dtype.str, a.shape[1:]) for name, a in inputs.items())
             key: object = (signature, tuple(sorted(shapes)))
         else:
             key, rows = object(), self._options.max_batch_size  # Alone and without waiting.
         loop = asyncio.get_running_loop()
-        request = _Request(signature, inputs, rows, loop.create_future(), loop.time())
+        longest = _longest_row(inputs) if shared else 0
+        request = _Request(signature, inputs, rows, longest, loop.create_future(), loop.time())
         self._groups.setdefault(key, collections.deque()).append(request)
         self._set_waiting(self._waiting + 1)
         self._dispatch()
@@ -196,14 +215,27 @@ class Batcher:
             task.add_done_callback(self._running.discard)
 
     def _take(self, key: object) -> list[_Request]:
-        group, batch, rows = self._groups[key], [], 0
-        while group and (not batch or rows + group[0].rows <= self._options.max_batch_size):
-            batch.append(group.popleft())
-            rows += batch[-1].rows
-        if not group:
+        """Remove the request that waits longest, and those that may run with it."""
+        group = self._groups[key]
+        batch = [group[0]]
+        for request in itertools.islice(group, 1, None):
+            if self._fits([*batch, request]):
+                batch.append(request)
+        taken = {id(request) for request in batch}
+        left = collections.deque(request for request in group if id(request) not in taken)
+        if left:
+            self._groups[key] = left
+        else:
             del self._groups[key]
         self._set_waiting(self._waiting - len(batch))
         return batch
+
+    def _fits(self, batch: list[_Request]) -> bool:
+        """Return whether the requests are not too many rows, nor too unlike in length."""
+        sizes = [_BYTES_OF_A_ROW + request.longest for request in batch]
+        padding = 1 - min(sizes) / max(sizes)
+        rows = sum(request.rows for request in batch)
+        return rows <= self._options.max_batch_size and padding <= self._options.max_row_padding
 
     async def _run_batch(self, batch: list[_Request], begun: float) -> None:
         loop = asyncio.get_running_loop()

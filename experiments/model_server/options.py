@@ -54,6 +54,12 @@ class ServerOptions:
     max_batch_size: int = option(
         32, "Rows of a batch at most; a larger request runs alone.", minimum=1, group="batches"
     )
+    max_row_padding: float = option(
+        0.5,
+        "Part of a row that may be padding; texts of unlike lengths run apart. 1: no limit.",
+        minimum=0,
+        maximum=1,
+    )
     batch_timeout_micros: int = option(
         1000,
         "How long a request waits for others to join it.",

@@ -73,9 +73,10 @@ def test_a_fault_of_the_batcher_itself_is_an_answer_too(monkeypatch):
     asyncio.run(run())
 
 
-def batcher(size=4, micros=HOUR, threads=1, room=100):
+def batcher(size=4, micros=HOUR, threads=1, room=100, padding=0.5):
     options = ServerOptions(
         max_batch_size=size,
+        max_row_padding=padding,
         batch_timeout_micros=micros,
         num_batch_threads=threads,
         max_enqueued_requests=room,
@@ -102,6 +103,51 @@ def test_full_batch_runs_as_one():
     assert calls == [[1, 2, 3, 4, 5]]
     assert [r["y"].tolist() for r in results] == [[2, 4], [6], [8, 10]]
     assert [r["rows"].tolist() for r in results] == [[0, 1], [2], [3, 4]]
+
+
+class Measuring:
+    """Tells how many texts it was given at once, and the longest."""
+
+    model_name = "measuring"
+
+    def __init__(self):
+        self.batchable, self.calls = True, []
+
+    def __call__(self, inputs):
+        texts = [b"".join(np.ravel(row)) for row in inputs["text"]]
+        self.calls.append([len(text) for text in texts])
+        return {"bytes": np.array([len(text) for text in texts])}
+
+
+def batches_of(sizes, columns=1, **options):
+    """Return the sizes of each batch that requests of one text each make, and the answers."""
+
+    async def main():
+        made, signature = batcher(size=len(sizes), **options), Measuring()
+        arrays = [np.array([[b"x" * size] * columns], object) for size in sizes]
+        results = await gathered(*(made.run(signature, {"text": array}) for array in arrays))
+        await made.close()
+        return signature.calls, [int(result["bytes"][0]) for result in results]
+
+    return asyncio.run(main())
+
+
+def test_texts_of_unlike_lengths_run_apart():
+    """Each batch begins with the request that waits longest, so that none waits for ever."""
+    sizes = [2000, 10, 1000, 30, 1900, 900]
+    calls, answers = batches_of(sizes, micros=20_000)
+    assert calls == [[2000, 1000, 1900], [10, 30], [900]]
+    assert answers == sizes
+    # A row costs something besides its text: the shortest may as well run together.
+    assert batches_of([1, 60, 2])[0] == [[1, 60, 2]]
+    # All texts of a row count.
+    assert batches_of([2000, 10], columns=2, micros=20_000)[0] == [[4000], [20]]
+
+
+def test_padding_may_be_without_limit_or_none():
+    sizes = [2000, 10, 2000]
+    assert batches_of(sizes, padding=1.0)[0] == [sizes]
+    assert batches_of(sizes, padding=0.0, micros=20_000)[0] == [[2000, 2000], [10]]
 
 
 def test_window_ends_a_batch_that_is_not_full():
@@ -266,7 +312,7 @@ def test_server_joins_requests_of_an_exported_model(tmp_path, model, vocab_file)
     pytest.importorskip("tensorflow_text")
     export_saved_model(test_saved_model.fill_mask_of(model, vocab_file), tmp_path / "fill")
     sentences = test_saved_model.SENTENCES
-    options = {"max_batch_size": len(sentences), "batch_timeout_micros": HOUR}
+    options = {"max_batch_size": len(sentences), "max_row_padding": 1, "batch_timeout_micros": HOUR}
     path = "/v1/models/fill:predict"
     with stand_ins.running([("fill", str(tmp_path / "fill"))], **options) as server:
         together = ask_together(server, [(path, {"instances": [s]}) for s in sentences])
