@@ -1,5 +1,6 @@
 """What the tests share: where real data lies, and a bound on what may be skipped."""
 
+import logging
 import os
 import pathlib
 
@@ -36,6 +37,19 @@ def pytest_sessionfinish(session):
     if len(skips) > limit:
         reporter.write_line(f"\n{len(skips)} tests skipped, at most {limit} may", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_as_it_is(caplog):
+    """What a library leaves changed is lost to whoever imports ours, and to later tests."""
+    before = _levels(caplog)
+    yield
+    assert _levels(caplog) == before, "levels of the root logger and its handlers changed"
+
+
+def _levels(caplog):
+    root = logging.getLogger()
+    return root.level, root.manager.disable, caplog.handler.level
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tarfile
 import unicodedata
 
@@ -22,6 +20,7 @@ import pytest
 
 import bert_tf
 from bert_tf.tasks.trained_task import read_trained_task
+from tests.support import warm_commands
 
 REPOSITORY = next(
     folder for folder in pathlib.Path(__file__).resolve().parents if (folder / "setup.py").is_file()
@@ -52,21 +51,15 @@ def unpack(folder, *names):
 def run(name, folder):
     """Runs the command that made the files in a folder, and returns what it printed."""
     script, *arguments = EXPECTED["commands"][name]
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / script), *arguments],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
-            "CUDA_VISIBLE_DEVICES": "",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "CUDA_VISIBLE_DEVICES": "",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    done = warm_commands.run([REPOSITORY / script, *arguments], cwd=folder, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def read_json(path):

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ import pytest
 
 import bert_tf
 from experiments.paper_tables.scale import read_scale
-from tests.support import code_blocks
+from tests.support import code_blocks, warm_commands
 from tests.support.code_blocks import REPOSITORY, Code
 from tests.support.synthetic_records import small_config
 from tests.test_end_to_end import wiki_extract
@@ -271,8 +272,12 @@ class Reader:
         path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
         environment |= {"GLUE_DIR": str(self.folder / "glue"), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        given = {"cwd": self.folder, "env": environment, "text": True}
-        done = subprocess.run(["bash", "-c", command], capture_output=True, **given)
+        given = {"cwd": self.folder, "env": environment}
+        parts = shlex.split(command.replace("$GLUE_DIR", environment["GLUE_DIR"]))
+        if parts[0] == "python" and not re.search(r"[$&|<>;]", command.replace("$GLUE_DIR", "")):
+            done = warm_commands.run(parts[1:], **given)
+        else:
+            done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, **given)
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 

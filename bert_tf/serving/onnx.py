@@ -1,5 +1,6 @@
 """ONNX files of the model on ids."""
 
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.serving.library_messages import less_of
 from bert_tf.serving.options import TOLERANCES
 from bert_tf.serving.saved_model import Check, Run, new_version, no_check, precision_note
 from bert_tf.serving.served_model import ServedModel
@@ -95,15 +97,10 @@ def load_onnx(folder: str | os.PathLike, *, threads: int = 1) -> Run:
 
 def _quantize(file: pathlib.Path) -> None:
     """Round the weights of a file's matrix products and tables to 8 bits."""
-    import logging
-
     from onnxruntime import quantization  # pyright: ignore[reportMissingImports]
 
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it asks for a step that only merges what is merged already
-    try:
-        whole = os.fspath(file)
+    whole = os.fspath(file)
+    with less_of(None, logging.ERROR):  # it asks for a step that only merges what is merged already
         quantization.quantize_dynamic(
             whole,
             whole,
@@ -111,8 +108,6 @@ def _quantize(file: pathlib.Path) -> None:
             per_channel=True,
             reduce_range=True,  # 7 bits: sums of 8 overflow on processors without VNNI
         )
-    finally:
-        root.setLevel(level)
 
 
 def _name_sizes(proto: Any, specs: Mapping[str, tf.TensorSpec], middle: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bert_tf.serving.library_messages import less_of
 from bert_tf.serving.options import TOLERANCES
 from bert_tf.serving.saved_model import (
     Check,
@@ -128,16 +129,16 @@ def load_openvino(folder: str | os.PathLike, *, threads: int = 1) -> Run:
 def _quantize(graph: Any, samples: Sequence[Arrays]) -> Any:
     import nncf  # pyright: ignore[reportMissingImports]
 
-    nncf.set_log_level(logging.ERROR)
     # Of weights 7 bits: sums of products of 8 overflow on processors without VNNI.
     fix = nncf.quantization.advanced_parameters.OverflowFix.ENABLE
-    return nncf.quantize(
-        graph,
-        nncf.Dataset(samples),
-        model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(samples),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
-    )
+    with less_of("nncf", logging.ERROR):
+        return nncf.quantize(
+            graph,
+            nncf.Dataset(samples),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(samples),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+        )
 
 
 def _worst(served: ServedModel, run: Run, samples: Sequence[Arrays]) -> float:

@@ -19,9 +19,12 @@ import tensorflow as tf
 
 from bert_tf.files import local_path
 from bert_tf.serving import model_card, server_operations
+from bert_tf.serving.library_messages import less_of
 from bert_tf.serving.options import COMPUTE_TOLERANCE, MODEL_CARD_NAME, TOLERANCES
 from bert_tf.serving.served_model import ServedModel
 
+# TensorFlow says where it writes: that folder gets another name.
+_WHERE_IT_WRITES = (tf.get_logger().name, logging.WARNING)
 WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"
 _TOLERANCES = TOLERANCES["saved_model"]
 
@@ -213,7 +216,7 @@ def _write(
         module = tf.Module()
         module.weights = served.weights
         module.ids = served.ids
-        with served.for_saving(), _without_temporary_name():
+        with served.for_saving(), less_of(*_WHERE_IT_WRITES):
             tf.saved_model.save(module, folder, signatures={"serving_default": served.ids})
         notes = [*notes, server_operations.server_note(folder)]
         card = model_card.card_heading(served, name, description, notes)
@@ -221,7 +224,7 @@ def _write(
         (folder / MODEL_CARD_NAME).write_text("\n".join(card) + "\n", encoding="utf-8")
         return
     signatures = served.signatures()
-    with served.for_saving(), _without_temporary_name():
+    with served.for_saving(), less_of(*_WHERE_IT_WRITES):
         tf.saved_model.save(served, folder, signatures=signatures)
     warmup = folder / WARMUP_NAME
     warmup.parent.mkdir(exist_ok=True)
@@ -230,18 +233,6 @@ def _write(
     notes = [*notes, server_operations.server_note(folder)]
     card = model_card.make_model_card(served, name, signatures, description, notes)
     (folder / MODEL_CARD_NAME).write_text(card, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _without_temporary_name() -> Iterator[None]:
-    """Keep TensorFlow from saying where it writes: that folder gets another name."""
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel(max(level, logging.WARNING))
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _verify(served: ServedModel, folder: pathlib.Path, ids_only: bool) -> None:
