@@ -1,6 +1,7 @@
 """The train step against fit and NumPy, exact continuation, logs and errors."""
 
 import json
+import logging
 
 import keras
 import numpy as np
@@ -497,7 +498,8 @@ def test_a_log_needs_no_tensorboard_and_another_host_writes_none(tmp_path, monke
 
     monkeypatch.setattr(tf.summary, "create_file_writer", create)
     settings = dict(start=0, target=9, tokens=0, verbose=False, tensorboard=True)
-    log = RunLog(tmp_path, ["loss"], is_chief=True, **settings)
+    with caplog.at_level(logging.WARNING, "bert_tf"):
+        log = RunLog(tmp_path, ["loss"], is_chief=True, **settings)
     assert "no TensorBoard summaries: the package tensorboard is not installed" in caplog.text
     RunLog(tmp_path, ["loss"], is_chief=False, **settings).write_eval(7, {"loss": 1.5})
     log.write_eval(5, {"loss": 2.5})
