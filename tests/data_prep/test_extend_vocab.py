@@ -190,10 +190,10 @@ def test_the_command_tells_what_a_text_saves(tmp_path, vocab_file, capsys):
 
 
 def test_a_tokenizer_without_a_file_and_words_of_no_pieces(tmp_path, tokenizer, capsys):
-    vocab = {**tokenizer.vocab, "last": max(tokenizer.vocab.values()) + 2}  # an id of no piece
+    vocab = {**tokenizer.vocab, "last": max(tokenizer.vocab.values()) + 3}  # after ids of no piece
     made = extended(FullTokenizer.from_vocab(vocab), ["heart"], "end")
     assert made.vocab["heart"] == vocab["last"] + 1 and made.vocab["last"] == vocab["last"]
-    assert {**made.vocab, **vocab} == made.vocab
+    assert {**made.vocab, **vocab} == made.vocab and len(made.vocab) == vocab["last"] + 2
     words, path = tmp_path / "words.txt", tmp_path / "v.txt"
     path.write_text("".join(f"{piece}\n" for piece in PIECES))
     words.write_text("λογος\n")
