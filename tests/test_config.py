@@ -208,6 +208,16 @@ def test_wrong_values_raise_naming_the_field(field, value):
         BertConfig(**{**SMALL, field: value})
 
 
+def test_a_bilstm_has_an_even_size():
+    with pytest.raises(ValueError, match="hidden_size must be even for bilstm, got 21"):
+        BertConfig(**{**SMALL, "hidden_size": 21, "num_attention_heads": 3}, bilstm=True)
+
+
+def test_google_takes_null_as_no_activation(tmp_path):
+    path = write(tmp_path / "bert_config.json", {**GOOGLE, "hidden_act": None})
+    assert BertConfig.from_json_file(path).hidden_act == "linear"
+
+
 def test_from_dict_needs_a_vocabulary_size():
     with pytest.raises(ValueError, match="vocab_size"):
         BertConfig.from_dict({"hidden_size": 22})

@@ -64,6 +64,9 @@ def test_a_folder_is_no_output_file(tmp_path, name):
     with pytest.raises(ValueError, match=f"^output_file: {tmp_path}/{name} is a folder, expected"):
         check_output(f"{tmp_path}/{name}", "output_file")
     assert os.listdir(tmp_path) == ["deep"]
+    with pytest.raises(IsADirectoryError, match="deep"), write_whole(tmp_path / "deep") as stream:
+        stream.write(b"x")
+    assert os.listdir(tmp_path) == ["deep"]
 
 
 def test_a_file_moves_to_another_file_system(tmp_path, monkeypatch):

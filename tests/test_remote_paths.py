@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import pathlib
 import re
@@ -205,6 +206,25 @@ def test_outputs_that_cannot_be_are_refused(store, path, reason):
     with pytest.raises(ValueError, match=f"^output_file: ({reason})"):
         files.check_output(path, "output_file")
     assert object_store.names() == ["b/folder/x"]
+
+
+def test_shards_come_with_the_index_that_names_them(store):
+    from bert_tf.weights.locate import locate
+
+    index = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    there = {
+        "model.safetensors.index.json": json.dumps(index),
+        "model-00001-of-00001.safetensors": "x",
+        "config.json": "{}",
+        "other.txt": "",
+        "training_state.pt": "left there",
+    }
+    for name, text in there.items():
+        files.write_text(f"bucket://b/m/{name}", text)
+    found = locate("bucket://b/m/model.safetensors.index.json")
+    place = pathlib.Path(found.path)
+    assert found.format == "hf" and place.name == "model.safetensors.index.json"
+    assert {path.name for path in place.parent.iterdir()} == set(there) - {"training_state.pt"}
 
 
 def test_pipes_and_devices_stay_what_they_are(tmp_path):

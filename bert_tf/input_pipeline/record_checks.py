@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import functools
 import glob
 import itertools
 import os
@@ -472,13 +473,12 @@ def _sound_records(
     """Yield a file's records, of the schema where one is given; others are an error or reported."""
     damaged = 0
 
-    def note(message: str) -> None:
+    def note(report: Callable[[str], None], message: str) -> None:
         nonlocal damaged
         damaged += 1
-        if report is not None:
-            report(message)
+        report(message)
 
-    reader = read_records(path, None if report is None else note)
+    reader = read_records(path, None if report is None else functools.partial(note, report))
     if features is None:
         yield from reader
         return

@@ -93,15 +93,19 @@ def _list(feature: Mapping[int, bytes]) -> tuple[str, list[np.ndarray]]:
     if kind == 1:
         return "bytes", []
     dtype, unpacked = ("float32", 5) if kind == 2 else ("int64", 0)
-    parts = []
+    parts, is_packed = [], False
     for number, wire, value in _fields(data):
-        if number != 1:
+        # What follows packed values TensorFlow leaves unread, where protobuf reads on.
+        if is_packed and number != 1:
             continue
-        if wire not in (2, unpacked) or (kind == 2 and len(value) % 4):
+        if is_packed or number != 1 or wire not in ((unpacked,) if parts else (2, unpacked)):
+            raise IndexError
+        is_packed = wire == 2
+        if kind == 2 and len(value) % 4:
             raise IndexError
         if kind == 2:
             parts.append(np.frombuffer(value, "<f4"))
-        elif wire == 2:
+        elif is_packed:
             parts.append(_packed_varints(value))
         else:
             parts.append(np.array([value], np.uint64).view("<i8"))

@@ -11,6 +11,7 @@ Shapes: N windows, L max_seq_length, T pieces of a document, K n_best_size.
 """
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -348,12 +349,8 @@ class _TokenizedWords(dict[str, str]):
 
 def _nth_character(words: Sequence[str], number: int) -> int:
     """Find the character with so many others, spaces aside, before it in words joined by spaces."""
-    passed = 0
-    for spaces, word in enumerate(words):
-        passed += len(word)
-        if number < passed:
-            return number + spaces
-    raise IndexError(number)
+    ends = itertools.accumulate(map(len, words))
+    return next(number + spaces for spaces, end in enumerate(ends) if number < end)
 
 
 def _with_probabilities(nbest: list[_Entry]) -> list[dict[str, Any]]:

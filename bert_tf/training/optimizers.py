@@ -308,9 +308,16 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             grads: list of gradients: tensors, `tf.IndexedSlices`, or None for an unused variable.
             trainable_variables: the variables, in the same order; needed on the first call unless
                 the optimizer is built.
+
+        Raises:
+            ValueError: there are more gradients than variables, or fewer.
         """
         variables = trainable_variables or self._trainable_variables
-        if len(grads) == len(variables):  # Keras raises otherwise, and says what is wrong.
+        if variables:  # Keras raises otherwise, but takes the first of more gradients
+            if len(grads) != len(variables):
+                raise ValueError(
+                    f"grads: expected {len(variables)}, one for each variable, got {len(grads)}"
+                )
             grads = [dense_gradient(g, v) for g, v in zip(grads, variables, strict=True)]
         super().apply(grads, trainable_variables)
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import shutil
+import types
 
 import pytest
 
 from bert_tf import files
 from data_prep.cluster import jobs
+from data_prep.cluster.command import needing, runner_arguments
 from data_prep.cluster.files import FsspecFiles
 from data_prep.pretraining import cluster_jobs, cluster_steps
 from tests.support.cluster_records import VOCABULARY, options_of
@@ -74,6 +76,14 @@ def test_an_attempt_that_is_ended_leaves_what_another_has_written(monkeypatch, t
     store.write_json(path, [1])
     assert store.read_json(path) == [1] and len(system.ls(name)) == 1
 
+    def full(*_):
+        raise OSError("no space left")
+
+    store.remove(path)
+    monkeypatch.setattr(FsspecFiles, "rename_remote", full)
+    with pytest.raises(OSError, match="no space left"):  # and no other has written it
+        store.write_json(path, [1])
+
 
 class _Failing(jobs.Runner):
     """A runner that gives the results, or the error, that a test tells it to."""
@@ -84,6 +94,41 @@ class _Failing(jobs.Runner):
         if self.error:
             raise self.error
         self.job.files.write_json(path, list(self.results))
+
+
+def test_a_job_that_is_done_is_not_run_again(tmp_path):
+    runner = _Failing(jobs.Job(str(tmp_path), FsspecFiles()), False)
+    runner.results = [1, 2]
+    assert runner.run("pairs", [], []) == [1, 2]
+    runner.error = OSError("run again")
+    assert runner.run("pairs", [], [], 2) == [1, 2]
+
+
+def test_a_remote_work_folder_stays_where_another_run_can_go_on(tmp_path):
+    store, work = FsspecFiles(), f"memory://{tmp_path}/work"
+    for error, stays in ((OSError, True), (ValueError, False), (None, False)):
+        with (
+            contextlib.suppress(OSError, ValueError),
+            jobs.remote_work_folder(store, work) as folder,
+        ):
+            assert folder == work and store.exists(work)
+            store.write_json(f"{work}/a.json", [1])
+            if error is not None:
+                raise error
+        assert store.exists(f"{work}/a.json") is stays
+
+
+def test_arguments_of_runners():
+    values = types.SimpleNamespace(spark_master="local[2]", runner="local")
+    with pytest.raises(ValueError, match="spark_master: needs runner spark, and runner is local"):
+        runner_arguments(["x"], values)
+    values.spark_master = None
+    assert runner_arguments(["x"], values) == []
+    with pytest.raises(ValueError, match="unexpected argument 'b.txt'.*quote"):
+        runner_arguments(["x", "b.txt"], values)
+    missing = r"runner: spark needs Apache Spark: pip install 'bert-tf\[spark\]' \(no pyspark\)"
+    with pytest.raises(ValueError, match=missing), needing("Apache Spark", "spark", "spark"):
+        raise ImportError("no pyspark")
 
 
 def test_lost_results_and_old_errors(tmp_path):

@@ -263,6 +263,10 @@ def test_scripts_without_the_flags_refuse_the_tasks(tmp_path):
             ["--task_name=mrpc", "--data_dir={tmp}", "--tfds"],
             "mrpc: no prepared TFDS data in",
         ),
+        (
+            ["--task_name=mrpc", "--data_dir=memory://x", "--tfds"],
+            "data_dir: with tfds expected a local folder, got memory://x",
+        ),
         (["--task_name=mrpc", "--text_column=a"], "mrpc has columns of its own"),
         (["--train_file={tmp}/t.csv"], "text_column: needed to read tables of your own"),
         (["--train_file={tmp}/t.csv", "--text_column=a"], "label_column: needed for the train and"),

@@ -179,7 +179,29 @@ def test_the_command_tells_what_a_text_saves(tmp_path, vocab_file, capsys):
     assert "tissue (was t ##i ##s ##s ##u ##e, 3 times in the text)" in told
     run(CommandOptions(input_file=(str(text),), num_words=1, **options))
     assert FullTokenizer(output).tokenize("myocardial tissue")[-1] == "tissue"
-    assert "1 new words" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 new words" in told and "as many [unused] pieces there are" not in told
+    few = tmp_path / "few.txt"
+    few.write_text("".join(f"{p}\n" for p in PIECES if p == "[unused0]" or "unused" not in p))
+    run(CommandOptions(input_file=(str(text),), **{**options, "vocab_file": str(few)}))
+    assert "no more than 1 words: as many [unused] pieces there are" in capsys.readouterr().out
+    run(CommandOptions(input_file=(str(text),), place="end", **options))
+    assert len(load_vocab(output)) > len(PIECES)
+
+
+def test_a_tokenizer_without_a_file_and_words_of_no_pieces(tmp_path, tokenizer, capsys):
+    vocab = {**tokenizer.vocab, "last": max(tokenizer.vocab.values()) + 3}  # after ids of no piece
+    made = extended(FullTokenizer.from_vocab(vocab), ["heart"], "end")
+    assert made.vocab["heart"] == vocab["last"] + 1 and made.vocab["last"] == vocab["last"]
+    assert {**made.vocab, **vocab} == made.vocab and len(made.vocab) == vocab["last"] + 2
+    words, path = tmp_path / "words.txt", tmp_path / "v.txt"
+    path.write_text("".join(f"{piece}\n" for piece in PIECES))
+    words.write_text("λογος\n")
+    output = str(tmp_path / "o")
+    run(CommandOptions(str(words), vocab_file=str(path), output_file=output))
+    assert "1 words were [UNK] until now, so that their rows begin as its row: λογος" in (
+        capsys.readouterr().err
+    )
 
 
 def test_words_that_become_unknown_are_told(tmp_path, vocab_file, capsys):
@@ -314,6 +336,17 @@ def test_a_model_for_vectors_is_extended_with_its_pooling(tmp_path, tokenizer):
     expected = TrainedTask("similarity", max_seq_length=13, pooling="max", normalize=True)
     assert read_sentence_transformers(target) == read_trained_task(target) == expected
     assert (target / "1_Pooling" / "config.json").is_file()
+
+
+def test_a_model_without_a_vocabulary_is_named(tmp_path, tokenizer):
+    save_hf(tmp_path / "m", HEADS["encoder"].make(CONFIG), None)
+    words = tmp_path / "words.txt"
+    words.write_text("heart\n")
+    options = CommandOptions(
+        str(words), model_dir=str(tmp_path / "m"), output_dir=str(tmp_path / "o")
+    )
+    with pytest.raises(ValueError, match="model_dir: no vocabulary lies with .*m"):
+        run(options)
 
 
 def test_a_model_that_cannot_be_written_leaves_an_empty_folder(tmp_path, tokenizer, monkeypatch):

@@ -15,6 +15,7 @@ from absl import flags
 from bert_tf.options import define
 from data_prep.corpus import extraction, scripts
 from data_prep.corpus.extraction import (
+    CommandOptions,
     Options,
     RawDocument,
     clean_wiki_line,
@@ -106,6 +107,33 @@ def test_wikiextractor_can_keep_titles_and_fragments(tmp_path):
     )
     assert lines[0] == "Salt & Pepper"
     assert "Trade routes" in lines
+
+
+def test_documents_without_titles_and_escapes_that_stay(tmp_path):
+    text = '<doc id="1">\nSalt &amp; pepper are here.\n</doc>\n\n<doc id="2" title="T">\n\n</doc>\n'
+    path = write(tmp_path / "w", text)
+    assert extracted(tmp_path, path) == ["Salt & pepper are here.", ""]
+    assert extracted(tmp_path, path, unescape_html=False) == ["Salt &amp; pepper are here.", ""]
+
+
+def test_what_was_asked_for_and_did_not_happen_is_told(tmp_path):
+    counts = extraction.Counts(documents=7, documents_read=7)
+    report = extraction.report_lines(counts, 1.0, "out", "held")
+    assert "warning: no document was held out; raise --heldout_fraction" in report
+    counts.heldout_documents = 1
+    assert "no document was held out" not in "".join(
+        extraction.report_lines(counts, 1.0, "out", "held")
+    )
+    options = CommandOptions(input_file=("a",), output_file="b", runner="spark", max_documents=3)
+    with pytest.raises(ValueError, match="max_documents: .*; drop --runner=spark"):
+        extraction.run(options)
+
+
+def test_a_splitter_lies_where_the_user_stands(tmp_path, monkeypatch):
+    write(tmp_path / "splits_here.py", "def split(text):\n    return [text[:3], text[3:]]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert extraction.load_splitter("splits_here:split")("abcde") == ["abc", "de"]
 
 
 def test_text_that_only_looks_like_markup_stays():
@@ -249,6 +277,7 @@ def test_limits_of_documents(tmp_path):
         ("j", '{"text": "a"}\n{"text": \n', "j:2: broken JSON"),
         ("j", '{"text": "a"}\n\n{"body": "b"}\n', "j:3: no field 'text'"),
         ("j", '{"text": 5}\n', "j:1: field 'text': expected text, got int"),
+        ("j", '{"text": "a"}\n[1]\n', "j:2: expected a JSON object, got list"),
         ("j.json", '[{"text": "a"}]', "j.json:1: expected JSON lines"),
         ("j", '{"text": "a"}\n{"text": ' + "9" * 5000 + "}\n", "j:2: JSON cannot be read: Exceeds"),
         ("j", '{"text": ' + "[" * 100_000 + "\n", "j:1: JSON cannot be read: maximum recursion"),

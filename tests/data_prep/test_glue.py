@@ -7,6 +7,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from bert_tf.tasks.table import TASKS
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import glue
 from data_prep.finetuning.glue import TextExample
+from data_prep.finetuning.sources import tfds_source
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "classification"
@@ -209,6 +211,7 @@ def test_pairs_without_a_gold_label_are_left_out(tmp_path):
     (example,) = _read(tmp_path, "mnli", "dev_matched", on_skip=skipped.append)
     assert example.guid == "dev_matched-1"
     assert skipped == [f"{path}, line 2: no gold label"]
+    assert _read(tmp_path, "mnli", "dev_matched") == [example]
     _write(tmp_path, "dev.tsv", "sentence1\tsentence2\tlabel\na\tb\t-\n")
     with pytest.raises(ValueError, match="unknown label '-'"):
         _read(tmp_path, "rte", "dev")
@@ -391,6 +394,57 @@ for again in (False, True):
                         num_workers=2, show_progress=False)
     print(made.num_examples, made.from_cache)
 """
+
+
+def test_the_newest_version_of_a_prepared_folder_is_taken(tmp_path):
+    task = TASKS["mrpc"]
+    for version in ("1.9.0", "1.10.0", "2.0.0.incomplete", "3.0.0"):
+        folder = tmp_path / "glue" / "mrpc" / version
+        folder.mkdir(parents=True)
+        if version != "3.0.0":
+            (folder / "dataset_info.json").write_text("{}")
+    newest = str(tmp_path / "glue" / "mrpc" / "1.10.0")
+    assert glue.tfds_folder(task, tmp_path) == glue.tfds_folder(task, newest) == newest
+    (pathlib.Path(newest) / "subfolder").mkdir()
+    source = tfds_source(task, str(tmp_path), "test")
+    assert source.files == (f"{newest}/dataset_info.json",) and not source.labelled
+
+
+def test_prepared_examples_by_a_stand_in(tmp_path, monkeypatch):
+    """What is read and refused; a slow test reads folders that TFDS has prepared."""
+    (tmp_path / "dataset_info.json").write_text("{}")
+    rows = [
+        {"sentence1": b"a", "sentence2": "\u00e9".encode(), "label": 1, "idx": 7},
+        {"sentence1": b"", "sentence2": b"d", "label": 5, "idx": 3},
+        {"sentence1": b"e", "sentence2": b"f", "label": 0},
+    ]
+    features = {"sentence1": None, "sentence2": None, "idx": None}
+    label = types.SimpleNamespace(names=["not_equivalent", "equivalent"])
+    info = types.SimpleNamespace(
+        splits={"train": 3, "validation": 3, "test": 3}, features={**features, "label": label}
+    )
+    asked = []
+    builder = types.SimpleNamespace(
+        info=info, as_dataset=lambda split, shuffle_files: asked.append(split) or rows
+    )
+    stand_in = types.SimpleNamespace(builder_from_directory=lambda _: builder, as_numpy=iter)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", stand_in)
+    bad, task = [], TASKS["mrpc"]
+    found = [
+        (x.guid, x.text_a, x.text_b, x.label)
+        for x in glue.read_tfds(task, "dev", tmp_path, bad.append)
+    ]
+    assert found == [("dev-7", "a", "\u00e9", "1"), ("dev-2", "e", "f", "0")]
+    assert bad == [f"{tmp_path}, dev example 1: unknown label '5': expected one of 0, 1"]
+    source = tfds_source(task, str(tmp_path), "test")
+    assert [x.label for x in source.read(None, None)] == 3 * [None]
+    assert asked == ["validation", "test"]
+    with pytest.raises(ValueError, match="no split 'x'; it has test, train, validation"):
+        list(glue.read_tfds(task, "x", tmp_path))
+    info.features = features
+    with pytest.raises(ValueError, match="no feature 'label'; it has sentence1, sentence2, idx"):
+        list(glue.read_tfds(task, "dev", tmp_path))
+    assert glue._tfds_label(TASKS["sts-b"], 2.5, None) == 2.5
 
 
 @pytest.mark.slow

@@ -94,9 +94,31 @@ def test_repeated_paragraphs_are_written_once(stdlib, tmp_path):
     assert "It has to be read as it is, and so on." in text
 
 
+def test_documents_that_are_held_out(stdlib, tmp_path, capsys):
+    outputs = {}
+    for fraction in (0.0, 0.5):
+        files = [str(tmp_path / name) for name in ("train.txt", "heldout.txt")]
+        counts = python_docs.write_python_docs(
+            *files, heldout_fraction=fraction, stdlib=str(stdlib), min_document_sentences=1
+        )
+        texts = [pathlib.Path(file).read_text() for file in files]
+        outputs[fraction] = texts
+        assert texts[0].count("\n\n") == counts.documents
+        assert texts[1].count("\n\n") == counts.heldout_documents
+        assert len(texts[1].encode()) == counts.heldout_bytes
+        assert texts[1].count("\n") == counts.heldout_sentences + counts.heldout_documents
+    (whole, none), (train, heldout) = outputs.values()
+    assert not none and train and heldout
+    documents = [set(text.split("\n\n")) - {""} for text in (whole, train, heldout)]
+    assert documents[0] == documents[1] | documents[2] and not documents[1] & documents[2]
+    with pytest.raises(ValueError, match="heldout_fraction: expected 0 <= fraction < 1, got 1"):
+        python_docs.write_python_docs("x", heldout_fraction=1)
+
+
 def test_folder_without_sources(tmp_path):
     with pytest.raises(FileNotFoundError, match="no Python sources"):
         list(python_docs.python_documents(str(tmp_path)))
+    assert python_docs._topics("# Of no topics.\nother = 3\n") == {}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ pyspark = pytest.importorskip(
 if shutil.which("java") is None:
     pytest.skip("Apache Spark needs Java 17, and there is no java", allow_module_level=True)
 
-from data_prep.corpus import spark_extraction  # noqa: E402  (what it imports may be missing)
+from data_prep.cluster import spark_jobs  # noqa: E402  (what it imports may be missing)
+from data_prep.corpus import spark_extraction  # noqa: E402
 from data_prep.pretraining import spark_runner  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning:pyspark")
@@ -115,6 +117,48 @@ def test_bad_settings_are_refused(tmp_path):
         ValueError, match=r"spark_master: cannot use local\[no\]: .*Could not parse Master URL"
     ):
         spark_runner.create_pretraining_data(options_of(tmp_path / "out"), "local[no]")
+
+
+class _Context:
+    """What of a context is asked for."""
+
+    _active_spark_context = None
+    master, uiWebUrl = "spark://h:1", "http://h:4040"
+
+    def __init__(self, conf=None, batchSize=None):
+        self.settings, self.is_stopped = dict(conf.getAll()) if conf else {}, False
+
+    def setLogLevel(self, level):
+        self.level = level
+
+    def stop(self):
+        self.is_stopped = True
+
+
+def test_settings_of_a_cluster(monkeypatch, capsys):
+    monkeypatch.setattr(spark_jobs, "_check_java", lambda: None)
+    monkeypatch.setattr(pyspark, "SparkContext", _Context)
+    monkeypatch.setenv("PYSPARK_PYTHON", "before")
+    python = ["--spark.pyspark.python=/of/workers"]
+    with spark_jobs.spark_context("x", "spark://h:1", 3, python, show=True) as context:
+        assert os.environ["PYSPARK_PYTHON"] == "/of/workers"
+        assert context.settings["spark.cores.max"] == "3" and context.level == "ERROR"
+    assert context.is_stopped and "Spark's page: http://h:4040" in capsys.readouterr().err
+    # Those of spark-submit, and a context that is there already, which stays.
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
+    monkeypatch.setenv("PYSPARK_PYTHON", "before")
+    monkeypatch.setattr(_Context, "_active_spark_context", _Context())
+    with spark_jobs.spark_context("x", None, 0, [], show=False) as context:
+        assert context is _Context._active_spark_context
+        assert os.environ["PYSPARK_PYTHON"] == "before"
+    assert not context.is_stopped and not capsys.readouterr().err
+
+
+def test_the_line_of_an_error():
+    assert spark_jobs._reason(RuntimeError("\n  it ended\n  here")) == "it ended"
+    assert spark_jobs._reason(RuntimeError()) == "RuntimeError"
+    text = "Caused by:\npickle.PicklingError: first\na.b.ModuleNotFoundError: No module named 'x'\n"
+    assert "named 'x'; each worker's Python needs bert-tf" in spark_jobs._reason(RuntimeError(text))
 
 
 # === Extraction ===

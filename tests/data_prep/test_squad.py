@@ -505,6 +505,7 @@ def test_the_answer_at_its_place_can_be_learned(tmp_path, code):
         ("x (b-b) y", "b", ["b"], 0),
         ("x (b c) y", "b c", ["b", "c"], 0),
         ("x b c y", " b", ["b"], 0),  # a space before it is of the word before
+        ("x \u200bcb y", "\u200b", ["c", "##b"], 0),  # of no piece: all of its words
     ],
 )
 def test_answers_at_their_place_in_text_with_spaces(

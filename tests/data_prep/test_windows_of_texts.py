@@ -11,6 +11,7 @@ from bert_tf.tasks.document_windows import TextRule, WindowRule, encode_words, m
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from data_prep.finetuning import glue
+from data_prep.finetuning.kinds import FeatureSettings, text_rule
 from data_prep.finetuning.options import (
     SpanOptions,
     TaggedOptions,
@@ -180,6 +181,8 @@ def test_other_kinds_have_no_such_windows(tmp_path):
     for name in ("squad1.1", "ner"):
         with pytest.raises(ValueError, match="max_windows: is for texts to classify, got the task"):
             extra_settings(TASKS[name], TaggedOptions(), windows.spans, windows)
+        with pytest.raises(ValueError, match="max_windows: is for texts to classify, got a task"):
+            text_rule(FeatureSettings(TASKS[name], 9, {"max_windows": 3}))
     assert windows.spans == SpanOptions()
     with pytest.raises(ValueError, match="max_windows: is for texts to classify, got 3 for multip"):
         TaskRecords(

@@ -456,6 +456,8 @@ def test_flags_that_do_not_fit_are_refused(refused, data):
     assert "profile_steps: expected steps of the run, which takes 46, got 10,47" in text
     text = refused(length_bins=4, pack_sequences=True)
     assert text.startswith("pack_sequences, length_bins: expected one of them") and "bins 4" in text
+    several = {"find_batch_size": True, "distribution_strategy": "multi_worker_mirrored"}
+    assert "find_batch_size: measure on one host" in refused(**several)
     assert "num_warmup_steps: expected at least 0" in refused(num_warmup_steps=-1)
     assert "learning_rate" in refused(learning_rate=0)
     assert "got both" in refused(model_size="tiny")

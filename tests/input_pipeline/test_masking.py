@@ -167,3 +167,18 @@ def test_bad_rules_are_named():
         MaskingRule(VOCAB, mask_prob=0.9)
     with pytest.raises(ValueError, match="masked_lm_prob"):
         MaskingRule(VOCAB, masked_lm_prob=0.0)
+
+
+def test_sequences_of_any_length_are_refused():
+    spec = tf.TensorSpec([None, None], tf.int32)
+    mask = tf.function(
+        lambda ids: mask_batch(
+            {"input_ids": ids},
+            rule=MaskingRule(VOCAB),
+            max_predictions_per_seq=PREDICTIONS,
+            seed=tf.constant([3, 5]),
+        ),
+        autograph=False,
+    )
+    with pytest.raises(ValueError, match="expected a static length, got an unknown one"):
+        mask.get_concrete_function(spec)

@@ -611,6 +611,11 @@ def test_files_of_which_no_record_is_sound_are_refused(files, tmp_path):
     empty.write_bytes(b"")
     with pytest.raises(ValueError, match="empty.tfrecord: no records in this file"):
         count_records([files[2], str(empty)])
+    # Of which the manifest tells all that the first record would.
+    manifest = {"files": ["empty.tfrecord"], "max_token_id": 5}
+    (tmp_path / "empty.manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="empty.tfrecord: no records in this file"):
+        _check([empty])
     # Their first is sound and of another program.
     other = tmp_path / "other.tfrecord"
     other.write_bytes(frame_record(b"no example \xff") + framed[0])

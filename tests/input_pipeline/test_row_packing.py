@@ -13,6 +13,7 @@ from bert_tf.input_pipeline import row_packing
 from bert_tf.input_pipeline.masking import MaskingRule, NextPieceRule
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.input_pipeline.row_packing import count_rows, first_fit
+from bert_tf.records.schema import pretraining_features
 from bert_tf.training.objectives import PretrainingObjective
 from tests.support import packed_rows
 from tests.support import synthetic_records as synthetic
@@ -238,3 +239,8 @@ def test_what_does_not_fit_is_refused(files):
         take(masked, 1, length_bins=4)
     with pytest.raises(ValueError, match="row_counts: expected 2 counts above 0, got \\[9\\]"):
         take(masked, 1, row_counts=[9])
+    rule = row_packing.RowPacking(
+        pretraining_features(LENGTH + 1, PREDICTIONS), PREDICTIONS, 2, None
+    )
+    with pytest.raises(ValueError, match="a.tfrecord: records do not fit: .*input_mask"):
+        rule.count(masked[0])

@@ -1,9 +1,11 @@
 """Features are the hidden states, in order, whatever the batches were; and the cache."""
 
+import errno
 import gc
 import json
 import os
 import pathlib
+import shutil
 import weakref
 
 import keras
@@ -318,6 +320,38 @@ def test_another_process_may_be_faster(encoder, windows, tmp_path):
 
     assert len(stored_features(tmp_path, encoder, windows, [-1], on_text=meanwhile)) == 53
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("what", ["the same", "nothing that can be read"])
+def test_another_process_may_be_faster_in_the_last_moment(
+    encoder, windows, tmp_path, monkeypatch, what
+):
+    def rename(source, target):
+        os.mkdir(target)
+        (pathlib.Path(target) / "features.json").touch()
+        if what == "the same":
+            shutil.copy(source / "values.npy", target)
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(os, "rename", rename)
+    if what == "the same":
+        assert len(stored_features(tmp_path, encoder, windows, [-1])) == 53
+    else:
+        with pytest.raises(OSError, match="what was just written there cannot be read"):
+            stored_features(tmp_path, encoder, windows, [-1])
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_cannot_get_its_name_is_an_error_and_nothing_is_left(
+    encoder, windows, tmp_path, monkeypatch
+):
+    def rename(source, target):
+        raise PermissionError(errno.EACCES, "Permission denied", target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        stored_features(tmp_path, encoder, windows, [-1])
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_texts(encoder, tmp_path):

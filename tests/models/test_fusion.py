@@ -101,6 +101,19 @@ def test_attention_probabilities_are_there_where_they_are_asked_for(batch):
     np.testing.assert_allclose(tf.reduce_sum(outputs["attention_probs_1"], -1), 1, rtol=1e-5)
 
 
+# Keras', of layers that it cannot quantize, and where it reads a variable.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+def test_a_quantized_encoder_attends_as_without_fusing(batch):
+    model = bert_encoder(CONFIG)
+    model.quantize("int8")
+    inputs = {name: tf.constant(batch[name]) for name in INPUT_NAMES}
+    expected = tf.function(lambda x: model(x, training=False))(inputs)
+    with fusion.fusing():
+        found = tf.function(lambda x: model(x, training=False))(inputs)
+    assert_close(found, expected, 1e-5)
+
+
 def test_without_fusing_a_function_is_called_as_it_is():
     rng = np.random.default_rng(2)
     x, residual = (tf.constant(rng.normal(size=(5, 7)), tf.float32) for _ in range(2))

@@ -335,6 +335,8 @@ def test_too_long_sequences_are_refused():
 def test_layers_want_a_config():
     with pytest.raises(ValueError, match="BertConfig, got dict"):
         layers.Encoder({"vocab_size": 3})
+    with pytest.raises(ValueError, match=r"rate must be in \[0, 1\), got 1"):
+        layers.Dropout(1)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import safetensors.numpy
 import tensorflow as tf
 
 from bert_tf.models.lora import PROJECTIONS, add_lora, lora_layers, merge_lora, merged_weights
@@ -24,7 +25,7 @@ EVERY = tuple(PROJECTIONS)
 
 def small_model(kind="classification", **config):
     keras.utils.set_random_seed(4)
-    labels = {"num_labels": LABELS} if kind == "classification" else {}
+    labels = {"num_labels": LABELS} if kind.endswith("classification") else {}
     config = synthetic.small_config(**{"num_hidden_layers": 1, "initializer_range": 0.3, **config})
     return make_model(kind, config, **labels)
 
@@ -197,6 +198,17 @@ def test_a_file_of_adapters_with_odd_values_is_refused(tmp_path, changes, messag
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
     with pytest.raises(ValueError, match=message):
         load_adapters(tmp_path, small_model())
+
+
+def test_adapters_of_no_layer_of_the_model_are_refused(tmp_path):
+    save_adapters(tmp_path, adapted("token_classification", ["query"]))
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == "TOKEN_CLS"
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    others = {name.replace("query", "gate"): tensor for name, tensor in tensors.items()}
+    safetensors.numpy.save_file(others, path)
+    with pytest.raises(ValueError, match="no adapter there is of a dense layer of this model"):
+        load_adapters(tmp_path, small_model("token_classification"))
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000])

@@ -11,6 +11,7 @@ from bert_tf.config import BertConfig
 from bert_tf.models import heads
 from bert_tf.models.encoder import bert_encoder
 from bert_tf.models.heads import (
+    BiLstm,
     ClassificationHead,
     MaskedLMHead,
     PretrainingHeads,
@@ -314,6 +315,10 @@ def test_heads_are_serialisable():
     copy = keras.layers.deserialize(keras.layers.serialize(PretrainingHeads(config, name="cls")))
     assert copy.config == config
     assert copy.seq_relationship is None
+    for whole in (True, False):
+        lstm = BiLstm(CONFIG, return_sequences=whole, name="bilstm")
+        copy = keras.layers.deserialize(keras.layers.serialize(lstm))
+        assert copy.config == CONFIG and copy.return_sequences is whole
 
 
 # === Training ===

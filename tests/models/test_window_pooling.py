@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from bert_tf.config import WINDOW_POOLINGS, BertConfig
+from bert_tf.models.heads import WindowPooling
 from bert_tf.models.task_models import bert_classifier, parts_of_windows
 from bert_tf.models.variables import to_numpy, weights_by_name
 from bert_tf.weights.load import load_checkpoint, load_model
@@ -178,3 +179,8 @@ def test_files_bring_the_model_back(save, tmp_path):
 def test_refuses_another_pooling(pooling):
     with pytest.raises(ValueError, match="window_pooling must be one of mean, max, first, attent"):
         bert_classifier(CONFIG, LABELS, window_pooling=pooling)
+
+
+def test_a_layer_pools_as_its_configuration_says():
+    with pytest.raises(ValueError, match="window_pooling: the configuration has none"):
+        WindowPooling(CONFIG)

@@ -293,6 +293,14 @@ def test_no_examples_are_no_bytes():
     [
         (NAME + message(2, SEVEN_AND_NINE), [7, 9]),
         (NAME + message(2, message(3, b"\x0a\x0c" + b"\x80" * 10 + b"\x01\x09")), None),  # 11 bytes
+        (NAME + message(2, message(3, b"\x0a\x00\x08\x07\x08\x09")), None),  # none packed, two not
+        (NAME + message(2, message(3, b"\x0a\x01\x07\x0a\x01\x09")), None),  # packed twice
+        (NAME + message(2, message(3, b"\x08\x07\x0a\x01\x09")), None),  # packed after another
+        (NAME + message(2, message(3, b"\x08\x07\x08\x09\x12\x01\x05")), None),  # and field 2
+        (NAME + message(2, message(3, b"\x12\x01\x05\x0a\x02\x07\x09")), None),  # before
+        (NAME + message(2, message(3, b"\x0a\x00")), None),  # no values
+        (NAME + message(2, message(3)), None),
+        (NAME + message(2, message(3, b"\x0a\x03\x07\x09\x85")), None),  # ends within a number
         (NAME + message(2, message(3, b"\x08" + b"\x80" * 10 + b"\x01\x08\x09")), None),
         (NAME + message(2, message(3, b"\x0a\x02\x07\x09\x12\x01\x05")), [7, 9]),  # and field 2
         (NAME + message(2, message(3, b"\x08\x05"), SEVEN_AND_NINE), None),
@@ -354,6 +362,15 @@ def test_arrays_must_match_the_schema(arrays, message):
         encode_examples([FeatureSpec("x", "int64", 3)], arrays)
 
 
+def test_features_have_as_many_rows_and_numbers_are_no_text():
+    schema = [FeatureSpec("x", "int64", 3), FeatureSpec("y", "float32", 1)]
+    integers = np.ones((2, 3), int)
+    with pytest.raises(ValueError, match="feature 'y': expected 2 rows as in the first .*, got 5"):
+        encode_examples(schema, {"x": integers, "y": np.ones((5, 1))})
+    with pytest.raises(ValueError, match="feature 'y': expected numbers, got <U1"):
+        encode_examples(schema, {"x": integers, "y": np.full((2, 1), "7")})
+
+
 def test_features_must_be_sound():
     with pytest.raises(ValueError, match="dtype must be 'int64' or 'float32', got 'int32'"):
         FeatureSpec("x", "int32", 3)
@@ -361,6 +378,8 @@ def test_features_must_be_sound():
         FeatureSpec("x", "int64", 0)
     with pytest.raises(ValueError, match="feature names must be distinct"):
         encode_examples([FeatureSpec("x", "int64", 1)] * 2, {"x": np.ones((1, 1), int)})
+    with pytest.raises(ValueError, match="a record needs at least one feature"):
+        encode_examples([], {})
     assert encode_examples([FeatureSpec("x", "int64", 3)], {"x": np.ones((0, 3), int)}) == []
 
 

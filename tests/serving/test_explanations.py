@@ -4,16 +4,22 @@ import json
 import logging
 import pathlib
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import bert_tf
 from bert_tf.models.rollout import attention_rollout
+from bert_tf.models.task_models import HEADS
 from bert_tf.serving.explanations import NO_ANSWER, explain
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.question_answering import QuestionAnswerer
 from bert_tf.serving.saved_model import export_saved_model
+from bert_tf.serving.text_models import FillMask, Regressor
 from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tokenization.graph_tokenizer import TextToIds
+from tests.support.synthetic_records import small_config
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CONTENT = json.loads((GOLDEN / "explanations/explanations.json").read_text())
@@ -150,12 +156,39 @@ def test_other_kinds_of_classifier(served):
     assert explain(served("classification", labels=LABELS), [[""]])[0].words == ()
 
 
-def test_a_gap_that_stays_is_told(served, caplog):
+@pytest.mark.parametrize("most", [3, 20])  # below the first number of steps, and the second
+def test_a_gap_that_stays_is_told(served, caplog, most):
     model = served("classification", labels=LABELS)
     with caplog.at_level(logging.WARNING, "bert_tf"):
-        (explanation,) = explain(model, [["the cat sat"]], tolerance=1e-12, max_steps=3)
-    assert explanation.steps == 3 and explanation.completeness_gap > 1e-12
+        (explanation,) = explain(model, [["the cat sat"]], tolerance=1e-12, max_steps=most)
+    assert explanation.steps == most and explanation.completeness_gap > 1e-12
     assert "the scores sum to" in caplog.text
+
+
+def _drawn(kind, *size):
+    """Return a model of drawn weights and its tokenizer."""
+    vocab = {piece: i for i, piece in enumerate(CONTENT["vocabulary"])}
+    keras.utils.set_random_seed(3)
+    config = small_config(vocab_size=len(vocab), num_hidden_layers=1, initializer_range=0.7)
+    text_to_ids = TextToIds.from_vocab(vocab, max_seq_length=19, parse_mask=kind == "pretraining")
+    return HEADS[kind].make(config, *size), text_to_ids
+
+
+def test_a_number():
+    model = Regressor(*_drawn("classification", 1))
+    (explanation,) = explain(model, [["the cats sat"]])
+    inputs = model.text_to_ids.pack(tf.constant(["the cats sat"]))
+    value = model.run(inputs)["logits"].numpy()[0, 0]
+    assert explanation.target == "value" and explanation.completeness_gap <= 0.01
+    assert explanation.value == pytest.approx(value, abs=1e-5)
+    change = explanation.value - explanation.baseline_value
+    assert abs(change) > 0.1
+    assert sum(word.score for word in explanation.words) == pytest.approx(change, rel=0.01)
+
+
+def test_what_has_no_scores_of_words_is_refused():
+    with pytest.raises(ValueError, match="explain: for classification, .*, not for fill_mask"):
+        explain(FillMask(*_drawn("pretraining")), [["the [MASK]"]])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Predictor: the same answers from a model directory and its SavedModel, whatever the batches."""
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -123,6 +125,23 @@ def test_masks_and_choices(tmp_path):
     chosen = one.choose(TEXTS[:2], [["a list", "is", ""], ["empty", "the", "items"]])
     assert chosen.shape == (2,) and set(chosen.tolist()) <= {0, 1, 2}
     assert one.choose([], []).shape == (0,)
+    with pytest.raises(ValueError, match="choices: expected as many for each text"):
+        one.choose(TEXTS[:2], [["a list", "is"], ["empty"]])
+
+
+def test_numbers_and_texts_that_follow(tmp_path):
+    folder = model_directory(tmp_path / "stars", "classification", ("stars",), kind="regression")
+    rows = [{"text": text} for text in TEXTS]
+    loaded, predictor = load_served_model(folder), bert_tf.Predictor(folder, batch_size=2)
+    found = predictor.regress(TEXTS)
+    expected = [loaded.answer(text=[row["text"]])["value"].numpy()[0] for row in rows]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    folder = model_directory(tmp_path / "nsp", "next_sentence")
+    loaded, predictor = load_served_model(folder), bert_tf.Predictor(folder)
+    found = predictor.follows(TEXTS, TEXTS[::-1])
+    expected = loaded.answer(text=TEXTS, text_b=TEXTS[::-1])["is_next"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.shape == (len(TEXTS),) and 0 < found.min() < found.max() < 1
 
 
 def test_embeddings(tmp_path):
@@ -148,7 +167,8 @@ def test_doubts_about_the_vocabulary_are_told_once(tmp_path, caplog, layer):
     folder = model_directory(tmp_path / "m", "encoder")
     words = [word.upper() for word in WORDS[:-4]]
     (folder / "vocab.txt").write_text("".join(word + "\n" for word in words))
-    load_served_model(folder, do_lower_case=True, layer=layer)
+    with caplog.at_level(logging.WARNING, "bert_tf"):  # which another test may have changed
+        load_served_model(folder, do_lower_case=True, layer=layer)
     doubts = [record.getMessage() for record in caplog.records if "pieces" in record.getMessage()]
     assert len(doubts) == 2
     assert f"has {len(WORDS) - 4} pieces, the model embeddings for {len(WORDS)}" in doubts[0]
@@ -160,6 +180,11 @@ def test_what_it_cannot_load_is_refused(tmp_path):
     export_saved_model(load_served_model(folder), tmp_path / "ids", ids_only=True)
     with pytest.raises(ValueError, match="expected a SavedModel .* that takes strings, got one"):
         bert_tf.Predictor(tmp_path / "ids")
+    # The SavedModel itself in place of the folder of its versions.
+    with pytest.raises(ValueError, match="ids/1: expected a SavedModel .* got one that takes inp"):
+        bert_tf.Predictor(tmp_path / "ids" / "1")
+    with pytest.raises(ValueError, match="max_seq_length: for a model directory; .*ids/1 holds"):
+        bert_tf.Predictor(tmp_path / "ids", max_seq_length=7)
     with pytest.raises(FileNotFoundError):
         bert_tf.Predictor(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="text: expected strings, got None"):
@@ -169,6 +194,9 @@ def test_what_it_cannot_load_is_refused(tmp_path):
     assert first.shape == last.shape and not np.allclose(first, last)
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         bert_tf.Predictor(folder, batch_size=0)
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="vocab_file: no vocabulary lies with .*; name one"):
+        bert_tf.Predictor(folder)
 
 
 def exported_by_the_script(folder, saved, **given):

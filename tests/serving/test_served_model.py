@@ -8,6 +8,7 @@ import tensorflow as tf
 import bert_tf
 from bert_tf.models.encoder import layer_outputs
 from bert_tf.models.task_models import HEADS
+from bert_tf.serving.half_precision import StoredWeights
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.text_models import (
     Classifier,
@@ -18,6 +19,7 @@ from bert_tf.serving.text_models import (
     NextSentence,
     Regressor,
 )
+from bert_tf.tasks.document_windows import TextRule
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.packing import pack_pair
@@ -116,6 +118,7 @@ def test_several_labels_and_numbers(vocab_file, text_to_ids):
     logits = np.concatenate(outputs_of(model, vocab_file, TEXTS))
     np.testing.assert_allclose(found["probabilities"], 1 / (1 + np.exp(-logits)), atol=1e-5)
     assert found["is_label"].numpy().tolist() == (logits > 0).tolist()
+    assert served.descriptions["is_label"] == "whether it is at least one half"
     model = made("classification", 1)
     regressor = Regressor(model, text_to_ids, has_pairs=True)
     found = regressor.answer(tf.constant(TEXTS), tf.constant(OTHERS))
@@ -162,6 +165,7 @@ def test_temperature_and_thresholds_of_a_model_directory(vocab_file, tmp_path, k
 def test_next_sentence(vocab_file, text_to_ids):
     model = made("next_sentence")
     served = NextSentence(model, text_to_ids)
+    assert not {"classify", "regress"} & set(served.signatures())  # as it is neither for TF Serving
     found = served.answer(tf.constant(TEXTS), tf.constant(OTHERS))
     expected = softmax(np.concatenate(outputs_of(model, vocab_file, TEXTS, OTHERS)))[:, 0]
     np.testing.assert_allclose(found["is_next"], expected, atol=1e-5)
@@ -286,6 +290,13 @@ def test_what_does_not_fit_is_refused(text_to_ids, vocab_file, tmp_path):
     model = made("classification", 3)
     with pytest.raises(ValueError, match="labels: the model has 3, got 2: a, b"):
         Classifier(model, text_to_ids, ("a", "b"))
+    with pytest.raises(ValueError, match="windows: expected None, got TextRule"):
+        Classifier(model, text_to_ids, "abc", windows=TextRule(LENGTH, 3))
+    of_windows = HEADS["classification"].make(CONFIG, 3, window_pooling="max")
+    with pytest.raises(ValueError, match="windows: expected a TextRule, as the model reads texts"):
+        Classifier(of_windows, text_to_ids, "abc")
+    with pytest.raises(ValueError, match=f"windows: expected max_seq_length {LENGTH} and has_pair"):
+        Classifier(of_windows, text_to_ids, "abc", windows=TextRule(LENGTH - 1, 3))
     with pytest.raises(ValueError, match="a regression has one output, this model 3"):
         Regressor(model, text_to_ids)
     with pytest.raises(ValueError, match="max_seq_length: the model has 41 positions, got 43"):
@@ -296,6 +307,10 @@ def test_what_does_not_fit_is_refused(text_to_ids, vocab_file, tmp_path):
         Classifier(model, TextToIds(path, max_seq_length=13), "abc")
     with pytest.raises(ValueError, match="layer: make the encoder with hidden_states=True"):
         Embedder(made("encoder"), text_to_ids, layer=0)
+    with pytest.raises(ValueError, match=f"layer: expected 0 to {CONFIG.num_hidden_layers}, got 9"):
+        Embedder(bert_tf.bert_encoder(CONFIG, hidden_states=True), text_to_ids, layer=9)
+    with pytest.raises(ValueError, match="dtype: expected one of .*bfloat16.*, got 'int8'"):
+        StoredWeights(model.variables, "int8")
     with pytest.raises(ValueError, match="expected parse_mask"):
         FillMask(made("pretraining"), text_to_ids)
 
@@ -307,6 +322,10 @@ def test_a_model_directory_says_what_it_is_for(vocab_file, tmp_path, kind):
     plain = load_served_model(tmp_path)
     assert type(plain) is Classifier and plain.texts == ("text",)
     assert plain.text_to_ids.max_seq_length == CONFIG.max_position_embeddings
+    with pytest.raises(ValueError, match="max_windows: the model reads texts as one sequence each"):
+        load_served_model(tmp_path, max_windows=3)
+    in_memory = load_served_model(model, vocab_file=str(vocab_file), labels=("no", "yes"))
+    assert type(in_memory) is Classifier and in_memory.label_names == ("no", "yes")
     TrainedTask(kind, 13, has_pairs=True).write(tmp_path)
     served = load_served_model(tmp_path)
     assert served.task == kind and served.texts == ("text", "text_b")

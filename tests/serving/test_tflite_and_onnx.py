@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import sys
+import types
 
 import keras
 import numpy as np
@@ -11,10 +13,12 @@ import tensorflow as tf
 from bert_tf.models.task_models import HEADS
 from bert_tf.serving import onnx, tflite
 from bert_tf.serving.load import SERVED
+from bert_tf.serving.model_card import card_heading
 from bert_tf.serving.onnx import export_onnx
 from bert_tf.serving.openvino import export_openvino, load_openvino
 from bert_tf.serving.options import MODEL_CARD_NAME
 from bert_tf.serving.saved_model import sample_ids, worst_difference
+from bert_tf.serving.served_model import failing_ids
 from bert_tf.serving.tflite import _to_tflite, export_tflite, load_tflite
 from bert_tf.tasks.document_windows import TextRule, WindowRule
 from bert_tf.tokenization.graph_tokenizer import TextToIds
@@ -81,12 +85,14 @@ def test_the_tokenizer_of_tflite(length):
         assert int(tf.reduce_sum(text_to_ids.pack([text])["input_mask"])) == pieces + 2
 
 
-@pytest.mark.slow
 def test_accents_that_the_tokenizer_of_tflite_cannot_keep_are_refused():
     vocab = {piece: i for i, piece in enumerate(SPECIAL_TOKENS)}
     text_to_ids = TextToIds.from_vocab(vocab, strip_accents=False)
     with pytest.raises(ValueError, match="strip_accents: a TFLite file that takes strings"):
         LiteTextToIds(text_to_ids)
+    model = HEADS["encoder"].make(CONFIG)
+    served = SERVED["embeddings"].make(model, made_text_to_ids(strip_accents=False))
+    assert ", uncased, accents kept; texts" in "".join(card_heading(served, "x", "", ()))
 
 
 def test_strings_in_an_answer_out(tmp_path):
@@ -111,6 +117,52 @@ def test_strings_in_an_answer_out(tmp_path):
     assert card.startswith("# lite\n\nTask: classification.") and "made for a test." in card
     assert "Stored in float32: outputs for sample inputs differ" in card
     assert "| out | `probabilities` | float32 | [?, 3] |" in card and "no, maybe, yes." in card
+
+
+def test_differences_are_of_arrays_of_one_shape():
+    values = {"a": np.array([1.0, -4.0]), "none": np.zeros((0, 3))}
+    assert worst_difference(values, values) == 0
+    assert worst_difference({**values, "a": np.array([1.0, -3.0])}, values) == 0.25
+    assert np.isnan(worst_difference({**values, "a": np.array([np.nan, -4.0])}, values))
+    with pytest.raises(RuntimeError, match=r"a: has the shape \(1,\), of the model \(2,\)"):
+        worst_difference({**values, "a": np.array([1.0])}, values)
+
+
+def test_ids_out_of_range_fail_where_a_table_is_read():
+    inputs = {
+        "input_ids": tf.constant([[2, 7, 3], [2, -5, 3]]),
+        "input_mask": tf.constant([[1, 1, 1], [1, 1, 2]]),
+        "masked_lm_positions": tf.constant([[1, 0, 3], [-1, 2, 1]]),
+    }
+    found = arrays_of(failing_ids(inputs, CONFIG))
+    # Beyond the tables: of the pieces, and of the positions of all rows.
+    assert found["input_ids"].tolist() == [[2, 7, 3], [2, len(WORDS), len(WORDS)]]
+    assert found["masked_lm_positions"].tolist() == [[1, 0, 6], [6, 2, 1]]
+
+
+def test_what_cannot_be_written_in_a_format_is_said(tmp_path, monkeypatch):
+    class Converter:
+        target_spec = types.SimpleNamespace()
+
+        def convert(self):
+            assert self.optimizations and self.target_spec.supported_types == [tf.float16]
+            raise ValueError("\n  no such operation: Foo\n  in a long trace\n")
+
+    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", lambda *_, **__: Converter())
+    with pytest.raises(
+        RuntimeError, match="^format: TFLite cannot hold this model: no such .*Foo$"
+    ):
+        export_tflite(served_model("embeddings"), tmp_path, ids_only=True, weights="float16")
+    for name, module, export in (
+        ("onnx", "tf2onnx", export_onnx),
+        ("openvino", "openvino", export_openvino),
+    ):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(
+            ImportError, match=rf"^format: {name} needs pip install 'bert-tf\[{name}"
+        ):
+            export(served_model("embeddings"), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_sample_ids_fit_a_model_of_one_segment():

@@ -27,7 +27,7 @@ from bert_tf.config import BertConfig
 from bert_tf.input_pipeline import record_checks
 from bert_tf.input_pipeline.finetuning import TaskRecords
 from bert_tf.models.encoder import bert_encoder
-from bert_tf.records.decoding import decode_example
+from bert_tf.records.decoding import decode_example, parse_example_fn
 from bert_tf.records.encoding import (
     encode_examples,
     encode_framed_examples,
@@ -298,8 +298,10 @@ def with_checksums(data: bytes) -> bytes:
 
 
 def read_example(data: bytes, folder: pathlib.Path) -> None:
-    """Read a record alone and in a file; what is taken, protobuf takes for the same."""
+    """Read a record alone and in a file; protobuf and TensorFlow take it for what we do."""
     found = decode_example(data, FEATURES)
+    for name, value in parse_example_fn(FEATURES, as_stored=True)(tf.constant([data])).items():
+        np.testing.assert_array_equal(value[0], found[name])
     lists = tf.train.Example.FromString(data).features.feature
     for feature in FEATURES:
         kind = "int64_list" if feature.dtype == "int64" else "float_list"

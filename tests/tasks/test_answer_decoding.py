@@ -15,6 +15,7 @@ from bert_tf.tasks.answer_decoding import (
     write_predictions,
 )
 from bert_tf.tasks.document_windows import (
+    TextRule,
     WindowRule,
     WordPieces,
     _max_context,
@@ -135,6 +136,12 @@ def test_questions_are_cut_and_empty_documents_have_no_windows(tokenizer):
 def test_rules_that_leave_no_room_are_refused(lengths, said):
     with pytest.raises(ValueError, match=said):
         WindowRule(*lengths)
+
+
+@pytest.mark.parametrize("name", ["doc_stride", "max_windows", "max_query_length"])
+def test_windows_of_texts_are_at_least_one(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        TextRule(**{name: 0})
 
 
 def test_packing_pads_and_marks(tokenizer):

@@ -11,6 +11,7 @@ import pytest
 from bert_tf.tasks import metrics
 from bert_tf.tasks.entity_metrics import ChunkScores, chunks, entity_scores
 from bert_tf.tasks.metrics import METRICS
+from bert_tf.tasks.tag_schemes import tag_scheme
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "metrics"
 MULTI_LABEL = ("multi_label_micro_f1", "multi_label_macro_f1", "multi_label_subset_accuracy")
@@ -275,6 +276,8 @@ def test_scores_change_sides_with_their_arguments(seed):
 def test_unknown_tags_are_refused(tag):
     with pytest.raises(ValueError, match=f"expected a tag, .* got '{tag}'"):
         entity_scores([["O"], ["O", "B-A", "O"]], [["O"], ["O", "O", tag]])
+    with pytest.raises(ValueError, match=f"word 1: expected a tag, .* got '{tag}'"):
+        chunks(["O", tag], tag_scheme(["B-A", "I-A"]))
 
 
 def test_entity_scores_refuse_what_does_not_match():

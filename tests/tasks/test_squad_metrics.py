@@ -167,6 +167,7 @@ def test_of_equally_good_thresholds_the_lowest_counts():
     odds = {"none": -2.0, "wrong": -1.0, "right": 0.5, "last": 3.0}
     scores = evaluate_v2(references, predictions, odds)
     assert (scores["best_exact"], scores["best_exact_thresh"]) == (50.0, 0.5)
+    assert evaluate_v2(references, predictions, {"of another file": -9.0, **odds}) == scores
     predictions["right"] = "cat"
     scores = evaluate_v2(references, predictions, odds)
     assert (scores["best_f1"], scores["best_f1_thresh"]) == (25.0, 0.0)

@@ -9,6 +9,8 @@ import pytest
 
 from bert_tf.input_pipeline.pretraining import pretraining_dataset
 from bert_tf.models.task_models import bert_pretrainer
+from bert_tf.training import callbacks
+from bert_tf.training.callbacks import FitCalls
 from bert_tf.training.objectives import pretraining_compile_arguments
 from bert_tf.training.optimizers import create_optimizer
 from bert_tf.training.options import TrainerOptions
@@ -226,6 +228,17 @@ def test_callbacks_that_cannot_work_are_refused(tmp_path):
             trainer.options,
             callbacks=[Recorder()],
         )
+
+
+def test_hosts_have_callbacks_all_or_none(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    settings = {"num_train_steps": STEPS, "steps_per_epoch": 4}
+    none = FitCalls((), trainer.train_step, **settings)
+    assert not none and none.evaluate(lambda: {"loss": 2.0}) == {"loss": 2.0}
+    none.end_epoch({"loss": 2.0})  # of no epoch
+    monkeypatch.setattr(callbacks, "any_worker", lambda strategy, value: True)
+    with pytest.raises(ValueError, match="callbacks: other hosts have some, and this one has none"):
+        FitCalls((), trainer.train_step, **settings)
 
 
 # === Profiles ===

@@ -85,6 +85,8 @@ def test_evaluation_is_the_tasks_own():
     batch = tf.constant([[1.0, 2.0]]), tf.constant([0]), tf.ones(1)
     assert objective(*batch) == CLASSIFICATION(*batch)
     assert objective.evaluation_metric_names == CLASSIFICATION.metric_names
+    parts = tf.constant([0, 1]), tf.constant([1.0, 0.5])
+    assert objective.loss_weights(*parts) == CLASSIFICATION.loss_weights(*parts) == {"loss": 1.5}
 
 
 # === Steps ===
@@ -209,6 +211,16 @@ def test_layers_that_are_not_the_teachers(layers, message):
     teacher = small_model("classification", num_hidden_layers=3)
     with pytest.raises(ValueError, match=message):
         copy_layers(teacher, small_model("classification", num_hidden_layers=2), layers)
+
+
+def test_a_student_of_other_sizes_takes_nothing():
+    teacher = small_model("classification", num_hidden_layers=3)
+    student = small_model("classification", num_hidden_layers=1, intermediate_size=5)
+    before = student.get_weights()
+    with pytest.raises(ValueError, match=r"layer_0/.*: expected the teacher's of .*5.*, found"):
+        copy_layers(teacher, student, [1])
+    for weight, value in zip(student.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from bert_tf.tasks.kinds import KINDS
 from bert_tf.training import distribution
 from bert_tf.training.log import METRICS_NAME, read_metrics
 from bert_tf.training.objectives import FineTuningObjective, PretrainingObjective
-from bert_tf.training.step import TrainStep
+from bert_tf.training.optimizers import AdamWeightDecay
+from bert_tf.training.step import TrainStep, _real_tokens
 from tests.support import distributed_runs as runs
 from tests.support import network
 from tests.support import synthetic_records as synthetic
@@ -358,6 +359,39 @@ def test_strategies_are_found_by_name():
     assert distribution.create_strategy("one_device", num_replicas=1) is None
     assert distribution.num_replicas_of(None) == 1 and distribution.is_chief(None)
     assert distribution.value_of_chief(None, 7) == 7
+
+
+def test_what_a_strategy_cannot_take_is_refused():
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    inputs = keras.Input((3,))
+    outside = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    objective = FineTuningObjective("classification")
+
+    def step(model, optimizer, jit_compile=False):
+        return TrainStep(
+            *(model, optimizer, objective, strategy),
+            jit_compile=jit_compile,
+            gradient_accumulation_steps=1,
+            loss_normalization="global",
+        )
+
+    with pytest.raises(ValueError, match="jit_compile: pointwise is for one CPU; use true or"):
+        step(outside, keras.optimizers.SGD(), jit_compile="pointwise")
+    with pytest.raises(ValueError, match="model: expected one made within strategy.scope.*, but d"):
+        step(outside, keras.optimizers.SGD())
+    with strategy.scope():
+        model, optimizer = keras.Model(inputs, keras.layers.Dense(2)(inputs)), AdamWeightDecay(0.1)
+        optimizer.build(model.trainable_variables)
+        other = keras.optimizers.SGD()
+        other.build(model.trainable_variables)
+    with pytest.raises(ValueError, match="optimizer: expected one with the attribute gradients_"):
+        step(model, other)
+    made = step(model, optimizer)
+    batches = tf.data.Dataset.from_tensors((tf.ones([4, 3]), tf.ones([4]), tf.ones([4])))
+    with pytest.raises(ValueError, match="dataset: expected batches of one size that is known"):
+        made.evaluation_batches(batches.unbatch().batch(4))
+    assert int(_real_tokens(tf.ones([4, 3]))) == 0  # no mask
+    assert int(_real_tokens({"input_mask": tf.constant([[1, 1, 0], [1, 0, 0]])})) == 3
 
 
 def test_devices_of_a_machine_with_gpus(monkeypatch):

@@ -608,6 +608,16 @@ def test_serialisation_of_lamb():
     assert restored.get_config() == optimizer.get_config()
     assert restored.get_config()["exclude_from_layer_adaptation"] == ["a"]
     assert Lamb().get_config()["exclude_from_layer_adaptation"] is None and Lamb().bias_correction
+    variable = keras.Variable(np.ones(2, np.float32), name="a")
+    optimizer.build([variable])
+    slots = list(optimizer.variables)
+    optimizer.build([variable])  # as Keras may, again
+    assert optimizer.variables == slots
+    for given in ([variable], None):
+        with pytest.raises(ValueError, match="grads: expected 1, one for each variable, got 2"):
+            optimizer.apply([tf.ones(2), tf.ones(2)], given)
+    with pytest.raises(ValueError, match="optimizer must already be built"):
+        Lamb().apply([tf.ones(2)])
     with pytest.raises(ValueError, match="optimizer: expected one of adamw, lamb, got 'adam'"):
         create_optimizer(0.1, 7, 2, optimizer="adam")
     with pytest.raises(ValueError, match="not an argument of Lamb"):

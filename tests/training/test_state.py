@@ -99,8 +99,11 @@ def test_a_missing_data_file_and_leftovers_of_a_killed_write(keeper):
     (keeper.directory / "model.ckpt-3.data-00000-of-00001.tempstate123").write_bytes(b"x")
     (keeper.directory / "model.ckpt-4.data-00000-of-00001").write_bytes(b"x" * 100)
     (keeper.directory / "model.ckpt-4.index.tempstate456").write_bytes(b"y")
+    # And what was put aside before stays as it is.
+    (keeper.directory / "model.ckpt-2.data-00000-of-00001.damaged").write_bytes(b"z")
     assert keeper.restore() == 1
     assert not list(keeper.directory.glob("*.tempstate*"))
+    assert not list(keeper.directory.glob("*.damaged.damaged"))
     keeper.save(4)
     assert keeper.restore() == 4
 

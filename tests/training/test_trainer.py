@@ -1,6 +1,7 @@
 """The train step against fit and NumPy, exact continuation, logs and errors."""
 
 import json
+import logging
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ from bert_tf.training.log import (
 from bert_tf.training.objectives import PretrainingObjective, pretraining_compile_arguments
 from bert_tf.training.optimizers import create_optimizer
 from bert_tf.training.options import TrainerOptions
-from bert_tf.training.progress import Progress
+from bert_tf.training.progress import Progress, RunLog
 from bert_tf.training.trainer import BestStep, Trainer, resolve_jit_compile, set_precision
 from bert_tf.weights.tensor_bundle import read_tensors
 from bert_tf.weights.tensor_files import checkpoint_steps
@@ -484,6 +485,29 @@ def test_progress_of_a_continued_run_tells_its_own_time_left(capsys, monkeypatch
     assert lines == ["50/100 - 100 s left - loss: 2.5", "60/100 - 40 s left - loss: 2.5"]
 
 
+def test_a_terminal_shows_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stdout, "isatty", lambda: True)
+    Progress(100, 40, ["loss"]).update(50, [("loss", 2.5)])
+    text = capsys.readouterr().out
+    assert "50/100" in text and "loss: 2.5" in text and "s left" not in text
+
+
+def test_a_log_needs_no_tensorboard_and_another_host_writes_none(tmp_path, monkeypatch, caplog):
+    def create(*_):
+        raise AttributeError("no TensorBoard")
+
+    monkeypatch.setattr(tf.summary, "create_file_writer", create)
+    settings = dict(start=0, target=9, tokens=0, verbose=False, tensorboard=True)
+    with caplog.at_level(logging.WARNING, "bert_tf"):
+        log = RunLog(tmp_path, ["loss"], is_chief=True, **settings)
+    assert "no TensorBoard summaries: the package tensorboard is not installed" in caplog.text
+    RunLog(tmp_path, ["loss"], is_chief=False, **settings).write_eval(7, {"loss": 1.5})
+    log.write_eval(5, {"loss": 2.5})
+    lines = read_metrics(tmp_path / METRICS_NAME, "eval")
+    assert [(line["step"], line["eval_loss"]) for line in lines] == [(5, 2.5)]
+    log.close()
+
+
 def test_bad_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="log_steps: expected at least 1, got 0"):
         make_trainer(tmp_path, log_steps=0)
@@ -496,6 +520,10 @@ def test_bad_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="precision: expected one of float32"):
         set_precision("float16")
     assert resolve_jit_compile("true") and not resolve_jit_compile(False)
+    with pytest.raises(ValueError, match="jit_compile: pointwise is for float32 and mixed_bfloat"):
+        make_trainer(tmp_path, precision="mixed_float16", jit_compile="pointwise")
+    with pytest.raises(ValueError, match="sequences_per_batch: 2.5 is a mean, which needs rows"):
+        make_trainer(tmp_path).train(None, STEPS, sequences_per_batch=2.5)
 
 
 def test_a_precision_is_the_policy_of_what_is_made_next():

@@ -14,6 +14,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
+from bert_tf import weights
 from bert_tf.models.task_models import HEADS
 from bert_tf.models.variables import weights_by_name
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -23,6 +24,7 @@ from bert_tf.weights.keras_hub import save_keras_hub
 from bert_tf.weights.layouts import HF, KERAS_HUB, OURS, TF1
 from bert_tf.weights.load import load_bert, load_checkpoint, load_model
 from bert_tf.weights.locate import locate, read_json
+from bert_tf.weights.model_weights import import_tensor_bundle
 from bert_tf.weights.save import save_hf, save_keras, save_model_directory, save_tf1
 from bert_tf.weights.tensor_bundle import write_tensors
 from bert_tf.weights.tensor_files import CorruptCheckpointError
@@ -284,6 +286,10 @@ def test_a_folder_of_sentence_transformers_tells_which_folder_to_name(name, fold
         locate(outer)
     assert str(error.value).endswith(f"name {outer / name}")
     assert locate(outer / name).format == "hf"
+    if name == "inner":  # a module that is not there
+        (outer / "modules.json").write_text(json.dumps([{"path": "0_Gone"}, *modules]))
+        with pytest.raises(FileNotFoundError, match=f"name {outer / name}$"):
+            locate(outer)
 
 
 @pytest.mark.parametrize("modules", ["", "{}", "[3]", '[{"path": ""}]', '[{"path": "\\u0000"}]'])
@@ -856,6 +862,26 @@ def test_a_preset_of_another_class_is_refused(preset):
 def test_a_preset_is_read_without_keras_hub(preset, encoder, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     assert_same(values(load_bert(preset).encoder), values(encoder))
+
+
+def test_without_tensorflow_its_checkpoints_cannot_be_read(library, monkeypatch):
+    monkeypatch.delitem(sys.modules, "bert_tf.weights.tensor_bundle")
+    monkeypatch.delattr(weights, "tensor_bundle")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ValueError, match="a TensorFlow checkpoint takes TensorFlow to read or wr"):
+        import_tensor_bundle("a.ckpt")
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (2, 8)])
+def test_an_hdf5_file_of_other_addresses_is_refused(tmp_path, sizes):
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_sizes(*sizes)
+    path = tmp_path / "model.weights.h5"
+    with h5py.File(h5py.h5f.create(os.fsencode(path), fcpl=creation)) as file:
+        dataset = file.create_dataset("layers/a/vars/0", data=np.ones(3, np.float32))
+        dataset.attrs["dtype"] = "bfloat16"  # as Keras has it in a heap of strings
+    with pytest.raises(CorruptCheckpointError, match=rf"addresses and lengths have \({sizes[0]}, "):
+        dict(Hdf5File(path).read(["layers/a/vars/0"]))
 
 
 @pytest.mark.parametrize("value", [10**12, -1, None])

@@ -3,6 +3,7 @@
 The files are not weights; `test_published_models` loads some that are.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -16,11 +17,12 @@ import zipfile
 
 import huggingface_hub
 import pytest
+import requests
 from huggingface_hub import constants
 
 import bert_tf
 from bert_tf.config import BertConfig
-from bert_tf.weights import google_archive, google_digests, published
+from bert_tf.weights import google_archive, google_digests, hugging_face, published
 from bert_tf.weights.locate import locate
 from bert_tf.weights.published import fetched
 from bert_tf.weights.tensor_files import CorruptCheckpointError
@@ -225,6 +227,54 @@ def test_a_server_that_is_busy_is_asked_again(storage):
     assert len(storage.requests) == 5
 
 
+def test_a_connection_that_ends_is_tried_again_while_something_came(storage, monkeypatch):
+    receive, kept = google_archive._receive, []
+
+    def cut(name, url, part):
+        kept.append(google_archive._size(part))
+        if len(kept) == 1:
+            part.write_bytes(storage.files[f"/{ARCHIVE}.zip"][:1000])
+            raise requests.ConnectionError("cut")
+        return receive(name, url, part)
+
+    monkeypatch.setattr(google_archive, "_receive", cut)
+    assert contents(fetched(GOOGLE)) == GOOGLE_FILES
+    assert kept == [0, 1000] and storage.ranges_asked() == ["bytes=1000-"]
+
+
+def test_a_part_of_what_was_asked_for_is_not_the_whole(tmp_path, monkeypatch):
+    class Answer(contextlib.nullcontext):
+        def __init__(self, data, places):
+            super().__init__(self)
+            self.status_code, self.headers = 206, {"Content-Range": f"bytes {places}/9"}
+            self.data = data
+
+        def raise_for_status(self):
+            pass
+
+        def iter_content(self, _):
+            yield self.data
+
+    answers = iter([Answer(b"01234", "0-4"), Answer(b"5678", "5-8")])
+    monkeypatch.setattr(google_archive.requests, "get", lambda url, **_: next(answers))
+    part = tmp_path / "part"
+    assert not google_archive._receive("a", "b", part) and part.read_bytes() == b"01234"
+    assert google_archive._receive("a", "b", part) and part.read_bytes() == b"012345678"
+
+
+def test_what_another_process_fetches_meanwhile_is_taken(storage, monkeypatch):
+    class Lock(contextlib.nullcontext):
+        def __init__(self, path):
+            super().__init__()
+            folder = pathlib.Path(path.removesuffix(".lock"))
+            folder.mkdir()
+            for name, data in GOOGLE_FILES.items():
+                (folder / name).write_bytes(data)
+
+    monkeypatch.setattr(google_archive.filelock, "FileLock", Lock)
+    assert contents(fetched(GOOGLE)) == GOOGLE_FILES and not storage.requests
+
+
 def test_an_answer_that_is_an_error_is_told(storage):
     storage.refused = 403
     with pytest.raises(OSError, match=r"zip cannot be had: 403"):
@@ -333,6 +383,13 @@ def test_a_file_of_the_hub_that_came_damaged_is_refused_and_removed(hub, name):
     hub.damaged.clear()
     folder = pathlib.Path(fetched(HF)).parent
     assert contents(folder) == HF_FILES
+
+
+def test_files_of_no_digest_are_left_as_they_are(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("x")
+    hugging_face._check_digests(HF, [str(path)])
+    assert path.read_text() == "x"
 
 
 def test_files_that_came_damaged_beside_others_are_not_kept(hub):

@@ -102,6 +102,10 @@ def test_a_model_goes_up_with_a_card(hub, folders, monkeypatch, encoder):
     hub.files["/me/mine/README.md"] = b"written by hand"
     upload_hf("hf://me/mine", folders / "hf")
     assert hub.files["/me/mine/README.md"] == b"written by hand"
+    (folders / "hf" / "README.md").write_bytes(b"beside the model")
+    upload_hf("hf://me/mine", folders / "hf", description="not made into a card")
+    (folders / "hf" / "README.md").unlink()
+    assert hub.files["/me/mine/README.md"] == b"beside the model"
 
 
 def test_what_cannot_go_up_says_why(hub, folders):

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import re
@@ -564,6 +565,16 @@ def test_of_two_rates_of_dropout_one_is_kept_and_the_other_told(keras_hub, tmp_p
     assert "attention_probs_dropout_prob 0.3 is not" in caplog.text
     found = load_bert(tmp_path).config
     assert found == dataclasses.replace(config, attention_probs_dropout_prob=0.1)
+
+
+def test_what_another_system_would_do_otherwise_is_told(keras_hub, tmp_path, caplog):
+    without = dataclasses.replace(SMALL, next_sentence_prediction=False)
+    with caplog.at_level(logging.WARNING, "bert_tf"):
+        backbone = to_keras_hub(make("pretraining", without))
+        save_hf(tmp_path, make("classification", window_pooling="max"))
+    assert isinstance(backbone, keras_hub.models.BertBackbone)
+    assert "nothing has trained the pooler of this model" in caplog.text
+    assert "BertForSequenceClassification reads one window of a text, and pools no" in caplog.text
 
 
 def test_a_preset_that_is_not_whole_is_not_taken_for_a_checkpoint(
