@@ -89,6 +89,7 @@ NOT_RUN = {
     "--second_input_file": "is a piece; tests/training/test_state.py runs two phases",
     "--calibration_file": "needs OpenVINO; tests/experiments/test_task_figures.py runs it",
     "--learning_rates": "trains six models; tests/experiments/test_run_classifier.py tries some",
+    "--folds": "trains eleven models; tests/experiments/test_run_classifier.py tries some",
     "--teacher_dir": "trains a teacher too; tests/experiments/test_distillation.py runs it",
     "--distribution_strategy": "needs several devices; tests/training/test_distribution.py runs it",
     "curl ": "needs the server; tests/experiments/test_serve_rest.py asks one",

@@ -61,6 +61,17 @@ def with_step(figures: Mapping[str, Any], step: int | None) -> dict[str, Any]:
     return dict(figures) if step is None else {**figures, "global_step": step}
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return mean, median, standard deviation, least and greatest of figures, at least one."""
+    return {
+        "mean": statistics.fmean(values),
+        "median": statistics.median(values),
+        "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "min": min(values),
+        "max": max(values),
+    }
+
+
 def summary_over_seeds(
     runs: Sequence[FineTuningRun], selection_metric: str, baseline: float | None
 ) -> dict[str, Any]:
@@ -86,13 +97,7 @@ def summary_over_seeds(
     figures = {}
     for name in names:
         values = [run.figures[name] for run in runs if name in run.figures]
-        figures[name] = {
-            "mean": statistics.fmean(values),
-            "median": statistics.median(values),
-            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
-            "min": min(values),
-            "max": max(values),
-        }
+        figures[name] = spread(values)
     return {
         "figures": figures,
         "runs": [{**dataclasses.asdict(run), "folder": original_names(run.folder)} for run in runs],
@@ -102,6 +107,7 @@ def summary_over_seeds(
 
 def report_runs(
     runs: Sequence[FineTuningRun],
+    best: FineTuningRun,
     folder: pathlib.Path,
     selection_metric: str,
     baseline: float | None,
@@ -110,12 +116,13 @@ def report_runs(
 
     Args:
         runs: one for each seed.
+        best: that of them whose model is kept.
         folder: where to write.
         selection_metric: as for `summary_over_seeds`.
         baseline: likewise.
     """
     summary = summary_over_seeds(runs, selection_metric, baseline)
-    write_json(folder / SEEDS_NAME, summary)
+    write_json(folder / SEEDS_NAME, {**summary, "kept": best.seed})
     (folder / COMBINATIONS_NAME).unlink(missing_ok=True)  # of other runs than the folder's model
     if len(runs) > 1:
         print(f"over {len(runs)} seeds:")
@@ -128,7 +135,7 @@ def report_runs(
         print(f"  failed: seed {seed}: {reason}")
     if summary["failed"]:
         print(_REMEDY)
-    _draw_curves(runs)
+    draw_curves(runs)
 
 
 def report_combinations(
@@ -171,10 +178,11 @@ def report_combinations(
     print_rows(f"{selection_metric} of the dev set:", rows)
     if reason is not None:  # and so every other has
         print(f"  the one that is kept has failed: {reason}\n{_REMEDY}")
-    _draw_curves(runs)
+    draw_curves(runs)
 
 
-def _draw_curves(runs: Sequence[FineTuningRun]) -> None:
+def draw_curves(runs: Sequence[FineTuningRun]) -> None:
+    """Write curves.png of each run into its folder."""
     for run in runs:
         metrics = pathlib.Path(run.folder) / METRICS_NAME
         if not metrics.exists():
