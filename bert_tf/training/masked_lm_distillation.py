@@ -39,7 +39,7 @@ class PretrainingDistillation:
     Attributes:
         task: the objective without a teacher.
         teacher: a `bert_pretrainer` of the same pieces, of any size; with hidden_states where
-            layers are matched.
+            layers are matched; None for a run that is only evaluated.
         temperature: T, above 0.
         alpha: the part of the loss that is the teacher's answers', 0 to 1.
         layers: for each layer of the student the teacher's whose output it is to have, from 0; ()
@@ -51,7 +51,7 @@ class PretrainingDistillation:
     """
 
     task: PretrainingObjective
-    teacher: keras.Model
+    teacher: keras.Model | None
     temperature: float = TEMPERATURE
     alpha: float = ALPHA
     layers: tuple[int, ...] = ()
@@ -64,6 +64,8 @@ class PretrainingDistillation:
             raise ValueError(f"alpha: expected 0 to 1, got {self.alpha}")
         if not 0 <= self.hidden_weight < float("inf"):
             raise ValueError(f"hidden_weight: expected at least 0, got {self.hidden_weight}")
+        if self.teacher is None:
+            return
         check_matched(self.layers, variables.config_of(self.teacher).num_hidden_layers)
         if self.layers and f"{_STATES}0" not in self.teacher.output:
             raise ValueError("teacher: expected one that was made with hidden_states")
@@ -81,6 +83,8 @@ class PretrainingDistillation:
 
     def taught(self, inputs: Any, labels: Any) -> Taught:
         """Return the labels of a batch with what the teacher says of it, as a call takes them."""
+        if self.teacher is None:
+            raise ValueError("teacher: training needs one")
         outputs = self.teacher(inputs, training=False)
         kept = {"masked_lm_logits": outputs["masked_lm_logits"]}
         for number, layer in enumerate(self.layers):

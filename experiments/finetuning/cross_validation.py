@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from bert_tf.files import original_names, write_json
 from data_prep.finetuning.folds import Fold
 from experiments.command_line.exit_status import InputError
-from experiments.command_line.result_files import FOLDS_NAME
+from experiments.command_line.result_files import COMBINATIONS_NAME, FOLDS_NAME, SEEDS_NAME
 from experiments.command_line.tables import print_rows
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import CrossValidatedOptions
@@ -118,6 +118,8 @@ def _report(found: Sequence[_FoldRun], folder: pathlib.Path, metric: str) -> Com
         "combinations": combinations,
     }
     write_json(folder / FOLDS_NAME, report)
+    for name in (SEEDS_NAME, COMBINATIONS_NAME):  # of other runs than the folder's model
+        (folder / name).unlink(missing_ok=True)
     rows: list[tuple[str, ...]] = [
         ("learning rate", "batch size", "runs", "failed", "mean", "std", "least", "")
     ]

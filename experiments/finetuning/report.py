@@ -10,7 +10,12 @@ from bert_tf.files import read_json, write_text
 from bert_tf.tasks.error_analysis import by_length
 from bert_tf.tasks.table import Task
 from bert_tf.training.log import METRICS_NAME, RUN_CONFIG_NAME
-from experiments.command_line.result_files import COMBINATIONS_NAME, RESULTS_NAME, SEEDS_NAME
+from experiments.command_line.result_files import (
+    COMBINATIONS_NAME,
+    FOLDS_NAME,
+    RESULTS_NAME,
+    SEEDS_NAME,
+)
 from experiments.plots.curves import curves_figure
 from experiments.plots.report_page import (
     Element,
@@ -65,6 +70,8 @@ def _training_sections(folder: pathlib.Path) -> list[Section]:
     """Show what training left in a folder: settings and curves of the run that is kept."""
     elements: list[Element] = []
     kept, runs = _runs_of(folder)
+    if (folder / FOLDS_NAME).exists():
+        elements.append(_table_of_folds(read_json(folder / FOLDS_NAME)))
     if len(runs) > 1:
         elements.append(_table_of_runs(runs))
     config = read_json(kept / RUN_CONFIG_NAME) if (kept / RUN_CONFIG_NAME).exists() else {}
@@ -99,6 +106,19 @@ def _runs_of(folder: pathlib.Path) -> tuple[pathlib.Path, list[dict[str, Any]]]:
     report = read_json(folder / SEEDS_NAME)
     runs, kept = report["runs"], report.get("kept")
     return folder if len(runs) == 1 or kept is None else folder / f"seed-{kept}", runs
+
+
+def _table_of_folds(report: dict[str, Any]) -> Element:
+    metric, rows = report["selection_metric"], []
+    for one in report["combinations"]:
+        figure = one["figures"].get(metric, {})
+        numbers = (figure.get(name, float("nan")) for name in ("mean", "std", "min", "max"))
+        rows.append((str(one["learning_rate"]), str(one["train_batch_size"]), *numbers))
+    header = ("learning rate", "batch size", "mean", "standard deviation", "least", "greatest")
+    name = metric.replace("_", " ")
+    return table(
+        header, rows, f"{name.capitalize()} over {report['folds']} folds of the training set"
+    )
 
 
 def _table_of_runs(runs: Sequence[dict[str, Any]]) -> Element:

@@ -11,7 +11,7 @@ from absl import logging
 
 from bert_tf.files import original_names, write_json
 from bert_tf.training.log import METRICS_NAME
-from experiments.command_line.result_files import COMBINATIONS_NAME, SEEDS_NAME
+from experiments.command_line.result_files import COMBINATIONS_NAME, FOLDS_NAME, SEEDS_NAME
 from experiments.command_line.tables import print_rows
 from experiments.plots.curves import plot_curves
 
@@ -123,7 +123,8 @@ def report_runs(
     """
     summary = summary_over_seeds(runs, selection_metric, baseline)
     write_json(folder / SEEDS_NAME, {**summary, "kept": best.seed})
-    (folder / COMBINATIONS_NAME).unlink(missing_ok=True)  # of other runs than the folder's model
+    for name in (COMBINATIONS_NAME, FOLDS_NAME):  # of other runs than the folder's model
+        (folder / name).unlink(missing_ok=True)
     if len(runs) > 1:
         print(f"over {len(runs)} seeds:")
         for name, row in summary["figures"].items():
@@ -174,7 +175,8 @@ def report_combinations(
     chosen = {**dataclasses.asdict(best), "folder": original_names(best.folder)}
     report = {"selection_metric": selection_metric, "best": chosen, "combinations": found}
     write_json(folder / COMBINATIONS_NAME, report)
-    (folder / SEEDS_NAME).unlink(missing_ok=True)  # of other runs than the folder's model
+    for name in (SEEDS_NAME, FOLDS_NAME):  # of other runs than the folder's model
+        (folder / name).unlink(missing_ok=True)
     print_rows(f"{selection_metric} of the dev set:", rows)
     if reason is not None:  # and so every other has
         print(f"  the one that is kept has failed: {reason}\n{_REMEDY}")

@@ -52,7 +52,7 @@ class PretrainingTeacherOptions:
         "Pre-trained model of the same vocabulary, from whose answers at masked positions the "
         "model learns too.",
         path="model",
-        group="distillation",
+        group="training",
     )
     distill_temperature: float = option(
         2.0,

@@ -72,7 +72,8 @@ class PretrainingTeacher:
         values = dataclasses.asdict(self.options)
         del values["teacher_dir"]  # which may have been moved
         as_in_json = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        return {"weights": weights_digest(self.checkpoint), **as_in_json}
+        own = {"weights": weights_digest(self.checkpoint), "hidden_size": self.config.hidden_size}
+        return {**own, **as_in_json}
 
     def check(self, student: BertConfig, vocab_file: str | None, max_seq_length: int) -> None:
         """Refuse a teacher that reads other pieces than the student, or not as many.

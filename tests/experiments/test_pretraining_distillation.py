@@ -48,12 +48,46 @@ def options_of(data, output, **given):
     return command_options.parse(PretrainingOptions, arguments(data, output, **given))
 
 
-def test_a_student_of_a_wider_teacher_goes_on_where_it_was_stopped(
+GIVEN = {"distill_layers": "1", "distill_hidden_weight": 0.5}
+
+
+def test_a_run_learns_from_a_wider_teacher(data, teacher, tmp_path):
+    before = {path: path.read_bytes() for path in teacher.iterdir()}
+    steps = {"num_train_steps": 2, "save_checkpoints_steps": 2, "log_steps": 2}
+    evaluated = {"do_eval": True, "max_eval_steps": 1}
+    given = {**GIVEN, "teacher_dir": teacher, **steps}
+    pretraining.run(options_of(data, tmp_path, **given, **evaluated))
+    # What lets it go on: the matrix between the widths, with its moments.
+    state = read_tensors(tmp_path / "model.ckpt-2")
+    shapes = [x.shape for name, x in state.items() if "distillation_0/kernel" in name]
+    assert shapes == [(22, 33)] * 3
+    written = read_tensors(tmp_path / "bert_model.ckpt")
+    assert not [name for name in written if "distillation" in name or "teacher" in name]
+    assert {path: path.read_bytes() for path in before} == before
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    last = [line for line in map(json.loads, lines) if line["kind"] == "train"][-1]
+    parts = last["task_loss"], last["teacher_loss"], last["hidden_loss"]
+    assert last["loss"] == pytest.approx(sum(parts) / 2, rel=1e-4)
+    results = json.loads((tmp_path / "eval_results.json").read_text())
+    assert results["masked_lm_loss"] > 0 and "hidden_loss" not in results
+    described = json.loads((tmp_path / "config.json").read_text())["teacher"]
+    assert described["distill_layers"] == [1] and len(described["weights"]) == 16
+    for other in ({**given, "distill_alpha": 0.25}, steps):
+        with pytest.raises(InputError, match="holds a run with another teacher, or without"):
+            pretraining.run(options_of(data, tmp_path, **other))
+    # Evaluated by itself: without the teacher, though its checkpoints have what matched it.
+    options = options_of(data, tmp_path, do_train=False, **evaluated)
+    run = PretrainingRun(options, make_plan(options), None)
+    assert run.load() and run.trainer.step == 2
+
+
+@pytest.mark.slow
+def test_a_student_that_was_stopped_goes_on_to_the_same_weights(
     data, teacher, tmp_path, monkeypatch
 ):
-    given = {"teacher_dir": teacher, "distill_layers": "1", "distill_hidden_weight": 0.5}
-    before = {path: path.read_bytes() for path in teacher.iterdir()}
-    folder, save = tmp_path / "run", Trainer.save
+    given = {**GIVEN, "teacher_dir": teacher}
+    pretraining.run(options_of(data, tmp_path / "whole", **given))
+    save = Trainer.save
 
     def stop(self):
         save(self)
@@ -62,27 +96,12 @@ def test_a_student_of_a_wider_teacher_goes_on_where_it_was_stopped(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "save", stop)
-        pretraining.run(options_of(data, folder, **given))
-    # What lets it go on: the matrix between the widths, with its moments.
-    state = read_tensors(folder / "model.ckpt-3")
-    assert [x.shape for name, x in state.items() if "distillation_0/kernel" in name] == [
-        (22, 33)
-    ] * 3
-    for other in ({**given, "distill_alpha": 0.25}, {}):
-        with pytest.raises(InputError, match="run holds a run with another teacher, or without"):
-            pretraining.run(options_of(data, folder, **other))
-    pretraining.run(options_of(data, folder, **given, do_eval=True, max_eval_steps=1))
-    written = read_tensors(folder / "bert_model.ckpt")
-    assert not [name for name in written if "distillation" in name or "teacher" in name]
-    assert {path: path.read_bytes() for path in before} == before
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    last = [line for line in map(json.loads, lines) if line["kind"] == "train"][-1]
-    parts = last["task_loss"], last["teacher_loss"], last["hidden_loss"]
-    assert last["loss"] == pytest.approx(parts[0] / 2 + parts[1] / 2 + parts[2] / 2, rel=1e-4)
-    results = json.loads((folder / "eval_results.json").read_text())
-    assert results["masked_lm_loss"] > 0 and "hidden_loss" not in results
-    described = json.loads((folder / "config.json").read_text())["teacher"]
-    assert described["distill_layers"] == [1] and len(described["weights"]) == 16
+        pretraining.run(options_of(data, tmp_path / "parts", **given))
+    pretraining.run(options_of(data, tmp_path / "parts", **given))
+    found = [read_tensors(tmp_path / name / "bert_model.ckpt") for name in ("whole", "parts")]
+    assert found[0].keys() == found[1].keys()
+    for name, tensor in found[0].items():
+        np.testing.assert_array_equal(tensor, found[1][name], err_msg=name)
 
 
 def test_a_student_begins_with_layers_of_its_teacher(data, tmp_path):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from bert_tf.tasks.calibration import reliability_of
 from bert_tf.tasks.entity_metrics import entity_scores
 from bert_tf.tasks.table import TASKS, custom_task
 from bert_tf.tasks.trained_task import TrainedTask
@@ -15,6 +16,7 @@ from data_prep.finetuning.glue import TextExample
 from data_prep.finetuning.ner import Sentence
 from data_prep.finetuning.squad import SquadExample
 from data_prep.finetuning.swag import ChoiceExample
+from experiments.finetuning import report_of_texts
 from experiments.finetuning.report import write_report
 from experiments.finetuning.report_of_texts import text_sections
 from experiments.finetuning.report_of_words import answer_sections, tagging_sections
@@ -166,15 +168,17 @@ def test_several_labels_numbers_and_choices(tmp_path):
     assert page.below("where") == [expected]
 
 
-def test_a_temperature_and_logits_that_are_not_finite(tmp_path):
+def test_a_temperature_and_logits_that_are_not_finite(tmp_path, monkeypatch):
     task = custom_task("classification", ("a", "b"), False)
-    logits = [[4, 0], [0, 2]]
-    (section,) = [
-        one
-        for one in shown(task, texts(*"PQ"), logits, [1, 1], tmp_path, temperature=2.0)
-        if one.heading.startswith("How far")
-    ]
-    assert page_of([section]).tags.count("img") == 1
+    logits, drawn = np.array([[4, 0], [0, 2]]), []
+    draw = report_of_texts.reliability_figure
+    monkeypatch.setattr(
+        report_of_texts, "reliability_figure", lambda curves: drawn.append(curves) or draw(curves)
+    )
+    shown(task, texts(*"PQ"), logits, [1, 1], tmp_path, temperature=2.0)
+    found = [(name, curve.error) for name, curve in drawn[0].items()]
+    expected = [reliability_of("classification", logits / t, [1, 1]).error for t in (1, 2)]
+    assert found == [("without temperature", expected[0]), ("at temperature 2", expected[1])]
     page = page_of(shown(task, texts(*"PQ"), [[np.nan, 0], [0, 2]], [1, 1], tmp_path))
     assert "How far probabilities can be trusted" not in page.text
     assert page.below("where")[0][0] == "line 2"
@@ -287,6 +291,14 @@ def test_what_is_shown_of_training(tmp_path):
     assert page.below("setting of the run that is kept") == [["learning rate", "0.1"]]
     assert page.below("learning rate")[1][4:] == ["not finite", "3", "infinite"]
     assert "img" not in page.tags  # of a log without a line
+    figures = {"accuracy": {"mean": 0.5, "std": 0.25, "min": 0.25, "max": 0.75}}
+    one = {"learning_rate": 0.1, "train_batch_size": 3, "figures": figures}
+    folds = {"folds": 4, "selection_metric": "accuracy", "combinations": [one]}
+    write(tmp_path, "folds.json", folds)
+    write_report(tmp_path, task, [])
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.below("learning rate")[0] == ["0.1", "3", "0.5", "0.25", "0.25", "0.75"]
+    assert "Accuracy over 4 folds" in page.text
 
 
 def test_the_page_is_one_file():

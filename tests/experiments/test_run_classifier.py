@@ -415,6 +415,9 @@ def test_a_rate_and_a_seed_more_are_trained_alone(model_dir, tables, tmp_path, m
     assert not (tmp_path / "combinations.json").exists()
     run(model_dir, tmp_path, **given)
     assert not (tmp_path / "seeds.json").exists() and (tmp_path / "combinations.json").exists()
+    (tmp_path / "folds.json").write_text("{}")
+    run(model_dir, tmp_path, **given)
+    assert not (tmp_path / "folds.json").exists()
 
 
 class OfFold(StandIn):

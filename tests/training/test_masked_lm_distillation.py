@@ -112,6 +112,10 @@ def test_evaluation_needs_no_teacher(teacher):
     _, figures = objective(outputs(), labels.labels, weights)
     assert tuple(figures) != objective.metric_names
     assert set(figures) == set(objective.evaluation_metric_names)
+    alone = objective_of(None)
+    assert alone.metric_names == objective.metric_names
+    with pytest.raises(ValueError, match="teacher: training needs one"):
+        alone.taught({}, None)
 
 
 @pytest.mark.parametrize(
