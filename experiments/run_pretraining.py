@@ -14,8 +14,7 @@ Flags and defaults are those of google-research/bert's run_pretraining.py wherev
 With --second_input_file the last tenth of the steps takes longer sequences, as in the paper.
 The same command continues a run that was stopped, to the bit. The output folder is a model
 directory (bert_config.json, vocab.txt, bert_model.ckpt.*) and holds metrics.jsonl, config.json,
-curves.png, eval_results.txt and checkpoints: the last ones and, with --eval_every_steps, the one
-of the lowest held-out loss.
+curves.png, eval_results.txt and checkpoints: the last and, with --eval_every_steps, the best one.
 """
 
 from experiments.command_line.command import run_command

@@ -91,6 +91,7 @@ NEUTRAL_FILES = (
     "training/objectives.py",
     "training/finetuning.py",
     "training/distillation.py",
+    "training/masked_lm_distillation.py",
 )
 
 

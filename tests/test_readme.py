@@ -89,6 +89,7 @@ NOT_RUN = {
     "--runner=DataflowRunner": "needs a cluster",
     "--second_input_file": "is a piece; tests/training/test_state.py runs two phases",
     "--calibration_file": "needs OpenVINO; tests/experiments/test_task_figures.py runs it",
+    "--folds": "trains eleven models; tests/experiments/test_run_classifier.py tries some",
     "--learning_rates": "trains six models; tests/experiments/test_run_classifier.py tries some",
     "--teacher_dir": "trains a teacher too; tests/experiments/test_distillation.py runs it",
     "--distribution_strategy": "needs several devices; tests/training/test_distribution.py runs it",

@@ -51,6 +51,7 @@ def bert_pretrainer(
     config: BertConfig,
     *,
     packed: bool = False,
+    hidden_states: bool = False,
     recompute: str | Sequence[int] = "none",
     dtype=None,
     name: str = "bert_pretrainer",
@@ -63,21 +64,25 @@ def bert_pretrainer(
     Outputs, a dict of float32: "masked_lm_logits" [B, P, V], "next_sentence_logits" [B, 2], or
     [B, K, 2] of packed rows. With `next_sentence_prediction` off the latter is missing, and the
     pooler, though it is there for fine-tuning, stays as it was initialised: nothing trains it, so
-    its variables are not trainable.
+    its variables are not trainable. With `hidden_states` also "hidden_states_0" (the embeddings) to
+    "hidden_states_L", each [B, F, D].
 
     It is compiled with `pretraining_compile_arguments`.
     """
     inputs = {**encoder_inputs(), **(packed_inputs() if packed else {})}
     bert = Bert(
         config,
+        hidden_states,
         train_pooler=config.next_sentence_prediction,
         recompute=recompute,
         name="bert",
         dtype=dtype,
     )
-    encoded = bert(inputs)
+    encoded = dict(bert(inputs))
+    states = encoded.pop("hidden_states", ())
     positions = keras.Input((None,), dtype="int32", name="masked_lm_positions")
     outputs = heads.PretrainingHeads(config, name="cls", dtype=dtype)(encoded, positions)
+    outputs |= {f"hidden_states_{number}": value for number, value in enumerate(states)}
     return PredictionModel({**inputs, "masked_lm_positions": positions}, outputs, name=name)
 
 

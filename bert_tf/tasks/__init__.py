@@ -12,6 +12,8 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.tasks.class_report import class_report as class_report
     from bert_tf.tasks.document_windows import WindowRule as WindowRule
     from bert_tf.tasks.entity_metrics import entity_scores as entity_scores
+    from bert_tf.tasks.error_analysis import LengthBin as LengthBin
+    from bert_tf.tasks.error_analysis import by_length as by_length
     from bert_tf.tasks.kinds import KINDS as KINDS
     from bert_tf.tasks.kinds import Kind as Kind
     from bert_tf.tasks.kinds import get_kind as get_kind

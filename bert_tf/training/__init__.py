@@ -14,6 +14,10 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.training.losses import NextSentenceLoss as NextSentenceLoss
     from bert_tf.training.losses import masked_lm_loss as masked_lm_loss
     from bert_tf.training.losses import next_sentence_loss as next_sentence_loss
+    from bert_tf.training.masked_lm_distillation import (
+        PretrainingDistillation as PretrainingDistillation,
+    )
+    from bert_tf.training.masked_lm_distillation import matched_student as matched_student
     from bert_tf.training.objectives import FineTuningObjective as FineTuningObjective
     from bert_tf.training.objectives import Objective as Objective
     from bert_tf.training.objectives import PretrainingObjective as PretrainingObjective

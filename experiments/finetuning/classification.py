@@ -16,6 +16,7 @@ from bert_tf.tasks.table import Task
 from bert_tf.tasks.trained_task import TRAINED_TASK_NAME, TrainedTask, read_trained_task
 from bert_tf.weights.load import LoadedModel
 from data_prep.finetuning import glue
+from data_prep.finetuning.folds import Fold, with_fold
 from data_prep.finetuning.options import TaggedOptions, extra_settings, find_sources
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning.decisions import (
@@ -29,13 +30,16 @@ from experiments.finetuning.flow import Plan, fine_tune, make_job
 from experiments.finetuning.initial_model import InitialModel, load_trained, trained_task_of
 from experiments.finetuning.label_loss import label_loss_arguments
 from experiments.finetuning.options import ClassifierOptions
+from experiments.finetuning.report_of_texts import text_sections
 from experiments.finetuning.splits import (
     Data,
     Evaluator,
+    ignore_message,
     make_records,
     test_logits,
 )
 from experiments.plots.predictions import plot_confusion, plot_regression
+from experiments.plots.report_page import Section
 
 
 def run(options: ClassifierOptions) -> None:
@@ -44,9 +48,9 @@ def run(options: ClassifierOptions) -> None:
 
 
 class _Classification(Plan):
-    def __init__(self, options: ClassifierOptions, start: InitialModel):
+    def __init__(self, options: ClassifierOptions, start: InitialModel, fold: Fold | None = None):
         self.options = options = _with_windows_of_model(options, start)
-        self.data = prepare(options, start)
+        self.data = prepare(options, start, fold=fold)
         self.task = task = self.data.task
         self.folder = pathlib.Path(options.output_dir)
         check_kind(options, task.kind)
@@ -103,6 +107,10 @@ class _Classification(Plan):
         _draw(self.evaluator, trained, self.folder)
         if self.task.labels:
             report_classes(self.evaluator, trained, self.folder)
+        self.evaluated = trained
+
+    def sections(self) -> list[Section]:
+        return text_sections(self.data, self.evaluator, self.evaluated)
 
     def predict(self, loaded: LoadedModel) -> None:
         trained = self._trained()
@@ -133,7 +141,10 @@ class _Classification(Plan):
 
 
 def prepare(
-    options: ClassifierOptions, start: InitialModel, tagged: TaggedOptions | None = None
+    options: ClassifierOptions,
+    start: InitialModel,
+    tagged: TaggedOptions | None = None,
+    fold: Fold | None = None,
 ) -> Data:
     """Make the records that the options ask for, or find them made.
 
@@ -143,6 +154,7 @@ def prepare(
         options: of the command.
         start: whose vocabulary the records are of.
         tagged: of a command that takes tagged words too.
+        fold: the part of the training set that is held out; None for none.
 
     Raises:
         InputError, ValueError, OSError: bad options or data.
@@ -157,6 +169,7 @@ def prepare(
     task, sources = find_sources(
         data, tagged, skip_bad_examples=skip_bad_examples, test_labels=False
     )
+    sources = with_fold(fold, task, sources, ignore_message if skip_bad_examples else None)
     extra = extra_settings(task, tagged, windows=options.windows)
     return make_records(task, sources, options, start, extra=extra)
 

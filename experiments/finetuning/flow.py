@@ -15,13 +15,16 @@ from bert_tf.training.log import RUN_CONFIG_NAME
 from bert_tf.weights.load import LoadedModel
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.training_setup import strategy_of, with_precision
+from experiments.finetuning.cross_validation import cross_validate, folds_of
 from experiments.finetuning.initial_model import InitialModel, find_trained
-from experiments.finetuning.options import FineTuningOptions
-from experiments.finetuning.results import report_combinations, report_runs
+from experiments.finetuning.options import CrossValidatedOptions, FineTuningOptions
+from experiments.finetuning.report import write_report
+from experiments.finetuning.results import draw_curves, report_combinations, report_runs
 from experiments.finetuning.runs import best_run, check_room, planned_runs, train_all
 from experiments.finetuning.seed_training import Job
 from experiments.finetuning.splits import Data
 from experiments.finetuning.teacher import find_teacher, student_or_initial
+from experiments.plots.report_page import Section
 
 Options = TypeVar("Options", bound=FineTuningOptions)
 
@@ -55,17 +58,21 @@ class Plan:
     def evaluate(self, loaded: LoadedModel) -> None:
         """Write and print the figures of a model."""
 
+    def sections(self) -> list[Section]:
+        """Return what the report shows of the model that was evaluated."""
+        return []
+
     def predict(self, loaded: LoadedModel) -> None:
         """Write the predictions of a model."""
 
 
-def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Plan]) -> None:
+def fine_tune(options: FineTuningOptions, make_plan: Callable[..., Plan]) -> None:
     """Train, evaluate and predict as the options say.
 
     Args:
         options: of the command.
         make_plan: options and the model to begin with -> the data, made ready, and what to do with
-            them.
+            them. Of commands that have --folds a third argument is the `Fold` that is held out.
 
     Raises:
         InputError, ValueError, OSError, RuntimeError: bad options, data or model; one line says
@@ -76,12 +83,15 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
     if options.do_train:
         check_room(options)
     folder = pathlib.Path(options.output_dir)
-    folders = [one.folder for one in planned_runs(options)]
-    begun = (place for place in folders if (place / RUN_CONFIG_NAME).exists())
-    of_run = next(begun, folders[0])  # all have one precision
-    training = with_precision(options.training, of_run, one_shape=options.pad_to_max_seq_length)
-    options = dataclasses.replace(options, training=training)
+    options = _with_precision(options)
     start = student_or_initial(options)
+    has_folds = False
+    if isinstance(options, CrossValidatedOptions) and options.num_folds:
+        options = cross_validate(
+            options, start, lambda of_fold, fold: _job_of(make_plan(of_fold, start, fold))
+        )
+        has_folds = True
+        print("all examples:")
     plan = make_plan(options, start)
     if plan.job is not None:
         job = plan.job
@@ -90,10 +100,11 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
         print(f"{plan.task.name}: begins with {start.description}")
         runs = train_all(plan.job, start, options)
         metric, baseline = plan.job.selection_metric, plan.job.baseline
-        if options.is_grid:
-            report_combinations(runs, best_run(plan.job, runs), folder, metric, baseline)
+        if has_folds:
+            draw_curves(runs)
         else:
-            report_runs(runs, folder, metric, baseline)
+            report = report_combinations if options.is_grid else report_runs
+            report(runs, best_run(plan.job, runs), folder, metric, baseline)
         start = start.trained(folder)
         plan.finish(start)
     if options.do_eval or options.do_predict:
@@ -102,9 +113,28 @@ def fine_tune(options: Options, make_plan: Callable[[Options, InitialModel], Pla
         plan.check(loaded)
         if options.do_eval:
             plan.evaluate(loaded)
+            if options.report:
+                write_report(folder, plan.task, plan.sections())
         if options.do_predict:
             plan.predict(loaded)
     print(f"{folder}: {time.time() - began:.0f} s in all")
+
+
+def _with_precision(options: Options) -> Options:
+    """Return the options with the precision that runs in the folder have, or that suits."""
+    of_runs = [options]
+    if isinstance(options, CrossValidatedOptions) and options.num_folds:
+        of_runs = [*folds_of(options), options]
+    folders = [one.folder for of_run in of_runs for one in planned_runs(of_run)]
+    begun = (place for place in folders if (place / RUN_CONFIG_NAME).exists())
+    of_run = next(begun, folders[0])  # all have one precision
+    training = with_precision(options.training, of_run, one_shape=options.pad_to_max_seq_length)
+    return dataclasses.replace(options, training=training)
+
+
+def _job_of(plan: Plan) -> Job:
+    assert plan.job is not None  # noqa: S101 - of folds there is always training
+    return plan.job
 
 
 def make_job(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
 import pathlib
 
 from absl import logging
 
 from bert_tf.config import BertConfig
-from bert_tf.files import local_copy, sha256
+from bert_tf.files import local_copy
 from bert_tf.models.layers import recomputed_layers
 from bert_tf.tasks.kinds import get_kind
 from bert_tf.tasks.trained_task import TrainedTask, read_trained_task
@@ -22,6 +21,7 @@ from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
 from bert_tf.weights.load import LoadedModel, load_model
 from bert_tf.weights.tokenizers import load_tokenizer, write_vocabulary
 from experiments.command_line.exit_status import InputError
+from experiments.command_line.weights_digest import weights_digest
 from experiments.finetuning.options import FineTuningOptions
 
 
@@ -53,22 +53,7 @@ class InitialModel:
     @functools.cached_property
     def weights_digest(self) -> str:
         """A short digest of the content of the weights' files, wherever they lie."""
-        if self.checkpoint is None or self.checkpoint.located is None:
-            return "random weights"
-        path = pathlib.Path(self.checkpoint.located.path)
-        if self.checkpoint.located.format == "tf":
-            files = [p for p in path.parent.iterdir() if p.name.startswith(f"{path.name}.")]
-        elif path.is_dir():
-            files = [p for p in path.iterdir() if p.name.endswith(".h5")]
-        elif path.suffix == ".json":  # names the parts, which lie beside it
-            parts = (p for p in path.parent.iterdir() if p.suffix in (".safetensors", ".bin"))
-            files = [path, *parts]
-        else:
-            files = [path]
-        digest = hashlib.sha256()
-        for file in sorted(files):
-            digest.update(bytes.fromhex(sha256(file)))
-        return digest.hexdigest()[:16]
+        return weights_digest(self.checkpoint)
 
     @property
     def weights_path(self) -> pathlib.Path | None:

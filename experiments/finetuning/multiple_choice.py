@@ -9,11 +9,14 @@ from bert_tf.files import write_whole
 from bert_tf.tasks.table import TASKS
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
+from data_prep.finetuning.folds import Fold, with_fold
 from data_prep.finetuning.options import file_sources
 from experiments.finetuning import splits
 from experiments.finetuning.flow import Plan, fine_tune, make_job
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import MultipleChoiceOptions
+from experiments.finetuning.report_of_texts import text_sections
+from experiments.plots.report_page import Section
 
 
 def run(options: MultipleChoiceOptions) -> None:
@@ -22,10 +25,14 @@ def run(options: MultipleChoiceOptions) -> None:
 
 
 class _MultipleChoice(Plan):
-    def __init__(self, options: MultipleChoiceOptions, start: InitialModel):
+    def __init__(
+        self, options: MultipleChoiceOptions, start: InitialModel, fold: Fold | None = None
+    ):
         self.options, evaluate = options, None
         self.task, sources = file_sources(options.files, TASKS["swag"])
         print(f"{self.task.num_choices} choices")
+        on_bad = splits.ignore_message if options.records.skip_bad_examples else None
+        sources = with_fold(fold, self.task, sources, on_bad)
         self.data = splits.make_records(self.task, sources, options, start)
         if options.do_eval:
             evaluate = self.evaluator = splits.Evaluator(self.data, options)
@@ -36,6 +43,9 @@ class _MultipleChoice(Plan):
     def evaluate(self, loaded: LoadedModel) -> None:
         self.evaluator.run(loaded.model)
         self.evaluator.report(loaded)
+
+    def sections(self) -> list[Section]:
+        return text_sections(self.data, self.evaluator, TrainedTask(self.task.kind))
 
     def predict(self, loaded: LoadedModel) -> None:
         path = pathlib.Path(self.options.output_dir) / "predictions.csv"

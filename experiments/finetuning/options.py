@@ -5,7 +5,7 @@ import math
 from typing import TypeVar
 
 from bert_tf.config import WINDOW_POOLINGS
-from bert_tf.options import option
+from bert_tf.options import option, to_dict
 from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.table import TASKS
 from bert_tf.tasks.trained_task import POOLINGS
@@ -16,6 +16,7 @@ from experiments.command_line.training_options import TrainingOptions
 from experiments.finetuning.distillation_options import DistillationOptions
 
 Options = TypeVar("Options", bound="FineTuningOptions")
+CrossOptions = TypeVar("CrossOptions", bound="CrossValidatedOptions")
 
 # Options that a run's result depends on, beside its records, its model and `TRAJECTORY_NAMES`.
 RESULT_NAMES = (
@@ -103,6 +104,9 @@ class FineTuningOptions:
     )
     log_steps: int = option(25, "Steps between two log lines.", minimum=1, group="output")
     tensorboard: bool = option(False, "Whether to write TensorBoard summaries.")
+    report: bool = option(
+        False, "Write report.html, a page of curves, figures and the worst errors with their texts."
+    )
     overwrite: bool = option(False, "Train anew in a folder that holds a finished or another run.")
     training: TrainingOptions = TrainingOptions()
 
@@ -116,6 +120,8 @@ class FineTuningOptions:
             raise InputError("give at least one of --do_train, --do_eval, --do_predict")
         if self.early_stop_evals and self.do_train and not self.do_eval:
             raise InputError("early_stop_evals: needs --do_eval, whose evaluations it counts")
+        if self.report and not self.do_eval:
+            raise InputError("report: needs --do_eval, of whose figures and errors it is")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             seeds = ",".join(map(str, self.seeds))
             raise InputError(f"seeds: expected different whole numbers, got {seeds}")
@@ -147,6 +153,70 @@ class FineTuningOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class FoldOptions:
+    """Parts of the training set that are held out in turn."""
+
+    folds: int = option(
+        0,
+        "Cross-validation: hold out each of so many parts of the training set once, in place of a "
+        "dev set, then train on all of it. 0: no parts.",
+        minimum=0,
+        group="training",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossValidatedOptions(FineTuningOptions):
+    """What every fine-tuning command has whose examples can be parted."""
+
+    cross_validation: FoldOptions = FoldOptions()
+
+    @property
+    def num_folds(self) -> int:
+        """How many parts of the training set are held out in turn; 0 for none."""
+        return self.cross_validation.folds
+
+    def without_folds(self: CrossOptions, rate: float | None, size: int | None) -> CrossOptions:
+        """Return the options of the model that is trained on all examples after the folds.
+
+        Args:
+            rate: its learning rate, where several were tried.
+            size: its batch size, likewise.
+        """
+        return dataclasses.replace(
+            self,
+            cross_validation=FoldOptions(),
+            do_eval=False,
+            seeds=self.seeds[:1],
+            learning_rates=(rate,) if self.learning_rates and rate is not None else (),
+            batch_sizes=(size,) if self.batch_sizes and size is not None else (),
+        )
+
+    def check_together(self) -> None:
+        """Refuse options that no run could have together; raises what the others' does."""
+        super().check_together()
+        if not self.num_folds:
+            return
+        if self.num_folds == 1:
+            raise InputError("folds: expected at least 2, or 0 for none; got 1")
+        if not (self.do_train and self.do_eval):
+            raise InputError("folds: needs --do_train and --do_eval, of the parts held out")
+        if self.training.distribution_strategy == "multi_worker_mirrored":
+            raise InputError("folds: are trained on one host, not with multi_worker_mirrored")
+        values = to_dict(self)
+        for name in ("dev_file", "early_stop_evals", "report", "calibrate"):
+            if values.get(name):
+                raise InputError(
+                    f"{name}: is of a dev set, which parts of the training set take the place of "
+                    "with --folds; do without, or evaluate the model afterwards"
+                )
+        if values.get("thresholds", "kept") != "kept":
+            raise InputError("thresholds: are chosen on a dev set, and --folds leave none")
+        if values.get("teacher_dir"):
+            raise InputError("teacher_dir: a teacher may have learnt from what --folds hold out")
+
+
+@dataclasses.dataclass(frozen=True)
 class LabelLossOptions:
     """How the labels count in the training loss."""
 
@@ -165,7 +235,7 @@ class LabelLossOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifierOptions(FineTuningOptions):
+class ClassifierOptions(CrossValidatedOptions):
     """Options of run_classifier.py."""
 
     data: options.DataOptions = options.DataOptions()
@@ -217,14 +287,14 @@ class ClassifierOptions(FineTuningOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class MultipleChoiceOptions(FineTuningOptions):
+class MultipleChoiceOptions(CrossValidatedOptions):
     """Options of run_swag.py."""
 
     files: options.FileOptions = options.FileOptions()
 
 
 @dataclasses.dataclass(frozen=True)
-class TaggingOptions(FineTuningOptions):
+class TaggingOptions(CrossValidatedOptions):
     """Options of run_ner.py."""
 
     files: options.FileOptions = options.FileOptions()
@@ -292,7 +362,7 @@ class EmbeddingOptions(FineTuningOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionAnsweringOptions(FineTuningOptions):
+class QuestionAnsweringOptions(CrossValidatedOptions):
     """Options of run_squad.py."""
 
     train_file: str | None = option(None, "SQuAD's JSON to train on.", path="any", group="data")

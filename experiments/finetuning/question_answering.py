@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,10 +17,11 @@ from keras import ops
 from bert_tf.files import is_file, local_copy
 from bert_tf.tasks import squad_metrics
 from bert_tf.tasks.answer_decoding import AnswerRule, Predictions, decode_answers, write_predictions
-from bert_tf.tasks.table import get_task
+from bert_tf.tasks.table import Task, get_task
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
 from data_prep.finetuning import squad
+from data_prep.finetuning.folds import Fold
 from data_prep.finetuning.glue import OnBad, refuse
 from data_prep.finetuning.options import extra_settings
 from data_prep.finetuning.prepare import PreparedData
@@ -31,9 +32,11 @@ from experiments.command_line.tables import print_table
 from experiments.finetuning.flow import Plan, fine_tune, make_job
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import QuestionAnsweringOptions
+from experiments.finetuning.report_of_words import answer_sections
 from experiments.finetuning.results import with_step
 from experiments.finetuning.seed_training import Job
-from experiments.finetuning.splits import Data, make_records, predict_records
+from experiments.finetuning.splits import Data, ignore_message, make_records, predict_records
+from experiments.plots.report_page import Section
 
 PADDING_LOGIT = -1e9  # as in the loss
 # Of the figures of an evaluation what is logged during training.
@@ -46,9 +49,11 @@ def run(options: QuestionAnsweringOptions) -> None:
 
 
 class _QuestionAnswering(Plan):
-    def __init__(self, options: QuestionAnsweringOptions, start: InitialModel):
+    def __init__(
+        self, options: QuestionAnsweringOptions, start: InitialModel, fold: Fold | None = None
+    ):
         self.options, self.folder = options, pathlib.Path(options.output_dir)
-        data, answerer = prepare(options, start), None
+        data, answerer = prepare(options, start, fold), None
         self.task = data.task
         if options.do_eval or options.do_predict:
             answerer = self.answerer = Answerer(data, start, options)
@@ -56,9 +61,13 @@ class _QuestionAnswering(Plan):
             self.job = _job(options, data, answerer)
 
     def evaluate(self, loaded: LoadedModel) -> None:
-        figures = self.answerer.figures(self.answerer.final_spans(loaded.model))
+        self.best_spans = self.answerer.final_spans(loaded.model)
+        figures = self.answerer.figures(self.best_spans)
         write_results(self.folder, with_step(figures, loaded.transfer.step))
         _print_figures(figures, self.answerer, self.options)
+
+    def sections(self) -> list[Section]:
+        return self.answerer.sections(self.best_spans)
 
     def predict(self, loaded: LoadedModel) -> None:
         best_spans = self.answerer.final_spans(loaded.model)
@@ -87,12 +96,15 @@ def _job(options: QuestionAnsweringOptions, data: Data, answerer: Answerer | Non
 # === Data ===
 
 
-def prepare(options: QuestionAnsweringOptions, start: InitialModel) -> Data:
+def prepare(
+    options: QuestionAnsweringOptions, start: InitialModel, fold: Fold | None = None
+) -> Data:
     """Make the records of the files that the options ask for, or find them made.
 
     Args:
         options: of the command.
         start: whose vocabulary the records are of.
+        fold: the part of the training set that is held out; None for none.
 
     Returns:
         Data of the splits "train", whose records have answers, and "dev".
@@ -106,6 +118,8 @@ def prepare(options: QuestionAnsweringOptions, start: InitialModel) -> Data:
         source = file_source(task, path, split)
         source = source if split == "train" else with_distinct_ids(source)
         sources.append(_with_log(source) if options.verbose_logging else source)
+    if fold is not None:
+        sources = _sources_of_fold(fold, task, options, sources)
     options.window_rule  # noqa: B018 - refuses windows without room for a document
     data = make_records(
         task,
@@ -130,9 +144,10 @@ def prepare(options: QuestionAnsweringOptions, start: InitialModel) -> Data:
 def _files(options: QuestionAnsweringOptions) -> dict[str, str]:
     """Return split -> file of what is to be read."""
     files = {}
+    evaluates = options.do_eval and not options.num_folds  # else on parts of the training file
     for option, split, name, is_asked in (
         ("do_train", "train", "train_file", options.do_train),
-        ("do_eval", "dev", "predict_file", options.do_eval),
+        ("do_eval", "dev", "predict_file", evaluates),
         ("do_predict", "dev", "predict_file", options.do_predict),
     ):
         if not is_asked:
@@ -144,6 +159,16 @@ def _files(options: QuestionAnsweringOptions) -> dict[str, str]:
             raise FileNotFoundError(f"{name}: no such file: {path}")
         files[split] = local_copy(path)
     return files
+
+
+def _sources_of_fold(
+    fold: Fold, task: Task, options: QuestionAnsweringOptions, sources: Sequence[Source]
+) -> list[Source]:
+    """Return the training set without a part, and that part with the answers of all annotators."""
+    (train,) = sources
+    held_out = with_distinct_ids(file_source(task, train.files[0], "dev"))
+    on_bad = ignore_message if options.records.skip_bad_examples else None
+    return fold.sources(task, train, on_bad, held_out)
 
 
 def _describe_windows(prepared: PreparedData) -> str:
@@ -350,6 +375,17 @@ class Answerer:
             best_spans,
             options.null_score_diff_threshold,
             options.version_2_with_negative,
+        )
+
+    def sections(self, best_spans: Predictions) -> list[Section]:
+        """Return what the report shows of answers."""
+        options = self._options
+        return answer_sections(
+            self._examples,
+            self._references,
+            with_threshold(best_spans, options.null_score_diff_threshold).answers,
+            {name: answers[0]["probability"] for name, answers in best_spans.nbest.items()},
+            version_2=options.version_2_with_negative,
         )
 
     def __call__(self, model: keras.Model) -> dict[str, float]:

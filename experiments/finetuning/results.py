@@ -11,7 +11,7 @@ from absl import logging
 
 from bert_tf.files import original_names, write_json
 from bert_tf.training.log import METRICS_NAME
-from experiments.command_line.result_files import COMBINATIONS_NAME, SEEDS_NAME
+from experiments.command_line.result_files import COMBINATIONS_NAME, FOLDS_NAME, SEEDS_NAME
 from experiments.command_line.tables import print_rows
 from experiments.plots.curves import plot_curves
 
@@ -61,6 +61,17 @@ def with_step(figures: Mapping[str, Any], step: int | None) -> dict[str, Any]:
     return dict(figures) if step is None else {**figures, "global_step": step}
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return mean, median, standard deviation, least and greatest of figures, at least one."""
+    return {
+        "mean": statistics.fmean(values),
+        "median": statistics.median(values),
+        "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "min": min(values),
+        "max": max(values),
+    }
+
+
 def summary_over_seeds(
     runs: Sequence[FineTuningRun], selection_metric: str, baseline: float | None
 ) -> dict[str, Any]:
@@ -86,13 +97,7 @@ def summary_over_seeds(
     figures = {}
     for name in names:
         values = [run.figures[name] for run in runs if name in run.figures]
-        figures[name] = {
-            "mean": statistics.fmean(values),
-            "median": statistics.median(values),
-            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
-            "min": min(values),
-            "max": max(values),
-        }
+        figures[name] = spread(values)
     return {
         "figures": figures,
         "runs": [{**dataclasses.asdict(run), "folder": original_names(run.folder)} for run in runs],
@@ -102,6 +107,7 @@ def summary_over_seeds(
 
 def report_runs(
     runs: Sequence[FineTuningRun],
+    best: FineTuningRun,
     folder: pathlib.Path,
     selection_metric: str,
     baseline: float | None,
@@ -110,13 +116,15 @@ def report_runs(
 
     Args:
         runs: one for each seed.
+        best: that of them whose model is kept.
         folder: where to write.
         selection_metric: as for `summary_over_seeds`.
         baseline: likewise.
     """
     summary = summary_over_seeds(runs, selection_metric, baseline)
-    write_json(folder / SEEDS_NAME, summary)
-    (folder / COMBINATIONS_NAME).unlink(missing_ok=True)  # of other runs than the folder's model
+    write_json(folder / SEEDS_NAME, {**summary, "kept": best.seed})
+    for name in (COMBINATIONS_NAME, FOLDS_NAME):  # of other runs than the folder's model
+        (folder / name).unlink(missing_ok=True)
     if len(runs) > 1:
         print(f"over {len(runs)} seeds:")
         for name, row in summary["figures"].items():
@@ -128,7 +136,7 @@ def report_runs(
         print(f"  failed: seed {seed}: {reason}")
     if summary["failed"]:
         print(_REMEDY)
-    _draw_curves(runs)
+    draw_curves(runs)
 
 
 def report_combinations(
@@ -167,14 +175,16 @@ def report_combinations(
     chosen = {**dataclasses.asdict(best), "folder": original_names(best.folder)}
     report = {"selection_metric": selection_metric, "best": chosen, "combinations": found}
     write_json(folder / COMBINATIONS_NAME, report)
-    (folder / SEEDS_NAME).unlink(missing_ok=True)  # of other runs than the folder's model
+    for name in (SEEDS_NAME, FOLDS_NAME):  # of other runs than the folder's model
+        (folder / name).unlink(missing_ok=True)
     print_rows(f"{selection_metric} of the dev set:", rows)
     if reason is not None:  # and so every other has
         print(f"  the one that is kept has failed: {reason}\n{_REMEDY}")
-    _draw_curves(runs)
+    draw_curves(runs)
 
 
-def _draw_curves(runs: Sequence[FineTuningRun]) -> None:
+def draw_curves(runs: Sequence[FineTuningRun]) -> None:
+    """Write curves.png of each run into its folder."""
     for run in runs:
         metrics = pathlib.Path(run.folder) / METRICS_NAME
         if not metrics.exists():

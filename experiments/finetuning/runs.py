@@ -113,6 +113,26 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
     return runs
 
 
+def train_runs(job: Job, start: InitialModel, options: FineTuningOptions) -> list[FineTuningRun]:
+    """Train the runs of a command as `train_all` does, on this host alone; keep each in its folder.
+
+    Args:
+        job: what is trained.
+        start: the model to begin with.
+        options: of the command.
+
+    Raises:
+        InputError, ValueError: as for `train_all`.
+    """
+    planned, strategy = planned_runs(options), training_setup.strategy_of(options.training)
+    for one in planned:
+        size = one.options.train_batch_size
+        training_setup.check_batch_sizes(one.options.training, strategy, size)
+        num_steps(job, one.options)
+    with training_setup.locked(pathlib.Path(options.output_dir)):
+        return [_train_one(job, start, one.options, one.folder, one.seed) for one in planned]
+
+
 def _keep_best(task: TrainedTask, best: pathlib.Path, output: pathlib.Path, *, adapter: bool):
     """Put the best run's model into the output folder, with what was chosen for its weights."""
     names = [path.name for path in best.glob(f"{WEIGHTS_NAME}.*")]

@@ -15,6 +15,7 @@ from bert_tf.tasks.tag_schemes import TagScheme
 from bert_tf.tasks.trained_task import TrainedTask
 from bert_tf.weights.load import LoadedModel
 from data_prep.finetuning import ner
+from data_prep.finetuning.folds import Fold, with_fold
 from data_prep.finetuning.options import TaggedOptions, extra_settings, tagged_sources
 from data_prep.finetuning.sources import read_tagged
 from experiments.command_line.exit_status import InputError
@@ -23,9 +24,11 @@ from experiments.finetuning.flow import Plan, fine_tune, make_job
 from experiments.finetuning.initial_model import InitialModel, load_trained
 from experiments.finetuning.label_loss import label_loss_arguments
 from experiments.finetuning.options import FineTuningOptions, TaggingOptions
+from experiments.finetuning.report_of_words import tagging_sections
 from experiments.finetuning.results import with_step
-from experiments.finetuning.splits import Data, make_records, predict_records
+from experiments.finetuning.splits import Data, ignore_message, make_records, predict_records
 from experiments.plots.predictions import plot_types
+from experiments.plots.report_page import Section
 
 # === Figures ===
 
@@ -59,14 +62,17 @@ class TaggedSplit:
         source = data.sources[split]
         self.labelled: bool = source.labelled
         scheme = source.settings.get("scheme")
-        self.sentences = list(
-            read_tagged(
-                source.files[0],
-                tagged if source.labelled else tagged.without_tags(),
-                data.on_bad,
-                scheme and TagScheme(scheme),
+        if "fold" in source.settings:  # part of the training file, whose tags all are labels
+            self.sentences = [s for group in source.read(data.on_bad, None) for s in group]
+        else:
+            self.sentences = list(
+                read_tagged(
+                    source.files[0],
+                    tagged if source.labelled else tagged.without_tags(),
+                    data.on_bad,
+                    scheme and TagScheme(scheme),
+                )
             )
-        )
         # The same as in the records, which hold no trace of the words.
         self._windows = ner.sentence_windows(
             self.sentences, start.tokenizer, options.max_seq_length, tagged.document_context
@@ -128,7 +134,7 @@ def run(options: TaggingOptions) -> None:
 
 
 class _Tagging(Plan):
-    def __init__(self, options: TaggingOptions, start: InitialModel):
+    def __init__(self, options: TaggingOptions, start: InitialModel, fold: Fold | None = None):
         self.options, self.start, self.folder = options, start, pathlib.Path(options.output_dir)
         if not options.do_train:
             self.loaded = load_trained(options, start, TASKS["ner"].kind)
@@ -138,6 +144,8 @@ class _Tagging(Plan):
             self.loaded and self.loaded.labels,
             skip_bad_examples=options.records.skip_bad_examples,
         )
+        on_bad = ignore_message if options.records.skip_bad_examples else None
+        sources = with_fold(fold, self.task, sources, on_bad)
         extra = extra_settings(self.task, options.tagged)
         self.data = make_records(self.task, sources, options, start, extra=extra)
         if options.do_eval:
@@ -178,6 +186,10 @@ class _Tagging(Plan):
         path = self.folder / "predictions_dev.conll"
         ner.write_conll(path, self.dev.sentences, self.dev.predicted)
         print(f"wrote {path}")
+
+    def sections(self) -> list[Section]:
+        dev = self.dev
+        return tagging_sections(dev.sentences, dev.predicted, dev.scores(), self.task.labels or ())
 
     def predict(self, loaded: LoadedModel) -> None:
         """Write the tags of the test set, and their scores if its own tags are known."""

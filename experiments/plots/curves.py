@@ -17,6 +17,7 @@ from experiments.plots.options import CurvesOptions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # What log lines hold beside losses and scores.
 _NOT_SCORES = {
@@ -76,6 +77,12 @@ def plot_curves(metrics_file: str | os.PathLike, png: str | os.PathLike) -> path
         FileNotFoundError: there is no metrics file.
         ValueError: the file has no training line, or a line is damaged.
     """
+    save_figure(curves_figure(metrics_file), png)
+    return pathlib.Path(png)
+
+
+def curves_figure(metrics_file: str | os.PathLike) -> Figure:
+    """Draw what `plot_curves` does; raises what it raises."""
     train: list[Line] = read_metrics(metrics_file)
     evaluations: list[Line] = read_metrics(metrics_file, "eval")
     if not train:
@@ -99,8 +106,7 @@ def plot_curves(metrics_file: str | os.PathLike, png: str | os.PathLike) -> path
         _draw_baselines(axis, panel, baselines)
     for axis in axes[0]:
         _add_tokens(axis, train)
-    save_figure(figure, png)
-    return pathlib.Path(png)
+    return figure
 
 
 def _pretraining_panels(names: set[str]) -> list[Panel]:

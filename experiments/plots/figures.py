@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -29,3 +30,10 @@ def save_figure(figure: Figure, png: str | os.PathLike[str], dpi: int = 110) -> 
     """Write a figure as PNG."""
     with replacing(png, ".png") as temporary:
         figure.savefig(temporary, dpi=dpi)
+
+
+def png_of(figure: Figure, dpi: int = 110) -> bytes:
+    """Return a figure as the content of a PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi)
+    return stream.getvalue()

@@ -1,12 +1,18 @@
 """Draws what a model predicts against what is right, to PNG."""
 
+from __future__ import annotations
+
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bert_tf.tasks.calibration import Reliability
 from experiments.plots.figures import save_figure, subplots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def plot_confusion(
@@ -44,11 +50,20 @@ def plot_confusion(
 
 
 def plot_reliability(curves: Mapping[str, Reliability], png: pathlib.Path) -> None:
+    """Draw how often answers were right over how sure the model was; see `reliability_figure`.
+
+    Args:
+        curves: name -> what was found.
+        png: the picture to write.
+    """
+    save_figure(reliability_figure(curves), png)
+
+
+def reliability_figure(curves: Mapping[str, Reliability]) -> Figure:
     """Draw how often answers were right over how sure the model was.
 
     Args:
         curves: name -> what was found; one picture beside another.
-        png: the picture to write.
     """
     figure, axes = subplots(1, len(curves), figsize=(4.5 * len(curves), 4.5), squeeze=False)
     for axis, (name, curve) in zip(axes[0], curves.items(), strict=True):
@@ -63,11 +78,16 @@ def plot_reliability(curves: Mapping[str, Reliability], png: pathlib.Path) -> No
         axis.set_xlim(0, 1)
         axis.set_ylim(0, 1)
         axis.legend(loc="upper left")
-        axis.set_title(f"{name}: expected calibration error {curve.error:.4f}")
-    save_figure(figure, png)
+        axis.set_title(f"{name}\nexpected calibration error {curve.error:.4f}")
+    return figure
 
 
 def plot_regression(labels: np.ndarray, predictions: np.ndarray, png: pathlib.Path) -> None:
+    """Draw predicted numbers [N] over true ones [N]."""
+    save_figure(regression_figure(labels, predictions), png)
+
+
+def regression_figure(labels: np.ndarray, predictions: np.ndarray) -> Figure:
     """Draw predicted numbers [N] over true ones [N]."""
     figure, axis = subplots(figsize=(6, 5))
     axis.plot(labels, predictions, ".", markersize=3, alpha=0.5)
@@ -76,7 +96,7 @@ def plot_regression(labels: np.ndarray, predictions: np.ndarray, png: pathlib.Pa
     axis.set_xlabel("true")
     axis.set_ylabel("predicted")
     axis.set_title(f"{len(labels):,} examples")
-    save_figure(figure, png)
+    return figure
 
 
 def plot_types(scores: dict[str, tuple[float, float, float]], png: pathlib.Path) -> None:

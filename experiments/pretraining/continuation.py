@@ -75,6 +75,11 @@ def check_continuation(
             f"{options.output_dir} holds a run of another model configuration; use another "
             "output_dir"
         )
+    if options.do_train and begun.get("teacher") != description.get("teacher"):
+        raise InputError(
+            f"{options.output_dir} holds a run with another teacher, or without one, or of which "
+            "other than now was learnt; use another output_dir"
+        )
     if options.do_train:
         _warn_of_changes(begun, description)
 

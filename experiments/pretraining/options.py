@@ -40,6 +40,52 @@ class PhaseOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class PretrainingTeacherOptions:
+    """A teacher of masked language modelling, and how much is learnt from it.
+
+    Raises:
+        InputError: layers of no teacher.
+    """
+
+    teacher_dir: str | None = option(
+        None,
+        "Pre-trained model of the same vocabulary, from whose answers at masked positions the "
+        "model learns too.",
+        path="model",
+        group="training",
+    )
+    distill_temperature: float = option(
+        2.0,
+        "What the logits of both are divided by before they are compared.",
+        above=0,
+        below=math.inf,
+    )
+    distill_alpha: float = option(
+        0.5, "Part of the loss that is the teacher's, not the text's.", minimum=0, maximum=1
+    )
+    student_layers: tuple[int, ...] = option(
+        (),
+        "Begin with these layers of the teacher, as 0,2,4, and its embeddings and heads, in place "
+        "of --init_checkpoint.",
+        minimum=0,
+    )
+    distill_layers: tuple[int, ...] = option(
+        (),
+        "For each layer of the model the teacher's, from 0, whose hidden states it is to have too, "
+        "as 1,3,5.",
+        minimum=0,
+    )
+    distill_hidden_weight: float = option(
+        1.0, "What the distance of hidden states counts.", minimum=0, below=math.inf
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("student_layers", "distill_layers"):
+            if getattr(self, name) and not self.teacher_dir:
+                raise InputError(f"{name}: needs --teacher_dir, whose layers they are")
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainingOptions:
     """What run_pretraining.py is asked for.
 
@@ -154,10 +200,17 @@ class PretrainingOptions:
         None, "Of find_batch_size; by default what the machine has left.", above=0
     )
     measure_only: bool = option(False, "Take steps, write no model; for find_batch_size.")
+    teacher: PretrainingTeacherOptions = PretrainingTeacherOptions()
     training: TrainingOptions = TrainingOptions()
 
     def __post_init__(self) -> None:
         check(self)
+        for name in ("init_checkpoint", "bert_config_file", "model_size"):
+            if self.teacher.student_layers and getattr(self, name):
+                raise InputError(
+                    "student_layers: the model begins with layers of the teacher; leave out "
+                    f"--{name}"
+                )
         first_steps = self.phases[0].end
         if first_steps < 1:
             raise InputError(

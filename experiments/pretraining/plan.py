@@ -29,6 +29,7 @@ from bert_tf.training.trainer import resolve_jit_compile
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
 from experiments.command_line.exit_status import InputError
 from experiments.pretraining.options import PhaseOptions, PretrainingOptions
+from experiments.pretraining.teacher import PretrainingTeacher
 
 Manifest = dict[str, Any]
 _WIDEST_BIN = 64  # tokens, of length_bins where no flag says it
@@ -78,6 +79,7 @@ class Plan:
     mask_id: int | None  # of [MASK]; None without a vocabulary, or where none is shown
     tokenizer: FullTokenizer | None
     init: Checkpoint | None
+    teacher: PretrainingTeacher | None
     sound_files: dict[str, str]  # record file -> where its sound records are read
 
 
@@ -99,7 +101,12 @@ def make_plan(options: PretrainingOptions) -> Plan:
     init = _open_initial_weights(options)
     vocab_file = _find_vocabulary(options, manifests, init)
     _check_vocabulary(options, vocab_file, manifests, init)
-    config = _find_config(options, _vocab_size(vocab_file, manifests), init)
+    # Without training nothing is learnt from it.
+    teacher = PretrainingTeacher.find(options.teacher) if options.do_train else None
+    config = _find_config(options, _vocab_size(vocab_file, manifests), init, teacher)
+    if teacher is not None:
+        longest = max(phase.max_seq_length for phase in options.phases)
+        teacher.check(config, vocab_file, longest)
 
     def masking_of(files: list[str], max_seq_length: int, max_predictions_per_seq: int) -> Masking:
         skip = options.skip_corrupt_records
@@ -135,6 +142,7 @@ def make_plan(options: PretrainingOptions) -> Plan:
         mask_id=_mask_id(config, vocab_file, manifests_of(eval_files)),
         tokenizer=_tokenizer(options, vocab_file, manifests),
         init=init,
+        teacher=teacher,
         sound_files={path: file.path for path, file in checked.items()},
     )
 
@@ -259,7 +267,10 @@ def _mask_id(
 
 
 def _find_config(
-    options: PretrainingOptions, vocab_size: int | None, init: Checkpoint | None
+    options: PretrainingOptions,
+    vocab_size: int | None,
+    init: Checkpoint | None,
+    teacher: PretrainingTeacher | None,
 ) -> BertConfig:
     """Return the model's configuration, in which the vocabulary and all sequences have room."""
     if options.bert_config_file:
@@ -271,6 +282,8 @@ def _find_config(
                 "manifest; give vocab_file"
             )
         config = BertConfig.from_size(options.model_size, vocab_size=vocab_size)
+    elif teacher is not None and teacher.student_config is not None:
+        config = teacher.student_config
     elif init is not None and init.config is not None:
         config = init.config
     else:

@@ -21,7 +21,8 @@ from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.options import to_dict
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.training import log
-from bert_tf.training.objectives import PretrainingObjective
+from bert_tf.training.masked_lm_distillation import PretrainingDistillation, matched_student
+from bert_tf.training.objectives import Objective, PretrainingObjective
 from bert_tf.training.optimizers import WarmupLinearDecay
 from bert_tf.training.options import TrainerOptions
 from bert_tf.training.trainer import Trainer, set_precision
@@ -146,10 +147,17 @@ class PretrainingRun:
         self.description = _description_of(options, plan)
         if begun is not None:
             check_continuation(begun, self.description, options)
+        teacher = self.description["teacher"]
+        if begun is not None and not options.do_train:
+            teacher = begun.get("teacher")
         with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self.model = bert_pretrainer(
-                plan.config, packed=options.pack_sequences, recompute=training.recompute_layers
+                plan.config,
+                packed=options.pack_sequences,
+                hidden_states=bool(teacher and teacher["distill_layers"]),
+                recompute=training.recompute_layers,
             )
+            trained, objective = self._with_teacher(teacher)
             layers = plan.config.num_hidden_layers
             self.frozen = training_setup.freeze_weights(training, self.model, layers)
             steps = options.num_train_steps
@@ -162,9 +170,9 @@ class PretrainingRun:
                 **schedule,
             )
         self.trainer = Trainer(
-            self.model,
+            trained,
             optimizer,
-            PretrainingObjective(plan.config.next_sentence_prediction, plan.mask_id is not None),
+            objective,
             self.folder,
             TrainerOptions(
                 steps_per_call=options.iterations_per_loop,
@@ -180,6 +188,25 @@ class PretrainingRun:
             ),
             strategy=strategy,
         )
+
+    def _with_teacher(self, teacher: dict[str, Any] | None) -> tuple[keras.Model, Objective]:
+        """Return the model to train, which has the variables of `model`, and its objective.
+
+        Args:
+            teacher: the description of the run's; None for none. A run that is only evaluated is
+                not asked for it, but its checkpoints have what training with it left.
+        """
+        plan = self.plan
+        of_text = PretrainingObjective(
+            plan.config.next_sentence_prediction, plan.mask_id is not None
+        )
+        if plan.teacher is not None:
+            return plan.teacher.teach(self.model, of_text, packed=self.options.pack_sequences)
+        if teacher is None:
+            return self.model, of_text
+        layers = tuple(teacher["distill_layers"])
+        trained = matched_student(self.model, teacher["hidden_size"]) if layers else self.model
+        return trained, PretrainingDistillation(of_text, None, layers=layers)
 
     def _schedule_of_two_phases(self) -> dict[str, Any]:
         """Return what the optimizer takes for a second phase with a schedule of its own."""
@@ -409,6 +436,7 @@ def _description_of(options: PretrainingOptions, plan: Plan) -> dict[str, Any]:
             for path, count in zip(phase.files, phase.counts, strict=True)
         },
         "eval_files": list(map(original_names, plan.eval_files)),
+        "teacher": plan.teacher.description if plan.teacher is not None else None,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
     }
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,11 @@ def own(tables, **more):
     }
 
 
+def read_table(path):
+    with open(path, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
 def read_json(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -131,7 +137,8 @@ def read_json(path):
 def finished(model_dir, tables, tmp_path_factory):
     """Return a run that trained, evaluated and predicted."""
     output = tmp_path_factory.mktemp("run")
-    run(model_dir, output, **own(tables), do_train=True, do_eval=True, do_predict=True)
+    given = {"do_train": True, "do_eval": True, "do_predict": True, "report": True}
+    run(model_dir, output, **own(tables), **given)
     return output
 
 
@@ -143,7 +150,8 @@ def test_a_table_of_ones_own_is_learnt_and_all_files_are_there(finished, tables)
     assert results["global_step"] == stored["best_step"] <= stored["steps"]
     text = (finished / "eval_results.txt").read_text()
     assert f"eval_accuracy = {results['eval_accuracy']}\n" in text
-    for name in ("confusion_matrix.png", "curves.png", "metrics.jsonl", "run.json", "vocab.txt"):
+    files = "confusion_matrix.png curves.png metrics.jsonl run.json vocab.txt report.html"
+    for name in files.split():
         assert (finished / name).stat().st_size > 0, name
     assert not list(finished.glob("model.ckpt-*")) and not (finished / "best").exists()
     assert (finished / "labels.txt").read_text() == "no\nyes\n"
@@ -407,6 +415,90 @@ def test_a_rate_and_a_seed_more_are_trained_alone(model_dir, tables, tmp_path, m
     assert not (tmp_path / "combinations.json").exists()
     run(model_dir, tmp_path, **given)
     assert not (tmp_path / "seeds.json").exists() and (tmp_path / "combinations.json").exists()
+    (tmp_path / "folds.json").write_text("{}")
+    run(model_dir, tmp_path, **given)
+    assert not (tmp_path / "folds.json").exists()
+
+
+class OfFold(StandIn):
+    """The same; its accuracy follows from the part that is held out too."""
+
+    more: ClassVar[dict] = {"fold-1": 0.0, "fold-2": 0.2, "fold-3": 0.1, "all": 0.0}
+    stops_at: ClassVar[str] = ""
+
+    def run(self):
+        part = next((name for name in self.folder.parts if name.startswith("fold-")), "all")
+        if part == self.stops_at:
+            raise KeyboardInterrupt
+        done = super().run()
+        self.ran[-1] = (part, self.options.learning_rate, self.options.keep_best)
+        done.figures = {"accuracy": done.figures["accuracy"] + self.more[part]}
+        return done
+
+
+def test_folds_give_mean_and_deviation_and_a_model_of_all_examples(
+    model_dir, tables, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(runs, "SeedTraining", OfFold)
+    monkeypatch.setattr(StandIn, "ran", [])
+    monkeypatch.setattr(StandIn, "accuracy", {(3e-3, 7): 0.5, (1e-3, 7): 0.6})
+    given = {**own(tables, dev_file=None), **DO, "seed": 2, "learning_rates": "3e-3,1e-3"}
+    given |= {"folds": 3, "do_predict": True}
+    monkeypatch.setattr(OfFold, "stops_at", "fold-3")
+    with pytest.raises(KeyboardInterrupt):
+        run(model_dir, tmp_path, **given)
+    monkeypatch.setattr(OfFold, "stops_at", "")
+    run(model_dir, tmp_path, **given)  # goes on
+    assert StandIn.ran == [
+        *((f"fold-{part}", rate, False) for part in (1, 2, 3) for rate in (3e-3, 1e-3)),
+        ("all", 1e-3, True),
+    ]
+    out = capsys.readouterr().out
+    report = read_json(tmp_path / "folds.json")
+    assert report["best"] == {"learning_rate": 1e-3, "train_batch_size": 7}
+    row = report["combinations"][1]["figures"]["accuracy"]
+    assert row["mean"] == pytest.approx(0.702) and row["std"] == pytest.approx(0.1)
+    assert (row["min"], row["max"]) == pytest.approx((0.602, 0.802))
+    assert [one["fold"] for one in report["combinations"][0]["runs"]] == [1, 2, 3]
+    assert re.search(r"0.001 +7 +3 +0 +0.7020 +0.1000 +0.6020 +best", out)
+    # Each part is a third of the different notes, and what is predicted is by the last model.
+    train = read_table(tables / "train.csv")
+    held_out = [int(n) for n in re.findall(r"dev: (\d+) examples", out)]
+    assert sum(held_out[-3:]) == len(train) and "all examples:\ntrain: 97 examples" in out
+    assert len(read_table(tmp_path / "predictions.csv")) == 23
+    assert not (tmp_path / "combinations.json").exists()
+    assert not (tmp_path / "eval_results.json").exists()
+    # The same again trains nothing.
+    run(model_dir, tmp_path, **given)
+    assert len(StandIn.ran) == 7
+
+
+def test_a_combination_that_diverged_on_a_fold_is_not_the_best(
+    model_dir, tables, tmp_path, monkeypatch, capsys
+):
+    class Diverging(OfFold):
+        def run(self):
+            done = super().run()
+            rate, part = self.options.learning_rate, self.ran[-1][0]
+            done.diverged = "it broke" if (part, rate) in broken else None
+            return done
+
+    monkeypatch.setattr(runs, "SeedTraining", Diverging)
+    monkeypatch.setattr(StandIn, "ran", [])
+    monkeypatch.setattr(StandIn, "accuracy", {(3e-3, 7): 0.4, (1e-3, 7): 0.6})
+    given = {**own(tables, dev_file=None), **DO, "learning_rates": "3e-3,1e-3", "folds": 2}
+    broken = {("fold-2", 1e-3)}
+    run(model_dir, tmp_path / "a", **given, seed=1)
+    report = read_json(tmp_path / "a" / "folds.json")
+    assert report["best"]["learning_rate"] == 3e-3
+    assert report["combinations"][1]["failed"] == {"fold 2, seed 1": "it broke"}
+    # The better of two that are no better than a constant is told to have failed.
+    assert (
+        "failed: fold 1, seed 1: accuracy 0.4010 is not above that of a" in capsys.readouterr().out
+    )
+    broken |= {(f"fold-{part}", rate) for part in (1, 2) for rate in (3e-3, 1e-3)}
+    with pytest.raises(InputError, match="fold 1: it broke; fold 1: it broke; fold 2: it broke"):
+        run(model_dir, tmp_path / "b", **given, seed=1)
 
 
 def test_what_was_chosen_stays_with_the_weights_it_was_chosen_for(
@@ -982,6 +1074,21 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
             )
         ),
         ({**DO, "batch_sizes": "8,999", "num_train_epochs": 1}, "in batches of 999 make no step"),
+        ({**DO, "folds": 1}, "folds: expected at least 2, or 0 for none; got 1"),
+        ({"do_train": True, "folds": 3}, "folds: needs --do_train and --do_eval"),
+        ({**DO, "folds": 3}, "dev_file: is of a dev set, which parts of the training set"),
+        *(
+            ({**DO, "folds": 3, "dev_file": None, name: value}, f"{name}: {message}")
+            for name, value, message in (
+                ("early_stop_evals", 2, "is of a dev set"),
+                ("report", True, "is of a dev set"),
+                ("calibrate", True, "is of a dev set"),
+                ("thresholds", "each", "are chosen on a dev set, and --folds leave none"),
+                ("teacher_dir", "x", "a teacher may have learnt from what --folds hold out"),
+                ("folds", 99, "expected at most"),
+            )
+        ),
+        ({"do_train": True, "report": True}, "report: needs --do_eval, of whose figures"),
         ({"do_train": True, "calibrate": True}, "calibrate: needs --do_eval, on whose dev set"),
         ({"do_train": True, "thresholds": "one"}, "thresholds: needs --do_eval, on whose dev set"),
         ({"do_eval": True, "thresholds": "one"}, "thresholds: is for kind multi_label, got class"),
@@ -991,7 +1098,7 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
 )
 def test_bad_flags_are_refused(model_dir, tables, tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
-        run(model_dir, tmp_path, **own(tables), **given)
+        run(model_dir, tmp_path, **{**own(tables), **given})
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from bert_tf.serving.predictor import Predictor
 from bert_tf.tasks.entity_metrics import entity_scores
 from bert_tf.weights.tensor_bundle import read_tensors
 from data_prep.finetuning import ner
+from data_prep.finetuning.folds import Fold
 from experiments import run_ner
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning import tagging
@@ -119,7 +120,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "ner"
-    run(data, output)
+    run(data, output, report=True)
     return output
 
 
@@ -144,6 +145,7 @@ def test_it_learns_and_scores_what_it_writes(data, trained):
         assert (trained / f"ner_report{suffix}.txt").read_text() == scores.report()
         assert (trained / f"ner_types{suffix}.png").read_bytes().startswith(b"\x89PNG")
     assert (trained / "curves.png").exists()
+    assert "B-" not in (page := (trained / "report.html").read_text()) and "<h2" in page
     # Sentences of more words than a sequence holds are trained on in several.
     stored = json.loads((trained / "run.json").read_text())["run"]
     assert found["global_step"] == stored["best_step"]
@@ -218,6 +220,24 @@ def test_words_weigh_by_their_tags(data, tmp_path, capsys):
     assert stored["class_weights"] == pytest.approx(expected)
     assert "weights of the labels in the loss: " in capsys.readouterr().out
     assert 0 < json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"] < 9
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_a_fold_is_tagged_as_its_part_of_the_file_is(data, tmp_path, context):
+    """Sentences that are held out are those of the records, with their own documents."""
+    given = {"dev_file": None, "do_predict": False, "document_context": context}
+    options = options_of(data, tmp_path, **given, folds=3)
+    start = initial_model(options)
+    plans = [tagging._Tagging(options, start, Fold(number, 3)) for number in range(3)]
+    sentences = [sentence for plan in plans for sentence in plan.dev.sentences]
+    assert sorted(s.line for s in sentences) == [
+        s.line for s in ner.read_sentences(data / "train.conll")
+    ]
+    for plan in plans:
+        plan.dev.read(np.zeros((len(plan.dev.records), LENGTH), np.int64))
+        assert [len(tags) for tags in plan.dev.predicted] == [
+            len(sentence.words) for sentence in plan.dev.sentences
+        ]
 
 
 def test_tags_that_training_lacks_count_as_missed(data, trained, tmp_path, capsys):

@@ -24,7 +24,9 @@ from bert_tf.tasks.answer_decoding import Predictions
 from bert_tf.tasks.squad_metrics import normalize_answer
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.training.log import read_metrics
+from bert_tf.weights.load import load_model
 from bert_tf.weights.save import save_model_directory
+from data_prep.finetuning.folds import Fold
 from experiments import run_squad
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning import question_answering
@@ -196,6 +198,18 @@ def test_a_second_run_finds_everything_made(run_v1, capsys):
     assert (folder / "nbest_predictions.json").read_bytes() == answers
 
 
+def test_a_fold_answers_its_part_of_the_training_file(model_dir, tmp_path):
+    given = {"model_dir": model_dir, "do_train": True, "do_eval": True, "folds": 2, **LENGTHS}
+    given |= {"train_file": GOLDEN / "v1.json", "output_dir": tmp_path}
+    options = read_options(QuestionAnsweringOptions, parsed(**given))
+    start = initial_model(options)
+    plans = [question_answering._QuestionAnswering(options, start, Fold(n, 2)) for n in (0, 1)]
+    model = load_model(model_dir).model
+    ids = [set(plan.answerer.final_spans(model).answers) for plan in plans]
+    assert not ids[0] & ids[1]
+    assert ids[0] | ids[1] == set(squad_metrics.read_references(GOLDEN / "v1.json"))
+
+
 def test_prediction_alone_needs_no_answers(run_v1, tmp_path, capsys):
     content = read(GOLDEN / "v1.json")
     for article in content["data"]:
@@ -227,11 +241,12 @@ def run_v2(tmp_path_factory, model_dir):
         **LENGTHS,
     }
     train = {"do_train": True, "train_file": GOLDEN / "v2.json", "num_train_steps": 5}
-    squad(**given, **train, train_batch_size=13, do_predict=True)
+    squad(**given, **train, train_batch_size=13, do_predict=True, report=True)
     return {**given, "model_dir": given["output_dir"]}
 
 
 def test_version_2_is_scored_as_by_the_official_script(run_v2, tmp_path, capsys):
+    assert "With and without answer" in (run_v2["output_dir"] / "report.html").read_text()
     content = read(GOLDEN / "v2.json")
     for article in content["data"]:
         for paragraph in article["paragraphs"]:

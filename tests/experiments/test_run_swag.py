@@ -83,7 +83,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "swag"
-    run(data, output)
+    run(data, output, report=True)
     return output
 
 
@@ -100,6 +100,8 @@ def test_it_learns_and_writes_its_choices(data, trained):
     assert found["global_step"] == stored["best_step"]
     assert "eval_accuracy = " in (trained / "eval_results.txt").read_text()
     assert (trained / "curves.png").exists() and not (trained / "labels.txt").exists()
+    wrong = round(37 * (1 - found["eval_accuracy"]))
+    assert f"{wrong} of 37 examples are wrong" in (trained / "report.html").read_text()
     rows = predictions(trained)
     assert list(rows[0]) == ["id", "choice", *(f"probability of ending{i}" for i in range(CHOICES))]
     # The labels of the test file, which the script does not read.

@@ -1,4 +1,4 @@
-"""Make losses.npz: losses of distillation, and their gradients, by torch."""
+"""Make losses.npz and pretraining.npz: losses of distillation, and their gradients, by torch."""
 
 import pathlib
 
@@ -46,5 +46,46 @@ def main() -> None:
     np.savez_compressed(pathlib.Path(__file__).with_name("losses.npz"), **found)
 
 
+def pretraining() -> None:
+    """Write pretraining.npz beside this file: masked language modelling with hidden states."""
+    rng = np.random.default_rng(29)
+    rows, length, predictions, pieces, ours, theirs = 3, 5, 2, 7, 4, 6
+    found = {
+        "student": rng.normal(0, 2, (rows, predictions, pieces)),
+        "teacher": rng.normal(0, 2, (rows, predictions, pieces)),
+        "states": rng.normal(0, 1, (2, rows, length, ours)),  # of two layers
+        "matrices": rng.normal(0, 1, (2, ours, theirs)),
+        "teacher_states": rng.normal(0, 1, (2, rows, length, theirs)),
+    }
+    found = {name: value.astype(np.float32) for name, value in found.items()}
+    found |= {
+        "ids": rng.integers(0, pieces, (rows, predictions)),
+        "weights": np.array([[1, 1], [1, 0], [1, 1]], np.float32),
+        "mask": np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]),
+    }
+    tensors = {name: torch.tensor(value) for name, value in found.items()}
+    t = {n: x.double() if x.is_floating_point() else x for n, x in tensors.items()}
+    learnt = ("student", "states", "matrices")
+    for name in learnt:
+        t[name].requires_grad_()
+    each = functional.cross_entropy(t["student"].transpose(1, 2), t["ids"], reduction="none")
+    count = t["weights"].sum()
+    task = (each * t["weights"]).sum() / (count + 1e-5)
+    soft = (divergence(t["student"], t["teacher"], 3.0) * t["weights"]).sum() / (count + 1e-5)
+    hidden = 0.0
+    for states, matrix, target in zip(t["states"], t["matrices"], t["teacher_states"], strict=True):
+        for row in range(rows):
+            real = t["mask"][row].bool()
+            difference = states[row][real] @ matrix - target[row][real]
+            hidden = hidden + functional.mse_loss(difference, torch.zeros_like(difference))
+    hidden = hidden / (2 * rows)
+    loss = (1 - ALPHA) * task + ALPHA * soft + 0.3 * hidden
+    loss.backward()
+    found |= {"loss": loss.item(), "soft": soft.item(), "hidden": hidden.item()}
+    found |= {f"{name}_gradient": t[name].grad.numpy() for name in learnt}
+    np.savez_compressed(pathlib.Path(__file__).with_name("pretraining.npz"), **found)
+
+
 if __name__ == "__main__":
     main()
+    pretraining()
