@@ -15,6 +15,7 @@ import tensorflow_text  # noqa: F401  (registers the operations of SavedModels t
 
 from bert_tf.files import is_published, local_copy
 from bert_tf.serving.explanations import Explanation, explain
+from bert_tf.serving.like_lengths import batches_of_like_length
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.served_model import ServedModel
 
@@ -64,7 +65,8 @@ class Predictor:
         Args:
             path: a SavedModel of export_model.py, the folder of its versions (the newest is taken),
                 or a model directory, checkpoint or name that `load_served_model` reads.
-            batch_size: rows that are run together; texts of like length come together.
+            batch_size: rows that are run together at most: those of like length, so that little
+                of what is computed is padding.
             **options: of `load_served_model`, for a model directory.
 
         Raises:
@@ -117,13 +119,14 @@ class Predictor:
             sum(len(text) for array in arrays for text in np.ravel(array[row]))
             for row in range(len(arrays[0]))
         ]
-        order = np.argsort(sizes, kind="stable")
+        # No rows are one batch of none, whose answer has the names and shapes.
+        batches = [*batches_of_like_length(sizes, self.batch_size)] or [np.arange(0)]
         parts: list[dict[str, np.ndarray]] = []
-        for start in range(0, max(1, len(order)), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        for rows in batches:
             tensors = (tf.constant(array[rows], tf.string) for array in arrays)
             answer = self._answer(**dict(zip(self.inputs, tensors, strict=True)))
             parts.append({name: value.numpy() for name, value in answer.items()})
+        order = np.concatenate(batches)
         return {name: _joined([part[name] for part in parts], order) for name in parts[0]}
 
     def fill_mask(self, texts: Sequence[str]) -> list[list[list[tuple[str, float]]]]:

@@ -18,6 +18,7 @@ from typing import Protocol
 import grpc
 import numpy as np
 
+from bert_tf.serving.like_lengths import row_padding
 from experiments.model_server.metrics import ServingMetrics
 from experiments.model_server.options import ServerOptions
 from experiments.model_server.status import ServingError
@@ -45,10 +46,6 @@ class _Request:
     longest: int  # bytes of the longest row's texts
     future: asyncio.Future[Arrays]
     arrived: float
-
-
-# What a row costs besides its text, in bytes of text: very short ones may as well run together.
-_BYTES_OF_A_ROW = 64
 
 
 def _longest_row(inputs: Arrays) -> int:
@@ -232,8 +229,7 @@ class Batcher:
 
     def _fits(self, batch: list[_Request]) -> bool:
         """Return whether the requests are not too many rows, nor too unlike in length."""
-        sizes = [_BYTES_OF_A_ROW + request.longest for request in batch]
-        padding = 1 - min(sizes) / max(sizes)
+        padding = row_padding([request.longest for request in batch])
         rows = sum(request.rows for request in batch)
         return rows <= self._options.max_batch_size and padding <= self._options.max_row_padding
 

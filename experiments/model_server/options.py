@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bert_tf.options import option
+from bert_tf.serving.like_lengths import MAX_ROW_PADDING
 
 _ORIGIN = re.compile(r"https?://[^/\s?#]+")
 _MAX_SECONDS = 10**6
@@ -55,7 +56,7 @@ class ServerOptions:
         32, "Rows of a batch at most; a larger request runs alone.", minimum=1, group="batches"
     )
     max_row_padding: float = option(
-        0.5,
+        MAX_ROW_PADDING,
         "Part of a row that may be padding; texts of unlike lengths run apart. 1: no limit.",
         minimum=0,
         maximum=1,

@@ -10,6 +10,7 @@ from absl import flags
 import bert_tf
 from bert_tf.models.task_models import HEADS
 from bert_tf.serving import saved_model
+from bert_tf.serving.like_lengths import batches_of_like_length
 from bert_tf.serving.load import load_served_model
 from bert_tf.serving.saved_model import export_saved_model
 from bert_tf.tasks.trained_task import TrainedTask
@@ -127,6 +128,34 @@ def test_masks_and_choices(tmp_path):
     assert one.choose([], []).shape == (0,)
     with pytest.raises(ValueError, match="choices: expected as many for each text"):
         one.choose(TEXTS[:2], [["a list", "is"], ["empty"]])
+
+
+def test_texts_of_unlike_lengths_are_computed_apart(tmp_path):
+    predictor = bert_tf.Predictor(model_directory(tmp_path / "m", "classification", ("a", "b")))
+    answer, asked = predictor._answer, []
+
+    def noted(text):
+        asked.append([len(one) for one in text.numpy()])
+        return answer(text=text)
+
+    predictor._answer = noted
+    texts = [TEXTS[0] * times for times in (30, 1, 25, 2)]
+    found = predictor.classify(texts)
+    long, middle, short = (len(TEXTS[0]) * times for times in (30, 25, 1))
+    assert asked == [[short, 2 * short], [middle, long]]
+    assert found == [predictor.classify([text])[0] for text in texts]
+
+
+def test_batches_of_like_length():
+    def batches(sizes, batch_size=32):
+        return [rows.tolist() for rows in batches_of_like_length(sizes, batch_size)]
+
+    assert batches([]) == []
+    assert batches([5, 1, 3], 2) == [[1, 2], [0]]
+    # Beside its text a row costs as much as 64 bytes: 100 + 64 is half of 264 + 64.
+    assert batches([264, 100]) == [[1, 0]]
+    assert batches([265, 100]) == [[1], [0]]
+    assert batches([1000, 20, 400, 950]) == [[1], [2], [3, 0]]
 
 
 def test_numbers_and_texts_that_follow(tmp_path):
