@@ -3,7 +3,7 @@ r"""Adds words of a domain to a vocabulary, and to a model.
     python data_prep/extend_vocab.py --vocab_file=vocab.txt --input_file='notes/*.txt' \
       --output_file=extended.txt --num_words=500
 
-    python data_prep/extend_vocab.py --model_dir=uncased_L-12_H-768_A-12 --words_file=terms.txt \
+    python data_prep/extend_vocab.py --model_dir=uncased_L-12_H-768_A-12 --word_list=terms.txt \
       --input_file=notes.txt --place=end --output_dir=extended
 
 The words are those of a list, one a line, or those that cost a text most: occurrences times pieces

@@ -1,4 +1,4 @@
-r"""Fills in [MASK] with a SavedModel that `export_model.py` wrote, or with a model directory.
+r"""Fills in [MASK] with a SavedModel of `export_model.py`, or with a model directory.
 
 For a SavedModel it needs TensorFlow and tensorflow_text and nothing of this package: what the
 SavedModel holds is enough.
@@ -20,6 +20,15 @@ import sys
 from absl import app, flags
 
 MASK_TOKEN = "[MASK]"
+# Group -> flag -> what it means.
+FLAGS = {
+    "data": {"text": "Sentence with [MASK]; may be given several times."},
+    "model": {
+        "saved_model": "SavedModel, or folder of versions.",
+        "model_dir": "In its place: model directory, checkpoint or name; needs this package.",
+    },
+    "output": {"output_file": "JSON lines: text, and tokens and scores by [MASK]."},
+}
 
 
 # As in bert_tf.serving.predictor, which this script does without.
@@ -120,27 +129,28 @@ def main(argv: list[str]) -> None:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Define the script's flags."""
-    for define, name, text in (
-        (flags.DEFINE_string, "saved_model", "SavedModel, or folder of versions."),
-        (
-            flags.DEFINE_string,
-            "model_dir",
-            "In its place, a model directory, checkpoint or name, which this package reads.",
-        ),
-        (flags.DEFINE_multi_string, "text", "Sentence with [MASK]; may be given several times."),
-        (
-            flags.DEFINE_string,
-            "output_file",
-            "JSON lines: text, and tokens and scores by [MASK].",
-        ),
-    ):
-        define(name, None, text, flag_values=values)
+    for group in FLAGS.values():
+        for name, text in group.items():
+            several = name == "text"
+            define = flags.DEFINE_multi_string if several else flags.DEFINE_string
+            define(name, None, text, flag_values=values)
+
+
+def help_text() -> str:
+    """Return the docstring, as it is typed, and the flags by group."""
+    text = (__doc__ or "").strip()
+    if pathlib.Path(sys.orig_argv[min(1, len(sys.orig_argv) - 1)]).stem == "bert-tf":
+        text = text.replace("python experiments/fill_mask.py", "bert-tf fill_mask")
+    lines = [f"fill_mask: {text}"]
+    for group, meanings in FLAGS.items():
+        lines += ["", group, *(f"  --{name:<13}{meaning}" for name, meaning in meanings.items())]
+    return "\n".join(lines)
 
 
 def parse(arguments: list[str]) -> list[str]:
     """Parse the flags, as other commands do, but without this package."""
     if {"-h", "--help", "--helpfull", "--help=all"} & set(arguments[1:]):
-        print(f"{(__doc__ or '').strip()}\n{flags.FLAGS.main_module_help()}")
+        print(help_text())
         sys.exit(0)
     try:
         return flags.FLAGS(arguments)

@@ -1,11 +1,11 @@
 r"""Tags named entities with a BiLSTM over the features of a frozen BERT (the paper, section 5.3).
 
     python experiments/run_feature_based.py --model_dir=cased_L-12_H-768_A-12 \
-        --train_file=eng.train --eval_file=eng.testa --test_file=eng.testb --document_context \
+        --train_file=eng.train --dev_file=eng.testa --test_file=eng.testb --document_context \
         --features=all_six --seeds=1,2,3,4,5 --output_dir=runs/feature_based
 
     python experiments/run_feature_based.py --model_dir=cased_L-12_H-768_A-12 \
-        --train_file=train.conll --eval_file=dev.conll --features=concat_last_four \
+        --train_file=train.conll --dev_file=dev.conll --features=concat_last_four \
         --num_train_epochs=10 --learning_rate=1e-3 --output_dir=runs/features
 
 Files hold one word and its tag a line, as CoNLL-2003 has them. The encoder runs

@@ -13,6 +13,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
+# transformers asks the Hub about models of local folders too.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # In reasons to skip: what .ci/machine says before the tests begin.
 LACKS_OF_THE_MACHINE = ("set BERT_TF_", "needs a C compiler")
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent

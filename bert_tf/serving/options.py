@@ -33,7 +33,7 @@ class ServingOptions:
     strip_accents: bool | None = option(
         None, "Whether accents are stripped; by default as the model directory says."
     )
-    max_seq_length: int | None = option(None, "Pieces of a sequence; training's or 128.", minimum=3)
+    max_seq_length: int | None = option(None, "Tokens of a sequence; training's or 128.", minimum=3)
     max_windows: int | None = option(
         None, "Texts in windows: how many of one are read at most; training's.", minimum=1
     )

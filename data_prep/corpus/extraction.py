@@ -140,7 +140,7 @@ class CommandOptions:
     max_documents: int | None = option(
         None, "Read at most so many documents.", minimum=1, group="data"
     )
-    num_workers: int = option(0, "Worker processes; 0 means one per CPU.", minimum=0, group="work")
+    num_workers: int = option(0, "Worker processes; 0 for one per core.", minimum=0, group="work")
     runner: str = option(
         "local",
         "local for processes of this machine, or spark for Apache Spark, which takes the flags "

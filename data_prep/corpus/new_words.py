@@ -32,17 +32,15 @@ class CommandOptions:
             an output that does not go with them.
     """
 
-    words_file: str | None = option(
-        None, "Words to add, one a line.", path="any", group="new words"
-    )
+    word_list: str | None = option(None, "Words to add, one a line.", path="any", group="new words")
     input_file: tuple[str, ...] = option(
         (),
-        "Text files or globs, comma-separated; .gz is read. Without --words_file the words are "
+        "Text files or globs, comma-separated; .gz is read. Without --word_list the words are "
         "found in them; with it, they only tell what is saved.",
         path="any",
     )
     num_words: int = option(1000, "Most words to find in the text.", minimum=1)
-    min_count: int = option(10, "Occurrences that a word of the text needs.", minimum=1)
+    min_frequency: int = option(10, "Occurrences that a word of the text needs.", minimum=1)
     vocab_file: str | None = option(
         None, "Vocabulary to extend, where there is no model.", path="any", group="vocabulary"
     )
@@ -71,8 +69,8 @@ class CommandOptions:
     def __post_init__(self) -> None:
         if (self.vocab_file is None) == (self.model_dir is None):
             raise ValueError("vocab_file, model_dir: expected one of the two")
-        if self.words_file is None and not self.input_file:
-            raise ValueError("words_file, input_file: expected a list of words, or a text")
+        if self.word_list is None and not self.input_file:
+            raise ValueError("word_list, input_file: expected a list of words, or a text")
         given, wanted = ("vocab_file", "output_file"), ("model_dir", "output_dir")
         if self.vocab_file is None:
             given, wanted = wanted, given
@@ -167,12 +165,12 @@ def read_new_words(path: str | os.PathLike[str], tokenizer: FullTokenizer) -> Ne
                 refused.setdefault(reason, []).append(f"{word} (line {number})")
     if not words:
         told = "; ".join(f"{reason}: {_shown(those)}" for reason, those in refused.items())
-        raise ValueError(f"words_file {path}: no word that can be added ({told or 'no word'})")
+        raise ValueError(f"word_list {path}: no word that can be added ({told or 'no word'})")
     return NewWords(tuple(words), refused)
 
 
 def find_new_words(
-    counts: Mapping[str, int], tokenizer: FullTokenizer, num_words: int, min_count: int = 10
+    counts: Mapping[str, int], tokenizer: FullTokenizer, num_words: int, min_frequency: int = 10
 ) -> NewWords:
     """Find the words that cost a text most: occurrences times pieces beyond the first.
 
@@ -183,7 +181,7 @@ def find_new_words(
         counts: occurrences of each word, as `vocabulary.count_words` returns them.
         tokenizer: of the vocabulary.
         num_words: how many to find at most.
-        min_count: occurrences that a word needs.
+        min_frequency: occurrences that a word needs.
 
     Returns:
         The words, the costliest first; equal ones in alphabetical order.
@@ -192,7 +190,7 @@ def find_new_words(
     costs = {
         word: count * (len(encode(word)) - 1)
         for word, count in counts.items()
-        if count >= min_count and any(map(str.isalpha, word))
+        if count >= min_frequency and any(map(str.isalpha, word))
     }
     ranked = sorted((-cost, word) for word, cost in costs.items() if cost > 0)
     words = (word for _, word in ranked if refusal(word, tokenizer) is None)
@@ -333,18 +331,18 @@ def _new_words(
     options: CommandOptions, counts: Mapping[str, int], tokenizer: FullTokenizer
 ) -> NewWords:
     """Return the words of the list, or of the text as many as there is room for."""
-    if options.words_file is not None:
-        return read_new_words(options.words_file, tokenizer)
+    if options.word_list is not None:
+        return read_new_words(options.word_list, tokenizer)
     limit = options.num_words
     if options.place == "unused":
         limit = min(limit, len(unused_ids(tokenizer.vocab)))
         if not limit:
             raise ValueError("place: the vocabulary has no [unused] pieces; --place=end adds rows")
-    new = find_new_words(counts, tokenizer, limit, options.min_count)
+    new = find_new_words(counts, tokenizer, limit, options.min_frequency)
     if not new.words:
         raise ValueError(
-            f"min_count: no word that occurs {options.min_count} times in the text is more than "
-            "one piece"
+            f"min_frequency: no word that occurs {options.min_frequency} times in the text is "
+            "more than one piece"
         )
     if len(new.words) == limit < options.num_words:
         print(f"no more than {limit:,} words: as many [unused] pieces there are")

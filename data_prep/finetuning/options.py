@@ -282,9 +282,10 @@ def find_sources(
     if data.task_name is None:
         return _own_tables(data, skip_bad_examples, test_labels)
     task, files = get_task(data.task_name), data.files
-    options_of_kind = {"token_classification": tagged, "span": spans}
-    if options_of_kind.get(task.kind, data) is None:
-        raise ValueError(f"task_name: {task.name} is for another script")
+    others = {"token_classification": (tagged, "run_ner.py"), "span": (spans, "run_squad.py")}
+    options_of_kind, command = others.get(task.kind, (data, ""))
+    if options_of_kind is None:
+        raise ValueError(f"task_name: {task.name} is for {command}, got another command")
     if data.columns.text is not None or data.columns.label:
         raise ValueError(f"text_column, label_column: {task.name} has columns of its own")
     if data.tfds and files.data_dir is not None and not files.by_split():

@@ -81,8 +81,8 @@ def _transformers(options: Options, folder: pathlib.Path) -> Encode:
 
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model_dir)
-    model = transformers.AutoModel.from_pretrained(options.model_dir).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model_dir, local_files_only=True)
+    model = transformers.AutoModel.from_pretrained(options.model_dir, local_files_only=True).eval()
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         cut = {"truncation": True, "max_length": MAX_SEQ_LENGTH}

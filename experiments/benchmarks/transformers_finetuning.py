@@ -164,8 +164,9 @@ def train_there(
     torch.manual_seed(options.seeds[0])
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    architecture = (transformers.AutoConfig.from_pretrained(folder).architectures or [""])[0]
-    model = getattr(transformers, architecture).from_pretrained(folder)
+    theirs = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    architecture = (theirs.architectures or [""])[0]
+    model = getattr(transformers, architecture).from_pretrained(folder, local_files_only=True)
     optimizer = _torch_optimizer(model, options.weight_decay_rate)
     step_rates = iter(rates)
 

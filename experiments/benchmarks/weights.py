@@ -84,7 +84,7 @@ def _transformers(options: Options) -> Callable[[], None]:
 
     def read():
         path = pathlib.Path(str(options.folder), "hf")
-        model = transformers.BertModel.from_pretrained(path).eval()
+        model = transformers.BertModel.from_pretrained(path, local_files_only=True).eval()
         with torch.no_grad():
             model(torch.tensor(_IDS).long())
 

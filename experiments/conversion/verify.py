@@ -102,7 +102,9 @@ def hf_outputs(directory: str, kind: str, next_sentence: bool, batch: Arrays) ->
     masked_lm = kind == "pretraining" and not next_sentence
     architecture = HF_ARCHITECTURES["masked_lm" if masked_lm else kind][0]
     model_class = getattr(transformers, architecture)
-    model = model_class.from_pretrained(directory, dtype=torch.float32).eval()
+    # Of a local folder transformers would ask the Hub all the same.
+    model = model_class.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+    model.eval()
     names = {
         "input_ids": "input_ids",
         "input_mask": "attention_mask",
@@ -356,7 +358,9 @@ def _compare_tokenizers(
     what = f"tokenizer of the {what} in transformers"
     if tokenizer is None:
         return (what, "none of BERT's here", "DIFFERS"), False
-    theirs = transformers.AutoTokenizer.from_pretrained(os.path.dirname(weights))
+    theirs = transformers.AutoTokenizer.from_pretrained(
+        os.path.dirname(weights), local_files_only=True
+    )
     equal = sum(
         theirs(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text)
         for text in _SENTENCES

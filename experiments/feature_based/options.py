@@ -20,7 +20,7 @@ CHOICES = (  # those of models.bilstm_tagger, which loads Keras
 )
 # What feature_based.json tells of a run.
 SETTINGS = (
-    *("train_file", "eval_file", "test_file", "model_dir", "bert_config_file", "init_checkpoint"),
+    *("train_file", "dev_file", "test_file", "model_dir", "bert_config_file", "init_checkpoint"),
     *("vocab_file", "do_lower_case", "strip_accents", "features", "document_context"),
     "max_seq_length",
     *("token_column", "tag_column", "tag_scheme", "num_train_epochs", "train_batch_size"),
@@ -80,7 +80,7 @@ class ExtractionOptions:
         "Layers: -1 the last, 0 the first, or embeddings; by default -1,-2,-3,-4, with pooling -1.",
         group="features",
     )
-    max_seq_length: int = option(128, "Pieces of a line at most, [CLS] and [SEP] counted.")
+    max_seq_length: int = option(128, "Tokens of a line at most, [CLS] and [SEP] counted.")
     batch_size: int = option(32, "Lines computed at once.", minimum=1)
     output_format: str | None = option(
         None, "json, or with pooling npz, by default.", choices=EXTRACTION_FORMATS, group="output"
@@ -131,9 +131,7 @@ class TaggerOptions:
     train_file: str = option(
         None, "Tagged words to train on.", required=True, path="any", group="data"
     )
-    eval_file: str = option(
-        None, "Tagged words that choose the epoch.", required=True, path="any", alias="dev_file"
-    )
+    dev_file: str = option(None, "Tagged words that choose the epoch.", required=True, path="any")
     test_file: str | None = option(
         None, "Tagged words to evaluate each tagger on at last.", path="any"
     )
@@ -147,7 +145,7 @@ class TaggerOptions:
         None, "Folder of hidden states; by default in output_dir.", path="local"
     )
     max_seq_length: int = option(
-        128, "Pieces of a window at most, [CLS] and [SEP] counted.", group="data"
+        128, "Tokens of a window at most, [CLS] and [SEP] counted.", group="data"
     )
     tagged: TaggedOptions = TaggedOptions()
     num_train_epochs: int = option(20, "Epochs of each tagger.", minimum=1, group="training")
@@ -167,6 +165,6 @@ class TaggerOptions:
             raise ValueError(
                 f"--seeds: expected distinct integers of at least 0, got {','.join(self.seeds)!r}"
             )
-        for path in (self.train_file, self.eval_file, self.test_file):
+        for path in (self.train_file, self.dev_file, self.test_file):
             if path:
                 size_of(path)  # here, since it takes seconds to import what reads it

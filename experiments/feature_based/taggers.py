@@ -310,7 +310,7 @@ def _train_choice(
     for part in scores_of[best]:
         f1 = [figures[f"{part}_f1"] for figures in runs.values()]
         result[f"{part}_f1"], result[f"{part}_f1_std"] = mean_and_std(f1)
-    paths = {"eval": options.eval_file, "test": options.test_file}
+    paths = {"eval": options.dev_file, "test": options.test_file}
     reports = [
         f"{choice.description}, seed {best}, {paths[part]}:\n\n```\n{score.report()}```\n"
         for part, score in scores_of[best].items()
@@ -329,7 +329,7 @@ def run(options: TaggerOptions) -> dict[str, dict[str, Any]]:
         InputError: another process trains in the output folder.
     """
     began = time.monotonic()
-    paths = {"train": options.train_file, "eval": options.eval_file, "test": options.test_file}
+    paths = {"train": options.train_file, "eval": options.dev_file, "test": options.test_file}
     sentences = read_sentences(
         {part: local_copy(path) for part, path in paths.items() if path}, options
     )

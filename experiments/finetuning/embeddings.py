@@ -296,10 +296,10 @@ def _check_training(options: EmbeddingOptions, start: InitialModel) -> None:
     among = {one.train_batch_size: one.train_batch_size // parts for one in options.combinations()}
     for size, count in among.items():
         if count < 2:
+            name = "train_batch_sizes" if options.train_batch_sizes else "train_batch_size"
             raise InputError(
-                f"{'batch_sizes' if options.batch_sizes else 'train_batch_size'}: a text finds its "
-                "partner among those of its part of the batch, which would be "
-                f"{count} of {size} in {parts} parts"
+                f"{name}: a text finds its partner among those of its part of the batch, which "
+                f"would be {count} of {size} in {parts} parts"
             )
     of = "its batch" if parts == 1 else f"its part of a batch, of {parts} on {replicas} devices"
     counts = " or ".join(f"{count:,}" for count in among.values())

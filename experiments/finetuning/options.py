@@ -75,13 +75,16 @@ class FineTuningOptions:
     )
     learning_rates: tuple[float, ...] = option(
         (),
-        "Rates to try in place of --learning_rate: a run each, by --batch_sizes and --seeds; the "
-        "best on the dev set is kept.",
+        "Rates to try in place of --learning_rate: a run each, by --train_batch_sizes and --seeds; "
+        "the best on the dev set is kept.",
         above=0,
         below=math.inf,
     )
-    batch_sizes: tuple[int, ...] = option(
-        (), "Sizes to try in place of --train_batch_size, likewise.", minimum=1
+    train_batch_sizes: tuple[int, ...] = option(
+        (),
+        "Sizes to try in place of --train_batch_size, likewise.",
+        minimum=1,
+        alias="batch_sizes",
     )
     eval_every_steps: int = option(
         0, "Steps between two evaluations; 0 for once an epoch.", minimum=0
@@ -125,7 +128,7 @@ class FineTuningOptions:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             seeds = ",".join(map(str, self.seeds))
             raise InputError(f"seeds: expected different whole numbers, got {seeds}")
-        for name in ("learning_rates", "batch_sizes"):
+        for name in ("learning_rates", "train_batch_sizes"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 shown = ",".join(map(str, values))
@@ -136,7 +139,7 @@ class FineTuningOptions:
     @property
     def is_grid(self) -> bool:
         """Whether learning rates or batch sizes are tried, if only one: each has a folder."""
-        return bool(self.learning_rates or self.batch_sizes)
+        return bool(self.learning_rates or self.train_batch_sizes)
 
     @property
     def learns_from(self) -> DistillationOptions:
@@ -148,7 +151,7 @@ class FineTuningOptions:
         return [
             dataclasses.replace(self, learning_rate=rate, train_batch_size=size)
             for rate in self.learning_rates or (self.learning_rate,)
-            for size in self.batch_sizes or (self.train_batch_size,)
+            for size in self.train_batch_sizes or (self.train_batch_size,)
         ]
 
 
@@ -189,7 +192,7 @@ class CrossValidatedOptions(FineTuningOptions):
             do_eval=False,
             seeds=self.seeds[:1],
             learning_rates=(rate,) if self.learning_rates and rate is not None else (),
-            batch_sizes=(size,) if self.batch_sizes and size is not None else (),
+            train_batch_sizes=(size,) if self.train_batch_sizes and size is not None else (),
         )
 
     def check_together(self) -> None:

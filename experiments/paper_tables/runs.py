@@ -262,7 +262,7 @@ class RunsOfTable:
             {
                 "model_dir": model_dir,
                 "train_file": places.get("ner_train_file"),
-                "eval_file": places.get("ner_dev_file"),
+                "dev_file": places.get("ner_dev_file"),
                 "test_file": places.ner_test_file,
                 "features": choice,
                 "lstm_size": scale.lstm_size,

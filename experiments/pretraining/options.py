@@ -108,7 +108,7 @@ class PretrainingOptions:
     second_input_file: str | None = option(
         None, "Records of a second phase, of other length.", path="any", group="second phase"
     )
-    second_max_seq_length: int = option(512, "Tokens in a sequence of it.", minimum=1)
+    second_max_seq_length: int = option(512, "Tokens of a sequence of it.", minimum=1)
     second_max_predictions_per_seq: int = option(77, "Predictions in a sequence of it.", minimum=1)
     second_train_batch_size: int | None = option(
         None, "Sequences in a batch of it, or rows; train_batch_size if not.", minimum=1
@@ -133,7 +133,7 @@ class PretrainingOptions:
         "", "Regular expressions of weights that it may lack, likewise."
     )
     max_seq_length: int = option(
-        128, "Tokens in a sequence, as in the records.", minimum=1, group="data"
+        128, "Tokens of a sequence, as in the records.", minimum=1, group="data"
     )
     max_predictions_per_seq: int = option(
         20, "Predictions in a sequence; must be the records'.", minimum=1

@@ -43,7 +43,7 @@ class QuickstartOptions:
         "quickstart", "Folder for everything that is written.", path="local", group="output"
     )
     vocab_size: int = option(4000, "Pieces of the vocabulary.", group="data")
-    max_seq_length: int = option(64, "Tokens in a sequence.")
+    max_seq_length: int = option(64, "Tokens of a sequence.")
     masked_lm_prob: float = option(0.4, "Share of the pieces that is predicted.")
     dupe_factor: int = option(10, "Times that the text is cut, each time into other pairs.")
     train_batch_size: int = option(32, "Sequences in a training batch.", group="training")

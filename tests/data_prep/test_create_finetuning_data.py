@@ -244,10 +244,10 @@ def test_questions(tmp_path):
 
 
 def test_scripts_without_the_flags_refuse_the_tasks(tmp_path):
-    for name in ("ner", "squad1.1"):
+    for name, command in (("ner", "run_ner"), ("squad1.1", "run_squad")):
         file = _write(tmp_path, "x", "x")
         data = command_options.of(DataOptions, task_name=name, train_file=file)
-        with pytest.raises(ValueError, match=f"task_name: {name} is for another script"):
+        with pytest.raises(ValueError, match=f"task_name: {name} is for {command}.py"):
             find_sources(data)
 
 

@@ -73,9 +73,9 @@ def test_words_that_cost_most_are_found(tokenizer):
             "日": 50,  # [UNK]
         }
     )
-    found = find_new_words(counts, tokenizer, 9, min_count=3)
+    found = find_new_words(counts, tokenizer, 9, min_frequency=3)
     assert found.words == ("myocardial", "tissue", "infarction", "zq")
-    assert find_new_words(counts, tokenizer, 2, min_count=3).words == ("myocardial", "tissue")
+    assert find_new_words(counts, tokenizer, 2, min_frequency=3).words == ("myocardial", "tissue")
 
 
 def test_numbers_are_not_found():
@@ -169,7 +169,7 @@ def test_a_vocabulary_without_a_last_line_end_and_with_a_repetition_keeps_its_id
 def test_the_command_tells_what_a_text_saves(tmp_path, vocab_file, capsys):
     text, output = tmp_path / "text.txt", tmp_path / "new.txt"
     text.write_text(TEXT)
-    options = {"vocab_file": str(vocab_file), "output_file": str(output), "min_count": 3}
+    options = {"vocab_file": str(vocab_file), "output_file": str(output), "min_frequency": 3}
     run(CommandOptions(input_file=(str(text),), **options))
     before, after = FullTokenizer(vocab_file), FullTokenizer(output)
     assert after.tokenize("The Myocardial tissue") == ["the", "myocardial", "tissue"]
@@ -223,11 +223,11 @@ def test_words_that_become_unknown_are_told(tmp_path, vocab_file, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"words_file": "w"}, "vocab_file, model_dir: expected one"),
-        ({"words_file": "w", "vocab_file": "v", "model_dir": "m"}, "vocab_file, model_dir"),
-        ({"vocab_file": "v", "output_file": "o"}, "words_file, input_file: expected"),
-        ({"words_file": "w", "vocab_file": "v"}, "output_file: is what goes with vocab_file"),
-        ({"words_file": "w", "model_dir": "v", "output_file": "o"}, "output_dir: is what goes"),
+        ({"word_list": "w"}, "vocab_file, model_dir: expected one"),
+        ({"word_list": "w", "vocab_file": "v", "model_dir": "m"}, "vocab_file, model_dir"),
+        ({"vocab_file": "v", "output_file": "o"}, "word_list, input_file: expected"),
+        ({"word_list": "w", "vocab_file": "v"}, "output_file: is what goes with vocab_file"),
+        ({"word_list": "w", "model_dir": "v", "output_file": "o"}, "output_dir: is what goes"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):
@@ -239,7 +239,7 @@ def test_a_text_or_vocabulary_that_gives_nothing(tmp_path, vocab_file):
     text, output = tmp_path / "text.txt", str(tmp_path / "o")
     text.write_text("the patient\n" * 20)
     options = {"input_file": (str(text),), "output_file": output}
-    with pytest.raises(ValueError, match="min_count: no word that occurs 10 times"):
+    with pytest.raises(ValueError, match="min_frequency: no word that occurs 10 times"):
         run(CommandOptions(vocab_file=str(vocab_file), **options))
     bare = tmp_path / "bare.txt"
     bare.write_text("".join(f"{piece}\n" for piece in PIECES if "unused" not in piece))

@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 
 from bert_tf.command_help import COLUMNS, CommandHelp
-from bert_tf.options import flag_groups
+from bert_tf.options import flag_aliases, flag_groups
 from experiments import __main__ as entry_point
 from tests.support.code_blocks import REPOSITORY, flags_of
 
@@ -81,7 +81,11 @@ def test_flags_of_training_are_grouped(name):
 @pytest.mark.parametrize("flag", ["--help", "--help=all"])
 def test_fill_mask_which_stands_alone_fits_a_screen_too(flag):
     done = run("fill_mask", flag)
-    assert len(done.stdout.splitlines()) <= SCREEN and "--saved_model" in done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) <= SCREEN and max(map(len, lines)) <= COLUMNS
+    assert sum(line.startswith("    bert-tf fill_mask ") for line in lines) == 2
+    assert [x for x in lines if re.fullmatch("[a-z]+", x)] == ["data", "model", "output"]
+    assert all(f"  --{name} " in done.stdout for name in ("text", "saved_model", "model_dir"))
     assert done.returncode == 0 and not done.stderr
 
 
@@ -132,6 +136,17 @@ def test_one_seed_has_one_name(name, flag, value):
     needed = [x for x in values if values[x].validators and values[x].value is None]
     command_help.parse([name, "--seed=3", *(f"--{x}=y" for x in needed)], values)
     assert list(map(str, _listed(values[flag].value))) == list(map(str, _listed(value)))
+
+
+def test_a_second_name_is_the_first_of_no_other_command():
+    """The same thing has one name in --help of every command; a run may have several seeds."""
+    first, second = set(), {}
+    for module in MODULES:
+        command_help, _ = help_of(module)
+        for options in command_help.options:
+            first |= {name for names in flag_groups(options).values() for name in names}
+            second |= {name: f"{module} --{of}" for name, of in flag_aliases(options).items()}
+    assert {name: of for name, of in second.items() if name in first} == {"seed": second["seed"]}
 
 
 def _listed(value):

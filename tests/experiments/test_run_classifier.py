@@ -355,7 +355,7 @@ def test_rates_and_batch_sizes_are_tried_and_the_best_is_kept(
     monkeypatch.setattr(runs, "SeedTraining", StandIn)
     monkeypatch.setattr(StandIn, "ran", [])
     given = {**own(tables), "do_train": True, "do_eval": True, "seeds": "1,2"}
-    given |= {"learning_rates": "3e-3,1e-3", "batch_sizes": "7,13"}
+    given |= {"learning_rates": "3e-3,1e-3", "train_batch_sizes": "7,13"}
     figures = {(3e-3, 7): 0.5, (3e-3, 13): 0.7, (1e-3, 7): 1.0, (1e-3, 13): -1.0}
     monkeypatch.setattr(StandIn, "accuracy", figures)
     with pytest.raises(KeyboardInterrupt):  # killed in the fifth run
@@ -1069,11 +1069,14 @@ def test_the_originals_three_flags_work_in_place_of_model_dir(model_dir, tables,
                 ("learning_rates", "1e-3,-1", "expected above 0"),
                 ("learning_rates", "1e-3,x", "expected float values, got 1e-3,x"),
                 ("learning_rates", "1e-3,2e-3", "needs --do_eval, whose dev set tells which"),
-                ("batch_sizes", "8,0", "expected at least 1, got 0"),
-                ("batch_sizes", "8,16", "needs --do_eval, whose dev set tells which is best"),
+                ("train_batch_sizes", "8,0", "expected at least 1, got 0"),
+                ("train_batch_sizes", "8,16", "needs --do_eval, whose dev set tells which is best"),
             )
         ),
-        ({**DO, "batch_sizes": "8,999", "num_train_epochs": 1}, "in batches of 999 make no step"),
+        (
+            {**DO, "train_batch_sizes": "8,999", "num_train_epochs": 1},
+            "in batches of 999 make no step",
+        ),
         ({**DO, "folds": 1}, "folds: expected at least 2, or 0 for none; got 1"),
         ({"do_train": True, "folds": 3}, "folds: needs --do_train and --do_eval"),
         ({**DO, "folds": 3}, "dev_file: is of a dev set, which parts of the training set"),

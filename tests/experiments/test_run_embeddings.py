@@ -261,7 +261,7 @@ def test_texts_alone_find_themselves(data, tmp_path, capsys):
         ({"data_dir": "."}, "task_name: needed with --data_dir"),
         ({"bilstm": True}, "bilstm: is no part of a sentence encoder"),
         ({"train_batch_size": 1}, "train_batch_size: a text finds its partner among those of its "),
-        ({"batch_sizes": "13,1"}, "batch_sizes: .* which would be 1 of 1 in 1 parts"),
+        ({"train_batch_sizes": "13,1"}, "train_batch_sizes: .* which would be 1 of 1 in 1 parts"),
         (
             {"train_batch_size": 8, "gradient_accumulation_steps": 8},
             "train_batch_size: .* which would be 1 of 8 in 8 parts",

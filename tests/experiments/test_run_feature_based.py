@@ -62,7 +62,7 @@ def data(tmp_path_factory):
 def run(data, output_dir, **changes):
     given = {
         "train_file": data / "train.conll",
-        "eval_file": data / "dev.conll",
+        "dev_file": data / "dev.conll",
         "test_file": data / "test.conll",
         "model_dir": data / "model",
         "output_dir": output_dir,
@@ -242,7 +242,7 @@ def test_batches(data):
         ({"dropout_rate": 1}, "dropout_rate: expected at least 0 and below 1, got 1"),
         ({"model_dir": None}, "expected --model_dir"),
         ({"max_seq_length": 42}, "--max_seq_length: expected 3 to 41"),
-        ({"eval_file": "/nowhere/dev"}, "/nowhere/dev"),
+        ({"dev_file": "/nowhere/dev"}, "/nowhere/dev"),
         ({"tag_column": 3}, "line 1: expected columns 0 .words. and 3 .tags."),
     ],
 )

@@ -274,7 +274,7 @@ def test_about_a_model(page):
         page.locator("#about > summary").click()
     about = page.locator("#about-text")
     about.get_by_text("Signatures and an example").click()
-    about.locator("td").first.wait_for()
+    about.locator("tbody td").first.wait_for()
     assert about.locator("li").all_inner_texts() == ["Version 1: available"]
     assert about.locator("h3").all_inner_texts() == [
         "vectors",
@@ -282,12 +282,12 @@ def test_about_a_model(page):
         "Example",
     ]
     assert "Made for tests & <b>others</b>." in about.inner_text()
-    assert about.locator("td").all_inner_texts() == ["in", "text", "string"]
+    assert about.locator("tbody td").all_inner_texts() == ["in", "text", "string"]
     assert about.locator("pre").inner_text().startswith("curl -d '{\"inputs\": {}}' \\\n")
     # It stays open, for another model, which has no card.
     page.locator("nav button", has_text="half_plus_two").click()
     about.get_by_text("No model card").wait_for()
-    assert about.locator("td").all_inner_texts()[:4] == ["in", "x", "float", "[?, 1]"]
+    assert about.locator("tbody td").all_inner_texts()[:4] == ["in", "x", "float", "[?, 1]"]
     page.locator("nav button", has_text="broken").click()
     about.get_by_text("Version 3: failed: ").wait_for()
     assert not page.problems
@@ -443,7 +443,7 @@ def test_pieces_of_a_passage_with_start_and_end(page):
     result = run(page, "answers", question="Who is it?", context="By Zoë 👩 and others.")
     result.get_by_text("Pieces").click()
     result.locator(".piece").first.wait_for()
-    assert result.locator("h2").all_inner_texts()[-2:] == ["Question", "Passage"]
+    assert result.locator("h3").all_inner_texts()[-2:] == ["Question", "Passage"]
     pieces = result.locator(".piece")
     assert pieces.all_inner_texts() == [
         *["Who", "is", "it?"],
@@ -732,16 +732,159 @@ def test_keyboard_alone(page):
     assert not page.problems
 
 
-def test_every_field_has_a_name(page):
-    """For those who hear the page: what the browser tells a screen reader."""
-    give(page, "answers", "a.csv", "question,context\nWho?,He.\n")
-    for box in page.locator("textarea, input, select, progress, button, summary").all():
-        name = box.evaluate(
-            "e => e.ariaLabel || [...(e.labels || [])].map(l => l.innerText).join() || e.innerText"
+# Roles, as Chromium names them, that mean nothing without a name.
+CONTROLS = (
+    "button checkbox combobox DisclosureTriangle form group link navigation progressbar region "
+    "textbox"
+).split()
+
+
+def heard(page):
+    """What the browser tells a screen reader: role, name and properties of each part, in order."""
+    session = page.context.new_cdp_session(page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    by_id = {node["nodeId"]: node for node in nodes}
+
+    def below(node):
+        if not node.get("ignored"):
+            properties = {x["name"]: x["value"].get("value") for x in node.get("properties", ())}
+            yield node["role"]["value"], node.get("name", {}).get("value", ""), properties
+        for child in node.get("childIds", ()):
+            if child in by_id:
+                yield from below(by_id[child])
+
+    found = list(below(nodes[0]))
+    session.detach()
+    return found
+
+
+def check_heard(page):
+    """Whatever takes the focus or is a part has a name, and headings go down by one at most."""
+    found = heard(page)
+    for role, name, properties in found:
+        if role == "group" and "focusable" not in properties:
+            continue  # of a <details>, which its summary names
+        if role in CONTROLS or properties.get("focusable"):
+            assert name.strip() or role == "list", (role, properties)
+    levels = [properties["level"] for role, _, properties in found if role == "heading"]
+    steps = [after - before for before, after in zip([0, *levels], levels, strict=False)]
+    assert levels[0] == 1 and max(steps) == 1, levels
+    assert all(name for role, name, _ in found if role in ("heading", "columnheader"))
+    return found
+
+
+@on_a_desk
+def test_what_a_screen_reader_tells(page):
+    """Each part has its name; answers, errors and progress are told; the focus is not lost."""
+    told, focused = page.locator("[role=status].unseen"), "document.activeElement.id"
+    page.locator("nav button", has_text="answers").click()
+    page.fill("textarea[name=question]", "many")
+    page.fill("textarea[name=context]", CONTEXT)
+    page.focus("#run")
+    page.keyboard.press("Enter")
+    page.locator("#note", has_text=" ms").wait_for()
+    assert page.evaluate(focused) == "run"
+    assert told.inner_text() == "Result: Zoë Q"
+    result = page.locator("#result")
+    result.get_by_text("Request and answer").click()
+    result.get_by_text("Pieces").click()
+    result.locator(".piece").first.wait_for()
+    assert told.inner_text() == "Pieces: shown"
+    result.get_by_role("button", name="Show all").click()
+    assert page.evaluate("document.activeElement.className") == "bars"
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    result.get_by_role("button", name="Copy curl").click()
+    page.wait_for_function("document.getElementById('heard').textContent === 'Copied curl'")
+    found = check_heard(page)
+    assert {name for role, name, _ in found if role == "textbox"} == {"Question", "Passage"}
+    assert ("status", "", {"live": "polite", "atomic": True}) in [
+        (role, name, {key: properties.get(key) for key in ("live", "atomic")})
+        for role, name, properties in found
+    ]
+    # Where the page about a model has no card, and where a request is wrong.
+    page.locator("nav button", has_text="half_plus_two").click()
+    page.fill("textarea[name=instances]", "[")
+    page.click("#run")
+    page.wait_for_selector(".error")
+    found = check_heard(page)
+    assert [role for role, _, _ in found].count("alert") == 1 and told.inner_text() == ""
+    assert page.evaluate(focused) == "run"
+
+
+@on_a_desk
+def test_what_a_screen_reader_tells_of_rows(page):
+    page.locator("nav button[aria-pressed=true]").wait_for()
+    page.evaluate(
+        """() => {
+            window.said = [];
+            const region = document.getElementById("heard");
+            new MutationObserver(() => window.said.push(region.textContent))
+                .observe(region, { childList: true });
+        }"""
+    )
+    give(page, "opinions", "many.csv", "text\n" + "A film.\n" * 70)
+    page.click("#rows-run")
+    page.locator("#rows-answer", has_text="Done: 70 of 70 rows.").wait_for()
+    said = [text.partition(" rows")[0] for text in page.evaluate("window.said") if text]
+    assert said == ["many.csv: 70", "0 of 70", "32 of 70", "64 of 70", "Done: 70 of 70"]
+    check_heard(page)
+
+
+# Of each text that is seen: its contrast with what it stands on (WCAG 2.1, relative luminance).
+CONTRASTS = """() => {
+    const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    const luminance = () => {
+        const part = (x) => ((x /= 255) <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+        const [r, g, b] = context.getImageData(0, 0, 1, 1).data;
+        return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+    };
+    const paint = (color) => { context.fillStyle = color; context.fillRect(0, 0, 1, 1); };
+    const found = [];
+    for (const element of document.querySelectorAll("body *")) {
+        const texts = [...element.childNodes].filter((x) => x.nodeType === 3 && x.data.trim());
+        if (!texts.length || !element.checkVisibility() || element.closest(".unseen")) continue;
+        if (element.tagName === "OPTION") continue;
+        const above = [];
+        for (let at = element; at; at = at.parentElement) above.unshift(at);
+        for (const at of above) paint(getComputedStyle(at).backgroundColor);
+        const ground = luminance();
+        paint(getComputedStyle(element).color);
+        const [low, high] = [ground, luminance()].sort((a, b) => a - b);
+        const contrast = (high + 0.05) / (low + 0.05);
+        found.push([contrast, texts[0].data.trim().slice(0, 30), element.className]);
+    }
+    return found;
+}"""
+
+
+def test_contrast(page):
+    """4.5 or more (WCAG 2.1, AA), in the light and in the dark, of whatever is shown."""
+
+    def check():
+        found = page.evaluate(CONTRASTS)
+        assert len(found) > 15 and min(found)[0] >= 4.5, sorted(found)[:5]
+
+    result = run(page, "opinions", text="A long and touching film, funny from beginning to end.")
+    result.get_by_text("Which words count").click()
+    result.locator("mark.for[title]").first.wait_for()
+    if not page.locator("#about-text").is_visible():
+        page.locator("#about > summary").click()
+    check()
+    result = run(page, "answers", question="many", context=CONTEXT)
+    result.get_by_text("Pieces").click()
+    result.locator(".piece.unknown, .piece").first.wait_for()
+    check()
+    for hue in range(0, 360, 30):  # a type of entities may have any
+        result.locator("mark").first.evaluate(
+            "(e, hue) => { e.className = 'entity'; e.style.setProperty('--hue', hue); }", hue
         )
-        assert name.strip(), box.evaluate("e => e.outerHTML")
-    assert page.locator("#result").get_attribute("aria-live") == "polite"
-    assert page.locator("#note").get_attribute("role") == "status"
+        check()
+    run(page, "vectors", text="one\ntwo long\none")
+    check()
+    page.locator("nav button", has_text="broken").click()
+    page.locator("#result .error").wait_for()
+    check()
+    assert not page.problems
 
 
 def test_models_that_are_not_loaded(browser, server):

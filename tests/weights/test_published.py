@@ -464,8 +464,11 @@ def test_without_network_and_cache_one_line_says_what_to_do():
 
 
 def test_the_libraries_own_settings_hold(hub, tmp_path):
-    """HF_ENDPOINT and HF_HOME, and then HF_HUB_OFFLINE, in processes of their own."""
-    code = f"from bert_tf.weights.locate import locate; print(locate({HF!r}).path)"
+    """HF_ENDPOINT and HF_HOME, and then HF_HUB_OFFLINE, in processes of commands."""
+    code = (
+        "import experiments, data_prep; from bert_tf.weights.locate import locate; "
+        f"print(locate({HF!r}).path)"
+    )
     for settings in ({"HF_ENDPOINT": hub.url}, {"HF_HUB_OFFLINE": "1"}):
         others = {name: x for name, x in os.environ.items() if not name.startswith("HF_")}
         environment = {**others, "HF_HOME": str(tmp_path / "home"), **settings}

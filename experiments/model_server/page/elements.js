@@ -15,11 +15,18 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-export const heading = (text) => element("h2", {}, text);
+export const heading = (text) => element("h3", { class: "part" }, text);
 export const headline = (text) => element("p", { class: "headline" }, text);
 export const paragraph = (...parts) => element("p", {}, ...parts);
 export const smallButton = (text, click) => element("button", { type: "button", class: "small", click }, text);
 export const errorLine = (error) => element("p", { class: "error", role: "alert" }, String(error.message || error));
+
+// For those who hear the page: what else is to be seen.
+export const announce = (text) => { byId("heard").textContent = text; };
+
+// What scrolls by itself, which takes the focus so that keys can do that, and thus has a name.
+export const scrolled = (tag, name, attributes, ...inside) =>
+  element(tag, { tabindex: "0", role: "group", "aria-label": name, ...attributes }, ...inside);
 
 // What is made once it is opened, and anew after it failed.
 export function opened(title, make) {
@@ -29,7 +36,11 @@ export function opened(title, make) {
     if (!box.open || made) return;
     made = true;
     try {
-      inside.replaceChildren(...await make((told) => inside.replaceChildren(paragraph(told))));
+      inside.replaceChildren(...await make((told) => {
+        announce(told);
+        inside.replaceChildren(paragraph(told));
+      }));
+      announce(`${title}: shown`);
     } catch (error) {
       made = false;
       inside.replaceChildren(errorLine(error));
@@ -65,11 +76,12 @@ export function bars(rows, most = rows.length, written = null) {
     item.hidden = i >= most;
     return item;
   });
-  const list = element("ul", { class: "bars" }, ...items);
+  const list = element("ul", { class: "bars", role: "list", tabindex: "-1" }, ...items);
   if (most >= rows.length) return list;
   const all = smallButton(`Show all ${rows.length}`, () => {
     for (const item of items) item.hidden = false;
     all.remove();
+    list.focus();  // which the button had
   });
   return element("div", {}, list, all);
 }
@@ -113,15 +125,16 @@ export function hue(type) {
 
 // A table that scrolls by itself where it is wider than the page; cells are texts or elements.
 export function tableOf([head, ...body], name, attributes = {}) {
-  const cells = (row, tag, more = {}) => element("tr", {}, ...row.map((cell) => element(tag, more, cell)));
-  return element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": name },
-    element("table", attributes, element("thead", {}, cells(head, "th", { scope: "col" })),
-      element("tbody", {}, ...body.map((row) => cells(row, "td")))));
+  const top = element("tr", {}, ...head.map((cell) => (
+    cell === "" ? element("td") : element("th", { scope: "col" }, cell))));
+  return scrolled("div", name, { class: "wide" },
+    element("table", attributes, element("thead", {}, top),
+      element("tbody", {}, ...body.map((row) => element("tr", {}, ...row.map((cell) => element("td", {}, cell)))))));
 }
 
 const withCode = (text) => text.split("`").map((part, i) => (i % 2 ? element("code", {}, part) : part));
 const codeTable = (rows, name) => tableOf(rows.map((row) => row.map((text) => (
-  element("span", text.startsWith("[") ? { class: "shape" } : {}, ...withCode(text))))), name);
+  text && element("span", text.startsWith("[") ? { class: "shape" } : {}, ...withCode(text))))), name);
 
 // What of Markdown the cards have: headings, paragraphs, tables and code.
 export function markdown(text) {
@@ -132,7 +145,7 @@ export function markdown(text) {
       const rows = block.trim().split("\n").map((row) => row.slice(1, -1).split("|").map((cell) => cell.trim()));
       return codeTable(rows.filter((cells) => !cells.every((cell) => /^:?-+:?$/.test(cell))), "Signature");
     }
-    if (block.startsWith("    ")) return element("pre", { class: "block", tabindex: "0" }, block.replace(/^ {4}/gm, ""));
+    if (block.startsWith("    ")) return scrolled("pre", "Code", { class: "block" }, block.replace(/^ {4}/gm, ""));
     return paragraph(...withCode(block));
   });
 }
@@ -172,6 +185,7 @@ export function copyButton(name, text) {
   const button = smallButton("Copy", async () => {
     await copied(text);
     button.textContent = "Copied";
+    announce(`Copied ${name}`);
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
   button.setAttribute("aria-label", `Copy ${name}`);

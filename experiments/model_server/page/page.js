@@ -1,7 +1,7 @@
 // The page: the list of models, what is typed, its address, and the answer.
 
 import {
-  byId, copied, element, errorLine, markdown, opened, paragraph, signatureTable, smallButton,
+  announce, byId, copied, element, errorLine, markdown, opened, paragraph, signatureTable, smallButton,
 } from "./elements.js";
 import { ask, getJson, named, pathOf, predict, predictAll, programs } from "./server.js";
 import { remember, showPast, watchPast } from "./past.js";
@@ -9,9 +9,11 @@ import { offerRows, takeDrops } from "./rows.js";
 import { pieces, words } from "./words.js";
 import { taskOf } from "./tasks.js";
 
+const hideResult = (hidden) => { byId("result-card").hidden = hidden; };
+
 function showError(error) {
   byId("result").replaceChildren(errorLine(error));
-  byId("result").hidden = false;
+  hideResult(false);
 }
 
 let model = null;
@@ -92,7 +94,9 @@ function field(name, settings, value) {
 }
 
 function showExamples({ fields, examples }) {
-  const [first] = Object.keys(fields);
+  // What tells them apart.
+  const names = Object.keys(fields), told = (name) => new Set(examples.map((example) => example[name])).size;
+  const first = names.find((name) => told(name) === examples.length) ?? names[0];
   const buttons = examples.map((example) => {
     const button = smallButton(example[first], () => {
       for (const box of boxes()) box.value = example[box.name];
@@ -109,7 +113,14 @@ function showForm(values) {
   byId("fields").replaceChildren(...Object.entries(model.task.fields).flatMap(
     ([name, settings]) => field(name, settings, values[name])));
   showExamples(model.task);
-  byId("run").disabled = false;
+  setRunning(false);
+}
+
+// A button that is disabled would lose the focus.
+const isRunning = () => byId("run").getAttribute("aria-disabled") === "true";
+
+function setRunning(running) {
+  byId("run").setAttribute("aria-disabled", String(running));
 }
 
 function choose(chosen, given) {
@@ -122,15 +133,17 @@ function choose(chosen, given) {
   }
   byId("form").hidden = !ready;
   byId("about").hidden = false;
-  byId("result").hidden = true;
+  hideResult(true);
   byId("note").textContent = "";
+  announce("");
   if (ready) {
     if (given) drafts.set(model.name, given);
     showForm(given || valuesOf(model));
   } else {
     const told = `${model.name}: ${model.reason}`;
     byId("result").replaceChildren(model.state === "failed" ? errorLine(told) : paragraph(told));
-    byId("result").hidden = false;
+    hideResult(false);
+    if (model.state !== "failed") announce(told);
   }
   offerRows(ready ? model : null, written);
   byId("about-text").replaceChildren();
@@ -164,18 +177,22 @@ async function run(asker, mine) {
   const result = byId("result");
   result.replaceChildren(...task.show(answers, instances, values, rows), ...more.filter(Boolean),
     programs(name, { instances }, { predictions: rows }));
-  result.hidden = false;
+  hideResult(false);
+  const told = task.said?.(answers[0]) || said(result);
+  announce(`Result: ${told}`);
   if (result.getBoundingClientRect().top > 0.8 * innerHeight) result.scrollIntoView({ block: "nearest" });
-  remember(name, values, task.said?.(answers[0]) || said(result), goBackTo);
+  remember(name, values, told, goBackTo);
 }
 
 byId("form").addEventListener("input", noteTyped);
 
 byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
+  if (isRunning()) return;
   const asker = model, mine = turn += 1;
   keepAddress();
-  byId("run").disabled = true;
+  setRunning(true);
+  announce("");
   byId("note").textContent = "Running …";
   try {
     await run(asker, mine);
@@ -185,12 +202,12 @@ byId("form").addEventListener("submit", async (event) => {
       showError(error);
     }
   } finally {
-    if (turn === mine) byId("run").disabled = false;
+    if (turn === mine) setRunning(false);
   }
 });
 
 byId("form").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !byId("run").disabled) byId("form").requestSubmit();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("form").requestSubmit();
 });
 
 byId("link").addEventListener("click", async () => {
@@ -290,6 +307,7 @@ function chooseAnew(entry, before) {
   if (!isReady(entry) && entry.reason === before.reason) return;
   const { name, values } = readAddress(), given = isReady(entry) && name === entry.name && Object.keys(values).length;
   choose(entry, given ? { ...entry.task.examples[0], ...values } : null);
+  if (isReady(entry)) announce(`${entry.name} is ready`);
 }
 
 async function poll() {

@@ -1,6 +1,6 @@
 // What was asked before: kept by the browser, on this machine alone.
 
-import { byId, element } from "./elements.js";
+import { announce, byId, element } from "./elements.js";
 
 const KEY = "bert-tf.history", MOST_KEPT = 30, MOST_CHARACTERS = 10000;
 
@@ -44,7 +44,9 @@ byId("forget").addEventListener("click", () => {
   past = [];
   keep();
   showPast();
-  byId("run").focus();
+  announce("The history is empty");
+  const next = byId("form").hidden ? byId("models").querySelector("[aria-pressed=true]") : byId("run");
+  next?.focus();
 });
 
 // Of another window of the same browser.

@@ -1,10 +1,11 @@
 // Many rows: a CSV file in, the same file with the answers beside each row out.
 
-import { bars, byId, element, errorLine, heading, number, percent, tableOf } from "./elements.js";
+import { announce, bars, byId, element, errorLine, heading, number, percent, tableOf } from "./elements.js";
 import { MOST_ROWS, named, predict } from "./server.js";
 import { parseCsv, writeCsv } from "./csv.js";
 
 const MOST_PREVIEWED = 5, MOST_VALUES = 12;
+const PARTS_HEARD = 4;  // how often a screen reader tells how far the rows are
 // What an error does not end: another row may be right.
 const OF_ROWS = [400, 413, 500, 504];
 
@@ -74,6 +75,7 @@ async function take(chosen) {
   const plain = file.table.rows[0].map((cell) => cell.trim().toLowerCase());
   byId("rows-head").checked = file.table.rows.length > 1 && plain.every((cell) => cell && cell.length < 40);
   showColumns();
+  announce(`${file.name}: ${byId("rows-told").textContent}`);
 }
 
 // Answers to rows, or why there is none: where many fail together, each by itself.
@@ -114,7 +116,10 @@ function tellProgress() {
   const left = seconds >= 120 ? `${Math.round(seconds / 60)} minutes` : `${seconds} s`;
   byId("rows-bar").value = done;
   byId("rows-told").textContent = `${number(done)} of ${number(all)} rows` +
-    (done && done < all ? `, ${number(Math.round(speed)) } a second, ${left} left` : "");
+    (done && done < all ? `, ${number(Math.round(speed))} a second, ${left} left` : "");
+  const part = Math.floor(PARTS_HEARD * done / all);
+  if (part !== job.heard && done < all) announce(byId("rows-told").textContent);
+  job.heard = part;
 }
 
 function begin(values) {
@@ -195,7 +200,8 @@ function showAnswer(over, failure) {
       const text = Number.isFinite(value) ? String(Number(value.toFixed(4))) : String(value);
       return text.length > 80 ? text.slice(0, 80) + "…" : text;
     };
-    shown.push(element("p", { role: "status" }, told),
+    announce(told);
+    shown.push(element("p", {}, told),
       element("a", { class: "button main", href: link, download: name }, `Save ${name}`), ...summary(names, said),
       heading(said.length > MOST_PREVIEWED ? `The first ${MOST_PREVIEWED} rows` : "Rows"),
       tableOf([...(top.length ? top : [[...Array(width).fill(""), ...titles]]), ...written.slice(0, MOST_PREVIEWED)]
@@ -213,7 +219,7 @@ export function offerRows(chosen, values) {
   byId("rows").hidden = !chosen?.task?.columns;
   if (byId("rows").hidden) return;
   if (!byId("rows-form").children.length) makePanel(values);
-  byId("rows-needs").textContent = `A row for each question, with a column for ${fieldsOf().map(([, { label }]) => label.toLowerCase()).join(" and one for ")}. ` +
+  byId("rows-needs").textContent = `Each row is a question of its own, with a column for ${fieldsOf().map(([, { label }]) => label.toLowerCase()).join(" and one for ")}. ` +
     "The answers come as columns beside yours; nothing is kept on the server.";
   if (file) showColumns();
 }

@@ -1,6 +1,6 @@
 // Requests to the server: TF Serving's REST API, and what stands beside it.
 
-import { copyButton, element, opened, pretty } from "./elements.js";
+import { copyButton, element, opened, pretty, scrolled } from "./elements.js";
 
 export const pathOf = (name) => `/v1/models/${encodeURIComponent(name)}`;
 
@@ -83,7 +83,7 @@ export const programs = (name, request, response) => opened("Request and answer"
   };
   return Object.entries(texts).flatMap(([title, text]) => [
     element("div", { class: "titled" }, element("h3", {}, title), copyButton(title, text)),
-    element("pre", { class: "block", tabindex: "0" },
+    scrolled("pre", title, { class: "block" },
       text.length > MOST_SHOWN ? text.slice(0, MOST_SHOWN) + "\n… (Copy gives all of it)" : text),
   ]);
 });

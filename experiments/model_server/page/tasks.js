@@ -1,6 +1,6 @@
 // What each task is known by, asks for, shows, and writes into a table.
 
-import { bars, decimal, element, filledIn, heading, headline, highlighted, hue, lines, paragraph, pretty } from "./elements.js";
+import { bars, decimal, element, filledIn, heading, headline, highlighted, hue, lines, paragraph, pretty, scrolled } from "./elements.js";
 import { cosine, embeddings } from "./vectors.js";
 
 const PASSAGE = "BERT was made at Google by Jacob Devlin, Ming-Wei Chang, Kenton Lee and Kristina " +
@@ -228,7 +228,7 @@ const otherTask = (signature) => ({
       throw new Error(`Instances: not JSON: ${error.message}`);
     }
   },
-  show: (answers, instances, values, rows) => [element("pre", { tabindex: "0" }, pretty(rows))],
+  show: (answers, instances, values, rows) => [scrolled("pre", "Answer", {}, pretty(rows))],
 });
 
 export function taskOf(signature) {

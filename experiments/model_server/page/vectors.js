@@ -1,6 +1,6 @@
 // Embeddings: how like each other texts are, and which of a list are nearest to one.
 
-import { bars, decimal, element, heading, headline, paragraph } from "./elements.js";
+import { bars, decimal, element, heading, headline, paragraph, scrolled } from "./elements.js";
 
 const norm = (vector) => Math.hypot(...vector);
 export const cosine = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0) / (norm(a) * norm(b));
@@ -9,7 +9,7 @@ const MOST_COMPARED = 10;  // texts in a table of each with each
 const MOST_NEAR = 10;
 
 function table(texts, vectors) {
-  const head = element("tr", {}, element("th", {}, "Cosine similarity"),
+  const head = element("tr", {}, element("th", { scope: "col" }, "Cosine similarity"),
     ...texts.map((_, i) => element("th", { scope: "col" }, String(i + 1))), element("th", { scope: "col" }, "Norm"));
   const rows = vectors.map((vector, i) => element("tr", {},
     element("th", { scope: "row" }, `${i + 1}. ${texts[i]}`),
@@ -18,7 +18,7 @@ function table(texts, vectors) {
       return element("td", { class: "cell", "--share": 45 * Math.max(0, value || 0) + "%" }, decimal(value));
     }),
     element("td", {}, decimal(norm(vector)))));
-  return element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Similarity" },
+  return scrolled("div", "Similarity", { class: "wide" },
     element("table", { class: "similarity" }, element("thead", {}, head), element("tbody", {}, ...rows)));
 }
 

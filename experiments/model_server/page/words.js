@@ -45,7 +45,7 @@ export const pieces = (entry, asked) => opened("Pieces", async () => {
     const told = `${count} ${count === 1 ? "piece" : "pieces"}` +
       (unknown ? `, ${unknown} of them unknown to the vocabulary` : "") +
       (row.start_scores ? ". How likely the answer begins or ends there, of all pieces of the passage, is told from 1% on." : "");
-    return [...(texts.length > 1 ? [heading(label)] : []), paragraph(told), element("ol", { class: "pieces" }, ...chips)];
+    return [...(texts.length > 1 ? [heading(label)] : []), paragraph(told), element("ol", { class: "pieces", role: "list" }, ...chips)];
   });
 });
 
