@@ -103,7 +103,7 @@ OTHERS_FLAGS = {
     *("project", "region", "sdk_container_image", "temp_location"),
     *("master", "spark"),  # of spark-submit; of the names of Spark's settings what comes first
     *("enable_batching", "batching_parameters_file"),
-    *("mesh", "topology"),  # of experiments/benchmarks, which are no commands
+    *("mesh", "sequences_per_row", "topology"),  # of experiments/benchmarks, which are no commands
     *("terabytes", "utilisations"),
     "opt_out",  # of OpenVINO
     *("experiment", "help", "verbosity", "version"),

@@ -39,7 +39,8 @@ class Options(harness.BenchmarkOptions):
 
     model_sizes: tuple[str, ...] = option(("large",), "Keys of bert_tf.SIZES.")
     lengths: tuple[int, ...] = option((512,), "Word pieces in a sequence.")
-    batch_size: int = option(64, "Sequences in a batch, of all devices together.")
+    batch_size: int = option(64, "Sequences in a batch, or packed rows, of all devices together.")
+    sequences_per_row: int = option(1, "Of packed rows; 1 for rows of one sequence.", minimum=1)
     mesh: tuple[int, ...] = option((8, 1), "Devices along the batch, and along heads and units.")
     topology: str = option(HOST, "Of a TPU, as v5e:2x4; or host, for parts of this machine.")
     dtype: str = option("mixed_bfloat16", "Keras' policy.")
@@ -52,7 +53,7 @@ def shapes_of(options: Options, size: str, length: int) -> Shapes:
     """Return the shapes of a model and its batch."""
     config = BertConfig.from_size(size, vocab_size=options.vocab_size)
     predictions = max(1, round(options.predictions_fraction * length))
-    return Shapes(config, options.batch_size, length, predictions)
+    return Shapes(config, options.batch_size, length, predictions, options.sequences_per_row)
 
 
 def trace_step(options: Options, shapes: Shapes) -> Any:
@@ -76,7 +77,10 @@ def trace_step(options: Options, shapes: Shapes) -> Any:
     optimizer = create_optimizer(1e-4, 1_000_000, 10_000)
     with keras.StatelessScope(initialize_variables=False):  # no variable gets a value
         model = bert_pretrainer(
-            shapes.config, dtype=options.dtype, recompute=options.recompute_layers
+            shapes.config,
+            packed=shapes.sequences > 1,
+            dtype=options.dtype,
+            recompute=options.recompute_layers,
         )
         optimizer.build(model.trainable_variables)
     names = [f"device:{index}" for index in range(math.prod(options.mesh))]

@@ -20,7 +20,14 @@ from experiments.benchmarks.pretraining_steps import Shapes
 TEXT_BYTES, TEXT_TOKENS = 40.9e6, 8.72e6
 TEXT_SENTENCES, TEXT_DOCUMENTS = 285_667, 2_201
 EXTRACTION_SECONDS = 7.5
-RECORDS_SECONDS = {("local", 1): 13.5, ("local", 10): 26.2, ("Beam", 1): 17.5, ("Beam", 10): 42.5}
+RECORDS_SECONDS = {
+    ("local", 1): 13.5,
+    ("local", 10): 26.2,
+    ("Beam", 1): 17.5,
+    ("Beam", 10): 42.5,
+    # A quarter of what four times the text took, with Java's start; "Apache Spark in figures".
+    ("Spark", 1): 21.9,
+}
 RECORDS = {1: 92_670, 10: 915_000}  # of 128 tokens, by dupe_factor
 RECORD_BYTES, UNMASKED_BYTES = 830, 627
 CHECKED_A_SECOND = 310_000  # records of 128 tokens, one core
@@ -29,6 +36,14 @@ BYTES_A_WORD = 6.25
 PART_BYTES = 20e9  # of text, that one command prepares
 # What batches of like length leave to compute; LOG.md, "Batches of like length in pre-training".
 BINS = {128: 0.938, 512: 0.784}
+# CPU seconds of a step of BERT-Mini, 32 sequences of 128 tokens with 20 predictions, of one core;
+# LOG.md, "bfloat16 on processors that have it".
+STEP_SECONDS = {
+    "float32": 1.707,
+    "float32, `--jit_compile=pointwise`": 1.465,
+    "bfloat16, `--jit_compile=pointwise`": 0.981,
+}
+STEP_SEQUENCES = 32
 # The paper's schedule: a million steps of 256 sequences, nine in ten of 128 tokens.
 SEQUENCES = {128: 230.4e6, 512: 25.6e6}
 PREDICTIONS = {128: 20, 512: 77}
@@ -110,6 +125,11 @@ def records_a_second(size: str, length: int, device: str, utilisation: float) ->
     return DEVICES[device] * utilisation / flops
 
 
+def core_flops(kind: str) -> float:
+    """Return the operations a second of one core, by a step of `STEP_SECONDS`."""
+    return STEP_SEQUENCES * flops_of_sequence(shapes_of("mini", 128)) / STEP_SECONDS[kind]
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
@@ -117,7 +137,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def tables(options: Options) -> list[list[str]]:
-    """Return the tables: of data preparation, of pre-training, of what devices ask for."""
+    """Return the tables: of data preparation, of devices and cores, of what devices ask for."""
     columns = [data_preparation(terabytes * 1e12) for terabytes in options.terabytes]
     words = [f"{t * 1e12 / BYTES_A_WORD / 1e9:,.1f} billion words" for t in options.terabytes]
     of_text = [[name, *(column[name] for column in columns)] for name in columns[0]]
@@ -132,6 +152,14 @@ def tables(options: Options) -> list[list[str]]:
     of_devices = [
         [f"{device} ({peak / 1e12:.0f})", *(hours(device, *case) for case in cases)]
         for device, peak in DEVICES.items()
+    ]
+    of_cores = [
+        [
+            kind,
+            f"{core_flops(kind) / 1e9:.0f}",
+            *(rounded(pretraining_flops(s) / core_flops(kind) / 3600) for s in options.model_sizes),
+        ]
+        for kind in STEP_SECONDS
     ]
     asked = [
         [
@@ -148,6 +176,10 @@ def tables(options: Options) -> list[list[str]]:
     return [
         table(["", *words], of_text),
         table(["device (peak TFLOP/s)", *heads], of_devices),
+        table(
+            ["a core", "GFLOP/s", *(f"{s.upper()}, core-hours" for s in options.model_sizes)],
+            of_cores,
+        ),
         table([f"records/s at {options.utilisations[-1]:.0%}, bins", *names], asked),
     ]
 

@@ -18,12 +18,15 @@ class Shapes:
         batch_size: sequences.
         length: word pieces of each; none is padding.
         predictions: masked positions of each.
+        sequences: of a packed row, where `batch_size`, `length` and `predictions` are of rows; 1
+            for rows that are no packed ones.
     """
 
     config: BertConfig
     batch_size: int
     length: int
     predictions: int
+    sequences: int = 1
 
     def batch(self) -> dict[str, np.ndarray]:
         """Return a batch of random word pieces, int32; the same each time."""
@@ -39,6 +42,18 @@ class Shapes:
             "masked_lm_ids": rng.integers(0, vocab_size, (rows, self.predictions)),
             "next_sentence_labels": rng.integers(0, 2, (rows, 1)),
         }
+        if self.sequences > 1:
+            count = self.sequences
+            sequences = np.arange(self.length) * count // self.length  # of each token, from 0
+            starts = np.searchsorted(sequences, np.arange(count))
+            packed = {
+                "sequence_ids": sequences + 1,
+                "position_ids": np.arange(self.length) - starts[sequences],
+                "pooled_positions": starts,
+            }
+            for name, row in packed.items():
+                batch[name] = np.broadcast_to(row, (rows, len(row)))
+            batch["next_sentence_labels"] = rng.integers(0, 2, (rows, count))
         return {name: value.astype(np.int32) for name, value in batch.items()}
 
 
@@ -128,7 +143,7 @@ def jax_train_step(model: Any, optimizer: Any) -> Callable[[Any, Any], tuple[Any
         outputs, others = model.stateless_call(trainable, others, inputs, training=True)
         weights = ops.ones_like(batch["masked_lm_ids"], dtype="float32")
         mlm = losses.masked_lm_loss(outputs["masked_lm_logits"], batch["masked_lm_ids"], weights)
-        labels = batch["next_sentence_labels"][:, 0]
+        labels = batch["next_sentence_labels"]
         nsp = losses.next_sentence_loss(
             outputs["next_sentence_logits"], labels, ops.ones_like(labels, dtype="float32")
         )

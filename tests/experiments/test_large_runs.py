@@ -39,7 +39,16 @@ def test_data_preparation_grows_with_the_text():
     assert one["commands, of 20 GB each"] == "1"
     ten = large_runs.data_preparation(1e13)
     assert ten["records, local, `dupe_factor` 1, core-hours"] == "917"  # 13.5 x 244,499 / 3,600
+    assert ten["records, Spark, `dupe_factor` 1, core-hours"] == "1,487"  # 21.9 x 244,499 / 3,600
     assert ten["commands, of 20 GB each"] == "500"
+
+
+def test_a_core_by_its_steps():
+    step = 32 * by_hand(4, 256, 128, 20)  # of BERT-Mini
+    assert large_runs.core_flops("float32") == pytest.approx(step / 1.707)
+    hours = large_runs.pretraining_flops("base") / (step / 0.981) / 3600
+    (row,) = (x for x in large_runs.tables(Options())[2] if x.startswith("| bfloat16"))
+    assert row.split(" | ")[2] == f"{hours:,.0f}" == "56,922"
 
 
 def test_reading_keeps_up_as_the_page_says():

@@ -69,6 +69,36 @@ def test_two_processes_train_as_one(folder, tmp_path, case):
     check(tmp_path, case, folder)
 
 
+@pytest.mark.jax
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_split_model_goes_on_from_orbax(folder, tmp_path, processes):
+    """As one that was never interrupted; in one process to the bit."""
+    pytest.importorskip("orbax.checkpoint", reason="orbax-checkpoint is not installed")
+    (tmp_path / "initial.npz").write_bytes((folder / "initial.npz").read_bytes())
+    found = []
+    for _ in range(2):
+        (address,) = free_addresses(1)
+        started = [
+            jax_devices.start(tmp_path, ["model"], processes, i, address, orbax=3)
+            for i in range(processes)
+        ]
+        assert [process.wait(timeout=500) for process in started] == [0] * processes
+        with np.load(tmp_path / "model.npz") as results:
+            found.append(dict(results))
+    first, rest = found
+    tolerance = 0 if processes == 1 else 1e-5
+    with np.load(folder / "model.npz") as expected:
+        losses = expected["losses"][: len(first["losses"])]
+        np.testing.assert_allclose(first["losses"], losses, rtol=0, atol=tolerance)
+        assert len(losses) + len(rest.pop("losses")) == STEPS
+        assert rest.keys() == {n for n in expected if n[:8] != "encoder/"} - {"losses"}
+        for name, value in rest.items():
+            np.testing.assert_allclose(value, expected[name], 0, tolerance, err_msg=name)
+    split = [name for name in rest if name.startswith("held/") and rest[name] < 1]
+    assert len(split) == 3 * 2 * len(SPLIT)  # of two layers, with their moments
+
+
 def test_where_it_cannot_work(monkeypatch):
     config = synthetic.small_config()
     mesh = types.SimpleNamespace(axis_names=["data", "model"], shape=(2, 3))

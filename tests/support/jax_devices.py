@@ -2,8 +2,11 @@
 
     python -m tests.support.jax_devices FOLDER CASE...
     python -m tests.support.jax_devices FOLDER CASE --processes=2 --process=0 --address=HOST:PORT
+    python -m tests.support.jax_devices FOLDER CASE --orbax=3
 
-Results go to FOLDER/CASE.npz; the initial values of all are those of the first run in FOLDER.
+Results go to FOLDER/CASE.npz; the initial values of all are those of the first run in FOLDER. With
+--orbax a first run ends after so many steps, with a checkpoint in FOLDER/orbax; the next goes on
+from there.
 """
 
 import argparse
@@ -31,9 +34,10 @@ SIZES = {
 }
 
 
-def start(folder, cases, processes=1, process=0, address=""):
+def start(folder, cases, processes=1, process=0, address="", orbax=0):
     """Start a process of its own, which has its part of the devices; return it."""
     options = [f"--processes={processes}", f"--process={process}", f"--address={address}"]
+    options += [f"--orbax={orbax}"]
     devices = f"--xla_force_host_platform_device_count={DEVICES // processes}"
     return subprocess.Popen(
         [sys.executable, "-m", "tests.support.jax_devices", str(folder), *cases, *options],
@@ -110,11 +114,8 @@ def whole(value):
     return np.asarray(multihost_utils.process_allgather(value, tiled=True))
 
 
-def run(folder, case, rows):
-    """Train; return losses, variables, the share of each that a device holds, an encoding."""
-    import keras
-
-    keras.distribution.set_distribution(distribution_of(case))
+def initial_models(folder):
+    """Return the pre-trainer and the encoder with the values that all cases begin with."""
     model, encoder = make_models()
     begin = folder / "initial.npz"
     if not begin.exists():
@@ -122,22 +123,53 @@ def run(folder, case, rows):
     with np.load(begin) as initial:
         for variable in (*model.variables, *encoder.variables):
             variable.assign(initial[variable.path])
+    return model, encoder
+
+
+def fit(model, steps, rows, callbacks=()):
+    """Train; return losses, variables, and the share of each that a device holds."""
+    import keras
+
+    losses = []
+    log = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: losses.append(logs))
+    batches = (make_batch(step, rows) for step in steps)
+    arguments = {"shuffle": False, "verbose": 0, "callbacks": [log, *callbacks]}
+    model.fit(batches, steps_per_epoch=len(steps), **arguments)
+    results = {"losses": np.array([float(line["loss"]) for line in losses])}
+    for variable in (*model.variables, *model.optimizer.variables):
+        value = variable.value
+        held = np.prod(value.sharding.shard_shape(value.shape)) / max(1, np.prod(value.shape))
+        results |= {variable.path: whole(value), f"held/{variable.path}": np.array(held)}
+    return results
+
+
+def run(folder, case, rows):
+    """Train all steps; return what `fit` does, and an encoding."""
+    import keras
+
+    keras.distribution.set_distribution(distribution_of(case))
+    model, encoder = initial_models(folder)
     results = {}
     if rows == ALL:  # of several processes none has all that the encoder gives
         encoded = encoder.predict_on_batch(
             {name: value for name, value in make_batch(0, rows)[0].items() if "masked" not in name}
         )
         results |= {f"encoder/{name}": np.asarray(value) for name, value in encoded.items()}
-    losses = []
-    log = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: losses.append(logs))
-    batches = (make_batch(step, rows) for step in range(STEPS))
-    model.fit(batches, steps_per_epoch=STEPS, shuffle=False, verbose=0, callbacks=[log])
-    results["losses"] = np.array([float(line["loss"]) for line in losses])
-    for variable in (*model.variables, *model.optimizer.variables):
-        value = variable.value
-        held = np.prod(value.sharding.shard_shape(value.shape)) / max(1, np.prod(value.shape))
-        results |= {variable.path: whole(value), f"held/{variable.path}": np.array(held)}
-    return results
+    return results | fit(model, range(STEPS), rows)
+
+
+def run_with_orbax(folder, case, rows, steps):
+    """Train the first steps and keep a checkpoint, or where there is one, the rest from it."""
+    import keras
+
+    keras.distribution.set_distribution(distribution_of(case))
+    checkpoints = folder / "orbax"
+    if checkpoints.exists():
+        model = keras.saving.load_model(checkpoints)
+        return fit(model, range(steps, STEPS), rows)
+    model, _ = initial_models(folder)
+    callback = keras.callbacks.OrbaxCheckpoint(str(checkpoints))
+    return fit(model, range(steps), rows, [callback])
 
 
 def main():
@@ -147,6 +179,7 @@ def main():
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--process", type=int, default=0)
     parser.add_argument("--address")
+    parser.add_argument("--orbax", type=int, default=0)
     options = parser.parse_args()
     rows = ALL
     if options.processes > 1:
@@ -156,7 +189,10 @@ def main():
         part = BATCH // options.processes
         rows = slice(options.process * part, (options.process + 1) * part)
     for case in options.cases:
-        results = run(options.folder, case, rows)
+        if options.orbax:
+            results = run_with_orbax(options.folder, case, rows, options.orbax)
+        else:
+            results = run(options.folder, case, rows)
         if options.process == 0:
             np.savez(options.folder / f"{case}.npz", **results)
 

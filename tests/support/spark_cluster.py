@@ -40,11 +40,13 @@ class Cluster:
 
     Attributes:
         address: of the master.
+        master: its process.
         workers: its workers, each of one core; an executor and its Python are their descendants.
         hosts: of the master, where a command is to run too, and of the workers.
     """
 
     address: str
+    master: subprocess.Popen
     workers: Sequence[subprocess.Popen]
     hosts: Sequence[Host]
 
@@ -88,7 +90,7 @@ def logged(log: pathlib.Path, pattern: str, seconds: float = 300) -> str:
 
 @contextlib.contextmanager
 def running(folder: pathlib.Path, hosts: Sequence[Host] = (Host(),) * 3) -> Iterator[Cluster]:
-    """Give a cluster of a master and two workers.
+    """Give a cluster of a master and its workers, two where nothing else is said.
 
     Args:
         folder: of logs, and the workers' own.
@@ -106,7 +108,7 @@ def running(folder: pathlib.Path, hosts: Sequence[Host] = (Host(),) * 3) -> Iter
             processes.append(workers[-1])
         for number in range(len(workers)):
             logged(folder / f"worker-{number}.log", "Successfully registered with master")
-        yield Cluster(address, workers, hosts)
+        yield Cluster(address, processes[0], workers, hosts)
     finally:
         for process in processes:
             kill(process)

@@ -43,14 +43,23 @@ def compiler_ir(function, *arguments):
     return lower(stage="hlo"), lower(stage="hlo_serialized")
 
 
-@pytest.fixture(scope="module", params=["float32", "mixed_bfloat16"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        Case(dropout=0.1),
+        pytest.param(Case(precision="mixed_bfloat16", dropout=0.1), marks=pytest.mark.slow),
+        Case(precision="mixed_bfloat16", dropout=0.1, sequences_per_row=3),
+    ],
+    ids=lambda case: case.name,
+)
 def trainer_step(request, tmp_path_factory):
     """The HLO of a step of pre-training, dropout, clipping and metrics included."""
     folder = tmp_path_factory.mktemp("trainer")
-    case = Case(precision=request.param, dropout=0.1)
+    case = request.param
     records = synthetic.write(folder / "t.tfrecord", 101, 1)
     trainer = runs.make_trainer(case, folder / "run")
     (batch,) = runs.dataset_of(case, records).take(1)
+    assert ("sequence_ids" in batch[0]) == (case.sequences_per_row is not None)
     return compiler_ir(trainer.train_step.single_step, batch)
 
 
@@ -89,7 +98,7 @@ def test_the_tpus_compiler_takes_the_trainers_step(libtpu, trainer_step):
 # === JAX: the step split over a mesh ===
 
 SCRIPT = """
-import dataclasses, json, sys
+import json, sys
 from bert_tf.config import BertConfig
 from experiments.benchmarks import device_memory
 from experiments.benchmarks.pretraining_steps import Shapes
@@ -97,7 +106,7 @@ from experiments.benchmarks.pretraining_steps import Shapes
 options = device_memory.Options(mesh=(2, 2), topology=sys.argv[1])
 config = BertConfig(vocab_size=101, hidden_size=28, num_hidden_layers=2, num_attention_heads=4,
     intermediate_size=76, max_position_embeddings=13)
-traced = device_memory.trace_step(options, Shapes(config, 6, 11, 3))
+traced = device_memory.trace_step(options, Shapes(config, 6, 11, 3, int(sys.argv[2])))
 text = traced.lower(lowering_platforms=("tpu",)).as_text()
 memory = None
 if options.topology != device_memory.HOST:
@@ -106,12 +115,17 @@ print(json.dumps([text, memory]))
 """
 
 
-def jax_step(topology):
-    """Return StableHLO of a step for TPUs, and for a TPU's topology what memory it needs."""
+def jax_step(topology, sequences):
+    """Return StableHLO of a step for TPUs, and for a TPU's topology what memory it needs.
+
+    Args:
+        topology: of the TPU; or "host".
+        sequences: of a packed row; 1 for rows of one.
+    """
     devices = "--xla_force_host_platform_device_count=4"
     environment = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, topology],
+        [sys.executable, "-c", SCRIPT, topology, str(sequences)],
         check=True,
         capture_output=True,
         text=True,
@@ -122,9 +136,10 @@ def jax_step(topology):
 
 
 @pytest.mark.jax
-def test_the_step_on_jax_lowers_for_tpus():
+@pytest.mark.parametrize("sequences", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_the_step_on_jax_lowers_for_tpus(sequences):
     pytest.importorskip("jax", reason="jax is not installed")
-    text, _ = jax_step("host")
+    text, _ = jax_step("host", sequences)
     assert "stablehlo.dot_general" in text
     calls = set(re.findall(r"custom_call @(\w+)", text))
     assert calls <= {"Sharding", "annotate_device_placement"}  # no callbacks to the host
@@ -134,8 +149,9 @@ def test_the_step_on_jax_lowers_for_tpus():
 
 @pytest.mark.jax
 @pytest.mark.slow
-def test_the_tpus_compiler_takes_the_step_on_jax(libtpu):
-    _, memory = jax_step(TOPOLOGY)
+@pytest.mark.parametrize("sequences", [1, 2])
+def test_the_tpus_compiler_takes_the_step_on_jax(libtpu, sequences):
+    _, memory = jax_step(TOPOLOGY, sequences)
     # The state is at least weights and two moments of what is not split.
     assert 3 * 4 * 101 * 28 < memory["state_gib"] * 2**30 < 16 * 2**30
     assert 0 < memory["step_gib"] < 1
