@@ -106,6 +106,7 @@ def block_pairs(
         PAIR_DTYPE arrays of about SHUFFLED_PAIRS pairs, each in random order.
     """
     waiting: list[np.ndarray] = []
+    count = 0  # of pairs that wait: of a long document each array has one
     rng = generator(options, PAIRS_STAGE, block)
     lanes = (
         units.LOCKSTEP_DOCUMENTS_OF_LARGE if store.has_large_offsets else units.LOCKSTEP_DOCUMENTS
@@ -121,10 +122,12 @@ def block_pairs(
             rng,
         ):
             waiting.append(pairs)
+            count += len(pairs)
             store.release()
-            if sum(map(len, waiting)) >= units.SHUFFLED_PAIRS:
+            if count >= units.SHUFFLED_PAIRS:
                 yield rng.permutation(np.concatenate(waiting))
                 waiting.clear()
+                count = 0
     if waiting:
         yield rng.permutation(np.concatenate(waiting))
 
