@@ -3,15 +3,13 @@
 import gzip
 import pathlib
 import random
-import subprocess
-import sys
 
 import pytest
 
 from bert_tf import files
 from bert_tf.input_pipeline.record_checks import expand_files, manifests_of
 from experiments.pretraining import quickstart
-from tests.support import object_store
+from tests.support import object_store, warm_commands
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 LENGTH, PREDICTIONS, STEPS = 31, 5, 7
@@ -146,23 +144,14 @@ def test_text_to_filled_sentence(tmp_path, capfd, monkeypatch, where, store):
 
 def test_unusable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    done = subprocess.run(
-        [sys.executable, "experiments/quickstart.py", f"--output_dir={tmp_path / 'file'}"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+    command = ["experiments/quickstart.py", f"--output_dir={tmp_path / 'file'}"]
+    done = warm_commands.run(command, cwd=REPOSITORY)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("quickstart: ")
 
 
 def test_a_remote_output_of_fill_mask_is_refused_before_any_work():
     arguments = ["--saved_model=none", "--text=a [MASK]", "--output_file=gs://b/x"]
-    done = subprocess.run(
-        [sys.executable, "experiments/fill_mask.py", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+    done = warm_commands.run(["experiments/fill_mask.py", *arguments], cwd=REPOSITORY)
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["fill_mask: --output_file: no such folder here: gs://b/x"]

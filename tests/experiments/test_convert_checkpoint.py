@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from experiments.conversion import convert as conversion
 from experiments.conversion import verify
 from experiments.conversion.options import ConversionOptions
 from experiments.conversion.verify import Mismatch, fixed_batch, our_outputs
-from tests.support import command_options
+from tests.support import command_options, warm_commands
 from tests.support import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -184,16 +182,9 @@ def test_targets_that_would_lose_something_are_refused(classifier, tmp_path):
     assert (tmp_path / "full" / "thesis.txt").read_text() == "the only copy"
 
 
-@pytest.mark.slow
 def test_bad_input_is_one_line_and_status_1(tmp_path):
     def run(*arguments):
-        return subprocess.run(  # noqa: S603
-            [sys.executable, "experiments/convert_checkpoint.py", *arguments],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return warm_commands.run(["experiments/convert_checkpoint.py", *arguments], cwd=REPOSITORY)
 
     done = run("--from=absent", f"--to={tmp_path / 'x'}", "--format=hf")
     assert done.returncode == 1

@@ -3,8 +3,6 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ from experiments.feature_based import extraction
 from experiments.feature_based.extraction import json_writer, token_windows
 from experiments.feature_based.options import ExtractionOptions
 from tests.golden.features import make_golden
-from tests.support import command_options
+from tests.support import command_options, warm_commands
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "features"
@@ -288,17 +286,9 @@ def test_bad_lines(extract, tmp_path, content, message):
     assert [p.name for p in tmp_path.iterdir()] == ["lines.txt"]
 
 
-@pytest.mark.slow
 def test_the_command(model_dir, tmp_path):
     def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "experiments/extract_features.py", *arguments],
-            cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return warm_commands.run(["experiments/extract_features.py", *arguments], cwd=REPOSITORY)
 
     given = [f"--input_file={LINES}", f"--output_file={tmp_path}/x.npz", f"--model_dir={model_dir}"]
     done = run(*given, "--pooling=mean", f"--max_seq_length={LENGTH}")

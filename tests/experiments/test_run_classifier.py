@@ -5,8 +5,6 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import types
 from typing import ClassVar
 
@@ -47,7 +45,7 @@ from experiments.finetuning.results import FineTuningRun, report_combinations, s
 from experiments.finetuning.runs import best_run
 from experiments.finetuning.seed_training import Job, SeedTraining
 from experiments.finetuning.splits import Evaluator
-from tests.support import command_options
+from tests.support import command_options, warm_commands
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GOOD, BAD = ("good", "fine", "lovely"), ("bad", "awful", "sad")
@@ -1224,13 +1222,7 @@ def test_bad_input_is_one_line_and_status_1(model_dir, tables, tmp_path):
         f"--output_dir={tmp_path / 'out'}",
         "--max_seq_length=13",
     ]
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "experiments/run_classifier.py", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = warm_commands.run(["experiments/run_classifier.py", *arguments], cwd=REPOSITORY)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("run_classifier: ") and "ragged.csv, line 3" in last

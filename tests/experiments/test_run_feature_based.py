@@ -1,10 +1,7 @@
 """The script: it learns, its files say what was computed, and features are found again."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import filelock
 import keras
@@ -22,7 +19,7 @@ from experiments.feature_based import taggers
 from experiments.feature_based.options import CHOICES, TaggerOptions
 from experiments.feature_based.tagged_files import TaggedFile, read_sentences
 from experiments.feature_based.taggers import failed_taggers
-from tests.support import command_options
+from tests.support import command_options, warm_commands
 from tests.support import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -269,21 +266,16 @@ def test_too_few_layers(data, tmp_path):
 
 
 def test_the_command_says_in_one_line_what_is_wrong(data, tmp_path):
-    done = subprocess.run(
+    done = warm_commands.run(
         [
-            sys.executable,
             "experiments/run_feature_based.py",
-            *(f"--{part}_file={data}/{part}.conll" for part in ("train", "eval")),
+            *(f"--{part}_file={data}/{part}.conll" for part in ("train", "dev")),
             f"--output_dir={tmp_path}/out",
             f"--model_dir={data}/model",
         ],
         cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"run_feature_based: [Errno 2] No such file or directory: '{data}/eval.conll'"
+        f"run_feature_based: [Errno 2] No such file or directory: '{data}/dev.conll'"
     ]

@@ -1,12 +1,9 @@
 """The script that tags words: what it learns, writes and refuses, and which tags it counts."""
 
 import json
-import os
 import pathlib
 import random
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -23,7 +20,7 @@ from experiments.finetuning.initial_model import initial_model
 from experiments.finetuning.options import TaggingOptions
 from experiments.plots import curves
 from experiments.plots.curves import plot_curves
-from tests.support import command_options
+from tests.support import command_options, warm_commands
 from tests.support import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -402,19 +399,14 @@ def test_flags_that_cannot_be(data, tmp_path, changes, message):
         run(data, tmp_path / "ner", **changes)
 
 
-@pytest.mark.slow
 def test_bad_input_is_one_line_and_status_1(data, tmp_path):
     (tmp_path / "train.conll").write_text("w1 B-PER\nw2 PER\n")
     script = str(REPOSITORY / "experiments" / "run_ner.py")
     given = given_of(data, tmp_path / "ner", train_file=tmp_path / "train.conll")
     names = ("train_file", "bert_config_file", "vocab_file", "output_dir")
     arguments = [f"--{name}={given[name]}" for name in names]
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, script, "--do_train", "--max_seq_length=17", *arguments],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
+    done = warm_commands.run(
+        [script, "--do_train", "--max_seq_length=17", *arguments], cwd=tmp_path
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (

@@ -7,7 +7,6 @@ import math
 import os
 import pathlib
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -33,6 +32,7 @@ from experiments.finetuning import question_answering
 from experiments.finetuning.initial_model import initial_model
 from experiments.finetuning.options import QuestionAnsweringOptions
 from experiments.finetuning.question_answering import LOGGED, Answerer, figures_of, prepare
+from tests.support import warm_commands
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "squad"
@@ -653,21 +653,16 @@ def test_questions_without_their_answer_are_told_on_request(model_dir, tmp_path,
         assert ("the answer 'Asa' is not in the words" in caplog.text) == verbose
 
 
-@pytest.mark.slow
 def test_bad_input_is_one_line_and_status_1(tmp_path, model_dir):
     path = write(tmp_path / "x.json", UNANSWERED)
     arguments = {"model_dir": model_dir, "train_file": path, "output_dir": tmp_path, **LENGTHS}
-    done = subprocess.run(  # noqa: S603
+    done = warm_commands.run(
         [
-            sys.executable,
             "experiments/run_squad.py",
             "--do_train",
             *(f"--{name}={value}" for name, value in arguments.items()),
         ],
         cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import pathlib
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,7 +15,7 @@ from experiments import run_swag
 from experiments.command_line.exit_status import InputError
 from experiments.finetuning import multiple_choice, splits
 from experiments.finetuning.options import MultipleChoiceOptions
-from tests.support import command_options
+from tests.support import command_options, warm_commands
 from tests.support import synthetic_records as synthetic
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -197,19 +194,14 @@ def test_files_that_cannot_be(data, tmp_path):
         run(data, tmp_path / "out", **options, dev_file=tmp_path / "two.csv")
 
 
-@pytest.mark.slow
 def test_bad_input_is_one_line_and_status_1(data, tmp_path):
     (tmp_path / "train.csv").write_text("sent1,sent2,ending0,ending1,label\nw1,w2,w3,w4,yes\n")
     script = str(REPOSITORY / "experiments" / "run_swag.py")
     given = given_of(data, tmp_path / "out", train_file=tmp_path / "train.csv")
     names = ("train_file", "bert_config_file", "vocab_file", "output_dir")
     arguments = [f"--{name}={given[name]}" for name in names]
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, script, "--do_train", "--max_seq_length=11", *arguments],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
+    done = warm_commands.run(
+        [script, "--do_train", "--max_seq_length=11", *arguments], cwd=tmp_path
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
