@@ -313,7 +313,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             ValueError: there are more gradients than variables, or fewer.
         """
         variables = trainable_variables or self._trainable_variables
-        if variables:  # Keras raises otherwise, but takes the first of more gradients
+        if grads and variables:  # Keras raises otherwise, but takes the first of more gradients
             if len(grads) != len(variables):
                 raise ValueError(
                     f"grads: expected {len(variables)}, one for each variable, got {len(grads)}"

@@ -84,7 +84,7 @@ _TF1_ROOT = {f"classifier/{name}": name for name in ("output_weights", "output_b
 # What a checkpoint of the original holds besides weights, and what ours adds for resuming.
 TRAINING_STATE = (
     r"/(adam|lamb)_[mv]$|/(Adam|AdamWeightDecayOptimizer|LAMB)(_1)?$|^beta[12]_power(_\d+)?$"
-    r"|^global_step$|^training/"
+    r"|^global_step$|^training/|^distillation_\d+/"  # which match layers of a teacher
 )
 
 TF1 = Layout(

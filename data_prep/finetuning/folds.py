@@ -6,6 +6,7 @@ scikit-learn draws them, and is imported on use.
 import dataclasses
 import hashlib
 import logging
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
@@ -47,9 +48,10 @@ class Fold:
     ) -> list[Source]:
         """Return the training set without this part as "train", and the part as "dev".
 
-        Examples of the same texts are in one part, so that no text is trained on and held out: of
-        questions those on one document, of choices those with one beginning. Each part has nearly
-        as many of these as the others, and of each label nearly as many.
+        Examples of the same texts are in one part, so that none is trained on and held out (see
+        `unit_of`): of questions those on one document, of choices those with one beginning. Pairs
+        that have only one text in common may be apart. Each part has nearly as many of these as
+        the others, and of each label nearly as many.
 
         Args:
             task: with its labels.
@@ -88,14 +90,22 @@ class Fold:
 def unit_of(task: Task, example: Any) -> Hashable:
     """Return what of an example must not be both trained on and held out.
 
+    Texts that differ in case or spaces are the same, and so is a pair the other way round.
+
     Args:
         task: of the example.
         example: what its source reads.
     """
-    texts = tuple(reader_of(task).texts(example))
+    texts = tuple(map(_plain, reader_of(task).texts(example)))
     if task.kind == "span":
         return texts[1:]  # the document
-    return texts[:1] if task.kind == "multiple_choice" else texts
+    if task.kind == "multiple_choice":
+        return texts[:1]
+    return texts if task.kind == "token_classification" else tuple(sorted(texts))
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def assign_folds(

@@ -10,6 +10,7 @@ SEEDS_NAME = "seeds.json"  # what the seeds of a fine-tuning came to
 COMBINATIONS_NAME = "combinations.json"  # what its learning rates and batch sizes came to
 FOLDS_NAME = "folds.json"  # what its cross-validation came to
 RESULTS_NAME = "eval_results"
+REPORT_NAME = "report.html"
 
 
 def write_results(

@@ -5,21 +5,27 @@ it is trained on all examples, with the learning rate and batch size whose mean 
 """
 
 import dataclasses
-import math
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from bert_tf.files import original_names, write_json
+from bert_tf.training.log import RUN_CONFIG_NAME
 from data_prep.finetuning.folds import Fold
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.result_files import COMBINATIONS_NAME, FOLDS_NAME, SEEDS_NAME
 from experiments.command_line.tables import print_rows
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import CrossValidatedOptions
-from experiments.finetuning.results import FineTuningRun, draw_curves, spread, summary_over_seeds
-from experiments.finetuning.runs import train_runs
+from experiments.finetuning.results import (
+    FineTuningRun,
+    draw_curves,
+    rank_of,
+    spread,
+    summary_over_seeds,
+)
+from experiments.finetuning.runs import check_room, train_runs
 from experiments.finetuning.seed_training import Job
 
 Options = TypeVar("Options", bound=CrossValidatedOptions)
@@ -59,6 +65,27 @@ def folds_of(options: Options) -> list[Options]:
         )
         for number in range(options.num_folds)
     ]
+
+
+def check_room_of_folds(options: CrossValidatedOptions) -> None:
+    """Refuse the folder of another model, or of runs without folds, before anything is trained.
+
+    Raises:
+        InputError: it holds one.
+    """
+    if options.overwrite:
+        return
+    for of_fold in folds_of(options):
+        check_room(of_fold)
+    output = pathlib.Path(options.output_dir)
+    if not (output / "fold-1").exists():
+        places = (RUN_CONFIG_NAME, f"*/{RUN_CONFIG_NAME}", f"*/*/{RUN_CONFIG_NAME}")
+        if any(any(output.glob(place)) for place in places):
+            raise InputError(
+                f"output_dir: {output} holds runs without --folds, whose model would be replaced; "
+                "use another folder or --overwrite"
+            )
+        check_room(options.without_folds(None, None))
 
 
 def cross_validate(
@@ -103,14 +130,15 @@ def _report(found: Sequence[_FoldRun], folder: pathlib.Path, metric: str) -> Com
         groups.setdefault(one.combination, []).append(one)
     if all(one.run.diverged for one in found):
         raise InputError("; ".join(f"fold {one.fold}: {one.run.diverged}" for one in found))
-    combinations, best, best_mean = [], next(iter(groups)), -math.inf
+    combinations, ranks = [], {}
     for combination, runs in groups.items():
         summary = _summary(runs)
         rate, size = combination
         combinations.append({"learning_rate": rate, "train_batch_size": size, **summary})
-        mean = summary["figures"].get(metric, {}).get("mean", math.nan)
-        if mean > best_mean and not any(one.run.diverged for one in runs):
-            best, best_mean = combination, mean
+        means = {name: figure["mean"] for name, figure in summary["figures"].items()}
+        diverged = sum(one.run.diverged is not None for one in runs)
+        ranks[combination] = (-diverged, rank_of(means, metric))
+    best = max(ranks, key=lambda combination: ranks[combination])
     report = {
         "folds": max(one.fold for one in found),
         "selection_metric": metric,
@@ -131,6 +159,8 @@ def _report(found: Sequence[_FoldRun], folder: pathlib.Path, metric: str) -> Com
         mark = "best" if combination == best else ""
         rows.append((*map(str, combination), *counts, *numbers, mark))
     print_rows(f"{metric} over {report['folds']} folds:", rows)
+    if len(groups) > 1:
+        print("  the mean of the best is somewhat too good: it was chosen by it")
     for name, reason in combinations[list(groups).index(best)]["failed"].items():
         print(f"  failed: {name}: {reason}")
     return best
@@ -139,13 +169,14 @@ def _report(found: Sequence[_FoldRun], folder: pathlib.Path, metric: str) -> Com
 def _summary(runs: Sequence[_FoldRun]) -> dict[str, Any]:
     """Return mean, median, standard deviation, least and greatest over folds of each figure.
 
-    Of several seeds a fold's figure is their mean.
+    Of several seeds a fold's figure is their mean; those of runs that diverged do not count.
     """
     by_fold: dict[int, list[Mapping[str, float]]] = {}
     for one in runs:
-        by_fold.setdefault(one.fold, []).append(one.run.figures)
+        if one.run.diverged is None:
+            by_fold.setdefault(one.fold, []).append(one.run.figures)
     figures = {}
-    for name in sorted({name for one in runs for name in one.run.figures}):
+    for name in sorted({name for seeds in by_fold.values() for f in seeds for name in f}):
         of_seeds = [[f[name] for f in seeds if name in f] for seeds in by_fold.values()]
         figures[name] = spread([statistics.fmean(values) for values in of_seeds if values])
     stored = [{"fold": one.fold, **vars(one.run)} for one in runs]

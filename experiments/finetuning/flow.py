@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import keras
 
@@ -15,7 +15,7 @@ from bert_tf.training.log import RUN_CONFIG_NAME
 from bert_tf.weights.load import LoadedModel
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.training_setup import strategy_of, with_precision
-from experiments.finetuning.cross_validation import cross_validate, folds_of
+from experiments.finetuning.cross_validation import check_room_of_folds, cross_validate, folds_of
 from experiments.finetuning.initial_model import InitialModel, find_trained
 from experiments.finetuning.options import CrossValidatedOptions, FineTuningOptions
 from experiments.finetuning.report import write_report
@@ -80,17 +80,17 @@ def fine_tune(options: FineTuningOptions, make_plan: Callable[..., Plan]) -> Non
     """
     began = time.time()
     check_options(options)
-    if options.do_train:
+    if has_folds := _has_folds(options):
+        check_room_of_folds(options)
+    elif options.do_train:
         check_room(options)
     folder = pathlib.Path(options.output_dir)
     options = _with_precision(options)
     start = student_or_initial(options)
-    has_folds = False
-    if isinstance(options, CrossValidatedOptions) and options.num_folds:
+    if _has_folds(options):
         options = cross_validate(
             options, start, lambda of_fold, fold: _job_of(make_plan(of_fold, start, fold))
         )
-        has_folds = True
         print("all examples:")
     plan = make_plan(options, start)
     if plan.job is not None:
@@ -120,10 +120,14 @@ def fine_tune(options: FineTuningOptions, make_plan: Callable[..., Plan]) -> Non
     print(f"{folder}: {time.time() - began:.0f} s in all")
 
 
+def _has_folds(options: FineTuningOptions) -> TypeGuard[CrossValidatedOptions]:
+    return isinstance(options, CrossValidatedOptions) and options.num_folds > 0
+
+
 def _with_precision(options: Options) -> Options:
     """Return the options with the precision that runs in the folder have, or that suits."""
     of_runs = [options]
-    if isinstance(options, CrossValidatedOptions) and options.num_folds:
+    if _has_folds(options):
         of_runs = [*folds_of(options), options]
     folders = [one.folder for of_run in of_runs for one in planned_runs(of_run)]
     begun = (place for place in folders if (place / RUN_CONFIG_NAME).exists())

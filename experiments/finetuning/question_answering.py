@@ -380,11 +380,16 @@ class Answerer:
     def sections(self, best_spans: Predictions) -> list[Section]:
         """Return what the report shows of answers."""
         options = self._options
+        answers = with_threshold(best_spans, options.null_score_diff_threshold).answers
+        probabilities = {}
+        for name, likely in best_spans.nbest.items():
+            of_texts = {one["text"]: one["probability"] for one in reversed(likely)}
+            probabilities[name] = of_texts.get(answers[name], likely[0]["probability"])
         return answer_sections(
             self._examples,
             self._references,
-            with_threshold(best_spans, options.null_score_diff_threshold).answers,
-            {name: answers[0]["probability"] for name, answers in best_spans.nbest.items()},
+            answers,
+            probabilities,
             version_2=options.version_2_with_negative,
         )
 

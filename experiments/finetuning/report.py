@@ -13,6 +13,7 @@ from bert_tf.training.log import METRICS_NAME, RUN_CONFIG_NAME
 from experiments.command_line.result_files import (
     COMBINATIONS_NAME,
     FOLDS_NAME,
+    REPORT_NAME,
     RESULTS_NAME,
     SEEDS_NAME,
 )
@@ -28,7 +29,6 @@ from experiments.plots.report_page import (
     to_page,
 )
 
-REPORT_NAME = "report.html"
 _NAMES = {"eval_ece": "expected calibration error", "eval_f1": "F1", "global_step": "steps"}
 NUM_WORST = 30  # errors that are shown
 # Settings of a run that the page names; config.json has all.
@@ -78,7 +78,7 @@ def _training_sections(folder: pathlib.Path) -> list[Section]:
     rows = [
         (name.replace("_", " "), str(config[name]))
         for name in _SETTINGS
-        if config.get(name) not in (None, 0)
+        if config.get(name) is not None
     ]
     if rows:
         of_kept = " of the run that is kept" if len(runs) > 1 else ""

@@ -67,7 +67,7 @@ def tagging_sections(
     shown = [table(("where", "as tagged in the file", "as predicted"), rows)] if rows else []
     return [
         Section("Types", [_types(scores)]),
-        length_section(lengths, right, measure="accuracy of words", unit="words"),
+        length_section(lengths, right, measure="mean accuracy of a sentence's words", unit="words"),
         Section("Worst errors", [said, *shown]),
     ]
 
@@ -127,7 +127,7 @@ def answer_sections(
         examples: the questions with their documents.
         references: question id -> right answers; none where there is no answer.
         answers: question id -> the answer; "" for none.
-        probabilities: question id -> that of the best answer.
+        probabilities: question id -> that of the answer.
         version_2: whether questions may have no answer.
     """
     names = [example.qas_id for example in examples]

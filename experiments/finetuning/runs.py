@@ -23,6 +23,7 @@ from bert_tf.weights.locate import WEIGHTS_NAME
 from bert_tf.weights.tensor_files import checkpoint_steps
 from experiments.command_line import training_setup
 from experiments.command_line.exit_status import InputError
+from experiments.command_line.result_files import REPORT_NAME
 from experiments.command_line.training_options import TRAJECTORY_NAMES
 from experiments.finetuning.initial_model import InitialModel
 from experiments.finetuning.options import RESULT_NAMES, FineTuningOptions
@@ -287,7 +288,8 @@ def _prepare_folder_of_best(output: pathlib.Path, *, overwrite: bool) -> None:
     """Make room for the best model of several runs, or refuse to."""
     if overwrite:
         # Those of a run of one seed would pass for those of the new model.
-        for name in (_RUN_NAME, RUN_CONFIG_NAME, METRICS_NAME, TRAINED_TASK_NAME):
+        names = (_RUN_NAME, RUN_CONFIG_NAME, METRICS_NAME, TRAINED_TASK_NAME, REPORT_NAME)
+        for name in names:
             (output / name).unlink(missing_ok=True)
         return
     places = ("seed-*", "learning_rate-*/seed-*")
@@ -333,6 +335,6 @@ def _prepare_folder(folder: pathlib.Path, settings: dict[str, Any], *, overwrite
             path.unlink()
         for name in (BEST_NAME, ADAPTER_NAME):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in (METRICS_NAME, _RUN_NAME, TRAINED_TASK_NAME):
+        for name in (METRICS_NAME, _RUN_NAME, TRAINED_TASK_NAME, REPORT_NAME):
             (folder / name).unlink(missing_ok=True)
     write_config(folder, settings)

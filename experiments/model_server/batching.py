@@ -216,6 +216,8 @@ class Batcher:
         group = self._groups[key]
         batch = [group[0]]
         for request in itertools.islice(group, 1, None):
+            if sum(one.rows for one in batch) >= self._options.max_batch_size:
+                break
             if self._fits([*batch, request]):
                 batch.append(request)
         taken = {id(request) for request in batch}

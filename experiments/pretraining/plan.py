@@ -27,6 +27,7 @@ from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.training.trainer import resolve_jit_compile
 from bert_tf.weights.checkpoint import Checkpoint, open_checkpoint
+from bert_tf.weights.locate import CONFIG_NAME
 from experiments.command_line.exit_status import InputError
 from experiments.pretraining.options import PhaseOptions, PretrainingOptions
 from experiments.pretraining.teacher import PretrainingTeacher
@@ -286,6 +287,9 @@ def _find_config(
         config = teacher.student_config
     elif init is not None and init.config is not None:
         config = init.config
+    elif options.teacher.student_layers and is_file(f"{options.output_dir}/{CONFIG_NAME}"):
+        # Without training there is no teacher, but what it has trained.
+        config = BertConfig.from_json_file(f"{options.output_dir}/{CONFIG_NAME}")
     else:
         raise InputError("bert_config_file, model_size: expected one of them, got neither")
     if vocab_size is not None and config.vocab_size < vocab_size:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import keras
+from absl import logging
 
 from bert_tf.config import BertConfig
 from bert_tf.models.task_models import bert_pretrainer
@@ -88,7 +89,13 @@ class PretrainingTeacher:
         """
         config, place = self.config, self.options.teacher_dir
         own = self.checkpoint.located.vocab_file if self.checkpoint.located else None
-        if own and vocab_file and load_vocab(own) != load_vocab(vocab_file):
+        if not own:
+            logging.warning(
+                "teacher_dir: no vocab.txt lies in %s; that its pieces are those of the records "
+                "was not checked",
+                place,
+            )
+        elif vocab_file and load_vocab(own) != load_vocab(vocab_file):
             raise InputError(
                 f"teacher_dir: {place} has another vocabulary than the records; the two must read "
                 "the same pieces"
@@ -97,6 +104,11 @@ class PretrainingTeacher:
             theirs, ours = getattr(config, name), getattr(student, name)
             if theirs != ours:
                 raise InputError(f"teacher_dir: its {name} is {theirs}, the student's {ours}")
+        if config.type_vocab_size < student.type_vocab_size:
+            raise InputError(
+                f"teacher_dir: it tells {config.type_vocab_size} segments apart, the student "
+                f"{student.type_vocab_size}"
+            )
         if max_seq_length > config.max_position_embeddings:
             raise InputError(
                 f"teacher_dir: it has {config.max_position_embeddings} positions, and sequences "

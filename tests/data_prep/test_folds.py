@@ -62,6 +62,22 @@ def test_labels_are_spread_and_texts_that_come_twice_stay_together(table):
     assert Fold(0, 4).sources(task, source)[1].settings["fold"]["parts"] != settings[0]["parts"]
 
 
+def test_texts_that_differ_in_case_spaces_or_order_stay_together(tmp_path):
+    """Told by the first letters, which are one for all writings of a text."""
+    path = tmp_path / "train.csv"
+    rows = []
+    for letter in "abcdefghijklmnopqrst":
+        one, two = f"{letter} Good  film", f"{letter} \ufb01ne"
+        rows += [(one, two), (two, one), (one.lower(), two), (f" {one} ", two.upper())]
+    with open(path, "w", newline="") as stream:
+        csv.writer(stream).writerows([("a", "b", "label"), *((*row, "x") for row in rows)])
+    task = custom_task("classification", ("x", "y"), True)
+    source = table_source(task, path, "train", Columns("a", "b", ("label",)))
+    for train, part in parts_of(task, source):
+        letters = [{x.text_a.strip()[0].lower() for x in side} for side in (train, part)]
+        assert len(part) == 16 and not letters[0] & letters[1]
+
+
 def test_numbers_are_parted_too_and_bad_examples_left_out(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("text,label\n" + "".join(f"t{n},{n / 3}\n" for n in range(12)) + "bad,much\n")

@@ -494,9 +494,33 @@ def test_a_combination_that_diverged_on_a_fold_is_not_the_best(
     assert (
         "failed: fold 1, seed 1: accuracy 0.4010 is not above that of a" in capsys.readouterr().out
     )
+    # Where all have diverged somewhere, the one that did so least; its figures are of the rest.
+    broken |= {("fold-1", 3e-3), ("fold-2", 3e-3)}
+    run(model_dir, tmp_path / "c", **given, seed=1)
+    report = read_json(tmp_path / "c" / "folds.json")
+    assert report["best"]["learning_rate"] == 1e-3
+    assert report["combinations"][0]["figures"] == {}
+    assert report["combinations"][1]["figures"]["accuracy"]["mean"] == pytest.approx(0.601)
     broken |= {(f"fold-{part}", rate) for part in (1, 2) for rate in (3e-3, 1e-3)}
     with pytest.raises(InputError, match="fold 1: it broke; fold 1: it broke; fold 2: it broke"):
         run(model_dir, tmp_path / "b", **given, seed=1)
+
+
+def test_folds_of_several_seeds_go_on_and_take_no_folder_of_other_runs(
+    model_dir, tables, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runs, "SeedTraining", OfFold)
+    monkeypatch.setattr(StandIn, "ran", [])
+    monkeypatch.setattr(StandIn, "accuracy", {(1e-3, 7): 0.6})
+    given = {**own(tables), **DO, "learning_rate": 1e-3, "seeds": "1,2"}
+    folds = {**given, "dev_file": None, "folds": 2}
+    for _ in range(2):  # the last model lies in the output folder itself
+        run(model_dir, tmp_path / "folds", **folds)
+    assert [part for part, *_ in StandIn.ran] == ["fold-1", "fold-1", "fold-2", "fold-2", "all"]
+    run(model_dir, tmp_path / "plain", **given)
+    with pytest.raises(InputError, match="plain holds runs without --folds, whose model would be"):
+        run(model_dir, tmp_path / "plain", **folds)
+    assert len(StandIn.ran) == 7 and not (tmp_path / "plain" / "fold-1").exists()
 
 
 def test_what_was_chosen_stays_with_the_weights_it_was_chosen_for(

@@ -269,7 +269,8 @@ def test_the_command_says_in_one_line_what_is_wrong(data, tmp_path):
     done = warm_commands.run(
         [
             "experiments/run_feature_based.py",
-            *(f"--{part}_file={data}/{part}.conll" for part in ("train", "dev")),
+            f"--train_file={data}/train.conll",
+            f"--dev_file={data}/none.conll",
             f"--output_dir={tmp_path}/out",
             f"--model_dir={data}/model",
         ],
@@ -277,5 +278,5 @@ def test_the_command_says_in_one_line_what_is_wrong(data, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"run_feature_based: [Errno 2] No such file or directory: '{data}/dev.conll'"
+        f"run_feature_based: [Errno 2] No such file or directory: '{data}/none.conll'"
     ]

@@ -1,5 +1,7 @@
 """Figures of an exported model on a dev file: what they are, and that they decide."""
 
+import logging
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -224,6 +226,7 @@ class TestOpenVINO:
         folder, dev = made
         # Of random weights, which are larger than those that are learnt.
         monkeypatch.setitem(TOLERANCES["openvino"], "int8", 1.0)
+        level = logging.getLogger("nncf").level
         card = run_export(
             folder,
             tmp_path / "x",
@@ -233,6 +236,7 @@ class TestOpenVINO:
             dev_file=dev,
             dev_tolerance=0.2,
         )
+        assert logging.getLogger("nncf").level == level
         assert "Stored in int8" in card.read_text()
         graph = card.with_name("model.xml").read_text()
         assert 'type="FakeQuantize"' in graph and 'element_type="i8"' in graph

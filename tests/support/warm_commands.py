@@ -2,7 +2,8 @@
 
 A server process imports it once and forks for each command (`multiprocessing`'s forkserver). The
 command gets its own arguments, folder, environment and output, as in a process that a shell starts;
-what TensorFlow and Keras read when they are imported is that of the tests.
+what TensorFlow and Keras read when they are imported is that of the tests, and so is the seed of
+Python's hashes: what must not depend on it needs a process of its own.
 """
 
 import atexit
@@ -10,14 +11,18 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 _PRELOADED = ["tensorflow", "tensorflow_text", "keras", "matplotlib.pyplot"]
 _READ_BY_IMPORTS = ("KERAS_BACKEND", "KERAS_HOME", "TF_USE_LEGACY_KERAS")
-_TIMEOUT = 600  # seconds
+_OF_THE_SERVER = {name: os.environ.get(name) for name in _READ_BY_IMPORTS}
+_TIMEOUT = 300  # seconds; below pytest's
 
 
 def run(
@@ -35,31 +40,43 @@ def run(
 
     Returns:
         Exit status, and what it wrote into each stream.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes longer than five minutes.
     """
     environment = dict(os.environ if env is None else env)
-    for name in _READ_BY_IMPORTS:
-        assert environment.get(name) == os.environ.get(name), f"{name}: needs a process of its own"
+    for given in (environment, os.environ):  # the first command starts the server
+        asked = {name: given.get(name) for name in _READ_BY_IMPORTS}
+        assert asked == _OF_THE_SERVER, f"{asked}: needs a process of its own"
     arguments = [os.fspath(part) for part in command]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         streams = [pathlib.Path(folder) / name for name in ("stdout", "stderr")]
+        for stream in streams:
+            stream.touch()
         process = context.Process(
             target=_become, args=(arguments, os.fspath(cwd), environment, streams)
         )
         process.start()
-        process.join(_TIMEOUT)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
+        try:
+            process.join(_TIMEOUT)
+            status = process.exitcode
+        finally:  # also where the test is interrupted
+            if process.is_alive() and process.pid is not None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.join()
         texts = [stream.read_text(errors="replace") for stream in streams]
-    return subprocess.CompletedProcess(arguments, process.exitcode or 0, *texts)
+    if status is None:
+        raise subprocess.TimeoutExpired(arguments, _TIMEOUT, *texts)
+    return subprocess.CompletedProcess(arguments, status, *texts)
 
 
 def _become(
     arguments: list[str], cwd: str, environment: dict[str, str], streams: list[pathlib.Path]
 ) -> None:
     """Be the script's process, from here to its end."""
+    os.setsid()  # that its own processes end with it
     for number, stream in enumerate(streams, start=1):
         with stream.open("wb") as opened:
             os.dup2(opened.fileno(), number)
@@ -67,7 +84,10 @@ def _become(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = arguments
-    sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
+    first = [os.path.dirname(os.path.abspath(arguments[0]))]
+    first += filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:] = [*first, *sys.path[1:]]
+    np.random.seed()  # another one each time  # noqa: NPY002
     try:
         runpy.run_path(arguments[0], run_name="__main__")
     finally:
