@@ -9,6 +9,7 @@ import pytest
 from bert_tf.models.task_models import bert_encoder, bert_pretrainer
 from bert_tf.models.variables import weights_by_name
 from bert_tf.training.trainer import Trainer
+from bert_tf.weights.load import load_checkpoint
 from bert_tf.weights.save import save_model_directory
 from bert_tf.weights.tensor_bundle import read_tensors
 from experiments.command_line.exit_status import InputError
@@ -79,6 +80,8 @@ def test_a_run_learns_from_a_wider_teacher(data, teacher, tmp_path):
     options = options_of(data, tmp_path, do_train=False, **evaluated)
     run = PretrainingRun(options, make_plan(options), None)
     assert run.load() and run.trainer.step == 2
+    # It is read as any checkpoint, what matched its layers aside.
+    load_checkpoint(bert_pretrainer(run.plan.config), tmp_path / "model.ckpt-2")
 
 
 @pytest.mark.slow
@@ -116,6 +119,11 @@ def test_a_student_begins_with_layers_of_its_teacher(data, tmp_path):
         np.testing.assert_array_equal(weight.numpy(), source, err_msg=name)
     # A teacher is none of what is trained.
     assert run.trainer.model is run.model
+    # The run's own flags do to evaluate it, where no teacher is read.
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "bert_config.json").write_text(json.dumps(run.plan.config.to_dict()))
+    alone = options_of(data, tmp_path / "run", **given, do_train=False, do_eval=True)
+    assert make_plan(alone).config == run.plan.config
 
 
 @pytest.mark.parametrize(
@@ -138,6 +146,11 @@ def test_a_student_begins_with_layers_of_its_teacher(data, tmp_path):
             {"left_to_right": True},
             {},
             "teacher_dir: its left_to_right is True, the student's False",
+        ),
+        (
+            {"type_vocab_size": 1},
+            {},
+            "teacher_dir: it tells 1 segments apart, the student 2",
         ),
         ({"vocab_size": 98}, {}, "teacher_dir: its vocab_size is 98, the student's 97"),
         ({"words": True}, {}, "teacher_dir: .* has another vocabulary than the records"),
