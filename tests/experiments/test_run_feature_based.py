@@ -107,7 +107,7 @@ def test_what_tags_mean_is_one_in_all_files(tmp_path):
     paths = {part: str(tmp_path / part) for part in ("train", "eval")}
     for part, last in (("train", "is O\n"), ("eval", "")):
         (tmp_path / part).write_text(f"New LOC\nYork LOC\n{last}")
-    given = {f"{part}_file": path for part, path in paths.items()}
+    given = {"train_file": paths["train"], "dev_file": paths["eval"]}
     options = command_options.of(
         TaggerOptions, **given, model_dir="m", output_dir="o", tag_scheme="bio"
     )
