@@ -133,7 +133,14 @@ PIPELINES = {
 }
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
+# Of packed rows the one with dynamic masks goes the ways of all.
+_SLOW = ("packed", "packed_command")
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW)) for name in PIPELINES],
+)
 def test_a_pipeline_goes_on_from_every_step_to_the_bit(pipeline, folder):
     steps = 11 if pipeline == "evaluation" else STEPS
     check_resuming(PIPELINES[pipeline](folder), steps)

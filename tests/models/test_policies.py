@@ -43,7 +43,14 @@ def test_refused_policies():
 @pytest.mark.parametrize(
     ("kind", "mode", "policy"),
     [
-        *((kind, "int8", "float32") for kind in HEADS),
+        ("encoder", "int8", "float32"),
+        ("pretraining", "int8", "float32"),
+        # Their layers are those of these two, and of one kind of dense layer.
+        *(
+            pytest.param(kind, "int8", "float32", marks=pytest.mark.slow)
+            for kind in HEADS
+            if kind not in ("encoder", "pretraining")
+        ),
         ("encoder", "int8", "mixed_bfloat16"),
         ("encoder", "int4", "float32"),
     ],
