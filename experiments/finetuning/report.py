@@ -36,6 +36,7 @@ _SETTINGS = (
     "learning_rate train_batch_size num_train_epochs num_train_steps warmup_proportion seed "
     "optimizer lora_rank precision"
 ).split()
+_NONE_AT_0 = ("lora_rank", "num_train_steps")
 
 
 def write_report(folder: pathlib.Path, task: Task, sections: Sequence[Section]) -> None:
@@ -78,7 +79,7 @@ def _training_sections(folder: pathlib.Path) -> list[Section]:
     rows = [
         (name.replace("_", " "), str(config[name]))
         for name in _SETTINGS
-        if config.get(name) is not None
+        if config.get(name) is not None and not (name in _NONE_AT_0 and config[name] == 0)
     ]
     if rows:
         of_kept = " of the run that is kept" if len(runs) > 1 else ""

@@ -269,7 +269,8 @@ def test_what_is_shown_of_training(tmp_path):
     assert page.below("figure of the dev set") == [["accuracy", "0.75"], ["loss", "0.5"]]
     assert "Training" not in page.text
     write(tmp_path, "seeds.json", {"runs": [run_of(1, 0.5), run_of(2, 0.75)], "kept": 2})
-    write(tmp_path, "seed-2/config.json", {"learning_rate": 3e-4, "seed": 2, "lora_rank": 0})
+    config = {"learning_rate": 3e-4, "warmup_proportion": 0, "seed": 2, "lora_rank": 0}
+    write(tmp_path, "seed-2/config.json", config)
     lines = [{"kind": "train", "step": n, "loss": 1 / n, "learning_rate": 1e-4} for n in (1, 2)]
     write(tmp_path, "seed-2/metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
     write_report(tmp_path, task, [])
@@ -278,6 +279,7 @@ def test_what_is_shown_of_training(tmp_path):
     assert runs == [["0.0001", "8", str(n), "7", x, "3", ""] for n, x in ((1, "0.5"), (2, "0.75"))]
     assert page.below("setting of the run that is kept") == [
         ["learning rate", "0.0003"],
+        ["warmup proportion", "0"],
         ["seed", "2"],
     ]
     assert page.tags.count("img") == 1
