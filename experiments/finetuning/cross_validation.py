@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from bert_tf.files import original_names, write_json
-from bert_tf.training.log import RUN_CONFIG_NAME
 from data_prep.finetuning.folds import Fold
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.result_files import COMBINATIONS_NAME, FOLDS_NAME, SEEDS_NAME
@@ -25,7 +24,7 @@ from experiments.finetuning.results import (
     spread,
     summary_over_seeds,
 )
-from experiments.finetuning.runs import check_room, train_runs
+from experiments.finetuning.runs import check_room, holds_runs, train_runs
 from experiments.finetuning.seed_training import Job
 
 Options = TypeVar("Options", bound=CrossValidatedOptions)
@@ -79,8 +78,7 @@ def check_room_of_folds(options: CrossValidatedOptions) -> None:
         check_room(of_fold)
     output = pathlib.Path(options.output_dir)
     if not (output / "fold-1").exists():
-        places = (RUN_CONFIG_NAME, f"*/{RUN_CONFIG_NAME}", f"*/*/{RUN_CONFIG_NAME}")
-        if any(any(output.glob(place)) for place in places):
+        if holds_runs(output):
             raise InputError(
                 f"output_dir: {output} holds runs without --folds, whose model would be replaced; "
                 "use another folder or --overwrite"

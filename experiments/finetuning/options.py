@@ -10,10 +10,10 @@ from bert_tf.tasks.document_windows import WindowRule
 from bert_tf.tasks.table import TASKS
 from bert_tf.tasks.trained_task import POOLINGS
 from data_prep.finetuning import options, tables
+from experiments.command_line.distillation_options import DistillationOptions
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.model_options import ModelOptions
 from experiments.command_line.training_options import TrainingOptions
-from experiments.finetuning.distillation_options import DistillationOptions
 
 Options = TypeVar("Options", bound="FineTuningOptions")
 CrossOptions = TypeVar("CrossOptions", bound="CrossValidatedOptions")

@@ -37,6 +37,7 @@ from experiments.finetuning.seed_training import (
 )
 
 _RUN_NAME = "run.json"  # of a finished seed
+_PLACES = ("seed-*", "learning_rate-*/seed-*")  # of runs, where there are several
 
 
 # === All runs ===
@@ -92,11 +93,7 @@ def train_all(job: Job, start: InitialModel, options: FineTuningOptions) -> list
     output, planned = pathlib.Path(options.output_dir), planned_runs(options)
     several = planned[0].folder != output
     strategy = training_setup.strategy_of(options.training)
-    for one in planned:
-        training_setup.check_batch_sizes(
-            one.options.training, strategy, one.options.train_batch_size
-        )
-        num_steps(job, one.options)
+    _check_batches(job, planned, strategy)
     if not is_chief(strategy):
         for one in planned:
             if not (one.folder / _RUN_NAME).exists() or options.overwrite:
@@ -126,12 +123,17 @@ def train_runs(job: Job, start: InitialModel, options: FineTuningOptions) -> lis
         InputError, ValueError: as for `train_all`.
     """
     planned, strategy = planned_runs(options), training_setup.strategy_of(options.training)
+    _check_batches(job, planned, strategy)
+    with training_setup.locked(pathlib.Path(options.output_dir)):
+        return [_train_one(job, start, one.options, one.folder, one.seed) for one in planned]
+
+
+def _check_batches(job: Job, planned: Sequence[PlannedRun], strategy: Any) -> None:
+    """Refuse batches that replicas cannot share, or for which there are too few examples."""
     for one in planned:
         size = one.options.train_batch_size
         training_setup.check_batch_sizes(one.options.training, strategy, size)
         num_steps(job, one.options)
-    with training_setup.locked(pathlib.Path(options.output_dir)):
-        return [_train_one(job, start, one.options, one.folder, one.seed) for one in planned]
 
 
 def _keep_best(task: TrainedTask, best: pathlib.Path, output: pathlib.Path, *, adapter: bool):
@@ -172,10 +174,20 @@ def check_room(options: FineTuningOptions) -> None:
     if planned[0].folder != output:
         _prepare_folder_of_best(output, overwrite=False)
     for one in planned:
-        config = one.folder / RUN_CONFIG_NAME
-        begun = config.exists() and "begins_with" in read_json(config)
+        begun = _is_begun(one.folder)
         if not begun and not (one.folder / _RUN_NAME).exists():
             _check_no_model(one.folder)
+
+
+def holds_runs(output: pathlib.Path) -> bool:
+    """Return whether a run was begun in an output folder, or in folders of runs within it."""
+    folders = [output, *(path for place in _PLACES for path in output.glob(place))]
+    return any(map(_is_begun, folders))
+
+
+def _is_begun(folder: pathlib.Path) -> bool:
+    config = folder / RUN_CONFIG_NAME  # a model directory of transformers has one of that name
+    return config.exists() and "begins_with" in read_json(config)
 
 
 def _copy_model(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -292,8 +304,7 @@ def _prepare_folder_of_best(output: pathlib.Path, *, overwrite: bool) -> None:
         for name in names:
             (output / name).unlink(missing_ok=True)
         return
-    places = ("seed-*", "learning_rate-*/seed-*")
-    has_run = any(any(output.glob(f"{place}/{_RUN_NAME}")) for place in places)
+    has_run = any(any(output.glob(f"{place}/{_RUN_NAME}")) for place in _PLACES)
     if (output / _RUN_NAME).exists() or not has_run:
         _check_no_model(output)
 

@@ -19,9 +19,9 @@ from bert_tf.training.distillation import (
 from bert_tf.training.objectives import FineTuningObjective
 from bert_tf.training.trainer import set_precision
 from bert_tf.weights.load import load_model
+from experiments.command_line.distillation_options import DistillationOptions
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.model_options import ModelOptions
-from experiments.finetuning.distillation_options import DistillationOptions
 from experiments.finetuning.initial_model import InitialModel, initial_model
 from experiments.finetuning.options import FineTuningOptions
 

@@ -12,7 +12,6 @@ import asyncio
 import collections
 import concurrent.futures
 import dataclasses
-import itertools
 from typing import Protocol
 
 import grpc
@@ -213,27 +212,22 @@ class Batcher:
 
     def _take(self, key: object) -> list[_Request]:
         """Remove the request that waits longest, and those that may run with it."""
-        group = self._groups[key]
-        batch = [group[0]]
-        for request in itertools.islice(group, 1, None):
-            if sum(one.rows for one in batch) >= self._options.max_batch_size:
-                break
-            if self._fits([*batch, request]):
+        first, *others = self._groups.pop(key)
+        batch, rows, sizes = [first], first.rows, [first.longest]
+        left: collections.deque[_Request] = collections.deque()
+        for request in others:
+            has_room = rows + request.rows <= self._options.max_batch_size
+            padding = row_padding([*sizes, request.longest])
+            if has_room and padding <= self._options.max_row_padding:
                 batch.append(request)
-        taken = {id(request) for request in batch}
-        left = collections.deque(request for request in group if id(request) not in taken)
+                rows += request.rows
+                sizes = [min(*sizes, request.longest), max(*sizes, request.longest)]
+            else:
+                left.append(request)
         if left:
             self._groups[key] = left
-        else:
-            del self._groups[key]
         self._set_waiting(self._waiting - len(batch))
         return batch
-
-    def _fits(self, batch: list[_Request]) -> bool:
-        """Return whether the requests are not too many rows, nor too unlike in length."""
-        padding = row_padding([request.longest for request in batch])
-        rows = sum(request.rows for request in batch)
-        return rows <= self._options.max_batch_size and padding <= self._options.max_row_padding
 
     async def _run_batch(self, batch: list[_Request], begun: float) -> None:
         loop = asyncio.get_running_loop()

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from bert_tf.options import check, option
+from experiments.command_line.distillation_options import DistillationOptions
 from experiments.command_line.exit_status import InputError
 from experiments.command_line.training_options import TRAJECTORY_NAMES, TrainingOptions
 
@@ -40,7 +41,7 @@ class PhaseOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainingTeacherOptions:
+class PretrainingTeacherOptions(DistillationOptions):
     """A teacher of masked language modelling, and how much is learnt from it.
 
     Raises:
@@ -53,15 +54,6 @@ class PretrainingTeacherOptions:
         "model learns too.",
         path="model",
         group="training",
-    )
-    distill_temperature: float = option(
-        2.0,
-        "What the logits of both are divided by before they are compared.",
-        above=0,
-        below=math.inf,
-    )
-    distill_alpha: float = option(
-        0.5, "Part of the loss that is the teacher's, not the text's.", minimum=0, maximum=1
     )
     student_layers: tuple[int, ...] = option(
         (),
@@ -80,9 +72,9 @@ class PretrainingTeacherOptions:
     )
 
     def __post_init__(self) -> None:
-        for name in ("student_layers", "distill_layers"):
-            if getattr(self, name) and not self.teacher_dir:
-                raise InputError(f"{name}: needs --teacher_dir, whose layers they are")
+        super().__post_init__()
+        if self.distill_layers and not self.teacher_dir:
+            raise InputError("distill_layers: needs --teacher_dir, whose layers they are")
 
 
 @dataclasses.dataclass(frozen=True)

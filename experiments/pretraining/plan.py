@@ -287,8 +287,7 @@ def _find_config(
         config = teacher.student_config
     elif init is not None and init.config is not None:
         config = init.config
-    elif options.teacher.student_layers and is_file(f"{options.output_dir}/{CONFIG_NAME}"):
-        # Without training there is no teacher, but what it has trained.
+    elif not options.do_train and is_file(f"{options.output_dir}/{CONFIG_NAME}"):
         config = BertConfig.from_json_file(f"{options.output_dir}/{CONFIG_NAME}")
     else:
         raise InputError("bert_config_file, model_size: expected one of them, got neither")

@@ -110,10 +110,12 @@ class Measuring:
 
     model_name = "measuring"
 
-    def __init__(self):
-        self.batchable, self.calls = True, []
+    def __init__(self, gate=None):
+        self.batchable, self.gate, self.calls = True, gate, []
 
     def __call__(self, inputs):
+        if self.gate:
+            self.gate.wait()
         texts = [b"".join(np.ravel(row)) for row in inputs["text"]]
         self.calls.append([len(text) for text in texts])
         return {"bytes": np.array([len(text) for text in texts])}
@@ -142,6 +144,26 @@ def test_texts_of_unlike_lengths_run_apart():
     assert batches_of([1, 60, 2])[0] == [[1, 60, 2]]
     # All texts of a row count.
     assert batches_of([2000, 10], columns=2, micros=20_000)[0] == [[4000], [20]]
+
+
+def test_requests_left_by_a_batch_may_be_cancelled_and_are_drained():
+    async def main():
+        gate = threading.Event()
+        signature = Measuring(gate)
+        made = batcher(size=2)
+
+        def texts(size):
+            return {"text": np.array([b"x" * size], object)}
+
+        tasks = [asyncio.ensure_future(made.run(signature, texts(n))) for n in (2000, 10, 20, 30)]
+        await asyncio.sleep(0)  # the first is at work, alone; it holds the only thread
+        tasks[1].cancel()
+        gate.set()
+        await made.close()
+        return signature.calls, [task.cancelled() for task in tasks]
+
+    calls, cancelled = asyncio.run(asyncio.wait_for(main(), 60))
+    assert calls == [[2000], [20, 30]] and cancelled == [False, True, False, False]
 
 
 def test_padding_may_be_without_limit_or_none():

@@ -1,4 +1,4 @@
-"""Options of learning from a teacher."""
+"""Options of learning from a teacher, in fine-tuning; pre-training has more."""
 
 import dataclasses
 import math
@@ -29,7 +29,7 @@ class DistillationOptions:
         below=math.inf,
     )
     distill_alpha: float = option(
-        0.5, "Part of the loss that is the teacher's, not the labels'.", minimum=0, maximum=1
+        0.5, "Part of the loss that is the teacher's, not the task's.", minimum=0, maximum=1
     )
     student_layers: tuple[int, ...] = option(
         (),
