@@ -52,6 +52,12 @@ def test_what_it_raises_is_its_own(tmp_path):
         warm_commands.run([path], cwd=tmp_path, env={**os.environ, "KERAS_BACKEND": "other"})
 
 
+def test_what_tensorflow_says_of_the_machine_is_not_in_its_output(tmp_path):
+    text = "from absl import app\napp.run(lambda _: 'no')\n"  # asks for the devices, once imported
+    done = warm_commands.run([script(tmp_path, text)], cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "no\n")
+
+
 def test_one_that_does_not_end_ends_with_its_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(warm_commands, "_TIMEOUT", 2)
     path = script(

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
+from unittest import mock
 
 import numpy as np
 
@@ -51,6 +53,9 @@ def run(
     arguments = [os.fspath(part) for part in command]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
+    # A command says no more of the machine than it would where TensorFlow was not imported yet.
+    with mock.patch.dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"):
+        forkserver.ensure_running()
     with tempfile.TemporaryDirectory() as folder:
         streams = [pathlib.Path(folder) / name for name in ("stdout", "stderr")]
         for stream in streams:
