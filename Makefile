@@ -18,11 +18,11 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python $(PYTEST)
 
-# The same tests where every extra is installed, so that those which need one run too; and the lines
-# and branches of the product that no test reaches.
+# All tests but the slow ones, where every extra is installed, so that those which need one run too; and
+# the lines and branches of the product that no test reaches.
 test-all: $(VENV_ALL)/.installed
 	@.ci/machine
-	$(VENV_ALL)/bin/python $(PYTEST) --max-skips 10 --cov --cov-report term-missing:skip-covered
+	$(VENV_ALL)/bin/python $(PYTEST) -m 'not slow' --max-skips 10 --cov --cov-report term-missing:skip-covered
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python $(PYTEST) -m slow --timeout 3600 --override-ini faulthandler_timeout=4000

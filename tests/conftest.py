@@ -1,5 +1,6 @@
 """What the tests share: where real data lies, and a bound on what may be skipped."""
 
+import gc
 import logging
 import os
 import pathlib
@@ -12,6 +13,10 @@ from tests.support import object_store
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+
+# A full collection walks all that TensorFlow and Keras have made, which takes a second, and comes by
+# default with every few models that tests build.
+gc.set_threshold(50_000, 20, 100)
 
 # transformers asks the Hub about models of local folders too.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -40,6 +45,20 @@ def pytest_sessionfinish(session):
     if len(skips) > limit:
         reporter.write_line(f"\n{len(skips)} tests skipped, at most {limit} may", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_collection_modifyitems(items):
+    """Let thorough tests run untraced: others reach their lines, and tracing is dear."""
+    for item in items:
+        if item.get_closest_marker("thorough"):
+            item.add_marker("no_cover")
+
+
+@pytest.fixture(autouse=True)
+def _commands_of_thorough_tests_run_untraced(request, monkeypatch):
+    """What coverage has its processes begin with, see its option `patch`."""
+    if request.node.get_closest_marker("thorough"):
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -358,10 +358,12 @@ REGISTERED = (
     [
         "import keras, bert_tf",
         "import bert_tf, keras",
-        "import keras, bert_tf.models.layers",
-        "import keras, bert_tf.training.losses",
-        "import bert_tf.training.optimizers, keras",
-        "import bert_tf.tokenization.keras_preprocessor, keras",
+        pytest.param("import keras, bert_tf.models.layers", marks=pytest.mark.thorough),
+        pytest.param("import keras, bert_tf.training.losses", marks=pytest.mark.thorough),
+        pytest.param("import bert_tf.training.optimizers, keras", marks=pytest.mark.thorough),
+        pytest.param(
+            "import bert_tf.tokenization.keras_preprocessor, keras", marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_keras_knows_the_classes_however_they_are_imported(imports):

@@ -74,6 +74,7 @@ def run(name, notebook, folder, **given):
     assert shown(executed) == shown(notebooks.read(PATHS[name]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] * (name in FEWER_STEPS)) for name in PATHS],

@@ -287,6 +287,7 @@ def reader(tmp_path_factory):
     return Reader(tmp_path_factory.mktemp("readme"))
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None,
     reason="takes a minute or two: make test-all runs it; the extra beam is not installed",

@@ -97,15 +97,17 @@ class TrainStep:
         compiles = jit_compile is True and not isinstance(strategy, tf.distribute.TPUStrategy)
         self._own_result = self._result
         self._own_metrics = self._metrics
+        # AutoGraph would rewrite all that is called, to find nothing; Keras' own steps go without.
+        own = {"jit_compile": compiles, "autograph": False}
         if strategy is None:
-            step = tf.function(self.single_step, jit_compile=compiles)
-            evaluation = tf.function(self._single_evaluation, jit_compile=compiles)
+            step = tf.function(self.single_step, **own)
+            evaluation = tf.function(self._single_evaluation, **own)
         else:
-            step = self._strategy_step
-            evaluation = tf.function(self._strategy_evaluation, jit_compile=False)
+            step = tf.autograph.experimental.do_not_convert(self._strategy_step)
+            evaluation = tf.function(self._strategy_evaluation, autograph=False)
             if compiles:
-                self._own_result = tf.function(self._result, jit_compile=True)
-                self._own_metrics = tf.function(self._metrics, jit_compile=True)
+                self._own_result = tf.function(self._result, **own)
+                self._own_metrics = tf.function(self._metrics, **own)
         self.run = tf.function(_repeated(step))
         self._evaluate_batch = evaluation
 
@@ -173,7 +175,7 @@ class TrainStep:
         parts, whole = batch
         if self.gradient_accumulation_steps == 1:
             return self._result_of_part(_part(parts, 0), whole)
-        return tf.autograph.experimental.do_not_convert(self._accumulated)(parts, whole)
+        return self._accumulated(parts, whole)
 
     def _accumulated(self, parts: Any, whole: Any) -> ReplicaResult:
         """Sum over micro-batches; one after another, so that each may use the same memory."""

@@ -112,7 +112,14 @@ def real_text(shared_data, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("case", [name for name in DIGESTS if name.startswith("real")])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(name, marks=[pytest.mark.thorough] * (name != "real_uncased"))
+        for name in DIGESTS
+        if name.startswith("real")
+    ],
+)
 def test_compatible_records_equal_the_original_on_a_megabyte(
     case, shared_data, real_text, tmp_path
 ):

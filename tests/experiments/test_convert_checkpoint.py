@@ -224,9 +224,9 @@ def multi_label(folder, kind, num_labels):
     ("kind", "num_labels", "problem_type"),
     [
         ("classification", 3, None),
-        ("multi_label", 3, "multi_label_classification"),
-        ("multi_label", 1, "multi_label_classification"),
-        ("regression", 1, "regression"),
+        pytest.param("multi_label", 3, "multi_label_classification", marks=pytest.mark.thorough),
+        pytest.param("multi_label", 1, "multi_label_classification", marks=pytest.mark.thorough),
+        pytest.param("regression", 1, "regression", marks=pytest.mark.thorough),
     ],
 )
 def test_what_a_classifier_is_for_comes_through_all_formats(

@@ -158,7 +158,10 @@ def test_npz(extract, loaded):
     np.testing.assert_allclose(half["values"][:, 0], values[:, 0], atol=2e-3)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+@pytest.mark.parametrize(
+    "pooling",
+    ["mean", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("cls", "max"))],
+)
 def test_pooled(extract, loaded, pooling):
     expected = np.stack(list(encoder_features(loaded.encoder, windows(), [2, 1], pooling=pooling)))
     one = np.load(extract("one.npz", pooling=pooling))  # the last layer alone by default

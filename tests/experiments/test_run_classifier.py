@@ -704,6 +704,7 @@ def test_the_best_weights_are_kept_and_early_stopping_stops(
         np.testing.assert_array_equal(weight.numpy(), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("stop_at", "keep_best"),
     [
@@ -767,7 +768,7 @@ def test_early_stopping_counts_the_evaluations_before_a_resume(
     "given",
     [
         {"freeze_layers": 1},
-        {"freeze": "^bert/pooler/"},
+        pytest.param({"freeze": "^bert/pooler/"}, marks=pytest.mark.thorough),
         pytest.param(
             {"layer_wise_decay": 0.5, "bias_correction": True, "clip_norm": 0},
             marks=pytest.mark.slow,
@@ -850,7 +851,9 @@ def made_model(model_dir, folder, kind, tables):
     return texts, logits, labels
 
 
-@pytest.mark.parametrize("kind", ["classification", "multi_label"])
+@pytest.mark.parametrize(
+    "kind", ["classification", pytest.param("multi_label", marks=pytest.mark.thorough)]
+)
 def test_what_is_chosen_on_the_dev_set_is_what_every_answer_has(model_dir, tmp_path, kind, capsys):
     texts, logits, labels = made_model(model_dir, tmp_path, kind, tmp_path)
     given = {**own(tmp_path), "train_file": None, "max_seq_length": 13, "do_eval": True}
@@ -1127,7 +1130,11 @@ def test_bad_flags_are_refused(model_dir, tables, tmp_path, given, message):
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [("balanced", (11 / 16, 11 / 6)), ("3,0.5", (3.0, 0.5))]
+    ("given", "expected"),
+    [
+        ("balanced", (11 / 16, 11 / 6)),
+        pytest.param("3,0.5", (3.0, 0.5), marks=pytest.mark.thorough),
+    ],
 )
 def test_weights_of_labels(model_dir, tmp_path, capsys, given, expected):
     good, bad = (("the film was good", "no"), ("the film was bad", "yes"))
@@ -1153,6 +1160,7 @@ def test_weights_of_labels(model_dir, tmp_path, capsys, given, expected):
         run(model_dir, tmp_path / given, **table, **quick)
 
 
+@pytest.mark.thorough
 def test_labels_are_smoothed_in_training_alone(model_dir, tables, tmp_path):
     # One step on all examples, whose loss is that of the model it begins with.
     quick = {"train_batch_size": 97, "num_train_steps": 1, "log_steps": 1, "learning_rate": 1e-12}

@@ -234,6 +234,7 @@ def test_files_and_figures_of_a_run(data, whole):
     assert "46/46" in output and "mlm_accuracy" in output and "tokens/s" in output
 
 
+@pytest.mark.thorough
 def test_a_continued_run_stays_described_as_it_was_begun(data, tmp_path, monkeypatch, capsys):
     told = []
     monkeypatch.setattr(pretraining.logging, "warning", lambda *a: told.append(a[0] % a[1:]))
@@ -346,6 +347,7 @@ def test_the_table_says_in_which_steps_lengths_come(data, tmp_path):
     assert steps(distribution_strategy="tpu").endswith(" epochs), of like length")  # of one shape
 
 
+@pytest.mark.thorough
 def test_a_run_of_packed_rows_has_the_weights_of_any_other(data, tmp_path, capsys):
     def run(**flags):
         changes = {"num_train_steps": 3, "save_checkpoints_steps": 3, "log_steps": 1, **flags}

@@ -635,6 +635,7 @@ def test_bad_questions_are_left_out_on_request(model_dir, tmp_path, capsys):
     assert "left out 2 bad ones" in printed.out and "'c': expected a list" in printed.err
 
 
+@pytest.mark.thorough
 def test_questions_without_their_answer_are_told_on_request(model_dir, tmp_path, caplog):
     content = data(("a", "Who?", "Asa"))
     content["data"] += not_there()["data"]

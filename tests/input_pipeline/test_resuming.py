@@ -135,11 +135,26 @@ PIPELINES = {
 
 # Of packed rows the one with dynamic masks goes the ways of all.
 _SLOW = ("packed", "packed_command")
+_THOROUGH = (
+    "causal",
+    "corrupt_skipping",
+    "dynamic_whole_words",
+    "length_bins_dynamic",
+    "length_bins_small_pools",
+    "packed_dynamic",
+)
 
 
 @pytest.mark.parametrize(
     "pipeline",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW)) for name in PIPELINES],
+    [
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow] * (name in _SLOW)
+            + [pytest.mark.thorough] * (name in _THOROUGH),
+        )
+        for name in PIPELINES
+    ],
 )
 def test_a_pipeline_goes_on_from_every_step_to_the_bit(pipeline, folder):
     steps = 11 if pipeline == "evaluation" else STEPS

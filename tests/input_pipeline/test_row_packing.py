@@ -120,11 +120,14 @@ def batches(files):
     return {kind: take(files[kind], 1, **KINDS[kind])[0] for kind in KINDS}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.thorough] * (k != "masked")) for k in KINDS]
+)
 def test_losses_and_gradients_are_those_of_each_sequence(batches, kind):
     packed_rows.check_same(batches[kind], kind == "causal")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "backend",
     [pytest.param("jax", marks=pytest.mark.jax), pytest.param("torch", marks=pytest.mark.torch)],

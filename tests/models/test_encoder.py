@@ -401,6 +401,7 @@ def run_on_backend(script, folder, backend):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "backend",
     [pytest.param("jax", marks=pytest.mark.jax), pytest.param("torch", marks=pytest.mark.slow)],

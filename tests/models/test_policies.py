@@ -51,8 +51,8 @@ def test_refused_policies():
             for kind in HEADS
             if kind not in ("encoder", "pretraining")
         ),
-        ("encoder", "int8", "mixed_bfloat16"),
-        ("encoder", "int4", "float32"),
+        pytest.param("encoder", "int8", "mixed_bfloat16", marks=pytest.mark.thorough),
+        pytest.param("encoder", "int4", "float32", marks=pytest.mark.thorough),
     ],
 )
 def test_quantized_models_come_back_as_they_were(kind, mode, policy):
@@ -102,6 +102,7 @@ def test_files_of_quantized_and_half_precision_models(tmp_path):
             np.testing.assert_array_equal(to_numpy(weight), to_numpy(other))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "backend",
     [pytest.param("jax", marks=pytest.mark.jax), pytest.param("torch", marks=pytest.mark.torch)],

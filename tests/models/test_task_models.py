@@ -380,7 +380,11 @@ def test_keras_file_goes_on_as_if_never_saved(batch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"]
+    "policy",
+    [
+        pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param("mixed_float16", marks=pytest.mark.thorough),
+    ],
 )
 def test_mixed_precision_trains(batch, policy):
     config = dataclasses.replace(SHALLOW, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -431,6 +435,7 @@ np.savez(
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "backend",
     [pytest.param("jax", marks=pytest.mark.jax), pytest.param("torch", marks=pytest.mark.slow)],

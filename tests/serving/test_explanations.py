@@ -115,6 +115,7 @@ def test_spans(served):
     assert {word.input for word in explanation.words} == {"question", "context"}
 
 
+@pytest.mark.thorough
 def test_no_answer_and_answers_of_long_contexts(served):
     model = served("question_answering")
     never = QuestionAnswerer(

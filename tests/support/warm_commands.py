@@ -92,6 +92,10 @@ def _become(
     first = [os.path.dirname(os.path.abspath(arguments[0]))]
     first += filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:] = [*first, *sys.path[1:]]
+    if "coverage" in sys.modules and "COVERAGE_PROCESS_CONFIG" not in environment:
+        traced = sys.modules["coverage"].Coverage.current()  # since the server was
+        if traced is not None:
+            traced.stop()
     np.random.seed()  # another one each time  # noqa: NPY002
     try:
         runpy.run_path(arguments[0], run_name="__main__")

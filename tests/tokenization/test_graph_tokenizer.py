@@ -90,7 +90,13 @@ def _differences(text_to_ids, tokenizer, *batches, with_offsets=True):
 
 
 @pytest.mark.parametrize(
-    ("do_lower_case", "strip_accents"), [(True, None), (False, None), (True, False), (False, True)]
+    ("do_lower_case", "strip_accents"),
+    [
+        (True, None),
+        (False, None),
+        pytest.param(True, False, marks=pytest.mark.thorough),
+        pytest.param(False, True, marks=pytest.mark.thorough),
+    ],
 )
 def test_hard_and_fuzzed_strings_equal_the_python_tokenizer(do_lower_case, strip_accents):
     text_to_ids = TextToIds(TINY_VOCAB, do_lower_case, strip_accents=strip_accents)

@@ -101,7 +101,14 @@ def _check_blocks(name, blocks, vocabularies, digests):
     "name",
     [
         # The others tell little that these two do not.
-        pytest.param(name, marks=[] if "-uncased" in name or "multi" in name else pytest.mark.slow)
+        pytest.param(
+            name,
+            marks=[]
+            if "-uncased" in name
+            else pytest.mark.thorough
+            if "multi" in name
+            else pytest.mark.slow,
+        )
         for name in golden.VOCABULARIES
     ],
 )
@@ -116,7 +123,13 @@ def test_other_code_points_equal_the_original(name, vocabularies, digests):
     _check_blocks(name, sorted(blocks), vocabularies, digests)
 
 
-@pytest.mark.parametrize("name", golden.VOCABULARIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.thorough] * ("uncased" not in name))
+        for name in golden.VOCABULARIES
+    ],
+)
 def test_fuzzed_strings_equal_the_original(name, vocabularies, digests):
     for key, do_lower_case in (
         ("fuzz", golden.VOCABULARIES[name]),

@@ -60,6 +60,7 @@ def results(folder, cases):
 # === The same figures, however a batch is divided ===
 
 
+@pytest.mark.thorough
 def test_two_replicas_and_accumulation_and_a_restart_on_one(records_file, expected, tmp_path):
     begun = Case(accumulation=2, steps=3, save_steps=3, evaluate=False)
     runs.finish(runs.start("mirrored", records_file, tmp_path, [begun]))
@@ -90,6 +91,7 @@ def test_a_strategy_of_one_replica_gives_what_none_does(records_file, expected, 
     assert_close(runs.result_of(trainer, Case(), records_file), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "strategy", ["mirrored", pytest.param("multi_worker_mirrored", marks=pytest.mark.slow)]
 )
@@ -106,6 +108,7 @@ def test_batches_of_like_length_are_shared_as_others(records_file, tmp_path, str
     assert_close(results(tmp_path, [divided])[divided], expected)
 
 
+@pytest.mark.thorough
 def test_packed_rows_are_shared_as_others(records_file, tmp_path):
     case = Case(sequences_per_row=3, is_scale_seen=True)
     weights = [batch[2] for batch in runs.dataset_of(case, records_file).take(case.steps)]

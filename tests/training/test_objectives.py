@@ -250,14 +250,15 @@ def accuracy(tasks, kind, model, arrays):
     return (logits.argmax(-1) == labels).mean()
 
 
+# The scripts' tests train the others, too.
+_MARKS = {"classification": (), "span": pytest.mark.thorough}
+
+
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [
-        # The scripts' tests train the others, too.
         *(
-            pytest.param(
-                k, None, marks=pytest.mark.slow if k not in ("classification", "span") else []
-            )
+            pytest.param(k, None, marks=_MARKS.get(k, pytest.mark.slow))
             for k in KINDS
             if k not in ("similarity", "retrieval")  # which test_run_embeddings trains
         ),

@@ -248,6 +248,7 @@ def exact_loss(all_kinds, model):
     return means(FineTuningObjective("classification"), model, *whole(tasks))["loss"]
 
 
+@pytest.mark.thorough
 def test_early_stopping_restores_the_epoch_of_the_lowest_loss(all_kinds, fitted):
     callback = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
     model, history = fitted([callback], epochs=9, rate=0.3)
@@ -267,6 +268,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_loss(all_kinds, fitted, tmp_p
     assert found["loss"] == pytest.approx(lowest, rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_rate_is_lowered_where_the_loss_does_not_fall(all_kinds, fitted):
     model = make("classification")
     optimizer = AdamWeightDecay(1.0)  # a schedule's rate no callback can set
@@ -305,7 +307,7 @@ print(model(tf.constant(["one two", "three"])).numpy().tolist())
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
-@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize("suffix", ["keras", pytest.param("h5", marks=pytest.mark.thorough)])
 def test_a_model_that_takes_strings_is_loaded_by_keras_alone(tmp_path, suffix):
     vocab = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "three"])
     vocab = {piece: number for number, piece in enumerate(vocab)}

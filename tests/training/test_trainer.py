@@ -208,7 +208,7 @@ def test_fit_gives_the_same_losses(records_file, tmp_path):
         pytest.param({"precision": "mixed_float16"}, id="mixed_float16", marks=pytest.mark.slow),
         pytest.param({"precision": "mixed_bfloat16"}, id="mixed_bfloat16", marks=pytest.mark.slow),
         pytest.param({"jit_compile": True}, id="xla", marks=pytest.mark.slow),
-        pytest.param({"jit_compile": "pointwise"}, id="pointwise"),
+        pytest.param({"jit_compile": "pointwise"}, id="pointwise", marks=pytest.mark.thorough),
     ],
 )
 def test_continued_run_is_the_unbroken_one_to_the_bit(records_file, tmp_path, settings, whole):
@@ -235,8 +235,17 @@ def test_continued_run_is_the_unbroken_one_to_the_bit(records_file, tmp_path, se
     assert all(np.isfinite(line["loss"]) for line in lines)
 
 
-@pytest.mark.parametrize("jit", [False, "pointwise", pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("batches", [{"length_bins": 4}, {"sequences_per_row": 3}])
+@pytest.mark.parametrize(
+    ("batches", "jit"),
+    [
+        ({"length_bins": 4}, False),
+        pytest.param({"length_bins": 4}, "pointwise", marks=pytest.mark.thorough),
+        pytest.param({"length_bins": 4}, True, marks=pytest.mark.slow),
+        pytest.param({"sequences_per_row": 3}, False, marks=pytest.mark.thorough),
+        pytest.param({"sequences_per_row": 3}, "pointwise", marks=pytest.mark.thorough),
+        pytest.param({"sequences_per_row": 3}, True, marks=pytest.mark.slow),
+    ],
+)
 def test_runs_of_other_batches_are_continued_to_the_bit(records_file, tmp_path, batches, jit):
     packed = "sequences_per_row" in batches
 
@@ -386,6 +395,7 @@ def test_loss_that_is_not_finite_stops_the_run(records_file, tmp_path, monkeypat
     assert np.isnan(saved["weights/masked_lm_logits"]).all()
 
 
+@pytest.mark.thorough
 def test_the_best_checkpoint_stays_beside_the_newest(records_file, tmp_path):
     losses = {2: 5.0, 4: 3.0, 6: float("nan"), 8: 3.5, 10: 2.0}
     settings = {"keep_checkpoints": 1, "keep_best_by": "loss", "save_checkpoints_steps": 3}

@@ -528,6 +528,7 @@ def test_keras_hub_reads_ours(keras_hub, tmp_path):
         np.testing.assert_array_equal(array, ours[path], err_msg=path)
 
 
+@pytest.mark.thorough
 def test_keras_hub_backbone_is_left_alone_by_training(keras_hub):
     """Weights may come over without a copy: what is done to them here must not reach there."""
     backbone = to_keras_hub(HEADS["encoder"].make(KERAS_HUB_CONFIG))
@@ -894,7 +895,7 @@ def run_again(backend, *arguments):
     root = pathlib.Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"]
     # Keras' conversion from torch goes a way that NumPy is about to give up.
-    command += ["-W", "ignore:__array__ implementation:DeprecationWarning"]
+    command += ["-m", "not slow", "-W", "ignore:__array__ implementation:DeprecationWarning"]
     result = subprocess.run(
         [*command, __file__, *arguments],
         cwd=root,
@@ -910,17 +911,20 @@ def run_again(backend, *arguments):
     return int(passed[1])
 
 
+@pytest.mark.thorough
 @pytest.mark.jax
 def test_jax_exchanges_alike():
     """Every test above with golden files or KerasHub passes on JAX."""
     assert run_again("jax", "-k", "golden or keras_hub") >= 40
 
 
+@pytest.mark.thorough
 def test_torch_exchanges_alike():
     """The same on Keras' torch backend."""
     assert run_again("torch", "-k", "golden or keras_hub") >= 40
 
 
+@pytest.mark.thorough
 @pytest.mark.jax
 @pytest.mark.weights
 def test_jax_has_the_states_of_minilm(minilm_folder):
