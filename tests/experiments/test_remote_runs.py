@@ -163,6 +163,7 @@ class _TwoFolders:
 # === Commands ===
 
 
+@pytest.mark.thorough
 def test_pretraining_from_and_to_a_store(store, data, tmp_path):
     _upload(data, "b/data")
     given = {"num_train_steps": 4, "save_checkpoints_steps": 2, "log_steps": 2}

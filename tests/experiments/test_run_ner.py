@@ -276,6 +276,7 @@ def test_prediction_by_the_folder_alone(data, trained, tmp_path):
     assert not (output / "test_results.json").exists()
 
 
+@pytest.mark.thorough
 def test_columns_schemes_and_context(data, tmp_path, capsys):
     def rewrite(split):
         """IOB1 in the first column, the words in the last."""

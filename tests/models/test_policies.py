@@ -44,7 +44,7 @@ def test_refused_policies():
     ("kind", "mode", "policy"),
     [
         ("encoder", "int8", "float32"),
-        ("pretraining", "int8", "float32"),
+        pytest.param("pretraining", "int8", "float32", marks=pytest.mark.thorough),
         # Their layers are those of these two, and of one kind of dense layer.
         *(
             pytest.param(kind, "int8", "float32", marks=pytest.mark.slow)

@@ -348,6 +348,7 @@ def test_graph_and_xla_train_alike(batch):
         assert history[-1] < 0.8 * history[0]
 
 
+@pytest.mark.thorough
 def test_fit_and_evaluate_count_padding_out(golden, batch):
     model = compiled(NO_DROPOUT, jit_compile=False)
     set_weights(model, part(golden, "weights:"))

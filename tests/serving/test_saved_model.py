@@ -132,6 +132,7 @@ def test_ids_in(model, exported):
         np.testing.assert_allclose(output[name], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_versions(model, vocab_file, tmp_path, exported, caplog):
     assert exported.name == "1" and exported.parent.name == "fill"
     served = fill_mask_of(model, vocab_file)

@@ -85,6 +85,7 @@ def test_gradients_of_replicas_and_accumulation_are_summed(records_file, tmp_pat
     assert moved > 1e-2
 
 
+@pytest.mark.thorough
 def test_a_strategy_of_one_replica_gives_what_none_does(records_file, expected, tmp_path):
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])  # as where there is one GPU
     trainer = runs.run(Case(), records_file, tmp_path, strategy)

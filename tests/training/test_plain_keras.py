@@ -280,6 +280,7 @@ def test_the_rate_is_lowered_where_the_loss_does_not_fall(all_kinds, fitted):
     assert float(optimizer.learning_rate) == pytest.approx(0.01)
 
 
+@pytest.mark.thorough
 def test_a_fit_that_was_interrupted_goes_on_at_its_epoch(fitted, tmp_path):
     folder = tmp_path / "backup"
 
