@@ -50,14 +50,14 @@ def pytest_sessionfinish(session):
 def pytest_collection_modifyitems(items):
     """Let thorough tests run untraced: others reach their lines, and tracing is dear."""
     for item in items:
-        if item.get_closest_marker("thorough"):
+        if any(not mark.kwargs.get("traced") for mark in item.iter_markers("thorough")):
             item.add_marker("no_cover")
 
 
 @pytest.fixture(autouse=True)
-def _commands_of_thorough_tests_run_untraced(request, monkeypatch):
+def _commands_of_untraced_tests_run_untraced(request, monkeypatch):
     """What coverage has its processes begin with, see its option `patch`."""
-    if request.node.get_closest_marker("thorough"):
+    if request.node.get_closest_marker("no_cover"):
         monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 

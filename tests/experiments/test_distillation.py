@@ -45,6 +45,7 @@ def run(tables, output, **given):
     classification.run(command_options.of(ClassifierOptions, **given))
 
 
+@pytest.mark.thorough(traced=True)
 def test_a_student_that_was_stopped_goes_on_to_the_same_weights(
     tables, teacher, tmp_path, monkeypatch, capsys
 ):

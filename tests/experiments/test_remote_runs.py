@@ -203,6 +203,7 @@ def test_a_killed_run_goes_on_from_the_store(store, data, tmp_path):
     assert not any("lock" in name or "tmp" in name for name in object_store.names())
 
 
+@pytest.mark.thorough(traced=True)
 def test_fine_tuning_conversion_and_export(store, tmp_path, capsys, model_dir, tables):
     _upload(model_dir, "b/model")
     _upload(tables, "b/tables")

@@ -301,6 +301,7 @@ def test_wrong_adapters_and_layers_are_refused(model_dir, tables, tmp_path, give
         run(model_dir, tmp_path, **own(tables), do_train=True, **given)
 
 
+@pytest.mark.thorough(traced=True)
 def test_seeds_give_a_table_and_the_best_model(model_dir, tables, tmp_path, capsys):
     given = {**own(tables), "do_train": True, "do_eval": True, "num_train_epochs": 1}
     run(model_dir, tmp_path, **{**given, "seeds": "5,11,3"})
@@ -1129,6 +1130,7 @@ def test_bad_flags_are_refused(model_dir, tables, tmp_path, given, message):
         run(model_dir, tmp_path, **{**own(tables), **given})
 
 
+@pytest.mark.thorough(traced=True)
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -332,6 +332,7 @@ def test_data_dir_and_bad_sentences(data, tmp_path, capsys):
     assert len(words) == 23
 
 
+@pytest.mark.thorough(traced=True)
 @pytest.mark.parametrize(
     ("tags", "labels", "found"),
     [

@@ -94,6 +94,7 @@ def test_what_stands_beyond_a_sequence_is_learnt(finished):
     assert load_model(output).config.window_pooling == "max"
 
 
+@pytest.mark.thorough(traced=True)
 def test_strings_are_answered_as_the_records_are(finished):
     output, tables = finished
     texts = [json.loads(line)["text"] for line in tables["test_file"].read_text().splitlines()]

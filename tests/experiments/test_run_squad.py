@@ -139,6 +139,7 @@ def run_v1(tmp_path_factory, model_dir):
     return given
 
 
+@pytest.mark.thorough(traced=True)
 def test_scores_are_those_of_the_predictions(run_v1):
     folder = run_v1["output_dir"]
     references = squad_metrics.read_references(GOLDEN / "v1.json")

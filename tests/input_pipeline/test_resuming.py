@@ -142,6 +142,7 @@ _THOROUGH = (
     "length_bins_dynamic",
     "length_bins_small_pools",
     "packed_dynamic",
+    "second_phase",
 )
 
 

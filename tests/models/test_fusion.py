@@ -102,6 +102,7 @@ def test_attention_probabilities_are_there_where_they_are_asked_for(batch):
 
 
 # Keras', of layers that it cannot quantize, and where it reads a variable.
+@pytest.mark.thorough(traced=True)
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
 def test_a_quantized_encoder_attends_as_without_fusing(batch):

@@ -59,6 +59,7 @@ def test_quantized_models_come_back_as_they_were(kind, mode, policy):
     policy_checks.check_quantized(kind, mode, policy)
 
 
+@pytest.mark.thorough(traced=True)
 def test_features_are_those_of_the_quantized_encoder():
     encoder = policy_checks.make_model("encoder")
     texts = [TokenWindow((2, 3, 5, 7))]
@@ -72,6 +73,7 @@ def test_features_are_those_of_the_quantized_encoder():
     np.testing.assert_allclose(after[:, 0], expected, atol=1e-5)
 
 
+@pytest.mark.thorough(traced=True)
 def test_files_of_quantized_and_half_precision_models(tmp_path):
     half = policy_checks.make_model("classification", dtype="bfloat16")
     model = policy_checks.make_model("classification")

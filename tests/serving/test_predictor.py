@@ -63,6 +63,7 @@ def check_same(one, other, *columns):
             np.testing.assert_array_equal(again[name], value, err_msg=name)
 
 
+@pytest.mark.thorough(traced=True)
 def test_questions(tmp_path):
     folder = model_directory(
         tmp_path / "qa", "span", kind="span", has_pairs=True, doc_stride=5, max_query_length=4
@@ -238,6 +239,7 @@ def exported_by_the_script(folder, saved, **given):
     return exit_on_error("export_model", run, flags.FlagValues())
 
 
+@pytest.mark.thorough(traced=True)
 def test_a_saved_model_that_computes_in_bfloat16(tmp_path, capsys, monkeypatch):
     labels = ("no", "yes")
     folder = model_directory(tmp_path / "model", "classification", labels, kind="classification")
@@ -264,6 +266,7 @@ def test_a_saved_model_that_computes_in_bfloat16(tmp_path, capsys, monkeypatch):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.thorough(traced=True)
 def test_the_script_exports_what_training_left(tmp_path, capsys):
     labels = ("no", "yes")
     folder = model_directory(

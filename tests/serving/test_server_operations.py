@@ -56,6 +56,7 @@ def test_the_list_reads_as_this_tensorflow_says():
     assert same > 1700
 
 
+@pytest.mark.thorough(traced=True)
 @pytest.mark.parametrize(
     ("name", "weights"),
     [pytest.param(*c, marks=[] if c == FAST else pytest.mark.slow) for c in CHOICES],

@@ -179,6 +179,7 @@ class Stop(keras.callbacks.Callback):
         self.model.stop_training = self.model.stop_training or epoch == self.epoch
 
 
+@pytest.mark.thorough(traced=True)
 def test_a_callback_ends_training_and_a_run_goes_on_from_there(records_file, tmp_path, whole):
     first = make_trainer(tmp_path, callbacks=[Stop(step=2), Recorder()], steps_per_call=2)
     train_with(first, records_file)
@@ -248,6 +249,7 @@ def profiles(folder):
     return sorted(pathlib.Path(folder).glob("tensorboard/plugins/profile/*/*.xplane.pb"))
 
 
+@pytest.mark.thorough(traced=True)
 def test_some_steps_are_profiled_and_all_are_the_same(records_file, tmp_path, whole, caplog):
     trainer = make_trainer(tmp_path / "a", profile_steps=(3, 6))
     taken = []

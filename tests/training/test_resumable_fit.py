@@ -104,6 +104,7 @@ def assert_ends_as(model, history, begin, unbroken):
         np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
 
 
+@pytest.mark.thorough(traced=True)
 def test_a_fit_goes_on_in_mid_epoch_to_the_bit(records_file, tmp_path, unbroken):
     with pytest.raises(KeyboardInterrupt):
         fit(make_model(), records_file, tmp_path, Kill(after=7))
@@ -136,6 +137,7 @@ def test_fit_goes_on_from_the_checkpoint_before_a_damaged_one(records_file, tmp_
     assert_ends_as(model, history, 1, unbroken)
 
 
+@pytest.mark.thorough(traced=True)
 def test_a_callback_may_end_a_fit_that_went_on(records_file, tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
