@@ -23,7 +23,7 @@ LEARNT = {
 }
 # Of the two that train longest: what is put in the place of steps by default.
 FEWER_STEPS = {
-    "pretraining": ("steps, epochs = 100, 8", "steps, epochs = 40, 2"),
+    "pretraining": ("steps, epochs = 125, 8", "steps, epochs = 40, 2"),
     "question_answering": ("batch_size, epochs = 30, 6", "batch_size, epochs = 30, 1"),
 }
 MOST_BYTES = 500_000

@@ -1,5 +1,6 @@
 """BERT's optimizer, LAMB for large batches, the learning rate, and rules over variable paths."""
 
+import contextlib
 import logging
 import math
 import re
@@ -10,9 +11,9 @@ import keras
 from keras import ops
 
 if keras.backend.backend() == "tensorflow":
-    from bert_tf.training import adam_kernel
+    from bert_tf.training import adam_kernel, variable_scope
 else:
-    adam_kernel = None
+    adam_kernel = variable_scope = None
 
 _log = logging.getLogger(__name__)
 
@@ -282,13 +283,17 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        super().build(variables)
+        scope = contextlib.nullcontext()
+        if variable_scope is not None:
+            scope = variable_scope.outside_of_functions(self._iterations)
+        with scope:
+            super().build(variables)
+            self._m, self._v = self.add_optimizer_variables(variables, list(self.slot_names))
         rules = self.decay_rules
         self._decay_rates = [first_match(rules, variable.path) for variable in variables]
         rules = self._learning_rate_rules
         rules = (("", 1.0),) if rules is None else rules
         self._rate_factors = [first_match(rules, variable.path) for variable in variables]
-        self._m, self._v = self.add_optimizer_variables(variables, list(self.slot_names))
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         """Refuse: Keras' method would change nothing here.

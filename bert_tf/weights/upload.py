@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData, constants, errors, get_token
 
 from bert_tf.config import BertConfig
 from bert_tf.files import Path, local_copy
@@ -25,6 +25,7 @@ _TASKS = {
     "span": "question-answering",
     "multiple_choice": "multiple-choice",
 }
+_LOGIN = "log in with a token that may write (`hf auth login`, or HF_TOKEN)"
 _CARD_NAME = "README.md"
 _CARD = """---
 {data}---
@@ -70,7 +71,8 @@ def upload_hf(
 ) -> str:
     """Put a model that `save_hf` has written into a repository of the Hugging Face Hub.
 
-    One commit holds all of it. A card goes with it, unless the repository or the folder has one.
+    One commit holds all of it, so that nobody finds half a model. A card goes with it, unless the
+    repository or the folder has one. After an interruption, call it again.
 
     Args:
         name: hf://OWNER/NAME; made where it is missing.
@@ -84,8 +86,9 @@ def upload_hf(
         The address of the commit.
 
     Raises:
-        OSError: there is no model, the Hub refuses, or cannot be asked.
-        ValueError: the name is none, or the model is in other files.
+        OSError: there is no model, the Hub cannot be asked, or does not take it.
+        PermissionError: there is no token, or it may not write there.
+        ValueError: the name is none, the model is in other files, or the card is refused.
     """
     repository, revision, inner = hugging_face.Name.of(name)
     if revision or inner or "/" not in repository:
@@ -99,6 +102,8 @@ def upload_hf(
         files.append(_CARD_NAME)
     adding = [CommitOperationAdd(file, folder / file) for file in files]
     card = _card(repository, folder, files[0], description, license, language)
+    if get_token() is None:
+        raise PermissionError(f"{name}: there is no token; {_LOGIN}")
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
@@ -107,11 +112,34 @@ def upload_hf(
         title = f"Add {os.path.basename(repository)}"
         return api.create_commit(repository, adding, commit_message=title).commit_url
     except Exception as error:  # of the Hub, of httpx, of sockets
-        reason = cause_of(error)
-        raise OSError(
-            f"{name}: the Hub does not take it ({reason}); log in with a token that may write "
-            "(`hf auth login`, or HF_TOKEN)"
-        ) from error
+        raise _explained(name, error) from error
+
+
+def _explained(name: str, error: Exception) -> OSError | ValueError:
+    """Return an error of one line that says what to do."""
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return OSError(f"{name}: HF_HUB_OFFLINE is set; unset it to put the model up")
+    chain: list[BaseException] = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(before)
+    answers = [each for each in chain if isinstance(each, errors.HfHubHTTPError)]
+    if not answers:
+        if isinstance(error, ValueError):  # of the name or the card, before anything is sent
+            return ValueError(f"{name}: {' '.join(str(error).split())}")
+        return OSError(
+            f"{name}: {constants.ENDPOINT} cannot be asked ({cause_of(error)}); connect and put it "
+            "up again (it goes up whole or not at all; large files that came are not sent again)"
+        )
+    status = answers[0].response.status_code
+    said = answers[0].server_message or cause_of(answers[0])
+    if status == 401:
+        return PermissionError(f"{name}: the Hub does not know this token ({said}); {_LOGIN}")
+    if status == 403:
+        return PermissionError(
+            f"{name}: this token may not write there ({said}); take another OWNER, or {_LOGIN}"
+        )
+    later = "; try again later" if status == 429 or status >= 500 else ""
+    return OSError(f"{name}: the Hub does not take it ({status}: {said}){later}")
 
 
 def _card(

@@ -73,7 +73,7 @@ class ConversionOptions:
     def __post_init__(self) -> None:
         if self.upload_to is not None and self.format != "hf":
             raise ValueError(f"upload_to: needs --format=hf, got {self.format}")
-        if not re.fullmatch(r"hf://[^/@]+/[^/@]+/?", self.upload_to or "hf://OWNER/NAME"):
+        if not re.fullmatch(r"hf://[\w.-]+/[\w.-]+/?", self.upload_to or "hf://OWNER/NAME"):
             raise ValueError(f"upload_to: expected hf://OWNER/NAME, got {self.upload_to}")
         if self.weights != "float32" and self.format != "hf":
             raise ValueError(f"weights: {self.weights} is for --format=hf, got {self.format}")

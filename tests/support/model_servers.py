@@ -1,7 +1,7 @@
 """Stand-ins on this machine for the places that have models: the Hub, Kaggle, Google's storage.
 
-Each answers the requests that the ecosystem's own libraries send, as far as downloads (and one
-commit to the Hub) need them. Files can be cut off on their way, or come damaged.
+Each answers the requests that the ecosystem's own libraries send, as far as downloads (and commits
+to the Hub) need them. Files can be cut off on their way, or come damaged.
 """
 
 import base64
@@ -12,6 +12,7 @@ import io
 import json
 import pathlib
 import re
+import socket
 import threading
 import urllib.parse
 import zipfile
@@ -36,6 +37,7 @@ class Server(http.server.ThreadingHTTPServer):
         damaged: paths of files that come with a wrong byte.
         refused: status that every answer has, or None.
         requests: (method, path, headers) of what was asked.
+        large: digest -> content of files that were sent apart from a commit.
     """
 
     daemon_threads = True
@@ -47,6 +49,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.damaged: set[str] = set()
         self.refused: int | None = None
         self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.large: dict[str, bytes] = {}
 
     @property
     def url(self) -> str:
@@ -174,9 +177,25 @@ class Hub(Handler):
 
     GATED = "of/those-who-agree"
 
+    OWNER = "me"  # whose token "hf_may-write" is; it may write to no other
+    TOKENS = ("hf_may-write", "hf_may-read")
+
+    def do_PUT(self):
+        """Take a large file, or the beginning of one and then end the connection."""
+        self.server.requests.append((self.command, self.path, dict(self.headers)))
+        size, cuts = int(self.headers["Content-Length"]), self.server.cuts.get(self.path)
+        if cuts:
+            self.rfile.read(cuts.pop(0))
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        self.server.large[self.path.rpartition("/")[2]] = self.rfile.read(size)
+        self.send(b"")
+
     def answer(self, path, body):
         if self.command == "POST":
-            self.take(path, body)
+            if not self.refuse_writing(path, body):
+                self.take(path, body)
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path):
             self.tell(match[1], match[2] == "tree", match[3] or "main")
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
@@ -211,25 +230,58 @@ class Hub(Handler):
             siblings = [{"rfilename": name} for name in names]
             self.send_json({"id": repository, "sha": _COMMITS[revision], "siblings": siblings})
 
+    def refuse_writing(self, path: str, body: bytes) -> bool:
+        """Refuse who gives no token, an unknown one, or one that may not write; tell if so."""
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        owner = path.split("/models/")[-1].split("/")[0]
+        if path == "/api/repos/create":
+            owner = json.loads(body)["organization"]
+        elif path.endswith("/objects/batch"):
+            owner = path.split("/")[1]
+        if path == "/api/validate-yaml":
+            return False
+        if token not in self.TOKENS:
+            self.send_json({"error": "Invalid username or password."}, 401)
+        elif owner != self.OWNER or token == "hf_may-read":
+            right = f'create a model under the namespace "{owner}"'
+            self.send_json({"error": f"You don't have the rights to {right}"}, 403)
+        else:
+            return False
+        return True
+
     def take(self, path: str, body: bytes):
-        """Take a commit, whose files all come within the request."""
-        if "Authorization" not in self.headers:
-            self.send(b"", 401)
-        elif path == "/api/repos/create":
+        """Take a commit: small files come within the request, large ones before it."""
+        if path == "/api/repos/create":
             asked = json.loads(body)
             self.send_json({"url": f"{self.server.url}/{asked['organization']}/{asked['name']}"})
         elif path == "/api/validate-yaml":
-            self.send_json({"warnings": [], "errors": []})
+            error = {"message": '"license" must be one of [apache-2.0, mit]'}
+            errors = [error] if "license: none-of-these" in json.loads(body)["content"] else []
+            told = {"warnings": [], "errors": errors}
+            self.send_json(told, 400 if errors else 200)
         elif "/preupload/" in path:
-            files = [file["path"] for file in json.loads(body)["files"]]
-            told = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
-            self.send_json({"files": [{"path": name, **told} for name in files]})
+            files = []
+            for file in json.loads(body)["files"]:
+                mode = "lfs" if file["path"].endswith(".safetensors") else "regular"
+                told = {"uploadMode": mode, "shouldIgnore": False, "oid": None}
+                files.append({"path": file["path"], **told})
+            self.send_json({"files": files})
+        elif path.endswith("/objects/batch"):
+            objects = json.loads(body)["objects"]
+            for each in objects:
+                if each["oid"] not in self.server.large:
+                    each["actions"] = {"upload": {"href": f"{self.server.url}/large/{each['oid']}"}}
+            self.send_json({"transfer": "basic", "objects": objects})
         else:
             repository = path.split("/models/")[1].partition("/commit/")[0]
             for line in map(json.loads, body.splitlines()):
+                told = line["value"]
                 if line["key"] == "file":
-                    content = base64.b64decode(line["value"]["content"])
-                    self.server.files[f"/{repository}/{line['value']['path']}"] = content
+                    content = base64.b64decode(told["content"])
+                    self.server.files[f"/{repository}/{told['path']}"] = content
+                elif line["key"] == "lfsFile":
+                    content = self.server.large[told["oid"]]
+                    self.server.files[f"/{repository}/{told['path']}"] = content
             url = f"{self.server.url}/{repository}/commit/{COMMIT}"
             self.send_json({"commitUrl": url, "commitOid": COMMIT})
 
@@ -251,6 +303,7 @@ def keep_apart(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its protocol has no stand-in
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # before huggingface_hub asks again
 
 

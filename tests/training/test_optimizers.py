@@ -263,6 +263,36 @@ def test_without_clipping():
         np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_step_of_fit_is_traced_once_and_is_that_of_an_optimizer_built_before(jit_compile):
+    traces, weights = [], []
+
+    class Counted(keras.Model):
+        def train_step(self, data):
+            traces.append(self)
+            return super().train_step(data)
+
+    for build in (False, True):
+        x = keras.Input((3,))
+        output = keras.layers.Dense(2, kernel_initializer="ones", name="dense")(x)
+        model = Counted(x, output)
+        optimizer = Lamb(0.1, gradient_accumulation_steps=2)
+        if build:
+            optimizer.build(model.trainable_variables)
+        model.compile(optimizer, "mse", jit_compile=jit_compile)
+        model.fit(np.eye(4, 3), np.ones((4, 2)), batch_size=1, shuffle=False, verbose=0)
+        weights.append([variable.numpy() for variable in (*model.weights, *optimizer.variables)])
+        assert {type(v.value) for v in optimizer.variables} == {type(model.weights[0].value)}
+        assert [v.path for v in optimizer.variables if "lamb_m" in v.name] == [
+            "lamb/dense_kernel_lamb_m",
+            "lamb/dense_bias_lamb_m",
+        ]
+    assert len(traces) == 2
+    assert np.abs(weights[0][0] - 1).max() > 0.01
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_loss_scaling_clips_after_unscaling():
     """The same steps, with gradients scaled up by 2**15 and more and back."""
     weights, steps = make_golden.make_problem()

@@ -1,7 +1,10 @@
 """Models by name, loaded, served, converted and put up; see `test_published`."""
 
+import hashlib
+
 import keras
 import pytest
+from huggingface_hub import constants
 
 import bert_tf
 from bert_tf.models.task_models import HEADS
@@ -13,9 +16,12 @@ from experiments.conversion import convert
 from experiments.conversion.options import ConversionOptions
 from tests.support import model_servers
 from tests.support import synthetic_records as synthetic
-from tests.support.model_servers import COMMIT, contents, running, use_hub, zipped
+from tests.support.model_servers import COMMIT, NOBODY, contents, running, use_hub, zipped
 from tests.weights.test_checkpoint import assert_same, values
 from tests.weights.test_published import ARCHIVE, GOOGLE, HF, REPOSITORY
+
+# Of httpx, where huggingface_hub sends a large file.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +114,67 @@ def test_a_model_goes_up_with_a_card(hub, folders, monkeypatch, encoder):
     assert hub.files["/me/mine/README.md"] == b"beside the model"
 
 
-def test_what_cannot_go_up_says_why(hub, folders):
-    with pytest.raises(OSError, match=r"hf://me/mine: the Hub does not take it .* may write"):
-        upload_hf("hf://me/mine", folders / "hf")
+@pytest.mark.parametrize(
+    ("token", "owner", "message"),
+    [
+        ("", "me", "hf://me/mine: there is no token; log in with a token that may write"),
+        ("hf_unknown", "me", "hf://me/mine: the Hub does not know this token"),
+        ("hf_may-read", "me", "hf://me/mine: this token may not write there .You don't have the"),
+        (
+            "hf_may-write",
+            "other",
+            "hf://other/mine: this token may not write .* take another",
+        ),
+    ],
+)
+def test_who_may_not_put_a_model_up_is_told(hub, folders, monkeypatch, token, owner, message):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(PermissionError, match=message) as error:
+        upload_hf(f"hf://{owner}/mine", folders / "hf")
+    assert "\n" not in str(error.value)
+    assert not [path for path in hub.files if path.startswith(f"/{owner}/")]
+
+
+def test_what_cannot_go_up_says_why(hub, folders, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_may-write")
+    for name, message in (
+        ("hf://me/mine@v1", "name: expected hf://OWNER/NAME, got hf://me/mine@v1"),
+        ("hf://mine", "name: expected hf://OWNER/NAME, got hf://mine"),
+        ("hf://me/m ne", "hf://me/m ne: Repo id must use alphanumeric"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            upload_hf(name, folders / "hf")
     with pytest.raises(ValueError, match="expected what bert_tf.save_hf writes"):
         upload_hf("hf://me/mine", folders / "google")
-    with pytest.raises(ValueError, match="name: expected hf://OWNER/NAME, got hf://me/mine@v1"):
-        upload_hf("hf://me/mine@v1", folders / "hf")
-    with pytest.raises(ValueError, match="name: expected hf://OWNER/NAME, got hf://mine"):
-        upload_hf("hf://mine", folders / "hf")
+    with pytest.raises(OSError, match='does not take it .400: "license" must be one of'):
+        upload_hf("hf://me/mine", folders / "hf", license="none-of-these")
+    hub.refused = 503
+    with pytest.raises(OSError, match="does not take it .503.*; try again later"):
+        upload_hf("hf://me/mine", folders / "hf")
+    use_hub(NOBODY, monkeypatch)
+    with pytest.raises(OSError, match=f"{NOBODY} cannot be asked .*; connect and put it up again"):
+        upload_hf("hf://me/mine", folders / "hf")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE is set; unset it"):
+        upload_hf("hf://me/mine", folders / "hf")
+
+
+def test_a_model_whose_upload_was_cut_off_goes_up_when_it_is_put_up_again(
+    hub, folders, monkeypatch
+):
+    monkeypatch.setenv("HF_TOKEN", "hf_may-write")
+    content = contents(folders / "hf")["model.safetensors"]
+    place = f"/large/{hashlib.sha256(content).hexdigest()}"
+    hub.cuts[place] = 6 * [1000]  # the first time, and when huggingface_hub tries again
+    with pytest.raises(OSError, match="cannot be asked .*; connect and put it up again") as error:
+        upload_hf("hf://me/mine", folders / "hf")
+    assert "\n" not in str(error.value)
+    assert not [path for path in hub.files if path.startswith("/me/")]  # not half of it
+    for times in (1, 0):  # once it is there, the large file is not sent again
+        hub.requests.clear()
+        upload_hf("hf://me/mine", folders / "hf")
+        assert [path for method, path, _ in hub.requests if method == "PUT"] == times * [place]
+        assert hub.files["/me/mine/model.safetensors"] == content
 
 
 def test_released_models_are_those_of_keras_hub():
