@@ -570,6 +570,7 @@ def test_the_command_on_spark(monkeypatch, capsys):
     )
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "data_prep.corpus.spark_extraction", None)
+        patched.delattr("data_prep.corpus.spark_extraction", raising=False)
         with pytest.raises(
             ValueError, match=r"runner: spark needs Apache Spark: .*bert-tf\[spark\]"
         ):
@@ -582,6 +583,7 @@ def test_the_command_on_spark(monkeypatch, capsys):
 
     stand_in = types.SimpleNamespace(extract_corpus=extract)
     monkeypatch.setitem(sys.modules, "data_prep.corpus.spark_extraction", stand_in)
+    monkeypatch.setattr("data_prep.corpus.spark_extraction", stand_in, raising=False)
     extraction.run(options, ["--spark.executor.memory=4g"])
     assert given == [
         (
