@@ -378,15 +378,29 @@ def _fail(message):
     raise OSError(message)
 
 
-def test_a_thread_that_fails_ends_the_job(interrupts):
-    hook = threading.excepthook
+def test_threads_that_fail_end_the_job_once(interrupts):
+    hook, problems = threading.excepthook, []
+
+    def fail():
+        for message in ("a worker is gone", "and another"):
+            try:
+                _fail(message)
+            except OSError as error:
+                arguments = threading.ExceptHookArgs((OSError, error, None, None))
+            try:
+                threading.excepthook(arguments)
+            except Exception as error:
+                problems.append(error)
+
+    thread = threading.Thread(target=fail)
     with pytest.raises(RuntimeError, match="^a worker is gone$"):
         with beam_runner._failing_with_workers():
-            for message in ("a worker is gone", "and another"):
-                thread = threading.Thread(target=_fail, args=(message,))
-                thread.start()
+            thread.start()
+            try:
+                time.sleep(60)  # the job, which waits for what does not come
+            finally:
                 thread.join()
-            time.sleep(60)  # the job, which waits for what does not come
+    assert not problems
     assert threading.excepthook is hook
     with pytest.raises(KeyboardInterrupt), beam_runner._failing_with_workers():
         raise KeyboardInterrupt  # of the user
