@@ -24,7 +24,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -371,16 +371,15 @@ def _main_not_run_again() -> Iterator[None]:
 class _LeftOut:
     """The examples that are left out: how many, and the file of messages on the bad ones."""
 
-    def __init__(self, stream: IO[str], on_bad: OnBad):
-        self._stream, self._on_bad = stream, on_bad
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
         self.bad = self.without_gold_label = 0
 
-    def refuse(self, message: str) -> None:
+    def refuse(self, on_bad: Callable[[str], None], message: str) -> None:
         self.bad += 1
         message = " ".join(message.splitlines())
         self._stream.write(message + "\n")
-        if self._on_bad is not None:
-            self._on_bad(message)
+        on_bad(message)
 
     def skip(self, message: str) -> None:
         self.without_gold_label += 1
@@ -405,13 +404,14 @@ def _write(
     counts: collections.Counter[str] = collections.Counter()
     with contextlib.ExitStack() as stack:
         # Names are given in the reverse order, after all has been written.
-        left_out = _LeftOut(stack.enter_context(write_whole(paths.bad, "w")), on_bad)
+        left_out = _LeftOut(stack.enter_context(write_whole(paths.bad, "w")))
         lengths_file = stack.enter_context(replacing(paths.lengths))
         writer = stack.enter_context(RecordWriter(paths.record))
         pool = stack.enter_context(WorkerPool(num_workers, _RecordMaker, plan.tokenizer, settings))
         name = f"{settings.task.name} {source.split}"
         progress = stack.enter_context(Progress(name, plan.input_lines, "example", show=show))
-        examples = source.read(None if on_bad is None else left_out.refuse, left_out.skip)
+        refuse = None if on_bad is None else functools.partial(left_out.refuse, on_bad)
+        examples = source.read(refuse, left_out.skip)
         with _main_not_run_again() if num_workers > 1 else contextlib.nullcontext():
             for number, result in enumerate(pool.map("make", _chunks(examples, sizes))):
                 framed, chunk_lengths, chunk_counts = result

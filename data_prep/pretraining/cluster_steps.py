@@ -281,18 +281,20 @@ def _fetch(
 
 
 def _chunk_tokens(
-    received: Iterable[tuple[int, bytes, bytes]], dtype: np.dtype
+    received: Sequence[tuple[int, bytes, bytes]], size: int, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
     """Put together what a chunk was sent.
 
     Returns:
         Tokens, and PAIR_DTYPE [B] with starts in them, in the order of the plan.
+
+    Raises:
+        RuntimeError: it is less than the plan says, `size` pairs.
     """
-    received = list(received)
     shares = sorted((part, data) for part, data, _ in received if part != _TOKENS)
-    if not shares:
-        raise RuntimeError("a chunk got 0 of its pairs")
     parts = [np.frombuffer(data, instances.PAIR_DTYPE) for _, data in shares]
+    if (got := sum(map(len, parts))) != size:  # first: tokens are put in place by the pairs
+        raise RuntimeError(f"a chunk got {got} of its {size} pairs")
     pairs = np.concatenate(parts)
     before = np.zeros(shares[-1][0] + 1, np.int64)  # pairs of earlier parts
     before[[part for part, _ in shares]] = np.cumsum([0, *map(len, parts)])[:-1]
@@ -326,9 +328,8 @@ def write_chunk(
     with files.lock:
         index, vocabulary = index_of(job), _vocabulary(job)
     received = list(received)
-    tokens, pairs = _chunk_tokens(received, index.tokens.dtype)
-    if len(pairs) != (size := job.files.read_json(job.path("sizes.json"))[number]):
-        raise RuntimeError(f"a chunk got {len(pairs)} of its {size} pairs")
+    size = job.files.read_json(job.path("sizes.json"))[number]
+    tokens, pairs = _chunk_tokens(received, size, index.tokens.dtype)
     buffer = io.BytesIO()
     statistics = write_chunk_records(
         job.options,

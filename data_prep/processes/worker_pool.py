@@ -24,8 +24,8 @@ def _start(factory: Callable[..., Any], arguments: tuple) -> None:
     global _worker
     _worker = factory(*arguments)
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    assert parent is not None  # noqa: S101  (the pool's)
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
 
 def _end_with(sentinel: int) -> None:

@@ -89,8 +89,7 @@ class _Embeddings(Plan):
     def load(self, options: EmbeddingOptions, start: InitialModel) -> LoadedModel:
         """Load the encoder alone: any BERT has vectors, whatever its heads."""
         start, is_own = used_model(options, start)
-        if start.checkpoint is None:
-            raise InputError("model_dir: needed without --do_train")
+        assert start.checkpoint is not None  # noqa: S101 - as for `find_trained`
         if is_own:
             print(
                 f"{options.output_dir}: its fine-tuned model is used, as {start.description} was "

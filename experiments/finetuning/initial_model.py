@@ -151,7 +151,7 @@ def load_trained(options: FineTuningOptions, start: InitialModel, kind: str) -> 
 
 def find_trained(
     options: FineTuningOptions, start: InitialModel, kind: str
-) -> tuple[LoadedModel, pathlib.Path | None]:
+) -> tuple[LoadedModel, pathlib.Path]:
     """Load the fine-tuned model that evaluation and prediction are of, and say where it lies.
 
     Args:
@@ -160,7 +160,7 @@ def find_trained(
         kind: key of `tasks.KINDS`.
 
     Returns:
-        The model, and its folder; None of random weights.
+        The model, and its folder.
 
     Raises:
         InputError: it is of another kind.
@@ -169,9 +169,9 @@ def find_trained(
     set_precision(options.training.precision)
     head = get_kind(kind).head
     path = start.weights_path
-    folder = path.parent if path else None
-    if folder is not None:
-        _check_kind(folder, kind)
+    assert path is not None  # noqa: S101 - without --do_train there is a checkpoint, and after it
+    folder = path.parent
+    _check_kind(folder, kind)
     try:
         return load_model(start.checkpoint, kind=head), folder
     except ValueError as error:

@@ -24,7 +24,7 @@ def png_of(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def draw_bars(table: Table, results: Sequence[Sequence[Result | None]]) -> bytes:
+def draw_bars(table: Table, results: Sequence[Sequence[Result]]) -> bytes:
     """Draw a bar for each row in a panel for each column, ours with deviation, the paper's as o."""
     columns = len(table.columns)
     across = min(columns, 4)
@@ -44,9 +44,9 @@ def draw_bars(table: Table, results: Sequence[Sequence[Result | None]]) -> bytes
         axis.set_title(table.columns[number], fontsize=10)
         for place, (row, row_results) in enumerate(zip(table.rows, results, strict=True)):
             result, cell = row_results[number], row.cells[number]
-            if result is not None and result.mean is not None:
+            if result.mean is not None:
                 axis.barh(place, result.mean, xerr=result.std, color="#4c72b0", height=0.6)
-            if cell is not None and cell.paper is not None:
+            if cell.paper is not None:
                 axis.plot(cell.paper, place, "o", color="#c44e52", fillstyle="none")
         axis.set_yticks(range(len(labels)), labels, fontsize=9)
         axis.grid(axis="x", alpha=0.3)
@@ -93,7 +93,7 @@ def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
 
 
 def draw_finetuning_curves(
-    table: Table, results: Sequence[Sequence[Result | None]], root: pathlib.Path
+    table: Table, results: Sequence[Sequence[Result]], root: pathlib.Path
 ) -> bytes | None:
     """Draw the loss of fine-tuning over steps, or None where no run left one.
 
@@ -105,8 +105,6 @@ def draw_finetuning_curves(
     for number, title in enumerate(table.columns):
         for place, (row, row_results) in enumerate(zip(table.rows, results, strict=True)):
             result, cell = row_results[number], row.cells[number]
-            if cell is None or result is None:
-                continue
             for name in dict(cell.choices)[result.choice]:
                 read = read_metrics_or_nothing(root / name / METRICS_NAME, "train")
                 points = [(line["step"], line["loss"]) for line in read if "loss" in line]

@@ -18,7 +18,7 @@ from experiments.paper_tables.pages import Block, to_markdown, to_page
 from experiments.paper_tables.pictures import draw_bars, draw_curves, draw_finetuning_curves
 from experiments.paper_tables.recipes import Scale
 from experiments.paper_tables.results import Result, result_of
-from experiments.paper_tables.runs import TAGGER_RESULT, Cell
+from experiments.paper_tables.runs import TAGGER_RESULT
 from experiments.paper_tables.tables import Table
 
 _CURVES = (
@@ -36,10 +36,6 @@ def _ours(result: Result) -> str:
         return "-"
     spread = f" ± {result.std:.1f}" if result.std is not None else ""
     return f"{result.mean:.1f}{spread}"
-
-
-def _theirs(cell: Cell) -> str:
-    return "" if cell.paper is None else f"{cell.paper:g}"
 
 
 def write_report(
@@ -71,10 +67,7 @@ def write_report(
     root = pathlib.Path(root)
     folder = root / f"table{table.number}"
     folder.mkdir(parents=True, exist_ok=True)
-    results = [
-        [None if cell is None else result_of(cell, root) for cell in row.cells]
-        for row in table.rows
-    ]
+    results = [[result_of(cell, root) for cell in row.cells] for row in table.rows]
     title = f"Table {table.number}: {table.title} ({scale.name} scale: {scale.words})"
     blocks = [_figures(table, results), *_searches(table, results)]
     blocks.append(Block("Bars", picture=("bars.png", draw_bars(table, results))))
@@ -100,28 +93,25 @@ def write_report(
     return paths
 
 
-def _figures(table: Table, results: Sequence[Sequence[Result | None]]) -> Block:
+def _figures(table: Table, results: Sequence[Sequence[Result]]) -> Block:
     rows = []
     for row, row_results in zip(table.rows, results, strict=True):
         cells = [(row.label, "")]
         for cell, result in zip(row.cells, row_results, strict=True):
-            if cell is None or result is None:
-                cells.append(("", ""))
-                continue
             count = len(result.values)
             small = [f"n = {count}"] if count else []
             small += [f"{result.missing} failed or not run"] if result.missing else []
-            small += [f"paper {_theirs(cell)}"] if cell.paper is not None else []
+            small += [f"paper {cell.paper:g}"] if cell.paper is not None else []
             cells.append((_ours(result), ", ".join(small)))
         rows.append(tuple(cells))
     return Block("Figures", table.note, ("", *table.columns), tuple(rows))
 
 
-def _searches(table: Table, results: Sequence[Sequence[Result | None]]) -> Iterable[Block]:
+def _searches(table: Table, results: Sequence[Sequence[Result]]) -> Iterable[Block]:
     rows = []
     for row, row_results in zip(table.rows, results, strict=True):
         for title, result in zip(table.columns, row_results, strict=True):
-            if result is None or len(result.others) < 2:
+            if len(result.others) < 2:
                 continue
             for label, mean in result.others.items():
                 best = "chosen" if label == result.choice else ""

@@ -19,10 +19,10 @@ from experiments.paper_tables.runs import Cell, RunsOfTable, folder_of
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line: its label and a cell for each column, None where the table has none."""
+    """One line: its label and a cell for each column."""
 
     label: str
-    cells: tuple[Cell | None, ...]
+    cells: tuple[Cell, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -360,3 +361,72 @@ def test_real_text_gives_the_same_records(tmp_path, shared_data):
     assert made[0] == made[1]
     counts = made[0][1]["0.manifest.json"]["counts"]
     assert counts["instances"] > 10_000
+
+
+# === Threads of the runner, without one ===
+
+
+@pytest.fixture
+def interrupts():
+    """Let SIGINT be what it is in a command, whatever runs the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def _fail(message):
+    raise OSError(message)
+
+
+def test_threads_that_fail_end_the_job_once(interrupts):
+    hook, problems = threading.excepthook, []
+
+    def fail():
+        for message in ("a worker is gone", "and another"):
+            try:
+                _fail(message)
+            except OSError as error:
+                arguments = threading.ExceptHookArgs((OSError, error, None, None))
+            try:
+                threading.excepthook(arguments)
+            except Exception as error:
+                problems.append(error)
+
+    thread = threading.Thread(target=fail)
+    with pytest.raises(RuntimeError, match="^a worker is gone$"):
+        with beam_runner._failing_with_workers():
+            thread.start()
+            try:
+                time.sleep(60)  # the job, which waits for what does not come
+            finally:
+                thread.join()
+    assert not problems
+    assert threading.excepthook is hook
+    with pytest.raises(KeyboardInterrupt), beam_runner._failing_with_workers():
+        raise KeyboardInterrupt  # of the user
+
+
+def test_a_job_that_cannot_tidy_up_is_ended(interrupts, monkeypatch, capsys):
+    ended = threading.Event()
+    statuses = []
+    monkeypatch.setattr(beam_runner, "_TIDYING_SECONDS", 0)
+    monkeypatch.setattr(beam_runner.os, "_exit", lambda x: statuses.append(x) or ended.set())
+    with pytest.raises(RuntimeError, match="^a worker is gone$"):
+        with beam_runner._failing_with_workers():
+            thread = threading.Thread(target=_fail, args=("a worker is gone",))
+            thread.start()
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                assert ended.wait(60)
+                raise
+    assert statuses == [1]
+    told = "create_pretraining_data: a job failed: a worker is gone"
+    assert told in capsys.readouterr().err
+
+
+def test_how_much_beam_tells_can_be_chosen():
+    quiet = "--default_sdk_harness_log_level=WARNING"
+    assert quiet in beam_runner._pipeline_arguments("DirectRunner", 1, [])
+    chosen = ["--default_sdk_harness_log_level=DEBUG"]
+    assert quiet not in beam_runner._pipeline_arguments("DirectRunner", 1, chosen)

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from bert_tf import files as bert_files
 from data_prep.cluster import jobs
 from data_prep.cluster.files import FsspecFiles
 from data_prep.corpus import cluster_extraction, extraction
@@ -192,3 +193,44 @@ def test_nothing_but_markup_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"no documents with text in 1 input .* \(3 were read"):
         extract([str(tmp_path / "in")], tmp_path / "out", Options())
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_error_in_the_first_lines_and_one_that_the_whole_file_has_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_extraction, "UNIT_BYTES", 97)
+    path = tmp_path / "in"
+    path.write_bytes(WIKI.encode().replace(b"H\xc3\xa9llo 0", b"H\xe9llo 0"))
+    said = []
+    for run in (extract_locally, extract):
+        out = tmp_path / run.__name__
+        out.mkdir()
+        with pytest.raises(ValueError) as caught:
+            run([str(path)], out, Options())
+        said.append(str(caught.value))
+    assert said[0] == said[1] and said[0].startswith(f"{path}:4: byte 2 is not UTF-8")
+
+    def read(path, options, part=None):  # as of a file that is mended meanwhile
+        if part is not None and part.start:
+            raise ValueError("of the part")
+        return iter(())
+
+    monkeypatch.setattr(extraction, "read_documents", read)
+    with pytest.raises(ValueError, match="^of the part$"):
+        extract([str(path)], out, Options(format="wikiextractor"))
+
+
+def test_text_may_go_to_another_file_system(tmp_path):
+    (tmp_path / "in").write_text(WIKI)
+    files, folder = FsspecFiles(), f"memory://{tmp_path}"
+    files.make_folder(folder)
+    counts = cluster_extraction.extract_corpus(
+        [str(tmp_path / "in")],
+        f"{folder}/out.txt",
+        Options(),
+        None,
+        files,
+        lambda job: InTurn(job, False),
+    )
+    assert extraction.extract_corpus([str(tmp_path / "in")], str(tmp_path / "out.txt")) == counts
+    assert files.read(f"{folder}/out.txt") == (tmp_path / "out.txt").read_bytes()
+    system, name = bert_files.file_system(folder)
+    assert [found.rpartition("/")[2] for found in system.ls(name, False)] == ["out.txt"]

@@ -15,6 +15,7 @@ from bert_tf.records.schema import (
     span_features,
     token_classification_features,
 )
+from data_prep.finetuning import task_records
 from data_prep.finetuning.options import DataOptions, TaskRecordsOptions, find_sources
 from tests.support import command_options
 
@@ -312,3 +313,18 @@ def test_real_tasks_from_the_command_line(tmp_path, shared_data):
         assert done.returncode == 0, done.stderr
         counts = {path.name.split(".")[0]: scan_records(path) for path in out.glob("*.tfrecord")}
         assert counts == splits
+
+
+def test_examples_without_a_gold_label_are_counted(tmp_path, capsys):
+    lines = ["index\tgenre\tsentence1\tsentence2\tlabel1\tgold_label"]
+    lines += [
+        f"{i}\tx\thello\tstop\tneutral\t{gold}" for i, gold in enumerate(("-", "neutral", "-"))
+    ]
+    _write(tmp_path, "train.tsv", "".join(f"{line}\n" for line in lines))
+    arguments = [f"--vocab_file={VOCAB}", "--task_name=MNLI", f"--data_dir={tmp_path}"]
+    arguments += [f"--output_dir={tmp_path / 'out'}", "--num_workers=1", "--max_seq_length=9"]
+    task_records.run(command_options.parse(TaskRecordsOptions, arguments))
+    printed = capsys.readouterr().out
+    assert "train: 1 examples, 1 records, " in printed
+    assert "train: left out 2 examples without a gold label\n" in printed
+    assert "bad examples" not in printed

@@ -4,8 +4,10 @@ import collections
 import dataclasses
 import gzip
 import hashlib
+import io
 import itertools
 import json
+import logging
 import os
 import pathlib
 import random
@@ -14,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -29,6 +32,7 @@ from data_prep.pretraining import (
     local_runner,
     manifest,
     original_order,
+    run,
     token_store,
     units,
 )
@@ -1135,3 +1139,83 @@ def test_accents_can_be_kept_in_lower_case(tmp_path, capsys):
         for described in (made[strip_accents], made[strip_accents]["flags"]):
             assert described.get("strip_accents") is strip_accents
             assert ("strip_accents" in described) == (strip_accents is not None)
+
+
+# === The command ===
+
+
+def _command(**changes):
+    """Return what is read from flags, and the flags."""
+    values = flags.FlagValues()
+    define_flags(values)
+    given = {"input_file": GOLDEN / "tiny_1.txt", "output_file": "a", "vocab_file": "v", **changes}
+    values(["create", *(f"--{name}={value}" for name, value in given.items())])
+    return options_from_flags(values)
+
+
+def test_names_and_numbers_of_files():
+    with pytest.raises(ValueError, match="num_shards: give one --output_file with it, or list"):
+        _command(output_file="a,b", num_shards=2)
+    assert _command(num_shards=2)[1].output_files == ("a-00000-of-00002", "a-00001-of-00002")
+    assert shard_names("a.tfrecord", 1) == ("a.tfrecord",)
+    for name in ("input_files", "output_files"):
+        with pytest.raises(ValueError, match=f"{name}: expected at least one file"):
+            _tiny_options(pathlib.Path(), **{name: ()})
+    with pytest.raises(ValueError, match="num_workers must be at least 1, got 0"):
+        create_pretraining_data(_tiny_options(pathlib.Path()), 0, False)
+
+
+@pytest.mark.parametrize(
+    ("runner", "module", "extra"),
+    [("spark", "spark_runner", "spark"), ("FlinkRunner", "beam_runner", "beam")],
+)
+def test_a_cluster_is_told_what_the_flags_say(monkeypatch, capsys, runner, module, extra):
+    command, options = _command(runner=runner, num_workers=3)
+    name = f"data_prep.pretraining.{module}"
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, name, None)
+        patched.delattr(f"data_prep.pretraining.{module}", raising=False)
+        with pytest.raises(ValueError, match=rf"runner: {runner} needs .*'bert-tf\[{extra}\]'"):
+            run._create(command, options, [])
+    given = []
+    stand_in = types.SimpleNamespace(create_pretraining_data=lambda *x: given.append(x) or {})
+    monkeypatch.setitem(sys.modules, name, stand_in)
+    monkeypatch.setattr("data_prep.pretraining." + module, stand_in, raising=False)
+    level = logging.getLogger("apache_beam").level
+    assert run._create(command, options, ["--x=y"]) == {}
+    where = (command.spark_master, 3) if runner == "spark" else (runner, 3)
+    assert given == [(options, *where, ["--x=y"])]
+    assert logging.getLogger("apache_beam").level == level  # a cluster's notes tell where to look
+
+
+def test_what_is_told_of_records_elsewhere_and_of_none(tmp_path, monkeypatch, capsys):
+    options = _tiny_options(tmp_path)
+    pathlib.Path(options.output_files[0]).write_bytes(b"")
+    assert first_example(options) == ""
+    counts = dict.fromkeys(("instances", "documents", "sentences", "tokens"), 1234)
+    counts |= dict.fromkeys(("random_next_fraction", "unknown_token_rate"), 0.125)
+    made = {"counts": {**counts, "padding_fraction": 0.5}, "file_bytes": [5678]}
+    remote = _tiny_options(tmp_path, output_files=("memory://b/x",))
+    for runner, told in (("spark", remote), ("local", options)):
+        values = types.SimpleNamespace(FLAGS=types.SimpleNamespace(runner=runner))
+        monkeypatch.setattr(run, "flags", values)
+        run._report(told, made)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "1,234 instances from 1,234 documents, 1,234 sentences, 1,234 tokens"
+        assert lines[1] == "random next 12.5%, unknown tokens 12.50%, padding 50.0%"
+        # A record of a file that workers wrote elsewhere is not fetched to be shown.
+        assert lines[2:] == [
+            *[""] * (told is options),
+            f"wrote {told.output_files[0]} (5,678 bytes)",
+        ]
+
+
+def test_counts_of_an_earlier_version_stay_without_what_it_did_not_count():
+    statistics = manifest.Statistics()
+    statistics._add_labels(np.array([0, 3, 0, 2]))
+    statistics.held = None
+    buffer = io.BytesIO()
+    statistics.write(buffer)
+    loaded = manifest.Statistics.load(io.BytesIO(buffer.getvalue()))
+    assert loaded.held is None and loaded.unused_token_rate() is None
+    assert loaded.labels.tolist() == [0, 3, 0, 2]

@@ -17,6 +17,7 @@ from bert_tf.tokenization.graph_tokenizer import TextToIds
 from bert_tf.tokenization.vocabulary import load_vocab
 from bert_tf.tokenization.wordpiece import FullTokenizer
 from bert_tf.weights.load import load_model
+from bert_tf.weights.locate import locate
 from bert_tf.weights.new_words import load_with_new_words
 from bert_tf.weights.save import save_hf, save_keras, save_model_directory
 from data_prep.corpus import extended_model
@@ -404,3 +405,22 @@ def test_all_tokenizers_make_one_piece_of_a_new_word(tmp_path, tokenizer):
     short = [word for word in words if len(word) <= 100]  # their tokenizer looks up 100 at most
     ids = fast.encode(" ".join(short), add_special_tokens=False).ids
     assert ids == [i for i, word in zip(expected, words, strict=True) if word in short]
+
+
+def test_a_preset_of_keras_hub_is_extended_as_one(tmp_path, tokenizer, monkeypatch, capsys):
+    """What writes a preset has tests of its own, and takes seconds to import."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    save_model_directory(source, HEADS["encoder"].make(CONFIG), tokenizer)
+    TrainedTask("classification", max_seq_length=13).write(source)  # for which a preset has no file
+    monkeypatch.setattr(
+        extended_model, "locate", lambda path: dataclasses.replace(locate(path), format="keras_hub")
+    )
+    monkeypatch.setattr(extended_model, "save_keras_hub", save_model_directory)
+    words = tmp_path / "words.txt"
+    words.write_text("myocardial\n")
+    run(CommandOptions(str(words), model_dir=str(source), output_dir=str(target)))
+    told = capsys.readouterr().out
+    assert f"wrote {target}: encoder model, KerasHub preset; the rows of 1 words are" in told
+    loaded = load_model(target)
+    assert loaded.tokenizer is not None and loaded.tokenizer.encode("Myocardial") == [1]
+    assert read_trained_task(target) is None

@@ -7,6 +7,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 import unicodedata
 
 import pytest
@@ -554,3 +555,49 @@ def test_long_sentences_can_be_cut(tmp_path):
         [path], str(tmp_path / "o"), options=Options(max_sentence_characters=100)
     )
     assert not counts.long_sentence_characters
+
+
+def test_the_command_on_spark(monkeypatch, capsys):
+    """What it is told; the runner itself has tests of its own."""
+    options = CommandOptions(
+        ("a*", "b"),
+        "out.txt",
+        "held.txt",
+        runner="spark",
+        spark_master="local[2]",
+        num_workers=3,
+        extraction=Options(heldout_fraction=0.5),
+    )
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "data_prep.corpus.spark_extraction", None)
+        patched.delattr("data_prep.corpus.spark_extraction", raising=False)
+        with pytest.raises(
+            ValueError, match=r"runner: spark needs Apache Spark: .*bert-tf\[spark\]"
+        ):
+            extraction.run(options)
+    given = []
+
+    def extract(paths, output_file, **arguments):
+        given.append((paths, output_file, arguments))
+        return extraction.Counts(documents=2, sentences=5, bytes=1_300_000, heldout_documents=1)
+
+    stand_in = types.SimpleNamespace(extract_corpus=extract)
+    monkeypatch.setitem(sys.modules, "data_prep.corpus.spark_extraction", stand_in)
+    monkeypatch.setattr("data_prep.corpus.spark_extraction", stand_in, raising=False)
+    extraction.run(options, ["--spark.executor.memory=4g"])
+    assert given == [
+        (
+            ("a*", "b"),
+            "out.txt",
+            {
+                "options": options.extraction,
+                "heldout_output_file": "held.txt",
+                "master": "local[2]",
+                "num_workers": 3,
+                "spark_arguments": ["--spark.executor.memory=4g"],
+                "show_progress": True,
+            },
+        )
+    ]
+    printed = capsys.readouterr().out
+    assert "out.txt: 2 documents, 5 sentences, 1.3 MB" in printed and "held.txt: 1 doc" in printed

@@ -147,3 +147,27 @@ def test_corpus_of_this_python(tmp_path):
     lines = set(filter(None, train.split("\n")))
     assert len(lines & set(heldout.split("\n"))) < 0.02 * len(heldout.split("\n"))
     assert "Return true if" in train or "Return True if" in train
+
+
+def test_the_command_tells_what_it_wrote(monkeypatch, capsys):
+    def write(output_file, heldout_output_file, heldout_fraction):
+        assert (output_file, heldout_output_file, heldout_fraction) == ("a.txt", heldout, 0.25)
+        return python_docs.Counts(
+            documents=1234,
+            sentences=56789,
+            bytes=7_650_000,
+            heldout_documents=12,
+            heldout_sentences=3456,
+            heldout_bytes=80_000,
+        )
+
+    monkeypatch.setattr(python_docs, "write_python_docs", write)
+    lines = [
+        "a.txt: 1,234 documents, 56,789 sentences, 7.65 MB",
+        "b.txt: 12 documents, 3,456 sentences, 0.08 MB",
+    ]
+    for heldout in ("b.txt", None):
+        python_docs.run(python_docs.CommandOptions("a.txt", heldout, heldout_fraction=0.25))
+        *found, last = capsys.readouterr().out.splitlines()
+        assert found == lines[: 2 if heldout else 1]
+        assert last.startswith(f"documentation of Python {sys.version.split()[0]}, read in ")

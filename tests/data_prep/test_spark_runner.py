@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from data_prep.cluster import jobs
 from data_prep.corpus import cluster_extraction, extraction
 from data_prep.pretraining import local_runner
 from data_prep.pretraining.options import shard_names
@@ -372,3 +373,13 @@ def test_a_worker_that_stands_still_changes_nothing(tmp_path, small_steps, troub
             assert process.wait(timeout=1000) == 0, log.read_text()
     assert files_of(out)[0] == files_of(expected_folder)[0]
     assert not list(out.glob("x.work-*"))
+
+
+def test_a_part_may_give_any_number_of_elements():
+    def times(number, factor):
+        return [number * factor] * number
+
+    step = jobs.Step("x", "flat_map", times, (10,))
+    assert [*spark_jobs._Part(step)(iter([2, 0, 1]))] == [20, 20, 10]
+    step = jobs.Step("x", "map", times, (10,))
+    assert [*spark_jobs._Part(step)(iter([2, 0, 1]))] == [[20, 20], [], [10]]

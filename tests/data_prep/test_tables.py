@@ -318,3 +318,17 @@ def test_doubtful_labels_are_warned_of(tmp_path, capsys):
     assert "\"['a', 'b']\" looks like a list, but is one label" in told
     assert "warning" not in _told(tmp_path, capsys, ["1", "2", "x", "nan"] * 5)
     assert "warning" not in _told(tmp_path, capsys, ["a", "b"])
+
+
+def test_a_first_row_that_cannot_be_read_does_not_tell_the_labels(tmp_path):
+    path = _write(tmp_path, "t.jsonl", '{"text": "a", "label"\n{"text": "b", "label": "x"}\n')
+    with pytest.raises(ValueError, match="t.jsonl, line 1: not JSON: "):
+        tables.has_labels(path, ONE)
+
+
+def test_one_label_of_several_may_be_a_number(tmp_path):
+    path = _write(tmp_path, "t.jsonl", '{"text": "a", "label": 7}\n{"text": "b", "label": true}\n')
+    assert _labels(path, kind="multi_label") == [("7",), ("true",)]
+    path = _write(tmp_path, "t.jsonl", '{"text": "a", "label": null}\n')
+    with pytest.raises(ValueError, match="line 1: column 'label': .* whole number, got NoneType"):
+        _labels(path, kind="multi_label")

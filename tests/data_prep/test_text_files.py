@@ -4,12 +4,13 @@ import bz2
 import gzip
 import subprocess
 import sys
+import types
 
 import pytest
 
 from bert_tf.tokenization.vocabulary import check_special_tokens, load_vocab
 from data_prep.corpus.extraction import Options, extract_corpus
-from data_prep.corpus.text_files import check_text
+from data_prep.corpus.text_files import check_text, expand_patterns, input_bytes, open_input
 from data_prep.corpus.vocabulary import read_lines
 from data_prep.pretraining import original_order
 
@@ -113,3 +114,19 @@ def test_more_shards_than_files_may_be_open(monkeypatch):
     assert set_to == [(564, 1000)]
     with pytest.raises(ValueError, match="num_shards: .* at most 936 shards, got 1100"):
         original_order._allow_open_files(1100)
+
+
+def test_a_file_system_that_nobody_knows(monkeypatch):
+    for module in (None, types.SimpleNamespace(FileSystems=_NoFileSystems)):
+        monkeypatch.setitem(sys.modules, "apache_beam.io.filesystems", module)
+        for ask in (open_input, input_bytes, expand_patterns):
+            with pytest.raises(ValueError, match="nosuch.*: Protocol not known: nosuch"):
+                ask("nosuch://b/x.txt")
+
+
+class _NoFileSystems:
+    """As Apache Beam's, where it does not know the path's either."""
+
+    @staticmethod
+    def get_filesystem(path):
+        raise ValueError(f"Unable to get filesystem from specified path: {path}")

@@ -125,3 +125,15 @@ def test_the_readers_find_official_files(tmp_path):
     assert reader.find_file(task, str(tmp_path), "train") == str(path)
     (group,) = reader.read_file(task, str(path), "train", None, None)
     assert group.score == 0.4 and reader.texts(group) == ("w1", "w2")
+
+
+def test_bad_lines_of_sts_and_a_table_without_rows(tmp_path):
+    path = write(tmp_path / "dev.tsv", STS + "0\tx\t1\tw1\t \n1\tx\t-6\tw1\tw2\n2\tx\t5\tw1\tw2\n")
+    bad = []
+    (group,) = text_groups.read_sts(path, "dev", 5.0, bad.append)
+    assert group.guid == "dev-2"
+    assert bad[0] == f"{path}, line 2: a sentence: expected text, got none"
+    assert bad[1].startswith(f"{path}, line 3: expected a score of -5 to 5, got -6")
+    path = write(tmp_path / "x.csv", "a,b\n")
+    with pytest.raises(ValueError, match="x.csv: no examples: the file has but a header"):
+        [*text_groups.read_table(path, columns(), (), "train", 1.0, bad.append)]
