@@ -357,7 +357,7 @@ REGISTERED = (
     "imports",
     [
         "import keras, bert_tf",
-        "import bert_tf, keras",
+        pytest.param("import bert_tf, keras", marks=pytest.mark.thorough),
         pytest.param("import keras, bert_tf.models.layers", marks=pytest.mark.thorough),
         pytest.param("import keras, bert_tf.training.losses", marks=pytest.mark.thorough),
         pytest.param("import bert_tf.training.optimizers, keras", marks=pytest.mark.thorough),

@@ -575,6 +575,7 @@ def test_where_every_combination_diverged_each_is_named(model_dir, tables, tmp_p
         run(model_dir, tmp_path, **given)
 
 
+@pytest.mark.thorough(traced=True)
 @pytest.mark.parametrize("seeds", ["5", pytest.param("5,11", marks=pytest.mark.slow)])
 def test_a_model_of_other_origin_is_not_replaced(model_dir, tables, tmp_path, seeds):
     given = {**own(tables), "do_train": True, "num_train_steps": 1, "seeds": seeds}
@@ -787,6 +788,7 @@ def test_what_is_frozen_stays_and_the_rest_learns(model_dir, tables, tmp_path, g
         assert same == any(pattern in weight.path for pattern in patterns), weight.path
 
 
+@pytest.mark.thorough(traced=True)
 @pytest.mark.parametrize(
     "kind", ["regression", pytest.param("multi_label", marks=pytest.mark.slow)]
 )
@@ -986,6 +988,7 @@ def write_glue(folder, task, train, dev, test):
     (folder / "test.tsv").write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.thorough(traced=True)
 def test_a_task_of_glue_writes_the_file_to_submit(model_dir, tmp_path):
     write_glue(tmp_path / "SST-2", "SST-2", sentences(97, 1), sentences(31, 2), sentences(17, 3))
     output = tmp_path / "run"

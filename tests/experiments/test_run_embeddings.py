@@ -190,6 +190,7 @@ OFFICIAL = {
 }
 
 
+@pytest.mark.thorough(traced=True)
 def test_scores_are_followed(data, tmp_path):
     changes = {"num_train_epochs": 5, "data_dir": data, "sentence_transformers": False}
     former = tmp_path / "sentence_transformers"

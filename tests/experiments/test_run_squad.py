@@ -178,6 +178,7 @@ def test_the_best_weights_of_both_evaluations_were_kept(run_v1):
     assert read(folder / "eval_results.json")["f1"] == pytest.approx(max(evaluated))
 
 
+@pytest.mark.thorough(traced=True)
 def test_a_second_run_finds_everything_made(run_v1, capsys):
     folder = run_v1["output_dir"]
     record_files = sorted(folder.glob("records/*/*.tfrecord"))
@@ -313,6 +314,7 @@ def test_version_2_chooses_by_the_best_threshold(run_v2, capsys):
     assert "no answer to all questions would have F1 10.71 %" in printed
 
 
+@pytest.mark.thorough(traced=True)
 @pytest.mark.parametrize(
     "context",
     [
@@ -482,6 +484,7 @@ OWN_QUESTIONS = (
 )
 
 
+@pytest.mark.thorough(traced=True)
 def test_it_learns_a_handful_of_questions(tmp_path):
     words = dict.fromkeys((OWN_CONTEXT + " what who ? horse").lower().split())
     vocab = tmp_path / "vocab.txt"

@@ -139,10 +139,13 @@ _THOROUGH = (
     "causal",
     "corrupt_skipping",
     "dynamic_whole_words",
+    "evaluation",
+    "gzip",
     "length_bins_dynamic",
     "length_bins_small_pools",
     "packed_dynamic",
     "second_phase",
+    "small_buffer",
 )
 
 

@@ -277,6 +277,7 @@ def size_of(folder):
     return sum(path.stat().st_size for path in folder.glob("variables/*data*"))
 
 
+@pytest.mark.thorough(traced=True)
 def test_weights_in_half_precision(vocab_file, tmp_path):
     served, expected, folder = half_precision(
         vocab_file, tmp_path / "half", "float16", ids_only=True

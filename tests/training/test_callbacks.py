@@ -131,6 +131,7 @@ def test_callbacks_are_told_what_fit_tells_them(records_file, tmp_path):
     assert compared == len(NAMES) * (8 + 2 + 2 * 2 + 2)  # batches, evaluations, epochs, the end
 
 
+@pytest.mark.thorough(traced=True)
 def test_callbacks_of_keras_work_and_change_no_step(records_file, tmp_path, whole):
     said = []
     path = tmp_path / "best.keras"
