@@ -301,7 +301,7 @@ def test_wrong_adapters_and_layers_are_refused(model_dir, tables, tmp_path, give
         run(model_dir, tmp_path, **own(tables), do_train=True, **given)
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_seeds_give_a_table_and_the_best_model(model_dir, tables, tmp_path, capsys):
     given = {**own(tables), "do_train": True, "do_eval": True, "num_train_epochs": 1}
     run(model_dir, tmp_path, **{**given, "seeds": "5,11,3"})
@@ -988,7 +988,7 @@ def write_glue(folder, task, train, dev, test):
     (folder / "test.tsv").write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_a_task_of_glue_writes_the_file_to_submit(model_dir, tmp_path):
     write_glue(tmp_path / "SST-2", "SST-2", sentences(97, 1), sentences(31, 2), sentences(17, 3))
     output = tmp_path / "run"
@@ -1133,7 +1133,7 @@ def test_bad_flags_are_refused(model_dir, tables, tmp_path, given, message):
         run(model_dir, tmp_path, **{**own(tables), **given})
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

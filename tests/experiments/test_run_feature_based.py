@@ -115,7 +115,7 @@ def test_what_tags_mean_is_one_in_all_files(tmp_path):
     assert [s.tags for s in found["eval"]] == [("B-LOC", "I-LOC")]
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_the_kept_tagger_gives_the_figures(one_run, data):
     """Through the encoder anew, word by word, without the script's batches or cache."""
     folder, results = one_run

@@ -237,7 +237,7 @@ def test_a_fold_is_tagged_as_its_part_of_the_file_is(data, tmp_path, context):
         ]
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_tags_that_training_lacks_count_as_missed(data, trained, tmp_path, capsys):
     text = "w1 B-PER\nw6 I-PER\nw20 O\n\nw11 B-LOC\nw21 B-NEW\nw22 I-NEW\nw23 B-NEW\n"
     (tmp_path / "dev.conll").write_text(text)
@@ -316,7 +316,7 @@ def test_columns_schemes_and_context(data, tmp_path, capsys):
     assert right > 0.8  # the rows of windows are those of their words
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_data_dir_and_bad_sentences(data, tmp_path, capsys):
     folder = tmp_path / "data"
     folder.mkdir()

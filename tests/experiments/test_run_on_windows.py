@@ -85,7 +85,7 @@ def finished(model_dir, tmp_path_factory):
     return output, tables
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_what_stands_beyond_a_sequence_is_learnt(finished):
     output, _ = finished
     assert json.loads((output / "eval_results.json").read_text())["eval_accuracy"] > 0.9

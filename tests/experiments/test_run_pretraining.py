@@ -407,7 +407,7 @@ def test_frozen_weights_stay_and_lower_layers_learn_less(data, tmp_path):
     assert not any(f"{path}/adam_m" in slots for path in frozen)
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_evaluates_a_finished_run_and_continues_from_its_weights(data, whole, tmp_path):
     folder = tmp_path / "other"
     output = finish(

@@ -139,7 +139,7 @@ def run_v1(tmp_path_factory, model_dir):
     return given
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_scores_are_those_of_the_predictions(run_v1):
     folder = run_v1["output_dir"]
     references = squad_metrics.read_references(GOLDEN / "v1.json")
@@ -178,7 +178,7 @@ def test_the_best_weights_of_both_evaluations_were_kept(run_v1):
     assert read(folder / "eval_results.json")["f1"] == pytest.approx(max(evaluated))
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_a_second_run_finds_everything_made(run_v1, capsys):
     folder = run_v1["output_dir"]
     record_files = sorted(folder.glob("records/*/*.tfrecord"))
@@ -314,7 +314,7 @@ def test_version_2_chooses_by_the_best_threshold(run_v2, capsys):
     assert "no answer to all questions would have F1 10.71 %" in printed
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "context",
     [
@@ -484,7 +484,7 @@ OWN_QUESTIONS = (
 )
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_it_learns_a_handful_of_questions(tmp_path):
     words = dict.fromkeys((OWN_CONTEXT + " what who ? horse").lower().split())
     vocab = tmp_path / "vocab.txt"

@@ -66,7 +66,7 @@ def test_the_mix_is_that_of_elmo():
     assert {weight.path.rpartition("/")[2] for weight in layer.weights} == {"mix_weights", "scale"}
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_the_mix_is_learned_and_saved(tmp_path):
     """Labels depend on one of the layers mixed: its weight grows."""
     keras.utils.set_random_seed(7)

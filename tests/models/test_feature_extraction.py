@@ -62,7 +62,7 @@ def alone(encoder, window):
     return np.stack([keras.ops.convert_to_numpy(state)[0] for state in states])
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("batch_size", "chunk_batches"),
     [

@@ -59,7 +59,7 @@ def test_quantized_models_come_back_as_they_were(kind, mode, policy):
     policy_checks.check_quantized(kind, mode, policy)
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_features_are_those_of_the_quantized_encoder():
     encoder = policy_checks.make_model("encoder")
     texts = [TokenWindow((2, 3, 5, 7))]

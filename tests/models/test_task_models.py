@@ -286,7 +286,7 @@ def test_word_embeddings_are_tied(golden, batch):
     assert (np.abs(rows).max(-1) > 1e-4).all()
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 @saves
 def test_without_next_sentence_prediction(batch, tmp_path):
     config = dataclasses.replace(SHALLOW, next_sentence_prediction=False)

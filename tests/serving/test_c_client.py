@@ -201,7 +201,7 @@ def bad_requests(request):
 
 
 # One in the default tests; to export them all takes minutes.
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name",
     [

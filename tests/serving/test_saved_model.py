@@ -346,7 +346,7 @@ def test_strings_of_a_model_in_half_precision(vocab_file, tmp_path):
     }
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_ids_alone_need_no_operation_of_text(vocab_file, tmp_path):
     keras.utils.set_random_seed(3)
     config = synthetic.small_config(vocab_size=len(WORDS), num_hidden_layers=1)

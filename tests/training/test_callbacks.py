@@ -131,7 +131,7 @@ def test_callbacks_are_told_what_fit_tells_them(records_file, tmp_path):
     assert compared == len(NAMES) * (8 + 2 + 2 * 2 + 2)  # batches, evaluations, epochs, the end
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_callbacks_of_keras_work_and_change_no_step(records_file, tmp_path, whole):
     said = []
     path = tmp_path / "best.keras"
@@ -180,7 +180,7 @@ class Stop(keras.callbacks.Callback):
         self.model.stop_training = self.model.stop_training or epoch == self.epoch
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_a_callback_ends_training_and_a_run_goes_on_from_there(records_file, tmp_path, whole):
     first = make_trainer(tmp_path, callbacks=[Stop(step=2), Recorder()], steps_per_call=2)
     train_with(first, records_file)

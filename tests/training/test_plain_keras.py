@@ -257,7 +257,7 @@ def test_early_stopping_restores_the_epoch_of_the_lowest_loss(all_kinds, fitted)
     assert exact_loss(all_kinds, model) == pytest.approx(min(losses), rel=1e-5)
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_the_best_checkpoint_is_that_of_the_lowest_loss(all_kinds, fitted, tmp_path):
     path = tmp_path / "best.keras"
     _, history = fitted([keras.callbacks.ModelCheckpoint(path, save_best_only=True)], rate=0.1)

@@ -104,7 +104,7 @@ def assert_ends_as(model, history, begin, unbroken):
         np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 def test_a_fit_goes_on_in_mid_epoch_to_the_bit(records_file, tmp_path, unbroken):
     with pytest.raises(KeyboardInterrupt):
         fit(make_model(), records_file, tmp_path, Kill(after=7))

@@ -570,7 +570,7 @@ def test_config_is_written_whole(tmp_path):
     assert json.loads((tmp_path / "new" / "config.json").read_text()) == {"a": [2], "b": 1}
 
 
-@pytest.mark.thorough(traced=True)
+@pytest.mark.thorough
 @pytest.mark.parametrize("every", [pytest.param(None, marks=pytest.mark.slow), 4])
 def test_training_stops_where_it_should(records_file, tmp_path, every):
     trainer = make_trainer(tmp_path, save_checkpoints_steps=every)
