@@ -83,6 +83,7 @@ def test_notebook_runs(name, tmp_path):
     run(name, notebooks.read(PATHS[name]), tmp_path, check=f"assert {LEARNT[name]}")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FEWER_STEPS)
 def test_notebook_runs_with_fewer_steps(name, tmp_path):
     notebook = notebooks.read(PATHS[name])

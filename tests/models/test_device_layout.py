@@ -42,6 +42,7 @@ def check(folder, case, expected):
             np.testing.assert_allclose(found[name], one[name], rtol=0, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.thorough
 @pytest.mark.jax
 @pytest.mark.parametrize("case", [case for case in CASES if case != "one"])
 def test_eight_devices_train_as_one(folder, case):

