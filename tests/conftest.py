@@ -14,8 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
-# A full collection walks all that TensorFlow and Keras have made, which takes a second, and
-# comes by default with every few models that tests build.
+# A full collection walks all that TensorFlow and Keras have made, and comes by default with every
+# few models that tests build: 5% of their time.
 gc.set_threshold(50_000, 20, 100)
 
 # transformers asks the Hub about models of local folders too.
