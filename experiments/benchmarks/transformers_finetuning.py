@@ -7,7 +7,9 @@ r"""Fine-tune the same task here and in transformers, on the same batches, and c
 Both begin with the same weights, the head included, and see the same batches, learning rates,
 weight decay, clipping and (bias-corrected) Adam. Without dropout, the default, the losses of each
 step should agree to rounding. --dropout with --seeds compares scores on the dev set instead, since
-masks differ: each system has its own random numbers. Needs torch and transformers.
+masks differ: each system has its own random numbers. --their_batches=random gives transformers
+batches as most of its users have them, and --precision and --their_precision say what each computes
+in: then costs and scores are compared too. Needs torch and transformers.
 
 For classification and regression, of GLUE and of tables of one's own, and for tagging words
 (--task_name=ner). Writes compare.json and prints a table with the processor time of each system.
@@ -44,6 +46,21 @@ class CompareOptions(ClassifierOptions):
 
     tagged: TaggedOptions = TaggedOptions()
     dropout: bool = option(False, "Train with dropout, and compare dev scores.")
+    their_batches: str = option(
+        "same",
+        "What transformers is given: the same batches as ours, or random ones, each padded to its "
+        "longest, as its users' are by default.",
+        choices=("same", "random"),
+    )
+    their_precision: str = option(
+        "float32", "What torch computes in; bfloat16 by autocast.", choices=("float32", "bfloat16")
+    )
+
+    @property
+    def has_equal_losses(self) -> bool:
+        """Whether the losses of both should agree to rounding."""
+        precisions = {self.training.precision, self.their_precision}
+        return not self.dropout and self.their_batches == "same" and precisions == {"float32"}
 
 
 @dataclasses.dataclass
@@ -71,10 +88,13 @@ def _timed(step: Callable[[Any], float], batches: list[Any]) -> tuple[list[float
     return losses, spent
 
 
-def train_here(model: Any, kind: str, optimizer: Any, batches: list[Any], dev: Any) -> Trained:
-    """Train a model of this package, step by step."""
+def train_here(
+    model: Any, kind: str, optimizer: Any, batches: list[Any], dev: Any, *, fuses: bool = False
+) -> Trained:
+    """Train a model of this package, step by step; `fuses` as of --jit_compile=pointwise."""
     import tensorflow as tf
 
+    from bert_tf.models.fusion import fusing
     from bert_tf.training.objectives import FineTuningObjective
 
     objective = FineTuningObjective(kind)
@@ -82,7 +102,7 @@ def train_here(model: Any, kind: str, optimizer: Any, batches: list[Any], dev: A
 
     @tf.function(reduce_retracing=True)
     def take(inputs, labels, weights):
-        with tf.GradientTape() as tape:
+        with fusing(fuses), tf.GradientTape() as tape:
             loss, _ = objective(model(inputs, training=True), labels, weights)
         optimizer.apply(tape.gradient(loss, model.trainable_variables))
         return loss
@@ -107,15 +127,17 @@ def _torch_optimizer(model: Any, weight_decay_rate: float) -> Any:
     return torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-6)
 
 
-def _torch_logits(model: Any, inputs: Any) -> Any:
+def _torch_logits(model: Any, inputs: Any, precision: str = "float32") -> Any:
     import torch
 
     tensors = {name: torch.tensor(value.numpy()).long() for name, value in inputs.items()}
-    return model(
-        input_ids=tensors["input_ids"],
-        attention_mask=tensors["input_mask"],
-        token_type_ids=tensors["segment_ids"],
-    ).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        logits = model(
+            input_ids=tensors["input_ids"],
+            attention_mask=tensors["input_mask"],
+            token_type_ids=tensors["segment_ids"],
+        ).logits
+    return logits.float()
 
 
 def _torch_loss(kind: str, logits: Any, labels: Any, weights: Any) -> Any:
@@ -176,7 +198,9 @@ def train_there(
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        loss = _torch_loss(kind, _torch_logits(model, inputs), labels, weights)
+        loss = _torch_loss(
+            kind, _torch_logits(model, inputs, options.their_precision), labels, weights
+        )
         loss.backward()
         if options.clip_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
@@ -242,6 +266,7 @@ def compare(options: CompareOptions) -> None:
             {
                 "seed": seed,
                 "steps": len(ours.losses),
+                "has_equal_losses": options.has_equal_losses,
                 "largest_difference_of_20_losses": float(differences[:20].max()),
                 "largest_difference_of_losses": float(differences.max()),
                 "ours": {**figures(ours.logits), **_costs(ours)},
@@ -270,9 +295,11 @@ def _train_both(
 
     from bert_tf.training.finetuning import make_model
     from bert_tf.training.optimizers import WarmupLinearDecay, create_optimizer
+    from bert_tf.training.trainer import set_precision
     from bert_tf.weights.load import load_checkpoint
     from bert_tf.weights.save import save_hf
 
+    set_precision(options.training.precision)
     keras.utils.set_random_seed(seed)
     task, initial = data.task, pathlib.Path(options.output_dir) / "initial"
     arguments = {} if options.dropout else {"dropout_rate": 0.0}
@@ -294,17 +321,23 @@ def _train_both(
     )
     schedule = WarmupLinearDecay(options.learning_rate, steps, warmup_steps)
     rates = [float(schedule(step)) for step in range(steps)]
+    drawn = functools.partial(
+        data.records("train").training_dataset,
+        batch_size=options.train_batch_size,
+        seed=seed,
+        num_steps=steps,
+        with_weights=True,
+    )
     batches = list(
-        data.records("train").training_dataset(
-            batch_size=options.train_batch_size,
-            seed=seed,
-            num_steps=steps,
+        drawn(
             group_by_length=options.group_by_length,
             pad_to_max=options.pad_to_max_seq_length,
-            with_weights=True,
         )
     )
-    ours = train_here(model, task.kind, optimizer, batches, dev)
+    fuses = options.training.jit_compile == "pointwise"
+    ours = train_here(model, task.kind, optimizer, batches, dev, fuses=fuses)
+    if options.their_batches == "random":
+        batches = list(drawn(group_by_length=False))
     return ours, train_there(str(initial), task.kind, rates, options, batches, dev)
 
 
@@ -313,11 +346,14 @@ def _costs(trained: Trained) -> dict[str, float]:
 
 
 def _print(row: dict[str, Any]) -> None:
-    print(
-        f"seed {row['seed']}: {row['steps']} steps, losses differ by at most "
-        f"{row['largest_difference_of_20_losses']:.2e} in the first 20 and "
-        f"{row['largest_difference_of_losses']:.2e} in all"
-    )
+    print(f"seed {row['seed']}: {row['steps']} steps", end="")
+    if row["has_equal_losses"]:
+        print(
+            f", losses differ by at most {row['largest_difference_of_20_losses']:.2e} in the first "
+            f"20 and {row['largest_difference_of_losses']:.2e} in all",
+            end="",
+        )
+    print()
     for name, value in row["ours"].items():
         print(f"  {name:<22} ours {value:.4f}   transformers {row['theirs'][name]:.4f}")
     sys.stdout.flush()

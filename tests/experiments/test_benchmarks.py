@@ -626,6 +626,9 @@ def test_losses_and_scores_of_both_are_told(tmp_path, monkeypatch, capsys):
     assert "transformers 0.3750 ± 0.1768" in printed
     rows = json.loads((tmp_path / "compare.json").read_text())
     assert [row["theirs"]["cpu_seconds"] for row in rows] == [5, 5] and rows[0]["steps"] == 25
+    for other in ({"dropout": True}, {"their_batches": "random"}, {"precision": "mixed_bfloat16"}):
+        transformers_finetuning.compare(options_beside(tmp_path, seeds="1", **other))
+        assert capsys.readouterr().out.startswith("seed 1: 25 steps\n"), other
 
 
 def test_steps_after_the_second_are_timed(monkeypatch):
