@@ -151,6 +151,18 @@ def test_objective_is_the_papers(records_file):
     assert float(small) == pytest.approx(mlm / (w.sum() + 1e-5 * 2**20) + nsp.mean(), rel=1e-6)
 
 
+def test_steps_are_traced_without_autograph(records_file, tmp_path, monkeypatch):
+    found, call = [], PretrainingObjective.__call__
+
+    def traced(self, *arguments, **settings):
+        found.append(tf.__internal__.autograph.control_status_ctx().status.name)
+        return call(self, *arguments, **settings)
+
+    monkeypatch.setattr(PretrainingObjective, "__call__", traced)
+    train(make_trainer(tmp_path), records_file, 2)
+    assert found and "ENABLED" not in found, found
+
+
 def test_objective_reports_predictions_that_show_mask_apart(records_file):
     random = np.random.default_rng(0)
     logits = random.normal(size=(BATCH, PREDICTIONS, synthetic.VOCAB_SIZE)).astype("float32")
