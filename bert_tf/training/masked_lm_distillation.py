@@ -93,7 +93,8 @@ class PretrainingDistillation:
 
     def loss_weights(self, labels: Any, weights: Any) -> dict[str, Any]:
         """Compute what the losses of a batch are divided by; see `Objective`."""
-        return self.task.loss_weights(labels, weights)
+        sums = self.task.loss_weights(labels, weights)
+        return {**sums, "hidden_loss": _rows_that_count(weights)} if self.layers else sums
 
     def __call__(
         self, outputs: Any, labels: Any, weights: Any, whole: Mapping[str, Any] | None = None
@@ -123,14 +124,22 @@ class PretrainingDistillation:
         total += self.alpha * soft / (divisor + losses.MASKED_LM_WEIGHT_EPSILON)
         of_both = {"task_loss": (task, share), "teacher_loss": (soft, weight)}
         if self.layers:
-            distance, rows = _hidden_distance(outputs, theirs, len(self.layers))
-            total += self.hidden_weight * distance / (rows if whole is None else whole["sequences"])
+            distance = _hidden_distance(outputs, theirs, len(self.layers))
+            rows = _rows_that_count(weights)
+            divisor = ops.maximum(rows if whole is None else whole["hidden_loss"], 1.0)
+            total += self.hidden_weight * distance / divisor
             of_both["hidden_loss"] = (distance, rows)
         return total, {**figures, "loss": (total, share), **of_both}
 
 
-def _hidden_distance(outputs: Any, theirs: Any, count: int) -> tuple[Any, Any]:
-    """Return the sum over rows of the mean squared distance of their states, and the rows.
+def _rows_that_count(weights: Any) -> Any:
+    """Return the rows that have predictions: of a batch that is not full others hold nothing."""
+    real = ops.cast(weights["masked_lm_logits"], "float32")  # [B, P]
+    return ops.sum(ops.cast(ops.any(real > 0, axis=1), "float32"))
+
+
+def _hidden_distance(outputs: Any, theirs: Any, count: int) -> Any:
+    """Return the sum over rows of the mean squared distance of their states.
 
     The mean is over the tokens that are no padding, the hidden size and the matched layers.
     """
@@ -142,7 +151,7 @@ def _hidden_distance(outputs: Any, theirs: Any, count: int) -> tuple[Any, Any]:
         ours, target = (ops.cast(x[name], "float32") for x in (outputs, theirs))  # [B, F, D]
         squared = ops.mean(ops.square(ours - target), axis=-1)  # [B, F]
         total = total + ops.sum(ops.sum(squared * mask, axis=1) / tokens)
-    return total / count, ops.cast(ops.shape(mask)[0], "float32")
+    return total / count
 
 
 def matched_student(student: keras.Model, width: int) -> keras.Model:

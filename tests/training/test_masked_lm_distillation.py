@@ -66,6 +66,27 @@ def test_loss_and_gradients_are_those_of_torch(teacher):
         np.testing.assert_allclose(gradient, golden[f"{name}_gradient"], rtol=1e-4, atol=1e-6)
 
 
+def test_rows_that_hold_nothing_change_nothing(teacher):
+    """As at the end of an epoch of batches of so many tokens."""
+    objective = objective_of(teacher)
+    golden = dict(np.load(GOLDEN))
+    outputs, labels, weights, _ = golden_batch(golden)
+    expected, figures = objective(outputs(), labels, weights)
+    rows = np.array([0, 1, 1, 2])  # the third is to hold nothing
+    for name in ("student", "teacher", "ids", "weights", "mask"):
+        golden[name] = golden[name][rows]
+    for name in ("states", "teacher_states"):
+        golden[name] = golden[name][:, rows]
+    for name in ("ids", "weights", "mask"):
+        golden[name][2] = 0
+    outputs, labels, weights, _ = golden_batch(golden)
+    for whole in (None, objective.loss_weights(labels.labels, weights)):
+        found, of_more = objective(outputs(), labels, weights, whole)
+        assert float(found) == pytest.approx(float(expected), rel=1e-6)
+        for one, other in zip(of_more["hidden_loss"], figures["hidden_loss"], strict=True):
+            assert float(one) == pytest.approx(float(other), rel=1e-6)
+
+
 def test_parts_of_a_batch_add_up_to_it(teacher):
     golden = np.load(GOLDEN)
     objective = objective_of(teacher)
