@@ -11,3 +11,5 @@ with _epy.lazy_api_imports(globals()):
     from bert_tf.input_pipeline.record_checks import check_records as check_records
     from bert_tf.input_pipeline.record_checks import count_records as count_records
     from bert_tf.input_pipeline.row_packing import count_rows as count_rows
+    from bert_tf.input_pipeline.token_batches import LengthCounts as LengthCounts
+    from bert_tf.input_pipeline.token_batches import count_lengths as count_lengths

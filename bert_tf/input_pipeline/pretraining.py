@@ -2,10 +2,11 @@
 
 A training stream is a function of (files, seed, batch size): epoch after epoch, each with its own
 order of files and of records drawn from (seed, epoch), cut into batches without regard to where an
-epoch ends, and then perhaps sorted by length within pools of batches. Beginning at step s gives
-exactly the batches that follow s steps from the beginning, so a run can be resumed from its step
-number and no iterator state needs to be kept. Where rows hold several sequences, it is these rows
-that are shuffled and counted.
+epoch ends, and then perhaps sorted by length within pools of batches. Batches of so many tokens
+each are those of one epoch, whose number follows from the lengths of its records. Beginning at step
+s gives exactly the batches that follow s steps from the beginning, so a run can be resumed from its
+step number and no iterator state needs to be kept. Where rows hold several sequences, it is these
+rows that are shuffled and counted.
 
 Shapes: B batch, L sequence length, P predictions per sequence, K sequences per row.
 """
@@ -32,19 +33,26 @@ from bert_tf.input_pipeline.record_checks import (
 )
 from bert_tf.input_pipeline.record_order import POOL_BATCHES
 from bert_tf.input_pipeline.row_packing import PACKED_NAMES, RowPacking, make_packing
+from bert_tf.input_pipeline.token_batches import (
+    LengthCounts,
+    Measure,
+    TokenBatches,
+    count_lengths,
+    measure_fn,
+)
 from bert_tf.records.decoding import integers_as_int32, parse_example_fn
 from bert_tf.records.schema import INPUT_NAMES, FeatureSpec
 
 SHUFFLE_BUFFER_RECORDS = 65_536  # about 50 MB of records of 128 tokens; the original's is 100
 _READ_FILES = 8  # read in turns, record by record, so that neighbours come from several files
 # Independent random streams of one seed.
-_ORDER_STREAM, _TRAIN_MASK_STREAM, _EVAL_MASK_STREAM = 1, 2, 3
+_LAST_BATCHES_STREAM, _ORDER_STREAM, _TRAIN_MASK_STREAM, _EVAL_MASK_STREAM = 0, 1, 2, 3
 
 
 def pretraining_dataset(
     files: str | Sequence[str],
     *,
-    batch_size: int,
+    batch_size: int | None = None,
     max_seq_length: int,
     max_predictions_per_seq: int,
     is_training: bool,
@@ -62,6 +70,9 @@ def pretraining_dataset(
     pad_to_max: bool = False,
     sequences_per_row: int | None = None,
     row_counts: Sequence[int] | None = None,
+    batch_tokens: int | None = None,
+    batch_multiple: int = 1,
+    length_counts: LengthCounts | None = None,
 ) -> tf.data.Dataset:
     """Make batches of pre-training examples as `keras.Model.fit` and `Trainer` take them.
 
@@ -70,7 +81,7 @@ def pretraining_dataset(
 
     Args:
         files: record files (names, globs, comma separated), masked or unmasked.
-        batch_size: B: records, or rows of `sequences_per_row`.
+        batch_size: B: records, or rows of `sequences_per_row`; None with `batch_tokens`.
         max_seq_length: L; must be that of the records.
         max_predictions_per_seq: P; must be that of the records where they are masked.
         is_training: endless and shuffled, or one pass.
@@ -99,6 +110,11 @@ def pretraining_dataset(
             P predictions, for a model made with `packed=True`; in evaluation 1. None for one record
             a row, as it is.
         row_counts: rows of each file, of `count_rows`, where known; else the files are read.
+        batch_tokens: in training with `length_bins`, in place of `batch_size`: each batch holds as
+            many sequences as fit into so many tokens, padding included, at its width. All have one
+            shape for each width; those at the end of an epoch may have rows of weight 0.
+        batch_multiple: of which B is a multiple then: replicas times accumulation steps.
+        length_counts: of `count_lengths`, for `batch_tokens`, where known; else the files are read.
 
     Returns:
         (inputs, labels, sample_weights): inputs int32 input_ids, input_mask, segment_ids [B, L]
@@ -112,44 +128,83 @@ def pretraining_dataset(
         FileNotFoundError: a file is missing.
         ValueError: an argument is out of range or records do not fit the arguments.
     """
-    check_positive(batch_size=batch_size, max_seq_length=max_seq_length)
-    check_positive(max_predictions_per_seq=max_predictions_per_seq)
+    check_positive(max_seq_length=max_seq_length, max_predictions_per_seq=max_predictions_per_seq)
     check_positive(shuffle_buffer_records=shuffle_buffer_records)
     _check_start(start_step, seed)
+    _check_batches(batch_size, batch_tokens, length_bins, is_training)
     _check_padding(length_bins, sequences_per_row, max_seq_length, is_training)
     paths = expand_files(files)
     shape = check_record_shape(paths, max_seq_length, max_predictions_per_seq)
     _check_masked(paths, shape.masked or masking is not None)
     masking = None if shape.masked else masking
     packing = make_packing(shape.features, max_predictions_per_seq, sequences_per_row, masking)
-    if is_training:
+    size = batch_size or 0  # not asked for with batch_tokens
+    counted = (length_counts, length_bins, batch_tokens, batch_multiple)
+    batches = _token_batches(paths, max_seq_length, max_predictions_per_seq, masking, *counted)
+    if batches is not None:
+        measure = measure_fn(shape.features, max_predictions_per_seq, masking)
+        raw = _of_tokens(paths, batches, measure, seed, start_step, shuffle_buffer_records)
+    elif is_training:
         rows = sum(_counts(paths, record_counts, row_counts, packing))
         grouped_by = shape.features if length_bins else None
         raw = _shuffled(
-            paths, rows, batch_size, seed, start_step, shuffle_buffer_records, grouped_by, packing
+            paths, rows, size, seed, start_step, shuffle_buffer_records, grouped_by, packing
         )
     else:
-        raw = _in_order(paths).skip(start_step * batch_size).batch(batch_size)
+        raw = _in_order(paths).skip(start_step * size).batch(size)
     raw = raw if max_steps is None else raw.take(max(0, max_steps - start_step))
     parse = _parser(shape.features, vocab_size, next_sentence)
     stream = _TRAIN_MASK_STREAM if is_training else _EVAL_MASK_STREAM
     read = _reader(parse, masking, max_predictions_per_seq, (seed, stream), packing)
+    full_size = batch_size if is_training or fill_last_batch else None  # of every batch
+    cuts = length_bins and not pad_to_max
+    cut_of_bins = functools.partial(cut_padding, length_bins=length_bins)
 
     @as_written
-    def to_element(step: tf.Tensor, serialized: tf.Tensor):
+    def to_element(step: tf.Tensor, serialized: Any):
+        fill, cut = functools.partial(_filled_up, full_size), cut_of_bins
+        if batches is not None:
+            slots, number = serialized
+            serialized, fill = batches.split(slots, number)
+            cut = functools.partial(batches.cut, number=number)
         batch = read(step, serialized)
-        if length_bins and not pad_to_max:
-            batch = cut_padding(batch, length_bins)
-        return _element(batch, full_size, next_sentence, mask_id)
+        return _element(cut(batch) if cuts else batch, fill, next_sentence, mask_id)
 
-    full_size = batch_size if is_training or fill_last_batch else None  # of every batch
     dataset = raw.enumerate(start=start_step).map(
         to_element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
-    if full_size is None:
+    if not is_training and not fill_last_batch:
         records = sum(_counts(paths, record_counts))
-        dataset = _of_known_length(dataset, -(-records // batch_size), start_step, max_steps)
+        dataset = _of_known_length(dataset, -(-records // size), start_step, max_steps)
     return _in_this_order(dataset.prefetch(4))
+
+
+def _token_batches(
+    paths: Sequence[str],
+    max_seq_length: int,
+    max_predictions_per_seq: int,
+    masking: MaskingRule | NextPieceRule | None,
+    length_counts: LengthCounts | None,
+    length_bins: int,
+    batch_tokens: int | None,
+    batch_multiple: int,
+) -> TokenBatches | None:
+    """Return the batches of an epoch where they are of so many tokens; reads what is not known."""
+    if batch_tokens is None:
+        return None
+    if length_counts is None:
+        length_counts = count_lengths(
+            paths,
+            max_seq_length=max_seq_length,
+            max_predictions_per_seq=max_predictions_per_seq,
+            masking=masking,
+        )
+    if len(length_counts.records) != max_seq_length + 1 or not sum(length_counts.records):
+        raise ValueError(
+            f"length_counts: expected records of lengths 0 to {max_seq_length}, got "
+            f"{sum(length_counts.records)} of 0 to {len(length_counts.records) - 1}"
+        )
+    return TokenBatches(length_counts, length_bins, batch_tokens, batch_multiple)
 
 
 def _parser(
@@ -209,6 +264,29 @@ def _check_start(start_step: int, seed: int) -> None:
         raise ValueError(
             f"start_step, seed: expected start_step >= 0 and 0 <= seed < 2**31, "
             f"got {start_step} and {seed}"
+        )
+
+
+def _check_batches(
+    batch_size: int | None, batch_tokens: int | None, length_bins: int, is_training: bool
+) -> None:
+    if (batch_size is None) == (batch_tokens is None):
+        raise ValueError(
+            "batch_size, batch_tokens: expected one of them, got "
+            f"{'neither' if batch_size is None else f'{batch_size} and {batch_tokens}'}"
+        )
+    if batch_size is not None:
+        check_positive(batch_size=batch_size)
+        return
+    if not is_training:
+        raise ValueError(
+            "batch_tokens: expected batch_size in evaluation, which is in the order of the "
+            f"records, got {batch_tokens}"
+        )
+    if not length_bins:
+        raise ValueError(
+            f"batch_tokens: {batch_tokens} needs length_bins above 0, since padded batches hold "
+            "equally many sequences; got length_bins 0"
         )
 
 
@@ -301,8 +379,8 @@ def _shuffled(
     """
 
     def stream(step: int) -> tf.data.Dataset:
-        buffer = min(buffer_records, epoch_records)
-        records = _endless(paths, epoch_records, seed, step * batch_size, buffer, packing)
+        first = step * batch_size
+        records = _endless(paths, epoch_records, seed, first, buffer_records, packing)
         return records.batch(batch_size, drop_remainder=True)
 
     if grouped_by is None:
@@ -319,6 +397,27 @@ def _shuffled(
     )
 
 
+def _of_tokens(
+    paths: Sequence[str],
+    batches: TokenBatches,
+    measure: Measure,
+    seed: int,
+    start_step: int,
+    buffer_records: int,
+) -> tf.data.Dataset:
+    """Return batches of records, `TokenBatches.batches`, from a step on."""
+    start_epoch, skip_batches = divmod(start_step, batches.num_batches)
+    records_of = _epoch_reader(paths, seed, batches.num_records, buffer_records, None)
+
+    @as_written
+    def of_epoch(epoch: Any) -> Any:
+        draw = _mix(seed, _LAST_BATCHES_STREAM, epoch)[:2]
+        dataset = batches.batches(records_of(epoch), measure, draw)
+        return dataset.skip(tf.where(epoch == start_epoch, tf.constant(skip_batches, tf.int64), 0))
+
+    return _epochs_from(start_epoch).flat_map(of_epoch)
+
+
 def _endless(
     paths: Sequence[str],
     epoch_records: int,
@@ -332,6 +431,29 @@ def _endless(
     Where there is a packing it is rows of records that are counted, shuffled and returned.
     """
     start_epoch, skip_records = divmod(start_record, epoch_records)
+    records_of = _epoch_reader(paths, seed, epoch_records, buffer_records, packing)
+
+    @as_written
+    def of_epoch(epoch: Any) -> Any:
+        dataset = records_of(epoch)
+        return dataset.skip(tf.where(epoch == start_epoch, tf.constant(skip_records, tf.int64), 0))
+
+    return _epochs_from(start_epoch).flat_map(of_epoch)
+
+
+def _epochs_from(start_epoch: int) -> tf.data.Dataset:
+    """Return the numbers of epochs, without an end."""
+    return tf.data.Dataset.range(start_epoch, 2**31 - 1)
+
+
+def _epoch_reader(
+    paths: Sequence[str],
+    seed: int,
+    epoch_records: int,
+    buffer_records: int,
+    packing: RowPacking | None,
+) -> Callable[[Any], tf.data.Dataset]:
+    """Return a function from an epoch, in a graph, to its records or rows in their order."""
     kinds = [compression_type(path) for path in paths]
 
     @as_written
@@ -342,8 +464,7 @@ def _endless(
         )
         return records if packing is None else packing.rows(records)
 
-    @as_written
-    def epoch_dataset(epoch: Any) -> Any:
+    def records_of(epoch: Any) -> tf.data.Dataset:
         # Inside this function the graph's seed, not the process', is what shuffle combines with its
         # own: fixing it keeps the order independent of any tf.random.set_seed of the user.
         tf.random.set_seed(1)
@@ -367,14 +488,13 @@ def _endless(
             num_parallel_calls=min(2, len(paths)),
             deterministic=True,
         )
-        dataset = dataset.shuffle(
-            buffer_records,
+        return dataset.shuffle(
+            min(buffer_records, epoch_records),
             seed=cast(Any, tf.cast(draws[2], tf.int64)),
             reshuffle_each_iteration=False,
         )
-        return dataset.skip(tf.where(epoch == start_epoch, tf.constant(skip_records, tf.int64), 0))
 
-    return tf.data.Dataset.range(start_epoch, 2**31 - 1).flat_map(epoch_dataset)
+    return records_of
 
 
 def _checked_ids(batch: Mapping[str, tf.Tensor], ends: Mapping[str, int]) -> tf.Tensor:
@@ -394,22 +514,21 @@ def _checked_ids(batch: Mapping[str, tf.Tensor], ends: Mapping[str, int]) -> tf.
         return tf.identity(batch["input_ids"])
 
 
+def _filled_up(batch_size: int | None, tensor: tf.Tensor) -> tf.Tensor:
+    """Return a tensor [M, ...] with rows of 0 up to a batch's size, where that is given."""
+    if batch_size is None:
+        return tensor
+    padding = [[0, batch_size - tf.shape(tensor)[0]]] + [[0, 0]] * (tensor.shape.rank - 1)
+    return tf.ensure_shape(tf.pad(tensor, padding), [batch_size, *tensor.shape[1:]])
+
+
 def _element(
     batch: Mapping[str, tf.Tensor],
-    batch_size: int | None,
+    full: Callable[[tf.Tensor], tf.Tensor],
     next_sentence: bool,
     mask_id: int | None,
 ):
-    """Turn parsed features into what fit takes, filled up with weight 0 to a `batch_size`."""
-    real = tf.shape(batch["input_ids"])[0]
-
-    def full(tensor: tf.Tensor) -> tf.Tensor:
-        if batch_size is None:
-            return tensor
-        padding = [[0, batch_size - real]] + [[0, 0]] * (tensor.shape.rank - 1)
-        tensor = tf.pad(tensor, padding)
-        return tf.ensure_shape(tensor, [batch_size, *tensor.shape[1:]])
-
+    """Turn parsed features into what fit takes, filled up with rows of weight 0 by `full`."""
     inputs = {name: full(batch[name]) for name in (*INPUT_NAMES, "masked_lm_positions")}
     labels = {"masked_lm_logits": full(batch["masked_lm_ids"])}
     weights = {"masked_lm_logits": full(batch["masked_lm_weights"])}
@@ -421,7 +540,7 @@ def _element(
         weights["next_sentence_logits"] = full(batch["next_sentence_weights"])
     elif next_sentence:
         labels["next_sentence_logits"] = full(batch["next_sentence_labels"])[:, 0]
-        weights["next_sentence_logits"] = full(tf.ones([real]))
+        weights["next_sentence_logits"] = full(tf.ones_like(batch["input_ids"][:, 0], tf.float32))
     if mask_id is not None:
         shown = tf.gather(inputs["input_ids"], inputs["masked_lm_positions"], batch_dims=1)
         at_mask = tf.cast(shown == mask_id, tf.float32)

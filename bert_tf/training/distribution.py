@@ -248,7 +248,7 @@ def check_batch_size(name: str, batch_size: int, replicas: int, accumulation_ste
 def split_batches(
     dataset: tf.data.Dataset,
     *,
-    batch_size: int,
+    batch_size: int | None,
     loss_weights: Callable[[Any, Any], Mapping[str, Any]],
     context: tf.distribute.InputContext | None = None,
     accumulation_steps: int = 1,
@@ -261,7 +261,7 @@ def split_batches(
 
     Args:
         dataset: (inputs, labels, weights), each tensor [B, ...].
-        batch_size: B.
+        batch_size: B; None where it differs from batch to batch, but is a multiple of R * N.
         loss_weights: (labels, weights) -> name -> float32 scalar: what losses are divided by.
         context: which host this is; None for the only replica there is.
         accumulation_steps: N.
@@ -282,18 +282,31 @@ def split_batches(
     replicas = context.num_replicas_in_sync if context else 1
     ours = replicas // context.num_input_pipelines if context else 1
     first = ours * context.input_pipeline_id if context else 0
-    rows = check_batch_size("batch_size", batch_size, replicas, accumulation_steps)
-    of_replica = rows * accumulation_steps
+    rows = None
+    if batch_size is not None:
+        rows = check_batch_size("batch_size", batch_size, replicas, accumulation_steps)
+
+    def of_replica(tensor: Any) -> Any:
+        if rows is not None:
+            return rows * accumulation_steps
+        count: Any = tf.shape(tensor)[0]
+        message = f"a batch is not a multiple of {replicas} replicas x {accumulation_steps} parts"
+        with tf.control_dependencies(
+            [tf.debugging.assert_equal(count % (replicas * accumulation_steps), 0, message)]
+        ):
+            return count // replicas
 
     def cut(tensor: Any) -> Any:
         tensor = tf.ensure_shape(tensor, [batch_size, *tensor.shape[1:]])
-        mine = tensor[first * of_replica : (first + ours) * of_replica]
-        parts = [ours, accumulation_steps, rows]
+        share = of_replica(tensor)
+        mine = tensor[first * share : (first + ours) * share]
+        parts = [ours, accumulation_steps, -1 if rows is None else rows]
         mine = tf.reshape(mine, tf.concat([parts, tf.shape(mine)[1:]], 0))
-        return tf.ensure_shape(mine, [*parts, *tensor.shape[1:]])
+        return tf.ensure_shape(mine, [*parts[:2], rows, *tensor.shape[1:]])
 
     def rows_of(replica: int, tensor: Any) -> Any:
-        return tensor[replica * of_replica : (replica + 1) * of_replica]
+        share = of_replica(tensor)
+        return tensor[replica * share : (replica + 1) * share]
 
     def split(inputs: Any, labels: Any, weights: Any) -> Any:
         if loss_normalization == "global":

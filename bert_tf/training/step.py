@@ -295,23 +295,29 @@ class TrainStep:
     def training_batches(self, make_dataset: MakeDataset, step: int, batch_size: int) -> Any:
         """Return the batches from a step on, cut for replicas and accumulation steps.
 
+        Args:
+            make_dataset: step -> batches from it on.
+            step: the first.
+            batch_size: B; 0 where it differs from batch to batch, but is a multiple of R * N.
+
         Raises:
             ValueError: B is not a multiple of R * N.
         """
         if not self._is_split:
             return _weighted(make_dataset(step))
-        distribution.check_batch_size(
-            "sequences_per_batch or rows_per_batch",
-            batch_size,
-            self.num_replicas,
-            self.gradient_accumulation_steps,
-        )
+        if batch_size:
+            distribution.check_batch_size(
+                "sequences_per_batch or rows_per_batch",
+                batch_size,
+                self.num_replicas,
+                self.gradient_accumulation_steps,
+            )
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         return distribution.distribute_batches(
             self.strategy,
             # Of a stream that may end workers would ask each other at every step whether it has.
             lambda: _weighted(make_dataset(step)).apply(endless),
-            batch_size=batch_size,
+            batch_size=batch_size or None,
             loss_weights=self.objective.loss_weights,
             accumulation_steps=self.gradient_accumulation_steps,
             loss_normalization=self.loss_normalization,

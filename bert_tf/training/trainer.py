@@ -241,8 +241,10 @@ class Trainer:
             make_dataset: step -> endless dataset of (inputs, labels, weights) from that step on:
                 global batches, the same on each host and for any number of replicas.
             num_train_steps: where to stop, counted from the very beginning.
-            sequences_per_batch: B, for the rates that are logged; of packed rows their mean number.
-            rows_per_batch: B of packed rows; None where each row holds one sequence.
+            sequences_per_batch: B, for the rates that are logged; the mean number of sequences,
+                where it differs.
+            rows_per_batch: B of packed rows; 0 where B differs from batch to batch, but is a
+                multiple of replicas times accumulation steps; None for `sequences_per_batch`.
             eval_every_steps: steps between two evaluations on the way; None means none. Where there
                 are callbacks, the end of training is evaluated too.
             evaluate: what to call then; its figures are logged with the prefix "eval_".

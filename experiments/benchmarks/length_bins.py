@@ -7,9 +7,11 @@ r"""Measure what batches of like length, or packed rows, save in pre-training.
 Training steps of one model on a whole pool of batches, as the command takes them, in turn with
 batches of the same records as they come, padded to max_seq_length. With --sequences_per_row=8 the
 steps are on rows of up to 8 sequences each, without --length_bins: as many rows as others have
-sequences. The batches are made beforehand, and the CPU seconds of that count with the steps; they
-are also told alone. CPU seconds are those of the whole process, all threads together: on a machine
-with other work they are steadier than wall time. The first steps, which trace, do not count.
+sequences. With --batch_tokens=4096 batches of so many tokens come in turn with both: some of each
+width, which count by how many of it an epoch has. The batches are made beforehand, and the CPU
+seconds of that count with the steps; they are also told alone. CPU seconds are those of the whole
+process, all threads together: on a machine with other work they are steadier than wall time. The
+first steps, which trace, do not count.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from experiments.benchmarks import harness
 from experiments.benchmarks.harness import Figures, Spent
 
 _NUM_WARMUP_STEPS = 2
+_LEAST_OF_WIDTH = 2  # batches of so many tokens that are timed of each width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Options(harness.BenchmarkOptions):
         0,
         "Measure packed rows of so many sequences at most; 0 for batches of like length.",
         minimum=0,
+    )
+    batch_tokens: int = option(
+        0, "Measure batches of so many tokens too, as train_batch_tokens; 0 not to.", minimum=0
     )
     num_hidden_layers: int = option(4, "Transformer layers.", minimum=1)
     hidden_size: int = option(256, "Width of the encoder; four times that in between.", minimum=1)
@@ -65,6 +71,43 @@ def _batches(options: Options, length_bins: int = 0, sequences_per_row: int | No
         shuffle_buffer_records=options.num_steps * options.batch_size,
         max_steps=steps,
     )
+
+
+def _of_tokens(options: Options, train_step: Any) -> "TimedBatches":
+    """Return batches of each width of an epoch, which count for all of it."""
+    from bert_tf.input_pipeline.pretraining import pretraining_dataset
+    from bert_tf.input_pipeline.token_batches import TokenBatches, count_lengths
+
+    length, limit = options.max_seq_length, options.max_predictions_per_seq
+    with harness.timed() as made:
+        counts = count_lengths(
+            options.input_file, max_seq_length=length, max_predictions_per_seq=limit
+        )
+        epoch = TokenBatches(counts, options.length_bins, options.batch_tokens)
+        dataset = pretraining_dataset(
+            options.input_file,
+            batch_tokens=options.batch_tokens,
+            max_seq_length=length,
+            max_predictions_per_seq=limit,
+            is_training=True,
+            length_bins=options.length_bins,
+            length_counts=counts,
+            max_steps=epoch.num_batches,
+        )
+        batches = list(dataset)
+    of_width: dict[int, list[Any]] = {}
+    for batch in batches:
+        of_width.setdefault(batch[0]["input_ids"].shape[1], []).append(batch)
+    taken, weights = [], []
+    for some in of_width.values():
+        count = round(options.num_steps * len(some) / len(batches))
+        chosen = some[: max(count, _LEAST_OF_WIDTH)]
+        taken += chosen
+        weights += [len(some) / len(chosen)] * len(chosen)
+    # Those at the end of an epoch may not be full.
+    masks = [inputs["input_mask"].numpy() for inputs, _, _ in batches]
+    held = sum(int(x.any(axis=1).sum()) for x in masks), sum(int(x.sum()) for x in masks)
+    return TimedBatches(taken, weights, made, train_step, held=held)
 
 
 def _train_step(options: Options, packed: bool) -> Any:
@@ -103,74 +146,138 @@ def _sequences_per_row(options: Options) -> float:
     return sum(count_records(expand_files(options.input_file))) / sum(rows)
 
 
-def _figures(sequences: float, batches: list[Any], made: Spent, steps: list[Spent]) -> Figures:
-    """Return seconds a sequence, and what the batches are like."""
-    masks = [inputs["input_mask"].numpy() for inputs, _, _ in batches]
-    labels = [labels["masked_lm_logits"].numpy() for _, labels, _ in batches]
-    positions = sum(mask.size for mask in masks)
-    return {
-        "cpu_seconds": (made.cpu + sum(step.cpu for step in steps)) / sequences,
-        "wall_seconds": sum(step.wall for step in steps) / sequences,
-        "data_cpu_seconds": made.cpu / sequences,
-        "padding": 1 - sum(int(mask.sum()) for mask in masks) / positions,
-        "mean_length": positions / sequences,
-        "mean_predictions": sum(x.size for x in labels) / sequences,
-        "shapes": len({(x.shape, y.shape) for x, y in zip(masks, labels, strict=True)}),
-    }
+@dataclasses.dataclass
+class TimedBatches:
+    """Batches, and what they took.
+
+    Attributes:
+        batches: in the order of the steps.
+        weights: for how many batches each counts.
+        made: the making of all that they count for.
+        train_step: what takes them.
+        sequences_per_row: of packed rows.
+        held: sequences and tokens of all that they count for; None for those of the batches.
+        steps: what each step took.
+    """
+
+    batches: list[Any]
+    weights: list[float]
+    made: Spent
+    train_step: Any
+    sequences_per_row: float = 1.0
+    held: tuple[int, int] | None = None
+    steps: list[Spent] = dataclasses.field(default_factory=list)
+
+    def _sum(self, values: Any) -> float:
+        return sum(weight * x for weight, x in zip(self.weights, values, strict=True))
+
+    def figures(self) -> Figures:
+        """Return seconds a sequence and a token, and what the batches are like."""
+        masks = [inputs["input_mask"].numpy() for inputs, _, _ in self.batches]
+        labels = [labels["masked_lm_logits"].numpy() for _, labels, _ in self.batches]
+        positions = self._sum(mask.size for mask in masks)
+        tokens = self._sum(int(mask.sum()) for mask in masks)
+        sequences = self._sum(len(mask) for mask in masks) * self.sequences_per_row
+        if self.held is not None:
+            sequences, tokens = self.held
+        cpu = self.made.cpu + self._sum(step.cpu for step in self.steps)
+        return {
+            "cpu_seconds": cpu / sequences,
+            "wall_seconds": self._sum(step.wall for step in self.steps) / sequences,
+            "data_cpu_seconds": self.made.cpu / sequences,
+            "padding": 1 - tokens / positions,
+            "mean_length": positions / sequences,
+            "mean_predictions": self._sum(x.size for x in labels) / sequences,
+            "shapes": len({(x.shape, y.shape) for x, y in zip(masks, labels, strict=True)}),
+            "token_cpu_seconds": cpu / tokens,
+            "batch_sequences": sequences / sum(self.weights),
+        }
+
+
+def _contenders(options: Options) -> dict[str, TimedBatches]:
+    """Make the batches of each contender; the last is padded."""
+    packed = options.sequences_per_row
+    step = _train_step(options, False)
+    found: dict[str, TimedBatches] = {}
+    if options.batch_tokens:
+        found["of like tokens"] = _of_tokens(options, step)
+    name = "packed" if packed else "of like length"
+    datasets = {name: _batches(options, 0 if packed else options.length_bins, packed or None)}
+    datasets["padded"] = _batches(options)
+    for name, dataset in datasets.items():
+        with harness.timed() as made:
+            batches = list(dataset)
+        found[name] = TimedBatches(batches, [1.0] * len(batches), made, step)
+    if packed:  # sequences not as these rows happen to hold them
+        found["packed"].train_step = _train_step(options, True)
+        found["packed"].sequences_per_row = _sequences_per_row(options)
+    return found
+
+
+def _take_steps(options: Options, contenders: dict[str, TimedBatches]) -> None:
+    """Take the steps of all in turn, after some that do not count."""
+    import tensorflow as tf
+
+    one = tf.constant(1)
+    datasets = {name: _dataset_of(x.batches) for name, x in contenders.items()}
+    for name, x in contenders.items():  # XLA compiles each shape when it comes
+        batches = iter(datasets[name])
+        compiles = options.jit_compile and name != "packed"
+        for _ in range(len(x.batches) if compiles else _NUM_WARMUP_STEPS):
+            x.train_step.run(batches, one)
+    iterators = {name: iter(dataset) for name, dataset in datasets.items()}
+    for number in range(max(len(x.batches) for x in contenders.values())):
+        for name, x in contenders.items():
+            if number >= len(x.batches):
+                continue
+            with harness.timed() as spent:
+                x.train_step.run(iterators[name], one)
+                float(x.train_step.learning_rate.numpy())
+            x.steps.append(spent)
+
+
+def _dataset_of(batches: list[Any]) -> Any:
+    """Return a dataset of batches that are in memory, of any lengths."""
+    import tensorflow as tf
+
+    def any_shape(tensor: Any) -> Any:
+        return tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype)
+
+    signature = tf.nest.map_structure(any_shape, batches[0])
+    dataset = tf.data.Dataset.from_generator(lambda: batches, output_signature=signature).cache()
+    for _ in dataset:  # lest a step waits for Python
+        pass
+    return dataset
 
 
 def compare(options: Options) -> None:
-    """Measure both in turn, step by step, and print a table."""
-    import tensorflow as tf
-
-    one, packed = tf.constant(1), options.sequences_per_row
-    datasets = {"of like length": _batches(options, options.length_bins)}
-    if packed:
-        datasets = {"packed": _batches(options, sequences_per_row=packed)}
-    datasets["padded"] = _batches(options)
-    datasets = {name: dataset.cache() for name, dataset in datasets.items()}
-    train_steps: dict[str, Any] = dict.fromkeys(datasets, _train_step(options, False))
-    if packed:
-        train_steps["packed"] = _train_step(options, True)
-    all_batches: dict[str, list[Any]] = {}
-    made: dict[str, Spent] = {}
-    for name, dataset in datasets.items():
-        with harness.timed() as made[name]:
-            all_batches[name] = list(dataset)
-    num_steps = len(all_batches["padded"])
-    for name, dataset in datasets.items():  # XLA compiles each shape when it comes
-        batches = iter(dataset)
-        for _ in range(num_steps if options.jit_compile and not packed else _NUM_WARMUP_STEPS):
-            train_steps[name].run(batches, one)
-    taken: dict[str, list[Spent]] = {name: [] for name in datasets}
-    iterators = {name: iter(dataset) for name, dataset in datasets.items()}
-    for _ in range(num_steps):
-        for name, batches in iterators.items():
-            with harness.timed() as spent:
-                train_steps[name].run(batches, one)
-                float(train_steps[name].learning_rate.numpy())
-            taken[name].append(spent)
-    first, _ = datasets
+    """Measure all in turn, step by step, and print a table."""
+    contenders = _contenders(options)
+    _take_steps(options, contenders)
+    packed = options.sequences_per_row
     how = f"{packed} sequences a row at most" if packed else f"steps of {options.length_bins}"
+    how += f", {options.batch_tokens} tokens" if options.batch_tokens else ""
     print(
-        f"{num_steps} x {options.batch_size} of {options.max_seq_length}, "
+        f"{len(contenders['padded'].batches)} x {options.batch_size} of {options.max_seq_length}, "
         f"L{options.num_hidden_layers} H{options.hidden_size}, {how}, "
         f"{'XLA' if options.jit_compile else 'graph'}, {os.cpu_count()} CPUs"
     )
     table = harness.Table(
         "name cpu_seconds:.4f wall_seconds:.4f data_cpu_seconds:.5f padding:.1% mean_length:.1f "
-        "mean_predictions:.1f shapes:d"
+        "mean_predictions:.1f shapes:d token_cpu_seconds:.7f batch_sequences:.1f"
     )
     results = {}
-    for name, batches in all_batches.items():
-        sequences = num_steps * options.batch_size
-        if name == "packed":  # not those that these rows happen to hold
-            sequences *= _sequences_per_row(options)
-        results[name] = _figures(sequences, batches, made[name], taken[name])
+    for name, contender in contenders.items():
+        results[name] = contender.figures()
         table.row({"name": name, **results[name]})
-    for clock in ("cpu", "wall"):
-        ratio = results[first][f"{clock}_seconds"] / results["padded"][f"{clock}_seconds"]
-        print(f"{clock} time of a sequence, {first} / padded: {ratio:.3f}")
+    for name in list(results)[:-1]:
+        for what, key in (
+            ("cpu time of a sequence", "cpu_seconds"),
+            ("wall time of a sequence", "wall_seconds"),
+            ("cpu time of a token", "token_cpu_seconds"),
+        ):
+            ratio = results[name][key] / results["padded"][key]
+            print(f"{what}, {name} / padded: {ratio:.3f}")
     harness.write_figures(options, results=results)
 
 

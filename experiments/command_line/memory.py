@@ -7,7 +7,10 @@ import sys
 from absl import flags
 
 OUT_OF_MEMORY_STATUS = 3  # exit status of a command that ran out of memory
-_SIZES = ("train_batch_size", "eval_batch_size", "batch_size", "max_seq_length")
+_SIZES = (
+    *("train_batch_tokens", "train_batch_size", "eval_batch_size", "batch_size"),
+    "max_seq_length",
+)
 # Flag -> what else helps, where a command has it, in the order of what is tried first.
 _REMEDIES = (
     ("gradient_accumulation_steps", "raise --gradient_accumulation_steps"),
@@ -34,10 +37,12 @@ def out_of_memory_message(error: BaseException, values: flags.FlagValues) -> str
         error: what was raised.
         values: flags of the command.
     """
-    sizes = [name for name in _SIZES if name in values]
+    sizes = [name for name in _SIZES if name in values and values[name].value is not None]
+    if "train_batch_tokens" in sizes:
+        sizes.remove("train_batch_size")
     shown = ", ".join(
         f"{name} {values[name].value}"
-        for name in (*_SIZES, "gradient_accumulation_steps")
+        for name in (*sizes, "gradient_accumulation_steps")
         if name in values
     )
     remedies = ["lower " + ", or ".join(f"--{name}" for name in sizes)] if sizes else []

@@ -88,6 +88,10 @@ def find_batch_size(options: PretrainingOptions) -> None:
     """
     training = options.training
     multiple = max(1, training.num_replicas or 1) * training.gradient_accumulation_steps
+    name = "train_batch_size"
+    if options.train_batch_tokens is not None:
+        name = "train_batch_tokens"
+        multiple *= max(x.max_seq_length for x in options.phases if x.batch_tokens is not None)
     limit = available_bytes()
     if options.memory_limit_gib is not None:
         limit = int(options.memory_limit_gib * 2**30)
@@ -97,7 +101,7 @@ def find_batch_size(options: PretrainingOptions) -> None:
     def fits(batch_size: int) -> bool:
         with tempfile.TemporaryDirectory() as folder:
             changes = {
-                "train_batch_size": batch_size,
+                name: batch_size,
                 "output_dir": folder,
                 "num_train_steps": 2,
                 "second_phase_steps": 1,
@@ -119,5 +123,6 @@ def find_batch_size(options: PretrainingOptions) -> None:
 
     best = largest_batch_size(fits, multiple)
     if not best:
-        raise InputError(f"find_batch_size: not even a batch of {multiple} fits")
-    print(f"largest train_batch_size that fits: {best} ({peaks[best] / 2**30:.2f} GiB)")
+        unit = " tokens" if name == "train_batch_tokens" else ""
+        raise InputError(f"find_batch_size: not even a batch of {multiple}{unit} fits")
+    print(f"largest {name} that fits: {best} ({peaks[best] / 2**30:.2f} GiB)")

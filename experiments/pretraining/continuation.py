@@ -1,6 +1,7 @@
 """What a run that goes on was begun with, as its config.json tells."""
 
 import dataclasses
+import itertools
 import pathlib
 from typing import Any
 
@@ -23,21 +24,32 @@ def begun_with(folder: pathlib.Path) -> dict[str, Any] | None:
 def with_bins_of(begun: dict[str, Any] | None, plan: Plan, options: PretrainingOptions) -> Plan:
     """Return a plan whose batches are as wide as those of the run that it goes on with.
 
-    By default widths follow from the device, and a run may go on with another.
+    By default widths follow from the device, and a run may go on with another. Batches of so many
+    tokens have as many rows, where the replicas and accumulation steps of now can share these.
 
     Args:
         begun: of `begun_with`.
         plan: of the command that goes on.
         options: of this command, which may say another width.
     """
-    if begun is None or options.length_bins is not None or options.pack_sequences:
+    if begun is None or options.pack_sequences:
         return plan
-    bins = _bins_of(begun) or []
-    phases = [
-        dataclasses.replace(phase, length_bins=tokens) if _is_as_long(begun, phase) else phase
-        for phase, tokens in zip(plan.phases, bins, strict=False)
-    ]
-    return dataclasses.replace(plan, phases=[*phases, *plan.phases[len(phases) :]])
+    bins = _bins_of(begun) if options.length_bins is None else None
+    pairs = itertools.zip_longest(plan.phases, (bins or [])[: len(plan.phases)])
+    phases = [_as_begun(begun, phase, length_bins) for phase, length_bins in pairs]
+    return dataclasses.replace(plan, phases=phases)
+
+
+def _as_begun(begun: dict[str, Any], phase: Phase, length_bins: int | None) -> Phase:
+    """Return a phase with the shapes of batches that a run began with, where it can have them."""
+    changes = {}
+    multiple = begun.get("batch_multiple", 1)
+    if multiple % phase.batch_multiple == 0:
+        changes["batch_multiple"] = multiple
+    # Batches of so many tokens cannot be as they come.
+    if length_bins is not None and (length_bins or phase.batch_tokens is None):
+        changes |= {"length_bins": length_bins} if _is_as_long(begun, phase) else {}
+    return dataclasses.replace(phase, **changes)
 
 
 def _is_as_long(begun: dict[str, Any], phase: Phase) -> bool:
@@ -105,6 +117,9 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     if bins is not None and not now["flags"]["pack_sequences"]:
         both = min(len(bins), len(now["length_bins"]))  # phases
         changed["length_bins"] = bins[:both], now["length_bins"][:both]
+    if "batch_multiple" in before and "batch_multiple" in now:
+        name = "the number of which the rows of a batch are a multiple"
+        changed[name] = before["batch_multiple"], now["batch_multiple"]
     for name, (was, is_now) in changed.items():
         if was != is_now:
             logging.warning(

@@ -12,9 +12,13 @@ from experiments.command_line.training_options import TRAJECTORY_NAMES, Training
 TRAJECTORY = (
     *("train_batch_size", "learning_rate", "num_train_steps", "num_warmup_steps", "seed"),
     *("second_train_batch_size", "second_phase_steps"),
+    *("train_batch_tokens", "second_train_batch_tokens"),
     *("second_learning_rate", "second_num_warmup_steps", "pack_sequences"),
     *TRAJECTORY_NAMES,
 )
+
+
+_BATCH_SIZE = 32  # the original's default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +30,8 @@ class PhaseOptions:
         input_file: its records.
         max_seq_length: tokens in a sequence.
         max_predictions_per_seq: predictions in a sequence.
-        batch_size: sequences in a batch, or packed rows.
+        batch_size: sequences in a batch, or packed rows; 0 where it is of so many tokens.
+        batch_tokens: tokens of a batch, padding included; None where it is of so many sequences.
         begin: steps before it.
         end: steps when it has ended.
     """
@@ -36,6 +41,7 @@ class PhaseOptions:
     max_seq_length: int
     max_predictions_per_seq: int
     batch_size: int
+    batch_tokens: int | None
     begin: int
     end: int
 
@@ -105,6 +111,9 @@ class PretrainingOptions:
     second_train_batch_size: int | None = option(
         None, "Sequences in a batch of it, or rows; train_batch_size if not.", minimum=1
     )
+    second_train_batch_tokens: int | None = option(
+        None, "Instead: tokens of a batch of it; train_batch_tokens if neither.", minimum=1
+    )
     second_phase_steps: int | None = option(
         None, "The last steps, which are its; by default a tenth.", minimum=1
     )
@@ -133,9 +142,15 @@ class PretrainingOptions:
     do_train: bool = option(False, "Whether to train.", group="training")
     do_eval: bool = option(False, "Whether to evaluate.")
     train_batch_size: int = option(
-        32, "Sequences in a training batch; rows with pack_sequences.", minimum=1
+        _BATCH_SIZE, "Sequences in a training batch; rows with pack_sequences.", minimum=1
     )
     eval_batch_size: int = option(8, "Sequences in an evaluation batch.", minimum=1)
+    train_batch_tokens: int | None = option(
+        None,
+        "Instead of train_batch_size: tokens of a training batch, padding included. Each holds as "
+        "many sequences of like length as fit, so short ones come in larger batches.",
+        minimum=1,
+    )
     length_bins: int | None = option(
         None,
         "Training batches hold sequences of like length, padded to a multiple of so many tokens; 0 "
@@ -226,6 +241,7 @@ class PretrainingOptions:
                 "pack_sequences, length_bins: expected one of them, since packed rows have one "
                 f"length; got length_bins {self.length_bins}"
             )
+        self._check_tokens()
         several_hosts = self.training.distribution_strategy == "multi_worker_mirrored"
         if self.find_batch_size and several_hosts:
             raise InputError(
@@ -238,6 +254,40 @@ class PretrainingOptions:
                 raise InputError(f"{name}: this flag is required")
         if self.bert_config_file and self.model_size:
             raise InputError("bert_config_file, model_size: expected one of them, got both")
+
+    def _check_tokens(self) -> None:
+        """Refuse what batches of so many tokens cannot be together with."""
+        for prefix, size in (
+            ("", None if self.train_batch_size == _BATCH_SIZE else self.train_batch_size),
+            ("second_", self.second_train_batch_size),
+        ):
+            tokens = getattr(self, f"{prefix}train_batch_tokens")
+            if tokens is not None and size is not None:
+                raise InputError(
+                    f"{prefix}train_batch_size, {prefix}train_batch_tokens: expected one of them, "
+                    f"got {size} and {tokens}"
+                )
+        if self.second_train_batch_tokens and not self.second_input_file:
+            raise InputError(
+                "second_train_batch_tokens: is of the second phase; give --second_input_file"
+            )
+        for phase in self.phases:
+            if phase.batch_tokens is None:
+                continue
+            name = f"{phase.prefix}train_batch_tokens"
+            if not phase.prefix or self.second_train_batch_tokens is None:
+                name = "train_batch_tokens"
+            if self.pack_sequences or self.length_bins == 0:
+                other = "pack_sequences" if self.pack_sequences else "length_bins 0"
+                raise InputError(
+                    f"{name}: expected batches of like length, without {other}: those of rows of "
+                    f"one length hold equally many; got {phase.batch_tokens}"
+                )
+            if self.training.distribution_strategy == "tpu":
+                raise InputError(
+                    f"{name}: its batches have many shapes, and a TPU is for one; use "
+                    "--train_batch_size, or --pack_sequences"
+                )
 
     @property
     def phases(self) -> tuple[PhaseOptions, ...]:
@@ -252,18 +302,23 @@ class PretrainingOptions:
             self.input_file,
             self.max_seq_length,
             self.max_predictions_per_seq,
-            self.train_batch_size,
+            0 if self.train_batch_tokens else self.train_batch_size,
+            self.train_batch_tokens,
             0,
             boundary,
         )
         if not self.second_input_file:
             return (first,)
+        tokens, size = self.second_train_batch_tokens, self.second_train_batch_size
+        if tokens is None and size is None:  # those of the first
+            tokens, size = first.batch_tokens, first.batch_size
         second = PhaseOptions(
             "second_",
             self.second_input_file,
             self.second_max_seq_length,
             self.second_max_predictions_per_seq,
-            self.second_train_batch_size or self.train_batch_size,
+            0 if tokens else size or 0,
+            tokens,
             boundary,
             steps,
         )

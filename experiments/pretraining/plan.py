@@ -22,6 +22,7 @@ from bert_tf.input_pipeline.record_checks import (
     without_empty_shards,
 )
 from bert_tf.input_pipeline.row_packing import count_rows
+from bert_tf.input_pipeline.token_batches import LengthCounts, TokenBatches, count_lengths
 from bert_tf.models.layers import recomputed_layers
 from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.wordpiece import FullTokenizer
@@ -48,6 +49,8 @@ class Phase(PhaseOptions):
         masking: how their predictions are chosen.
         length_bins: tokens in steps of which its batches are padded; 0 for batches as they come.
         row_counts: rows of each, where several sequences share a row.
+        length_counts: how many there are of each length, where batches are of so many tokens.
+        batch_multiple: of which the rows of such batches are one.
     """
 
     files: list[str]
@@ -55,6 +58,17 @@ class Phase(PhaseOptions):
     masking: Masking
     length_bins: int
     row_counts: list[int] | None = None
+    length_counts: LengthCounts | None = None
+    batch_multiple: int = 1
+
+    @property
+    def token_batches(self) -> TokenBatches | None:
+        """The batches of an epoch, where they are of so many tokens and were counted."""
+        if self.batch_tokens is None or self.length_counts is None:
+            return None
+        return TokenBatches(
+            self.length_counts, self.length_bins, self.batch_tokens, self.batch_multiple
+        )
 
     @property
     def rows(self) -> int:
@@ -62,9 +76,17 @@ class Phase(PhaseOptions):
         return sum(self.row_counts or self.counts)
 
     @property
+    def batches_per_epoch(self) -> float:
+        """Batches of an epoch."""
+        batches = self.token_batches
+        return self.rows / self.batch_size if batches is None else batches.num_batches
+
+    @property
     def sequences_per_batch(self) -> float:
         """Sequences of a batch, on the average over an epoch."""
-        return self.batch_size * sum(self.counts) / self.rows
+        if self.batch_tokens is None:
+            return self.batch_size * sum(self.counts) / self.rows
+        return sum(self.counts) / self.batches_per_epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +106,12 @@ class Plan:
     sound_files: dict[str, str]  # record file -> where its sound records are read
 
 
-def make_plan(options: PretrainingOptions) -> Plan:
+def make_plan(options: PretrainingOptions, num_replicas: int = 1) -> Plan:
     """Check options, files and data against each other before anything is built.
+
+    Args:
+        options: of the command.
+        num_replicas: that share a batch.
 
     Raises:
         ValueError: something does not fit; one line says what.
@@ -130,6 +156,8 @@ def make_plan(options: PretrainingOptions) -> Plan:
             masking=masking,
             length_bins=length_bins_of(options, phase),
             row_counts=_row_counts(options, phase, [checked[x].path for x in files], masking),
+            length_counts=_length_counts(options, phase, [checked[x].path for x in files], masking),
+            batch_multiple=num_replicas * options.training.gradient_accumulation_steps,
         )
         for files, masking, phase in zip(phase_files, maskings, options.phases, strict=True)
     ]
@@ -341,6 +369,39 @@ def _row_counts(
         sequences_per_row=SEQUENCES_PER_ROW,
         masking=masking,
     )
+
+
+def _length_counts(
+    options: PretrainingOptions, phase: PhaseOptions, files: Sequence[str], masking: Masking
+) -> LengthCounts | None:
+    """Count the records of each length of a phase, where batches are of so many tokens."""
+    if phase.batch_tokens is None or not options.do_train:
+        return None
+    logging.info("counting the lengths of the records of %d files", len(files))
+    return count_lengths(
+        files,
+        max_seq_length=phase.max_seq_length,
+        max_predictions_per_seq=phase.max_predictions_per_seq,
+        masking=masking,
+    )
+
+
+def check_batch_tokens(options: PretrainingOptions, num_replicas: int) -> None:
+    """Refuse batches of so few tokens that a replica would have no sequence.
+
+    Raises:
+        InputError: one line names the option.
+    """
+    steps = options.training.gradient_accumulation_steps
+    for phase in options.phases:
+        least = phase.max_seq_length * num_replicas * steps
+        if phase.batch_tokens is not None and phase.batch_tokens < least:
+            name = "second_" if options.second_train_batch_tokens and phase.prefix else ""
+            raise InputError(
+                f"{name}train_batch_tokens: expected at least {least}, {phase.prefix}"
+                f"max_seq_length {phase.max_seq_length} x {num_replicas} replicas x {steps} "
+                f"accumulation steps, got {phase.batch_tokens}"
+            )
 
 
 def warn_of_predictions_cut_off(phase: PhaseOptions, masking: Masking) -> None:

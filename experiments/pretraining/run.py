@@ -21,6 +21,7 @@ from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.options import to_dict
 from bert_tf.tokenization.vocabulary import VOCAB_NAME
 from bert_tf.training import log
+from bert_tf.training.distribution import num_replicas_of
 from bert_tf.training.masked_lm_distillation import PretrainingDistillation, matched_student
 from bert_tf.training.objectives import Objective, PretrainingObjective
 from bert_tf.training.optimizers import WarmupLinearDecay
@@ -38,7 +39,13 @@ from experiments.plots.curves import plot_curves
 from experiments.pretraining.batch_size import find_batch_size
 from experiments.pretraining.continuation import begun_with, check_continuation, with_bins_of
 from experiments.pretraining.options import PretrainingOptions
-from experiments.pretraining.plan import SEQUENCES_PER_ROW, Phase, Plan, make_plan
+from experiments.pretraining.plan import (
+    SEQUENCES_PER_ROW,
+    Phase,
+    Plan,
+    check_batch_tokens,
+    make_plan,
+)
 
 _EVAL_SEED = 12345  # of dynamic masks: the same at every evaluation, whatever --seed
 _UNIGRAM_RECORDS = 102_400  # training records looked at for the unigram baseline
@@ -66,7 +73,7 @@ def training_dataset(
     """Batches of a phase from a step on, which is counted from the beginning of training."""
     return pretraining_dataset(
         [plan.sound_files[path] for path in phase.files],
-        batch_size=phase.batch_size,
+        batch_size=phase.batch_size or None,
         max_seq_length=phase.max_seq_length,
         max_predictions_per_seq=phase.max_predictions_per_seq,
         is_training=True,
@@ -80,7 +87,29 @@ def training_dataset(
         pad_to_max=pads_to_max(options),
         sequences_per_row=SEQUENCES_PER_ROW if options.pack_sequences else None,
         row_counts=phase.row_counts,
+        batch_tokens=phase.batch_tokens,
+        batch_multiple=phase.batch_multiple,
+        length_counts=phase.length_counts,
     )
+
+
+def measured_dataset(
+    options: PretrainingOptions, plan: Plan, phase: Phase, step: int
+) -> tf.data.Dataset:
+    """Batches whose memory is that of the largest of a phase, from a step on."""
+    batches = phase.token_batches
+    if batches is None:
+        return training_dataset(options, plan, phase, step)
+    # Which of the shapes takes most depends on the model, so it is each in turn.
+    as_they_come = _as_they_come(phase, max(batches.rows))
+    (whole,) = training_dataset(options, plan, as_they_come, phase.begin).take(1)
+    of_each = map(tf.data.Dataset.from_tensors, batches.batches_of_each_shape(whole))
+    return functools.reduce(lambda one, other: one.concatenate(other), of_each).repeat()
+
+
+def _as_they_come(phase: Phase, batch_size: int) -> Phase:
+    """Return a phase whose batches hold so many of its records, whatever their length."""
+    return dataclasses.replace(phase, batch_size=batch_size, batch_tokens=None, length_bins=0)
 
 
 def evaluation_dataset(options: PretrainingOptions, plan: Plan) -> tf.data.Dataset:
@@ -109,8 +138,7 @@ def baselines(options: PretrainingOptions, plan: Plan) -> dict[str, float]:
     batch = min(512, records)
     # A sample of records as they come: of some batches of like length it would be of some lengths.
     as_they_come = dataclasses.replace(options, pack_sequences=False)
-    sample = dataclasses.replace(phase, batch_size=batch, length_bins=0)
-    dataset = training_dataset(as_they_come, plan, sample, 0)
+    dataset = training_dataset(as_they_come, plan, _as_they_come(phase, batch), 0)
     counts = label_counts(dataset, plan.config.vocab_size, records // batch)
     held_out = label_counts(evaluation_dataset(options, plan), plan.config.vocab_size)
     return {
@@ -278,9 +306,10 @@ class PretrainingRun:
     def measure(self) -> None:
         """Take steps of each phase, for the memory that they need."""
         for phase in self.plan.phases:
+            shapes = phase.token_batches.num_shapes if phase.token_batches else 1
             self.trainer.train(
-                functools.partial(training_dataset, self.options, self.plan, phase),
-                self.trainer.step + self.options.num_train_steps,
+                functools.partial(measured_dataset, self.options, self.plan, phase),
+                self.trainer.step + max(self.options.num_train_steps, shapes),
                 sequences_per_batch=phase.sequences_per_batch,
                 rows_per_batch=phase.batch_size,
             )
@@ -430,6 +459,11 @@ def _description_of(options: PretrainingOptions, plan: Plan) -> dict[str, Any]:
         "bert_config": plan.config.to_dict(),
         "flags": _with_original_names(dict(sorted(to_dict(options).items()))),
         "length_bins": [phase.length_bins for phase in plan.phases],
+        **(
+            {"batch_multiple": plan.phases[0].batch_multiple}
+            if any(phase.batch_tokens for phase in plan.phases)
+            else {}
+        ),
         "train_records": {
             original_names(path): count
             for phase in plan.phases
@@ -463,14 +497,19 @@ def _rows_of(phase: Phase, options: PretrainingOptions) -> list[tuple[str, str]]
     bins = ", of like length" if phase.length_bins else ""
     if bins and not pads_to_max(options):
         bins += f" in steps of {phase.length_bins} tokens"
-    epochs = f" ({steps * phase.batch_size / phase.rows:.2f} epochs)"
-    unit = "sequences"
+    size, unit, is_counted = f"{phase.batch_size}", "sequences", True
+    if phase.batch_tokens is not None:
+        size, unit = f"up to {phase.batch_tokens:,}", "tokens"
+        is_counted = phase.length_counts is not None
+    if (batches := phase.token_batches) is not None:
+        mean = f"{phase.sequences_per_batch:.1f} sequences on the average"
+        bins += f", {mean}, {batches.num_shapes} shapes"
     if options.pack_sequences:
-        unit = "rows"
-        if phase.row_counts is None:
-            epochs = ""  # not counted, as nothing is trained
-        else:
+        unit, is_counted = "rows", phase.row_counts is not None
+        if is_counted:
             bins = f", {phase.sequences_per_batch / phase.batch_size:.2f} sequences a row"
+    # Where nothing is trained, rows and lengths are not counted.
+    epochs = f" ({steps / phase.batches_per_epoch:.2f} epochs)" if is_counted else ""
     return [
         (
             "training records",
@@ -478,7 +517,7 @@ def _rows_of(phase: Phase, options: PretrainingOptions) -> list[tuple[str, str]]
         ),
         (
             "steps",
-            f"{steps:,} of {phase.batch_size} {unit}{epochs}{bins}",
+            f"{steps:,} of {size} {unit}{epochs}{bins}",
         ),
     ]
 
@@ -500,5 +539,9 @@ def run(options: PretrainingOptions) -> None:
     # Before anything else of TensorFlow runs.
     strategy = training_setup.strategy_of(options.training)
     shared = {"eval_batch_size": options.eval_batch_size} if options.do_eval else {}
-    training_setup.check_batch_sizes(options.training, strategy, options.train_batch_size, **shared)
-    PretrainingRun(options, make_plan(options), strategy).run()
+    replicas = num_replicas_of(strategy)
+    # Of batches of so many tokens the plan makes multiples of what a batch is divided into.
+    size = options.phases[0].batch_size or replicas * options.training.gradient_accumulation_steps
+    training_setup.check_batch_sizes(options.training, strategy, size, **shared)
+    check_batch_tokens(options, replicas)
+    PretrainingRun(options, make_plan(options, replicas), strategy).run()

@@ -20,6 +20,7 @@ import tensorflow as tf
 from absl import flags
 
 from bert_tf.config import BertConfig
+from bert_tf.input_pipeline.token_batches import TokenBatches, count_lengths
 from bert_tf.models.task_models import HEADS
 from bert_tf.records.files import RecordWriter
 from bert_tf.serving.load import load_served_model
@@ -459,6 +460,34 @@ def test_what_batches_of_like_length_save(tmp_path, monkeypatch, capsys, packed)
     results = json.loads((tmp_path / "x.json").read_text())["results"]
     assert results["padded"]["mean_predictions"] == synthetic.PREDICTIONS
     assert results["padded"]["shapes"] == 1
+
+
+def test_what_batches_of_so_many_tokens_save(tmp_path, monkeypatch, capsys):
+    path = synthetic.write(tmp_path / "train.tfrecord", 61, 1)
+    options = length_bins.Options(
+        str(tmp_path / "x.json"), path, "v.txt", batch_size=4, batch_tokens=131,
+        max_seq_length=synthetic.LENGTH, max_predictions_per_seq=synthetic.PREDICTIONS,
+        num_steps=8, **TINY
+    )  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(length_bins, "_train_step", lambda *_: Taken())
+        length_bins.compare(options)
+    names = ["of like tokens", "of like length", "padded"]
+    printed = capsys.readouterr().out
+    assert [row[0] for row in rows_of(printed)[2:5]] == names
+    for name in names[:2]:
+        assert f"cpu time of a token, {name} / padded" in printed
+    results = json.loads((tmp_path / "x.json").read_text())["results"]
+    lengths = synthetic.make_arrays(61, 1)["input_mask"].sum(axis=1)
+    counts = count_lengths(path, max_seq_length=31, max_predictions_per_seq=5)
+    epoch = TokenBatches(counts, options.length_bins, 131)
+    found = results["of like tokens"]
+    # What is timed of each width stands for all of it.
+    assert found["batch_sequences"] == pytest.approx(61 / epoch.num_batches)
+    real = (1 - found["padding"]) * found["mean_length"]
+    assert real == pytest.approx(lengths.mean())
+    assert found["shapes"] == epoch.num_shapes > 1
+    assert found["token_cpu_seconds"] == pytest.approx(found["cpu_seconds"] / real)
 
 
 def test_the_model_of_the_lengths_is_as_the_options_say(tmp_path):

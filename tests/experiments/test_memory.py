@@ -65,6 +65,12 @@ def test_message_names_what_the_script_has():
         "out of memory with train_batch_size 32; lower --train_batch_size, "
         "use --precision=mixed_bfloat16: MemoryError"
     )
+    flags.DEFINE_integer("train_batch_tokens", None, "", flag_values=values)
+    assert out_of_memory_message(MemoryError(), values) == message
+    values.train_batch_tokens = 4096
+    assert out_of_memory_message(MemoryError(), values).startswith(
+        "out of memory with train_batch_tokens 4096; lower --train_batch_tokens, use"
+    )
     assert is_out_of_memory(MemoryError()) and not is_out_of_memory(ValueError())
 
 

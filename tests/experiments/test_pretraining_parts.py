@@ -122,6 +122,23 @@ def test_a_limit_of_memory_that_nothing_fits(monkeypatch, capsys):
     assert printed.startswith("limit: 5.00 GiB") and "6: does not fit, 3.00 GiB at mo" in printed
 
 
+def test_the_most_tokens_of_a_batch_are_found(monkeypatch, capsys):
+    tried = []
+
+    def try_within(command, limit):
+        tried.append([x for x in command if "train_batch" in x])
+        return Trial(tried[-1][-1] in ("--train_batch_tokens=1024", "--train_batch_tokens=2048"), 1)
+
+    monkeypatch.setattr(batch_size, "try_within", try_within)
+    given = {"train_batch_tokens": 77777, "second_input_file": "x", "num_replicas": 2}
+    batch_size.find_batch_size(options_of(distribution_strategy="mirrored", **given))
+    assert "largest train_batch_tokens that fits: 2048 (" in capsys.readouterr().out
+    assert [x[-1] for x in tried] == [f"--train_batch_tokens={n}" for n in (1024, 2048, 4096, 3072)]
+    monkeypatch.setattr(batch_size, "try_within", lambda *_: Trial(False, 1))
+    with pytest.raises(InputError, match="not even a batch of 512 tokens fits"):
+        batch_size.find_batch_size(options_of(train_batch_tokens=77777, max_seq_length=512))
+
+
 def test_the_largest_batch_is_all_that_such_a_command_looks_for(monkeypatch):
     asked = []
     monkeypatch.setattr(pretraining, "find_batch_size", asked.append)
@@ -156,9 +173,10 @@ def run_of(tmp_path, is_chief=True, init=None, **given):
     """Return a run whose model and trainer are stand-ins."""
     run = PretrainingRun.__new__(PretrainingRun)
     run.folder, run.options, run.model = tmp_path, options_of(tmp_path, **given), "model"
+    common = {"token_batches": None}
     phases = [
-        types.SimpleNamespace(begin=0, end=8, batch_size=3, sequences_per_batch=7.5),
-        types.SimpleNamespace(begin=8, end=11, batch_size=2, sequences_per_batch=4),
+        types.SimpleNamespace(begin=0, end=8, batch_size=3, sequences_per_batch=7.5, **common),
+        types.SimpleNamespace(begin=8, end=11, batch_size=2, sequences_per_batch=4, **common),
     ]
     run.plan = types.SimpleNamespace(init=init, phases=phases)
     run.trainer = Steps(is_chief)
@@ -170,6 +188,13 @@ def test_steps_are_taken_to_measure_memory(tmp_path, monkeypatch):
     run = run_of(tmp_path, measure_only=True, num_train_steps=2)
     run._run()
     assert run.trainer.asked == [("train", 7, 7.5, 3), ("train", 7, 4, 2)]
+    # Of batches of so many tokens each shape has to be met.
+    run.trainer.asked.clear()
+    batches = types.SimpleNamespace(num_shapes=9)
+    shapes = {"token_batches": batches, "batch_size": 0, "sequences_per_batch": 3.5}
+    run.plan.phases[:] = [types.SimpleNamespace(**shapes)]
+    run._run()
+    assert run.trainer.asked == [("train", 14, 3.5, 0)]
     assert not list(tmp_path.iterdir())
 
 

@@ -347,6 +347,127 @@ def test_the_table_says_in_which_steps_lengths_come(data, tmp_path):
     assert steps(distribution_strategy="tpu").endswith(" epochs), of like length")  # of one shape
 
 
+def test_batches_of_so_many_tokens(data, tmp_path):
+    def parse(**flags):
+        flags = {"train_batch_size": None, "train_batch_tokens": 403, **flags}
+        return command_options.parse(PretrainingOptions, arguments(data, tmp_path, **flags))
+
+    options = parse(gradient_accumulation_steps=3)
+    made = make_plan(options, 2)
+    (phase,) = made.phases
+    assert (phase.batch_size, phase.batch_tokens, phase.batch_multiple) == (0, 403, 6)
+    batches = phase.token_batches
+    assert phase.sequences_per_batch == 154 / batches.num_batches
+    for inputs, _, _ in training_dataset(options, made, phase, 0).take(3):
+        rows, length = inputs["input_ids"].shape
+        assert rows == 403 // length // 6 * 6 and length in batches.widths
+    said = dict(pretraining._rows_of(phase, options))["steps"]
+    assert said == (
+        f"46 of up to 403 tokens ({46 / batches.num_batches:.2f} epochs), of like length in steps "
+        f"of 2 tokens, {154 / batches.num_batches:.1f} sequences on the average, "
+        f"{batches.num_shapes} shapes"
+    )
+    # Where nothing is trained nothing is counted.
+    options = parse(do_train=False)
+    (phase,) = make_plan(options).phases
+    assert phase.length_counts is None
+    said = dict(pretraining._rows_of(phase, options))["steps"]
+    assert said == "46 of up to 403 tokens, of like length in steps of 2 tokens"
+
+
+def test_the_memory_of_each_shape_is_measured(data, tmp_path):
+    flags = {"train_batch_size": None, "train_batch_tokens": 155, "measure_only": True}
+    options = command_options.parse(PretrainingOptions, arguments(data, tmp_path, **flags))
+    made = make_plan(options)
+    (phase,) = made.phases
+    met = pretraining.measured_dataset(options, made, phase, 0).take(phase.token_batches.num_shapes)
+    shapes = [tuple(inputs["input_ids"].shape) for inputs, _, _ in met]
+    assert (5, 31) in shapes and len(set(shapes)) == phase.token_batches.num_shapes > 8
+    assert all(rows == 155 // length for rows, length in shapes)
+
+
+def test_phases_are_of_sequences_or_tokens(data):
+    def batches(**flags):
+        given = {"second_input_file": "x", **flags}
+        options = command_options.parse(PretrainingOptions, arguments(data, "o", **given))
+        return [(phase.batch_size, phase.batch_tokens) for phase in options.phases]
+
+    first = {"train_batch_size": None, "train_batch_tokens": 4096}
+    assert batches() == [(13, None), (13, None)]
+    assert batches(second_train_batch_size=5) == [(13, None), (5, None)]
+    assert batches(second_train_batch_tokens=512) == [(13, None), (0, 512)]
+    assert batches(**first) == [(0, 4096), (0, 4096)]
+    assert batches(**first, second_train_batch_size=5) == [(0, 4096), (5, None)]
+    assert batches(**first, second_train_batch_tokens=512) == [(0, 4096), (0, 512)]
+
+
+def test_each_replica_needs_a_sequence_of_the_tokens(data):
+    def check(replicas, **flags):
+        given = {"train_batch_size": None, "second_input_file": "x", **flags}
+        given = arguments(data, "o", gradient_accumulation_steps=3, **given)
+        plan.check_batch_tokens(command_options.parse(PretrainingOptions, given), replicas)
+
+    check(2, train_batch_tokens=3072)
+    for flags, message in (
+        (
+            {"train_batch_tokens": 3071},
+            "train_batch_tokens: expected at least 3072, second_max_seq_length 512 x 2 replicas x "
+            "3 accumulation steps, got 3071",
+        ),
+        (
+            {"train_batch_tokens": 185, "second_train_batch_size": 6},
+            "train_batch_tokens: expected at least 186, max_seq_length 31 x 2 replicas x 3 accum",
+        ),
+        (
+            {"train_batch_size": 12, "second_train_batch_tokens": 9},
+            "second_train_batch_tokens: expected at least 3072, second_max_seq_length 512 x 2 rep",
+        ),
+    ):
+        with pytest.raises(InputError) as error:
+            check(2, **flags)
+        assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "begun, replicas, expected, is_told",
+    [(6, 2, 6, False), (6, 3, 6, False), (6, 4, 4, True), (1, 1, 1, False), (1, 2, 2, True)],
+)
+def test_a_run_goes_on_with_as_many_rows_where_they_can_be_shared(
+    data, tmp_path, monkeypatch, begun, replicas, expected, is_told
+):
+    flags = {"train_batch_size": None, "train_batch_tokens": 403}
+    options = command_options.parse(PretrainingOptions, arguments(data, tmp_path, **flags))
+    made = make_plan(options, replicas)
+    before = pretraining._description_of(options, make_plan(options, begun))
+    assert before["batch_multiple"] == begun
+    after = continuation.with_bins_of(before, made, options)
+    assert after.phases[0].batch_multiple == expected
+    told = []
+    monkeypatch.setattr(continuation.logging, "warning", lambda *a: told.append(a[0] % a[1:]))
+    now = pretraining._description_of(options, after)
+    continuation.check_continuation(before, now, options)
+    assert [line[:23] for line in told] == ["the number of which the"] * is_told
+    # One that earlier versions began padded cannot go on so.
+    (phase,) = continuation.with_bins_of({"flags": {}}, made, options).phases
+    assert phase.length_bins == 2
+
+
+@pytest.mark.thorough
+def test_a_run_of_so_many_tokens_goes_on_as_if_never_stopped(data, tmp_path):
+    given = {"train_batch_size": None, "train_batch_tokens": 403, "save_checkpoints_steps": 3}
+    given |= {"log_steps": 1, "num_train_steps": 6, "distribution_strategy": "one_device"}
+    for name in ("whole", "stopped"):
+        flags = arguments(data, tmp_path / name, **given)
+        pretraining.run(command_options.parse(PretrainingOptions, flags))
+    (tmp_path / "stopped" / "model.ckpt-6.index").unlink()
+    pretraining.run(command_options.parse(PretrainingOptions, flags))
+    whole, stopped = (read_tensors(tmp_path / x / "model.ckpt-6") for x in ("whole", "stopped"))
+    assert set(whole) == set(stopped)
+    for name, value in whole.items():
+        np.testing.assert_array_equal(stopped[name], value, err_msg=name)
+    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
+
+
 @pytest.mark.thorough
 def test_a_run_of_packed_rows_has_the_weights_of_any_other(data, tmp_path, capsys):
     def run(**flags):
@@ -459,6 +580,22 @@ def test_flags_that_do_not_fit_are_refused(refused, data):
     assert "profile_steps: expected steps of the run, which takes 46, got 10,47" in text
     text = refused(length_bins=4, pack_sequences=True)
     assert text.startswith("pack_sequences, length_bins: expected one of them") and "bins 4" in text
+    both = "train_batch_size, train_batch_tokens: expected one of them, got 13 and 99"
+    assert refused(train_batch_tokens=99) == both
+    tokens = {"train_batch_size": None, "train_batch_tokens": 99}
+    text = "train_batch_tokens: expected batches of like length, without length_bins 0: "
+    assert refused(**tokens, length_bins=0).startswith(text)
+    text = "train_batch_tokens: expected batches of like length, without pack_sequences: "
+    assert refused(**tokens, pack_sequences=True).startswith(text)
+    text = "train_batch_tokens: its batches have many shapes, and a TPU is for one; use "
+    assert refused(**tokens, distribution_strategy="tpu").startswith(text)
+    assert "train_batch_tokens: expected at least 1" in refused(train_batch_tokens=0)
+    text = "second_train_batch_tokens: is of the second phase; give --second_input_file"
+    assert refused(second_train_batch_tokens=99) == text
+    second = {"second_input_file": "x", "second_train_batch_tokens": 99}
+    text = "second_train_batch_size, second_train_batch_tokens: expected one of them, got 5 and 99"
+    assert refused(**second, second_train_batch_size=5) == text
+    assert refused(**second, length_bins=0).startswith("second_train_batch_tokens: expected batch")
     several = {"find_batch_size": True, "distribution_strategy": "multi_worker_mirrored"}
     assert "find_batch_size: measure on one host" in refused(**several)
     assert "num_warmup_steps: expected at least 0" in refused(num_warmup_steps=-1)
@@ -553,7 +690,7 @@ def test_damaged_records_are_left_out_counted_and_named(refused, data, tmp_path,
 
 def test_predictions_that_dynamic_masking_cuts_off_are_warned_of(caplog):
     """As create_pretraining_data warns where masks are drawn beforehand."""
-    phase = PhaseOptions("second_", "x", 32, 5, 8, 0, 9)
+    phase = PhaseOptions("second_", "x", 32, 5, 8, None, 0, 9)
     warn_of_predictions_cut_off(phase, MaskingRule(synthetic.VOCAB, masked_lm_prob=0.8))
     (record,) = caplog.records
     assert record.getMessage() == (

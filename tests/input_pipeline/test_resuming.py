@@ -15,6 +15,7 @@ from tests.support import synthetic_records as synthetic
 from tests.support.resuming import check_resuming
 
 STEPS, BATCH = 12, 5
+TOKENS = {"batch_size": None, "batch_tokens": 97, "length_bins": 4}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,14 @@ PIPELINES = {
     "length_bins_small_pools": batches(
         ["a.tfrecord", "b.tfrecord.gz"], length_bins=4, shuffle_buffer_records=2 * BATCH
     ),
+    "tokens": batches(["a.tfrecord", "b.tfrecord.gz"], **TOKENS),
+    "tokens_dynamic": batches(
+        ["u.tfrecord", "v.tfrecord"],
+        masking=MaskingRule(synthetic.VOCAB),
+        **{**TOKENS, "length_bins": 7, "batch_multiple": 2},
+        shuffle_buffer_records=3,
+    ),
+    "tokens_causal": batches(["u.tfrecord"], masking=NextPieceRule(), **TOKENS),
     "packed": batches(["a.tfrecord", "b.tfrecord.gz"], batch_size=2, sequences_per_row=3),
     "packed_dynamic": batches(
         ["u.tfrecord", "v.tfrecord"],
@@ -112,6 +121,14 @@ PIPELINES = {
         shuffle_buffer_records=3,
     ),
     "packed_command": command(pack_sequences=True, train_batch_size=3),
+    "tokens_command": command(
+        train_batch_size=None,
+        train_batch_tokens=67,
+        second_input_file="b.tfrecord.gz",
+        second_max_seq_length=synthetic.LENGTH,
+        second_max_predictions_per_seq=synthetic.PREDICTIONS,
+        second_phase_steps=STEPS,
+    ),
     "evaluation": batches(
         ["u.tfrecord", "v.tfrecord"],
         masking=MaskingRule(synthetic.VOCAB),
@@ -146,6 +163,9 @@ _THOROUGH = (
     "packed_dynamic",
     "second_phase",
     "small_buffer",
+    "tokens_causal",
+    "tokens_command",
+    "tokens_dynamic",
 )
 
 

@@ -39,6 +39,7 @@ class Case:
     evaluate: bool = True
     length_bins: int = 0
     sequences_per_row: int | None = None
+    batch_tokens: int | None = None  # of batches of a multiple of four rows
     fit: bool = False  # Keras' own loop, with this package's losses and optimizer
 
     @property
@@ -109,7 +110,9 @@ def dataset_of(case: Case, records: str, step: int = 0, is_training: bool = True
 
     dataset = pretraining_dataset(
         records,
-        batch_size=BATCH,
+        batch_size=None if case.batch_tokens and is_training else BATCH,
+        batch_tokens=case.batch_tokens if is_training else None,
+        batch_multiple=4,
         max_seq_length=LENGTH,
         max_predictions_per_seq=PREDICTIONS,
         is_training=is_training,
@@ -137,11 +140,12 @@ def run(case: Case, records: str, folder: pathlib.Path, strategy=None):
     """Train from the newest checkpoint of the folder, if any; return the trainer."""
     trainer = make_trainer(case, folder, strategy)
     trainer.restore()
+    rows = 0 if case.batch_tokens else BATCH
     trainer.train(
         lambda step: dataset_of(case, records, step),
         case.steps,
         sequences_per_batch=1.37 * BATCH if case.sequences_per_row else BATCH,
-        rows_per_batch=BATCH if case.sequences_per_row else None,
+        rows_per_batch=rows if case.sequences_per_row or case.batch_tokens else None,
     )
     return trainer
 

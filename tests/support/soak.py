@@ -222,6 +222,7 @@ def rows(data: pathlib.Path) -> list[Row]:
         "two phases": phase,
         "dynamic masks": {"input_file": data / "unmasked.tfrecord"},
         "accumulation": {"train_batch_size": 14, "gradient_accumulation_steps": 2},
+        "so many tokens": {"train_batch_size": None, "train_batch_tokens": 403},
         "two replicas": {**two, "distribution_strategy": "mirrored", "num_replicas": 2},
         "two workers": {**two, "distribution_strategy": "multi_worker_mirrored"},
     }

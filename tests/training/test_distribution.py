@@ -110,6 +110,21 @@ def test_batches_of_like_length_are_shared_as_others(records_file, tmp_path, str
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize(
+    "strategy", ["mirrored", pytest.param("multi_worker_mirrored", marks=pytest.mark.slow)]
+)
+def test_batches_of_so_many_tokens_are_shared_as_others(records_file, tmp_path, strategy):
+    case = Case(length_bins=4, batch_tokens=700, is_scale_seen=True, evaluate=False)
+    batches = runs.dataset_of(case, records_file).take(case.steps)
+    rows = [weights["next_sentence_logits"] for _, _, weights in batches]
+    assert len({x.shape[0] for x in rows}) > 2 and not all(x.numpy().all() for x in rows)
+    expected = runs.result_of(runs.run(case, records_file, tmp_path / "one"), case, records_file)
+    divided = dataclasses.replace(case, accumulation=2)
+    runs.finish(runs.start(strategy, records_file, tmp_path, [divided]))
+    assert_close(results(tmp_path, [divided])[divided], expected)
+
+
+@pytest.mark.thorough
 def test_packed_rows_are_shared_as_others(records_file, tmp_path):
     case = Case(sequences_per_row=3, is_scale_seen=True)
     weights = [batch[2] for batch in runs.dataset_of(case, records_file).take(case.steps)]
@@ -244,6 +259,39 @@ def test_workers_have_the_rows_of_one_global_batch(normalization):
         of = slice(None) if normalization == "global" else slice(5 * replica, 5 * replica + 5)
         assert whole["mlm_loss"] == weights[of].sum()
         assert whole["sequences"] == len(weights[of])
+
+
+@pytest.mark.parametrize("normalization", distribution.LOSS_NORMALIZATIONS)
+def test_batches_of_different_sizes_are_divided_each(normalization):
+    objective = PretrainingObjective()
+
+    def split(count, size, **context):
+        data = tf.data.Dataset.from_generator(
+            lambda: [element(count)],
+            output_signature=tf.nest.map_structure(
+                lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), element(count)
+            ),
+        )
+        return distribution.split_batches(
+            data,
+            batch_size=size,
+            loss_weights=objective.loss_weights,
+            accumulation_steps=3,
+            loss_normalization=normalization,
+            **context,
+        )
+
+    for worker in range(2):
+        context = {"context": tf.distribute.InputContext(2, worker, 4)}
+        found = split(24, None, **context)
+        assert found.element_spec[0][0]["input_ids"].shape == [3, None, 2]
+        found, expected = (list(x.as_numpy_iterator()) for x in (found, split(24, 24, **context)))
+        assert len(found) == len(expected) == 2
+        for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
+            np.testing.assert_array_equal(one, other)
+    message = "a batch is not a multiple of 1 replicas x 3 parts"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(split(4, None))
 
 
 def test_batch_that_cannot_be_divided_is_refused():

@@ -39,6 +39,9 @@ def records_file(tmp_path_factory):
     return synthetic.write(tmp_path_factory.mktemp("records") / "t.tfrecord", 101, 1)
 
 
+TOKENS = {"batch_size": None, "batch_tokens": 157, "length_bins": 4}
+
+
 def dataset_of(path, step=0, is_training=True, batch_size=BATCH, **settings):
     return pretraining_dataset(
         path,
@@ -253,6 +256,8 @@ def test_continued_run_is_the_unbroken_one_to_the_bit(records_file, tmp_path, se
         ({"length_bins": 4}, False),
         pytest.param({"length_bins": 4}, "pointwise", marks=pytest.mark.thorough),
         pytest.param({"length_bins": 4}, True, marks=pytest.mark.slow),
+        pytest.param(TOKENS, False, marks=pytest.mark.thorough),
+        pytest.param(TOKENS, True, marks=pytest.mark.slow),
         pytest.param({"sequences_per_row": 3}, False, marks=pytest.mark.thorough),
         pytest.param({"sequences_per_row": 3}, "pointwise", marks=pytest.mark.thorough),
         pytest.param({"sequences_per_row": 3}, True, marks=pytest.mark.slow),
@@ -265,7 +270,10 @@ def test_runs_of_other_batches_are_continued_to_the_bit(records_file, tmp_path, 
         trainer = make_trainer(tmp_path / folder, packed=packed, jit_compile=jit, **settings)
         began = trainer.restore()
         trainer.train(
-            lambda step: dataset_of(records_file, step, **batches), steps, sequences_per_batch=BATCH
+            lambda step: dataset_of(records_file, step, **batches),
+            steps,
+            sequences_per_batch=BATCH,
+            rows_per_batch=0 if "batch_tokens" in batches else None,
         )
         return began, trainer
 
