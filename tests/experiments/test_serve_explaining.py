@@ -195,12 +195,12 @@ def test_one_at_a_time_and_not_too_many(server, held):
 
 
 def test_an_explanation_ends_with_its_time_or_its_client(folders, golden, held):
-    bounds = {"request_timeout_seconds": 0.3}
-    with stand_ins.running(folders[3:4], explained=golden, **bounds) as server:
+    opinions = folders[3:4]
+    with stand_ins.running(opinions, explained=golden, request_timeout_seconds=0.3) as server:
         status, answer = ask(server, "opinions")
         assert status == 504 and "--request_timeout_seconds=0.3; ask for fewer" in answer["error"]
         server.wait_for(lambda: len(held.ended) == 1)
-    with stand_ins.running(folders[3:4], explained=golden) as server:
+    with stand_ins.running(opinions, explained=golden) as server:
         body = json.dumps({"instances": [ASKED["opinions"]]})
         head = (
             f"POST /v1/models/opinions:explain HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}"
