@@ -12,7 +12,8 @@ often, says another. A newer version that appears there takes over once it is lo
 
     python experiments/serve.py --model_dir=tiny-wikipedia
 
-exports a model directory or checkpoint first, here the small model that comes with the package.
+exports a model directory or checkpoint first, here the small model that comes with the package. Of
+one that classifies, answers questions or finds entities, the page then also tells why ("Why?").
 
     curl -d '{"instances": ["Return the [MASK] of the list."]}' \
       http://127.0.0.1:8501/v1/models/mini:predict

@@ -17,7 +17,7 @@ Abnar and Zuidema, arXiv 2005.00928.
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -37,8 +37,10 @@ _log = logging.getLogger(__name__)
 
 BASELINES = {"pad": PAD_TOKEN, "mask": MASK_TOKEN}
 NO_ANSWER = "(no answer)"
+MAX_STEPS = 512  # points of the integral, where nothing else is asked for
 _FIRST_STEPS = 16
-_AT_ONCE = 16  # points of the line that are computed together
+_AT_ONCE = 16  # points of the line that are computed together,
+_PIECES_AT_ONCE = 2048  # or fewer, with so many pieces: memory grows with both
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,16 @@ class _Case:
     read_at: Sequence[int]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """Arguments of `explain` of the same names."""
+
+    baseline: str
+    tolerance: float
+    max_steps: int
+    before_run: Callable[[], None]
+
+
 def explain(
     model: ServedModel,
     columns: Sequence[Sequence[Any]],
@@ -114,7 +126,9 @@ def explain(
     target: str | None = None,
     baseline: str = "pad",
     tolerance: float = 0.01,
-    max_steps: int = 512,
+    max_steps: int = MAX_STEPS,
+    entity: int | None = None,
+    before_run: Callable[[], None] = lambda: None,
 ) -> list[Explanation]:
     """Explain answers; see the module.
 
@@ -125,46 +139,64 @@ def explain(
         baseline: "pad" or "mask": what the pieces of the text are in the baseline.
         tolerance: largest completeness gap; until it is kept the steps are doubled.
         max_steps: points of the integral at most; where they do not suffice, a warning says so.
+        entity: the entity to explain, of entities, from 0 in the order of the answer; None for all.
+        before_run: called before each run of the model; what it raises ends the explanation.
 
     Returns:
-        One for each row, or of entities one for each that is found.
+        One for each row, or of entities one for each that is found, or the one that is asked for.
 
     Raises:
-        ValueError: the model has another task, or an argument is out of range.
+        ValueError: the model cannot be explained, or an argument is out of range.
     """
+    if refusal := why_not(model):
+        raise ValueError(refusal)
     if baseline not in BASELINES:
         raise ValueError(f"baseline: expected {' or '.join(BASELINES)}, got {baseline!r}")
     if not tolerance > 0:
         raise ValueError(f"tolerance: expected a fraction above 0, got {tolerance}")
     if max_steps < 1:
         raise ValueError(f"max_steps: expected at least 1, got {max_steps}")
-    cases = _cases_of(model, target)
+    cases = _cases_of(model, target, entity)
+    settings = _Settings(baseline, tolerance, max_steps, before_run)
     explanations = []
     for row, texts in enumerate(zip(*columns, strict=True)):
         decoded = [x.decode("utf-8", "ignore") if isinstance(x, bytes) else x for x in texts]
-        for case in cases(*decoded):
-            explanations.append(
-                _explained(model, case, row, decoded, baseline, tolerance, max_steps)
-            )
+        before_run()
+        explanations += [_explained(model, case, row, decoded, settings) for case in cases(decoded)]
     return explanations
 
 
-def _cases_of(model: ServedModel, target: str | None) -> Callable[..., Iterator[_Case]]:
+def why_not(model: ServedModel) -> str | None:
+    """Return in one line why the answers of a model cannot be explained; None where they can."""
+    if not isinstance(model, Classifier | Regressor | QuestionAnswerer | EntityTagger):
+        return (
+            "explain: for classification, multi_label, regression, question_answering and "
+            f"token_classification, not for {model.task}"
+        )
+    if model.config.window_pooling is not None:
+        return (
+            "explain: for models that read a text as one sequence, not for one that joins windows "
+            f"(window_pooling={model.config.window_pooling})"
+        )
+    return None
+
+
+def _cases_of(
+    model: ServedModel, target: str | None, entity: int | None
+) -> Callable[[Sequence[str]], Iterator[_Case]]:
     """Return what makes the cases of a row of texts."""
     labels = model.label_names if isinstance(model, Classifier) else ()
     if target is not None and target not in labels:
         expected = f"one of {', '.join(labels)}" if labels else f"None for {model.task}"
         raise ValueError(f"target: expected {expected}, got {target!r}")
-    if isinstance(model, Classifier | Regressor):
-        return lambda *texts: _text_cases(model, texts, target)
-    if isinstance(model, QuestionAnswerer):
-        return lambda question, context: _answer_cases(model, question, context)
     if isinstance(model, EntityTagger):
-        return lambda text: _entity_cases(model, text)
-    raise ValueError(
-        "explain: for classification, multi_label, regression, question_answering and "
-        f"token_classification, not for {model.task}"
-    )
+        return lambda texts: _entity_cases(model, texts[0], entity)
+    if entity is not None:
+        raise ValueError(f"entity: expected None for {model.task}, got {entity!r}")
+    if isinstance(model, QuestionAnswerer):
+        return lambda texts: _answer_cases(model, *texts)
+    of_texts = cast(Classifier | Regressor, model)  # `why_not` refuses any other
+    return lambda texts: _text_cases(of_texts, texts, target)
 
 
 # === What is explained ===
@@ -221,10 +253,17 @@ def _answer_cases(model: QuestionAnswerer, question: str, context: str) -> Itera
     )
 
 
-def _entity_cases(model: EntityTagger, text: str) -> Iterator[_Case]:
+def _entity_cases(model: EntityTagger, text: str, entity: int | None) -> Iterator[_Case]:
     texts = tf.constant([text])
     found = {name: value.numpy()[0] for name, value in model.answer(texts).items()}
-    if not found["entity_count"]:
+    asked = range(found["entity_count"])
+    if entity is not None:
+        if entity not in asked:
+            raise ValueError(
+                f"entity: expected one of the {len(asked)} that are found, from 0, got {entity!r}"
+            )
+        asked = [entity]
+    if not asked:
         return
     pieces = model.text_to_ids.tokenize_with_offsets(texts)
     windows = model.cut_windows(pieces)
@@ -234,7 +273,7 @@ def _entity_cases(model: EntityTagger, text: str) -> Iterator[_Case]:
     begins = pieces.char_starts.numpy()[0][firsts]
     best = tf.where(windows.is_max_context).numpy()  # [P, 2]
     home = {int(windows.pieces[n, place]): (int(n), int(place)) for n, place in best}
-    for i in range(found["entity_count"]):
+    for i in asked:
         start, end = found["entity_char_start"][i], found["entity_char_end"][i]
         words_of_it = firsts[(begins >= start) & (begins < end)].tolist()
         window = home[words_of_it[0]][0]
@@ -304,32 +343,30 @@ def _explained(
     case: _Case,
     row: int,
     texts: Sequence[str],
-    baseline: str,
-    tolerance: float,
-    max_steps: int,
+    settings: _Settings,
 ) -> Explanation:
     table = tf.convert_to_tensor(bert_layer(model.model).embeddings.word_embeddings)
     vectors = tf.cast(tf.gather(table, case.inputs["input_ids"][0]), tf.float32)  # [L, D]
     in_text = np.zeros(len(vectors), np.bool_)
     for begin, end, *_ in case.words:
         in_text[begin:end] = True
-    filler = tf.cast(table[model.text_to_ids.vocab[BASELINES[baseline]]], tf.float32)
-    base = tf.where(in_text[:, None], filler, vectors)
+    filler = model.text_to_ids.vocab[BASELINES[settings.baseline]]
+    base = tf.where(in_text[:, None], tf.cast(table[filler], tf.float32), vectors)
     values = _scores(model, case, tf.stack([vectors, base])).numpy().astype(np.float64)
     change = values[0] - values[1]
-    steps = min(_FIRST_STEPS, max_steps)
+    steps = min(_FIRST_STEPS, settings.max_steps)
     while True:
-        scores = _integrated_gradients(model, case, vectors, base, steps)  # [L]
+        scores = _integrated_gradients(model, case, vectors, base, steps, settings.before_run)
         error = abs(scores.sum() - change)
         gap = error / abs(change) if change else np.inf if error else 0.0
-        if gap <= tolerance or steps >= max_steps:
+        if gap <= settings.tolerance or steps >= settings.max_steps:
             break
-        steps = min(2 * steps, max_steps)
-    if gap > tolerance:
+        steps = min(2 * steps, settings.max_steps)
+    if gap > settings.tolerance:
         _log.warning(
             "explain: row %d, %s: the scores sum to %.4g and not to %.4g after max_steps %d (gap "
             "%.2g, tolerance %g)",
-            *(row, case.target, scores.sum(), change, steps, gap, tolerance),
+            *(row, case.target, scores.sum(), change, steps, gap, settings.tolerance),
         )
     rollout = attention_rollout(attention_probabilities_of(model.model, case.inputs)).numpy()[0]
     shares = rollout[list(case.read_at)].mean(axis=0)  # [L]
@@ -359,18 +396,25 @@ def _scores(model: ServedModel, case: _Case, vectors: tf.Tensor) -> tf.Tensor:
 
 
 def _integrated_gradients(
-    model: ServedModel, case: _Case, vectors: tf.Tensor, base: tf.Tensor, steps: int
+    model: ServedModel,
+    case: _Case,
+    vectors: tf.Tensor,
+    base: tf.Tensor,
+    steps: int,
+    before_run: Callable[[], None],
 ) -> np.ndarray:
     """Return the score of each position, float64 [L]."""
     nodes, weights = np.polynomial.legendre.leggauss(steps)  # of [-1, 1]
     alphas = ((nodes + 1) / 2).astype(np.float32)
     total = np.zeros(vectors.numpy().shape, np.float64)
-    for start in range(0, steps, _AT_ONCE):
-        alpha = alphas[start : start + _AT_ONCE, None, None]
+    at_once = min(_AT_ONCE, max(1, _PIECES_AT_ONCE // len(vectors)))
+    for start in range(0, steps, at_once):
+        before_run()
+        alpha = alphas[start : start + at_once, None, None]
         points = base + alpha * (vectors - base)  # [S, L, D]
         with tf.GradientTape() as tape:
             tape.watch(points)
             scores = _scores(model, case, points)
         gradients = tape.gradient(scores, points).numpy()
-        total += np.einsum("s,sld->ld", weights[start : start + _AT_ONCE] / 2, gradients)
+        total += np.einsum("s,sld->ld", weights[start : start + at_once] / 2, gradients)
     return np.sum(total * (vectors - base).numpy(), axis=1)

@@ -219,11 +219,12 @@ class Predictor:
 
         Args:
             *columns: as for `predict`.
-            **options: `target`, `baseline`, `tolerance` and `max_steps` of
+            **options: `target`, `baseline`, `tolerance`, `max_steps` and `entity` of
                 `explanations.explain`.
 
         Returns:
-            One for each row, or of entities one for each that is found; `row` tells of which row.
+            One for each row, or of entities one for each that is found (`entity=0`: the first
+            alone); `row` tells of which row.
 
         Raises:
             ValueError: the model is a SavedModel, which holds no gradients, or for another task; or

@@ -184,7 +184,7 @@ class ServingCore:
 
     async def _run(self, servable: Servable, signature: Signature, inputs: Arrays) -> Arrays:
         for name, array in inputs.items():
-            self._check_work(name, array)
+            self.check_work(name, array)
         seconds = self._options.request_timeout_seconds
         try:
             async with asyncio.timeout(seconds):
@@ -196,7 +196,7 @@ class ServingCore:
                 f"the request took longer than --request_timeout_seconds={seconds:g}",
             ) from None
 
-    def _check_work(self, name: str, array: np.ndarray) -> None:
+    def check_work(self, name: str, array: np.ndarray) -> None:
         """Refuse what would take too long: many rows, or a long text.
 
         Raises:

@@ -6,7 +6,7 @@ import asyncio
 import pathlib
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -21,6 +21,12 @@ from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from experiments.model_server.core import SIGNATURE_DEF, ServingCore
+from experiments.model_server.explaining import (
+    Explainer,
+    explain_columns,
+    explain_response,
+    explain_settings,
+)
 from experiments.model_server.metrics import ServingMetrics
 from experiments.model_server.options import ServerOptions
 from experiments.model_server.rest import (
@@ -175,8 +181,15 @@ async def _unless_gone(request: Request, answer: Any) -> Any:
 class _RestApi:
     """The handler of everything under /v1."""
 
-    def __init__(self, core: ServingCore, metrics: ServingMetrics, options: ServerOptions):
-        self._core, self._metrics, self._options = core, metrics, options
+    def __init__(
+        self,
+        core: ServingCore,
+        explainer: Explainer,
+        metrics: ServingMetrics,
+        options: ServerOptions,
+    ):
+        self._core, self._explainer, self._metrics = core, explainer, metrics
+        self._options = options
 
     async def __call__(self, request: Request) -> Response:
         begun = time.perf_counter()
@@ -214,6 +227,8 @@ class _RestApi:
     async def _compute(self, call: Call, body: bytes) -> bytes:
         # The body first, as in TF Serving: what is no JSON is that whatever model it is for.
         request = await _apart_if_large(len(body), parse_body, body)
+        if call.method == "explain":
+            return await self._explain(call, request)
         name = signature_name(request)
         call.spec.signature_name = name
         if call.method != "predict":
@@ -237,12 +252,26 @@ class _RestApi:
         size = sum(array.size for array in outputs.values()) * 8
         return await _apart_if_large(size, predict_response, outputs, in_rows)
 
+    async def _explain(self, call: Call, request: Mapping[str, Any]) -> bytes:
+        servable = self._core.servable(call.spec)
+        model = self._explainer.model(servable.model_name)
+        settings = explain_settings(request, self._options.max_explain_steps)
+        named, _ = predict_inputs(request, servable.signature("").inputs)
+        inputs = {spec.name: named[spec.name] for spec in model.answer.input_signature}
+        for name, array in inputs.items():
+            self._core.check_work(name, array)
+        columns = explain_columns(inputs)
+        return explain_response(await self._explainer.explain(model, columns, settings))
 
-def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions) -> ASGIApp:
+
+def http_app(
+    core: ServingCore, explainer: Explainer, metrics: ServingMetrics, options: ServerOptions
+) -> ASGIApp:
     """Return the web application.
 
     Args:
         core: what answers.
+        explainer: what explains answers.
         metrics: what counts.
         options: the bounds on a request.
     """
@@ -264,7 +293,7 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
         return _json(error_response("not every model is loaded, or the server ends"), 503)
 
     async def models(request: Request) -> Response:
-        return _json(json_bytes({"models": core.models.names}))
+        return _json(json_bytes({"models": core.models.names, "explained": explainer.names}))
 
     async def card(request: Request) -> Response:
         try:
@@ -285,7 +314,7 @@ def http_app(core: ServingCore, metrics: ServingMetrics, options: ServerOptions)
         message = f"Malformed request: {request.method} {request.url.path}"
         return _json(error_response(message), 404)
 
-    rest = _RestApi(core, metrics, options)
+    rest = _RestApi(core, explainer, metrics, options)
 
     async def rest_api(request: Request) -> Response:
         return await rest(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bert_tf.options import option
 from bert_tf.serving.like_lengths import MAX_ROW_PADDING
@@ -30,6 +31,8 @@ class ServerOptions:
     Attributes:
         models: name and folder of each model.
         policies: name of a model -> its versions, where num_versions does not say all.
+        explained: name of a model of --model_dir -> the `ServedModel` that it was exported from, or
+            in one line why its answers cannot be explained.
 
     Raises:
         ValueError: no port is open, or a cors_origin is no origin.
@@ -37,6 +40,7 @@ class ServerOptions:
 
     models: Sequence[tuple[str, str]] = ()
     policies: Mapping[str, VersionPolicy] = dataclasses.field(default_factory=dict)
+    explained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     host: str = option(
         "127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.", group="addresses"
     )
@@ -85,6 +89,13 @@ class ServerOptions:
         1 << 17,
         "Size of one text, or other value of bytes, of a request; a longer one gets status 400.",
         minimum=1,
+    )
+    max_explain_steps: int = option(
+        128,
+        "Points of the integral of one explanation (:explain), each a run of the model forward and "
+        "back; a request for more gets status 400.",
+        minimum=1,
+        maximum=_MAX_INT32,
     )
     request_timeout_seconds: float = option(
         120.0,
@@ -149,6 +160,11 @@ class ServeOptions:
         "several times.",
         repeated=True,
         path="model",
+    )
+    explain: bool = option(
+        True,
+        "Keep each --model_dir in memory beside its SavedModel, so that its answers can be "
+        "explained.",
     )
     model_config_file: str | None = option(
         None,

@@ -34,7 +34,7 @@ BASE64_KEY, BYTES_SUFFIX = "b64", "_bytes"
 
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _POST = re.compile(
-    rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)",
+    rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|explain|predict|regress)",
     re.IGNORECASE | re.ASCII,
 )
 _GET = re.compile(
@@ -56,7 +56,7 @@ _FLOATS = {tf.float32, tf.float64}
 class Call:
     """What method and path of a request ask for."""
 
-    method: str  # "predict", "classify", "regress", "status" or "metadata".
+    method: str  # "predict", "classify", "regress", "explain", "status" or "metadata".
     spec: ModelSpec
 
 
@@ -91,7 +91,7 @@ def parse_path(http_method: str, path: str) -> Call:
     return Call("metadata" if match["metadata"] else "status", spec)
 
 
-def _kind(value: Any) -> str:
+def shown_kind(value: Any) -> str:
     """Return what a JSON value is, for messages."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
     if value is None:
@@ -128,7 +128,7 @@ def parse_body(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise invalid_argument(f"JSON Parse error: {error}") from error
     if not isinstance(value, dict):
-        raise invalid_argument(f"JSON Value: expected an object, got {_kind(value)}")
+        raise invalid_argument(f"JSON Value: expected an object, got {shown_kind(value)}")
     return value
 
 
@@ -164,7 +164,9 @@ def signature_name(request: Mapping[str, Any]) -> str:
     """
     name = request.get("signature_name", "")
     if not isinstance(name, str):
-        raise invalid_argument(f"'signature_name' key must be a string value. Got {_kind(name)}")
+        raise invalid_argument(
+            f"'signature_name' key must be a string value. Got {shown_kind(name)}"
+        )
     return name
 
 
@@ -191,7 +193,7 @@ def _string(value: Any) -> bytes:
     if isinstance(value, str):
         return _encoded(value)
     if not _is_base64(value):
-        raise _Misfit(f"not of expected type: string: got {_kind(value)}")
+        raise _Misfit(f"not of expected type: string: got {shown_kind(value)}")
     text = "".join(value[BASE64_KEY].split())
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -203,7 +205,7 @@ def _float(value: Any) -> float:
     if type(value) is float:
         return value
     if type(value) is not int:
-        raise _Misfit(f"not of expected type: float: got {_kind(value)}")
+        raise _Misfit(f"not of expected type: float: got {shown_kind(value)}")
     try:
         return float(value)
     except OverflowError as error:
@@ -212,7 +214,7 @@ def _float(value: Any) -> float:
 
 def _bool(value: Any) -> bool:
     if type(value) is not bool:
-        raise _Misfit(f"not of expected type: bool: got {_kind(value)}")
+        raise _Misfit(f"not of expected type: bool: got {shown_kind(value)}")
     return value
 
 
@@ -232,7 +234,7 @@ def _converter(dtype: tf.DType):
 
     def integer(value: Any) -> int:
         if type(value) is not int or not low <= value <= high:
-            raise _Misfit(f"not of expected type: {dtype.name}: got {_kind(value)}")
+            raise _Misfit(f"not of expected type: {dtype.name}: got {shown_kind(value)}")
         return value
 
     return integer
@@ -255,11 +257,11 @@ def _collect(value: Any, shape: Sequence[int], convert, out: list) -> None:
     """Append the values of nested lists of a shape, converted."""
     if not shape:
         if isinstance(value, list):
-            raise _Misfit(f"expected a single value as elsewhere, got {_kind(value)}")
+            raise _Misfit(f"expected a single value as elsewhere, got {shown_kind(value)}")
         out.append(convert(value))
         return
     if not isinstance(value, list) or len(value) != shape[0]:
-        size = f"{len(value)}" if isinstance(value, list) else _kind(value)
+        size = f"{len(value)}" if isinstance(value, list) else shown_kind(value)
         raise _Misfit(f"expected a list of {shape[0]} as elsewhere, got {size}")
     for i, item in enumerate(value):
         try:
@@ -307,7 +309,7 @@ def _row_inputs(instances: Any, inputs: Mapping[str, TensorInfo]) -> Arrays:
     """Return the arrays of "instances": a list of values of the one input, or of objects."""
     if not isinstance(instances, list) or not instances:
         raise invalid_argument(
-            f"'instances': expected a list of at least one, got {_kind(instances)}"
+            f"'instances': expected a list of at least one, got {shown_kind(instances)}"
         )
 
     def is_object(value: Any) -> bool:
@@ -317,13 +319,13 @@ def _row_inputs(instances: Any, inputs: Mapping[str, TensorInfo]) -> Arrays:
         if len(inputs) > 1:
             raise invalid_argument(
                 f"'instances': expected a list of objects with {sorted(inputs)}, "
-                f"got at item 0 {_kind(instances[0])}"
+                f"got at item 0 {shown_kind(instances[0])}"
             )
         for i, instance in enumerate(instances):
             if is_object(instance):
                 raise invalid_argument(
                     f"'instances': expected values or lists as at item 0, "
-                    f"got at item {i} {_kind(instance)}"
+                    f"got at item {i} {shown_kind(instance)}"
                 )
         (name,) = inputs
         return {name: _named(name, instances, inputs)}
@@ -331,7 +333,7 @@ def _row_inputs(instances: Any, inputs: Mapping[str, TensorInfo]) -> Arrays:
         if not is_object(instance) or set(instance) != set(inputs):
             raise invalid_argument(
                 f"'instances': expected objects with keys {sorted(inputs)}, "
-                f"got at item {i} {_kind(instance)}"
+                f"got at item {i} {shown_kind(instance)}"
             )
     return {
         name: _named(name, [instance[name] for instance in instances], inputs) for name in inputs
@@ -343,7 +345,7 @@ def _column_inputs(values: Any, inputs: Mapping[str, TensorInfo]) -> Arrays:
     if not isinstance(values, dict) or _is_base64(values):
         if len(inputs) > 1:
             raise invalid_argument(
-                f"'inputs': expected an object with {sorted(inputs)}, got {_kind(values)}"
+                f"'inputs': expected an object with {sorted(inputs)}, got {shown_kind(values)}"
             )
         (name,) = inputs
         return {name: _named(name, values, inputs)}
@@ -396,12 +398,14 @@ def _feature(value: Any) -> tf.train.Feature:
         if not all(-(2**63) <= v < 2**63 for v in values):
             raise invalid_argument("an integer does not fit int64")
         return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(v) for v in values]))
-    raise invalid_argument(f"expected strings, numbers or booleans of one kind, got {_kind(value)}")
+    raise invalid_argument(
+        f"expected strings, numbers or booleans of one kind, got {shown_kind(value)}"
+    )
 
 
 def _example(value: Any, where: str) -> tf.train.Example:
     if not isinstance(value, dict):
-        raise invalid_argument(f"{where}: Example must be JSON object but got {_kind(value)}")
+        raise invalid_argument(f"{where}: Example must be JSON object but got {shown_kind(value)}")
     example = tf.train.Example()
     for name, content in value.items():
         try:
@@ -423,7 +427,7 @@ def example_input(request: Mapping[str, Any]) -> Input:
     examples = request.get("examples")
     if not isinstance(examples, list) or not examples:
         raise invalid_argument(
-            f"'examples': expected a list of at least one, got {_kind(examples)}"
+            f"'examples': expected a list of at least one, got {shown_kind(examples)}"
         )
     parsed = [_example(value, f"'examples': item {i}") for i, value in enumerate(examples)]
     result = Input()

@@ -22,6 +22,7 @@ from bert_tf.options import check
 from experiments.model_server.batching import Batcher
 from experiments.model_server.connections import BoundedProtocol
 from experiments.model_server.core import ServingCore
+from experiments.model_server.explaining import Explainer
 from experiments.model_server.grpc import grpc_server
 from experiments.model_server.http import http_app
 from experiments.model_server.metrics import ServingMetrics
@@ -97,14 +98,14 @@ async def serve(
     ]
     models = ModelManager(sources, options.request_timeout_seconds)
     batcher = Batcher(options, metrics)
-    core = ServingCore(models, batcher, options)
+    core, explainer = ServingCore(models, batcher, options), Explainer(options)
     rpc_server = rpc_port = None
     if options.port >= 0:
         rpc_server, rpc_port = grpc_server(
             core, metrics, address_of(options.host, options.port), options
         )
     listener = _listener(options)
-    web_server = _web_server(options, core, metrics)
+    web_server = _web_server(options, core, explainer, metrics)
     watching = asyncio.create_task(models.watch(options.file_system_poll_wait_seconds))
     web = [asyncio.create_task(web_server.serve(sockets=[listener]))] if listener else []
     if rpc_server:
@@ -123,6 +124,7 @@ async def serve(
         endings = [rpc_server.stop(options.shutdown_seconds)] if rpc_server else []
         await asyncio.gather(*web, *endings, return_exceptions=True)
         await batcher.close()
+        await explainer.close()
         watching.cancel()
         stopping.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -137,10 +139,12 @@ def _listener(options: ServerOptions) -> socket.socket | None:
     return socket.create_server((options.host, options.rest_api_port), family=family)
 
 
-def _web_server(options: ServerOptions, core: ServingCore, metrics: ServingMetrics) -> _WebServer:
+def _web_server(
+    options: ServerOptions, core: ServingCore, explainer: Explainer, metrics: ServingMetrics
+) -> _WebServer:
     return _WebServer(
         uvicorn.Config(
-            http_app(core, metrics, options),
+            http_app(core, explainer, metrics, options),
             # h11, since httptools has no bound on a head.
             http=cast(Any, functools.partial(BoundedProtocol, options)),
             h11_max_incomplete_event_size=options.max_header_bytes,

@@ -9,6 +9,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 from bert_tf.weights.locate import locate
 from experiments.command_line import preemption
@@ -55,9 +56,11 @@ def run(options: ServeOptions) -> None:
         # Its import registers the operations of the tokenizer.
         importlib.import_module("tensorflow_text")
     with tempfile.TemporaryDirectory(prefix="bert-tf-serve-") as folder, preemption.exiting():
-        exported = export(model_dirs, folder)
+        exported = export(model_dirs, folder, options.explain)
         server_options = dataclasses.replace(
-            server_options, models=[*server_options.models, *exported]
+            server_options,
+            models=[*server_options.models, *((model.name, model.folder) for model in exported)],
+            explained={model.name: model.explained for model in exported},
         )
         importlib.import_module("experiments.model_server.server").run(server_options)
 
@@ -66,20 +69,28 @@ def _name_of(path: str) -> str:
     return os.path.basename(os.path.abspath(path))
 
 
-def export(model_dirs: Sequence[str], folder: str) -> list[tuple[str, str]]:
+@dataclasses.dataclass(frozen=True)
+class ExportedModel:
+    """A model of --model_dir: its name, the folder of its versions, and see `explained`."""
+
+    name: str
+    folder: str
+    explained: Any  # of ServerOptions
+
+
+def export(model_dirs: Sequence[str], folder: str, explain: bool) -> list[ExportedModel]:
     """Export models as SavedModels, each for the task that it has a head for.
 
     Args:
         model_dirs: model directories, checkpoints or names.
         folder: where the folders of their versions go.
-
-    Returns:
-        Name and folder of each.
+        explain: whether those that can be explained are kept for that.
 
     Raises:
         OSError, ValueError: a model cannot be read, or cannot be served.
     """
     serving = importlib.import_module("bert_tf.serving")
+    why_not = importlib.import_module("bert_tf.serving.explanations").why_not
     models = []
     for path in model_dirs:
         name = _name_of(path)
@@ -87,7 +98,8 @@ def export(model_dirs: Sequence[str], folder: str) -> list[tuple[str, str]]:
         served = serving.load_served_model(path)
         target = os.path.join(folder, str(len(models)), name)
         serving.export_saved_model(served, target, description=f"read from {path}")
-        models.append((name, target))
+        refusal = why_not(served) if explain else "explain: turned off by --noexplain"
+        models.append(ExportedModel(name, target, refusal or served))
     return models
 
 

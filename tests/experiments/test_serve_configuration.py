@@ -116,9 +116,10 @@ def test_model_directories_are_exported_first(tmp_path):
         run(ServeOptions(model_dir=("tiny-wikipeda",)))
     with pytest.raises(ValueError, match="for each model alone, got m, m"):
         run(ServeOptions(model_dir=("a/m", "b/m")))
-    models = export(["tiny-wikipedia"], str(tmp_path))
-    assert models == [("tiny-wikipedia", f"{tmp_path}/0/tiny-wikipedia")]
-    with stand_ins.running(models) as server:
+    (model,) = export(["tiny-wikipedia"], str(tmp_path), True)
+    assert (model.name, model.folder) == ("tiny-wikipedia", f"{tmp_path}/0/tiny-wikipedia")
+    assert model.explained.startswith("explain: for classification, ")
+    with stand_ins.running([(model.name, model.folder)]) as server:
         request = {"instances": ["The film was released in the United [MASK] in 1995."]}
         status, answer = server.post("/v1/models/tiny-wikipedia:predict", request)
         assert status == 200 and answer["predictions"][0]["mask_count"] == 1

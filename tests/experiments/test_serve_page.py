@@ -4,6 +4,7 @@ Needs the extra `browser` and a Chromium, which BERT_TF_CHROMIUM or the PATH nam
 BERT_TF_SCREENSHOTS to a folder to keep what was seen.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -22,6 +23,8 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="the extra `browser` is not installed: no playwright"
 )
 
+from bert_tf.serving.explanations import explain  # noqa: E402
+from tests.support import explained_models  # noqa: E402
 from tests.support import serving_stand_ins as stand_ins  # noqa: E402
 
 pytestmark = pytest.mark.serving
@@ -69,10 +72,28 @@ def is_problem(message):
     return message.type == "error" and not message.location["url"].endswith("/v1/models/late")
 
 
-@pytest.fixture(params=["wide", "narrow"])
-def page(request, browser, server):
-    """Yield the page, on a desk in the light and on a phone in the dark."""
-    wide = request.param == "wide"
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory):
+    return explained_models.golden_models(tmp_path_factory.mktemp("vocab"))
+
+
+@pytest.fixture(scope="module")
+def explaining(tmp_path_factory, golden):
+    """Yield a server of models whose answers can be explained, and one whose cannot."""
+    root = tmp_path_factory.mktemp("models")
+    models = [*stand_ins.save_tasks(root), *(save(root) for save in SAVE_MORE)]
+    explained = {**golden, "values": golden["opinions"]}
+    with stand_ins.running(models, explained=explained, max_explain_steps=64) as running:
+        yield running
+
+
+SAVE_MORE = (stand_ins.save_pairs, stand_ins.save_values)
+
+
+@contextlib.contextmanager
+def opened_page(look, browser, server):
+    """Yield the page, on a desk in the light ("wide") or on a phone in the dark."""
+    wide = look == "wide"
     context = browser.new_context(
         viewport=WIDE if wide else NARROW,
         color_scheme="light" if wide else "dark",
@@ -84,10 +105,22 @@ def page(request, browser, server):
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.on("request", lambda r: None if r.url.startswith(home) else foreign.append(r.url))
     opened.goto(home)
-    opened.problems, opened.look, opened.shots = problems, request.param, 0
+    opened.problems, opened.look, opened.shots = problems, look, 0
     yield opened
     context.close()
     assert not [url for url in foreign if not url.startswith("data:")]
+
+
+@pytest.fixture(params=["wide", "narrow"])
+def page(request, browser, server):
+    with opened_page(request.param, browser, server) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["wide", "narrow"])
+def why_page(request, browser, explaining):
+    with opened_page(request.param, browser, explaining) as opened:
+        yield opened
 
 
 # For what does not depend on the room that there is.
@@ -884,6 +917,175 @@ def test_contrast(page):
     page.locator("nav button", has_text="broken").click()
     page.locator("#result .error").wait_for()
     check()
+    assert not page.problems
+
+
+# === Why an answer is what it is ===
+
+
+def ask_why(page, name, of):
+    """Run the request of a model, and ask why its answer, or a part of it, is what it is."""
+    result = run(page, name, **explained_models.ASKED[name])
+    result.get_by_role("button", name=f"Why? {of}").click()
+    page.locator("#why table").first.wait_for()
+    folder = os.environ.get("BERT_TF_SCREENSHOTS")
+    if folder:
+        path = pathlib.Path(folder) / f"why_{name}_{page.look}.png"
+        page.screenshot(path=str(path), full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    return page.locator("#why")
+
+
+def signed(score):
+    """As the page writes a score."""
+    text = f"{abs(score):.2f}"
+    return text if text == "0.00" else ("−" if score < 0 else "+") + text
+
+
+def in_words(word):
+    return f"{word.text}: {signed(word.score)}, attention {100 * word.attention:.1f}%"
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "options"),
+    [
+        ("opinions", "“neutral”", {"target": "neutral"}),
+        ("pairs", "“positive”", {"target": "positive"}),
+        ("answers", "“g cat”", {}),
+        ("entities", "“the bi” as LOC", {"entity": 1}),
+    ],
+)
+def test_why(why_page, golden, name, of, options):
+    """Words, scores, attention and their sum are those of `Predictor.explain`."""
+    page = why_page
+    (told,) = explain(
+        golden[name], explained_models.columns(name), max_steps=64, tolerance=0.01, **options
+    )
+    why = ask_why(page, name, of)
+    options_ = why.locator("[role=option]")
+    assert options_.all_inner_texts() == [word.text for word in told.words]
+    names = options_.evaluate_all("all => all.map((e) => e.ariaLabel)")
+    assert names == [in_words(word) for word in told.words]
+    classes = options_.evaluate_all("all => all.map((e) => e.classList[1])")
+    assert classes == ["against" if word.score < 0 else "for" for word in told.words]
+    largest = max(abs(word.score) for word in told.words)
+    shares = options_.evaluate_all("all => all.map((e) => e.style.getPropertyValue('--share'))")
+    expected = [60 * abs(word.score) / largest for word in told.words]
+    assert [float(share.strip("%")) for share in shares] == pytest.approx(expected, abs=0.51)
+    # Signs, which no colour needs, stand beside the strongest.
+    signs = options_.evaluate_all("all => all.map((e) => e.dataset.sign)")
+    strongest = max(range(len(signs)), key=lambda i: abs(told.words[i].score))
+    assert signs[strongest] == signed(told.words[strongest].score)[0] and "" in signs
+    ranked = sorted(told.words, key=lambda word: -abs(word.score))[:8]
+    cells = why.locator("table").first.locator("tbody tr").all_inner_texts()
+    assert [cell.split("\t")[:2] for cell in cells] == [[w.text, signed(w.score)] for w in ranked]
+    total = signed(sum(word.score for word in told.words))
+    assert f"Their scores add up to {total}, so that nothing is missing (" in why.inner_text()
+    assert f"with {told.steps} points)" in why.inner_text()
+    assert len(why.locator("[role=listbox]").all()) == len({word.input for word in told.words})
+    assert not page.problems
+
+
+def test_why_by_keys_and_by_pointing(why_page, golden):
+    page = why_page
+    (told,) = explain(golden["opinions"], explained_models.columns("opinions"), target="positive")
+    why = ask_why(page, "opinions", "“positive”")
+    readout, focused = why.locator(".readout"), "document.activeElement.ariaLabel"
+    why.locator("[role=option]").nth(1).hover()
+    assert readout.inner_text().startswith(f"cats {signed(told.words[1].score)} (")
+    why.locator("select").focus()
+    page.keyboard.press("Tab")  # the words are one stop
+    assert page.evaluate(focused) == in_words(told.words[0])
+    for key, place in (("ArrowLeft", 0), ("ArrowRight", 1), ("End", -1), ("ArrowDown", -1)):
+        page.keyboard.press(key)
+        assert page.evaluate(focused) == in_words(told.words[place])
+    assert readout.inner_text().startswith(f". {signed(told.words[-1].score)} (")
+    assert why.locator("[aria-selected=true]").all_inner_texts() == ["."]
+    page.keyboard.press("Tab")  # and the next is what scrolls below
+    assert page.evaluate("document.activeElement.closest('[role=listbox]')") is None
+    why.locator("select").select_option("attention")
+    assert set(why.locator("[role=option]").evaluate_all("a => a.map((e) => e.classList[1])")) == {
+        "attended"
+    }
+    found = page.evaluate(CONTRASTS)
+    assert min(found)[0] >= 4.5, sorted(found)[:5]
+    check_heard(page)
+    # The button closes it again, and what is asked for another time opens it.
+    button = page.get_by_role("button", name="Why? “positive”")
+    assert button.get_attribute("aria-expanded") == "true"
+    button.click()
+    assert why.is_hidden() and button.get_attribute("aria-expanded") == "false"
+    button.click()
+    why.locator("table").first.wait_for()
+    run(page, "opinions", text="the cat")
+    assert why.is_hidden()
+    assert not page.problems
+
+
+@on_a_desk
+def test_why_is_not_offered_where_it_cannot_be_told(page, browser, explaining):
+    """By a server of SavedModels alone; and for a task without it, beside those that have it."""
+    for name in ("opinions", "entities", "answers"):
+        assert run(page, name).get_by_text("Why?").count() == 0
+    with opened_page("wide", browser, explaining) as other:
+        assert run(other, "masks").get_by_text("Why?").count() == 0
+        assert run(other, "opinions").get_by_text("Why?").count() == len(stand_ins.LABELS)
+
+
+@pytest.mark.parametrize("why_page", ["wide"], indirect=True)
+def test_why_that_falls_short(why_page):
+    """Scores that do not sum up, that are next to nothing, and errors say so in plain words."""
+    page = why_page
+    word = {"text": "cat", "input": "text", "char_start": 4, "char_end": 7, "attention": 0.25}
+    told = {"row": 0, "target": "positive", "value": 3.0, "baseline_value": -1.0, "steps": 64}
+
+    def answer(score, gap, *words):
+        explanation = {**told, "completeness_gap": gap, "words": [{**word, "score": score}]}
+        return {"json": {"explanations": [{**explanation, **(words[0] if words else {})}]}}
+
+    answers = [
+        answer(3.0, 0.25),
+        answer(0.001, None),
+        answer(0.0, 0.0, {"words": []}),
+        {"status": 400, "json": {"error": 'explain: no, "really"'}},
+    ]
+    page.route("**/v1/models/opinions:explain", lambda route: route.fulfill(**answers.pop(0)))
+    result = run(page, "opinions", text="the cat sat")
+    button, why = result.get_by_role("button", name="Why? “positive”"), page.locator("#why")
+    for text in (
+        "add up to +3.00 and not to that (25.0% off, with 64 points): take them with care.",
+        "No word counts: the model says this whatever is written.",
+        "There is no word that the model could read.",
+        'explain: no, "really"',
+    ):
+        button.click()
+        why.get_by_text(text).wait_for()
+        if "care" in text:
+            assert "Read for this answer: from “cat” to “cat”." in why.inner_text()
+        button.click()
+    assert why.is_hidden()
+
+
+@pytest.mark.parametrize("why_page", ["narrow"], indirect=True)
+def test_why_of_a_number(why_page):
+    page = why_page
+    words = [
+        {"text": text, "input": "text", "char_start": at, "char_end": at + 3, "attention": 0.1}
+        | {"score": score}
+        for text, at, score in (("the", 0, -1.25), ("cat", 4, 0.5))
+    ]
+    told = {"row": 0, "target": "value", "value": 7.0, "baseline_value": 7.75, "words": words}
+    answer = {"explanations": [{**told, "completeness_gap": 0.0, "steps": 16}]}
+    page.route("**/v1/models/values:explain", lambda route: route.fulfill(json=answer))
+    result = run(page, "values", text="the cat")
+    assert result.locator(".headline").inner_text() == "7"
+    result.get_by_role("button", name="Why? this value").click()
+    page.locator("#why table").wait_for()
+    told = page.locator("#why").inner_text()
+    assert "raise this value, words " in told and " lower it; " in told
+    assert "The model gives 7.00; with every word blanked out it would be 7.75." in told
+    assert "The difference, −0.75, is shared out" in told and "add up to −0.75, so" in told
+    assert "probability" not in told
     assert not page.problems
 
 

@@ -27,6 +27,7 @@ from bert_tf.records.files import RecordWriter  # noqa: E402
 from experiments.model_server import batching, connections, core, http, models, rest  # noqa: E402
 from experiments.model_server import grpc as serving_grpc  # noqa: E402
 from experiments.model_server import server as model_server  # noqa: E402
+from experiments.model_server.explaining import Explainer  # noqa: E402
 from experiments.model_server.metrics import ServingMetrics  # noqa: E402
 from experiments.model_server.options import ServerOptions  # noqa: E402
 from experiments.model_server.status import ServingError  # noqa: E402
@@ -248,7 +249,8 @@ def ask(app, path):
 def test_a_fault_of_the_server_and_a_card_of_no_model():
     serving, _ = core_of({})
     metrics = ServingMetrics()
-    app = http.http_app(serving, metrics, ServerOptions(models=()))
+    options = ServerOptions(models=())
+    app = http.http_app(serving, Explainer(options), metrics, options)
 
     def fail(spec):
         raise MemoryError("no room")

@@ -17,7 +17,7 @@ from bert_tf.serving.load import load_served_model
 from bert_tf.serving.question_answering import QuestionAnswerer
 from bert_tf.serving.saved_model import export_saved_model
 from bert_tf.serving.text_models import FillMask, Regressor
-from bert_tf.tasks.document_windows import WindowRule
+from bert_tf.tasks.document_windows import TextRule, WindowRule
 from bert_tf.tokenization.graph_tokenizer import TextToIds
 from tests.support.synthetic_records import small_config
 
@@ -147,6 +147,42 @@ def test_entities(served):
         assert explanation.target == f"X: {text.split()[case['places'][0] - 1]}"
 
 
+def test_one_entity_alone(served):
+    model = served("token_classification", labels=("O", "B-X", "I-X"))
+    text = _text(_cases("token_classification")[0]["texts"][0])
+    found = explain(model, [[text]])
+    assert explain(model, [[text]], entity=2) == found[2:3]
+    for number in (-1, len(found)):
+        with pytest.raises(ValueError, match=f"entity: expected one of the 8 .*, got {number}"):
+            explain(model, [[text]], entity=number)
+    with pytest.raises(ValueError, match="entity: expected None for classification, got 0"):
+        explain(served("classification", labels=LABELS), [["the cat"]], entity=0)
+
+
+def test_runs_can_be_counted_and_ended(served):
+    model, runs = served("classification", labels=LABELS), []
+    (explanation,) = explain(model, [["the cat"]], before_run=lambda: runs.append(1))
+    # Before the answer; then 16 points a run, of which there are 16, 32 and so on.
+    assert len(runs) == 1 + sum(n // 16 for n in (16, 32, 64, 128) if n <= explanation.steps)
+
+    def end():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        explain(model, [["the cat"]], before_run=end)
+
+
+def test_as_many_points_at_once_as_there_is_room_for(served, monkeypatch):
+    """Fewer of a long text: each takes a run by itself here, and the scores stay."""
+    model, runs = served("classification", labels=LABELS), []
+    expected = explain(model, [["the cat sat"]], max_steps=16)[0]
+    monkeypatch.setattr("bert_tf.serving.explanations._PIECES_AT_ONCE", 3)  # of a text of 5
+    alone = explain(model, [["the cat sat"]], max_steps=16, before_run=lambda: runs.append(1))[0]
+    assert len(runs) == 1 + 16
+    scores = [[word.score for word in one.words] for one in (alone, expected)]
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+
+
 def test_other_kinds_of_classifier(served):
     text = "the cats sat on a mat ."
     one = explain(served("classification", labels=LABELS), [[text]], target="bad")
@@ -166,11 +202,12 @@ def test_a_gap_that_stays_is_told(served, caplog, most):
     assert "the scores sum to" in caplog.text
 
 
-def _drawn(kind, *size):
+def _drawn(kind, *size, **options):
     """Return a model of drawn weights and its tokenizer."""
     vocab = {piece: i for i, piece in enumerate(CONTENT["vocabulary"])}
     keras.utils.set_random_seed(3)
-    config = small_config(vocab_size=len(vocab), num_hidden_layers=1, initializer_range=0.7)
+    options |= {"num_hidden_layers": 1, "initializer_range": 0.7}
+    config = small_config(vocab_size=len(vocab), **options)
     text_to_ids = TextToIds.from_vocab(vocab, max_seq_length=19, parse_mask=kind == "pretraining")
     return HEADS[kind].make(config, *size), text_to_ids
 
@@ -190,6 +227,10 @@ def test_a_number():
 def test_what_has_no_scores_of_words_is_refused():
     with pytest.raises(ValueError, match="explain: for classification, .*, not for fill_mask"):
         explain(FillMask(*_drawn("pretraining")), [["the [MASK]"]])
+    model, text_to_ids = _drawn("classification", 1, window_pooling="mean")
+    windows = Regressor(model, text_to_ids, windows=TextRule(19, 5, 2))
+    with pytest.raises(ValueError, match=r"not for one that joins windows \(window_pooling=mean\)"):
+        explain(windows, [["the cat"]])
 
 
 @pytest.mark.parametrize(

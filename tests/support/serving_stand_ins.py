@@ -220,6 +220,14 @@ class Classifying(tf.Module):
         return {"classes": output["labels"], "scores": output["probabilities"]}
 
 
+class Pairing(Classifying):
+    """Classification of pairs: by the length of the first text."""
+
+    @tf.function(input_signature=[TEXTS, TEXTS])
+    def label_pair(self, text, text_b):
+        return self.label(text)
+
+
 class Filling(tf.Module):
     """Fill-mask: the same two candidates for each [MASK]."""
 
@@ -293,6 +301,28 @@ def save_tasks(root):
     (root / "vectors" / "1" / "model_card.md").write_text(CARD)
     names = ("answers", "entities", "masks", "opinions", "vectors")
     return [(name, str(root / name)) for name in names]
+
+
+class Measuring(tf.Module):
+    """Regression: a text's length in bytes."""
+
+    @tf.function(input_signature=[TEXTS])
+    def measure(self, text):
+        return {"value": tf.cast(tf.strings.length(text), tf.float32)}
+
+
+def save_values(root):
+    """One SavedModel more, of numbers: root/values/1."""
+    module = Measuring()
+    tf.saved_model.save(module, str(root / "values" / "1"), {"serving_default": module.measure})
+    return "values", str(root / "values")
+
+
+def save_pairs(root):
+    """One SavedModel more, of pairs: root/pairs/1."""
+    module = Pairing()
+    tf.saved_model.save(module, str(root / "pairs" / "1"), {"serving_default": module.label_pair})
+    return "pairs", str(root / "pairs")
 
 
 class RunningServer:

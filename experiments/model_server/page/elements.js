@@ -17,6 +17,9 @@ export function element(tag, attributes = {}, ...children) {
 
 export const heading = (text) => element("h3", { class: "part" }, text);
 export const headline = (text) => element("p", { class: "headline" }, text);
+// With what stands beside it, where something does.
+export const answered = (text, beside) =>
+  (beside ? element("div", { class: "answered" }, headline(text), beside) : headline(text));
 export const paragraph = (...parts) => element("p", {}, ...parts);
 export const smallButton = (text, click) => element("button", { type: "button", class: "small", click }, text);
 export const errorLine = (error) => element("p", { class: "error", role: "alert" }, String(error.message || error));
@@ -58,12 +61,13 @@ export const decimal = (value) => (Number.isFinite(value) ? value.toFixed(3) : "
 // Shares of 0 to 1 fill a bar; other scores (logits) only tell their order.
 const isShare = (values) => values.every((v) => v >= 0 && v <= 1.0001);
 
-// Of rows of name and value; those beyond `most` come with a click. `written` is a value in words,
+// Of rows of name and value, and an element `more` beside that; those beyond `most` come with a click. `written` is a value in words,
 // of what is a share of 1 in any case.
 export function bars(rows, most = rows.length, written = null) {
   const shares = written || isShare(rows.map((row) => row.value));
   const low = Math.min(...rows.map((row) => row.value), 0);
   const high = Math.max(...rows.map((row) => row.value), low + 1e-9);
+  const more = rows.some((row) => row.more);
   const items = rows.map((row, i) => {
     const share = shares ? Math.max(0, row.value) : (row.value - low) / (high - low);
     const name = element("span", { class: row.chosen ? "name yes" : "name" }, row.name);
@@ -73,10 +77,11 @@ export function bars(rows, most = rows.length, written = null) {
       element("span", { class: "track", "aria-hidden": "true" },
         element("span", { class: "fill", width: Math.max(0.5, 100 * share) + "%" })),
       element("span", { class: "value" }, value));
+    if (more) item.append(row.more || element("span"));
     item.hidden = i >= most;
     return item;
   });
-  const list = element("ul", { class: "bars", role: "list", tabindex: "-1" }, ...items);
+  const list = element("ul", { class: more ? "bars more" : "bars", role: "list", tabindex: "-1" }, ...items);
   if (most >= rows.length) return list;
   const all = smallButton(`Show all ${rows.length}`, () => {
     for (const item of items) item.hidden = false;

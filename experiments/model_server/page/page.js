@@ -8,6 +8,7 @@ import { remember, showPast, watchPast } from "./past.js";
 import { offerRows, takeDrops } from "./rows.js";
 import { pieces, words } from "./words.js";
 import { taskOf } from "./tasks.js";
+import { whys } from "./why.js";
 
 const hideResult = (hidden) => { byId("result-card").hidden = hidden; };
 
@@ -17,6 +18,7 @@ function showError(error) {
 }
 
 let model = null;
+let stopExplaining = () => {};
 let turn = 0;               // Of what is on the screen: an answer to an earlier one is not shown.
 const entries = new Map();  // Of all models, by name.
 const drafts = new Map();   // What was typed, by model.
@@ -126,6 +128,7 @@ function setRunning(running) {
 function choose(chosen, given) {
   model = chosen;
   turn += 1;
+  stopExplaining();
   const ready = isReady(model);
   document.title = `${model.name} – Try the models`;
   for (const button of byId("models").children) {
@@ -175,8 +178,10 @@ async function run(asker, mine) {
   const answers = named(rows, signature), [asked] = instances, alone = instances.length === 1;
   const more = alone && task.columns ? [words(asker, asked, answers[0]), asker.signatures.pieces && pieces(asker, asked)] : [];
   const result = byId("result");
-  result.replaceChildren(...task.show(answers, instances, values, rows), ...more.filter(Boolean),
-    programs(name, { instances }, { predictions: rows }));
+  const why = asker.explained && alone ? whys(asker, asked) : null;
+  stopExplaining = () => why?.stop();
+  result.replaceChildren(...task.show(answers, instances, values, why?.button, rows),
+    ...[why?.panel, ...more].filter(Boolean), programs(name, { instances }, { predictions: rows }));
   hideResult(false);
   const told = task.said?.(answers[0]) || said(result);
   announce(`Result: ${told}`);
@@ -190,6 +195,7 @@ byId("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   if (isRunning()) return;
   const asker = model, mine = turn += 1;
+  stopExplaining();
   keepAddress();
   setRunning(true);
   announce("");
@@ -256,7 +262,7 @@ async function versionsOf(name) {
 }
 
 // What the list says of a model: whether it answers, and if not, why.
-async function look(name) {
+async function look(name, explained) {
   const versions = await versionsOf(name);
   const failed = versions.find((version) => version.status.error_message);
   if (!versions.length) {
@@ -273,7 +279,7 @@ async function look(name) {
     return { name, state: "failed", final: true, short: "cannot be used", reason: 'it has no signature "serving_default".' };
   }
   const task = taskOf(signature), short = task.name + (failed ? ` · version ${failed.version} failed` : "");
-  return { name, state: "ready", signature, signatures, task, short, warns: Boolean(failed) };
+  return { name, state: "ready", signature, signatures, task, short, explained, warns: Boolean(failed) };
 }
 
 function modelButton(name) {
@@ -321,7 +327,7 @@ async function poll() {
 
 // Only what is new changes, so that focus, the model chosen and what was typed stay.
 async function refresh() {
-  const { models } = await getJson("/models"), list = byId("models");
+  const { models, explained } = await getJson("/models"), list = byId("models");
   if (!models.length) list.replaceChildren(paragraph("The server has no models."));
   for (const name of models) {
     if (entries.has(name)) continue;
@@ -331,7 +337,7 @@ async function refresh() {
   const open = models.filter((name) => !isReady(entries.get(name)) && !entries.get(name).final);
   await Promise.all(open.map(async (name) => {
     // One that cannot be looked at now is looked at again.
-    const entry = await look(name).catch((error) => ({ name, state: "waiting", short: "…", reason: error.message }));
+    const entry = await look(name, explained.includes(name)).catch((error) => ({ name, state: "waiting", short: "…", reason: error.message }));
     const before = entries.get(name);
     entries.set(name, entry);
     showState(entry);

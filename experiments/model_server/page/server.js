@@ -27,19 +27,26 @@ export async function getJson(path, options) {
 const BUSY = [429, 503], WAITS = [1, 2, 4, 8];  // seconds
 const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
-// What a signature says of instances, a row each, as it comes.
-export async function predict(name, instances, { signature = "", signal } = {}) {
-  const body = JSON.stringify({ ...(signature && { signature_name: signature }), instances });
-  const headers = { "Content-Type": "application/json" };
+// The answer to a request, which is asked for again where the server is busy.
+async function post(path, request, signal) {
+  const body = JSON.stringify(request), headers = { "Content-Type": "application/json" };
   for (const wait of [...WAITS, 0]) {
     try {
-      return (await getJson(`${pathOf(name)}:predict`, { method: "POST", headers, body, signal })).predictions;
+      return await getJson(path, { method: "POST", headers, body, signal });
     } catch (error) {
       if (!BUSY.includes(error.status) || !wait) throw error;
       await pause(wait);
     }
   }
 }
+
+// What a signature says of instances, a row each, as it comes.
+export const predict = async (name, instances, { signature = "", signal } = {}) =>
+  (await post(`${pathOf(name)}:predict`, { ...(signature && { signature_name: signature }), instances }, signal)).predictions;
+
+// Why an instance is answered as it is; `settings` say which label or entity of the answer is meant.
+export const explain = async (name, instance, settings, signal) =>
+  (await post(`${pathOf(name)}:explain`, { ...settings, instances: [instance] }, signal)).explanations;
 
 // Rows as {name: value}, which they are not of a signature with one output.
 export function named(rows, { outputs }) {

@@ -1,6 +1,6 @@
 // What each task is known by, asks for, shows, and writes into a table.
 
-import { bars, decimal, element, filledIn, heading, headline, highlighted, hue, lines, paragraph, pretty, scrolled } from "./elements.js";
+import { answered, bars, decimal, element, filledIn, heading, headline, highlighted, hue, lines, paragraph, pretty, scrolled } from "./elements.js";
 import { cosine, embeddings } from "./vectors.js";
 
 const PASSAGE = "BERT was made at Google by Jacob Devlin, Ming-Wei Chang, Kenton Lee and Kristina " +
@@ -30,7 +30,8 @@ function withChoices(values) {
 // fields, examples   what is typed, by name of the input;
 // ask(values)        the instances to send, if they are not the values, or what is wrong with those;
 // row(values)        the instance of a row of a table, likewise;
-// show(answers, instances, values)
+// show(answers, instances, values, why, rows)   `why(of what, settings)` makes a button beside an answer, where
+//                    the model can be explained;
 // said(answer)       what the history tells, where it is not the headline;
 // columns(answer, instance, aid)   what a row of a table says; `aid(values, answersTo)` makes ready for all;
 // about(answer)      what of an answer its words speak for: {of: its name, value(answer to other words),
@@ -77,10 +78,11 @@ const TASKS = [
       { question: "Who made BERT?", context: PASSAGE },
       { question: "What does BERT cost?", context: PASSAGE },
     ],
-    show([answer], [asked]) {
+    show([answer], [asked], values, why) {
       const none = !answer.answer;
       const spans = none ? [] : [{ start: answer.char_start, end: answer.char_end }];
-      const shown = [headline(none ? "The passage has no answer." : answer.answer), highlighted(asked.context, spans)];
+      const because = why?.(none ? "no answer" : `“${answer.answer}”`);
+      const shown = [answered(none ? "The passage has no answer." : answer.answer, because), highlighted(asked.context, spans)];
       const names = (answer.n_best_answers || []).slice(0, answer.n_best_count);
       const chosen = names.indexOf(answer.answer);
       const rows = names.map((name, k) => (
@@ -97,14 +99,14 @@ const TASKS = [
       { text: "Angela Merkel visited the United Nations in New York with a French delegation." },
       { text: "Toyota will build a plant in Poland, said its president Akio Toyoda on Monday." },
     ],
-    show([answer], [asked]) {
+    show([answer], [asked], values, why) {
       const found = entitiesOf(answer);
       const shown = [highlighted(asked.text, found.map(({ start, end, type }) => (
         { start, end, attributes: { class: "entity", "--hue": hue(type), "data-type": type } })))];
       if (!found.length) return [...shown, paragraph("No entities.")];
       if (answer.entity_score) {
-        shown.push(heading("Scores"), bars(found.map(({ text, type, score }) => (
-          { name: text, type, value: score })), MOST_BARS));
+        shown.push(heading("Scores"), bars(found.map(({ text, type, score }, entity) => (
+          { name: text, type, value: score, more: why?.(`“${text}” as ${type}`, { entity }) })), MOST_BARS));
       }
       return shown;
     },
@@ -119,9 +121,9 @@ const TASKS = [
       { text: "Two hours that I will never get back.", text_b: "It was worth the time." },
       { text: "The parcel came a day late, but nothing was broken.", text_b: "The parcel was damaged." },
     ],
-    show([answer]) {
+    show([answer], instances, values, why) {
       const rows = answer.labels.map((name, k) => (
-        { name, value: answer.probabilities[k], chosen: isChosen(answer, name, k) })).sort((a, b) => b.value - a.value);
+        { name, value: answer.probabilities[k], chosen: isChosen(answer, name, k), more: why?.(`“${name}”`, { target: name }) })).sort((a, b) => b.value - a.value);
       const chosen = rows.filter((row) => row.chosen).map((row) => row.name);
       return [headline(chosen.join(", ") || "No label applies."), bars(rows, Math.max(MOST_BARS, chosen.length))];
     },
@@ -168,7 +170,7 @@ const TASKS = [
       { text: "A man is playing a guitar.", text_b: "Somebody plays an instrument." },
       { text: "A man is playing a guitar.", text_b: "The train leaves at noon." },
     ],
-    show: ([answer]) => [headline(String(answer.value))],
+    show: ([answer], instances, values, why) => [answered(String(answer.value), why?.("this value"))],
     columns: ({ value }) => ({ value }),
     about: () => ({ of: "the value", value: (other) => other.value, written: decimal }),
   },
@@ -228,7 +230,7 @@ const otherTask = (signature) => ({
       throw new Error(`Instances: not JSON: ${error.message}`);
     }
   },
-  show: (answers, instances, values, rows) => [scrolled("pre", "Answer", {}, pretty(rows))],
+  show: (answers, instances, values, why, rows) => [scrolled("pre", "Answer", {}, pretty(rows))],
 });
 
 export function taskOf(signature) {
