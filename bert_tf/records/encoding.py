@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
+import numpy.typing as npt
 
 from bert_tf.records.schema import FeatureSpec
 
@@ -18,6 +19,8 @@ _INT64_LIST = 0x1A
 _CRC_MASK_DELTA = 0xA282EAD8
 HEADER_BYTES = 12  # uint64 length and its masked crc32c
 FOOTER_BYTES = 4  # masked crc32c of the data
+_CACHED_VALUES = 1 << 15  # varints written at once: their arrays stay in the caches
+_MOST_BEHIND = 7  # bytes that writing varints may touch behind their end
 
 
 # === Encoding ===
@@ -33,16 +36,17 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _varint_sizes(values: np.ndarray) -> np.ndarray:
+def _varint_sizes(values: np.ndarray, dtype: npt.DTypeLike = np.int64) -> np.ndarray:
     """Return the number of varint bytes of each value.
 
     Args:
-        values: uint64 or non-negative int64, any shape.
+        values: unsigned integers or non-negative int64, any shape.
+        dtype: of the result.
 
     Returns:
-        int64 of the same shape, 1 to 10.
+        Of the same shape, 1 to 10.
     """
-    sizes = np.ones(values.shape, np.int64)
+    sizes = np.ones(values.shape, dtype)
     largest = int(values.max(initial=0))
     bound = 0x80
     while bound <= largest:
@@ -51,33 +55,34 @@ def _varint_sizes(values: np.ndarray) -> np.ndarray:
     return sizes
 
 
-def _varint_bytes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Encode varints side by side, each padded to the width of the longest.
+def _varint_numbers(values: np.ndarray) -> np.ndarray:
+    """Encode varints of at most four bytes as numbers, the first byte lowest.
 
     Args:
-        values: uint64 or non-negative integers [B, n].
+        values: non-negative integers below 2**28, any shape.
 
     Returns:
-        bytes uint8 [B, n, k] and which of them belong to the varints, bool [B, n, k].
+        uint32 of the same shape.
     """
     largest = int(values.max(initial=0))
-    width = 1
-    while largest >> (7 * width):
-        width += 1
-    out = np.empty((*values.shape, width), np.uint8)
-    used = np.empty((*values.shape, width), np.bool_)
-    rest = values
-    used[..., 0] = True
-    for k in range(width):
-        more = rest >= 0x80
-        low = rest.astype(np.uint8)
-        np.bitwise_and(low, 0x7F, out=low)
-        if k + 1 < width:
-            used[..., k + 1] = more
-            low |= more.view(np.uint8) << np.uint8(7)
-            rest = rest >> rest.dtype.type(7)
-        out[..., k] = low
-    return out, used
+    values = values.astype(np.uint32)
+    numbers = values & np.uint32(0x7F)
+    for k in range(1, 4):
+        if not largest >> (7 * k):
+            break
+        # The high bit of a byte says that another follows.
+        numbers |= (values << np.uint32(k)) & np.uint32(0x7F << 8 * k)
+        numbers |= (values >= np.uint32(1 << 7 * k)).astype(np.uint32) << np.uint32(8 * k - 1)
+    return numbers.astype("<u4", copy=False)
+
+
+def _varint_columns(values: np.ndarray) -> np.ndarray:
+    """Encode varints of one size: non-negative int64 [B], at least 1, to uint8 [B, bytes]."""
+    width = len(_varint(int(values[0])))
+    shifts = np.arange(0, 7 * width, 7)
+    columns = (values[:, None] >> shifts).astype(np.uint8) | np.uint8(0x80)
+    columns[:, -1] &= 0x7F
+    return columns
 
 
 def _checked(feature: FeatureSpec, array: Any, rows: int | None) -> np.ndarray:
@@ -111,79 +116,146 @@ def _checked(feature: FeatureSpec, array: Any, rows: int | None) -> np.ndarray:
     return values.astype(np.dtype(f"u{values.dtype.itemsize}"), copy=False)
 
 
-class _RowBuilder:
-    """Gathers pieces of B byte strings of unequal length, column block after column block."""
+class _Varints(NamedTuple):
+    """Varints of records, as many in each but of different sizes together."""
 
-    def __init__(self, rows: int):
-        self.rows = rows
-        self.blocks: list[tuple[np.ndarray, np.ndarray | None]] = []
+    values: np.ndarray  # unsigned integers [B, n]
+    sizes: np.ndarray  # uint8 [B, n], bytes of each
 
-    def constant(self, data: bytes) -> None:
-        self.blocks.append((np.frombuffer(data, np.uint8)[None, :], None))
-
-    def fixed(self, data: np.ndarray) -> None:
-        self.blocks.append((data, None))
-
-    def varying(self, data: np.ndarray, used: np.ndarray) -> None:
-        self.blocks.append((data.reshape(self.rows, -1), used.reshape(self.rows, -1)))
-
-    def varint(self, values: np.ndarray) -> None:
-        self.varying(*_varint_bytes(values[:, None]))
-
-    def compress(self) -> bytes:
-        width = sum(block.shape[1] for block, _ in self.blocks)
-        data = np.empty((self.rows, width), np.uint8)  # [B, W]
-        used = np.ones((self.rows, width), np.bool_)  # [B, W]
-        column = 0
-        for block, block_used in self.blocks:
-            end = column + block.shape[1]
-            data[:, column:end] = block
-            if block_used is not None:
-                used[:, column:end] = block_used
-            column = end
-        return data[used].tobytes()
+    @property
+    def rows_sizes(self) -> np.ndarray:
+        """Bytes of each record's: int64 [B]."""
+        return self.sizes.sum(axis=1, dtype=np.int64)
 
 
-class _EncodedFeature(NamedTuple):
-    """A feature of B records: the bytes of its values, and the size of each message around them."""
-
-    kind: int  # tag of the list
-    head: bytes
-    payload: np.ndarray  # uint8 [B, bytes], or [B, length, bytes] of which `used` count
-    used: np.ndarray | None
-    size: np.ndarray  # int64 [B], as all that follow
-    list_size: np.ndarray
-    feature_size: np.ndarray
-    entry_size: np.ndarray
+# What a record is put together of: bytes that are the same in all; sizes, int64 [B], to be written
+# as varints; bytes of each, uint8 [B, bytes]; varints.
+_Item = bytes | np.ndarray | _Varints
 
 
-def _encode_feature(feature: FeatureSpec, values: np.ndarray) -> _EncodedFeature:
-    """Encode the values [B, length] of a feature."""
-    rows = values.shape[0]
+def _delimited(size: int | np.ndarray) -> int | np.ndarray:
+    """Return the bytes of a tag, a size and what has that size."""
+    if isinstance(size, int):
+        return 1 + len(_varint(size)) + size
+    return 1 + _varint_sizes(size) + size
+
+
+def _size_item(size: int | np.ndarray) -> _Item:
+    return _varint(size) if isinstance(size, int) else size
+
+
+def _entry_items(feature: FeatureSpec, values: np.ndarray) -> tuple[list[_Item], int | np.ndarray]:
+    """Encode a feature's values [B, length] as an entry of the map of features.
+
+    Returns:
+        The entry without its tag and size; and its size, int64 [B] where not all are the same.
+    """
+    kind, payload = _INT64_LIST, values
     if feature.dtype == "float32":
-        kind, used = _FLOAT_LIST, None
-        payload = np.ascontiguousarray(values).view(np.uint8).reshape(rows, -1)
+        kind = _FLOAT_LIST
+        payload = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+    elif int(values.max(initial=0)) < 0x80:
+        payload = values.astype(np.uint8, copy=False)
     else:
-        kind = _INT64_LIST
-        payload, used = _varint_bytes(values)  # [B, length, k]
-        if payload.shape[2] == 1:
-            payload, used = payload[:, :, 0], None
-    if used is None:
-        size = np.full(rows, payload.shape[1], np.int64)
-    else:
-        size = used.reshape(rows, -1).sum(axis=1, dtype=np.int64)
+        payload = _Varints(values, _varint_sizes(values, np.uint8))
+    size = payload.rows_sizes if isinstance(payload, _Varints) else payload.shape[1]
+    list_size = _delimited(size)
+    feature_size = _delimited(list_size)
     key = feature.name.encode("utf-8")
-    head = bytes([_LENGTH_DELIMITED_1]) + _varint(len(key)) + key + bytes([_MAP_VALUE])
-    list_size = 1 + _varint_sizes(size) + size
-    feature_size = 1 + _varint_sizes(list_size) + list_size
-    entry_size = len(head) + _varint_sizes(feature_size) + feature_size
-    return _EncodedFeature(kind, head, payload, used, size, list_size, feature_size, entry_size)
+    tag = bytes([_LENGTH_DELIMITED_1])
+    head = tag + _varint(len(key)) + key + bytes([_MAP_VALUE])
+    items: list[_Item] = [head, _size_item(feature_size), bytes([kind]), _size_item(list_size)]
+    entry_size = len(head) + _delimited(feature_size) - 1
+    return [*items, tag, _size_item(size), payload], entry_size
+
+
+def _put_varints(out: np.ndarray, starts: np.ndarray, varints: _Varints) -> None:
+    """Write the varints of each row one after another, and up to 7 bytes of anything behind them.
+
+    Args:
+        out: uint8 [bytes].
+        starts: int64 [B], where in `out` each row's begin.
+        varints: to write.
+    """
+    values, sizes = varints
+    if int(values.max(initial=0)) >> 28:  # rare: five bytes or more
+        places = starts[:, None] + np.cumsum(sizes, axis=1, dtype=np.int64) - sizes
+        for k in range(int(sizes.max())):
+            row, column = np.nonzero(sizes > k)
+            byte = (values[row, column] >> values.dtype.type(7 * k)).astype(np.uint8) & 0x7F
+            byte |= (sizes[row, column] > k + 1).astype(np.uint8) << 7
+            out[places[row, column] + k] = byte
+        return
+    if values.shape[1] % 2:  # a last one again, which is overwritten
+        values, sizes = (np.append(x, x[:, -1:], axis=1) for x in (values, sizes))
+    step = max(1, _CACHED_VALUES // values.shape[1])
+    for first in range(0, len(values), step):
+        rows = slice(first, first + step)
+        _put_pairs(out, starts[rows], _varint_numbers(values[rows]), sizes[rows])
+
+
+def _put_pairs(out: np.ndarray, starts: np.ndarray, numbers: np.ndarray, sizes: np.ndarray) -> None:
+    """Write varints of up to four bytes, two at a time: uint32 and uint8 [B, even number]."""
+    numbers = numbers.view("<u8")  # the first of two is the lower half
+    of_first, of_second = sizes[:, ::2], sizes[:, 1::2]
+    pairs = numbers & np.uint64(0xFFFFFFFF)
+    pairs |= numbers >> np.uint64(32) << (of_first * np.uint8(8)).astype(np.uint64)
+    of_both = of_first + of_second
+    places = np.cumsum(of_both, axis=1, dtype=np.int64)
+    places += starts[:, None]
+    places -= of_both
+    # NumPy assigns in the order of the indices, as it says of repeated ones: what is written behind
+    # one pair is overwritten by the next.
+    np.ndarray(out.size - _MOST_BEHIND, "<u8", out, strides=(1,))[places] = pairs
+
+
+def _put_block(out: np.ndarray, starts: np.ndarray, columns: Sequence[np.ndarray]) -> None:
+    """Write bytes of each row, uint8 [B or 1, bytes] side by side, at starts [B] of `out`."""
+    width = sum(part.shape[1] for part in columns)
+    block = np.empty((len(starts), width), np.uint8)
+    column = 0
+    for part in columns:
+        block[:, column : column + part.shape[1]] = part
+        column += part.shape[1]
+    windows = np.ndarray((out.size - width + 1, width), np.uint8, out, strides=(1, 1))
+    windows[starts] = block
+
+
+def _assemble(out: np.ndarray, starts: np.ndarray, items: Sequence[_Item]) -> None:
+    """Write the items of each record one after another, at starts [B] of `out`, uint8 [bytes]."""
+    # In records whose sizes take equally many bytes, items between varints are blocks of one width.
+    sizes = [x for x in items if isinstance(x, np.ndarray) and x.ndim == 1]
+    widths = np.array([_varint_sizes(size) for size in sizes])  # [sizes, B]
+    groups: list[Any] = [slice(None)]
+    if sizes and (widths != widths[:, :1]).any():
+        _, group = np.unique(widths, axis=1, return_inverse=True)
+        group = group.ravel()  # of another shape in some versions of NumPy
+        groups = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
+    blocks = []
+    for chosen in groups:
+        place, columns = starts[chosen], []
+        for item in items:
+            if isinstance(item, _Varints):
+                blocks.append((place, columns))
+                part = _Varints(item.values[chosen], item.sizes[chosen])
+                place = place + sum(part.shape[1] for part in columns)
+                _put_varints(out, place, part)
+                place, columns = place + part.rows_sizes, []
+            elif isinstance(item, bytes):
+                columns.append(np.frombuffer(item, np.uint8)[None])
+            elif item.ndim == 2:
+                columns.append(item[chosen])
+            else:
+                columns.append(_varint_columns(item[chosen]))
+        blocks.append((place, columns))
+    for place, columns in blocks:  # last, since varints write beyond their ends
+        _put_block(out, place, columns)
 
 
 def _encode(
     features: Sequence[FeatureSpec], arrays: dict[str, np.ndarray], framed: bool
-) -> tuple[bytes, np.ndarray]:
-    """Encode a batch into one byte string.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Encode a batch side by side.
 
     Args:
         features: the schema.
@@ -191,7 +263,7 @@ def _encode(
         framed: whether to leave room for a TFRecord header and footer around each record.
 
     Returns:
-        The bytes of all records, and int64 [B] sizes of the records (without frames).
+        The bytes of all records, uint8; where each begins, and its size: int64 [B], without frame.
     """
     names = [feature.name for feature in features]
     if len(set(names)) != len(names):
@@ -202,40 +274,25 @@ def _encode(
     if not features:
         raise ValueError("a record needs at least one feature")
     rows = None
-    entries = []
+    items: list[_Item] = []
+    features_size: int | np.ndarray = 0
+    tag = bytes([_LENGTH_DELIMITED_1])
     for feature in sorted(features, key=lambda f: f.name):
         values = _checked(feature, arrays[feature.name], rows)
         rows = values.shape[0]
-        entries.append(_encode_feature(feature, values))
+        entry, entry_size = _entry_items(feature, values)
+        items += [tag, _size_item(entry_size), *entry]
+        features_size = features_size + _delimited(entry_size)
     if not rows:
-        return b"", np.zeros(0, np.int64)
+        return np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64)
 
-    features_size = np.zeros(rows, np.int64)
-    for entry in entries:
-        features_size += 1 + _varint_sizes(entry.entry_size) + entry.entry_size
-    record_size = 1 + _varint_sizes(features_size) + features_size
-
-    row = _RowBuilder(rows)
-    if framed:
-        row.constant(bytes(HEADER_BYTES))
-    row.constant(bytes([_LENGTH_DELIMITED_1]))
-    row.varint(features_size)
-    for entry in entries:
-        row.constant(bytes([_LENGTH_DELIMITED_1]))
-        row.varint(entry.entry_size)
-        row.constant(entry.head)
-        row.varint(entry.feature_size)
-        row.constant(bytes([entry.kind]))
-        row.varint(entry.list_size)
-        row.constant(bytes([_LENGTH_DELIMITED_1]))
-        row.varint(entry.size)
-        if entry.used is None:
-            row.fixed(entry.payload)
-        else:
-            row.varying(entry.payload, entry.used)
-    if framed:
-        row.constant(bytes(FOOTER_BYTES))
-    return row.compress(), record_size
+    record_size = np.broadcast_to(_delimited(features_size), rows)
+    header, footer = (HEADER_BYTES, FOOTER_BYTES) if framed else (0, 0)
+    ends = np.cumsum(record_size + (header + footer))
+    starts = ends - footer - record_size
+    out = np.empty(int(ends[-1]) + _MOST_BEHIND, np.uint8)
+    _assemble(out, starts, [tag, _size_item(features_size), *items])
+    return out[: ends[-1]], starts, record_size
 
 
 def encode_examples(features: Sequence[FeatureSpec], arrays: dict[str, np.ndarray]) -> list[bytes]:
@@ -252,10 +309,10 @@ def encode_examples(features: Sequence[FeatureSpec], arrays: dict[str, np.ndarra
     Raises:
         ValueError: arrays that do not match the schema.
     """
-    data, sizes = _encode(features, arrays, framed=False)
-    ends = np.cumsum(sizes).tolist()
-    starts = [0, *ends[:-1]]
-    return [data[start:end] for start, end in zip(starts, ends, strict=False)]
+    out, starts, sizes = _encode(features, arrays, framed=False)
+    data = out.tobytes()
+    ends = (starts + sizes).tolist()
+    return [data[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
 
 
 def encode_framed_examples(features: Sequence[FeatureSpec], arrays: dict[str, np.ndarray]) -> bytes:
@@ -271,30 +328,28 @@ def encode_framed_examples(features: Sequence[FeatureSpec], arrays: dict[str, np
     Raises:
         ValueError: arrays that do not match the schema.
     """
-    data, sizes = _encode(features, arrays, framed=True)
+    out, starts, sizes = _encode(features, arrays, framed=True)
     if not sizes.size:
         return b""
-    starts = np.cumsum(sizes + (HEADER_BYTES + FOOTER_BYTES)) - sizes - FOOTER_BYTES
     ends = starts + sizes
-    crc = google_crc32c.value
+    crc, view = google_crc32c.value, memoryview(out)
     footers = np.fromiter(
-        (crc(data[start:end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)),
+        (
+            crc(view[start:end].tobytes())
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ),
         np.uint64,
         count=sizes.size,
     )
-    out = np.frombuffer(data, np.uint8).copy()
-    _put(out, ends, _mask_crcs(footers).astype("<u4"))
-    headers = np.frombuffer(
-        b"".join([frame_header(size) for size in sizes.tolist()]), np.uint8
-    ).reshape(-1, HEADER_BYTES)
-    _put(out, starts - HEADER_BYTES, headers)
+    distinct, which = np.unique(sizes, return_inverse=True)
+    headers = b"".join([frame_header(size) for size in distinct.tolist()])
+    _put_block(out, ends, [_mask_crcs(footers).astype("<u4").view(np.uint8).reshape(-1, 4)])
+    _put_block(
+        out,
+        starts - HEADER_BYTES,
+        [np.frombuffer(headers, np.uint8).reshape(-1, HEADER_BYTES)[which]],
+    )
     return out.tobytes()
-
-
-def _put(out: np.ndarray, offsets: np.ndarray, values: np.ndarray) -> None:
-    """Write row i of values, as bytes, at offset i of a byte array."""
-    raw = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
-    out[offsets[:, None] + np.arange(raw.shape[1])] = raw
 
 
 def _mask_crcs(crcs: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ mark or punctuation is asked of the running Python's `unicodedata`, as the origi
 
 Speed comes from two facts. No rule looks across a U+0020, so the text between two spaces can be
 looked up whole in a memo. And every rule on single characters is a table for `str.translate`.
+Of many lines at once the ASCII ones are encoded with NumPy (`line_encoder.py`).
 
 Neither TensorFlow nor Keras is imported here: data preparation workers need only this module.
 """
@@ -16,11 +17,16 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from bert_tf.tokenization import vocabulary
 from bert_tf.tokenization.characters import CLEAN, CLEAN_AND_SPLIT, STRIP_AND_SPLIT, is_punctuation
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bert_tf.tokenization.line_encoder import LineEncoder
 
 MAX_CHARS_PER_WORD = 200  # a longer word becomes [UNK] (the original's limit)
 
@@ -328,6 +334,7 @@ class FullTokenizer:
         self._words = _Memo(self.wordpiece_tokenizer.encode_word, eighth)
         self._chunks = _Memo(self._encode_chunk, 6 * eighth)
         self._offset_chunks = _Memo(self._encode_chunk_with_offsets, eighth)
+        self._line_encoder: LineEncoder | None = None  # made when it is first asked for
         specials = [token for token in vocabulary.SPECIAL_TOKENS if token in self.vocab]
         self._special_pattern = (
             re.compile("(" + "|".join(map(re.escape, specials)) + ")")
@@ -353,11 +360,44 @@ class FullTokenizer:
         """
         ids = self._encode(text)
         if self.wordpiece_tokenizer.unk_id < 0 and -1 in ids:
-            raise ValueError(
-                f"vocabulary {self.vocab_file} has no {vocabulary.UNK_TOKEN}, which the text "
-                f"needs: {text[:80]!r}"
-            )
+            self._raise_without_unknown(text)
         return ids
+
+    def encode_lines(self, lines: Sequence[str | bytes]) -> tuple["np.ndarray", "np.ndarray"]:
+        """Return the ids of many texts: those of `encode`, in half its time where they are ASCII.
+
+        Args:
+            lines: texts, each as for `encode`.
+
+        Returns:
+            ids of all texts, one text's after another's, int32 [ids]; and how many ids each text
+            has, int64 [texts].
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        if self._line_encoder is None:
+            from bert_tf.tokenization.line_encoder import LineEncoder  # NumPy takes 0.1 s to load
+
+            pattern = self._special_pattern
+            self._line_encoder = LineEncoder(
+                self.do_lower_case,
+                self._encode,
+                self._words.__getitem__,
+                *([] if pattern is None else [pattern.search]),
+            )
+        texts = list(map(vocabulary.convert_to_unicode, lines))
+        ids, counts = self._line_encoder(texts)
+        if self.wordpiece_tokenizer.unk_id < 0 and (ids < 0).any():
+            number = int(counts.cumsum().searchsorted((ids < 0).argmax(), side="right"))
+            self._raise_without_unknown(texts[number])
+        return ids, counts
+
+    def _raise_without_unknown(self, text: str | bytes) -> NoReturn:
+        raise ValueError(
+            f"vocabulary {self.vocab_file} has no {vocabulary.UNK_TOKEN}, which the text "
+            f"needs: {text[:80]!r}"
+        )
 
     def tokenize(self, text: str | bytes) -> list[str]:
         """Return the pieces of a text; see `encode` for the arguments."""

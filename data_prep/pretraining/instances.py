@@ -28,6 +28,7 @@ from data_prep.pretraining.listed_words import mark_offset
 
 SPECIAL_TOKENS_PER_PAIR = 3  # [CLS] A [SEP] B [SEP]
 MAX_RANDOM_DOCUMENT_TRIES = 10
+_CACHED_TOKENS = 1 << 15  # packed at once: their arrays stay in the caches
 
 # One pair: ranges of the token stream, after truncation.
 PAIR_DTYPE = np.dtype(
@@ -344,17 +345,20 @@ def pack_pairs(
     a_length = pairs["a_length"].astype(np.int64)
     a_end = a_length + 1
     last = a_end + pairs["b_length"] + 1
-    column = np.arange(max_seq_length)
     # Token of column c: A begins at column 1, B at column a_end + 1.
-    source = np.where(
-        column <= a_length[:, None],
-        (pairs["a_start"] - 1)[:, None],
-        (pairs["b_start"] - a_end - 1)[:, None],
-    )
-    source += column
-    np.clip(source, 0, len(tokens) - 1, out=source)  # specials and padding, overwritten below
-    input_ids = tokens[source]  # [B, L]
-    input_ids[column > last[:, None]] = 0
+    a_source = pairs["a_start"] - 1
+    b_source = pairs["b_start"] - a_end - 1
+    column = np.arange(max_seq_length)
+    input_ids = np.empty((len(pairs), max_seq_length), tokens.dtype)  # [B, L]
+    step = max(1, _CACHED_TOKENS // max_seq_length)
+    for first in range(0, len(pairs), step):
+        rows = slice(first, first + step)
+        in_a = column <= a_length[rows, None]
+        source = np.where(in_a, a_source[rows, None], b_source[rows, None])
+        source += column
+        # Specials and padding are anything here, and overwritten.
+        np.take(tokens, source, out=input_ids[rows], mode="clip")
+        input_ids[rows] *= column <= last[rows, None]
     rows = np.arange(len(pairs))
     input_ids[:, 0] = vocabulary.cls_id
     input_ids[rows, a_end] = vocabulary.sep_id
@@ -431,19 +435,20 @@ def _choose_tokens(
     rows, length = packed.input_ids.shape
     candidates = packed.length - SPECIAL_TOKENS_PER_PAIR  # [B]
     num_masked = np.minimum(num_masked, candidates)
-    # The first steps of a Fisher-Yates shuffle of 0..candidates-1, all sequences at once.
-    order = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
-    row = np.arange(rows)
+    # The first steps of a Fisher-Yates shuffle of 0..candidates-1, all sequences at once; what a
+    # step has of each sequence lies side by side, [L, B].
+    order = np.repeat(np.arange(length, dtype=np.int32), rows).reshape(length, rows)
+    flat_order, row = order.reshape(-1), np.arange(rows)
     steps = int(num_masked.max(initial=0))
     draws = rng.random((steps, rows))
     for step in range(steps):
         left = np.maximum(candidates - step, 1)
-        swap = np.minimum(step + (draws[step] * left).astype(np.int64), length - 1)
-        picked = order[row, swap]
-        order[row, swap] = order[:, step]
-        order[:, step] = picked
+        swap = np.minimum(step + (draws[step] * left).astype(np.int64), length - 1) * rows + row
+        picked = flat_order[swap]
+        flat_order[swap] = order[step]
+        order[step] = picked
     taken_row, taken_step = np.nonzero(np.arange(steps) < num_masked[:, None])
-    candidate = order[taken_row, taken_step]
+    candidate = order[taken_step, taken_row]
     position = candidate + 1 + (candidate + 1 >= packed.a_end[taken_row])
     chosen = np.zeros((rows, length), np.bool_)
     chosen[taken_row, position] = True

@@ -6,8 +6,8 @@ carriage returns vanish, a line without text ends a document, a line without tok
 a new file continues the document of the file before it.
 """
 
-import array
 import dataclasses
+import itertools
 import json
 import mmap
 import os
@@ -110,17 +110,13 @@ def tokenize_piece(
     Raises:
         ValueError: bytes that are not UTF-8, or a refused capital letter, naming file and line.
     """
-    lines, begin = piece_lines(piece)
-    dtype = token_dtype(tokenizer.vocab) if marker is None else marker.dtype
-    tokens = array.array("H" if dtype.itemsize == 2 else "I")
-    sentence_lengths = []
-    document_starts = []
-    characters = unknown_characters = long_word_characters = 0
-    encode, unknown = (marker or tokenizer).encode, tokenizer.vocab[UNK_TOKEN]
-    for number, line in enumerate(lines):
+    raw_lines, begin = piece_lines(piece)
+    lines: list[str] = []  # with text
+    document_starts: list[int] = []  # lines with text before each blank line
+    for number, line in enumerate(raw_lines):
         line = line.strip()
         if not line:
-            document_starts.append(len(sentence_lengths))
+            document_starts.append(len(lines))
             continue
         if refuse_upper_case and line != line.lower():
             raise ValueError(
@@ -128,24 +124,27 @@ def tokenize_piece(
                 f"vocabulary {tokenizer.vocab_file} has no upper-case letters; pass "
                 "--do_lower_case=True, or a cased vocabulary"
             )
-        ids = encode(line)
-        if ids:
-            tokens.extend(ids)
-            sentence_lengths.append(len(ids))
-        characters += len(line) - line.count(" ")
-        if unknown in ids:
-            count, in_long_words = tokenizer.count_unknown(line)
-            unknown_characters += count
-            long_word_characters += in_long_words
-    ids = np.array(tokens, dtype)
+        lines.append(line)
+    if marker is None:
+        ids, lengths = tokenizer.encode_lines(lines)
+        tokens = ids.astype(token_dtype(tokenizer.vocab))
+    else:
+        marked = list(map(marker.encode, lines))
+        lengths = np.array(list(map(len, marked)), np.int64)
+        tokens = np.fromiter(itertools.chain.from_iterable(marked), marker.dtype)
+    # A line without tokens is no sentence.
+    sentences_before = np.concatenate([[0], np.cumsum(lengths > 0)])
+    is_unknown = tokens == tokenizer.vocab[UNK_TOKEN]
+    line_of_unknown = np.searchsorted(np.cumsum(lengths), np.flatnonzero(is_unknown), side="right")
+    unknown = [tokenizer.count_unknown(lines[i]) for i in np.unique(line_of_unknown).tolist()]
     return TokenizedPiece(
-        ids,
-        np.array(sentence_lengths, np.uint32),
-        np.unique(np.array(document_starts, np.uint32)),
-        int(np.count_nonzero(ids == unknown)),
-        characters,
-        unknown_characters,
-        long_word_characters,
+        tokens,
+        lengths[lengths > 0].astype(np.uint32),
+        np.unique(sentences_before[document_starts]).astype(np.uint32),
+        int(np.count_nonzero(is_unknown)),
+        sum(map(len, lines)) - sum(line.count(" ") for line in lines),
+        sum(count for count, _ in unknown),
+        sum(in_long_words for _, in_long_words in unknown),
     )
 
 

@@ -3,7 +3,8 @@ r"""Speed of our tokenizer beside the original's and `tokenizers`', on one text 
     python experiments/benchmarks/tokenization.py --input_file=wikipedia_en_extract.txt.gz \
       --vocab_file=bert-base-uncased-vocab.txt --original=PATH/TO/google-research/bert
 
-Each tokenizer makes ids of the text line by line; the one in the TensorFlow graph, where
+Each tokenizer makes ids of the text line by line; ours also of all lines in one call, as
+create_pretraining_data.py does with each MiB; the one in the TensorFlow graph, where
 tensorflow_text is installed, takes batches of lines and one thread. Rates are in MB (10^6 bytes of
 UTF-8) per second of CPU time of the process, all its threads counted: other programs disturb it
 less than wall time. The slow ones, which is all but ours from a memo, get the first
@@ -113,6 +114,11 @@ def _measure_ours(run: _Measurement) -> None:
     run.measure_lines("ours, cold", run.lines, run.ours.encode)
     for number in range(run.options.warm_rounds):
         run.measure_lines(f"ours, warm, round {number + 1}", run.lines, run.ours.encode)
+    many = run.our_tokenizer(run.options.max_memo_bytes)
+    for name in ("cold", "warm"):
+        run.measure(
+            f"ours, many lines at once, {name}", run.lines, lambda: many.encode_lines(run.lines)
+        )
     run.measure_lines("ours, with offsets", run.few, run.ours.tokenize_with_offsets)
     run.measure_lines("ours, without memo", run.few, run.our_tokenizer(0).encode)
 

@@ -218,6 +218,27 @@ def test_pairs_have_the_distribution_of_the_original(max_seq_length, only):
 WORDS_A, WORDS_B = [6, 7, 4, 8, 4, 9], [4, 6, 5, 8, 7, 4]
 
 
+def test_pairs_are_packed_alike_in_blocks_of_any_size(monkeypatch):
+    tokens = np.arange(100, 601, dtype=np.uint16)
+    rng = np.random.default_rng(7)
+    pairs = np.zeros(101, instances.PAIR_DTYPE)
+    pairs["a_length"], pairs["b_length"] = rng.integers(1, 11, (2, 101))
+    for side in "ab":  # ranges at both ends of the tokens too
+        pairs[f"{side}_start"] = rng.integers(0, 502 - pairs[f"{side}_length"])
+        pairs[f"{side}_start"][:2] = 0, 501 - pairs[f"{side}_length"][1]
+    expected = []
+    for pair in pairs.tolist():
+        a_start, b_start, a_length, b_length, _ = pair
+        a = tokens[a_start : a_start + a_length].tolist()
+        b = tokens[b_start : b_start + b_length].tolist()
+        expected.append([1, *a, 2, *b, 2] + [0] * (20 - a_length - b_length))
+    for cached_tokens in (1, 23 * 7, 1 << 15):
+        monkeypatch.setattr(instances, "_CACHED_TOKENS", cached_tokens)
+        packed = instances.pack_pairs(tokens, pairs, 23, _vocabulary(700))
+        assert packed.input_ids.tolist() == expected
+        assert packed.input_ids.dtype == np.uint16
+
+
 @pytest.mark.parametrize("whole_words", [False, True])
 @pytest.mark.parametrize("probability", [0.15, 0.3, 0.43, 1.0])
 def test_chosen_tokens_have_the_distribution_of_the_original(whole_words, probability):

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from bert_tf.records import encoding
 from bert_tf.records.decoding import decode_example, parse_example_fn, read_examples
 from bert_tf.records.encoding import encode_examples, encode_framed_examples, frame_record
 from bert_tf.records.files import (
@@ -93,6 +94,36 @@ def test_lengths_around_the_sizes_of_length_prefixes(length):
         decoded = decode_example(data, feature)
         np.testing.assert_array_equal(decoded["x"], arrays["x"][row])
         assert decoded["n"].tolist() == arrays["n"][row].tolist()
+
+
+@pytest.mark.parametrize("most", [2**14, 2**28 - 1, 2**35])
+@pytest.mark.parametrize("length", [3, 62, 131])
+def test_records_of_a_batch_are_those_of_each_alone(length, most, monkeypatch):
+    """Their sizes take one byte or two, in any order, and some varints stand at ends of blocks."""
+    monkeypatch.setattr(encoding, "_CACHED_VALUES", 401)
+    features = (
+        FeatureSpec("x", "int64", length),
+        FeatureSpec("w", "float32", 2),
+        FeatureSpec("z", "int64", 5),
+    )
+    rng = np.random.default_rng(length)
+    rows = 113
+    small = rng.random((rows, 1)) < 0.5  # rows of one-byte values alone
+    arrays = {
+        "x": np.where(small, 7, rng.integers(0, most + 1, (rows, length))),
+        "w": rng.normal(size=(rows, 2)).astype(np.float32),
+        "z": np.where(small, rng.integers(0, most + 1, (rows, 5)), 127),
+    }
+    alone = [
+        encode_examples(features, {name: x[row : row + 1] for name, x in arrays.items()})[0]
+        for row in range(rows)
+    ]
+    assert encode_examples(features, arrays) == alone
+    assert encode_framed_examples(features, arrays) == b"".join(map(frame_record, alone))
+    for row, record in enumerate(alone):
+        decoded = decode_example(record, features)
+        for name, values in decoded.items():
+            np.testing.assert_array_equal(values, arrays[name][row])
 
 
 @pytest.mark.parametrize("name_length", [1, 7, 127, 128, 300])
