@@ -178,7 +178,8 @@ def _put_varints(out: np.ndarray, starts: np.ndarray, varints: _Varints) -> None
         varints: to write.
     """
     values, sizes = varints
-    if int(values.max(initial=0)) >> 28:  # rare: five bytes or more
+    # Five bytes or more are rare.
+    if int(values.max(initial=0)) >> 28 or not _assigns_in_order():
         places = starts[:, None] + np.cumsum(sizes, axis=1, dtype=np.int64) - sizes
         for k in range(int(sizes.max())):
             row, column = np.nonzero(sizes > k)
@@ -194,6 +195,21 @@ def _put_varints(out: np.ndarray, starts: np.ndarray, varints: _Varints) -> None
         _put_pairs(out, starts[rows], _varint_numbers(values[rows]), sizes[rows])
 
 
+@functools.cache
+def _assigns_in_order() -> bool:
+    """Return whether NumPy assigns to windows that overlap in the order of their indices.
+
+    It says so of repeated indices only, and what is written must not hang on that.
+    """
+    count = 4096
+    places = np.arange(count)
+    expected = (places * 37 % 251).astype(np.uint8)
+    out = np.zeros(count + _MOST_BEHIND, np.uint8)
+    windows = expected.astype("<u8") | np.uint64(0xFFFFFFFFFFFFFF00)  # a byte, and others behind
+    np.ndarray(count, "<u8", out, strides=(1,))[places] = windows
+    return bool((out[:count] == expected).all())
+
+
 def _put_pairs(out: np.ndarray, starts: np.ndarray, numbers: np.ndarray, sizes: np.ndarray) -> None:
     """Write varints of up to four bytes, two at a time: uint32 and uint8 [B, even number]."""
     numbers = numbers.view("<u8")  # the first of two is the lower half
@@ -204,8 +220,8 @@ def _put_pairs(out: np.ndarray, starts: np.ndarray, numbers: np.ndarray, sizes: 
     places = np.cumsum(of_both, axis=1, dtype=np.int64)
     places += starts[:, None]
     places -= of_both
-    # NumPy assigns in the order of the indices, as it says of repeated ones: what is written behind
-    # one pair is overwritten by the next.
+    # In this order, see `_assigns_in_order`, what is written behind one pair is overwritten by the
+    # next.
     np.ndarray(out.size - _MOST_BEHIND, "<u8", out, strides=(1,))[places] = pairs
 
 
@@ -332,7 +348,7 @@ def encode_framed_examples(features: Sequence[FeatureSpec], arrays: dict[str, np
     if not sizes.size:
         return b""
     ends = starts + sizes
-    crc, view = google_crc32c.value, memoryview(out)
+    crc, view = google_crc32c.value, out.data
     footers = np.fromiter(
         (
             crc(view[start:end].tobytes())

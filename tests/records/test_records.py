@@ -124,6 +124,9 @@ def test_records_of_a_batch_are_those_of_each_alone(length, most, monkeypatch):
         decoded = decode_example(record, features)
         for name, values in decoded.items():
             np.testing.assert_array_equal(values, arrays[name][row])
+    assert encoding._assigns_in_order()
+    monkeypatch.setattr(encoding, "_assigns_in_order", lambda: False)
+    assert encode_examples(features, arrays) == alone
 
 
 @pytest.mark.parametrize("name_length", [1, 7, 127, 128, 300])
