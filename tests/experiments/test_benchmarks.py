@@ -579,7 +579,9 @@ def test_tokenizers_are_compared_with_ours(tmp_path, monkeypatch, capsys):
     tokenization.compare(options)
     printed = capsys.readouterr().out
     assert "lines that differ from the original: 4 of 8" in printed  # its [UNK] is another
-    names = ["ours, cold", "ours, warm, round 1", "ours, with offsets", "ours, without memo"]
+    at_once = [f"ours, many lines at once, {state}" for state in ("cold", "warm")]
+    names = ["ours, cold", "ours, warm, round 1", *at_once]
+    names += ["ours, with offsets", "ours, without memo"]
     assert [row[0] for row in rows_of(printed)[2:]] == [*names, "google-research/bert"]
     results = json.loads((tmp_path / "x.json").read_text())["results"]
     assert set(results) == {*names, "google-research/bert"}
