@@ -28,6 +28,8 @@ _FOOTER_BYTES, _HANDLES_BYTES, _TRAILER_BYTES = 48, 40, 5
 _MOST_DIMENSIONS = 254  # of TensorFlow's shapes
 _FIRST_REFERENCE_TYPE = 100
 _CRC_DELTA = 0xA282EAD8
+_PART = b"\x00"  # keys of parts begin so
+_ALL = -1  # the length of a part that has all of a dimension
 
 
 def check_index(path: str | os.PathLike) -> None:
@@ -38,11 +40,25 @@ def check_index(path: str | os.PathLike) -> None:
     if key != b"":
         raise ValueError("its index has no header")
     header = _message(BundleHeaderProto, value)
+    expected: dict[bytes, set[Any]] = {}  # key of a part -> what the variable says of it
+    parts = []
     for key, value in entries:
         try:
-            _check_entry(_message(BundleEntryProto, value), header.num_shards)
+            entry = _message(BundleEntryProto, value)
+            _check_entry(entry, header.num_shards)
         except ValueError as error:
             raise ValueError(f"its index is damaged at {key[:60]!r}: {error}") from error
+        for extents in map(_extents, entry.slices):
+            said = entry.dtype, _shape_of_part(_shape(entry), extents)
+            expected.setdefault(_part_key(key, extents), set()).add(said)
+        if key.startswith(_PART):
+            parts.append((key, (entry.dtype, _shape(entry))))
+    for key, found in parts:
+        if expected.get(key, {found}) != {found}:
+            raise ValueError(
+                f"its index is damaged at {key[:60]!r}: a part of another type or shape than its "
+                "variable says"
+            )
 
 
 def _message(kind: Any, value: bytes) -> Any:
@@ -54,14 +70,14 @@ def _message(kind: Any, value: bytes) -> Any:
 
 def _check_entry(entry: Any, num_shards: int) -> None:
     """Raise ValueError unless a BundleEntryProto describes a tensor."""
-    shape = [dimension.size for dimension in entry.shape.dim]
+    shape = _shape(entry)
     if (
         entry.shape.unknown_rank
         or len(shape) > _MOST_DIMENSIONS
         or min(shape, default=0) < 0
         or math.prod(max(size, 1) for size in shape) >= 1 << 63
     ):
-        raise ValueError(f"no tensor has shape {shape[:12]}")
+        raise ValueError(f"no tensor has shape {list(shape[:12])}")
     if entry.dtype not in DataType.values() or not 0 < entry.dtype < _FIRST_REFERENCE_TYPE:
         raise ValueError(f"no tensor has type {entry.dtype}")
     if not 0 <= entry.shard_id < num_shards or entry.offset < 0 or entry.size < 0:
@@ -69,17 +85,57 @@ def _check_entry(entry: Any, num_shards: int) -> None:
             f"{entry.size} bytes at {entry.offset} of file {entry.shard_id} of {num_shards}"
         )
     # Of a variable in parts the shape is that of all, and each part has an entry of its own.
-    parts = [
-        tuple((e.start, e.length if e.HasField("length") else -1) for e in part.extent)
-        for part in entry.slices
-    ]
+    parts = [_extents(part) for part in entry.slices]
     whole = all(
         len(part) == len(shape)
-        and all(0 <= a and -1 <= n <= size - a for (a, n), size in zip(part, shape, strict=True))
+        and all(
+            0 <= a and (_ALL if a == 0 else 0) <= n <= size - a
+            for (a, n), size in zip(part, shape, strict=True)
+        )
         for part in parts
     )
     if not whole or len(set(parts)) < len(parts):
-        raise ValueError(f"its parts are none of shape {shape[:12]}")
+        raise ValueError(f"its parts are none of shape {list(shape[:12])}")
+
+
+# === Variables in parts ===
+
+
+def _shape(entry: Any) -> tuple[int, ...]:
+    return tuple(dimension.size for dimension in entry.shape.dim)
+
+
+def _extents(part: Any) -> tuple[tuple[int, int], ...]:
+    """Return where a TensorSliceProto begins and its length, _ALL for all, in each dimension."""
+    return tuple((e.start, e.length if e.HasField("length") else _ALL) for e in part.extent)
+
+
+def _shape_of_part(shape: tuple[int, ...], extents: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+    return tuple(
+        size if length == _ALL else length for size, (_, length) in zip(shape, extents, strict=True)
+    )
+
+
+def _part_key(name: bytes, extents: tuple[tuple[int, int], ...]) -> bytes:
+    """Return the key of a part of a variable.
+
+    References: EncodeTensorNameSlice in tensorflow/core/util/saved_tensor_slice_util.cc, and
+    ordered_code.cc.
+    """
+    # Keys of any bytes, in the order of what they stand for: hence the escapes, and lengths first.
+    escaped = b"\xff\x00".join(x.replace(b"\x00", b"\x00\xff") for x in name.split(b"\xff"))
+    rank = len(extents).to_bytes(1, "big")  # below 255
+    numbers = (_ordered(number) for pair in extents for number in pair)
+    return b"".join([_PART, escaped, b"\x00\x01", b"\x01" + rank if extents else b"\x00", *numbers])
+
+
+def _ordered(number: int) -> bytes:
+    """Encode a number from _ALL on: as many leading ones as bytes, then its bits."""
+    if number == _ALL:
+        return b"\x7f"
+    size = number.bit_length() // 7 + 1
+    ones = (1 << size) - 1 << 7 * size  # of the 8 * size bits the first
+    return (number | ones).to_bytes(size, "big")
 
 
 def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:

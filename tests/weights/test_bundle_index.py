@@ -1,11 +1,15 @@
 """Indices of TensorFlow checkpoints that would end the process are refused before it reads them."""
 
+import pathlib
 import struct
 
 import google_crc32c
+import numpy as np
 import pytest
+import tensorflow as tf
 from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleHeaderProto
 
+from bert_tf.weights import bundle_index
 from bert_tf.weights.bundle_index import check_index
 from bert_tf.weights.tensor_bundle import list_tensors, write_tensors
 from bert_tf.weights.tensor_files import CorruptCheckpointError
@@ -98,6 +102,48 @@ def test_what_would_end_the_process_is_refused(tmp_path, content, reason):
         check_index(tmp_path / "x.index")
     with pytest.raises(CorruptCheckpointError, match=f"x: cannot read the checkpoint: .*{reason}"):
         list_tensors(tmp_path / "x")
+
+
+def in_two_parts(dtype=1, rows=3):
+    """An index of a variable of 7 rows, of which the second part is so described."""
+    parts = [(0, 4), (0, 3)], [(4, 3), (0, 3)]
+    keys = (b"\0a\0\1\1\2" + bytes(n ^ 0x80 for pair in part for n in pair) for part in parts)
+    first, second = entry((4, 3), size=48), entry((rows, 3), dtype=dtype, size=36)
+    values = zip(keys, (first, second), strict=True)
+    return table(block([(b"", HEADER), *values, (b"a", entry(parts=parts))]))
+
+
+def test_parts_are_of_the_type_and_shape_that_their_variable_says(tmp_path):
+    path = tmp_path / "x.index"
+    path.write_bytes(in_two_parts())
+    assert list_tensors(tmp_path / "x") == {"a": ((7, 3), "float32")}
+    for changed in ({"dtype": 3}, {"rows": 2}, {"rows": 1 << 40}):
+        path.write_bytes(in_two_parts(**changed))
+        with pytest.raises(ValueError, match="a part of another type or shape than its variable"):
+            check_index(path)
+
+
+def test_keys_of_parts_are_those_of_tensorflow(tmp_path):
+    """Numbers of one byte and of several, and names with the bytes that are escaped."""
+    for number, (name, rows, first) in enumerate(
+        [("a", 7, 4), ("b/c", 70, 63), ("d", 200, 64), ("e", 9000, 8191), ("f", 9000, 8192)]
+    ):
+        prefix = tmp_path / str(number)
+        tf.raw_ops.SaveV2(
+            prefix=str(prefix),
+            tensor_names=[name, name],
+            shape_and_slices=[f"{rows} 2 0,{first}:-", f"{rows} 2 {first},{rows - first}:-"],
+            tensors=[np.zeros((first, 2), np.float32), np.ones((rows - first, 2), np.float32)],
+        )
+        check_index(f"{prefix}.index")
+        index = pathlib.Path(f"{prefix}.index").read_bytes()
+        entries = dict(bundle_index._entries(index))
+        extents = map(
+            bundle_index._extents, BundleEntryProto.FromString(entries[name.encode()]).slices
+        )
+        keys = {bundle_index._part_key(name.encode(), part) for part in extents}
+        assert keys == {key for key in entries if key.startswith(b"\0")} and len(keys) == 2
+    assert bundle_index._part_key(b"\0\xff", ()) == b"\0\0\xff\xff\0\0\1\0"
 
 
 def test_names_that_are_no_text_are_refused(tmp_path):
