@@ -41,7 +41,7 @@ def check_index(path: str | os.PathLike) -> None:
         raise ValueError("its index has no header")
     header = _message(BundleHeaderProto, value)
     expected: dict[bytes, set[Any]] = {}  # key of a part -> what the variable says of it
-    parts = []
+    parts, total = [], 0
     for key, value in entries:
         try:
             entry = _message(BundleEntryProto, value)
@@ -49,8 +49,10 @@ def check_index(path: str | os.PathLike) -> None:
         except ValueError as error:
             raise ValueError(f"its index is damaged at {key[:60]!r}: {error}") from error
         for extents in map(_extents, entry.slices):
-            said = entry.dtype, _shape_of_part(_shape(entry), extents)
-            expected.setdefault(_part_key(key, extents), set()).add(said)
+            part_key, shape = _part_key(key, extents), _shape_of_part(_shape(entry), extents)
+            total += len(part_key)  # each with the whole name
+            check_declared(total, len(table), "its index")
+            expected.setdefault(part_key, set()).add((entry.dtype, shape))
         if key.startswith(_PART):
             parts.append((key, (entry.dtype, _shape(entry))))
     for key, found in parts:

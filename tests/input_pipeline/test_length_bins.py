@@ -16,24 +16,9 @@ from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.training.objectives import PretrainingObjective
 from tests.support import synthetic_records as synthetic
 from tests.support.resuming import assert_same
-from tests.support.synthetic_records import LENGTH, PREDICTIONS, VOCAB
+from tests.support.synthetic_records import LENGTH, PREDICTIONS, RECORD_COUNTS, VOCAB
 
-COUNTS = (101, 53)
 BATCH, BINS = 7, 3
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    return [
-        synthetic.write(folder / "a.tfrecord", COUNTS[0], 1),
-        synthetic.write(folder / "b.tfrecord.gz", COUNTS[1], 2),
-    ]
-
-
-@pytest.fixture(scope="module")
-def unmasked(tmp_path_factory):
-    return [synthetic.write(tmp_path_factory.mktemp("u") / "u.tfrecord", 59, 4, masked=False)]
 
 
 def take(files, count, **changes):
@@ -79,7 +64,7 @@ def test_pools_hold_whole_batches_of_one_epoch():
 
 
 def test_batches_of_a_pool_hold_its_records_sorted_by_length(files):
-    steps = sum(COUNTS) // BATCH  # of an epoch, exactly: 22 batches in pools of at most 5
+    steps = sum(RECORD_COUNTS) // BATCH  # of an epoch, exactly: 22 batches in pools of at most 5
     most = {"shuffle_buffer_records": 5 * BATCH}
     found = take(files, 2 * steps, **most)
     drawn = take(files, 2 * steps, length_bins=0, **most)
@@ -87,7 +72,7 @@ def test_batches_of_a_pool_hold_its_records_sorted_by_length(files):
     shuffled = [[row.tobytes() for row in batch[0]["input_ids"]] for batch in drawn]
     lengths = [batch[0]["input_mask"].sum(axis=1) for batch in found]
     orders = []
-    for start, stop in {pool_of(step, sum(COUNTS), BATCH, 5) for step in range(2 * steps)}:
+    for start, stop in {pool_of(step, sum(RECORD_COUNTS), BATCH, 5) for step in range(2 * steps)}:
         assert collections.Counter(sum(rows[start:stop], [])) == collections.Counter(
             sum(shuffled[start:stop], [])
         )
@@ -101,7 +86,10 @@ def test_batches_of_a_pool_hold_its_records_sorted_by_length(files):
 
 
 def test_only_padding_is_cut_off(files):
-    both = [synthetic.make_arrays(count, seed) for count, seed in zip(COUNTS, (1, 2), strict=True)]
+    both = [
+        synthetic.make_arrays(count, seed)
+        for count, seed in zip(RECORD_COUNTS, (1, 2), strict=True)
+    ]
     whole = {name: np.concatenate([arrays[name] for arrays in both]) for name in both[0]}
     shapes = set()
     for batch in take(files, 30):

@@ -17,24 +17,9 @@ from bert_tf.models.task_models import bert_pretrainer
 from bert_tf.training.objectives import PretrainingObjective
 from tests.support import synthetic_records as synthetic
 from tests.support.resuming import assert_same
-from tests.support.synthetic_records import LENGTH, PREDICTIONS, VOCAB
+from tests.support.synthetic_records import LENGTH, PREDICTIONS, RECORD_COUNTS, VOCAB
 
-COUNTS = (101, 53)
 TOKENS, BINS = 127, 4
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    return [
-        synthetic.write(folder / "a.tfrecord", COUNTS[0], 1),
-        synthetic.write(folder / "b.tfrecord.gz", COUNTS[1], 2),
-    ]
-
-
-@pytest.fixture(scope="module")
-def unmasked(tmp_path_factory):
-    return [synthetic.write(tmp_path_factory.mktemp("u") / "u.tfrecord", 59, 4, masked=False)]
 
 
 def take(files, count, **changes):
@@ -83,7 +68,7 @@ def some_counts(records, predictions=None):
 
 
 def test_records_are_counted_by_length(files, unmasked):
-    both = [synthetic.make_arrays(n, seed) for n, seed in zip(COUNTS, (1, 2), strict=True)]
+    both = [synthetic.make_arrays(n, seed) for n, seed in zip(RECORD_COUNTS, (1, 2), strict=True)]
     lengths = np.concatenate([arrays["input_mask"].sum(axis=1) for arrays in both])
     predictions = np.concatenate([arrays["masked_lm_weights"].sum(axis=1) for arrays in both])
     found = count(files)
@@ -143,7 +128,7 @@ def test_the_last_batches_of_an_epoch_are_not_of_a_few():
 def test_each_epoch_has_every_record_once_in_batches_as_counted(files):
     batches = TokenBatches(count(files), BINS, TOKENS)
     found = take(files, 3 * batches.num_batches)
-    both = [synthetic.make_arrays(n, seed) for n, seed in zip(COUNTS, (1, 2), strict=True)]
+    both = [synthetic.make_arrays(n, seed) for n, seed in zip(RECORD_COUNTS, (1, 2), strict=True)]
     whole = {name: np.concatenate([arrays[name] for arrays in both]) for name in both[0]}
     every = collections.Counter(row.astype(np.int32).tobytes() for row in whole["input_ids"])
     orders = []

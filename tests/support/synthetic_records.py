@@ -10,6 +10,7 @@ from bert_tf.records.files import RecordWriter
 from bert_tf.records.schema import pretraining_features, unmasked_pretraining_features
 
 LENGTH, PREDICTIONS, VOCAB_SIZE = 31, 5, 97
+RECORD_COUNTS = (101, 53)  # of two files, neither a multiple of a batch
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCAB = {t: i for i, t in enumerate([*SPECIALS, *(f"w{i}" for i in range(VOCAB_SIZE - 5))])}
 

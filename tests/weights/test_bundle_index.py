@@ -159,3 +159,11 @@ def test_keys_that_repeat_more_than_their_file_holds_are_refused(tmp_path):
     (tmp_path / "x.index").write_bytes(table(block([(b"", HEADER)], more=first + again * 70)))
     with pytest.raises(ValueError, match="its index declares 6"):
         check_index(tmp_path / "x.index")
+
+
+def test_parts_whose_names_are_more_than_their_file_holds_are_refused(tmp_path):
+    value = entry((70, 3), parts=[[(row, 1), (0, 3)] for row in range(70)])
+    path = tmp_path / "x.index"
+    path.write_bytes(table(block([(b"", HEADER), (b"a" * (1 << 20), value)])))
+    with pytest.raises(ValueError, match="its index declares 6"):
+        check_index(path)
