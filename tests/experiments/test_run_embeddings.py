@@ -192,14 +192,16 @@ OFFICIAL = {
 
 @pytest.mark.thorough(traced=True)
 def test_scores_are_followed(data, tmp_path):
-    changes = {"num_train_epochs": 5, "data_dir": data, "sentence_transformers": False}
+    # At the others' rate what is learnt hangs on the processor's last digits.
+    changes = {"num_train_epochs": 5, "learning_rate": 3e-3, "data_dir": data}
+    changes["sentence_transformers"] = False
     former = tmp_path / "sentence_transformers"
     former.mkdir()
     for name in ("modules.json", "model.safetensors"):
         (former / name).write_text("of a former model")
     found = run(data, tmp_path, **OFFICIAL, **changes)
-    assert found["eval_spearman_correlation"] > 0.4  # by chance 0
-    assert found["eval_loss"] < 0.24
+    assert found["eval_spearman_correlation"] > 0.7  # by chance 0
+    assert found["eval_loss"] < 0.15  # of a constant 0.25
     trained = read_trained_task(tmp_path)
     assert trained is not None
     assert (trained.kind, trained.pooling, trained.normalize) == ("similarity", "mean", True)

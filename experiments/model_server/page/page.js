@@ -24,6 +24,9 @@ const entries = new Map();  // Of all models, by name.
 const drafts = new Map();   // What was typed, by model.
 const typed = {};           // What was typed last, by field: a model not seen before begins with it.
 
+let tellListed;
+const listed = new Promise((done) => { tellListed = done; });  // that the models were looked at once
+
 const isReady = (entry) => entry?.state === "ready";
 const boxes = () => [...byId("fields").querySelectorAll("textarea")];
 const written = () => Object.fromEntries(boxes().map((box) => [box.name, box.value]));
@@ -76,7 +79,8 @@ function go(entry, values) {
   choose(entry, values);
 }
 
-function goBackTo({ model: name, values }) {
+async function goBackTo({ model: name, values }) {
+  await listed;  // the history is here before the models are
   const entry = entries.get(name);
   if (!isReady(entry)) return showError(`The model "${name}" is not here.`);
   go(entry, { ...entry.task.examples[0], ...values });
@@ -347,6 +351,7 @@ async function refresh() {
     setTimeout(poll, 2000);
   }
   if (!model) chooseFirst(models);
+  tellListed();
 }
 
 byId("models").addEventListener("keydown", (event) => {
