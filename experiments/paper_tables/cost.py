@@ -34,7 +34,7 @@ def pretraining_flops(
         phases = [(recipe.length, 0.9), (recipe.second_length, 0.1)]
     total = 0.0
     for length, part in phases:
-        predictions = length - 1 if model.left_to_right else recipes.predictions_of(length)
+        predictions = length - 1 if model.left_to_right else recipe.predictions(length)
         tokens = part * recipe.steps * recipe.batch_size * length
         total += tokens * flops_per_token(model, length, predictions, vocab_size)
     return total

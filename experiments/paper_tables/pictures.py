@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -56,19 +57,26 @@ def draw_bars(table: Table, results: Sequence[Sequence[Result]]) -> bytes:
 
 
 def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
-    """Draw loss and accuracy of the pre-training runs over steps, or None where there are none."""
+    """Draw loss and accuracy of the pre-training runs over steps, or None where there are none.
+
+    Lines are of training text, points of held-out text; runs of several seeds have one colour.
+    """
     panels = (
-        ("mlm_loss", "loss of the language model (nats)"),
-        ("mlm_accuracy", "its accuracy"),
+        ("mlm_loss", "loss, all predictions (nats)"),
+        ("mlm_loss_at_mask", "loss where [MASK] stands (nats)"),
+        ("mlm_accuracy", "accuracy, all predictions"),
         ("nsp_accuracy", "accuracy, next sentence"),
     )
-    figure, axes = subplots(1, 3, figsize=(12, 3.6))
-    drawn = False
-    for number, (label, name) in enumerate(table.curves):
-        path = root / name / METRICS_NAME
-        for part, prefix, style in (("train", "", "-"), ("eval", "eval_", "o")):
+    figure, axes = subplots(2, 2, figsize=(10, 7))
+    drawn, unigram = False, []
+    for number, (label, names) in enumerate(table.curves):
+        for name, (part, prefix, style) in itertools.product(
+            names, (("train", "", "-"), ("eval", "eval_", "o"))
+        ):
+            path = root / name / METRICS_NAME
             lines = read_metrics_or_nothing(path, part)
-            for axis, (metric, _) in zip(axes, panels, strict=True):
+            unigram += [line["unigram_loss"] for line in read_metrics_or_nothing(path, "baseline")]
+            for axis, (metric, _) in zip(axes.flat, panels, strict=True):
                 points = [(r["step"], r[prefix + metric]) for r in lines if prefix + metric in r]
                 if not points:
                     continue
@@ -79,15 +87,20 @@ def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
                     color=f"C{number}",
                     alpha=0.6 if part == "train" else 1.0,
                     markersize=3,
-                    label=label if part == "train" else None,
+                    label=label if part == "train" and name == names[0] else None,
                 )
-    for axis, (_, title) in zip(axes, panels, strict=True):
+    for axis, (_, title) in zip(axes.flat, panels, strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step (points: held-out text)", fontsize=9)
         axis.grid(alpha=0.3)
     if not drawn:
         return None
-    handles, labels = axes[0].get_legend_handles_labels()
+    if unigram:
+        axis = axes[0, 1]
+        axis.axhline(unigram[0], color="grey", linestyle="--", linewidth=1)
+        place, across = (0.99, unigram[0]), axis.get_yaxis_transform()
+        axis.text(*place, "unigram model", transform=across, ha="right", va="bottom", color="0.35")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
     return png_of(figure)
 
@@ -101,7 +114,9 @@ def draw_finetuning_curves(
     Columns of the same runs, as of two figures of one task, have one panel.
     """
     panels: dict[str, dict[int, list[list[tuple[float, float]]]]] = {}
-    seen = {name for _, name in table.curves}  # pre-training, which is drawn by itself
+    seen = {
+        name for _, names in table.curves for name in names
+    }  # pre-training, which is drawn by itself
     for number, title in enumerate(table.columns):
         for place, (row, row_results) in enumerate(zip(table.rows, results, strict=True)):
             result, cell = row_results[number], row.cells[number]

@@ -16,6 +16,7 @@ from experiments.command_line.result_files import SEEDS_NAME
 from experiments.paper_tables.grid import Outcome, commit, gpus, shell_line, totals
 from experiments.paper_tables.pages import Block, to_markdown, to_page
 from experiments.paper_tables.pictures import draw_bars, draw_curves, draw_finetuning_curves
+from experiments.paper_tables.pretrained_rows import differences, pretraining_figures
 from experiments.paper_tables.recipes import Scale
 from experiments.paper_tables.results import Result, result_of
 from experiments.paper_tables.runs import TAGGER_RESULT
@@ -69,7 +70,12 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     results = [[result_of(cell, root) for cell in row.cells] for row in table.rows]
     title = f"Table {table.number}: {table.title} ({scale.name} scale: {scale.words})"
-    blocks = [_figures(table, results), *_searches(table, results)]
+    blocks = [
+        _figures(table, results),
+        *differences(table, results),
+        *pretraining_figures(table, scale, root, outcomes),
+        *_searches(table, results),
+    ]
     blocks.append(Block("Bars", picture=("bars.png", draw_bars(table, results))))
     if (curves := draw_curves(table, root)) is not None:
         picture = ("curves.png", curves)

@@ -7,7 +7,7 @@ in folders that are not of one table.
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bert_tf.files import write_text
@@ -96,6 +96,8 @@ class RunsOfTable:
             "input_file": self.places.get("corpus_files"),
             "vocab_size": self.scale.vocab_size,
             "num_unused": 0,
+            # The default of 1,000 characters, each alone and within words, would take a quarter.
+            "limit_alphabet": min(1000, self.scale.vocab_size // 40),
         }
         script, made = "data_prep/learn_vocab.py", {"result": "", "output_flag": "output_file"}
         name = self.add("data/vocab.txt", script, flags, **made)
@@ -105,7 +107,11 @@ class RunsOfTable:
         """Make records of the corpus, "train" or "heldout"; return the run's name."""
         vocabulary, needs = self.vocabulary()
         files = self.places.get("corpus_files" if split == "train" else "heldout_files")
-        dupe_factor = self.scale.pretraining.dupe_factor if split == "train" else 1
+        recipe = self.scale.pretraining
+        if recipe.dynamic_masking:
+            flags["dynamic_masking"] = True
+        if split == "train":  # held-out text shows what the paper's model would see
+            flags["masked_lm_prob"] = recipe.masked_lm_prob
         return self.add(
             f"data/{label}-{length}-{split}.tfrecord",
             "data_prep/create_pretraining_data.py",
@@ -113,8 +119,8 @@ class RunsOfTable:
                 "input_file": files,
                 "vocab_file": vocabulary,
                 "max_seq_length": length,
-                "max_predictions_per_seq": recipes.predictions_of(length),
-                "dupe_factor": 1 if flags.get("dynamic_masking") else dupe_factor,
+                "max_predictions_per_seq": recipe.predictions(length),
+                "dupe_factor": recipe.dupe_factor if split == "train" else 1,
                 "num_workers": 1,
                 **flags,
             },
@@ -123,8 +129,10 @@ class RunsOfTable:
             output_flag="output_file",
         )
 
-    def pretraining(self, config: Mapping[str, Any], **masks: Any) -> str:
-        """Pre-train a variant; return the run's name, which tells its size and what is unusual.
+    def pretrained(self, config: Mapping[str, Any], **masks: Any) -> tuple[str, ...]:
+        """Pre-train a variant with each seed; return the runs' names.
+
+        They tell its size and what is unusual.
 
         Args:
             config: what differs from the scale's configuration.
@@ -136,7 +144,8 @@ class RunsOfTable:
         label = f"L{model.num_hidden_layers}-H{model.hidden_size}-A{model.num_attention_heads}"
         data = "masked"
         if model.left_to_right:  # it predicts every next piece: nothing is masked
-            data, masks = "next", {"dynamic_masking": True}
+            data = "masked" if recipe.dynamic_masking else "next"
+            masks = {"dynamic_masking": True}
             label += "-left_to_right"
         elif masks and masks != _USUAL_MASKS:
             percent = [round(100 * masks[name]) for name in _USUAL_MASKS]
@@ -145,7 +154,21 @@ class RunsOfTable:
         else:
             masks = {}
             label += "" if model.next_sentence_prediction else "-no_nsp"
-        folder = f"{_PRETRAINED}/{label}"
+        return tuple(
+            self._pretraining(f"{_PRETRAINED}/{label}/seed{seed}", seed, config, data, masks)
+            for seed in recipe.seeds
+        )
+
+    def _pretraining(
+        self,
+        folder: str,
+        seed: int,
+        config: Mapping[str, Any],
+        data: str,
+        masks: Mapping[str, Any],
+    ) -> str:
+        """Add a pre-training in a folder, and what it needs; return its name."""
+        recipe = self.scale.pretraining
         vocabulary, needs = self.vocabulary()
         records = {
             (split, length): self.records(split, data, length, **masks)
@@ -159,7 +182,7 @@ class RunsOfTable:
             second = {
                 "second_input_file": self.path(records["train", last]),
                 "second_max_seq_length": last,
-                "second_max_predictions_per_seq": recipes.predictions_of(last),
+                "second_max_predictions_per_seq": recipe.predictions(last),
             }
         return self.add(
             f"{folder}/pretraining",
@@ -170,7 +193,7 @@ class RunsOfTable:
                 "input_file": self.path(records["train", recipe.length]),
                 "eval_input_file": self.path(records["heldout", recipe.length]),
                 "max_seq_length": recipe.length,
-                "max_predictions_per_seq": recipes.predictions_of(recipe.length),
+                "max_predictions_per_seq": recipe.predictions(recipe.length),
                 **second,
                 "do_train": True,
                 "do_eval": True,
@@ -180,6 +203,9 @@ class RunsOfTable:
                 "num_train_steps": recipe.steps,
                 "num_warmup_steps": recipe.warmup_steps,
                 "learning_rate": recipe.learning_rate,
+                "precision": recipe.precision,
+                "jit_compile": recipe.jit_compile,
+                "seed": seed,
                 "eval_every_steps": max(1, recipe.steps // 10),
                 "log_steps": recipe.log_steps,
             },
@@ -277,6 +303,16 @@ class RunsOfTable:
         )
         figure = f"results/{choice}/seeds/*/{part}_f1"
         return Cell((("", (name,)),), figure, 1.0, paper, result=TAGGER_RESULT)
+
+
+def cell_of(cells: Iterable[Cell]) -> Cell:
+    """Return one cell of those that were made of a variant's models, one of each seed."""
+    cells = tuple(cells)
+    choices = zip(*(cell.choices for cell in cells), strict=True)
+    return dataclasses.replace(
+        cells[0],
+        choices=tuple((of[0][0], tuple(run for _, runs in of for run in runs)) for of in choices),
+    )
 
 
 def folder_of(pretrained: str) -> str:

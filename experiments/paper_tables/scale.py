@@ -51,10 +51,17 @@ def read_scale(scale: str) -> Scale:
     if "own_recipes" in changes and base.own_recipes is None:
         base = dataclasses.replace(base, own_recipes=base.recipes)
     scale_of_file = _changed(base, changes, os.fspath(path))
-    if len(set(scale_of_file.seeds)) < len(scale_of_file.seeds):
-        raise GridError(f"{path}: seeds: expected distinct ones, got {list(scale_of_file.seeds)}")
+    pretraining = scale_of_file.pretraining
+    for where, seeds in (("", scale_of_file.seeds), ("pretraining: ", pretraining.seeds)):
+        if len(set(seeds)) < len(seeds):
+            raise GridError(f"{path}: {where}seeds: expected distinct ones, got {list(seeds)}")
+    if not 0 < pretraining.masked_lm_prob <= 1:
+        raise GridError(
+            f"{path}: pretraining: masked_lm_prob: expected a share above 0 and at most 1, "
+            f"got {pretraining.masked_lm_prob:g}"
+        )
     try:
-        model_config(scale_of_file.pretraining.config, vocab_size=30_522)
+        model_config(pretraining.config, vocab_size=30_522)
     except (TypeError, ValueError) as error:
         raise GridError(f"{path}: pretraining: config: {error}") from error
     return scale_of_file

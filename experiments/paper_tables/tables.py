@@ -14,7 +14,7 @@ from bert_tf.config import BertConfig
 from bert_tf.weights.locate import CONFIG_NAME, locate, read_config
 from experiments.paper_tables.grid import GridError, Run
 from experiments.paper_tables.recipes import TARGETS, Places, Scale
-from experiments.paper_tables.runs import Cell, RunsOfTable, folder_of
+from experiments.paper_tables.runs import Cell, RunsOfTable, cell_of, folder_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Table:
         columns: titles.
         rows: lines.
         runs: the grid.
-        curves: label -> name of a run whose learning curve is shown.
+        curves: label -> names of the runs, one of each seed, whose learning curves are shown.
         shown_model: name of the run whose model the pictures of attention show, where there is one.
     """
 
@@ -46,13 +46,13 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     runs: tuple[Run, ...]
-    curves: tuple[tuple[str, str], ...] = ()
+    curves: tuple[tuple[str, tuple[str, ...]], ...] = ()
     shown_model: str | None = None
 
 
 _SMALL_NOTE = (
-    "Small models, few steps and samples of the training sets: this shows that all of it runs, and "
-    "its figures are not to be compared with the paper's."
+    "Small models, few steps and samples of the training sets: rows compare with each other, and "
+    "not with the paper's figures."
 )
 _DEV_NOTE = "Ours are figures on dev; the paper's of this table are of the hidden test sets."
 _SHARED_NOTE = "Rates and batch sizes are chosen on dev by the mean over seeds, as the paper did."
@@ -64,7 +64,7 @@ def _table(
     columns: Iterable[str],
     rows: Iterable[Row],
     notes: Iterable[str] = (),
-    curves: Mapping[str, str] | None = None,
+    curves: Mapping[str, tuple[str, ...]] | None = None,
     shown_model: str | None = None,
 ) -> Table:
     """Make a table of the rows, and of all runs that were added to the grid meanwhile."""
@@ -188,20 +188,11 @@ def _table_5(grid: RunsOfTable) -> Table:
     names = ("mnli", "qnli", "mrpc", "sst2", "squad1")
     rows, curves = [], {}
     for words, config, with_lstm, papers in _TASKS_OF_PRETRAINING:
-        pretrained = grid.pretraining(config)
+        pretrained = grid.pretrained(config)
         if not with_lstm:
             curves[words] = pretrained
-        folder = folder_of(pretrained)
         cells = (
-            grid.finetuned(
-                f"{folder}-bilstm" if with_lstm else folder,
-                name,
-                model_dir=grid.path(pretrained),
-                needs=(pretrained,),
-                config={**grid.scale.pretraining.config, **config},
-                paper=paper,
-                **({"bilstm": True} if with_lstm else {}),
-            )
+            _finetuned(grid, pretrained, name, config, paper, with_lstm=with_lstm)
             for name, paper in zip(names, papers, strict=True)
         )
         rows.append(Row(words, tuple(cells)))
@@ -210,8 +201,32 @@ def _table_5(grid: RunsOfTable) -> Table:
         "last token, since the first sees nothing but itself; the paper does not say which it "
         "took."
     )
-    title, shown = "Pre-training tasks, dev", curves["BERT-BASE"]
+    title, shown = "Pre-training tasks, dev", curves["BERT-BASE"][0]
     return _table(grid, title, _titles(names), rows, (note,), curves, shown)
+
+
+def _finetuned(
+    grid: RunsOfTable,
+    pretrained: Sequence[str],
+    name: str,
+    config: Mapping[str, Any],
+    paper: float | None,
+    *,
+    with_lstm: bool = False,
+) -> Cell:
+    """Fine-tune the models that a table has pre-trained itself; return the one cell of all."""
+    return cell_of(
+        grid.finetuned(
+            f"{folder_of(run)}-bilstm" if with_lstm else folder_of(run),
+            name,
+            model_dir=grid.path(run),
+            needs=(run,),
+            config={**grid.scale.pretraining.config, **config},
+            paper=paper,
+            **({"bilstm": True} if with_lstm else {}),
+        )
+        for run in pretrained
+    )
 
 
 _SIZES_OF_THE_PAPER = (
@@ -237,13 +252,12 @@ def _table_6(grid: RunsOfTable) -> Table:
         label = f"L{layers}-H{hidden}-A{heads}"
         config = {"num_hidden_layers": layers, "hidden_size": hidden}
         config |= {"num_attention_heads": heads, "intermediate_size": 4 * hidden}
-        last = grid.pretraining(config)
-        curves[label] = last
-        choices = (("", (last,)),)
+        pretrained = grid.pretrained(config)
+        curves[label], last = pretrained, pretrained[0]
+        choices = (("", pretrained),)
         perplexity = Cell(choices, "exp:masked_lm_loss", 1.0, papers[0], higher_is_better=False)
-        model: dict[str, Any] = {"model_dir": grid.path(last), "needs": (last,), "config": config}
         cells = (
-            grid.finetuned(folder_of(last), name, paper=paper, **model)
+            _finetuned(grid, pretrained, name, config, paper)
             for name, paper in zip(names, papers[1:], strict=True)
         )
         words = label if size == paper_size else f"{label} (for L{'-'.join(map(str, paper_size))})"
@@ -319,22 +333,30 @@ def _table_8(grid: RunsOfTable) -> Table:
     if (grid.scale.pretraining.config.get("num_hidden_layers") or 12) < 4:
         choice = "last"  # a small model has not four layers
     for (masked, kept, random), papers in _MASKS_OF_THE_PAPER:
-        pretrained = grid.pretraining(
+        pretrained = grid.pretrained(
             {}, mask_prob=masked / 100, keep_prob=kept / 100, random_prob=random / 100
         )
         curves[f"{masked}/{kept}/{random}"] = pretrained
-        folder = folder_of(pretrained)
-        model: dict[str, Any] = {"model_dir": grid.path(pretrained), "needs": (pretrained,)}
-        config = grid.scale.pretraining.config
+        features = cell_of(
+            grid.tagged(
+                folder_of(run),
+                choice,
+                "eval",
+                model_dir=grid.path(run),
+                needs=(run,),
+                paper=papers[2],
+            )
+            for run in pretrained
+        )
         cells = (
-            grid.finetuned(folder, "mnli", paper=papers[0], config=config, **model),
-            grid.finetuned(folder, "ner", paper=papers[1], config=config, **model),
-            grid.tagged(folder, choice, "eval", paper=papers[2], **model),
+            _finetuned(grid, pretrained, "mnli", {}, papers[0]),
+            _finetuned(grid, pretrained, "ner", {}, papers[1]),
+            features,
         )
         rows.append(Row(f"{masked}% [MASK], {kept}% same, {random}% random", cells))
     note = f"Features of the last column: {choice.replace('_', ' ')}."
     columns = ("MNLI fine-tuned", "NER fine-tuned", "NER features")
-    shown = next(iter(curves.values()))
+    shown = next(iter(curves.values()))[0]
     return _table(grid, "Masking, dev", columns, rows, (note,), curves, shown)
 
 

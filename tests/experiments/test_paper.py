@@ -196,16 +196,17 @@ def test_tables_share_the_models_they_pretrain(tmp_path):
     for number in (5, 6, 8):
         for run in tables.make_table(number, recipes.SMALL, given, root).runs:
             assert commands.setdefault(run.name, run.command(root)) == run.command(root)
-        for path in root.glob("pretrained/*/bert_config.json"):
+        for path in root.glob("pretrained/*/*/bert_config.json"):
             assert configs.setdefault(path, path.read_text()) == path.read_text()
     models = [name for name in commands if name.endswith("/pretraining")]
     assert len(models) == 3 + 6 + 6 - 2
-    assert "pretrained/L2-H128-A2/pretraining" in models
-    assert "pretrained/L2-H128-A2-mask0-same20-random80/pretraining" in models
-    (root / "pretrained/L2-H128-A2/pretraining").mkdir()
+    usual = "pretrained/L2-H128-A2/seed12345"
+    assert f"{usual}/pretraining" in models
+    assert "pretrained/L2-H128-A2-mask0-same20-random80/seed12345/pretraining" in models
+    (root / usual / "pretraining").mkdir()
     tables.make_table(8, recipes.SMALL, given, root)
-    (root / "pretrained/L2-H128-A2/bert_config.json").write_text("{}")
-    with pytest.raises(GridError, match="L2-H128-A2: holds a model of another configuration"):
+    (root / usual / "bert_config.json").write_text("{}")
+    with pytest.raises(GridError, match="seed12345: holds a model of another configuration"):
         tables.make_table(8, recipes.SMALL, given, root)
 
 
@@ -357,7 +358,7 @@ def test_a_report_shows_ours_beside_the_papers(script, tmp_path):
     for run in runs:
         assert shell_line(run.command(root)) in text
     assert f"Runs at commit: {commit()} (3), abc (1). Report: " in text
-    of_pretraining = dataclasses.replace(table, curves=(("x", "table4/x-1"), ("z", "table4/x-2")))
+    of_pretraining = dataclasses.replace(table, curves=(("x", ("table4/x-1", "table4/x-2")),))
     results = [[result_of(cell, root) for cell in cells]]
     assert pictures.draw_finetuning_curves(table, results, root) is not None
     assert pictures.draw_finetuning_curves(of_pretraining, results, root) is None

@@ -11,6 +11,7 @@ import pytest
 from experiments.paper_tables import grid, make, pictures, recipes, report, tables
 from experiments.paper_tables.grid import GridError, Outcome, Run, flags_of
 from experiments.paper_tables.options import PaperOptions
+from experiments.paper_tables.results import Result, difference
 from experiments.paper_tables.runs import Cell, RunsOfTable
 from experiments.plots import attention, curves, predictions
 from experiments.plots.options import CurvesOptions
@@ -31,14 +32,17 @@ def table_of(names=("a/1", "a/2"), columns=COLUMNS, **more):
 def write_run(root, name, f1, metrics=()):
     (root / name).mkdir(parents=True)
     (root / name / "eval_results.json").write_text(json.dumps({"f1": f1}))
+    (root / name / "bert_config.json").write_text("{}")
     if metrics:
         text = "".join(json.dumps(line) + "\n" for line in metrics)
         (root / name / "metrics.jsonl").write_text(text)
 
 
 PRETRAINING = [
+    {"kind": "baseline", "step": 0, "unigram_loss": 7.0},
     *({"kind": "train", "step": n, "mlm_loss": 5 / n, "mlm_accuracy": n / 10} for n in (1, 2)),
     {"kind": "eval", "step": 2, "eval_mlm_loss": 3.5, "eval_nsp_accuracy": 0.75},
+    {"kind": "eval", "step": 2, "eval_mlm_loss_at_mask": 4.5},
 ]
 
 
@@ -65,16 +69,26 @@ def test_panels_without_a_column_are_off(tmp_path, drawn):
 
 
 def test_curves_of_pretraining(tmp_path, drawn):
-    table = table_of(curves=(("BERT", "a/1"), ("other", "a/2")))
+    table = table_of(curves=(("BERT", ("a/1",)), ("other", ("a/2",))))
     assert pictures.draw_curves(table, tmp_path) is None
     write_run(tmp_path, "a/1", 80, PRETRAINING)
     figure = pictures.draw_curves(table, tmp_path)
-    loss, accuracy, next_sentence = figure.axes
+    loss, at_mask, accuracy, next_sentence = figure.axes
     assert [line.get_ydata().tolist() for line in loss.lines] == [[5, 2.5], [3.5]]
+    assert [list(line.get_ydata()) for line in at_mask.lines] == [[4.5], [7, 7]]
+    assert [text.get_text() for text in at_mask.texts] == ["unigram model"]
     assert accuracy.lines[0].get_ydata().tolist() == [0.1, 0.2] and len(accuracy.lines) == 1
     assert next_sentence.lines[0].get_xydata().tolist() == [[2, 0.75]]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.texts] == ["BERT"]
+
+
+def test_curves_of_seeds_have_one_colour_and_one_name(tmp_path, drawn):
+    for name in ("a/1", "a/2"):
+        write_run(tmp_path, name, 80, PRETRAINING[1:3])
+    figure = pictures.draw_curves(table_of(curves=(("BERT", ("a/1", "a/2")),)), tmp_path)
+    assert [line.get_color() for line in figure.axes[0].lines] == ["C0", "C0"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["BERT"]
 
 
 def test_curves_of_finetuning_have_a_panel_for_runs_of_their_own(tmp_path, drawn):
@@ -119,6 +133,72 @@ def test_the_command_draws_the_curves_of_a_folder(tmp_path, monkeypatch, capsys)
         assert capsys.readouterr().out == f"{path}\n" and saved[-1][1] == path
     titles = [axis.get_title() for axis in saved[0][0].axes if axis.get_title()]
     assert "Language model: loss" in titles and not any("Next" in title for title in titles)
+
+
+# === How rows differ ===
+
+# Student's data of two drugs (R's `sleep`); R 4: t.test(extra ~ group, data = sleep).
+DRUGS = (
+    (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0),
+    (1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4),
+)
+
+
+def result_with(*of_models):
+    return Result(tuple(value for values in of_models for value in values), of_models, "", 0, {})
+
+
+def test_rows_are_compared_by_welchs_test():
+    found = difference(*map(result_with, DRUGS))
+    assert found.mean == pytest.approx(0.75 - 2.33)
+    assert found.low == pytest.approx(-3.3654832, abs=1e-6)
+    assert found.high == pytest.approx(0.2054832, abs=1e-6)
+    assert found.p == pytest.approx(0.07939, abs=1e-5) and found.counts == (10, 10)
+
+
+def test_figures_of_one_model_count_once_where_there_are_several_models():
+    seeds = [[(mean - 1, mean, mean + 1) for mean in drug] for drug in DRUGS]
+    found = difference(*(result_with(*of_models) for of_models in seeds))
+    assert found.p == pytest.approx(0.07939, abs=1e-5) and found.counts == (10, 10)
+    mixed = difference(result_with(*seeds[0]), result_with(DRUGS[1]))
+    assert mixed.counts == (30, 10)
+
+
+def test_what_cannot_be_compared_is_not():
+    assert difference(result_with((1.0,)), result_with((1.0, 2.0))) is None
+    assert difference(result_with((1.0, 1.0)), result_with((2.0, 2.0))) is None
+    assert difference(result_with(), result_with((1.0, 2.0))) is None
+    assert difference(result_with((1.0, 1.0)), result_with((2.0, 2.5))) is not None
+
+
+def test_a_report_says_how_rows_differ_and_what_models_saw(tmp_path):
+    rows, names = [], {}
+    for label, figures in (("BERT", (80, 82)), ("LTR", (70, 73)), ("none", ())):
+        names[label] = tuple(f"{label}/seed-{seed}" for seed in range(2))
+        for name, figure in zip(names[label], figures, strict=False):
+            write_run(tmp_path, name, figure)
+        rows.append(tables.Row(label, (Cell((("x", names[label]),), "f1"),)))
+    curves = []
+    for label, config, extra in (
+        ("BERT", {}, {"masked_lm_loss_at_mask": 4.25, "next_sentence_accuracy": 0.75}),
+        ("LTR", {"left_to_right": True}, {}),
+    ):
+        model = tmp_path / f"{label}/pretraining"
+        write_run(tmp_path, f"{label}/pretraining", 0, [{"kind": "train", "tokens": 5_000_000}])
+        (model / "eval_results.json").write_text(json.dumps({"masked_lm_loss": 3.5, **extra}))
+        (model / "bert_config.json").write_text(json.dumps(config))
+        curves.append((label, (f"{label}/pretraining",)))
+    curves.append(("none", ("none/pretraining",)))
+    table = tables.Table(5, "T", (), ("one",), tuple(rows), (), tuple(curves))
+    outcomes = {"BERT/pretraining": dataclasses.replace(DONE, cpu_seconds=90.0)}
+    path, _ = report.write_report(table, recipes.SMALL, tmp_path, outcomes, command=["x.py"])
+    text = path.read_text()
+    assert "## Differences from BERT\n" in text and "seeds of fine-tuning from one" in text
+    assert "| LTR | -9.5 (95%: -18.5 to -0.5, p = 0.045, n = 2 and 2) |" in text
+    assert "| none | - |" in text
+    assert "| BERT (n = 1) | 3.500 | 4.250 | - | 75.0 | 5.0 | 2.0 | 1.5 |" in text
+    assert "| LTR (n = 1) | 3.500 | - | - | - | 5.0 | 5.0 | 0.0 |" in text
+    assert "| none (n" not in text
 
 
 # === The grid ===
@@ -230,7 +310,7 @@ def options_of(tmp_path, **more):
 def made_table(monkeypatch):
     """Return a table that the command makes, whatever its number; pictures are not drawn."""
     monkeypatch.setattr(pictures, "png_of", lambda figure: b"drawn")
-    table = table_of(curves=(("BERT", "a/1"),), shown_model="a/1")
+    table = table_of(curves=(("BERT", ("a/1",)),), shown_model="a/1")
     monkeypatch.setattr(make.tables, "make_table", lambda *_: table)
     return table
 

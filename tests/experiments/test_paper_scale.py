@@ -59,6 +59,37 @@ def test_own_sizes_are_run_and_stand_beside_the_papers_of_the_same_size(tmp_path
     assert text.read_text().startswith("# Table 6: Model size, dev (mine.json scale: two of them)")
 
 
+def test_seeds_of_pretraining_have_a_model_each(tmp_path):
+    """A row's figures are those of all its models, and each is fine-tuned with every seed."""
+    scale = read(tmp_path, scale="small", seeds=[1, 2, 3], pretraining={"seeds": [5, 6]})
+    table = tables.make_table(8, scale, places(tmp_path), tmp_path / "runs")
+    models = [run for run in table.runs if run.name.endswith("/pretraining")]
+    assert [dict(run.flags)["seed"] for run in models] == 6 * [5, 6]
+    mnli, _, features = table.rows[0].cells
+    ((_, names),) = mnli.choices
+    folders = [f"pretrained/L2-H128-A2/seed{seed}" for seed in (5, 6)]
+    assert [name.rpartition("/")[0] for name in names] == 3 * [folders[0]] + 3 * [folders[1]]
+    assert [name.rpartition("/")[0] for name in features.choices[0][1]] == folders
+    assert table.curves[0] == ("80/10/10", tuple(f"{folder}/pretraining" for folder in folders))
+
+
+def test_masks_are_drawn_as_the_recipe_says(tmp_path):
+    """Held-out text shows 15% in any case; left to right takes the same records, if unmasked."""
+    given, runs = places(tmp_path), {}
+    for dynamic in (True, False):
+        recipe = {"dynamic_masking": dynamic, "masked_lm_prob": 0.25, "length": 100}
+        scale = read(tmp_path, scale="small", pretraining=recipe)
+        table = tables.make_table(5, scale, given, tmp_path / f"runs{dynamic}")
+        runs[dynamic] = {run.name: dict(run.flags) for run in table.runs}
+    train, heldout = (runs[True][f"data/masked-100-{x}.tfrecord"] for x in ("train", "heldout"))
+    assert train["masked_lm_prob"] == 0.25 and "masked_lm_prob" not in heldout
+    assert train["dynamic_masking"] is heldout["dynamic_masking"] is True
+    assert train["max_predictions_per_seq"] == heldout["max_predictions_per_seq"] == 25
+    assert not any("next-" in name for name in runs[True])
+    assert "dynamic_masking" not in runs[False]["data/masked-100-train.tfrecord"]
+    assert runs[False]["data/next-100-train.tfrecord"]["dynamic_masking"] is True
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -83,6 +114,9 @@ def test_own_sizes_are_run_and_stand_beside_the_papers_of_the_same_size(tmp_path
         ({"pretraining": {"config": {"layers": 2}}}, "pretraining: config: .*'layers'"),
         ({"scale": []}, r"scale: expected one of full, small, got \[\]"),
         ({"seeds": [1, 1]}, r"seeds: expected distinct ones, got \[1, 1\]"),
+        ({"pretraining": {"seeds": [2, 2]}}, r"pretraining: seeds: expected distinct ones, got"),
+        ({"pretraining": {"masked_lm_prob": 15}}, "masked_lm_prob: expected a share .* got 15"),
+        ({"pretraining": {"masked_lm_prob": 0}}, "masked_lm_prob: expected a share .* got 0"),
         ({"recipes": 3}, "recipes: expected an object, got 3"),
         ({"words": 3}, "words: expected a text, got 3"),
     ],
