@@ -1,6 +1,5 @@
 """ONNX files of the model on ids."""
 
-import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -9,15 +8,24 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bert_tf.serving.library_messages import less_of
+from bert_tf.serving.onnx_int8 import quantize
 from bert_tf.serving.options import TOLERANCES
-from bert_tf.serving.saved_model import Check, Run, new_version, no_check, precision_note
+from bert_tf.serving.saved_model import (
+    Check,
+    Run,
+    new_version,
+    no_check,
+    precision_note,
+    sample_ids,
+)
 from bert_tf.serving.served_model import ServedModel
 from bert_tf.serving.tflite import lite_module, worst_of_ids, write_card, write_description
 
 ONNX_NAME = "model.onnx"
 _ONNX_OPSET = 17
 _TOLERANCES = TOLERANCES["onnx"]
+_MOST_PIECES = 128  # of the samples that show what products get
+_KEPT = "Products that stay in float32, since what they multiply ranges too far for 8 bits: "
 
 
 def export_onnx(
@@ -32,7 +40,8 @@ def export_onnx(
     """Write an ONNX file that takes ids; numbers of rows and of pieces are free.
 
     Weights are "float32", or "int8": a quarter of the size, with products of integers whose other
-    factor ONNX Runtime rounds anew for each call (dynamic quantization). All else is as of
+    factor ONNX Runtime rounds anew for each call (dynamic quantization); products whose other
+    factor ranges too far for that stay in float32, and the card names them. All else is as of
     `export_tflite` with `ids_only`.
 
     Raises:
@@ -58,12 +67,18 @@ def export_onnx(
         )
         onnx.checker.check_model(proto)
         onnx.save(proto, folder / ONNX_NAME)
+        notes = []
         if weights == "int8":
-            _quantize(folder / ONNX_NAME)
+            length = min(_MOST_PIECES, served.text_to_ids.max_seq_length)
+            samples = sample_ids(served, 4, length)
+            kept = quantize(
+                folder / ONNX_NAME, {name: value.numpy() for name, value in samples.items()}
+            )
+            notes += [_KEPT + "; ".join(kept) + "."] if kept else []
         write_description(folder, served, module, "onnx", weights)
         run = load_onnx(folder)
         difference = worst_of_ids(served, run)
-        notes = [precision_note(weights, difference, _TOLERANCES[weights]), *check(run)]
+        notes += [precision_note(weights, difference, _TOLERANCES[weights]), *check(run)]
         write_card(folder, target, served, module, description, notes)
     return target
 
@@ -93,21 +108,6 @@ def load_onnx(folder: str | os.PathLike, *, threads: int = 1) -> Run:
         return dict(zip(names, session.run(names, arrays), strict=True))
 
     return run
-
-
-def _quantize(file: pathlib.Path) -> None:
-    """Round the weights of a file's matrix products and tables to 8 bits."""
-    from onnxruntime import quantization  # pyright: ignore[reportMissingImports]
-
-    whole = os.fspath(file)
-    with less_of(None, logging.ERROR):  # it asks for a step that only merges what is merged already
-        quantization.quantize_dynamic(
-            whole,
-            whole,
-            weight_type=quantization.QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,  # 7 bits: sums of 8 overflow on processors without VNNI
-        )
 
 
 def _name_sizes(proto: Any, specs: Mapping[str, tf.TensorSpec], middle: str) -> None:

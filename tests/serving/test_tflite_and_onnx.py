@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from bert_tf.models.task_models import HEADS
-from bert_tf.serving import onnx, tflite
+from bert_tf.serving import onnx, onnx_int8, tflite
 from bert_tf.serving.load import SERVED
 from bert_tf.serving.model_card import card_heading
 from bert_tf.serving.onnx import export_onnx
@@ -348,6 +348,53 @@ class TestOnnx:
     @pytest.mark.parametrize("task", sorted(set(TASKS) - {"classification"}))
     def test_every_task(self, task, tmp_path):
         self.check(task, tmp_path)
+
+    def test_products_of_far_ranging_values_stay(self, tmp_path):
+        """One value of a hundred times the others leaves 8 bits nothing to tell these apart."""
+        from onnx import TensorProto, checker, helper, load, numpy_helper, save
+
+        random = np.random.default_rng(0)
+        weights = [random.normal(size=(64, 64)).astype(np.float32) for _ in range(2)]
+        nodes = [
+            helper.make_node("Tanh", ["x"], ["t"], name="tanh"),
+            helper.make_node("MatMul", ["t", "w0"], ["y"], name="near"),
+            helper.make_node("Pow", ["y", "nine"], ["z"], name="pow"),
+            helper.make_node("MatMul", ["z", "w1"], ["out"], name="far"),
+        ]
+        made = [numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)]
+        made.append(numpy_helper.from_array(np.float32(9), "nine"))
+        rows = ["rows", 64]
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, rows)],
+            [helper.make_tensor_value_info("out", TensorProto.FLOAT, rows)],
+            made,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        checker.check_model(model)
+        file = tmp_path / "model.onnx"
+        save(model, file)
+        x = random.normal(size=(90, 64)).astype(np.float32)
+        near = np.tanh(x)
+        far = (near @ weights[0]).astype(np.float64) ** 9
+        expected = {
+            "near": np.ptp(near) / near.std(),
+            "far": np.ptp(far) / np.sqrt((far**2).mean()),
+        }
+        assert onnx_int8.ranges(file, {"x": x}) == pytest.approx(expected, rel=1e-3)
+        assert expected["near"] < 4 and expected["far"] > 60
+        assert onnx_int8.quantize(file, {"x": x}) == ["far"]
+        kinds = [node.op_type for node in load(file).graph.node]
+        assert kinds.count("MatMul") == 1 and kinds.count("MatMulInteger") == 1
+
+    @pytest.mark.slow
+    def test_the_card_names_products_that_stay(self, tmp_path, monkeypatch):
+        served = served_model("classification")
+        for far, said in ((60, False), (0, True)):
+            monkeypatch.setattr(onnx_int8, "_FAR", far)
+            card = (export_onnx(served, tmp_path, weights="int8") / MODEL_CARD_NAME).read_text()
+            assert ("Products that stay in float32" in card) is said
 
     @pytest.mark.slow
     def test_nothing_is_left_of_a_file_that_differs(self, tmp_path, monkeypatch):
