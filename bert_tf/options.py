@@ -209,6 +209,31 @@ def unexpected_argument(argument: str, hint: str = "") -> str:
     return f"unexpected argument {argument!r}{hint}"
 
 
+def error_message(error: BaseException, values: flags.FlagValues) -> str:
+    """Return what an error says; of a file that cannot be opened, with the flag that names it.
+
+    Args:
+        error: what ended a command's work.
+        values: the command's flags.
+
+    Returns:
+        As "vocab_file: no such file or directory: vocab.txt", in place of Python's "[Errno 2] No
+        such file or directory: 'vocab.txt'".
+    """
+    if not isinstance(error, OSError) or error.filename2 is not None:
+        return str(error)
+    path, reason = error.filename, error.strerror
+    if not (isinstance(path, str) and reason):
+        return str(error)
+    names = [
+        name
+        for name, value in values.flag_values_dict().items()
+        if path == value or (isinstance(value, list | tuple) and path in value)
+    ]
+    flag = f"{names[0]}: " if len(names) == 1 else ""
+    return f"{flag}{reason[0].lower()}{reason[1:]}: {path}"
+
+
 def to_dict(options: Any) -> dict[str, Any]:
     """Return the values of options by name of the flag, as JSON can hold them: tuples as lists."""
     values: dict[str, Any] = {}

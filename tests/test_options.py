@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from absl import flags
 
-from bert_tf.options import check, define, option, read, same, to_dict
+from bert_tf.options import check, define, error_message, option, read, same, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,3 +127,30 @@ def test_values_by_name():
         **{"kind": "a", "count": None, "bold": False, "paths": []},
         **{"rate": 0.5, "seeds": [5]},
     }
+
+
+def test_a_file_that_cannot_be_opened_is_told_with_its_flag(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Files:
+        bert_config_file: str | None = option(None, "One.", path="local")
+        files: tuple[str, ...] = option((), "Several.", repeated=True)
+
+    values = flags.FlagValues()
+    define(Files, values)
+    missing, folder = str(tmp_path / "none.json"), str(tmp_path)
+    values(["x", f"--bert_config_file={missing}", f"--files={folder}"])
+
+    def message(path):
+        with pytest.raises(OSError) as caught:
+            open(path)
+        return error_message(caught.value, values)
+
+    assert message(missing) == f"bert_config_file: no such file or directory: {missing}"
+    assert message(folder) == f"files: is a directory: {folder}"
+    assert message(f"{folder}/x") == f"no such file or directory: {folder}/x"
+    assert error_message(OSError("disk full"), values) == "disk full"
+    both = OSError(2, "No such file or directory", "a", None, "b")
+    assert error_message(both, values) == str(both)
+    assert error_message(ValueError("x"), values) == "x"
+    values.bert_config_file = folder
+    assert message(folder) == f"is a directory: {folder}"

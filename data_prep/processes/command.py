@@ -10,7 +10,7 @@ from absl import app, flags, logging
 
 from bert_tf.command_help import CommandHelp
 from bert_tf.files import original_names, printing_original_names
-from bert_tf.options import any_remote, define, read, unexpected_argument
+from bert_tf.options import any_remote, define, error_message, read, unexpected_argument
 
 flags.disclaim_key_flags()  # as in bert_tf.options
 
@@ -81,6 +81,6 @@ def end_in_one_line(run: Callable[[], None], when_stopped: str = "stopped") -> N
     except (ValueError, OSError, RuntimeError) as error:
         if logging.level_debug():
             raise
-        sys.exit(f"{name}: {original_names(str(error))}")
+        sys.exit(f"{name}: {original_names(error_message(error, flags.FLAGS))}")
     except KeyboardInterrupt:
         sys.exit(f"{name}: {when_stopped}")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from absl import flags, logging
 
 from bert_tf.files import original_names
+from bert_tf.options import error_message
 from bert_tf.training.errors import NonFiniteLossError, StoppedError
 from experiments.command_line import memory, preemption
 
@@ -54,7 +55,7 @@ def exit_on_error(
             return preemption.STATUS
         status = 1
         if isinstance(error, _TOLD):
-            message = str(error)
+            message = error_message(error, values)
         elif memory.is_out_of_memory(error):
             message = memory.out_of_memory_message(error, values)
             status = memory.OUT_OF_MEMORY_STATUS

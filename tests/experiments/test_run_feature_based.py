@@ -279,5 +279,5 @@ def test_the_command_says_in_one_line_what_is_wrong(data, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"run_feature_based: [Errno 2] No such file or directory: '{data}/none.conll'"
+        f"run_feature_based: dev_file: no such file or directory: {data}/none.conll"
     ]
