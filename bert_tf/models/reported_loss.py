@@ -11,7 +11,8 @@ class PredictionModel(keras.Model):
 
     Keras reports the mean of the losses of batches, each counting by its rows. Where a loss is the
     mean cross entropy of a batch, and the metric "cross_entropy" of the same output measures that
-    of all batches, this model reports the latter: in `fit`, `evaluate` and to callbacks. Gradients
+    of all batches, this model reports the latter: in `fit`, `evaluate` and to callbacks, and of
+    losses that are weighted by their outputs' names the weighted sum. Gradients
     are of the loss of a batch, as ever.
     """
 
@@ -25,12 +26,14 @@ class PredictionModel(keras.Model):
             f"{output}_loss": results.get(f"{output}_cross_entropy" if several else "cross_entropy")
             for output in losses
         }
-        is_weighted = getattr(self._compile_loss, "_user_loss_weights", None) is not None
-        if is_weighted or self.losses or None in means.values():
+        weights = getattr(self._compile_loss, "_user_loss_weights", None) or {}
+        are_named = isinstance(weights, dict) and set(weights) <= set(losses)
+        if not are_named or self.losses or None in means.values():
             return results
         if not all(map(_is_mean_of_batch, losses.values())):
             return results
-        return {**results, **(means if several else {}), "loss": sum(means.values())}
+        total = sum(weights.get(output, 1.0) * means[f"{output}_loss"] for output in losses)
+        return {**results, **(means if several else {}), "loss": total}
 
 
 # Keras' older format (.h5) has the names of models alone.

@@ -6,6 +6,7 @@ Shapes: B batch, F sequence length, P predictions, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -50,7 +51,7 @@ class Objective(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingObjective:
-    """Masked language model and next sentence prediction, added without weights.
+    """Masked language model and next sentence prediction, added.
 
     Each loss is the mean over its batch, the first as sum / (weight + 1e-5).
 
@@ -59,6 +60,12 @@ class PretrainingObjective:
         at_mask: whether evaluation also reports the predictions that show [MASK] apart, by the
             weights masked_lm_at_mask of `pretraining_dataset`: half of the others stand in the text
             as they are, and to copy them is no knowledge of language.
+        next_sentence_weight: what the second loss counts in the sum; 1 in the paper. It has one
+            label a sequence, so in small batches its gradient is mostly noise, which keeps Adam
+            from following the first.
+
+    Raises:
+        ValueError: a weight below 0, or no number.
 
     Reference:
         google-research/bert run_pretraining.py, lines 140-148 and 245-305.
@@ -66,6 +73,10 @@ class PretrainingObjective:
 
     next_sentence: bool = True
     at_mask: bool = False
+    next_sentence_weight: float = 1.0
+
+    def __post_init__(self):
+        check_next_sentence_weight(self.next_sentence_weight)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -130,7 +141,7 @@ class PretrainingObjective:
             ids, real = labels["next_sentence_logits"], weights["next_sentence_logits"]
             loss_sum, loss_weight = losses.next_sentence_loss(logits, ids, real)
             divisor = loss_weight if whole is None else whole["nsp_loss"]
-            total += ops.divide_no_nan(loss_sum, divisor)
+            total += self.next_sentence_weight * ops.divide_no_nan(loss_sum, divisor)
             figures["nsp_loss"] = (loss_sum, loss_weight)
             figures["nsp_accuracy"] = losses.next_sentence_accuracy(logits, ids, real)
         share = ops.ones_like(total)
@@ -140,11 +151,23 @@ class PretrainingObjective:
         return total, figures
 
 
+def check_next_sentence_weight(weight: float) -> None:
+    """Refuse what a loss cannot be multiplied with.
+
+    Raises:
+        ValueError: a weight below 0, or no number.
+    """
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"next_sentence_weight: expected a number of at least 0, got {weight}")
+
+
 def _rows(tensor: Any) -> Any:
     return ops.cast(ops.shape(tensor)[0], "float32")
 
 
-def pretraining_compile_arguments(config: BertConfig) -> dict[str, Any]:
+def pretraining_compile_arguments(
+    config: BertConfig, next_sentence_weight: float = 1.0
+) -> dict[str, Any]:
     """Return the losses and metrics of pre-training, as `Model.compile` takes them.
 
     The dataset then yields (inputs, labels, sample weights): labels are "masked_lm_logits" integer
@@ -158,14 +181,25 @@ def pretraining_compile_arguments(config: BertConfig) -> dict[str, Any]:
 
     Args:
         config: the model's configuration.
+        next_sentence_weight: as of `PretrainingObjective`.
 
     Returns:
-        dict with "loss" and "weighted_metrics".
+        dict with "loss" and "weighted_metrics", and "loss_weights" where these differ from 1.
+
+    Raises:
+        ValueError: a weight below 0, or no number.
     """
+    check_next_sentence_weight(next_sentence_weight)
     loss: dict[str, Any] = {"masked_lm_logits": MaskedLMLoss()}
+    arguments: dict[str, Any] = {"loss": loss}
     if config.next_sentence_prediction:
         loss["next_sentence_logits"] = NextSentenceLoss()
-    return {"loss": loss, "weighted_metrics": {output: _class_metrics() for output in loss}}
+        if next_sentence_weight != 1:
+            arguments["loss_weights"] = {
+                "masked_lm_logits": 1.0,
+                "next_sentence_logits": next_sentence_weight,
+            }
+    return {**arguments, "weighted_metrics": {output: _class_metrics() for output in loss}}
 
 
 def _class_metrics() -> list[keras.metrics.Metric]:

@@ -111,7 +111,8 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
             is_now,
             was,
         )
-    flags = {"pack_sequences": False, **before.get("flags", {})}  # which earlier versions had not
+    not_in_earlier_versions = {"pack_sequences": False, "next_sentence_weight": 1.0}
+    flags = {**not_in_earlier_versions, **before.get("flags", {})}
     changed = {name: (flags.get(name), now["flags"][name]) for name in TRAJECTORY}
     bins = _bins_of(before)
     if bins is not None and not now["flags"]["pack_sequences"]:

@@ -14,6 +14,7 @@ TRAJECTORY = (
     *("second_train_batch_size", "second_phase_steps"),
     *("train_batch_tokens", "second_train_batch_tokens"),
     *("second_learning_rate", "second_num_warmup_steps", "pack_sequences"),
+    "next_sentence_weight",
     *TRAJECTORY_NAMES,
 )
 
@@ -164,6 +165,13 @@ class PretrainingOptions:
         "tokens: hardly any padding, and one shape for XLA and TPUs.",
     )
     learning_rate: float = option(5e-5, "Peak learning rate.", above=0, below=math.inf)
+    next_sentence_weight: float = option(
+        1.0,
+        "What the loss of next sentence prediction counts beside the language model's; below 1 "
+        "where batches are small.",
+        minimum=0,
+        below=math.inf,
+    )
     num_train_steps: int = option(100000, "Training steps in all.", minimum=1)
     num_warmup_steps: int = option(10000, "Steps of linear warm-up.", minimum=0)
     save_checkpoints_steps: int = option(

@@ -226,7 +226,9 @@ class PretrainingRun:
         """
         plan = self.plan
         of_text = PretrainingObjective(
-            plan.config.next_sentence_prediction, plan.mask_id is not None
+            plan.config.next_sentence_prediction,
+            plan.mask_id is not None,
+            self.options.next_sentence_weight,
         )
         if plan.teacher is not None:
             return plan.teacher.teach(self.model, of_text, packed=self.options.pack_sequences)

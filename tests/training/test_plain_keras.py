@@ -94,8 +94,8 @@ def test_a_loss_of_keras_needs_no_more_than_its_name(all_kinds, kind):
     assert model.evaluate(dataset, verbose=0, return_dict=True) == pytest.approx(exact, rel=1e-5)
 
 
-@pytest.mark.parametrize("next_sentence", [True, False])
-def test_evaluate_and_predict_in_pretraining(tmp_path, next_sentence):
+@pytest.mark.parametrize(("next_sentence", "weight"), [(True, 1.0), (True, 0.25), (False, 0.25)])
+def test_evaluate_and_predict_in_pretraining(tmp_path, next_sentence, weight):
     count = 59
     path = synthetic.write(tmp_path / "x.tfrecord", count, 4)
     config = synthetic.small_config(
@@ -103,7 +103,7 @@ def test_evaluate_and_predict_in_pretraining(tmp_path, next_sentence):
     )
     keras.utils.set_random_seed(7)
     model = bert_pretrainer(config)
-    model.compile(**pretraining_compile_arguments(config), jit_compile=False)
+    model.compile(**pretraining_compile_arguments(config, weight), jit_compile=False)
 
     def dataset(size):
         return pretraining_dataset(
@@ -116,7 +116,8 @@ def test_evaluate_and_predict_in_pretraining(tmp_path, next_sentence):
         )
 
     (batch,) = dataset(count)
-    exact = means(PretrainingObjective(next_sentence), model, *batch)
+    objective = PretrainingObjective(next_sentence, next_sentence_weight=weight)
+    exact = means(objective, model, *batch)
     of_output = "masked_lm_logits_" if next_sentence else ""
     expected = {
         f"{of_output}cross_entropy": exact["mlm_loss"],

@@ -120,9 +120,8 @@ def test_objective_is_the_papers(records_file):
     _, labels, weights = next(dataset_of(records_file).as_numpy_iterator())
     weights = {name: w.copy() for name, w in weights.items()}
     weights["next_sentence_logits"][-2:] = 0  # two examples that only fill the batch
-    total, found = PretrainingObjective()(
-        {"masked_lm_logits": logits, "next_sentence_logits": next_logits}, labels, weights
-    )
+    outputs = {"masked_lm_logits": logits, "next_sentence_logits": next_logits}
+    total, found = PretrainingObjective()(outputs, labels, weights)
 
     def cross_entropy(x, ids):
         x = x.astype(np.float64)
@@ -146,11 +145,15 @@ def test_objective_is_the_papers(records_file):
     assert found.keys() == expected.keys() == set(PretrainingObjective().metric_names)
     for name, pair in expected.items():
         assert [float(x) for x in found[name]] == pytest.approx(pair, rel=1e-6), name
+    lighter, figures = PretrainingObjective(next_sentence_weight=0.25)(outputs, labels, weights)
+    assert float(lighter) == pytest.approx(mlm / (w.sum() + 1e-5) + 0.25 * nsp.mean(), rel=1e-6)
+    assert float(figures["nsp_loss"][0]) == pytest.approx(nsp.sum(), rel=1e-6)  # told as it is
+    for wrong in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="next_sentence_weight: expected a number of at least"):
+            PretrainingObjective(next_sentence_weight=wrong)
     # With weights so small the 1e-5 is a part of the divisor that shows.
     weights["masked_lm_logits"] = w * np.float32(2**-20)
-    small, _ = PretrainingObjective()(
-        {"masked_lm_logits": logits, "next_sentence_logits": next_logits}, labels, weights
-    )
+    small, _ = PretrainingObjective()(outputs, labels, weights)
     assert float(small) == pytest.approx(mlm / (w.sum() + 1e-5 * 2**20) + nsp.mean(), rel=1e-6)
 
 
