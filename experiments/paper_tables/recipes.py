@@ -125,6 +125,7 @@ class Pretraining:
         dynamic_masking: masks are drawn in each epoch anew.
         precision: what is computed in, as --precision of run_pretraining.py has it.
         jit_compile: likewise.
+        next_sentence_weight: likewise.
         seeds: each trains a model of its own.
     """
 
@@ -141,6 +142,7 @@ class Pretraining:
     dynamic_masking: bool = False
     precision: str = "float32"
     jit_compile: str = "auto"
+    next_sentence_weight: float = 1.0
     seeds: tuple[int, ...] = (12345,)
 
     def predictions(self, length: int) -> int:
@@ -225,7 +227,8 @@ SMALL = Scale(
     },
     pretraining=Pretraining(
         # What leaves the plateau at which only the frequencies of pieces are known, in minutes:
-        # larger initial weights than those made for 768 units, no dropout, and more predictions.
+        # larger initial weights than those made for 768 units, no dropout, more predictions, and
+        # less weight on a loss of one label a sequence, whose gradient is noise in batches of 32.
         {
             "num_hidden_layers": 2,
             "hidden_size": 128,
@@ -244,6 +247,7 @@ SMALL = Scale(
         dynamic_masking=True,
         precision="auto",
         jit_compile="pointwise",
+        next_sentence_weight=0.1,
     ),
     sizes=((1, 128, 2), (2, 128, 1), (2, 128, 2), (3, 128, 2), (3, 192, 3), (4, 256, 4)),
     lstm_size=64,

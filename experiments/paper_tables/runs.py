@@ -205,6 +205,7 @@ class RunsOfTable:
                 "learning_rate": recipe.learning_rate,
                 "precision": recipe.precision,
                 "jit_compile": recipe.jit_compile,
+                "next_sentence_weight": recipe.next_sentence_weight,
                 "seed": seed,
                 "eval_every_steps": max(1, recipe.steps // 10),
                 "log_steps": recipe.log_steps,
