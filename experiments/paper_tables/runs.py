@@ -205,7 +205,11 @@ class RunsOfTable:
                 "learning_rate": recipe.learning_rate,
                 "precision": recipe.precision,
                 "jit_compile": recipe.jit_compile,
-                "next_sentence_weight": recipe.next_sentence_weight,
+                "next_sentence_weight": (
+                    recipe.next_sentence_weight
+                    if config.get("next_sentence_prediction", True)
+                    else None
+                ),
                 "seed": seed,
                 "eval_every_steps": max(1, recipe.steps // 10),
                 "log_steps": recipe.log_steps,

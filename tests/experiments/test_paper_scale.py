@@ -86,6 +86,9 @@ def test_masks_are_drawn_as_the_recipe_says(tmp_path):
     assert train["dynamic_masking"] is heldout["dynamic_masking"] is True
     assert train["max_predictions_per_seq"] == heldout["max_predictions_per_seq"] == 25
     assert not any("next-" in name for name in runs[True])
+    model = "pretrained/L2-H128-A2{}/seed12345/pretraining"
+    assert runs[True][model.format("")]["next_sentence_weight"] == 0.1
+    assert "next_sentence_weight" not in runs[True][model.format("-no_nsp")]
     assert "dynamic_masking" not in runs[False]["data/masked-100-train.tfrecord"]
     assert runs[False]["data/next-100-train.tfrecord"]["dynamic_masking"] is True
 
