@@ -49,6 +49,7 @@ from experiments.pretraining.plan import (
 
 _EVAL_SEED = 12345  # of dynamic masks: the same at every evaluation, whatever --seed
 _UNIGRAM_RECORDS = 102_400  # training records looked at for the unigram baseline
+_PLATEAU = 0.3  # nats below a unigram model within which hardly anything is known of context
 _EVAL_NAMES = {  # ours -> the original's
     "loss": "loss",
     "mlm_loss": "masked_lm_loss",
@@ -405,6 +406,7 @@ class PretrainingRun:
         print_table([(name, f"{results[name]:.6g}") for name in sorted(results)])
         rows = [(f"{where} MLM loss", _beside_unigram(results["masked_lm_loss"], floor))]
         if self.plan.mask_id is not None:
+            warn_of_plateau(results["masked_lm_loss_at_mask"], floor["unigram_loss"])
             rows += [
                 ("  at [MASK]", _beside_unigram(results["masked_lm_loss_at_mask"], floor)),
                 (
@@ -479,6 +481,21 @@ def _description_of(options: PretrainingOptions, plan: Plan) -> dict[str, Any]:
 
 def _with_original_names(values: dict[str, Any]) -> dict[str, Any]:
     return {k: original_names(v) if isinstance(v, str) else v for k, v in values.items()}
+
+
+def warn_of_plateau(loss: float, unigram: float) -> None:
+    """Warn of a model that does not use context.
+
+    Args:
+        loss: at [MASK], nats a piece.
+        unigram: that of a model that knows only how frequent each piece is.
+    """
+    if loss > unigram - _PLATEAU:
+        logging.warning(
+            "at [MASK] the model is hardly better than one that knows only how frequent each piece "
+            "is: it has not learnt from context yet; more steps, or what docs/guides/pretrain.md "
+            "names under 'Is it learning?', change that"
+        )
 
 
 def _beside_unigram(loss: float, floor: dict[str, float]) -> str:

@@ -505,6 +505,19 @@ def test_nothing_is_told_of_mask_where_none_is_shown(data):
     assert plan._mask_id(config, None, []) is None
 
 
+def test_a_model_that_has_not_learnt_from_context_is_warned_of(data, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(pretraining.logging, "warning", lambda *a: told.append(a[0] % a[1:]))
+    pretraining.warn_of_plateau(6.69, 7.0)
+    assert not told
+    pretraining.warn_of_plateau(6.71, 7.0)
+    words = "it has not learnt from context yet; more steps, or what docs/guides/pretrain.md names"
+    assert len(told) == 1 and words in told[0]
+    flags = arguments(data, tmp_path, num_train_steps=1, num_warmup_steps=1)
+    pretraining.run(command_options.parse(PretrainingOptions, flags))
+    assert len([text for text in told if words in text]) == 2  # one step teaches nothing
+
+
 def test_frozen_weights_stay_and_lower_layers_learn_less(data, tmp_path):
     changes = {"num_train_steps": 2, "num_warmup_steps": 1, "layer_wise_decay": 0.5}
     changes |= {"freeze_layers": 0, "freeze": "pooler/dense/bias$", "save_checkpoints_steps": 1}
