@@ -24,7 +24,8 @@ DIGEST = "digest_of_executed_code"
 # the number of the process and what the machine has.
 _TENSORFLOW_STARTS = re.compile(
     r"^(WARNING: All log messages before absl|"
-    r"[IE]0000 .*(port|cudart_stub|cuda_platform|util)\.cc).*\n?",
+    r"To enable the following instructions: |"
+    r"[IE]0000 .*(port|cudart_stub|cuda_platform|util|cpu_feature_guard)\.cc).*\n?",
     re.MULTILINE,
 )
 
