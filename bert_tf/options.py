@@ -210,7 +210,7 @@ def unexpected_argument(argument: str, hint: str = "") -> str:
 
 
 def error_message(error: BaseException, values: flags.FlagValues) -> str:
-    """Return what an error says; of a file that cannot be opened, with the flag that names it.
+    """Return what an error says; of a file that cannot be opened, with the flags that name it.
 
     Args:
         error: what ended a command's work.
@@ -228,10 +228,10 @@ def error_message(error: BaseException, values: flags.FlagValues) -> str:
     names = [
         name
         for name, value in values.flag_values_dict().items()
-        if path == value or (isinstance(value, list | tuple) and path in value)
+        if values[name].present and (path == value or (isinstance(value, list) and path in value))
     ]
-    flag = f"{names[0]}: " if len(names) == 1 else ""
-    return f"{flag}{reason[0].lower()}{reason[1:]}: {path}"
+    named = f"{', '.join(names)}: " if names else ""
+    return f"{named}{reason[0].lower()}{reason[1:]}: {path}"
 
 
 def to_dict(options: Any) -> dict[str, Any]:

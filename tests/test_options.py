@@ -132,7 +132,7 @@ def test_values_by_name():
 def test_a_file_that_cannot_be_opened_is_told_with_its_flag(tmp_path):
     @dataclasses.dataclass(frozen=True)
     class Files:
-        bert_config_file: str | None = option(None, "One.", path="local")
+        bert_config_file: str | None = option(None, "One.", path="local", alias="config")
         files: tuple[str, ...] = option((), "Several.", repeated=True)
 
     values = flags.FlagValues()
@@ -152,5 +152,5 @@ def test_a_file_that_cannot_be_opened_is_told_with_its_flag(tmp_path):
     both = OSError(2, "No such file or directory", "a", None, "b")
     assert error_message(both, values) == str(both)
     assert error_message(ValueError("x"), values) == "x"
-    values.bert_config_file = folder
-    assert message(folder) == f"is a directory: {folder}"
+    values(["x", f"--bert_config_file={folder}"])
+    assert message(folder) == f"bert_config_file, files: is a directory: {folder}"

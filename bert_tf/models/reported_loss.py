@@ -11,9 +11,9 @@ class PredictionModel(keras.Model):
 
     Keras reports the mean of the losses of batches, each counting by its rows. Where a loss is the
     mean cross entropy of a batch, and the metric "cross_entropy" of the same output measures that
-    of all batches, this model reports the latter: in `fit`, `evaluate` and to callbacks, and of
-    losses that are weighted by their outputs' names the weighted sum. Gradients
-    are of the loss of a batch, as ever.
+    of all batches, this model reports the latter: in `fit`, `evaluate` and to callbacks. Losses
+    that `compile` weights by the names of their outputs are added with these weights. Gradients are
+    of the loss of a batch, as ever.
     """
 
     def get_metrics_result(self) -> dict[str, Any]:

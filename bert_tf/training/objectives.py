@@ -76,7 +76,7 @@ class PretrainingObjective:
     next_sentence_weight: float = 1.0
 
     def __post_init__(self):
-        check_next_sentence_weight(self.next_sentence_weight)
+        _check_next_sentence_weight(self.next_sentence_weight)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ class PretrainingObjective:
         return total, figures
 
 
-def check_next_sentence_weight(weight: float) -> None:
+def _check_next_sentence_weight(weight: float) -> None:
     """Refuse what a loss cannot be multiplied with.
 
     Raises:
@@ -189,7 +189,7 @@ def pretraining_compile_arguments(
     Raises:
         ValueError: a weight below 0, or no number.
     """
-    check_next_sentence_weight(next_sentence_weight)
+    _check_next_sentence_weight(next_sentence_weight)
     loss: dict[str, Any] = {"masked_lm_logits": MaskedLMLoss()}
     arguments: dict[str, Any] = {"loss": loss}
     if config.next_sentence_prediction:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from experiments.paper_tables import grid, report, tables
 from experiments.paper_tables.options import PaperOptions
-from experiments.paper_tables.pictures import png_of
 from experiments.paper_tables.recipes import Places
 from experiments.paper_tables.scale import read_scale
+from experiments.plots.figures import png_of
 
 
 def run(options: PaperOptions) -> None:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from bert_tf.training.log import METRICS_NAME, read_metrics_or_nothing
 from experiments.paper_tables.results import Result
 from experiments.paper_tables.tables import Table
-from experiments.plots.figures import subplots
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-def png_of(figure: Figure) -> bytes:
-    """Return a figure as PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
+from experiments.plots.figures import draw_baseline, png_of, subplots
 
 
 def draw_bars(table: Table, results: Sequence[Sequence[Result]]) -> bytes:
@@ -70,12 +58,12 @@ def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
     figure, axes = subplots(2, 2, figsize=(10, 7))
     drawn, unigram = False, []
     for number, (label, names) in enumerate(table.curves):
-        for name, (part, prefix, style) in itertools.product(
-            names, (("train", "", "-"), ("eval", "eval_", "o"))
-        ):
-            path = root / name / METRICS_NAME
-            lines = read_metrics_or_nothing(path, part)
+        paths = [root / name / METRICS_NAME for name in names]
+        for path in paths:
             unigram += [line["unigram_loss"] for line in read_metrics_or_nothing(path, "baseline")]
+        parts = (("train", "", "-"), ("eval", "eval_", "o"))
+        for path, (part, prefix, style) in itertools.product(paths, parts):
+            lines = read_metrics_or_nothing(path, part)
             for axis, (metric, _) in zip(axes.flat, panels, strict=True):
                 points = [(r["step"], r[prefix + metric]) for r in lines if prefix + metric in r]
                 if not points:
@@ -87,7 +75,7 @@ def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
                     color=f"C{number}",
                     alpha=0.6 if part == "train" else 1.0,
                     markersize=3,
-                    label=label if part == "train" and name == names[0] else None,
+                    label=label if part == "train" and path == paths[0] else None,
                 )
     for axis, (_, title) in zip(axes.flat, panels, strict=True):
         axis.set_title(title, fontsize=10)
@@ -96,10 +84,7 @@ def draw_curves(table: Table, root: pathlib.Path) -> bytes | None:
     if not drawn:
         return None
     if unigram:
-        axis = axes[0, 1]
-        axis.axhline(unigram[0], color="grey", linestyle="--", linewidth=1)
-        place, across = (0.99, unigram[0]), axis.get_yaxis_transform()
-        axis.text(*place, "unigram model", transform=across, ha="right", va="bottom", color="0.35")
+        draw_baseline(axes[0, 1], unigram[0], "unigram model")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
     return png_of(figure)
@@ -114,9 +99,8 @@ def draw_finetuning_curves(
     Columns of the same runs, as of two figures of one task, have one panel.
     """
     panels: dict[str, dict[int, list[list[tuple[float, float]]]]] = {}
-    seen = {
-        name for _, names in table.curves for name in names
-    }  # pre-training, which is drawn by itself
+    # Pre-training is drawn by itself.
+    seen = {name for _, names in table.curves for name in names}
     for number, title in enumerate(table.columns):
         for place, (row, row_results) in enumerate(zip(table.rows, results, strict=True)):
             result, cell = row_results[number], row.cells[number]

@@ -147,7 +147,7 @@ class Pretraining:
 
     def predictions(self, length: int) -> int:
         """Return the most predictions of a sequence, as the original's README has it: 20 of 128."""
-        return math.ceil(length * self.masked_lm_prob)
+        return math.ceil(length * max(self.masked_lm_prob, 0.15))  # held-out text has 15%
 
 
 @dataclasses.dataclass(frozen=True)

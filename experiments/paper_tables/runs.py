@@ -130,9 +130,9 @@ class RunsOfTable:
         )
 
     def pretrained(self, config: Mapping[str, Any], **masks: Any) -> tuple[str, ...]:
-        """Pre-train a variant with each seed; return the runs' names.
+        """Pre-train a variant with each seed; return the names of the runs.
 
-        They tell its size and what is unusual.
+        A name tells the size of the model, and what is unusual about it.
 
         Args:
             config: what differs from the scale's configuration.

@@ -223,7 +223,7 @@ def _finetuned(
             needs=(run,),
             config={**grid.scale.pretraining.config, **config},
             paper=paper,
-            **({"bilstm": True} if with_lstm else {}),
+            bilstm=with_lstm or None,
         )
         for run in pretrained
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bert_tf.training.log import METRICS_NAME, read_metrics
-from experiments.plots.figures import save_figure, subplots
+from experiments.plots.figures import draw_baseline, save_figure, subplots
 from experiments.plots.options import CurvesOptions
 
 if TYPE_CHECKING:
@@ -168,10 +168,7 @@ def _draw_baselines(axis: Axes, panel: Panel, baselines: Line) -> None:
     """Draw what a model that looks at no context has, each with its name at the line."""
     for name, label in panel.baselines.items():
         if name in baselines:
-            axis.axhline(baselines[name], color="grey", linestyle="--", linewidth=1)
-            place = (0.99, baselines[name])
-            transform = axis.get_yaxis_transform()
-            axis.text(*place, label, transform=transform, ha="right", va="bottom", color="0.35")
+            draw_baseline(axis, baselines[name], label)
 
 
 def _add_tokens(axis: Axes, train: list[Line]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bert_tf.files import replacing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # matplotlib is imported within functions: training goes on where it is not installed.
@@ -37,3 +38,10 @@ def png_of(figure: Figure, dpi: int = 110) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi)
     return stream.getvalue()
+
+
+def draw_baseline(axis: Axes, value: float, label: str) -> None:
+    """Draw a level line across the axes, with its name at the line."""
+    axis.axhline(value, color="grey", linestyle="--", linewidth=1)
+    across = axis.get_yaxis_transform()
+    axis.text(0.99, value, label, transform=across, ha="right", va="bottom", color="0.35")

@@ -131,6 +131,7 @@ def make_plan(options: PretrainingOptions, num_replicas: int = 1) -> Plan:
     # Without training nothing is learnt from it.
     teacher = PretrainingTeacher.find(options.teacher) if options.do_train else None
     config = _find_config(options, _vocab_size(vocab_file, manifests), init, teacher)
+    _check_objective(options, config)
     if teacher is not None:
         longest = max(phase.max_seq_length for phase in options.phases)
         teacher.check(config, vocab_file, longest)
@@ -187,6 +188,14 @@ def length_bins_of(options: PretrainingOptions, phase: PhaseOptions) -> int:
 
 
 # === Vocabulary and model ===
+
+
+def _check_objective(options: PretrainingOptions, config: BertConfig) -> None:
+    if options.next_sentence_weight != 1 and not config.next_sentence_prediction:
+        logging.warning(
+            "next_sentence_weight: without effect, since the configuration has no next sentence "
+            "prediction"
+        )
 
 
 def _open_initial_weights(options: PretrainingOptions) -> Checkpoint | None:

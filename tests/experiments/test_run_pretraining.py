@@ -518,6 +518,39 @@ def test_a_model_that_has_not_learnt_from_context_is_warned_of(data, tmp_path, m
     assert len([text for text in told if words in text]) == 2  # one step teaches nothing
 
 
+def test_next_sentence_prediction_counts_as_the_flag_says(data, tmp_path, monkeypatch):
+    """A run goes on with another weight, or from a version that had none, but says what differs."""
+    told = []
+    monkeypatch.setattr(pretraining.logging, "warning", lambda *a: told.append(a[0] % a[1:]))
+
+    def weight_of(folder=tmp_path, **given):
+        options = command_options.parse(PretrainingOptions, arguments(data, folder, **given))
+        run = PretrainingRun(options, make_plan(options), None)
+        return run.trainer.objective.next_sentence_weight
+
+    assert weight_of() == 1.0 and weight_of(next_sentence_weight=0.25) == 0.25
+    assert not told
+    config = json.loads((data / "bert_config.json").read_text())
+    without = tmp_path / "without_nsp.json"
+    without.write_text(json.dumps({**config, "next_sentence_prediction": False}))
+    weight_of(tmp_path / "other", bert_config_file=without, next_sentence_weight=0.25)
+    (text,) = told
+    assert text.startswith("next_sentence_weight: without effect, since the configuration has no")
+    told.clear()
+    short = {"num_train_steps": 1, "num_warmup_steps": 1, "do_eval": False}
+    for step, weight in ((1, 1.0), (2, 1.0), (3, 0.25)):
+        given = {**short, "num_train_steps": step, "next_sentence_weight": weight}
+        flags = arguments(data, tmp_path / "run", **given)
+        pretraining.run(command_options.parse(PretrainingOptions, flags))
+        if step == 1:  # as an earlier version left it
+            path = tmp_path / "run/config.json"
+            begun = json.loads(path.read_text())
+            del begun["flags"]["next_sentence_weight"]
+            path.write_text(json.dumps(begun))
+    (text,) = [text for text in told if text.startswith("next_sentence_weight")]
+    assert text.startswith("next_sentence_weight is 0.25 and was 1.0 when this run began")
+
+
 def test_frozen_weights_stay_and_lower_layers_learn_less(data, tmp_path):
     changes = {"num_train_steps": 2, "num_warmup_steps": 1, "layer_wise_decay": 0.5}
     changes |= {"freeze_layers": 0, "freeze": "pooler/dense/bias$", "save_checkpoints_steps": 1}
